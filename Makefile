@@ -1,0 +1,26 @@
+# make demo    train, distil, patch and measure a FastBERT on docstrings; results in demo-out/
+# make test    every test that this machine can run
+# make lint    ruff and mypy
+# Each does its own set-up (a virtual environment in .venv).
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+
+.PHONY: setup demo test lint clean
+
+setup:
+	@VENV=$(VENV) scripts/setup_env.sh
+
+demo: setup
+	$(VENV)/bin/fastbert demo
+
+# Busy cores make waiting OpenMP threads spin; tests do not need the last bit of speed.
+test: setup
+	OMP_WAIT_POLICY=passive $(PYTHON) -m pytest
+
+lint: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy fastbert_kernels python/fastbert_hf
+
+clean:
+	rm -rf build demo-out $(VENV) *.egg-info python/*.egg-info fastbert_kernels/_C.*.so
