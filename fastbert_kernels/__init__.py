@@ -1,0 +1,8 @@
+"""FastBERT's early exit, fast: `patch(model)` puts fused kernels and a packed runtime into a FastBERT model."""
+
+from fastbert_kernels import ops
+from fastbert_kernels._version import __version__
+from fastbert_kernels.environment import info
+from fastbert_kernels.patching import is_patched, patch, unpatch
+
+__all__ = ["__version__", "info", "is_patched", "ops", "patch", "unpatch"]

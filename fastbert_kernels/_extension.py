@@ -1,0 +1,67 @@
+"""The compiled module `fastbert_kernels._C`: found, or the reason why it is not there.
+
+Started in the root of a clone after a plain `pip install .`, Python imports the sources lying there instead of the
+installed package, and these have no compiled module beside them. The installed copy's module is then used, if it is of
+the same version.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from fastbert_kernels._version import __version__
+
+REMEDY = "install the package from its root folder: pip install . (or pip install -e . to work on it)"
+
+# The values of `enum class DType` in csrc/dtype.h.
+DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+
+
+@cache
+def load() -> tuple[ModuleType | None, str]:
+    """Returns (module, where it was found) or (None, why it is missing and what to do)."""
+    try:
+        # torch comes first (above): the module shares its OpenMP runtime.
+        module = importlib.import_module("fastbert_kernels._C")
+        return module, str(module.__file__)
+    except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):
+            return None, f"the compiled module does not load ({error}); {REMEDY}"
+    installed = _installed_module()
+    if installed is None:
+        return None, f"the compiled module fastbert_kernels._C is not built; {REMEDY}"
+    spec = importlib.util.spec_from_file_location("fastbert_kernels._C", installed)
+    if spec is None or spec.loader is None:
+        return None, f"{installed} is not a loadable module; {REMEDY}"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, str(installed)
+
+
+def _installed_module() -> Path | None:
+    """Path of the compiled module of an installed copy of this very version."""
+    try:
+        distribution = importlib.metadata.distribution("fastbert-kernels")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    if distribution.version != __version__:
+        return None
+    for file in distribution.files or []:
+        if file.parent.name == "fastbert_kernels" and file.name.startswith("_C."):
+            return Path(str(distribution.locate_file(file)))
+    return None
+
+
+def module() -> ModuleType:
+    """The compiled module; ImportError with the remedy when it is missing. Callers check availability first."""
+    loaded, detail = load()
+    if loaded is None:
+        raise ImportError(f"fastbert_kernels: {detail}")
+    return loaded

@@ -1,0 +1,35 @@
+"""`info()`: what this installation has, and why what is missing is missing."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+from fastbert_kernels import _extension
+from fastbert_kernels._version import __version__
+from fastbert_kernels.backends import BACKENDS
+
+
+def info() -> dict[str, Any]:
+    """Versions, the compiled module and the backends, as plain values that print and serialise.
+
+    Returns:
+        A dict with the keys version, python, torch, threads, extension (path, or why it is missing),
+        cpu_instruction_set, cuda_version and cuda_architectures (of the compiled kernels; None without), device (of
+        CUDA, or None), backends (name -> "available" or the reason why not).
+    """
+    module, detail = _extension.load()
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "extension": detail,
+        "cpu_instruction_set": module.cpu_instruction_set() if module else None,
+        "cuda_version": module.cuda_version if module else None,
+        "cuda_architectures": module.cuda_architectures if module else None,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "backends": {name: backend.unavailable() or "available" for name, backend in BACKENDS.items()},
+    }

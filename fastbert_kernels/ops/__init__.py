@@ -1,0 +1,6 @@
+"""The ops, one file each. Importing this package registers them as `torch.ops.fastbert.*`."""
+
+from fastbert_kernels.ops.compact import compact
+from fastbert_kernels.ops.exit_head import exit_head
+
+__all__ = ["compact", "exit_head"]

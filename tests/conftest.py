@@ -1,0 +1,29 @@
+"""Fixtures that all tests share; helpers to build inputs are in support.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(20)
+
+
+@pytest.fixture
+def poisoned_memory():
+    """Every uninitialised tensor is full of NaN (or the largest integer), so that a value nobody wrote shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch sees none")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)

@@ -1,0 +1,87 @@
+"""Inputs for tests: packed batches, head weights, and models whose uncertainties spread over [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cu_seqlens_of(lengths: list[int]) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).int()
+
+
+def linear_weight(*shape: int) -> Tensor:
+    """Random, scaled so that outputs are of the order of the inputs; float64."""
+    return torch.randn(*shape, dtype=torch.float64) / shape[-1] ** 0.5
+
+
+def head_weights(hidden_size: int, narrow: int, heads: int, labels: int) -> list[Tensor]:
+    """Folded weights of a random exit head in the order of ops.exit_head, float64."""
+    return [
+        linear_weight(narrow, hidden_size),
+        linear_weight(narrow),
+        2 * linear_weight(heads, narrow, narrow),
+        linear_weight(heads, narrow),
+        linear_weight(heads * narrow, narrow),
+        linear_weight(narrow),
+        4 * linear_weight(labels, narrow),
+        linear_weight(labels),
+    ]
+
+
+def exit_head_inputs(
+    lengths: list[int], hidden_size: int = 48, narrow: int = 64, heads: int = 2, labels: int = 5
+) -> list[Tensor]:
+    """Arguments of ops.exit_head in float64 (cu_seqlens int32, speed float32)."""
+    return [
+        torch.randn(sum(lengths), hidden_size, dtype=torch.float64),
+        cu_seqlens_of(lengths),
+        torch.rand(len(lengths)),
+        *head_weights(hidden_size, narrow, heads, labels),
+    ]
+
+
+def cast_exit_head_inputs(inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Hidden states and projection weight in `dtype`, the folded rest in float32 (float64 for float64), Speed in
+    float32."""
+    hidden, cu_seqlens, speed, projection_weight, *folded = inputs
+    rest = torch.promote_types(dtype, torch.float32)
+    return [hidden.to(dtype), cu_seqlens, speed, projection_weight.to(dtype), *(tensor.to(rest) for tensor in folded)]
+
+
+def tiny_config(layers: int = 4, hidden_size: int = 32, labels: int = 3, **overrides):
+    from transformers import BertConfig
+
+    from fastbert_hf import FastBertConfig
+
+    backbone = BertConfig(
+        vocab_size=97,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden_size,
+        max_position_embeddings=512,
+        **overrides,
+    )
+    return FastBertConfig(backbone, head_hidden_size=64, num_labels=labels)
+
+
+def spread_model(seed: int = 0, **config):
+    """A random tiny model whose weights are large enough for uncertainties all over [0, 1] at every layer."""
+    from fastbert_hf import FastBertForSequenceClassification
+
+    torch.manual_seed(seed)
+    model = FastBertForSequenceClassification(tiny_config(**config)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                gain = 6.0 if "classifier" in name else 1.0
+                parameter.normal_(0, gain / parameter.shape[-1] ** 0.5)
+    return model
+
+
+def padded_batch(lengths: list[int], vocabulary: int = 97) -> dict[str, Tensor]:
+    """Random token ids [B, longest] with padding on the right."""
+    size, longest = len(lengths), max(lengths, default=0)
+    mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long() if size else torch.zeros(0, longest).long()
+    return {"input_ids": torch.randint(1, vocabulary, (size, longest)) * mask, "attention_mask": mask}
