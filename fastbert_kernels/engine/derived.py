@@ -1,0 +1,50 @@
+"""Values computed from a host model's parameters, and how it is noticed that these have changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Derived(Generic[T]):
+    """A value computed once from parameters, and again after any of them changed.
+
+    Noticed: an optimiser step, `load_state_dict` and any other in-place write (the version counter moved); `.to(...)`,
+    `.half()` and assignment of a new parameter (the storage moved). Not noticed, so that the model has to be patched
+    again: a submodule replaced by another one, and in-place writes through `parameter.data`, which hide from the
+    version counter.
+    """
+
+    def __init__(self, parameters: Sequence[tuple[nn.Module, str]], build: Callable[..., T]) -> None:
+        """`build` is called with the current parameters, detached, in the order of `parameters` (module, parameter
+        name)."""
+        self._parameters = parameters
+        self._build = build
+        # Aliases, which keep the old storages alive: a new one cannot come to lie at the same address and pass for the
+        # old.
+        self._seen: list[Tensor] = []
+        self._versions: list[tuple[int, int]] = []
+        self._value: T | None = None
+
+    def get(self) -> T:
+        current: list[Any] = [module._parameters[name] for module, name in self._parameters]
+        versions = [(parameter.data_ptr(), _version(parameter)) for parameter in current]
+        if self._value is None or versions != self._versions:
+            self._seen = [parameter.detach() for parameter in current]
+            self._versions = versions
+            self._value = self._build(*self._seen)
+        return self._value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Derived[T]:
+        # A copied model's parameters are other ones, so the value is derived anew, from them.
+        return Derived(copy.deepcopy(self._parameters, memo), self._build)
+
+
+def _version(tensor: Tensor) -> int:
+    # Parameters created under inference_mode count no versions; they cannot be trained either.
+    return 0 if tensor.is_inference() else tensor._version

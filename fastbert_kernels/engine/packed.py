@@ -1,0 +1,34 @@
+"""A packed batch: the token rows of all samples one after another, without padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class PackedBatch:
+    """The samples still in the encoder.
+
+    Attributes:
+        hidden: [T, H]. cu_seqlens: [B + 1] int32, sample b owns the rows cu_seqlens[b] to cu_seqlens[b + 1].
+        sample_index: [B] int32, each sample's row in the batch that came in.
+        speed: [B] float32.
+        max_seqlen: an upper bound of the sample lengths. It is not lowered when long samples leave: that would take a
+            host read.
+    """
+
+    hidden: Tensor
+    cu_seqlens: Tensor
+    sample_index: Tensor
+    speed: Tensor
+    max_seqlen: int
+
+
+def cumulative_lengths(valid: Tensor) -> Tensor:
+    """cu_seqlens [B + 1] int32 of a padded batch whose valid tokens are marked in `valid` [B, L] bool."""
+    cu_seqlens = torch.zeros(valid.shape[0] + 1, dtype=torch.int32, device=valid.device)
+    torch.cumsum(valid.sum(dim=1), dim=0, out=cu_seqlens[1:])
+    return cu_seqlens

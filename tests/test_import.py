@@ -1,0 +1,75 @@
+"""Importing must work with little: no compiled module, no Triton, no GPU; and must not start CUDA."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import fastbert_kernels
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LEAN = """
+import sys
+for name in ("triton", "transformers"):
+    sys.modules[name] = None
+import torch, fastbert_kernels
+assert not torch.cuda.is_initialized()
+assert fastbert_kernels.info()["backends"]["reference"] == "available"
+"""
+
+NOT_COMPILED = """
+import importlib.metadata, sys, warnings
+sys.modules["fastbert_kernels._C"] = None
+def no_distribution(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.distribution = no_distribution
+sys.path.insert(0, "tests")
+import torch, fastbert_kernels
+from support import cast_exit_head_inputs, exit_head_inputs
+inputs = cast_exit_head_inputs(exit_head_inputs([3, 2]), torch.float32)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        fastbert_kernels.ops.exit_head(*inputs)
+said = [str(w.message) for w in caught if "falls back" in str(w.message)]
+assert len(said) == 1 and "pip install ." in said[0], said
+assert "pip install ." in fastbert_kernels.info()["backends"]["cpu"]
+try:
+    fastbert_kernels.ops.exit_head(*inputs, backend="cpu")
+except RuntimeError as error:
+    assert "pip install ." in str(error)
+else:
+    raise AssertionError("a backend named explicitly must not fall back")
+"""
+
+
+def run(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_import_initialises_no_cuda_and_needs_neither_triton_nor_transformers():
+    run(LEAN)
+
+
+def test_without_the_compiled_module_auto_falls_back_once_and_says_what_to_do():
+    run(NOT_COMPILED)
+
+
+def test_python_started_in_the_root_finds_the_compiled_module():
+    assert "available" in run("import fastbert_kernels; print(fastbert_kernels.info()['backends']['cpu'])")
+
+
+def test_info_is_plain_data():
+    information = json.loads(json.dumps(fastbert_kernels.info()))
+    assert information["version"] == fastbert_kernels.__version__
+    assert information["backends"].keys() == {"cuda", "cpu", "reference"}
+    assert information["cpu_instruction_set"] in {"portable", "avx2", "avx512"}
+
+
+def test_versions_agree():
+    assert f'version = "{fastbert_kernels.__version__}"' in (ROOT / "pyproject.toml").read_text()

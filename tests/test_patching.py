@@ -1,0 +1,270 @@
+"""patch(model): the same answers as the unpatched model, and nothing of it left behind after unpatch."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+
+import fastbert_kernels
+from support import padded_batch, spread_model
+
+LOGIT_TOLERANCE = {None: 1e-4, torch.bfloat16: 0.6}  # of logits of the order of 10
+UNCERTAINTY_TOLERANCE = {None: 1e-5, torch.bfloat16: 0.08}
+
+
+def run(model, batch, **arguments):
+    with torch.inference_mode():
+        return model(**batch, **arguments)
+
+
+def assert_same_answers(model, batch, speed, backend="auto", dtype=None):
+    """Patched against unpatched; a sample may change its exit layer only if some uncertainty lies at its Speed."""
+    unpatched = run(model, batch, speed=speed)
+    every = run(model, batch, output_all_exits=True)
+    patched = run(fastbert_kernels.patch(copy.deepcopy(model), backend=backend, dtype=dtype), batch, speed=speed)
+    for name in ("logits", "uncertainty", "exit_layer"):
+        assert patched[name].dtype == unpatched[name].dtype and patched[name].shape == unpatched[name].shape
+    if speed is None:
+        decided = torch.ones(len(unpatched.exit_layer), dtype=torch.bool)
+    else:
+        threshold = torch.as_tensor(speed).expand(len(unpatched.exit_layer))
+        distance = (every.all_uncertainty[:, :-1] - threshold[:, None]).abs()
+        decided = (distance > UNCERTAINTY_TOLERANCE[dtype]).all(dim=1)
+    assert torch.equal(patched.exit_layer[decided], unpatched.exit_layer[decided])
+    if decided.any():
+        assert (patched.logits - unpatched.logits)[decided].abs().max() < LOGIT_TOLERANCE[dtype]
+        assert (patched.uncertainty - unpatched.uncertainty)[decided].abs().max() < UNCERTAINTY_TOLERANCE[dtype]
+    return unpatched, patched, decided
+
+
+MIXED = {
+    0: [],
+    1: [17],
+    2: [1, 512],
+    7: [3, 512, 1, 64, 65, 2, 200],
+    32: [1, 2, 3, 128, 5, 64, 63, 65] * 4,
+}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("size", MIXED)
+@pytest.mark.parametrize("speed", [None, 0.0, 0.3, 0.5, 0.8, 1.0])
+def test_patched_equals_unpatched(backend, size, speed):
+    assert_same_answers(spread_model(), padded_batch(MIXED[size]), speed, backend)
+
+
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_a_speed_for_each_sample(size):
+    unpatched, _, _ = assert_same_answers(spread_model(), padded_batch(MIXED[size]), torch.rand(size))
+    if size == 32:
+        assert (
+            unpatched.exit_layer.unique().numel() >= 3
+        )  # samples leave here and there, so the comparison means something
+
+
+@pytest.mark.parametrize(("speed", "layer"), [(1.0, 1), (0.0, 4)])
+def test_all_exit_at_the_first_layer_or_none_before_the_last(speed, layer):
+    _, patched, _ = assert_same_answers(spread_model(), padded_batch(MIXED[7]), speed)
+    assert patched.exit_layer.tolist() == [layer] * 7
+
+
+def test_bfloat16_is_close():
+    _, patched, decided = assert_same_answers(spread_model(), padded_batch(MIXED[32]), 0.5, dtype=torch.bfloat16)
+    assert decided.float().mean() > 0.2  # far enough from Speed at every layer; with 4 layers that is not all
+    assert patched.exit_layer.unique().numel() > 1
+
+
+def test_padding_segments_and_mask_form_do_not_matter():
+    model = spread_model()
+    batch = padded_batch([5, 9, 3])
+    batch["token_type_ids"] = torch.randint(0, 2, batch["input_ids"].shape)
+    assert_same_answers(model, batch, 0.5)
+    fastbert_kernels.patch(model)
+    want = run(model, batch, speed=0.5)
+    left = {}
+    for name, tensor in batch.items():
+        rows = [torch.cat([row[n:], row[:n]]) for row, n in zip(tensor, (5, 9, 3), strict=True)]
+        left[name] = torch.nn.functional.pad(torch.stack(rows), (4, 0))
+    for other in (left, {**batch, "attention_mask": batch["attention_mask"].bool()}):
+        got = run(model, other, speed=0.5)
+        assert torch.equal(got.exit_layer, want.exit_layer)
+        torch.testing.assert_close(got.logits, want.logits, rtol=0, atol=1e-4)
+    no_padding = {name: tensor[1:2] for name, tensor in batch.items()}
+    del no_padding["attention_mask"]
+    torch.testing.assert_close(run(model, no_padding, speed=0.5).logits, want.logits[1:2], rtol=0, atol=1e-4)
+
+
+def test_loss_and_all_exits():
+    model, batch = spread_model(), padded_batch(MIXED[7])
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    want = run(model, batch, labels=labels, speed=0.5)
+    every = run(model, batch, output_all_exits=True)
+    fastbert_kernels.patch(model)
+    torch.testing.assert_close(run(model, batch, labels=labels, speed=0.5).loss, want.loss, rtol=1e-4, atol=1e-4)
+    assert torch.equal(run(model, batch, output_all_exits=True).all_logits, every.all_logits)
+
+
+def test_unpatch_restores_bit_for_bit():
+    model, batch = spread_model(), padded_batch(MIXED[7])
+    model.forward = model.forward  # an attribute of the instance, as hooks of other libraries leave it
+    attributes, text = dict(model.__dict__), repr(model)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = run(model, batch, speed=0.5)
+
+    assert fastbert_kernels.patch(model) is model and fastbert_kernels.is_patched(model)
+    assert model.state_dict().keys() == state.keys()
+    run(model, batch, speed=0.5)
+    assert fastbert_kernels.unpatch(model) is model and not fastbert_kernels.is_patched(model)
+
+    assert model.__dict__ == attributes and repr(model) == text
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    after = run(model, batch, speed=0.5)
+    assert all(torch.equal(before[name], after[name]) for name in ("logits", "uncertainty", "exit_layer"))
+    assert fastbert_kernels.unpatch(model) is model  # nothing to undo
+
+
+def test_a_second_model_is_untouched():
+    first, second, batch = spread_model(0), spread_model(1), padded_batch(MIXED[7])
+    attributes, before = dict(second.__dict__), run(second, batch, speed=0.5)
+    fastbert_kernels.patch(first)
+    run(first, batch, speed=0.5)
+    assert second.__dict__ == attributes and type(first) is type(second)
+    assert torch.equal(run(second, batch, speed=0.5).logits, before.logits)
+
+
+def test_patching_twice_is_harmless():
+    model, batch = spread_model(), padded_batch(MIXED[7])
+    once = run(fastbert_kernels.patch(model), batch, speed=0.5)
+    twice = run(fastbert_kernels.patch(model, backend="reference"), batch, speed=0.5)
+    assert torch.equal(once.exit_layer, twice.exit_layer)
+    assert "backend=reference" in repr(model) and repr(model).count("patched by") == 1
+    fastbert_kernels.unpatch(model)
+    assert not fastbert_kernels.is_patched(model) and "patched" not in repr(model)
+
+
+def test_signature_and_documentation_stay():
+    model = spread_model()
+    signature, documentation = inspect.signature(model.forward), model.forward.__doc__
+    fastbert_kernels.patch(model)
+    assert inspect.signature(model.forward) == signature and model.forward.__doc__ == documentation
+
+
+def change_by_optimiser(model):
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
+    model(**padded_batch(MIXED[7]), output_all_exits=True).all_logits.square().mean().backward()
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+def change_by_assignment(model):
+    model.heads[0].query.weight = torch.nn.Parameter(torch.randn_like(model.heads[0].query.weight))
+    model.backbone.encoder.layer[0].output.LayerNorm.bias.data = torch.randn(32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_by_optimiser,
+        change_by_assignment,
+        lambda model: model.load_state_dict(spread_model(5).state_dict()),
+        lambda model: model.to(torch.bfloat16).to(torch.float32),
+    ],
+    ids=["optimiser", "assignment", "load_state_dict", "to"],
+)
+@pytest.mark.filterwarnings("ignore:this patched model was called with autograd")
+def test_changed_weights_are_noticed(change):
+    model, batch = spread_model(), padded_batch(MIXED[7])
+    fastbert_kernels.patch(model)
+    stale = run(model, batch, speed=0.5).logits
+    change(model)
+    got = run(model, batch, speed=0.5)
+    want = run(fastbert_kernels.unpatch(model), batch, speed=0.5)
+    assert torch.equal(got.exit_layer, want.exit_layer)
+    torch.testing.assert_close(got.logits, want.logits, rtol=0, atol=1e-4)
+    assert not torch.allclose(got.logits, stale, atol=1e-3)
+
+
+def test_train_mode_and_autograd_use_the_models_own_forward():
+    model, batch = spread_model(), padded_batch(MIXED[7])
+    want = model(**batch).logits
+    fastbert_kernels.patch(model)
+    with pytest.warns(RuntimeWarning, match="inference_mode"):
+        got = model(**batch).logits
+    assert got.requires_grad and torch.equal(got, want)
+    model.train()
+    with torch.no_grad():
+        assert not torch.equal(model(**batch).logits, model(**batch).logits)  # dropout is on
+
+
+def test_deepcopy_is_a_patched_model_of_its_own():
+    model, batch = spread_model(), padded_batch(MIXED[7])
+    want = run(fastbert_kernels.patch(model), batch, speed=0.5)
+    other = copy.deepcopy(model)
+    assert fastbert_kernels.is_patched(other)
+    assert torch.equal(run(other, batch, speed=0.5).logits, want.logits)
+    with torch.no_grad():
+        other.heads[-1].classifier.weight.zero_()
+    assert not torch.equal(run(other, batch).logits, run(model, batch).logits)
+    assert torch.equal(run(model, batch, speed=0.5).logits, want.logits)
+
+
+def test_pickling_says_what_to_do():
+    with pytest.raises(TypeError, match="unpatch"):
+        pickle.dumps(fastbert_kernels.patch(spread_model()))
+
+
+def test_a_nan_touches_one_sample_and_is_reported():
+    model, batch = spread_model(), padded_batch([4, 6, 5])
+    batch["input_ids"][batch["input_ids"] == 96] = 1
+    before = run(fastbert_kernels.patch(model), batch, speed=0.5)
+    with torch.no_grad():
+        model.backbone.embeddings.word_embeddings.weight[96] = torch.nan
+    batch["input_ids"][1, 2] = 96
+    with pytest.warns(RuntimeWarning, match=r"\[1\]"):
+        after = run(model, batch, speed=0.5)
+    assert after.uncertainty[1].isnan() and after.exit_layer[1] == 4
+    torch.testing.assert_close(after.logits[[0, 2]], before.logits[[0, 2]], rtol=0, atol=1e-5)
+    assert torch.equal(after.exit_layer[[0, 2]], before.exit_layer[[0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"speed": 1.5}, ValueError, r"\[0, 1\]"),
+        ({"speed": float("nan")}, ValueError, "NaN"),
+        ({"speed": torch.tensor([0.5, -0.1])}, ValueError, r"sample\(s\) \[1\]"),
+        ({"speed": torch.rand(3)}, ValueError, "shape"),
+        ({"speed": "fast"}, TypeError, "number"),
+        ({"attention_mask": torch.tensor([[1, 1], [0, 0]])}, ValueError, r"no valid token in row\(s\) \[1\]"),
+        ({"attention_mask": torch.ones(2, 3)}, ValueError, "shape"),
+        ({"input_ids": torch.rand(2, 2)}, TypeError, "int64 or int32"),
+        ({"input_ids": torch.ones(2, dtype=torch.int64)}, ValueError, r"\[batch, length\]"),
+        ({"input_ids": torch.ones(2, 513, dtype=torch.int64), "attention_mask": None}, ValueError, "truncat"),
+    ],
+)
+def test_bad_input_is_refused_as_by_the_unpatched_model(change, error, message):
+    model = spread_model()
+    arguments = {
+        "input_ids": torch.ones(2, 2, dtype=torch.int64),
+        "attention_mask": torch.ones(2, 2),
+        "speed": 0.5,
+        **change,
+    }
+    for candidate in (model, fastbert_kernels.patch(copy.deepcopy(model))):
+        with pytest.raises(error, match=message):
+            run(candidate, arguments)
+
+
+def test_what_cannot_be_patched_is_refused():
+    with pytest.raises(TypeError, match=r"no exit heads yet.*from_backbone"):
+        fastbert_kernels.patch(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"unknown backend 'fpga'; choose one of auto, cuda"):
+        fastbert_kernels.patch(spread_model(), backend="fpga")
+    with pytest.raises(ValueError, match="runs on cuda tensors"):
+        fastbert_kernels.patch(spread_model(), backend="cuda")
+    with pytest.raises(ValueError, match="dtype must be"):
+        fastbert_kernels.patch(spread_model(), dtype=torch.int8)
