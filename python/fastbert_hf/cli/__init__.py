@@ -1,0 +1,14 @@
+"""The console command `fastbert`. The only part of the package that sees both the model and the kernels."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point; says what to install when a command's needs are missing."""
+    try:
+        from fastbert_hf.cli.app import app
+    except ModuleNotFoundError as error:
+        sys.exit(f"fastbert: {error.name} is missing; install the demo's needs: pip install 'fastbert-kernels[demo]'")
+    app()

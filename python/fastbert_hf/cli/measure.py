@@ -1,0 +1,169 @@
+"""What the demo measures: answers of every exit once, then times of unpatched and patched runs, interleaved."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastbert_kernels
+from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.flops import ModelShape, flops_speedup
+from fastbert_hf.modeling import FastBertForSequenceClassification
+
+Batch = dict[str, Tensor]
+Track = Callable[[Iterable[Any]], Iterable[Any]]  # shows progress over what it iterates
+
+# Samples whose uncertainty lies closer to their Speed than this may leave at another layer in another precision.
+TIE = {"patched": 1e-4, "patched bfloat16": 2e-2}
+
+
+@dataclass(frozen=True)
+class AllExits:
+    """Every exit head's answer on a data set of n samples.
+
+    Attributes:
+        predictions: int64 [n, L]. uncertainty: float32 [n, L]. labels: int64 [n]. lengths: int64 [n], tokens.
+    """
+
+    predictions: Tensor
+    uncertainty: Tensor
+    labels: Tensor
+    lengths: Tensor
+
+    def exit_layers(self, speed: float | None) -> Tensor:
+        """int64 [n] in 1..L: the first layer whose uncertainty is below `speed`, else the last."""
+        exits = torch.zeros_like(self.uncertainty, dtype=torch.bool)
+        if speed is not None:
+            exits = self.uncertainty < speed
+        exits[:, -1] = True
+        return exits.int().argmax(dim=1) + 1
+
+    def accuracy(self, exit_layers: Tensor) -> float:
+        """Share of samples whose label is predicted at their exit layer."""
+        chosen = self.predictions.gather(1, exit_layers[:, None] - 1)[:, 0]
+        return (chosen == self.labels).double().mean().item()
+
+
+@torch.inference_mode()
+def run_all_exits(
+    model: FastBertForSequenceClassification, dataset: TokenisedDataset, batch_size: int, track: Track
+) -> AllExits:
+    """One pass of the unpatched model over `dataset` with every exit head evaluated."""
+    predictions, uncertainty = [], []
+    for batch in track(list(dataset.batches(batch_size))):
+        output = model(**_without_labels(batch), output_all_exits=True)
+        predictions.append(output.all_logits.argmax(dim=-1))
+        uncertainty.append(output.all_uncertainty)
+    return AllExits(
+        torch.cat(predictions), torch.cat(uncertainty), torch.tensor(dataset.label_ids), torch.tensor(dataset.lengths)
+    )
+
+
+def make_variants(
+    model: FastBertForSequenceClassification, bfloat16: bool
+) -> dict[str, FastBertForSequenceClassification]:
+    """The models to compare: unpatched, patched, and patched in bfloat16 where the processor computes in it."""
+    variants = {"unpatched": model, "patched": fastbert_kernels.patch(copy.deepcopy(model))}
+    if bfloat16:
+        variants["patched bfloat16"] = fastbert_kernels.patch(copy.deepcopy(model), dtype=torch.bfloat16)
+    return variants
+
+
+@torch.inference_mode()
+def check_agreement(
+    variants: dict[str, FastBertForSequenceClassification], batches: list[Batch], speeds: Iterable[float], track: Track
+) -> dict[str, dict[str, float]]:
+    """How far the patched models' answers are those of the unpatched one, over `batches` and `speeds`.
+
+    Returns:
+        For each patched variant: `labels`, share of equal predicted labels; `exit_layers`, share of equal exit layers
+        among the samples that no uncertainty puts within `TIE` of the Speed; `logits`, largest difference where the
+        exit layers agree.
+    """
+    counts = {
+        name: {"samples": 0, "labels": 0, "decided": 0, "exit_layers": 0, "logits": 0.0}
+        for name in TIE
+        if name in variants
+    }
+    for batch in track(batches):
+        inputs = _without_labels(batch)
+        every = variants["unpatched"](**inputs, output_all_exits=True).all_uncertainty[:, :-1]
+        for speed in speeds:
+            want = variants["unpatched"](**inputs, speed=speed)
+            for name, count in counts.items():
+                got = variants[name](**inputs, speed=speed)
+                same = got.exit_layer == want.exit_layer
+                decided = ((every - speed).abs() > TIE[name]).all(dim=1)
+                count["samples"] += len(same)
+                count["labels"] += int((got.logits.argmax(-1) == want.logits.argmax(-1)).sum())
+                count["decided"] += int(decided.sum())
+                count["exit_layers"] += int((same & decided).sum())
+                if same.any():
+                    difference = (got.logits - want.logits)[same].abs().max().item()
+                    count["logits"] = max(count["logits"], difference)
+    return {
+        name: {
+            "labels": count["labels"] / count["samples"],
+            "exit_layers": count["exit_layers"] / count["decided"] if count["decided"] else 1.0,
+            "logits": count["logits"],
+        }
+        for name, count in counts.items()
+    }
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds for the timed samples, one figure per round."""
+
+    rounds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+
+@torch.inference_mode()
+def time_variants(
+    variants: dict[str, FastBertForSequenceClassification],
+    batches: list[Batch],
+    speeds: Iterable[float | None],
+    rounds: int,
+    track: Track,
+) -> dict[tuple[str, float | None], Timing]:
+    """Times every variant at every Speed (None: full depth).
+
+    Within a round all of them take turns batch by batch, so that what disturbs the machine disturbs them alike.
+    """
+    runs = [(name, speed) for speed in speeds for name in variants]
+    inputs = [_without_labels(batch) for batch in batches]
+    for name, speed in runs:  # caches, allocators, folded weights
+        variants[name](**inputs[0], speed=speed)
+    seconds: dict[tuple[str, float | None], list[float]] = {run: [0.0] * rounds for run in runs}
+    for step in track([(number, batch) for number in range(rounds) for batch in inputs]):
+        number, batch = step
+        for name, speed in runs:
+            begin = time.perf_counter()
+            variants[name](**batch, speed=speed)
+            seconds[name, speed][number] += time.perf_counter() - begin
+    return {run: Timing(values) for run, values in seconds.items()}
+
+
+def ratio(numerator: Timing, denominator: Timing) -> float:
+    """Median of the ratios within a round."""
+    return statistics.median(a / b for a, b in zip(numerator.rounds, denominator.rounds, strict=True))
+
+
+def measured_flops_speedup(model: FastBertForSequenceClassification, exit_layers: Tensor, lengths: Tensor) -> float:
+    """FLOPs speed-up in the paper's convention, at the samples' own lengths."""
+    return flops_speedup(ModelShape.from_config(model.config), exit_layers.numpy(), lengths.numpy())
+
+
+def _without_labels(batch: Batch) -> Batch:
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}

@@ -1,0 +1,153 @@
+"""FLOPs of a FastBERT model: the one definition that every figure of this project uses.
+
+One multiply-add counts as 2 FLOPs. There are two conventions:
+
+``"paper"``
+    What Liu et al. 2020 report (tables 2 and 3): the Linear layers only, and of the exit head all but its last one.
+    BERT-base with one exit head has exactly 21,785,247,744 FLOPs at length 128.
+``"attention"``
+    The same, and the attention products QK^T and PV of the encoder layers and of the exit heads, and the last Linear
+    layer of the exit head.
+
+Both count the exit head as the paper has it, with attention from every token to every token, whatever an
+implementation saves by computing less. Embeddings, LayerNorm, activations, softmax and biases count as nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from .configuration import FastBertConfig
+
+Convention: TypeAlias = Literal["paper", "attention"]
+Integers: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that decide the FLOPs of a FastBERT model."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    head_hidden_size: int
+    num_labels: int
+
+    @classmethod
+    def from_config(cls, config: FastBertConfig) -> ModelShape:
+        """The shape of the model that ``config`` describes."""
+        return cls(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.backbone_config.intermediate_size,
+            num_layers=config.num_hidden_layers,
+            head_hidden_size=config.head_hidden_size,
+            num_labels=len(config.id2label or {}),
+        )
+
+
+def layer_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
+    """FLOPs of one encoder layer for samples of n tokens.
+
+    Linear layers, per token: query, key, value and output (4 H^2 multiply-adds), and the feed-forward pair (2 H F).
+    Attention: QK^T and PV take n^2 H multiply-adds each.
+
+    Args:
+        shape: sizes of the model.
+        lengths: n of every sample, integers >= 1 of any array shape.
+        convention: which products count.
+
+    Returns:
+        int64, of the shape of ``lengths``.
+
+    Raises:
+        ValueError: unknown convention, or lengths that are not integers >= 1.
+    """
+    n = _check_lengths(lengths)
+    hidden, intermediate = shape.hidden_size, shape.intermediate_size
+    flops = 2 * n * (4 * hidden**2 + 2 * hidden * intermediate)
+    if _counts_attention(convention):
+        flops = flops + 2 * (2 * n**2 * hidden)
+    return flops
+
+
+def head_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
+    """FLOPs of one exit head for samples of n tokens; arguments, result and errors as in ``layer_flops``.
+
+    Linear layers: the projection (H C multiply-adds) and query, key, value and output (4 C^2) for every token, then
+    one C x C layer for the first token. Attention: n^2 C for each of QK^T and PV. Last layer: C N.
+    """
+    n = _check_lengths(lengths)
+    width = shape.head_hidden_size
+    flops = 2 * n * (shape.hidden_size * width + 4 * width**2) + 2 * width**2
+    if _counts_attention(convention):
+        flops = flops + 2 * (2 * n**2 * width) + 2 * width * shape.num_labels
+    return flops
+
+
+def full_depth_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
+    """FLOPs of all L layers and the teacher classifier, no students; arguments and result as in ``layer_flops``."""
+    return shape.num_layers * layer_flops(shape, lengths, convention) + head_flops(shape, lengths, convention)
+
+
+def executed_flops(
+    shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike, convention: Convention = "paper"
+) -> int:
+    """FLOPs of adaptive inference over a set of samples: k layers and k exit heads for exit layer k, summed.
+
+    Args:
+        shape: sizes of the model.
+        exit_layers: exit layer of every sample, integers [B] in 1..L.
+        lengths: n of every sample, integers [B], or one integer for all.
+        convention: which products count.
+
+    Raises:
+        ValueError: as ``layer_flops``, exit layers outside 1..L, or arrays of different lengths.
+    """
+    depth, n = _broadcast(shape, exit_layers, lengths)
+    return int((depth * (layer_flops(shape, n, convention) + head_flops(shape, n, convention))).sum())
+
+
+def flops_speedup(
+    shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike, convention: Convention = "paper"
+) -> float:
+    """FLOPs of the full-depth model over the FLOPs executed, over a set of samples; as ``executed_flops``.
+
+    Below 1 when the heads cost more than early exits save. Raises ``ValueError`` when there is no sample.
+    """
+    depth, n = _broadcast(shape, exit_layers, lengths)
+    if depth.size == 0:
+        raise ValueError("the FLOPs speed-up of no samples is not defined")
+    return int(full_depth_flops(shape, n, convention).sum()) / executed_flops(shape, depth, n, convention)
+
+
+def _counts_attention(convention: Convention) -> bool:
+    if convention not in get_args(Convention):
+        raise ValueError(f"unknown FLOPs convention {convention!r}; choose one of {', '.join(get_args(Convention))}")
+    return convention == "attention"
+
+
+def _as_integers(name: str, values: npt.ArrayLike) -> Integers:
+    array = np.asarray(values)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, got {array.dtype}")
+    return array.astype(np.int64)
+
+
+def _check_lengths(lengths: npt.ArrayLike) -> Integers:
+    array = _as_integers("lengths", lengths)
+    if (array < 1).any():
+        raise ValueError("lengths must be at least 1")
+    return array
+
+
+def _broadcast(shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike) -> tuple[Integers, Integers]:
+    depth, n = _as_integers("exit_layers", exit_layers), _check_lengths(lengths)
+    if ((depth < 1) | (depth > shape.num_layers)).any():
+        raise ValueError(f"exit layers must lie in 1..{shape.num_layers}")
+    if n.ndim and n.shape != depth.shape:
+        raise ValueError(f"got {depth.shape} exit layers but {n.shape} lengths")
+    return depth, np.broadcast_to(n, depth.shape)

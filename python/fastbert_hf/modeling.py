@@ -1,0 +1,330 @@
+"""FastBERT for sequence classification: a BERT backbone with an exit head after every encoder layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization
+from transformers.masking_utils import create_bidirectional_mask
+
+from .configuration import FastBertConfig, check_backbone_type
+from .heads import AttentiveHead, normalised_entropy
+from .inputs import check_inputs, make_position_ids
+from .outputs import FastBertOutput, warn_if_not_finite
+from .speed import resolve_speed
+
+# What from_backbone may set besides the backbone and the number of classes.
+_BACKBONE_OVERRIDES = ("head_hidden_size", "head_num_attention_heads", "id2label", "label2id")
+
+
+class FastBertForSequenceClassification(PreTrainedModel):
+    """BERT classifier whose samples may leave after any encoder layer (Liu et al., ACL 2020).
+
+    ``backbone`` is a Transformers BERT without pooler; ``heads`` holds L exit heads, of which the last is the teacher
+    classifier and the others are the student classifiers. Made with ``from_backbone`` from a pretrained BERT, or with
+    ``from_pretrained`` from a saved FastBERT.
+    """
+
+    config: FastBertConfig
+    config_class = FastBertConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: FastBertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = cast(int, config.num_labels)
+        self.backbone = AutoModel.from_config(config.backbone_config, add_pooling_layer=False)
+        self.heads = nn.ModuleList(
+            AttentiveHead(config.hidden_size, config.head_hidden_size, config.head_num_attention_heads, self.num_labels)
+            for _ in range(config.num_hidden_layers)
+        )
+        self._frozen_for_distillation = False
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw the weights of exit heads; Transformers lets the backbone draw its own.
+
+        Xavier keeps the size of the signal through the head's stack of layers. With BERT's N(0, 0.02) it shrinks by
+        four at every layer of width 128, and training hardly starts within the first hundred steps.
+        """
+        if isinstance(module, nn.Linear):
+            initialization.xavier_uniform_(module.weight)
+            initialization.zeros_(module.bias)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name_or_path: str,
+        num_labels: int,
+        *,
+        attn_implementation: str | None = None,
+        **overrides: Any,
+    ) -> FastBertForSequenceClassification:
+        """Put fresh exit heads on a pretrained backbone; the weights are float32.
+
+        Args:
+            name_or_path: folder or hub name of a pretrained BERT (with or without a head of its own, which is dropped).
+            num_labels: N, at least 2.
+            attn_implementation: as in Transformers; ``None`` lets it choose (sdpa).
+            **overrides: ``head_hidden_size``, ``head_num_attention_heads``, ``id2label``, ``label2id`` of the
+                configuration.
+
+        Raises:
+            ValueError: the backbone's type is not supported.
+            TypeError: an unknown override.
+            RuntimeError: the checkpoint lacks parameters of the backbone.
+        """
+        unknown = sorted(set(overrides) - set(_BACKBONE_OVERRIDES))
+        if unknown:
+            raise TypeError(f"unknown setting(s) {unknown}; from_backbone takes {list(_BACKBONE_OVERRIDES)}")
+        backbone_config = AutoConfig.from_pretrained(name_or_path)
+        check_backbone_type(backbone_config)
+        backbone, info = AutoModel.from_pretrained(
+            name_or_path,
+            config=backbone_config,
+            add_pooling_layer=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        if info["missing_keys"]:
+            raise RuntimeError(f"{name_or_path} lacks parameters of the backbone: {sorted(info['missing_keys'])}")
+        config = FastBertConfig(
+            backbone_config=backbone_config,
+            num_labels=num_labels,
+            attn_implementation=attn_implementation,
+            **overrides,
+        )
+        model = cls(config)
+        model.backbone.load_state_dict(backbone.state_dict())
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a saved FastBERT; arguments as in ``PreTrainedModel.from_pretrained``.
+
+        Raises:
+            RuntimeError: the checkpoint and the model do not have the same parameters. Transformers alone would
+                warn and go on with random weights.
+        """
+        want_info = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        problems = [
+            f"{kind} parameters {sorted(info[key])}"
+            for kind, key in (("missing", "missing_keys"), ("unexpected", "unexpected_keys"))
+            if info[key]
+        ]
+        if problems:
+            raise RuntimeError(
+                f"{pretrained_model_name_or_path} is not a checkpoint of this model: {'; '.join(problems)}. "
+                "A plain backbone is loaded with from_backbone."
+            )
+        return (model, info) if want_info else model
+
+    @property
+    def student_classifiers(self) -> nn.ModuleList:
+        """The exit heads (``AttentiveHead``) after layers 1..L-1."""
+        return self.heads[:-1]
+
+    @property
+    def teacher_classifier(self) -> nn.Module:
+        """The exit head (``AttentiveHead``) after the last layer."""
+        return self.heads[-1]
+
+    @property
+    def frozen_for_distillation(self) -> bool:
+        """Whether the backbone and the teacher classifier are frozen."""
+        return self._frozen_for_distillation
+
+    def freeze_for_distillation(self) -> None:
+        """Freeze the backbone and the teacher classifier, so that only the student classifiers train.
+
+        Both stay in eval mode, whatever ``train()`` is told later, and the backbone runs without autograd.
+        """
+        self._set_frozen(True)
+
+    def unfreeze(self) -> None:
+        """Undo ``freeze_for_distillation``: every parameter of the backbone and the teacher classifier trains again."""
+        self._set_frozen(False)
+
+    def _set_frozen(self, frozen: bool) -> None:
+        self._frozen_for_distillation = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.teacher_classifier.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> FastBertForSequenceClassification:
+        """As in ``nn.Module``, except that frozen parts stay in eval mode (no dropout in the teacher's signal)."""
+        super().train(mode)
+        if self._frozen_for_distillation:
+            self.backbone.eval()
+            self.teacher_classifier.eval()
+        return self
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        speed: float | torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_all_exits: bool = False,
+    ) -> FastBertOutput:
+        """Classify a batch.
+
+        Args:
+            input_ids: int64 or int32 [B, L]; B may be 0.
+            attention_mask: [B, L], 1 for valid tokens and 0 for padding on either side; ``None`` for no padding.
+            token_type_ids: int64 or int32 [B, L], or ``None`` for one segment.
+            speed: a sample exits after layer i when its uncertainty there is below its Speed (strictly); after the last
+                layer every sample exits. A number in [0, 1], a float tensor [B], or ``None`` for full depth: the
+                teacher classifier alone answers.
+            labels: int64 [B], class ids; adds ``loss``.
+            output_all_exits: run every layer and every exit head on every sample and return all of them too. What
+                ``speed`` selects stays the same.
+
+        Returns:
+            ``FastBertOutput`` with rows in input order.
+
+        Raises:
+            TypeError, ValueError: see ``check_inputs`` and ``resolve_speed``.
+
+        Warns:
+            RuntimeWarning: an uncertainty is not finite (CPU only). Such a sample does not exit before the last layer.
+        """
+        valid = check_inputs(input_ids, attention_mask, token_type_ids, self.config.max_position_embeddings)
+        threshold = resolve_speed(speed, batch_size=input_ids.shape[0], device=input_ids.device)
+
+        if input_ids.shape[0] == 0:  # the layers of Transformers do not take an empty batch
+            output = self._empty_output(output_all_exits, input_ids.device)
+        elif output_all_exits:
+            output = self._run_all_exits(input_ids, valid, token_type_ids, threshold)
+        elif threshold is None:
+            output = self._run_full_depth(input_ids, valid, token_type_ids)
+        else:
+            output = self._run_adaptive(input_ids, valid, token_type_ids, threshold)
+
+        warn_if_not_finite(output.uncertainty)
+        if labels is None:
+            return output
+        # Made anew, so that the loss comes first in the tuple form of the output.
+        return FastBertOutput(loss=functional.cross_entropy(output.logits, labels), **output)
+
+    def _empty_output(self, output_all_exits: bool, device: torch.device) -> FastBertOutput:
+        # float32 whatever torch.set_default_dtype says.
+        all_logits = torch.zeros(0, len(self.heads), self.num_labels, dtype=torch.float32, device=device)
+        all_uncertainty = all_logits[:, :, 0]
+        return FastBertOutput(
+            logits=all_logits[:, -1],
+            uncertainty=all_uncertainty[:, -1],
+            exit_layer=torch.zeros(0, dtype=torch.int64, device=device),
+            all_logits=all_logits if output_all_exits else None,
+            all_uncertainty=all_uncertainty if output_all_exits else None,
+        )
+
+    def _embed(self, input_ids: torch.Tensor, valid: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen_for_distillation):
+            return self.backbone.embeddings(
+                input_ids=input_ids, token_type_ids=token_type_ids, position_ids=make_position_ids(valid)
+            )
+
+    def _attention_mask(self, hidden: torch.Tensor, valid: torch.Tensor) -> Any:
+        """The mask in whatever form the chosen attention implementation wants."""
+        return create_bidirectional_mask(self.backbone.config, hidden, valid)
+
+    def _run_layer(self, layer: nn.Module, hidden: torch.Tensor, layer_mask: Any) -> torch.Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen_for_distillation):
+            return layer(hidden, layer_mask)
+
+    def _hidden_states(
+        self, input_ids: torch.Tensor, valid: torch.Tensor, token_type_ids: torch.Tensor | None
+    ) -> Iterator[torch.Tensor]:
+        """The output [B, L, H] of every encoder layer in turn."""
+        hidden = self._embed(input_ids, valid, token_type_ids)
+        layer_mask = self._attention_mask(hidden, valid)
+        for layer in self.backbone.encoder.layer:
+            hidden = self._run_layer(layer, hidden, layer_mask)
+            yield hidden
+
+    def _run_full_depth(
+        self, input_ids: torch.Tensor, valid: torch.Tensor, token_type_ids: torch.Tensor | None
+    ) -> FastBertOutput:
+        for hidden in self._hidden_states(input_ids, valid, token_type_ids):
+            last_hidden = hidden
+        logits = self.teacher_classifier(last_hidden, valid).float()
+        exit_layer = torch.full((logits.shape[0],), len(self.heads), dtype=torch.int64, device=logits.device)
+        return FastBertOutput(logits=logits, uncertainty=normalised_entropy(logits), exit_layer=exit_layer)
+
+    def _run_all_exits(
+        self,
+        input_ids: torch.Tensor,
+        valid: torch.Tensor,
+        token_type_ids: torch.Tensor | None,
+        threshold: torch.Tensor | None,
+    ) -> FastBertOutput:
+        hidden_states = self._hidden_states(input_ids, valid, token_type_ids)
+        all_logits = torch.stack(
+            [head(hidden, valid).float() for head, hidden in zip(self.heads, hidden_states, strict=True)], dim=1
+        )
+        all_uncertainty = normalised_entropy(all_logits)  # [B, L]
+        exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
+        if threshold is not None:
+            exits |= all_uncertainty < threshold[:, None]
+        exits[:, -1] = True
+        first = exits.int().argmax(dim=1)  # the first of equal maxima
+        rows = torch.arange(first.shape[0], device=first.device)
+        return FastBertOutput(
+            logits=all_logits[rows, first],
+            uncertainty=all_uncertainty[rows, first],
+            exit_layer=first + 1,
+            all_logits=all_logits,
+            all_uncertainty=all_uncertainty,
+        )
+
+    def _run_adaptive(
+        self,
+        input_ids: torch.Tensor,
+        valid: torch.Tensor,
+        token_type_ids: torch.Tensor | None,
+        threshold: torch.Tensor,
+    ) -> FastBertOutput:
+        """Layer by layer on the survivors only; what has left is written to its row of the result."""
+        batch_size, num_layers, device = input_ids.shape[0], len(self.heads), input_ids.device
+        logits = torch.zeros(batch_size, self.num_labels, dtype=torch.float32, device=device)
+        uncertainty = torch.zeros(batch_size, dtype=torch.float32, device=device)
+        exit_layer = torch.full((batch_size,), num_layers, dtype=torch.int64, device=device)
+
+        alive = torch.arange(batch_size, device=device)  # input row of every survivor
+        hidden = self._embed(input_ids, valid, token_type_ids)
+        layer_mask = self._attention_mask(hidden, valid)
+        for number, (layer, head) in enumerate(zip(self.backbone.encoder.layer, self.heads, strict=True), start=1):
+            hidden = self._run_layer(layer, hidden, layer_mask)
+            layer_logits = head(hidden, valid).float()
+            layer_uncertainty = normalised_entropy(layer_logits)
+            if number == num_layers:
+                exits = torch.ones_like(layer_uncertainty, dtype=torch.bool)
+            else:
+                exits = layer_uncertainty < threshold[alive]  # False for NaN
+            leaving = alive[exits]
+            if leaving.numel() == 0:
+                continue
+            logits[leaving] = layer_logits[exits]
+            uncertainty[leaving] = layer_uncertainty[exits]
+            exit_layer[leaving] = number
+
+            stays = ~exits
+            alive = alive[stays]
+            if alive.numel() == 0:
+                break
+            hidden, valid = hidden[stays], valid[stays]
+            layer_mask = self._attention_mask(hidden, valid)
+        return FastBertOutput(logits=logits, uncertainty=uncertainty, exit_layer=exit_layer)

@@ -1,0 +1,48 @@
+"""What a FastBERT model returns."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class FastBertOutput(ModelOutput):
+    """Result of one forward pass; rows are in input order.
+
+    Attributes:
+        loss: scalar float32, the cross-entropy of ``logits`` against the labels; only with labels.
+        logits: float32 [B, N], of the exit head at which each sample left.
+        uncertainty: float32 [B], normalised entropy of ``logits``, in [0, 1]; NaN where the logits are not finite.
+        exit_layer: int64 [B], number of encoder layers executed for the sample, 1..L.
+        all_logits: float32 [B, L, N], of every exit head; only with ``output_all_exits=True``.
+        all_uncertainty: float32 [B, L]; only with ``output_all_exits=True``.
+    """
+
+    loss: torch.Tensor | None = None
+    # Always set; ModelOutput wants a default on every field but the first.
+    logits: torch.Tensor = None  # type: ignore[assignment]
+    uncertainty: torch.Tensor = None  # type: ignore[assignment]
+    exit_layer: torch.Tensor = None  # type: ignore[assignment]
+    all_logits: torch.Tensor | None = None
+    all_uncertainty: torch.Tensor | None = None
+
+
+def warn_if_not_finite(uncertainty: torch.Tensor) -> None:
+    """Raise one ``RuntimeWarning`` naming the samples whose uncertainty [B] is NaN or infinite.
+
+    Does nothing for tensors outside host memory, where looking would make the host wait for the device.
+    """
+    if uncertainty.device.type != "cpu":
+        return
+    rows = (~torch.isfinite(uncertainty)).nonzero().flatten().tolist()
+    if rows:
+        warnings.warn(
+            f"uncertainty is not finite for sample(s) {rows}: NaN or inf in the input or the weights; "
+            "these samples cannot exit before the last layer",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fastbert_hf.heads import AttentiveHead, normalised_entropy
+
+
+def full_self_attention(head: AttentiveHead, hidden: torch.Tensor) -> torch.Tensor:
+    """The head of the paper written out for one sample [n, H] without padding: every token attends to every token."""
+    z = torch.tanh(head.projection(hidden))  # [n, C]
+    width = z.shape[1] // head.num_attention_heads
+    context = []
+    for i in range(head.num_attention_heads):
+        part = slice(i * width, (i + 1) * width)
+        query, key, value = (layer(z)[:, part] for layer in (head.query, head.key, head.value))
+        context.append(torch.softmax(query @ key.T / math.sqrt(width), dim=-1) @ value)
+    mixed = head.attention_output(torch.cat(context, dim=1))
+    return head.classifier(torch.tanh(head.dense(mixed[0])))
+
+
+def make_head(num_labels: int = 3) -> AttentiveHead:
+    torch.manual_seed(0)
+    return AttentiveHead(24, 16, 2, num_labels).double()
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 63])
+def test_head_is_the_papers_head(length: int) -> None:
+    head = make_head()
+    hidden = torch.randn(2, length, 24, dtype=torch.float64)
+    expected = torch.stack([full_self_attention(head, row) for row in hidden])
+    torch.testing.assert_close(head(hidden), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+def test_padding_of_any_amount_and_content_does_not_matter(side: str) -> None:
+    head = make_head()
+    sample = torch.randn(5, 24, dtype=torch.float64)
+    left, right = {"left": (4, 0), "right": (0, 4), "both": (1, 7)}[side]
+    garbage = torch.full((left + 5 + right, 24), 1e3, dtype=torch.float64)
+    garbage[left : left + 5] = sample
+    mask = torch.zeros(left + 5 + right, dtype=torch.int64)
+    mask[left : left + 5] = 1
+    for form in (mask, mask.bool(), mask.float()):
+        torch.testing.assert_close(
+            head(garbage[None], form[None])[0], full_self_attention(head, sample), rtol=0, atol=1e-12
+        )
+
+
+def test_parameter_count_of_bert_base_head() -> None:
+    head = AttentiveHead(768, 128, 2, 7)
+    assert sum(p.numel() for p in head.parameters()) == 180_992 + 129 * 7
+
+
+def test_width_must_be_divisible_by_heads() -> None:
+    with pytest.raises(ValueError, match="divisible"):
+        AttentiveHead(24, 16, 3, 2)
+
+
+@pytest.mark.parametrize("num_labels", [2, 3, 100])
+def test_entropy_of_uniform_is_one_and_of_certain_is_zero(num_labels: int) -> None:
+    uniform = torch.full((1, num_labels), 3.7)
+    certain = torch.full((1, num_labels), -1e4)
+    certain[0, 0] = 1e4
+    assert normalised_entropy(uniform).item() == pytest.approx(1.0, abs=1e-6)
+    assert normalised_entropy(uniform).item() <= 1.0
+    assert normalised_entropy(certain).item() == 0.0
+
+
+def test_entropy_is_the_definition() -> None:
+    logits = torch.randn(50, 4, dtype=torch.float64) * 5
+    p = torch.softmax(logits, dim=-1)
+    expected = -(p * p.log()).sum(-1) / math.log(4)
+    result = normalised_entropy(logits)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, expected.float(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(normalised_entropy(logits.float()), expected.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_entropy_of_extreme_logits() -> None:
+    inf, nan = math.inf, math.nan
+    result = normalised_entropy(torch.tensor([[0.0, -inf], [0.0, nan], [0.0, inf], [-inf, -inf]]))
+    assert result[0].item() == 0.0
+    assert result[1:].isnan().all()
+
+
+def test_entropy_of_half_precision_is_computed_in_float32() -> None:
+    logits = torch.randn(20, 5).bfloat16()
+    torch.testing.assert_close(normalised_entropy(logits), normalised_entropy(logits.float()), rtol=0, atol=0)
+
+
+def test_entropy_needs_two_classes() -> None:
+    with pytest.raises(ValueError, match="N >= 2"):
+        normalised_entropy(torch.zeros(3, 1))
+
+
+def test_entropy_keeps_leading_dimensions() -> None:
+    logits = torch.randn(2, 3, 4)
+    assert normalised_entropy(logits).shape == (2, 3)
+    assert normalised_entropy(logits[:0]).shape == (0, 3)
