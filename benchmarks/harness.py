@@ -1,0 +1,127 @@
+"""What the benchmarks share: interleaved timing, the machine's floors, and result files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastbert_hf.files import write_atomically
+from fastbert_hf.machine import describe_machine
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_FLUSH_BYTES = 256 << 20  # several times the largest L2 cache
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Times of one contestant, one per round."""
+
+    rounds: list[float]
+
+    @property
+    def quantiles(self) -> tuple[float, float, float]:
+        """p20, p50, p80."""
+        if len(self.rounds) == 1:
+            return (self.rounds[0],) * 3
+        tenths = statistics.quantiles(self.rounds, n=10, method="inclusive")
+        return tenths[1], tenths[4], tenths[7]
+
+    @property
+    def median(self) -> float:
+        return self.quantiles[1]
+
+
+def ratio(slow: Seconds, fast: Seconds) -> float:
+    """Median of the ratios within a round: what disturbs a round disturbs both."""
+    return statistics.median(a / b for a, b in zip(slow.rounds, fast.rounds, strict=True))
+
+
+@torch.inference_mode()
+def time_interleaved(
+    contestants: dict[str, Callable[[], Any]], device: torch.device, rounds: int
+) -> dict[str, Seconds]:
+    """Every contestant once a round, in turn. On CUDA the L2 cache is flushed before each call and events take the
+    time."""
+    for run in contestants.values():
+        for _ in range(3):
+            run()
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device) if device.type == "cuda" else None
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            times[name].append(_time_cuda(run, flush) if flush is not None else _time_cpu(run))
+    return {name: Seconds(values) for name, values in times.items()}
+
+
+def _time_cpu(run: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def _time_cuda(run: Callable[[], Any], flush: torch.Tensor) -> float:
+    flush.zero_()
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read plus bytes written per second by a copy far larger than the caches."""
+    size = (1 << 30) if device.type == "cuda" else (256 << 20)
+    source = torch.randint(-100, 100, (size,), dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / time_interleaved({"copy": lambda: target.copy_(source)}, device, 10)["copy"].median
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP per second of a square matrix product (random values: zeros run faster)."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / time_interleaved({"matmul": lambda: a @ b}, device, 10)["matmul"].median
+
+
+def sample_lengths(batch: int, kind: str, longest: int = 128) -> list[int]:
+    """`full`: all `longest`. `mixed`: log-normal with mean about 45, as short texts have."""
+    if kind == "full":
+        return [longest] * batch
+    draws = torch.distributions.LogNormal(3.6, 0.65).sample((batch,))
+    return draws.long().clamp(3, longest).tolist()
+
+
+def arguments(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=30, help="interleaved repeats; medians are reported")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
+    parser.add_argument("--quick", action="store_true", help="one small case, to see that it runs; writes nothing")
+    return parser.parse_args()
+
+
+def save(out: Path, name: str, result: dict[str, Any], table: str) -> None:
+    """Writes `name`_`device`.json (with the machine) and .md."""
+    out.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine()
+    write_atomically(out / f"{name}.json", json.dumps({"machine": machine, **result}, indent=2) + "\n")
+    device = machine["cuda_device"] or machine["processor"]
+    note = f"{device}, {machine['threads']} threads, torch {machine['versions']['torch']}, {machine['date']}"
+    write_atomically(out / f"{name}.md", f"{table}\n\n{note}\n")
+
+
+def markdown_table(rows: list[dict[str, str]]) -> str:
+    """Rows with the same keys as a Markdown table."""
+    header = list(rows[0])
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
+    return "\n".join([*lines, *("| " + " | ".join(row[name] for name in header) + " |" for row in rows)])

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The ways to install the package, each in an environment of its own: isolated build where no torch is (into a wheel), isolated
+# build beside torch, editable, and without build isolation. After each: the compiled module is found from a foreign folder and
+# from the root of the sources, and patches a model. Takes about two minutes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# A clean copy: what is built in the work tree must not stand in for what the install builds.
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work" 2>/dev/null
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1
+
+# Only what an op needs to run; a second torch would cost minutes, so the one of .venv is lent through a .pth file.
+borrowed=$("$root/${VENV:-.venv}/bin/python" -c "import torch, pathlib; print(pathlib.Path(torch.__file__).parent.parent)")
+make_env() {
+  python3 -m venv "$work/$1"
+  [ "${2:-}" = no-torch ] || echo "$borrowed" > "$("$work/$1/bin/python" -c "import site; print(site.getsitepackages()[0])")/borrowed.pth"
+}
+check() {
+  for folder in / "$2"; do
+    (cd "$folder" && "$work/$1/bin/python" -c "
+import fastbert_hf, fastbert_kernels, importlib.metadata, torch
+assert fastbert_kernels.info()['backends']['cpu'] == 'available', fastbert_kernels.info()
+from transformers import BertConfig
+config = fastbert_hf.FastBertConfig(BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64))
+model = fastbert_kernels.patch(fastbert_hf.FastBertForSequenceClassification(config).eval(), backend='cpu')
+with torch.inference_mode():
+    assert model(torch.ones(2, 5, dtype=torch.int64), speed=0.5).logits.shape == (2, 2)
+")
+  done
+  "$work/$1/bin/fastbert" --help > "$work/help"
+  grep -q demo "$work/help"
+  echo "check_install: $1 ok"
+}
+
+make_env wheel no-torch
+"$work/wheel/bin/python" -c "import torch" 2>/dev/null && { echo "check_install: torch is there already" >&2; exit 1; }
+"$work/wheel/bin/pip" wheel --no-deps --wheel-dir "$work/dist" "$work"
+make_env isolated-without-torch
+"$work/isolated-without-torch/bin/pip" install --no-deps "$work"/dist/*.whl
+check isolated-without-torch "$work"
+
+make_env isolated-beside-torch
+"$work/isolated-beside-torch/bin/pip" install --no-deps "$work"
+check isolated-beside-torch "$work"
+
+make_env no-build-isolation
+"$work/no-build-isolation/bin/pip" install setuptools pybind11 ninja cmake
+(cd "$work" && PATH="$work/no-build-isolation/bin:$PATH" pip install --no-build-isolation --no-deps .)
+check no-build-isolation "$work"
+
+make_env editable
+"$work/editable/bin/pip" install --no-deps --editable "$work"
+check editable "$work"
