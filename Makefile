@@ -1,6 +1,6 @@
 # make demo    train, distil, patch and measure a FastBERT on docstrings; results in demo-out/
 # make test    every test that this machine can run
-# make lint    ruff and mypy
+# make lint    ruff, clang-format and mypy
 # Each does its own set-up (a virtual environment in .venv).
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -20,6 +20,7 @@ test: setup
 lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(shell git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
 	$(PYTHON) -m mypy fastbert_kernels python/fastbert_hf
 
 clean:

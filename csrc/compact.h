@@ -1,5 +1,5 @@
-// Compaction of a packed batch: samples with keep != 0 move together, in order; the results of the others are written to their
-// place in the outputs of the whole batch.
+// Compaction of a packed batch: samples with keep != 0 move together, in order; the results of the others are written
+// to their place in the outputs of the whole batch.
 //
 //   survivors          = the samples with keep, in order
 //   out.hidden         = their rows [T', H], T' tokens in all; rows from T' on are left as they were
@@ -16,32 +16,32 @@
 namespace fastbert {
 
 struct PackedBatch {
-  const void* hidden;            // [T, H]
-  const int32_t* cu_seqlens;     // [B + 1]
-  const uint8_t* keep;           // [B]
-  const int32_t* sample_index;   // [B]
-  const float* speed;            // [B]
-  const float* logits;           // [B, N]
-  const float* uncertainty;      // [B]
-  int64_t batch;                 // B
-  int64_t tokens;                // T
-  int64_t row_bytes;             // H x element size
-  int64_t num_labels;            // N
-  int64_t layer;                 // number of layers executed, 1..L
+  const void* hidden;           // [T, H]
+  const int32_t* cu_seqlens;    // [B + 1]
+  const uint8_t* keep;          // [B]
+  const int32_t* sample_index;  // [B]
+  const float* speed;           // [B]
+  const float* logits;          // [B, N]
+  const float* uncertainty;     // [B]
+  int64_t batch;                // B
+  int64_t tokens;               // T
+  int64_t row_bytes;            // H x element size
+  int64_t num_labels;           // N
+  int64_t layer;                // number of layers executed, 1..L
 };
 
-struct CompactedBatch {          // capacities are those of the batch that goes in
-  void* hidden;                  // [T, H]
-  int32_t* cu_seqlens;           // [B + 1]
-  int32_t* sample_index;         // [B]
-  float* speed;                  // [B]
-  int32_t* counts;               // [2]
+struct CompactedBatch {   // capacities are those of the batch that goes in
+  void* hidden;           // [T, H]
+  int32_t* cu_seqlens;    // [B + 1]
+  int32_t* sample_index;  // [B]
+  float* speed;           // [B]
+  int32_t* counts;        // [2]
 };
 
-struct Results {                 // indexed by a sample's row in the original batch
-  float* logits;                 // [B0, N]
-  float* uncertainty;            // [B0]
-  int64_t* exit_layer;           // [B0]
+struct Results {        // indexed by a sample's row in the original batch
+  float* logits;        // [B0, N]
+  float* uncertainty;   // [B0]
+  int64_t* exit_layer;  // [B0]
 };
 
 namespace cpu {
@@ -49,8 +49,9 @@ void compact(const PackedBatch& batch, const CompactedBatch& out, const Results&
 }
 
 namespace cuda {
-// At most two launches on `stream` (a cudaStream_t) of device `device`, deterministic; returns a cudaError_t (0 on success).
+// At most two launches on `stream` (a cudaStream_t) of device `device`, deterministic; returns a cudaError_t (0 on
+// success).
 int compact(const PackedBatch& batch, const CompactedBatch& out, const Results& results, int device, void* stream);
-}
+}  // namespace cuda
 
 }  // namespace fastbert

@@ -1,5 +1,5 @@
-// Compaction on a CPU: one pass over the samples for the bookkeeping, then the rows of the survivors copied by all threads.
-// Traffic: the survivors' rows are read once and written once.
+// Compaction on a CPU: one pass over the samples for the bookkeeping, then the rows of the survivors copied by all
+// threads. Traffic: the survivors' rows are read once and written once.
 #include "compact.h"
 
 #include <cstring>
@@ -17,7 +17,8 @@ void compact(const PackedBatch& batch, const CompactedBatch& out, const Results&
       out.speed[survivors] = batch.speed[b];
       out.cu_seqlens[++survivors] = tokens;
     } else {
-      std::memcpy(results.logits + sample * batch.num_labels, batch.logits + b * batch.num_labels, batch.num_labels * sizeof(float));
+      std::memcpy(results.logits + sample * batch.num_labels, batch.logits + b * batch.num_labels,
+                  batch.num_labels * sizeof(float));
       results.uncertainty[sample] = batch.uncertainty[b];
       results.exit_layer[sample] = batch.layer;
     }
@@ -32,7 +33,8 @@ void compact(const PackedBatch& batch, const CompactedBatch& out, const Results&
 
   const auto* source = static_cast<const char*>(batch.hidden);
   auto* destination = static_cast<char*>(out.hidden);
-  // Samples move to the left or stay, so a running rank gives each its place; runs of neighbours that stay together are one copy.
+  // Samples move to the left or stay, so a running rank gives each its place; runs of neighbours that stay together are
+  // one copy.
   const int64_t total_bytes = tokens * batch.row_bytes;
 #pragma omp parallel if (total_bytes > (1 << 20))
 #pragma omp single

@@ -1,5 +1,6 @@
 // The exit head on a CPU: samples are shared out among threads; a sample's work is in vector_kernels_isa.cpp.
-// Traffic per token: the projected row [C] is read and written once, and read once more for the weighted sum, all in cache.
+// Traffic per token: the projected row [C] is read and written once, and read once more for the weighted sum, all in
+// cache.
 #include "exit_head.h"
 
 #include <limits>
@@ -30,11 +31,12 @@ void exit_head(float* projected, const int32_t* cu_seqlens, const float* speed, 
       if (n > 0) {
         kernels.exit_head_sample(projected + begin * shape.narrow_size, n, weights, shape, scratch.get(), logits);
       } else {
-        for (int64_t label = 0; label < shape.num_labels; ++label) logits[label] = std::numeric_limits<float>::quiet_NaN();
+        for (int64_t label = 0; label < shape.num_labels; ++label)
+          logits[label] = std::numeric_limits<float>::quiet_NaN();
       }
       const float uncertainty = kernels.normalised_entropy(logits, shape.num_labels);
       outputs.uncertainty[b] = uncertainty;
-      outputs.keep[b] = !(uncertainty < speed[b]);   // NaN is never below Speed: it does not exit
+      outputs.keep[b] = !(uncertainty < speed[b]);  // NaN is never below Speed: it does not exit
     }
   }
 }

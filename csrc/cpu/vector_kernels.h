@@ -1,5 +1,5 @@
-// The inner kernels that profit from wide vectors. They are compiled once per instruction set (vector_kernels_isa.cpp) and chosen
-// once, at first use, by what the processor has.
+// The inner kernels that profit from wide vectors. They are compiled once per instruction set (vector_kernels_isa.cpp)
+// and chosen once, at first use, by what the processor has.
 #pragma once
 #include <cstdint>
 
@@ -23,7 +23,8 @@ inline int64_t exit_head_scratch(const ExitHeadShape& shape, int64_t n) {
   return shape.num_heads * (2 * shape.narrow_size + n) + shape.narrow_size;
 }
 
-// The widest set this processor runs, or the one named by the environment variable FASTBERT_CPU_ISA (portable, avx2, avx512).
+// The widest set this processor runs, or the one named by the environment variable FASTBERT_CPU_ISA (portable, avx2,
+// avx512).
 const VectorKernels& vector_kernels();
 
 }  // namespace fastbert::cpu

@@ -1,5 +1,6 @@
-// Compiled once per instruction set, with FASTBERT_ISA naming the namespace. Plain loops that the compiler vectorises; nothing here
-// may call an inline function of a shared header, since the linker would keep one instruction set's copy of it for all.
+// Compiled once per instruction set, with FASTBERT_ISA naming the namespace. Plain loops that the compiler vectorises;
+// nothing here may call an inline function of a shared header, since the linker would keep one instruction set's copy
+// of it for all.
 #include <cstring>
 
 #include "cpu/vector_kernels.h"
@@ -11,11 +12,11 @@ namespace fastbert::cpu::FASTBERT_ISA {
 namespace {
 
 constexpr float kLog2E = 1.44269504088896341f;
-constexpr float kLn2High = 0.693145751953125f;       // exact in 15 bits, so that n * kLn2High is exact
+constexpr float kLn2High = 0.693145751953125f;  // exact in 15 bits, so that n * kLn2High is exact
 constexpr float kLn2Low = 1.42860682030941723e-6f;
-constexpr float kRound = 12582912.0f;                // 1.5 x 2^23: adding it rounds to the nearest integer, kept in the low bits
+constexpr float kRound = 12582912.0f;  // 1.5 x 2^23: adding it rounds to the nearest integer, kept in the low bits
 
-inline float power_of_two(float rounded) {           // 2^n, for rounded = n + kRound and n in [-126, 127]
+inline float power_of_two(float rounded) {  // 2^n, for rounded = n + kRound and n in [-126, 127]
   int32_t bits, bias;
   std::memcpy(&bits, &rounded, sizeof bits);
   std::memcpy(&bias, &kRound, sizeof bias);
@@ -49,7 +50,7 @@ inline float exp_nonpositive(float x) {
 // tanh|x| = (e^2|x| - 1) / (e^2|x| + 1), with e^2|x| - 1 formed without cancellation: 2 ulp over the whole range.
 inline float tanh_one(float x) {
   const float magnitude = x < 0.0f ? -x : x;
-  const float doubled = magnitude > 10.0f ? 20.0f : 2.0f * magnitude;   // tanh(10) rounds to 1
+  const float doubled = magnitude > 10.0f ? 20.0f : 2.0f * magnitude;  // tanh(10) rounds to 1
   const float rounded = doubled * kLog2E + kRound;
   const float n = rounded - kRound;
   const float r = (doubled - n * kLn2High) - n * kLn2Low;
@@ -77,7 +78,8 @@ inline void add_scaled(float* out, const float* x, float scale, int64_t count) {
 }
 
 // out [columns] = bias + x [rows] matrix [rows, columns]
-inline void vector_matrix(float* out, const float* x, const float* matrix, const float* bias, int64_t rows, int64_t columns) {
+inline void vector_matrix(float* out, const float* x, const float* matrix, const float* bias, int64_t rows,
+                          int64_t columns) {
   std::memcpy(out, bias, columns * sizeof(float));
   for (int64_t row = 0; row < rows; ++row) add_scaled(out, matrix + row * columns, x[row], columns);
 }
@@ -95,17 +97,18 @@ inline float exponentials(float* scores, int64_t n) {
   return sum;
 }
 
-void exit_head_sample(float* projected, int64_t n, const ExitHeadWeights& weights, const ExitHeadShape& shape, float* scratch,
-                      float* logits) {
+void exit_head_sample(float* projected, int64_t n, const ExitHeadWeights& weights, const ExitHeadShape& shape,
+                      float* scratch, float* logits) {
   const int64_t narrow = shape.narrow_size, heads = shape.num_heads;
-  float* query = scratch;                     // [h, C]
-  float* pooled = query + heads * narrow;     // [h, C]
-  float* scores = pooled + heads * narrow;    // [h, n]
-  float* features = scores + heads * n;       // [C]
+  float* query = scratch;                   // [h, C]
+  float* pooled = query + heads * narrow;   // [h, C]
+  float* scores = pooled + heads * narrow;  // [h, n]
+  float* features = scores + heads * n;     // [C]
 
   tanh_inplace(projected, narrow);
   for (int64_t i = 0; i < heads; ++i)
-    vector_matrix(query + i * narrow, projected, weights.query + i * narrow * narrow, weights.query_bias + i * narrow, narrow, narrow);
+    vector_matrix(query + i * narrow, projected, weights.query + i * narrow * narrow, weights.query_bias + i * narrow,
+                  narrow, narrow);
 
   // A row is scored right after its tanh, while it is in the first-level cache.
   for (int64_t j = 0; j < n; ++j) {
@@ -135,10 +138,10 @@ float normalised_entropy(const float* logits, int64_t count) {
     const float shifted = logits[i] - largest;
     const float exponential = exp_nonpositive(shifted);
     sum += exponential;
-    weighted += exponential == 0.0f ? 0.0f : exponential * shifted;   // 0 log 0 = 0
+    weighted += exponential == 0.0f ? 0.0f : exponential * shifted;  // 0 log 0 = 0
   }
   const float entropy = (__builtin_logf(sum) - weighted / sum) / __builtin_logf(static_cast<float>(count));
-  return entropy < 0.0f ? 0.0f : entropy > 1.0f ? 1.0f : entropy;   // both comparisons leave NaN as it is
+  return entropy < 0.0f ? 0.0f : entropy > 1.0f ? 1.0f : entropy;  // both comparisons leave NaN as it is
 }
 
 }  // namespace

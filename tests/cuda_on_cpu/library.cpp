@@ -1,0 +1,84 @@
+// The CUDA kernels on the CPU as a shared library for ctypes, with the few functions of the CUDA runtime their
+// launchers call.
+#include <cuda_runtime_api.h>
+
+#include <utility>
+
+#include "compact.h"
+#include "exit_head.h"
+#include "host_shim.h"
+
+namespace {
+int current_device = 0;
+}
+
+extern "C" {
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = current_device;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+  current_device = device;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError() { return std::exchange(cuda_on_cpu::machine.last_error, cudaSuccess); }
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  switch (attribute) {
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = cuda_on_cpu::machine.shared_bytes_per_block;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = cuda_on_cpu::machine.shared_bytes_per_multiprocessor;
+      break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = cuda_on_cpu::machine.multiprocessors;
+      break;
+    default:
+      return cudaErrorInvalidValue;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
+  if (value > cuda_on_cpu::machine.shared_bytes_per_block) return cudaErrorInvalidValue;
+  cuda_on_cpu::machine.granted_shared_bytes = value;
+  return cudaSuccess;
+}
+
+void configure(unsigned order_seed, int multiprocessors, int shared_bytes_per_block,
+               int shared_bytes_per_multiprocessor) {
+  cuda_on_cpu::machine.order_seed = order_seed;
+  cuda_on_cpu::machine.multiprocessors = multiprocessors;
+  cuda_on_cpu::machine.shared_bytes_per_block = shared_bytes_per_block;
+  cuda_on_cpu::machine.shared_bytes_per_multiprocessor = shared_bytes_per_multiprocessor;
+  cuda_on_cpu::machine.granted_shared_bytes = 0;
+}
+
+int64_t launches() { return cuda_on_cpu::machine.launches; }
+
+int64_t shared_bytes() { return cuda_on_cpu::machine.shared_bytes; }
+
+int64_t bank_conflicts() { return cuda_on_cpu::machine.bank_conflicts; }
+
+int device() { return current_device; }
+
+const char* exit_head_unsupported(const fastbert::ExitHeadShape* shape, int dtype) {
+  return fastbert::cuda::exit_head_unsupported(*shape, static_cast<fastbert::DType>(dtype));
+}
+
+int exit_head(const void* hidden, int dtype, const int32_t* cu_seqlens, const float* speed,
+              const fastbert::ExitHeadWeights* weights, const fastbert::ExitHeadShape* shape,
+              const fastbert::ExitHeadOutputs* outputs, int device) {
+  return fastbert::cuda::exit_head(hidden, static_cast<fastbert::DType>(dtype), cu_seqlens, speed, *weights, *shape,
+                                   *outputs, device, nullptr);
+}
+
+int compact(const fastbert::PackedBatch* batch, const fastbert::CompactedBatch* out, const fastbert::Results* results,
+            int device) {
+  return fastbert::cuda::compact(*batch, *out, *results, device, nullptr);
+}
+}
