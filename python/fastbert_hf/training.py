@@ -47,6 +47,14 @@ class TrainingSettings:
     max_length: int = 128
 
 
+# Texts of similar length share a batch, which saves most of the padding. Transformers renamed the setting between 5.0
+# and 5.17.
+_GROUP_BY_LENGTH: dict[str, Any] = (
+    {"train_sampling_strategy": "group_by_length"}
+    if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__
+    else {"group_by_length": True}
+)
+
 FINE_TUNING = TrainingSettings()
 # Only small, fresh heads train here, which want larger steps than pretrained layers.
 DISTILLATION = TrainingSettings(epochs=5, learning_rate=1e-3)
@@ -241,6 +249,7 @@ def _run(
             logging_strategy="epoch",
             report_to="none",
             disable_tqdm=False,
+            **_GROUP_BY_LENGTH,
         )
         trainer = trainer_class(model=model, args=arguments, train_dataset=dataset, data_collator=dataset.collate)
         try:

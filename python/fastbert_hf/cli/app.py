@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 import fastbert_kernels
 from fastbert_hf.data import DataFileError
@@ -97,10 +96,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for p
     if as_json:
         typer.echo(json.dumps(information, indent=2))
         return
-    table = Table("name", "value", show_header=False, box=None)
-    backends = information.pop("backends")
-    for name, value in information.items():
-        table.add_row(name.replace("_", " "), "-" if value is None else str(value))
-    for name, state in backends.items():
-        table.add_row(f"backend {name}", state)
-    Console(soft_wrap=True).print(table)
+    backends = {f"backend {name}": state for name, state in information.pop("backends").items()}
+    console = Console(soft_wrap=True, highlight=False)
+    for name, value in (information | backends).items():
+        console.print(f"{name.replace('_', ' '):<20}  {'-' if value is None else value}")
