@@ -47,15 +47,14 @@ def load() -> tuple[ModuleType | None, str]:
 
 def _installed_module() -> Path | None:
     """Path of the compiled module of an installed copy of this very version."""
-    try:
-        distribution = importlib.metadata.distribution("fastbert-kernels")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    if distribution.version != __version__:
-        return None
-    for file in distribution.files or []:
-        if file.parent.name == "fastbert_kernels" and file.name.startswith("_C."):
-            return Path(str(distribution.locate_file(file)))
+    # More than one may be on the path: a build leaves metadata without the module beside the sources.
+    for distribution in importlib.metadata.distributions(name="fastbert-kernels"):
+        if distribution.version != __version__:
+            continue
+        for file in distribution.files or []:
+            path = Path(str(distribution.locate_file(file)))
+            if file.parent.name == "fastbert_kernels" and file.name.startswith("_C.") and path.is_file():
+                return path
     return None
 
 

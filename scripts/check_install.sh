@@ -9,7 +9,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # A clean copy: what is built in the work tree must not stand in for what the install builds.
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work" 2>/dev/null
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1 MAX_JOBS=2
 
 # Only what an op needs to run; a second torch would cost minutes, so the one of .venv is lent through a .pth file.
 borrowed=$("$root/${VENV:-.venv}/bin/python" -c "import torch, pathlib; print(pathlib.Path(torch.__file__).parent.parent)")
@@ -46,8 +46,8 @@ make_env isolated-beside-torch
 check isolated-beside-torch "$work"
 
 make_env no-build-isolation
-"$work/no-build-isolation/bin/pip" install setuptools pybind11 ninja cmake
-(cd "$work" && PATH="$work/no-build-isolation/bin:$PATH" pip install --no-build-isolation --no-deps .)
+"$work/no-build-isolation/bin/pip" install --upgrade "setuptools>=70.1" pybind11 ninja cmake
+(cd "$work" && PATH="$work/no-build-isolation/bin:$PATH" "$work/no-build-isolation/bin/pip" install --no-build-isolation --no-deps .)
 check no-build-isolation "$work"
 
 make_env editable

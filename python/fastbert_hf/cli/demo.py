@@ -78,7 +78,9 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     variants = measure.make_variants(model, bfloat16=computes_in_bfloat16())
     agreement = measure.check_agreement(variants, batches[:4], settings.speeds, _bar("same answers?"))
     agrees = agreement["patched"]["exit_layers"] == 1 and agreement["patched"]["labels"] >= 0.99
-    timings = measure.time_variants(variants, batches, (None, *settings.speeds), settings.rounds, _bar("timing"))
+    speeds = (None, *settings.speeds)
+    accuracy = measure.run_accuracy(variants, dataset, speeds, BATCH_SIZE, _bar("accuracy"))
+    timings = measure.time_variants(variants, batches, speeds, settings.rounds, _bar("timing"))
 
     results = {
         "machine": describe_machine(),
@@ -97,7 +99,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
         "timed_texts": sum(len(batch["input_ids"]) for batch in batches),
         "batch_size": BATCH_SIZE,
         "agreement": agreement,
-        "rows": make_rows(model, settings, every, timings, timed, agrees),
+        "rows": make_rows(model, settings.speeds, every, accuracy, timings, timed, agrees),
         "seconds_in_all": time.perf_counter() - begin,
     }
     console.rule("5. Result")
@@ -168,38 +170,39 @@ def train_model(
 
 def make_rows(
     model: FastBertForSequenceClassification,
-    settings: DemoSettings,
+    speeds: tuple[float, ...],
     every: measure.AllExits,
+    accuracy: dict[tuple[str, float | None], float],
     timings: dict[tuple[str, float | None], measure.Timing],
     timed: int,
     agrees: bool,
 ) -> list[dict[str, Any]]:
-    """One row for full depth and one per Speed.
+    """One row for full depth and one per Speed, with figures per variant.
 
-    Accuracy and mean exit layer are over all texts, times and the FLOPs speed-up beside them over the timed ones.
+    Accuracy and mean exit layer are over all texts, times and the FLOPs speed-up beside them over the first `timed`.
     Speed-ups are left out when the answers do not agree.
     """
     rows = []
-    baseline = timings["unpatched", None]
-    names = dict.fromkeys(name for name, _ in timings)
-    for speed in (None, *settings.speeds):
+    for speed in (None, *speeds):
         exit_layers = every.exit_layers(speed)
         flops = 1.0
         if speed is not None:
             flops = measure.measured_flops_speedup(model, exit_layers[:timed], every.lengths[:timed])
-        row: dict[str, Any] = {
-            "speed": speed,
-            "accuracy": every.accuracy(exit_layers),
-            "mean_exit_layer": exit_layers.double().mean().item(),
-            "flops_speedup": flops,
-            "seconds": {name: timings[name, speed].rounds for name in names},
-        }
-        if agrees:
-            row["speedup"] = {name: measure.ratio(baseline, timings[name, speed]) for name in names}
-            row["realisation"] = {
-                name: measure.ratio(timings[name, None], timings[name, speed]) / flops for name in names
+        variants: dict[str, dict[str, Any]] = {}
+        for name in dict.fromkeys(name for name, _ in timings):
+            timing = timings[name, speed]
+            variants[name] = {"accuracy": accuracy[name, speed], "seconds": timing.rounds}
+            if agrees:
+                variants[name]["speedup"] = measure.ratio(timings["unpatched", None], timing)
+                variants[name]["realisation"] = measure.ratio(timings[name, None], timing) / flops
+        rows.append(
+            {
+                "speed": speed,
+                "mean_exit_layer": exit_layers.double().mean().item(),
+                "flops_speedup": flops,
+                "variants": variants,
             }
-        rows.append(row)
+        )
     return rows
 
 

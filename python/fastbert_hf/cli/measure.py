@@ -16,6 +16,7 @@ import fastbert_kernels
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.flops import ModelShape, flops_speedup
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.training import evaluate
 
 Batch = dict[str, Tensor]
 Track = Callable[[Iterable[Any]], Iterable[Any]]  # shows progress over what it iterates
@@ -29,12 +30,13 @@ class AllExits:
     """Every exit head's answer on a data set of n samples.
 
     Attributes:
-        predictions: int64 [n, L]. uncertainty: float32 [n, L]. labels: int64 [n]. lengths: int64 [n], tokens.
+        predictions: int64 [n, L], class ids.
+        uncertainty: float32 [n, L].
+        lengths: int64 [n], tokens of each sample.
     """
 
     predictions: Tensor
     uncertainty: Tensor
-    labels: Tensor
     lengths: Tensor
 
     def exit_layers(self, speed: float | None) -> Tensor:
@@ -44,11 +46,6 @@ class AllExits:
             exits = self.uncertainty < speed
         exits[:, -1] = True
         return exits.int().argmax(dim=1) + 1
-
-    def accuracy(self, exit_layers: Tensor) -> float:
-        """Share of samples whose label is predicted at their exit layer."""
-        chosen = self.predictions.gather(1, exit_layers[:, None] - 1)[:, 0]
-        return (chosen == self.labels).double().mean().item()
 
 
 @torch.inference_mode()
@@ -61,9 +58,7 @@ def run_all_exits(
         output = model(**_without_labels(batch), output_all_exits=True)
         predictions.append(output.all_logits.argmax(dim=-1))
         uncertainty.append(output.all_uncertainty)
-    return AllExits(
-        torch.cat(predictions), torch.cat(uncertainty), torch.tensor(dataset.label_ids), torch.tensor(dataset.lengths)
-    )
+    return AllExits(torch.cat(predictions), torch.cat(uncertainty), torch.tensor(dataset.lengths))
 
 
 def make_variants(
@@ -116,6 +111,18 @@ def check_agreement(
         }
         for name, count in counts.items()
     }
+
+
+def run_accuracy(
+    variants: dict[str, FastBertForSequenceClassification],
+    dataset: TokenisedDataset,
+    speeds: Iterable[float | None],
+    batch_size: int,
+    track: Track,
+) -> dict[tuple[str, float | None], float]:
+    """Accuracy of every variant at every Speed (None: full depth) over the whole of `dataset`."""
+    runs = [(name, speed) for name in variants for speed in speeds]
+    return {(name, speed): evaluate(variants[name], dataset, speed, batch_size).accuracy for name, speed in track(runs)}
 
 
 @dataclass(frozen=True)

@@ -79,34 +79,41 @@ def show(console: Console, out: Path, results: dict[str, Any]) -> None:
 
 
 def _cells(results: dict[str, Any]) -> list[list[str]]:
-    names = list(results["rows"][0]["seconds"])
-    timed = results["timed_texts"]
-    table = [["Speed", "accuracy", "mean exit layer", "FLOPs speed-up"]]
-    for name in names:
-        table[0] += [f"{name}: ms per text", "speed-up", "realisation"]
+    """Header and one row per Speed and variant; what the variants of a Speed share is written once."""
+    header = [
+        "Speed",
+        "mean exit layer",
+        "FLOPs speed-up",
+        "model",
+        "accuracy",
+        "ms per text",
+        "speed-up",
+        "realisation",
+    ]
+    table = [header]
     for row in results["rows"]:
-        cells = [
-            "full depth" if row["speed"] is None else f"{row['speed']:g}",
-            f"{row['accuracy']:.1%}",
-            f"{row['mean_exit_layer']:.2f}",
-            f"{row['flops_speedup']:.2f}x",
-        ]
-        for name in names:
-            cells.append(f"{statistics.median(row['seconds'][name]) / timed * 1e3:.2f}")
-            cells.append(f"{row['speedup'][name]:.2f}x" if "speedup" in row else "-")
-            cells.append(f"{row['realisation'][name]:.2f}" if "speedup" in row and row["speed"] is not None else "-")
-        table.append(cells)
+        speed = "full depth" if row["speed"] is None else f"{row['speed']:g}"
+        shared = [speed, f"{row['mean_exit_layer']:.2f}", f"{row['flops_speedup']:.2f}x"]
+        for name, figures in row["variants"].items():
+            milliseconds = 1e3 * statistics.median(figures["seconds"]) / results["timed_texts"]
+            cells = [name, f"{figures['accuracy']:.1%}", f"{milliseconds:.2f}"]
+            cells.append(f"{figures['speedup']:.2f}x" if "speedup" in figures else "-")
+            adaptive = row["speed"] is not None and "realisation" in figures
+            cells.append(f"{figures['realisation']:.2f}" if adaptive else "-")
+            table.append([*shared, *cells])
+            shared = ["", "", ""]
     return table
 
 
 def _footnote(results: dict[str, Any]) -> str:
     machine = results["machine"]
+    rounds = len(results["rows"][0]["variants"]["unpatched"]["seconds"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     return (
-        f"Batches of {results['batch_size']}, {results['timed_texts']} texts timed, median of "
-        f"{len(next(iter(results['rows'][0]['seconds'].values())))} interleaved rounds. Speed-up: over the unpatched "
-        "model at full depth. Realisation: speed-up over the same model at its own full depth, divided by the FLOPs "
-        f"speed-up. {machine['processor']}, {machine['threads']} threads, {versions}, {machine['date']}."
+        f"Batches of {results['batch_size']} texts in input order, {results['timed_texts']} texts timed, median of "
+        f"{rounds} interleaved rounds. Speed-up: over the unpatched model at full depth. Realisation: speed-up over "
+        f"the same model at its own full depth, divided by the FLOPs speed-up. {machine['processor']}, "
+        f"{machine['threads']} threads, {versions}, {machine['date']}."
     )
 
 
@@ -154,10 +161,12 @@ def _chart(results: dict[str, Any]) -> bytes:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    rows = [row for row in results["rows"] if "speedup" in row]
     for name, style in _STYLES.items():
-        shown = [row for row in rows if name in row["speedup"]]
-        points = [(row["speedup"][name], 100 * row["accuracy"], row["speed"]) for row in shown]
+        points = [
+            (row["variants"][name]["speedup"], 100 * row["variants"][name]["accuracy"], row["speed"])
+            for row in results["rows"]
+            if "speedup" in row["variants"].get(name, {})
+        ]
         if not points:
             continue
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], label=name, linewidth=1.5, **style)
@@ -169,6 +178,7 @@ def _chart(results: dict[str, Any]) -> bytes:
     axes.set_xlabel("measured speed-up over the unpatched model at full depth")
     axes.set_ylabel("accuracy on the test texts (%)")
     axes.grid(alpha=0.3)
+    axes.margins(x=0.12)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
     buffer = io.BytesIO()

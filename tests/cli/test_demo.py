@@ -1,0 +1,129 @@
+"""`fastbert demo` from files to report with a tiny backbone, its measurements on known numbers, and its complaints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+from typer.testing import CliRunner
+
+from fastbert_hf import FastBertForSequenceClassification
+from fastbert_hf.cli import measure, report
+from fastbert_hf.cli.app import app
+from fastbert_hf.data import ClassificationData
+
+WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backbone")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(vocab_size=15, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for name, size in (("train", 160), ("dev", 64)):
+        lines = ["label\ttext"]
+        for number in range(size):
+            label = ("no", "yes")[number % 2]
+            words = " ".join(WORDS[(number * k) % len(WORDS)] for k in range(2, 3 + number % 9))
+            lines.append(f"{label}\t{words} {'good' if label == 'yes' else 'bad'} <script>|")
+        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_from_files_to_report(backbone, files, tmp_path):
+    out = tmp_path / "out"
+    result = invoke(
+        *("demo", "--train", files / "train.tsv", "--dev", files / "dev.tsv", "--backbone", backbone, "--out", out),
+        *("--epochs", 2, "--distil-epochs", 2, "--timed", 64, "--rounds", 2, "--speed", 0.3, "--speed", 0.9),
+    )
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in out.iterdir()} == {
+        *("model", "results.json", "examples.json", "report.md", "curve.png")
+    }
+    results = json.loads((out / "results.json").read_text())
+    assert [row["speed"] for row in results["rows"]] == [None, 0.3, 0.9]
+    full, *adaptive = results["rows"]
+    assert full["mean_exit_layer"] == results["layers"] == 3 and full["flops_speedup"] == 1
+    assert adaptive[0]["mean_exit_layer"] >= adaptive[1]["mean_exit_layer"]
+    assert {"unpatched", "patched"} <= set(full["variants"]) and len(full["variants"]["patched"]["seconds"]) == 2
+    for row in results["rows"]:
+        assert row["variants"]["patched"]["accuracy"] == row["variants"]["unpatched"]["accuracy"]
+    assert results["agreement"]["patched"]["labels"] == 1
+    text = (out / "report.md").read_text()
+    assert "<script>" not in text and "&lt;script>\\|" in text
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+    model = FastBertForSequenceClassification.from_pretrained(out / "model")
+    assert model.config.id2label == {0: "no", 1: "yes"} and len(model.heads) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train", "only.tsv"], "go together"),
+        (["--train", "absent.tsv", "--dev", "absent.tsv"], "cannot be read"),
+        (["--speed", "1.5"], "at most 1"),
+        (["--backbone", "no/such/folder/anywhere", "--train", "{train}", "--dev", "{train}"], "no/such/folder"),
+    ],
+)
+def test_complaints_are_one_line(files, tmp_path, arguments, message):
+    arguments = [argument.format(train=files / "train.tsv") for argument in arguments]
+    result = invoke("demo", "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr and result.stderr.startswith("fastbert demo: ")
+    assert "Traceback" not in result.output
+
+
+def all_exits():
+    """Three samples, three layers: sure at once; sure at layer 2; never sure."""
+    return measure.AllExits(
+        predictions=torch.tensor([[0, 0, 0], [1, 0, 1], [1, 1, 0]]),
+        uncertainty=torch.tensor([[0.1, 0.0, 0.0], [0.5, 0.2, 0.1], [0.9, 0.8, float("nan")]]),
+        lengths=torch.tensor([4, 4, 4]),
+    )
+
+
+def test_exit_layers_follow_the_rule():
+    every = all_exits()
+    assert every.exit_layers(None).tolist() == [3, 3, 3]
+    assert every.exit_layers(0.3).tolist() == [1, 2, 3]
+    assert every.exit_layers(0.1).tolist() == [2, 3, 3]  # below, not at
+
+
+def test_examples_are_ordered_by_depth_then_uncertainty():
+    every = all_exits()
+    data = ClassificationData(["first", "second", "third"], None, [0, 0, 1], ["a", "b"])
+    examples = report.pick_examples(data, every, speed=0.3, count=2)
+    assert [example["text"] for example in examples["easiest"]] == ["first", "second"]
+    assert examples["hardest"][0]["text"] == "third" and examples["hardest"][0]["exit_layer"] == 3
+
+
+def test_ratio_is_taken_within_rounds():
+    slow, fast = measure.Timing([2.0, 40.0, 6.0]), measure.Timing([1.0, 10.0, 2.0])
+    assert measure.ratio(slow, fast) == 3.0
+
+
+def test_no_speed_up_is_reported_where_answers_differ():
+    from fastbert_hf.cli.demo import make_rows
+    from support import spread_model
+
+    runs = [(name, speed) for name in ("unpatched", "patched") for speed in (None, 0.3)]
+    timings, accuracy = dict.fromkeys(runs, measure.Timing([1.0])), dict.fromkeys(runs, 0.5)
+    for agrees in (True, False):
+        rows = make_rows(spread_model(layers=3), (0.3,), all_exits(), accuracy, timings, timed=3, agrees=agrees)
+        figures = [figure for row in rows for figure in row["variants"].values()]
+        assert all(("speedup" in figure) == ("realisation" in figure) == agrees for figure in figures)
