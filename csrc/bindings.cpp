@@ -1,13 +1,17 @@
 // Python binding: addresses and sizes in, nothing of torch. fastbert_kernels/ops checks shapes, dtypes and devices
 // before it calls.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "compact.h"
 #include "cpu/vector_kernels.h"
 #include "exit_head.h"
+#include "pooled_exit_head.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -27,14 +31,42 @@ void check_cuda(int status, const char* op) {
     throw std::runtime_error(std::string("fastbert_kernels: ") + op + " failed with CUDA error " +
                              std::to_string(status));
 }
+
+py::object or_none(const char* reason) { return reason ? py::object(py::str(reason)) : py::none(); }
 #endif
 
 fastbert::ExitHeadWeights make_weights(Address projection_weight, Address projection_bias, Address query,
                                        Address query_bias, Address value, Address value_bias, Address output_weight,
-                                       Address output_bias) {
-  return {at<const void>(projection_weight), at<const float>(projection_bias), at<const float>(query),
-          at<const float>(query_bias),       at<const float>(value),           at<const float>(value_bias),
-          at<const float>(output_weight),    at<const float>(output_bias)};
+                                       Address output_bias, int fold_dtype, int narrow_activation, int mlp_activation) {
+  return {at<const void>(projection_weight),
+          at<const float>(projection_bias),
+          at<const void>(query),
+          at<const float>(query_bias),
+          at<const void>(value),
+          at<const float>(value_bias),
+          at<const float>(output_weight),
+          at<const float>(output_bias),
+          static_cast<fastbert::DType>(fold_dtype),
+          static_cast<fastbert::Activation>(narrow_activation),
+          static_cast<fastbert::Activation>(mlp_activation)};
+}
+
+fastbert::PooledHeadWeights make_pooled_weights(const std::vector<Address>& weights, const std::vector<Address>& biases,
+                                                const std::vector<int64_t>& sizes, int pooling, int activation) {
+  fastbert::PooledHeadWeights made = {};
+  if (weights.empty() || weights.size() > fastbert::kMaxPooledLayers || biases.size() != weights.size() ||
+      sizes.size() != weights.size() + 1) {
+    throw std::invalid_argument("a pooled head has 1 to 3 layers, each with a bias");
+  }
+  made.num_layers = static_cast<int32_t>(weights.size());
+  for (size_t layer = 0; layer < weights.size(); ++layer) {
+    made.weight[layer] = at<const void>(weights[layer]);
+    made.bias[layer] = at<const float>(biases[layer]);
+  }
+  std::copy(sizes.begin(), sizes.end(), made.size);
+  made.pooling = static_cast<fastbert::Pooling>(pooling);
+  made.activation = static_cast<fastbert::Activation>(activation);
+  return made;
 }
 
 fastbert::ExitHeadShape make_shape(int64_t tokens, int64_t batch, int64_t hidden_size, int64_t narrow_size,
@@ -42,14 +74,24 @@ fastbert::ExitHeadShape make_shape(int64_t tokens, int64_t batch, int64_t hidden
   return {tokens, batch, hidden_size, narrow_size, num_heads, num_labels};
 }
 
+fastbert::Decision make_decision(int criterion, int top_k, int patience, Address speed, Address history) {
+  return {static_cast<fastbert::Criterion>(criterion), top_k, patience, at<const float>(speed),
+          at<const int32_t>(history)};
+}
+
+fastbert::DecisionOutputs make_decision_outputs(Address logits, Address uncertainty, Address history, Address keep) {
+  return {at<float>(logits), at<float>(uncertainty), at<int32_t>(history), at<uint8_t>(keep)};
+}
+
 fastbert::PackedBatch make_batch(Address hidden, Address cu_seqlens, Address keep, Address sample_index, Address speed,
-                                 Address logits, Address uncertainty, int64_t batch, int64_t tokens, int64_t row_bytes,
-                                 int64_t num_labels, int64_t layer) {
+                                 Address history, Address logits, Address uncertainty, int64_t batch, int64_t tokens,
+                                 int64_t row_bytes, int64_t num_labels, int64_t layer) {
   return {at<const void>(hidden),
           at<const int32_t>(cu_seqlens),
           at<const uint8_t>(keep),
           at<const int32_t>(sample_index),
           at<const float>(speed),
+          at<const int32_t>(history),
           at<const float>(logits),
           at<const float>(uncertainty),
           batch,
@@ -60,8 +102,9 @@ fastbert::PackedBatch make_batch(Address hidden, Address cu_seqlens, Address kee
 }
 
 fastbert::CompactedBatch make_compacted(Address hidden, Address cu_seqlens, Address sample_index, Address speed,
-                                        Address counts) {
-  return {at<void>(hidden), at<int32_t>(cu_seqlens), at<int32_t>(sample_index), at<float>(speed), at<int32_t>(counts)};
+                                        Address history, Address counts) {
+  return {at<void>(hidden), at<int32_t>(cu_seqlens), at<int32_t>(sample_index),
+          at<float>(speed), at<int32_t>(history),    at<int32_t>(counts)};
 }
 
 fastbert::Results make_results(Address logits, Address uncertainty, Address exit_layer) {
@@ -74,25 +117,40 @@ PYBIND11_MODULE(_C, module) {
   using namespace fastbert;
 
   // Small structs of addresses; whoever builds one keeps the tensors behind it alive.
-  py::class_<ExitHeadWeights>(module, "ExitHeadWeights")
-      .def(py::init(&make_weights), "projection_weight"_a, "projection_bias"_a, "query"_a, "query_bias"_a, "value"_a,
-           "value_bias"_a, "output_weight"_a, "output_bias"_a);
-  py::class_<ExitHeadShape>(module, "ExitHeadShape")
-      .def(py::init(&make_shape), "tokens"_a, "batch"_a, "hidden_size"_a, "narrow_size"_a, "num_heads"_a,
-           "num_labels"_a);
+  py::class_<ExitHeadWeights>(module, "ExitHeadWeights").def(py::init(&make_weights));
+  py::class_<ExitHeadShape>(module, "ExitHeadShape").def(py::init(&make_shape));
+  py::class_<PooledHeadWeights>(module, "PooledHeadWeights").def(py::init(&make_pooled_weights));
+  py::class_<Decision>(module, "Decision").def(py::init(&make_decision));
+  py::class_<DecisionOutputs>(module, "DecisionOutputs").def(py::init(&make_decision_outputs));
   py::class_<PackedBatch>(module, "PackedBatch")
-      .def(py::init(&make_batch), "hidden"_a, "cu_seqlens"_a, "keep"_a, "sample_index"_a, "speed"_a, "logits"_a,
-           "uncertainty"_a, "batch"_a, "tokens"_a, "row_bytes"_a, "num_labels"_a, "layer"_a);
-  py::class_<CompactedBatch>(module, "CompactedBatch")
-      .def(py::init(&make_compacted), "hidden"_a, "cu_seqlens"_a, "sample_index"_a, "speed"_a, "counts"_a);
-  py::class_<Results>(module, "Results").def(py::init(&make_results), "logits"_a, "uncertainty"_a, "exit_layer"_a);
+      .def(py::init(&make_batch), "hidden"_a, "cu_seqlens"_a, "keep"_a, "sample_index"_a, "speed"_a, "history"_a,
+           "logits"_a, "uncertainty"_a, "batch"_a, "tokens"_a, "row_bytes"_a, "num_labels"_a, "layer"_a);
+  py::class_<CompactedBatch>(module, "CompactedBatch").def(py::init(&make_compacted));
+  py::class_<Results>(module, "Results").def(py::init(&make_results));
 
   module.def("cpu_instruction_set", [] { return cpu::vector_kernels().name; });
-  module.def("exit_head_cpu", [](Address projected, Address cu_seqlens, Address speed, const ExitHeadWeights& weights,
-                                 const ExitHeadShape& shape, Address logits, Address uncertainty, Address keep) {
+  module.def("exit_head_cpu", [](Address projected, int dtype, Address cu_seqlens, const ExitHeadWeights& weights,
+                                 const ExitHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs) {
     const py::gil_scoped_release release;
-    cpu::exit_head(at<float>(projected), at<const int32_t>(cu_seqlens), at<const float>(speed), weights, shape,
-                   {at<float>(logits), at<float>(uncertainty), at<uint8_t>(keep)});
+    cpu::exit_head(at<void>(projected), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens), weights, shape,
+                   decision, outputs);
+  });
+  module.def("attention_pooling_cpu", [](Address hidden, int dtype, Address cu_seqlens, Address keys,
+                                         const ExitHeadShape& shape, Address contexts) {
+    const py::gil_scoped_release release;
+    cpu::attention_pooling(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens),
+                           at<const float>(keys), shape, at<float>(contexts));
+  });
+  module.def("pool_cpu", [](Address hidden, int dtype, Address cu_seqlens, int64_t batch, int64_t hidden_size,
+                            int pooling, Address pooled) {
+    const py::gil_scoped_release release;
+    cpu::pool(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens), batch, hidden_size,
+              static_cast<Pooling>(pooling), at<float>(pooled));
+  });
+  module.def("decide_cpu", [](Address logits, int64_t batch, int64_t num_labels, const Decision& decision,
+                              const DecisionOutputs& outputs) {
+    const py::gil_scoped_release release;
+    cpu::decide(at<const float>(logits), batch, num_labels, decision, outputs);
   });
   module.def("compact_cpu", [](const PackedBatch& batch, const CompactedBatch& compacted, const Results& results) {
     const py::gil_scoped_release release;
@@ -102,18 +160,25 @@ PYBIND11_MODULE(_C, module) {
 #ifdef FASTBERT_WITH_CUDA
   module.attr("cuda_version") = FASTBERT_CUDA_VERSION;
   module.attr("cuda_architectures") = FASTBERT_CUDA_ARCHITECTURES;
-  module.def("exit_head_cuda_unsupported", [](const ExitHeadShape& shape, int dtype) -> py::object {
-    const char* reason = cuda::exit_head_unsupported(shape, static_cast<DType>(dtype));
-    return reason ? py::object(py::str(reason)) : py::none();
+  module.def("exit_head_cuda_unsupported", [](const ExitHeadShape& shape, const ExitHeadWeights& weights, int dtype) {
+    return or_none(cuda::exit_head_unsupported(shape, weights, static_cast<DType>(dtype)));
   });
-  module.def("exit_head_cuda", [](Address hidden, int dtype, Address cu_seqlens, Address speed,
-                                  const ExitHeadWeights& weights, const ExitHeadShape& shape, Address logits,
-                                  Address uncertainty, Address keep, int device, Address stream) {
-    check_cuda(
-        cuda::exit_head(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens),
-                        at<const float>(speed), weights, shape,
-                        {at<float>(logits), at<float>(uncertainty), at<uint8_t>(keep)}, device, at<void>(stream)),
-        "exit_head");
+  module.def("exit_head_cuda", [](Address hidden, int dtype, Address cu_seqlens, const ExitHeadWeights& weights,
+                                  const ExitHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs,
+                                  int device, Address stream) {
+    check_cuda(cuda::exit_head(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens),
+                               weights, shape, decision, outputs, device, at<void>(stream)),
+               "exit_head");
+  });
+  module.def("pooled_exit_head_cuda_unsupported", [](const PooledHeadWeights& weights, int dtype) {
+    return or_none(cuda::pooled_exit_head_unsupported(weights, static_cast<DType>(dtype)));
+  });
+  module.def("pooled_exit_head_cuda", [](Address hidden, int dtype, Address cu_seqlens, int64_t batch,
+                                         const PooledHeadWeights& weights, const Decision& decision,
+                                         const DecisionOutputs& outputs, int device, Address stream) {
+    check_cuda(cuda::pooled_exit_head(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens),
+                                      batch, weights, decision, outputs, device, at<void>(stream)),
+               "pooled_exit_head");
   });
   module.def("compact_cuda", [](const PackedBatch& batch, const CompactedBatch& compacted, const Results& results,
                                 int device, Address stream) {

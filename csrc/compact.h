@@ -4,7 +4,8 @@
 //   survivors          = the samples with keep, in order
 //   out.hidden         = their rows [T', H], T' tokens in all; rows from T' on are left as they were
 //   out.cu_seqlens     = their prefix sums [B' + 1]; entries after B' repeat T'
-//   out.sample_index   = their row in the original batch [B'];  out.speed = their Speed [B']; entries from B' on are 0
+//   out.sample_index   = their row in the original batch [B'];  out.speed = their Speed [B'];
+//   out.history        = their prediction and streak [B', 2]; in all three, entries from B' on are 0
 //   out.counts         = {B', T'}
 //   for each leaving sample b, with s = sample_index[b]:
 //     results.logits[s] = logits[b],  results.uncertainty[s] = uncertainty[b],  results.exit_layer[s] = layer
@@ -21,6 +22,7 @@ struct PackedBatch {
   const uint8_t* keep;          // [B]
   const int32_t* sample_index;  // [B]
   const float* speed;           // [B]
+  const int32_t* history;       // [B, 2] prediction and streak (decision.h)
   const float* logits;          // [B, N]
   const float* uncertainty;     // [B]
   int64_t batch;                // B
@@ -35,6 +37,7 @@ struct CompactedBatch {   // capacities are those of the batch that goes in
   int32_t* cu_seqlens;    // [B + 1]
   int32_t* sample_index;  // [B]
   float* speed;           // [B]
+  int32_t* history;       // [B, 2]
   int32_t* counts;        // [2]
 };
 

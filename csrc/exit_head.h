@@ -1,17 +1,19 @@
-// The exit head on a packed batch, with folded weights (docs/architecture.md). For each sample X [n, H]:
+// The attentive exit head on a packed batch, with folded weights (docs/architecture.md). For each sample X [n, H]:
 //
-//   Z      = tanh(X projection_weight^T + projection_bias)                      [n, C]
+//   Z      = f(X projection_weight^T + projection_bias)                         [n, C]   f = narrow_activation
 //   u_i    = Z_0 query_i + query_bias_i                                         [C]      i = 1..h
 //   c_i    = softmax_j(u_i . Z_j) Z                                             [C]
-//   t      = tanh([c_1 .. c_h] value + value_bias)                              [C]
+//   t      = g([c_1 .. c_h] value + value_bias)                                 [C]      g = mlp_activation
 //   logits = t output_weight^T + output_bias                                    [N]
-//   uncertainty = -sum_c p_c log p_c / log N,   p = softmax(logits)
-//   keep   = !(uncertainty < speed)
 //
-// A sample without tokens gets NaN logits and NaN uncertainty. A NaN uncertainty never exits.
+// and the decision of decision.h. With f = identity the projection of every token is not needed: u_i . Z_j is
+// (u_i projection_weight) . x_j and a term that is the same for every j, and c_i is the projection of
+// sum_j p_ij x_j.
 #pragma once
 #include <cstdint>
 
+#include "activation.h"
+#include "decision.h"
 #include "dtype.h"
 
 namespace fastbert {
@@ -19,12 +21,15 @@ namespace fastbert {
 struct ExitHeadWeights {
   const void* projection_weight;  // [C, H], dtype of hidden
   const float* projection_bias;   // [C]
-  const float* query;             // [h, C, C], the 1 / sqrt(d) of attention folded in
+  const void* query;              // [h, C, C], fold_dtype; the 1 / sqrt(d) of attention folded in
   const float* query_bias;        // [h, C]
-  const float* value;             // [h * C, C]
+  const void* value;              // [h * C, C], fold_dtype
   const float* value_bias;        // [C]
   const float* output_weight;     // [N, C]
   const float* output_bias;       // [N]
+  DType fold_dtype;               // float32, or the dtype of hidden
+  Activation narrow_activation;   // identity or tanh
+  Activation mlp_activation;      // identity or tanh
 };
 
 struct ExitHeadShape {
@@ -36,27 +41,27 @@ struct ExitHeadShape {
   int64_t num_labels;   // N
 };
 
-struct ExitHeadOutputs {
-  float* logits;       // [B, N]
-  float* uncertainty;  // [B]
-  uint8_t* keep;       // [B]
-};
-
 namespace cpu {
-// `projected` [T, C] is X projection_weight^T + projection_bias in float32, computed by the caller's matrix library; it
-// is overwritten with Z. The projection weights of `weights` are not read.
-void exit_head(float* projected, const int32_t* cu_seqlens, const float* speed, const ExitHeadWeights& weights,
-               const ExitHeadShape& shape, const ExitHeadOutputs& outputs);
+// For narrow_activation = tanh. `projected` [T, C] is X projection_weight^T + projection_bias, computed by the caller's
+// matrix library, in float32 (overwritten with Z) or bfloat16 or float16 (left as it is). projection_weight is not read;
+// fold_dtype is float32.
+void exit_head(void* projected, DType projected_dtype, const int32_t* cu_seqlens, const ExitHeadWeights& weights,
+               const ExitHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs);
+
+// Attention pooling with narrow_activation = identity: contexts [B, h, H] = softmax_j(keys_i . x_j) X for given
+// keys [B, h, H]. The rest of the head is matrix products over [B, ...], which the caller's library does.
+void attention_pooling(const void* hidden, DType dtype, const int32_t* cu_seqlens, const float* keys,
+                       const ExitHeadShape& shape, float* contexts);
 }  // namespace cpu
 
 namespace cuda {
 // Returns nullptr when this shape can run, else a sentence that says why not.
-const char* exit_head_unsupported(const ExitHeadShape& shape, DType dtype);
+const char* exit_head_unsupported(const ExitHeadShape& shape, const ExitHeadWeights& weights, DType dtype);
 
 // One launch on `stream` (a cudaStream_t) of device `device`; returns a cudaError_t (0 on success). `hidden` [T, H] and
-// projection_weight are `dtype` (float32, bfloat16 or float16) and 16-byte aligned.
-int exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const float* speed,
-              const ExitHeadWeights& weights, const ExitHeadShape& shape, const ExitHeadOutputs& outputs, int device,
+// projection_weight are `dtype` (float32, bfloat16 or float16); these, query and value are 16-byte aligned.
+int exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const ExitHeadWeights& weights,
+              const ExitHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs, int device,
               void* stream);
 }  // namespace cuda
 

@@ -42,11 +42,26 @@ def _cuda_unavailable() -> str | None:
     return None
 
 
+@cache
+def _triton_unavailable() -> str | None:
+    try:
+        import triton.language  # noqa: F401  (a plain `import triton` also finds any folder of that name)
+    except ImportError as error:
+        return f"Triton does not import ({error}): pip install fastbert-kernels[triton]"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    capability = torch.cuda.get_device_capability()
+    if capability < (8, 0):
+        return f"compute capability {'.'.join(map(str, capability))} is older than 8.0, the oldest that is tested"
+    return None
+
+
 # In order of preference; "reference" is the specification in plain PyTorch and runs everywhere.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         Backend("cuda", "cuda", _cuda_unavailable),
+        Backend("triton", "cuda", _triton_unavailable),
         Backend("cpu", "cpu", _cpu_unavailable),
         Backend("reference", None, lambda: None),
     )
@@ -88,3 +103,9 @@ def _first_available(device_type: str) -> str:
             return backend.name
         reasons.append(f"{backend.name}: {reason}")
     raise AssertionError("the reference backend is always available")
+
+
+@cache
+def warn_about_fallback(op: str, reason: str) -> None:
+    """Says once for each reason that a compiled kernel leaves a shape to the reference."""
+    warnings.warn(f"fastbert_kernels.{op} runs in plain PyTorch: {reason}", RuntimeWarning, stacklevel=4)

@@ -6,10 +6,18 @@ Symbols: T tokens of B samples in a packed batch; H hidden size; C narrow size o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "gelu": F.gelu,
+}
 
 
 def normalised_entropy(logits: Tensor) -> Tensor:
@@ -27,6 +35,35 @@ def normalised_entropy(logits: Tensor) -> Tensor:
     return (-terms.sum(dim=-1) / math.log(logits.shape[-1])).clamp(0, 1)
 
 
+def decide(
+    logits: Tensor, speed: Tensor, history: Tensor | None, criterion: str, top_k: int, patience: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which samples stay, from the logits of one exit head; `fastbert_kernels.criteria` names the criteria.
+
+    Args:
+        logits: [B, N]. speed: [B] float32. history: [B, 2] int32 of the head before, or None at the first head.
+
+    Returns:
+        uncertainty [B], of the dtype of `logits`; history [B, 2] int32: the prediction (the first class with the
+        largest logit) and how many heads in a row made it; keep [B] bool. A sample whose uncertainty is NaN has the
+        prediction -1 and the streak 0, and stays.
+    """
+    if criterion == "top_k_entropy":
+        uncertainty = normalised_entropy(logits.topk(min(top_k, logits.shape[-1]), dim=-1).values)
+    elif criterion == "confidence":
+        uncertainty = 1 - F.softmax(logits, dim=-1).amax(dim=-1)
+    else:
+        uncertainty = normalised_entropy(logits)
+    unknown = uncertainty.isnan()
+    prediction = torch.where(unknown, -1, logits.argmax(dim=-1)).int()
+    streak = torch.ones_like(prediction)
+    if history is not None:
+        streak = torch.where(prediction == history[:, 0], history[:, 1] + 1, streak)
+    streak = torch.where(unknown, 0, streak)
+    leaves = (streak >= patience) if criterion == "patience" else (uncertainty < speed)
+    return uncertainty, torch.stack([prediction, streak], dim=1), ~leaves | unknown
+
+
 def exit_head(
     hidden: Tensor,
     cu_seqlens: Tensor,
@@ -39,37 +76,87 @@ def exit_head(
     value_bias: Tensor,
     output_weight: Tensor,
     output_bias: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    *,
+    history: Tensor | None = None,
+    narrow_activation: str = "tanh",
+    mlp_activation: str = "tanh",
+    criterion: str = "entropy",
+    top_k: int = 2,
+    patience: int = 1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The attentive exit head with folded weights on a packed batch; see `fastbert_kernels.ops.exit_head`.
 
     Everything is float32, except that float64 input is computed in float64 (the oracle) and the projection runs in the
     dtype of `hidden`.
     """
     precision = torch.promote_types(hidden.dtype, torch.float32)
-    begins, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
-    batch, heads = speed.shape[0], query.shape[0]
-    sample_of_token = torch.repeat_interleave(
-        torch.arange(batch, device=hidden.device), ends - begins, output_size=hidden.shape[0]
-    )
+    query, value = query.to(precision), value.to(precision)
+    sample_of_token, begins, has_tokens = _samples(cu_seqlens, hidden.shape[0])
+    batch, heads = begins.shape[0], query.shape[0]
 
-    z = F.linear(hidden, projection_weight, projection_bias.to(hidden.dtype)).to(precision).tanh()  # [T, C]
-    has_tokens = begins < ends
-    first = z.new_full((batch, z.shape[1]), math.nan)  # a sample without tokens gets NaN logits
-    first[has_tokens] = z[begins[has_tokens]]
-
+    z = F.linear(hidden, projection_weight, projection_bias.to(hidden.dtype)).to(precision)
+    z = ACTIVATIONS[narrow_activation](z)  # [T, C]
+    first = _first_rows(z, begins, has_tokens)
     scorer = torch.einsum("bk,hkc->bhc", first, query) + query_bias  # u_i [B, h, C]
     scores = torch.einsum("tc,thc->th", z, scorer[sample_of_token])  # [T, h]
     segments = sample_of_token[:, None].expand(-1, heads)
     largest = scores.new_full((batch, heads), -math.inf).scatter_reduce(0, segments, scores, "amax")
     attention = (scores - largest[sample_of_token]).exp()
     total = attention.new_zeros(batch, heads).index_add(0, sample_of_token, attention)
-    pooled = z.new_zeros(batch, heads, z.shape[1]).index_add(0, sample_of_token, attention[:, :, None] * z[:, None, :])
-    pooled = pooled / total[:, :, None]  # c_i [B, h, C]
+    weighted = attention[:, :, None] * z[:, None, :]
+    pooled = z.new_zeros(batch, heads, z.shape[1]).index_add(0, sample_of_token, weighted) / total[:, :, None]  # c_i
 
-    features = (pooled.flatten(1) @ value + value_bias).tanh()
+    features = ACTIVATIONS[mlp_activation](pooled.flatten(1) @ value + value_bias)
     logits = F.linear(features, output_weight, output_bias)
-    uncertainty = normalised_entropy(logits)
-    return logits, uncertainty, ~(uncertainty < speed)
+    return logits, *decide(logits, speed, history, criterion, top_k, patience)
+
+
+def pooled_exit_head(
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    speed: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    *,
+    history: Tensor | None = None,
+    pooling: str = "first",
+    activation: str = "tanh",
+    criterion: str = "entropy",
+    top_k: int = 2,
+    patience: int = 1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The pooled exit head on a packed batch; see `fastbert_kernels.ops.pooled_exit_head`. Linear layers are
+    float32."""
+    features = pool(hidden, cu_seqlens, pooling)
+    for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if number:
+            features = ACTIVATIONS[activation](features)
+        features = F.linear(features, weight.to(features.dtype), bias)
+    return features, *decide(features, speed, history, criterion, top_k, patience)
+
+
+def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:
+    """First row, mean or maximum of each sample's rows: [B, H] float32 (float64 for float64); NaN without tokens."""
+    rows = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    sample_of_token, begins, has_tokens = _samples(cu_seqlens, hidden.shape[0])
+    if pooling == "first":
+        return _first_rows(rows, begins, has_tokens)
+    pooled = rows.new_full((begins.shape[0], rows.shape[1]), math.nan)
+    reduce = {"mean": "mean", "max": "amax"}[pooling]
+    return pooled.scatter_reduce(0, sample_of_token[:, None].expand_as(rows), rows, reduce, include_self=False)
+
+
+def _samples(cu_seqlens: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The sample of each token [T], and for each sample its first row [B] and whether it has any [B]."""
+    begins, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
+    samples = torch.arange(begins.shape[0], device=cu_seqlens.device)
+    return torch.repeat_interleave(samples, ends - begins, output_size=tokens), begins, begins < ends
+
+
+def _first_rows(rows: Tensor, begins: Tensor, has_tokens: Tensor) -> Tensor:
+    first = rows.new_full((begins.shape[0], rows.shape[1]), math.nan)
+    first[has_tokens] = rows[begins[has_tokens]]
+    return first
 
 
 def compact(
@@ -78,13 +165,14 @@ def compact(
     keep: Tensor,
     sample_index: Tensor,
     speed: Tensor,
+    history: Tensor,
     logits: Tensor,
     uncertainty: Tensor,
     layer: int,
     out_logits: Tensor,
     out_uncertainty: Tensor,
     out_exit_layer: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Survivors moved together, results of the others written to their place; see `fastbert_kernels.ops.compact`."""
     leaving = sample_index[~keep].long()
     out_logits[leaving] = logits[~keep]
@@ -104,5 +192,7 @@ def compact(
     new_index[:survivors] = sample_index[keep]
     new_speed = torch.zeros_like(speed)
     new_speed[:survivors] = speed[keep]
+    new_history = torch.zeros_like(history)
+    new_history[:survivors] = history[keep]
     counts = torch.tensor([survivors, rows.shape[0]], dtype=torch.int32, device=hidden.device)
-    return new_hidden, new_cu_seqlens, new_index, new_speed, counts
+    return new_hidden, new_cu_seqlens, new_index, new_speed, new_history, counts

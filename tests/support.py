@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def head_weights(hidden_size: int, narrow: int, heads: int, labels: int) -> list
     return [
         linear_weight(narrow, hidden_size),
         linear_weight(narrow),
-        2 * linear_weight(heads, narrow, narrow),
+        linear_weight(heads, narrow, narrow),
         linear_weight(heads, narrow),
         linear_weight(heads * narrow, narrow),
         linear_weight(narrow),
@@ -47,6 +49,35 @@ def cast_exit_head_inputs(inputs: list[Tensor], dtype: torch.dtype) -> list[Tens
     hidden, cu_seqlens, speed, projection_weight, *folded = inputs
     rest = torch.promote_types(dtype, torch.float32)
     return [hidden.to(dtype), cu_seqlens, speed, projection_weight.to(dtype), *(tensor.to(rest) for tensor in folded)]
+
+
+def pooled_inputs(lengths, sizes, dtype=torch.float64):
+    """Arguments of ops.pooled_exit_head; `sizes` are the hidden size, the widths between and the labels."""
+    weights = [2 * linear_weight(out, width).to(dtype) for width, out in itertools.pairwise(sizes)]
+    biases = [linear_weight(out).to(torch.promote_types(dtype, torch.float32)) for out in sizes[1:]]
+    hidden = torch.randn(sum(lengths), sizes[0], dtype=torch.float64).to(dtype)
+    return [hidden, cu_seqlens_of(lengths), torch.rand(len(lengths)), weights, biases]
+
+
+def compaction_inputs(lengths, keep, *, width=12, dtype=torch.float32, original=None, labels=3):
+    """Arguments of ops.compact; the result tensors hold -7 everywhere."""
+    size = len(lengths)
+    original = 2 * size + 1 if original is None else original
+    hidden = torch.randint(-100, 100, (sum(lengths), width)).to(dtype)
+    return [
+        hidden,
+        cu_seqlens_of(lengths),
+        torch.tensor(keep, dtype=torch.bool),
+        torch.randperm(original)[:size].int(),
+        torch.rand(size),
+        torch.randint(-1, 5, (size, 2)).int(),
+        torch.randn(size, labels),
+        torch.rand(size),
+        4,
+        torch.full((original, labels), -7.0),
+        torch.full((original,), -7.0),
+        torch.full((original,), -7),
+    ]
 
 
 def tiny_config(layers: int = 4, hidden_size: int = 32, labels: int = 3, **overrides):

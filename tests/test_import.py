@@ -65,7 +65,7 @@ def test_python_started_in_the_root_finds_the_compiled_module():
 def test_info_is_plain_data():
     information = json.loads(json.dumps(fastbert_kernels.info()))
     assert information["version"] == fastbert_kernels.__version__
-    assert information["backends"].keys() == {"cuda", "cpu", "reference"}
+    assert information["backends"].keys() == {"cuda", "triton", "cpu", "reference"}
     assert information["cpu_instruction_set"] in {"portable", "avx2", "avx512"}
 
 

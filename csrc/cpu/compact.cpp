@@ -15,6 +15,8 @@ void compact(const PackedBatch& batch, const CompactedBatch& out, const Results&
       tokens += batch.cu_seqlens[b + 1] - batch.cu_seqlens[b];
       out.sample_index[survivors] = batch.sample_index[b];
       out.speed[survivors] = batch.speed[b];
+      out.history[2 * survivors] = batch.history[2 * b];
+      out.history[2 * survivors + 1] = batch.history[2 * b + 1];
       out.cu_seqlens[++survivors] = tokens;
     } else {
       std::memcpy(results.logits + sample * batch.num_labels, batch.logits + b * batch.num_labels,
@@ -26,6 +28,7 @@ void compact(const PackedBatch& batch, const CompactedBatch& out, const Results&
   for (int64_t b = survivors; b < batch.batch; ++b) {
     out.sample_index[b] = 0;
     out.speed[b] = 0.0f;
+    out.history[2 * b] = out.history[2 * b + 1] = 0;
     out.cu_seqlens[b + 1] = tokens;
   }
   out.counts[0] = survivors;

@@ -120,6 +120,8 @@ __device__ __forceinline__ void write_samples(const PackedBatch& batch, const Co
         out.cu_seqlens[rank] = tokens_of(before + scan.before);
         out.sample_index[rank] = index;
         out.speed[rank] = batch.speed[sample];
+        out.history[2 * static_cast<int64_t>(rank)] = batch.history[2 * static_cast<int64_t>(sample)];
+        out.history[2 * static_cast<int64_t>(rank) + 1] = batch.history[2 * static_cast<int64_t>(sample) + 1];
       } else {
         results.uncertainty[index] = batch.uncertainty[sample];
         results.exit_layer[index] = batch.layer;
@@ -128,6 +130,8 @@ __device__ __forceinline__ void write_samples(const PackedBatch& batch, const Co
         out.cu_seqlens[sample] = sums[TOKENS];
         out.sample_index[sample] = 0;
         out.speed[sample] = 0;
+        out.history[2 * static_cast<int64_t>(sample)] = 0;
+        out.history[2 * static_cast<int64_t>(sample) + 1] = 0;
       }
     }
     before += scan.total;

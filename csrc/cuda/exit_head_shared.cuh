@@ -6,31 +6,16 @@
 //   query   some rows of [h * C, C], as they lie in memory
 //   value   the same
 #pragma once
-#include "../exit_head.h"
 #include "device.cuh"
+#include "exit_head_arguments.cuh"
 #include "ptx.cuh"
+#include "vector_matrix.cuh"
 
 namespace fastbert::cuda {
 
-constexpr int WARPS = 8;
-constexpr int THREADS = WARPS * WARP_SIZE;
 constexpr int CHUNK_BYTES = 128;  // of one row in one stage: 8 units of 16 bytes
 constexpr int UNITS = CHUNK_BYTES / 16;
 constexpr int ROWS_PER_COPY = THREADS / UNITS;
-constexpr int MAX_STAGES = 6;
-
-struct Arguments {
-  const void* hidden;
-  const int32_t* cu_seqlens;
-  const float* speed;
-  ExitHeadWeights weights;
-  ExitHeadOutputs outputs;
-  int hidden_size;
-  int chunks;  // of a tile
-  int num_heads;
-  int num_labels;
-  int stages;
-};
 
 // How the block's warps share a tile of Z.
 template <int C>
@@ -40,11 +25,17 @@ struct Layout {
   static constexpr int tokens = 32 * warps_down;           // 2 row tiles of 16 a warp
   static constexpr int warp_columns = C / warps_across;
   static constexpr int column_tiles = warp_columns / 8;
-  static constexpr int columns = 2 * column_tiles;      // that one thread holds of a row
-  static constexpr int slices = THREADS / (C / 4);      // of a vector-matrix product's rows
-  static constexpr int fold_rows = C == 256 ? 32 : 64;  // of query or value in a chunk
+  static constexpr int columns = 2 * column_tiles;            // that one thread holds of a row
+  static constexpr int slices = THREADS / (C / 4);            // of a vector-matrix product's rows
+  static constexpr int fold_bytes = C == 64 ? 16384 : 32768;  // of query or value in a chunk
   static constexpr int stage_bytes = (tokens + C) * CHUNK_BYTES;
 };
+
+// Rows of query or value in a chunk: as many as fit, up to those of one head.
+template <typename F, int C>
+constexpr int FOLD_ROWS = Layout<C>::fold_bytes / (C * static_cast<int>(sizeof(F))) < C
+                              ? Layout<C>::fold_bytes / (C * static_cast<int>(sizeof(F)))
+                              : C;
 
 // The arrays of float that follow the ring of stages.
 template <int C>
@@ -57,10 +48,11 @@ struct Scratch {
   float* context;  // [warps_down, h, C]
   float* rescale;  // [h] what the contexts so far shrink by
   float* total;    // [h] sum of the unnormalised probabilities
+  float* maximum;  // [h] of the scores so far; not in registers, of which a warp has none to spare
 
   static constexpr size_t floats(int heads) {
     return 2 * C + heads * C + 4 * THREADS + heads * Layout<C>::warps_across * Layout<C>::tokens +
-           heads * Layout<C>::warps_down * C + 2 * heads;
+           heads * Layout<C>::warps_down * C + 3 * heads;
   }
 
   __device__ Scratch(float* memory, int heads) {
@@ -72,6 +64,7 @@ struct Scratch {
     context = score + heads * Layout<C>::warps_across * Layout<C>::tokens;
     rescale = context + heads * Layout<C>::warps_down * C;
     total = rescale + heads;
+    maximum = total + heads;
   }
 };
 
@@ -105,13 +98,14 @@ __device__ __forceinline__ void copy_chunk(unsigned char* stage, const T* source
   }
 }
 
-// Starts the copy of rows [begin, begin + fold_rows) of query or value, [h * C, C], as they lie.
-template <int C>
-__device__ __forceinline__ void copy_fold(unsigned char* stage, const float* matrix, int begin) {
-  const float* source = matrix + static_cast<int64_t>(begin) * C;
+// Starts the copy of the FOLD_ROWS rows from `begin` of query or value, [h * C, C] of F, as they lie.
+template <typename F, int C>
+__device__ __forceinline__ void copy_fold(unsigned char* stage, const void* matrix, int begin) {
+  const F* source = static_cast<const F*>(matrix) + static_cast<int64_t>(begin) * C;
+  constexpr int units = FOLD_ROWS<F, C> * C / UNIT_SIZE<F>;
 #pragma unroll
-  for (int i = threadIdx.x; i < Layout<C>::fold_rows * C / 4; i += THREADS) {
-    copy_16_bytes_async(stage + 16 * i, source + 4 * i, true);
+  for (int i = threadIdx.x; i < units; i += THREADS) {
+    copy_16_bytes_async(stage + 16 * i, source + UNIT_SIZE<F> * i, true);
   }
 }
 
@@ -150,112 +144,51 @@ __device__ __forceinline__ void add_product(float& sum, float4 a, float4 b) {
 template <int C>
 __device__ __forceinline__ void multiply_chunk_float(Accumulators<C>& zed, const unsigned char* hidden_rows,
                                                      const unsigned char* weight_rows, int lane) {
+  // Rows 8 apart have their units in the same order, so a few addresses do for all, with constants between.
+  constexpr int step = 8 * CHUNK_BYTES;
 #pragma unroll 1
   for (int unit = 0; unit < UNITS; ++unit) {
+    const unsigned char* token_row = hidden_rows + unit_offset(lane / 4, unit);
+    const unsigned char* column_rows[2] = {weight_rows + unit_offset(lane % 4 * 2, unit),
+                                           weight_rows + unit_offset(lane % 4 * 2 + 1, unit)};
     float4 tokens[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      tokens[i] = *reinterpret_cast<const float4*>(hidden_rows + unit_offset(8 * i + lane / 4, unit));
-    }
+    for (int i = 0; i < 4; ++i) tokens[i] = *reinterpret_cast<const float4*>(token_row + i * step);
 #pragma unroll
     for (int column = 0; column < Layout<C>::columns; ++column) {
-      const int row = column / 2 * 8 + lane % 4 * 2 + column % 2;
-      const float4 weight = *reinterpret_cast<const float4*>(weight_rows + unit_offset(row, unit));
+      const float4 weight = *reinterpret_cast<const float4*>(column_rows[column % 2] + column / 2 * step);
 #pragma unroll
       for (int i = 0; i < 4; ++i) add_product(zed[i / 2][column / 2][i % 2 * 2 + column % 2], tokens[i], weight);
     }
   }
 }
 
+// Four neighbouring elements.
+template <typename F>
+__device__ __forceinline__ float4 load_four(const unsigned char* stage, int index) {
+  if constexpr (sizeof(F) == 4) {
+    return reinterpret_cast<const float4*>(stage)[index];
+  } else {
+    const uint2 raw = reinterpret_cast<const uint2*>(stage)[index];
+    const float2 low = unpack_pair<F>(raw.x);
+    const float2 high = unpack_pair<F>(raw.y);
+    return make_float4(low.x, low.y, high.x, high.y);
+  }
+}
+
 // sum += vector[k] matrix[k, :] over the rows of a chunk that this thread has; it has 4 columns of one slice of the
 // rows.
-template <int C>
+template <typename F, int C>
 __device__ __forceinline__ void multiply_fold(float4& sum, const float* vector, const unsigned char* stage) {
-#pragma unroll
-  for (int i = 0; i < Layout<C>::fold_rows / Layout<C>::slices; ++i) {
+#pragma unroll 4
+  for (int i = 0; i < FOLD_ROWS<F, C> / Layout<C>::slices; ++i) {
     const float factor = vector[i * Layout<C>::slices + threadIdx.x / (C / 4)];
-    const float4 row = reinterpret_cast<const float4*>(stage)[i * THREADS + threadIdx.x];
+    const float4 row = load_four<F>(stage, i * THREADS + threadIdx.x);
     sum.x = fmaf(factor, row.x, sum.x);
     sum.y = fmaf(factor, row.y, sum.y);
     sum.z = fmaf(factor, row.z, sum.z);
     sum.w = fmaf(factor, row.w, sum.w);
   }
 }
-
-// The chunks that a block reads, in the order in which it uses them. `next` gives the next one once it is there for all
-// warps.
-template <typename T, int C>
-class Stream {
- public:
-  __device__ __forceinline__ Stream(const Arguments& arguments, unsigned char* stages, const T* hidden, int length)
-      : arguments_(arguments), stages_(stages), hidden_(hidden), length_(length) {
-    for (int i = 0; i < arguments.stages - 1; ++i) copy_next();
-  }
-
-  __device__ __forceinline__ const unsigned char* next() {
-    switch (arguments_.stages) {  // all but the latest stages - 2 copies must be there
-      case 2:
-        wait_for_copies<0>();
-        break;
-      case 3:
-        wait_for_copies<1>();
-        break;
-      case 4:
-        wait_for_copies<2>();
-        break;
-      case 5:
-        wait_for_copies<3>();
-        break;
-      default:
-        wait_for_copies<MAX_STAGES - 2>();
-        break;
-    }
-    __syncthreads();  // the chunk is there for every warp, and no warp still reads the stage that is filled next
-    copy_next();
-    const unsigned char* stage = stages_ + read_stage_ * Layout<C>::stage_bytes;
-    if (++read_stage_ == arguments_.stages) read_stage_ = 0;
-    return stage;
-  }
-
- private:
-  enum Part { TILE, QUERY, VALUE, END };
-
-  __device__ __forceinline__ void copy_next() {
-    unsigned char* stage = stages_ + write_stage_ * Layout<C>::stage_bytes;
-    if (++write_stage_ == arguments_.stages) write_stage_ = 0;
-    int chunks = arguments_.num_heads * (C / Layout<C>::fold_rows);
-    if (part_ == TILE) {
-      chunks = arguments_.chunks;
-      copy_chunk<T, Layout<C>::tokens>(stage, hidden_ + static_cast<int64_t>(token_) * arguments_.hidden_size,
-                                       min(length_ - token_, Layout<C>::tokens), arguments_.hidden_size, chunk_);
-      copy_chunk<T, C>(stage + Layout<C>::tokens * CHUNK_BYTES,
-                       static_cast<const T*>(arguments_.weights.projection_weight), C, arguments_.hidden_size, chunk_);
-    } else if (part_ != END) {
-      copy_fold<C>(stage, part_ == QUERY ? arguments_.weights.query : arguments_.weights.value,
-                   chunk_ * Layout<C>::fold_rows);
-    }
-    commit_copies();
-    if (++chunk_ < chunks) return;
-    chunk_ = 0;
-    if (part_ == TILE) token_ += Layout<C>::tokens;
-    if (part_ == TILE && token_ == Layout<C>::tokens) {
-      part_ = QUERY;
-    } else if (part_ != VALUE && part_ != END) {
-      part_ = token_ < length_ ? TILE : VALUE;
-    } else {
-      part_ = END;
-    }
-  }
-
-  const Arguments& arguments_;
-  unsigned char* stages_;
-  const T* hidden_;
-  int length_;
-  int read_stage_ = 0;
-  int write_stage_ = 0;
-  Part part_ = TILE;  // of the next chunk to copy
-  int token_ = 0;
-  int chunk_ = 0;
-};
 
 }  // namespace fastbert::cuda

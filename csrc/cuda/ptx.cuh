@@ -36,6 +36,22 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
+// The same for a number up to 4 that is known at run time.
+__device__ __forceinline__ void wait_for_all_but(int pending) {
+  switch (pending) {
+    case 0:
+      return wait_for_copies<0>();
+    case 1:
+      return wait_for_copies<1>();
+    case 2:
+      return wait_for_copies<2>();
+    case 3:
+      return wait_for_copies<3>();
+    default:
+      return wait_for_copies<4>();
+  }
+}
+
 // Loads four 8x8 matrices of 16-bit elements. Lanes 8 m .. 8 m + 7 give the addresses of the 16-byte rows of matrix m;
 // lane l receives in fragment[m] the elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4.
 __device__ __forceinline__ void load_matrices(uint32_t (&fragment)[4], const void* shared_row) {

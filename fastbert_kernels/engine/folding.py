@@ -50,12 +50,15 @@ def fold_attentive_head(
         dtype: of the hidden states that the head will read; the projection weight is cast to it.
 
     Returns:
-        Matrices in row-vector convention (`z @ query[i]`), float32, or float64 for float64 hidden states.
+        Matrices in row-vector convention (`z @ query[i]`). On a CPU all but the projection weight are float32, on a GPU
+        `query` and `value` too have the given dtype; float64 for float64 hidden states.
     """
     heads = num_attention_heads
     narrow = query_weight.shape[0]
     size = narrow // heads  # d
     folded = torch.promote_types(dtype, torch.float32)
+    # A GPU reads these matrices once per sample from its cache, so half the bytes count; a CPU computes in float32.
+    matrices = dtype if projection_weight.is_cuda else folded
 
     w_query = query_weight.double().view(heads, size, narrow)
     b_query = query_bias.double().view(heads, size)
@@ -74,9 +77,9 @@ def fold_attentive_head(
     return HeadWeights(
         projection_weight=projection_weight.to(dtype).contiguous(),
         projection_bias=projection_bias.to(folded),
-        query=query.to(folded).contiguous(),
+        query=query.to(matrices).contiguous(),
         query_bias=bias.to(folded),
-        value=value.to(folded).contiguous(),
+        value=value.to(matrices).contiguous(),
         value_bias=value_bias_folded.to(folded),
         output_weight=classifier_weight.to(folded).contiguous(),
         output_bias=classifier_bias.to(folded),

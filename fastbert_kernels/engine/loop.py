@@ -55,17 +55,18 @@ def _let_out(
 ) -> int:
     """Evaluates the exit head behind `layer` and compacts the batch in place; returns how many samples stay."""
     head = weights.heads[layer - 1].get()
-    logits, uncertainty, keep = ops.exit_head(
-        batch.hidden, batch.cu_seqlens, batch.speed, *head.tensors(), backend=backend
+    logits, uncertainty, history, keep = ops.exit_head(
+        batch.hidden, batch.cu_seqlens, batch.speed, *head.tensors(), history=batch.history, backend=backend
     )
     if last:
         keep = torch.zeros_like(keep)  # whatever their uncertainty
-    batch.hidden, batch.cu_seqlens, batch.sample_index, batch.speed, counts = ops.compact(
+    batch.hidden, batch.cu_seqlens, batch.sample_index, batch.speed, batch.history, counts = ops.compact(
         batch.hidden,
         batch.cu_seqlens,
         keep,
         batch.sample_index,
         batch.speed,
+        history,
         logits.float(),
         uncertainty.float(),
         layer,
@@ -81,4 +82,5 @@ def _let_out(
     batch.cu_seqlens = batch.cu_seqlens[: survivors + 1]
     batch.sample_index = batch.sample_index[:survivors]
     batch.speed = batch.speed[:survivors]
+    batch.history = batch.history[:survivors]
     return survivors

@@ -16,6 +16,7 @@ class PackedBatch:
         hidden: [T, H]. cu_seqlens: [B + 1] int32, sample b owns the rows cu_seqlens[b] to cu_seqlens[b + 1].
         sample_index: [B] int32, each sample's row in the batch that came in.
         speed: [B] float32.
+        history: [B, 2] int32, prediction and streak of the exit head before; None in front of the first.
         max_seqlen: an upper bound of the sample lengths. It is not lowered when long samples leave: that would take a
             host read.
     """
@@ -25,6 +26,7 @@ class PackedBatch:
     sample_index: Tensor
     speed: Tensor
     max_seqlen: int
+    history: Tensor | None = None
 
 
 def cumulative_lengths(valid: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ class HeadWeights:
     """An attentive exit head with folded weights, in the order in which `ops.exit_head` takes them."""
 
     projection_weight: Tensor  # [C, H], of the dtype of the hidden states
-    projection_bias: Tensor  # [C], this and the rest float32 (float64 for a float64 model)
-    query: Tensor  # [h, C, C]
+    projection_bias: Tensor  # [C], this and the other vectors float32 (float64 for a float64 model)
+    query: Tensor  # [h, C, C], it and value float32 or of the dtype of the hidden states
     query_bias: Tensor  # [h, C]
     value: Tensor  # [h * C, C]
     value_bias: Tensor  # [C]

@@ -2,5 +2,6 @@
 
 from fastbert_kernels.ops.compact import compact
 from fastbert_kernels.ops.exit_head import exit_head
+from fastbert_kernels.ops.pooled_exit_head import pooled_exit_head
 
-__all__ = ["compact", "exit_head"]
+__all__ = ["compact", "exit_head", "pooled_exit_head"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +12,10 @@ from fastbert_kernels import _extension, backends, reference
 from fastbert_kernels.ops import library
 
 SCHEMA = (
-    "compact(Tensor hidden, Tensor cu_seqlens, Tensor keep, Tensor sample_index, Tensor speed, Tensor logits, "
-    "Tensor uncertainty, int layer, Tensor(a!) out_logits, Tensor(b!) out_uncertainty, Tensor(c!) out_exit_layer, *, "
-    "str backend='auto') -> "
-    "(Tensor hidden, Tensor cu_seqlens, Tensor sample_index, Tensor speed, Tensor counts)"
+    "compact(Tensor hidden, Tensor cu_seqlens, Tensor keep, Tensor sample_index, Tensor speed, Tensor history, "
+    "Tensor logits, Tensor uncertainty, int layer, "
+    "Tensor(a!) out_logits, Tensor(b!) out_uncertainty, Tensor(c!) out_exit_layer, *, str backend='auto') -> "
+    "(Tensor hidden, Tensor cu_seqlens, Tensor sample_index, Tensor speed, Tensor history, Tensor counts)"
 )
 
 
@@ -24,6 +25,7 @@ def compact(
     keep: Tensor,
     sample_index: Tensor,
     speed: Tensor,
+    history: Tensor,
     logits: Tensor,
     uncertainty: Tensor,
     layer: int,
@@ -32,22 +34,22 @@ def compact(
     out_exit_layer: Tensor,
     *,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Stable compaction of a packed batch, without asking the host how many survive.
 
     Args:
         hidden: [T, H] float32, bfloat16, float16, float64 or int8.
         cu_seqlens: [B + 1] int32. keep: [B] bool. sample_index: [B] int32, each sample's row in the original batch.
-        speed, uncertainty: [B] float32. logits: [B, N] float32.
+        speed, uncertainty: [B] float32. logits: [B, N] float32. history: [B, 2] int32, as `exit_head` returns it.
         layer: number of layers executed so far, written as exit layer of the samples that leave.
         out_logits: [B0, N] float32, out_uncertainty: [B0] float32, out_exit_layer: [B0] int64: results of the original
             batch, contiguous; the rows `sample_index[b]` of leaving samples are written in place.
         backend: "auto" or a name of `fastbert_kernels.backends.BACKENDS`.
 
     Returns:
-        hidden [T, H], cu_seqlens [B + 1], sample_index [B], speed [B]: the B' survivors in order at the front, in
-        tensors of the old capacity (entries of cu_seqlens after B' repeat T', sample_index and speed are 0 there, rows
-        from T' on are undefined); counts [2] int32 = (B', T'), on the device.
+        hidden [T, H], cu_seqlens [B + 1], sample_index [B], speed [B], history [B, 2]: the B' survivors in order at
+        the front, in tensors of the old capacity (entries of cu_seqlens after B' repeat T', sample_index, speed and
+        history are 0 there, rows from T' on are undefined); counts [2] int32 = (B', T'), on the device.
 
     Raises:
         ValueError, TypeError: shapes, dtypes or devices do not fit. RuntimeError: a named backend is not there.
@@ -58,6 +60,7 @@ def compact(
         keep,
         sample_index,
         speed,
+        history,
         logits,
         uncertainty,
         layer,
@@ -74,6 +77,7 @@ def _check(
     keep: Tensor,
     sample_index: Tensor,
     speed: Tensor,
+    history: Tensor,
     logits: Tensor,
     uncertainty: Tensor,
     layer: int,
@@ -91,6 +95,7 @@ def _check(
     library.check_shape("keep", keep, (batch,), torch.bool)
     library.check_shape("sample_index", sample_index, (batch,), torch.int32)
     library.check_shape("speed", speed, (batch,), torch.float32)
+    library.check_shape("history", history, (batch, 2), torch.int32)
     library.check_shape("logits", logits, (batch, labels), torch.float32)
     library.check_shape("uncertainty", uncertainty, (batch,), torch.float32)
     library.check_shape("out_logits", out_logits, (original, labels), torch.float32)
@@ -102,6 +107,7 @@ def _check(
         keep=keep,
         sample_index=sample_index,
         speed=speed,
+        history=history,
         logits=logits,
         uncertainty=uncertainty,
         out_logits=out_logits,
@@ -127,12 +133,13 @@ def _fake(*arguments, backend: str = "auto"):
     return _outputs(arguments[0], arguments[2].shape[0])
 
 
-def _outputs(hidden: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _outputs(hidden: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         torch.empty_like(hidden, memory_format=torch.contiguous_format),
         hidden.new_empty(batch + 1, dtype=torch.int32),
         hidden.new_empty(batch, dtype=torch.int32),
         hidden.new_empty(batch, dtype=torch.float32),
+        hidden.new_empty(batch, 2, dtype=torch.int32),
         hidden.new_empty(2, dtype=torch.int32),
     )
 
@@ -143,6 +150,7 @@ def _native(
     keep: Tensor,
     sample_index: Tensor,
     speed: Tensor,
+    history: Tensor,
     logits: Tensor,
     uncertainty: Tensor,
     layer: int,
@@ -150,7 +158,7 @@ def _native(
 ):
     """The compiled kernels of both devices; they share the structs of csrc/compact.h."""
     native = _extension.module()
-    inputs = [tensor.contiguous() for tensor in (hidden, cu_seqlens, keep, sample_index, speed, logits, uncertainty)]
+    inputs = library.contiguous(hidden, cu_seqlens, keep, sample_index, speed, history, logits, uncertainty)
     outputs = _outputs(hidden, keep.shape[0])
     batch = native.PackedBatch(
         *(tensor.data_ptr() for tensor in inputs),
@@ -169,9 +177,17 @@ def _native(
     return outputs
 
 
+def _triton(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
+    from fastbert_kernels.triton import compact
+
+    return compact(*arguments, **options)
+
+
 IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "cuda": _native,
+    "triton": _triton,
     "cpu": _native,
     "reference": reference.compact,
 }
 library.register(SCHEMA, _kernel, _fake)
+library.show_triton("compact")

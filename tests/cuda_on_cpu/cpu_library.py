@@ -7,17 +7,23 @@ import hashlib
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [ROOT / "csrc/cuda/exit_head.cu", ROOT / "csrc/cuda/compact.cu", ROOT / "tests/cuda_on_cpu/library.cpp"]
+SOURCES = [*sorted(ROOT.glob("csrc/cuda/*.cu")), ROOT / "tests/cuda_on_cpu/library.cpp"]
 HEADERS = [*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*.cuh"), *ROOT.glob("tests/cuda_on_cpu/*.h")]
-FLAGS = ["-std=c++17", "-fPIC", "-shared", "-DFASTBERT_HOST_SHIM"]
+FLAGS = ["-std=c++17", "-fPIC", "-DFASTBERT_HOST_SHIM"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1"]
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+CRITERIA = {"entropy": 0, "top_k_entropy": 1, "confidence": 2, "patience": 3}  # csrc/decision.h
+ACTIVATIONS = {"identity": 0, "tanh": 1, "relu": 2, "gelu": 3}  # csrc/activation.h
+POOLINGS = {"first": 0, "mean": 1, "max": 2}  # csrc/pooled_exit_head.h
 # Shared memory of a block and of a multiprocessor, by compute capability.
 SHARED_MEMORY = {80: (166912, 167936), 90: (232448, 233472)}
 
@@ -43,20 +49,30 @@ def missing() -> str | None:
 
 
 def build(sanitize: bool = False) -> Path:
-    """Compiles the library, once for each state of its sources, and returns its path."""
+    """Compiles what is not there yet for the present state of the sources, and returns the library's path."""
     flags = FLAGS + (["-O1", *SANITIZERS] if sanitize else ["-O2"])
-    digest = hashlib.sha256(" ".join(flags).encode())
-    for path in sorted(SOURCES + HEADERS):
-        digest.update(path.read_bytes())
-    library = ROOT / "build/cuda_on_cpu" / f"{digest.hexdigest()[:16]}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        partial = library.with_suffix(f".{os.getpid()}")
-        include = [f"-I{ROOT / 'tests/cuda_on_cpu'}", f"-I{ROOT / 'csrc'}", "-isystem", str(cuda_include())]
-        command = ["g++", *flags, *include, "-x", "c++", *map(str, SOURCES), "-o", str(partial)]
-        subprocess.run(command, check=True)
-        partial.replace(library)
-    return library
+    include = [f"-I{ROOT / 'tests/cuda_on_cpu'}", f"-I{ROOT / 'csrc'}", "-isystem", str(cuda_include())]
+    folder = ROOT / "build/cuda_on_cpu"
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = hashlib.sha256(" ".join(flags).encode())
+    for path in sorted(HEADERS):
+        shared.update(path.name.encode() + path.read_bytes())
+
+    def make(suffix: str, digest: str, command: list[str]) -> Path:
+        target = folder / f"{digest[:16]}.{suffix}"
+        if not target.exists():
+            partial = target.with_suffix(f".{os.getpid()}.{suffix}")
+            subprocess.run(["g++", *flags, *command, "-o", str(partial)], check=True)
+            partial.replace(target)
+        return target
+
+    def compile_source(source: Path) -> Path:
+        digest = hashlib.sha256(shared.digest() + source.read_bytes()).hexdigest()
+        return make("o", digest, [*include, "-c", "-x", "c++", str(source)])
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        objects = [str(path) for path in pool.map(compile_source, SOURCES)]
+    return make("so", hashlib.sha256(" ".join(objects).encode()).hexdigest(), ["-shared", *objects])
 
 
 class ExitHeadWeights(ctypes.Structure):
@@ -64,7 +80,8 @@ class ExitHeadWeights(ctypes.Structure):
         *("projection_weight", "projection_bias", "query", "query_bias"),
         *("value", "value_bias", "output_weight", "output_bias"),
     )
-    _fields_ = [(name, ctypes.c_void_p) for name in NAMES]
+    OPTIONS = ("fold_dtype", "narrow_activation", "mlp_activation")
+    _fields_ = [(name, ctypes.c_void_p) for name in NAMES] + [(name, ctypes.c_int32) for name in OPTIONS]
 
 
 class ExitHeadShape(ctypes.Structure):
@@ -72,19 +89,67 @@ class ExitHeadShape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in NAMES]
 
 
-class ExitHeadOutputs(ctypes.Structure):
-    NAMES = ("logits", "uncertainty", "keep")
+class PooledHeadWeights(ctypes.Structure):
+    _fields_ = [
+        ("num_layers", ctypes.c_int32),
+        ("weight", ctypes.c_void_p * 3),
+        ("bias", ctypes.c_void_p * 3),
+        ("size", ctypes.c_int64 * 4),
+        ("pooling", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+    ]
+
+
+class DecisionFields(ctypes.Structure):
+    NUMBERS = ("criterion", "top_k", "patience")
+    _fields_ = [(name, ctypes.c_int32) for name in NUMBERS] + [("speed", ctypes.c_void_p), ("history", ctypes.c_void_p)]
+
+
+class DecisionOutputs(ctypes.Structure):
+    NAMES = ("logits", "uncertainty", "history", "keep")
     _fields_ = [(name, ctypes.c_void_p) for name in NAMES]
 
 
+@dataclass
+class Decision:
+    """What csrc/decision.h decides by."""
+
+    speed: torch.Tensor
+    criterion: str = "entropy"
+    top_k: int = 2
+    patience: int = 1
+    history: torch.Tensor | None = None
+
+    def fields(self) -> DecisionFields:
+        history = None if self.history is None else self.history.data_ptr()
+        return DecisionFields(CRITERIA[self.criterion], self.top_k, self.patience, self.speed.data_ptr(), history)
+
+
+class HeadOutputs(NamedTuple):
+    """What a head writes: logits [B, N], uncertainty [B], history [B, 2] and keep [B]."""
+
+    logits: torch.Tensor
+    uncertainty: torch.Tensor
+    history: torch.Tensor
+    keep: torch.Tensor
+
+    @classmethod
+    def poisoned(cls, batch: int, labels: int) -> HeadOutputs:
+        history = poisoned(batch, 2, dtype=torch.int32)
+        return cls(poisoned(batch, labels), poisoned(batch), history, poisoned(batch, dtype=torch.uint8))
+
+    def fields(self) -> DecisionOutputs:
+        return DecisionOutputs(*(tensor.data_ptr() for tensor in self))
+
+
 class PackedBatch(ctypes.Structure):
-    NAMES = ("hidden", "cu_seqlens", "keep", "sample_index", "speed", "logits", "uncertainty")
+    NAMES = ("hidden", "cu_seqlens", "keep", "sample_index", "speed", "history", "logits", "uncertainty")
     SIZES = ("batch", "tokens", "row_bytes", "num_labels", "layer")
     _fields_ = [(name, ctypes.c_void_p) for name in NAMES] + [(name, ctypes.c_int64) for name in SIZES]
 
 
 class CompactedBatch(ctypes.Structure):
-    NAMES = ("hidden", "cu_seqlens", "sample_index", "speed", "counts")
+    NAMES = ("hidden", "cu_seqlens", "sample_index", "speed", "history", "counts")
     _fields_ = [(name, ctypes.c_void_p) for name in NAMES]
 
 
@@ -110,8 +175,9 @@ class CpuLibrary:
     def __init__(self, sanitize: bool = False):
         self._library = ctypes.CDLL(str(build(sanitize)))
         self._library.exit_head_unsupported.restype = ctypes.c_char_p
-        for function in (self._library.launches, self._library.shared_bytes, self._library.bank_conflicts):
-            function.restype = ctypes.c_int64
+        self._library.pooled_exit_head_unsupported.restype = ctypes.c_char_p
+        for name in ("launches", "shared_bytes", "bank_conflicts", "matrix_products"):
+            getattr(self._library, name).restype = ctypes.c_int64
         self.configure()
 
     def configure(self, seed: int = 0, multiprocessors: int = 4, capability: int = 90) -> None:
@@ -129,47 +195,89 @@ class CpuLibrary:
         """Rows of matrix loads in the latest launch that had to wait for another row."""
         return self._library.bank_conflicts()
 
+    def matrix_products(self) -> int:
+        """Instructions of the matrix units in the latest launch."""
+        return self._library.matrix_products()
+
     def device(self) -> int:
         return self._library.device()
 
     @staticmethod
-    def _shape(hidden: torch.Tensor, cu_seqlens: torch.Tensor, weights: dict[str, torch.Tensor]) -> ExitHeadShape:
-        heads, narrow = weights["query_bias"].shape
-        labels = len(weights["output_bias"])
-        return ExitHeadShape(len(hidden), len(cu_seqlens) - 1, hidden.shape[1], narrow, heads, labels)
+    def _weights(weights: dict[str, torch.Tensor], activations: tuple[str, str]) -> ExitHeadWeights:
+        options = [DTYPES[weights["query"].dtype], *(ACTIVATIONS[name] for name in activations)]
+        return ExitHeadWeights(*pointers(weights, ExitHeadWeights.NAMES), *options)
 
-    def exit_head_unsupported(self, dtype: torch.dtype, **sizes: int) -> str | None:
+    def exit_head_unsupported(self, dtype: torch.dtype, fold_dtype=torch.float32, activation="tanh", **sizes: int):
         shape = ExitHeadShape(tokens=16, batch=1, hidden_size=64, narrow_size=128, num_heads=2, num_labels=2)
         for name, size in sizes.items():
             setattr(shape, name, size)
-        reason = self._library.exit_head_unsupported(ctypes.byref(shape), DTYPES[dtype])
+        weights = ExitHeadWeights(fold_dtype=DTYPES[fold_dtype], narrow_activation=1, mlp_activation=1)
+        weights.mlp_activation = ACTIVATIONS[activation]
+        reason = self._library.exit_head_unsupported(ctypes.byref(shape), ctypes.byref(weights), DTYPES[dtype])
         return None if reason is None else reason.decode()
 
     def exit_head(
         self,
         hidden: torch.Tensor,
         cu_seqlens: torch.Tensor,
-        speed: torch.Tensor,
         weights: dict[str, torch.Tensor],
+        decision: Decision,
+        activations: tuple[str, str] = ("tanh", "tanh"),
         device: int = 0,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns logits [B, N], uncertainty [B] and keep [B]."""
-        shape = self._shape(hidden, cu_seqlens, weights)
-        logits = poisoned(shape.batch, shape.num_labels)
-        uncertainty = poisoned(shape.batch)
-        keep = poisoned(shape.batch, dtype=torch.uint8)
+    ) -> HeadOutputs:
+        """`activations` are those of the narrow layer and of the MLP."""
+        heads, narrow = weights["query_bias"].shape
+        batch, labels = len(cu_seqlens) - 1, len(weights["output_bias"])
+        outputs = HeadOutputs.poisoned(batch, labels)
         status = self._library.exit_head(
             ctypes.c_void_p(hidden.data_ptr()),
             DTYPES[hidden.dtype],
             ctypes.c_void_p(cu_seqlens.data_ptr()),
-            ctypes.c_void_p(speed.data_ptr()),
-            ctypes.byref(ExitHeadWeights(*pointers(weights, ExitHeadWeights.NAMES))),
-            ctypes.byref(shape),
-            ctypes.byref(ExitHeadOutputs(logits.data_ptr(), uncertainty.data_ptr(), keep.data_ptr())),
+            ctypes.byref(self._weights(weights, activations)),
+            ctypes.byref(ExitHeadShape(len(hidden), batch, hidden.shape[1], narrow, heads, labels)),
+            ctypes.byref(decision.fields()),
+            ctypes.byref(outputs.fields()),
             device,
         )
         assert status == 0, f"cudaError_t {status}"
-        return logits, uncertainty, keep
+        return outputs
+
+    def pooled_exit_head_unsupported(self, dtype: torch.dtype, sizes: list[int]) -> str | None:
+        weights = PooledHeadWeights(num_layers=len(sizes) - 1)
+        weights.size[: min(len(sizes), 4)] = sizes[:4]
+        reason = self._library.pooled_exit_head_unsupported(ctypes.byref(weights), DTYPES[dtype])
+        return None if reason is None else reason.decode()
+
+    def pooled_exit_head(
+        self,
+        hidden: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        layers: list[tuple[torch.Tensor, torch.Tensor]],
+        pooling: str,
+        activation: str,
+        decision: Decision,
+        device: int = 0,
+    ) -> HeadOutputs:
+        """`layers` are weights [out, in] in the dtype of hidden and biases [out]."""
+        weights = PooledHeadWeights(num_layers=len(layers), pooling=POOLINGS[pooling])
+        weights.activation = ACTIVATIONS[activation]
+        weights.size[0] = hidden.shape[1]
+        for i, (weight, bias) in enumerate(layers):
+            weights.weight[i], weights.bias[i], weights.size[i + 1] = weight.data_ptr(), bias.data_ptr(), len(bias)
+        batch = len(cu_seqlens) - 1
+        outputs = HeadOutputs.poisoned(batch, len(layers[-1][1]))
+        status = self._library.pooled_exit_head(
+            ctypes.c_void_p(hidden.data_ptr()),
+            DTYPES[hidden.dtype],
+            ctypes.c_void_p(cu_seqlens.data_ptr()),
+            ctypes.c_int64(batch),
+            ctypes.byref(weights),
+            ctypes.byref(decision.fields()),
+            ctypes.byref(outputs.fields()),
+            device,
+        )
+        assert status == 0, f"cudaError_t {status}"
+        return outputs
 
     def compact(
         self, batch: dict[str, torch.Tensor], layer: int, original_batch: int, device: int = 0, poison_rows: bool = True
@@ -182,6 +290,7 @@ class CpuLibrary:
             "cu_seqlens": poisoned(samples + 1, dtype=torch.int32),
             "sample_index": poisoned(samples, dtype=torch.int32),
             "speed": poisoned(samples),
+            "history": poisoned(samples, 2, dtype=torch.int32),
             "counts": poisoned(2, dtype=torch.int32),
         }
         results = {

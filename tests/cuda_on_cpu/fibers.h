@@ -92,8 +92,9 @@ struct Machine {
   int granted_shared_bytes = 48 * 1024;  // by the latest cudaFuncSetAttribute
   cudaError_t last_error = cudaSuccess;
   int64_t launches = 0;
-  int64_t shared_bytes = 0;    // dynamic, of the latest launch
-  int64_t bank_conflicts = 0;  // of matrix loads, since the latest launch began
+  int64_t shared_bytes = 0;     // dynamic, of the latest launch
+  int64_t bank_conflicts = 0;   // of matrix loads, since the latest launch began
+  int64_t matrix_products = 0;  // since the latest launch began
 };
 
 inline Machine machine;
@@ -263,6 +264,7 @@ void launch(Dim3 grid, Dim3 block_size, size_t shared_bytes, Body body) {
   ++machine.launches;
   machine.shared_bytes = static_cast<int64_t>(shared_bytes);
   machine.bank_conflicts = 0;
+  machine.matrix_products = 0;
   if (grid.x == 0 || grid.y > 65535 || block_size.x > 1024) {
     machine.last_error = cudaErrorInvalidConfiguration;
     return;

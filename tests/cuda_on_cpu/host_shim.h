@@ -73,6 +73,30 @@ T shuffle(unsigned mask, T value, unsigned source) {
   return own.result;
 }
 
+struct Reduction {
+  int value;
+  bool smallest;
+};
+
+// The sum over a warp, or the smallest value of it.
+inline int reduce(unsigned mask, int value, bool smallest) {
+  Reduction own = {value, smallest};
+  collective(
+      mask,
+      [](Thread* const* lanes) {
+        const auto* first = static_cast<Reduction*>(lanes[0]->operands);
+        int result = first->value;
+        for (unsigned lane = 1; lane < WARP; ++lane) {
+          const auto* from = static_cast<Reduction*>(lanes[lane]->operands);
+          if (from->smallest != first->smallest) fail("lanes of a warp are in different reductions");
+          result = from->smallest ? std::min(result, from->value) : result + from->value;
+        }
+        for (unsigned lane = 0; lane < WARP; ++lane) static_cast<Reduction*>(lanes[lane]->operands)->value = result;
+      },
+      &own);
+  return own.value;
+}
+
 struct MatrixLoad {
   uint32_t* fragment;
   const unsigned char* row;
@@ -137,6 +161,7 @@ void multiply_16x8x16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b_low, u
   collective(
       0xffffffffu,
       [](Thread* const* lanes) {
+        ++machine.matrix_products;
         float a[16][16], b[16][8], sum[16][8];
         for (unsigned lane = 0; lane < WARP; ++lane) {
           const auto* from = static_cast<MatrixProduct*>(lanes[lane]->operands);
@@ -213,6 +238,22 @@ template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
   const unsigned lane = cuda_on_cpu::current->lane();
   return cuda_on_cpu::shuffle(mask, value, lane < delta ? lane : lane - delta);
+}
+
+inline int __reduce_add_sync(unsigned mask, int value) { return cuda_on_cpu::reduce(mask, value, false); }
+
+inline int __reduce_min_sync(unsigned mask, int value) { return cuda_on_cpu::reduce(mask, value, true); }
+
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float __uint_as_float(unsigned bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 }
 
 template <typename T>

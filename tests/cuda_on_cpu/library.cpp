@@ -6,6 +6,7 @@
 
 #include "compact.h"
 #include "exit_head.h"
+#include "pooled_exit_head.h"
 #include "host_shim.h"
 
 namespace {
@@ -66,15 +67,29 @@ int64_t bank_conflicts() { return cuda_on_cpu::machine.bank_conflicts; }
 
 int device() { return current_device; }
 
-const char* exit_head_unsupported(const fastbert::ExitHeadShape* shape, int dtype) {
-  return fastbert::cuda::exit_head_unsupported(*shape, static_cast<fastbert::DType>(dtype));
+int64_t matrix_products() { return cuda_on_cpu::machine.matrix_products; }
+
+const char* exit_head_unsupported(const fastbert::ExitHeadShape* shape, const fastbert::ExitHeadWeights* weights,
+                                  int dtype) {
+  return fastbert::cuda::exit_head_unsupported(*shape, *weights, static_cast<fastbert::DType>(dtype));
 }
 
-int exit_head(const void* hidden, int dtype, const int32_t* cu_seqlens, const float* speed,
-              const fastbert::ExitHeadWeights* weights, const fastbert::ExitHeadShape* shape,
-              const fastbert::ExitHeadOutputs* outputs, int device) {
-  return fastbert::cuda::exit_head(hidden, static_cast<fastbert::DType>(dtype), cu_seqlens, speed, *weights, *shape,
+int exit_head(const void* hidden, int dtype, const int32_t* cu_seqlens, const fastbert::ExitHeadWeights* weights,
+              const fastbert::ExitHeadShape* shape, const fastbert::Decision* decision,
+              const fastbert::DecisionOutputs* outputs, int device) {
+  return fastbert::cuda::exit_head(hidden, static_cast<fastbert::DType>(dtype), cu_seqlens, *weights, *shape, *decision,
                                    *outputs, device, nullptr);
+}
+
+const char* pooled_exit_head_unsupported(const fastbert::PooledHeadWeights* weights, int dtype) {
+  return fastbert::cuda::pooled_exit_head_unsupported(*weights, static_cast<fastbert::DType>(dtype));
+}
+
+int pooled_exit_head(const void* hidden, int dtype, const int32_t* cu_seqlens, int64_t batch,
+                     const fastbert::PooledHeadWeights* weights, const fastbert::Decision* decision,
+                     const fastbert::DecisionOutputs* outputs, int device) {
+  return fastbert::cuda::pooled_exit_head(hidden, static_cast<fastbert::DType>(dtype), cu_seqlens, batch, *weights,
+                                          *decision, *outputs, device, nullptr);
 }
 
 int compact(const fastbert::PackedBatch* batch, const fastbert::CompactedBatch* out, const fastbert::Results* results,

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = [80, 90, 100]
 THREADS = 256
 # Blocks of a kernel that must fit the 65,536 registers of a multiprocessor.
-BLOCKS_PER_MULTIPROCESSOR = {"exit_head": 2, "compact": 4}
+BLOCKS_PER_MULTIPROCESSOR = {"exit_head": 2, "pooled_exit_head": 2, "compact": 4}
+# dtypes x narrow sizes + dtypes (without projection); dtypes x sizes of a group; widths of an access
+VARIANTS = {"exit_head": 12, "pooled_exit_head": 12, "compact": 3}
 STATIC_SHARED_LIMIT = 48 * 1024
 
 nvcc = shutil.which("nvcc")
@@ -35,9 +38,8 @@ class Kernel:
 
 @dataclass
 class Compiled:
-    object_file: Path
-    log: str
     kernels: list[Kernel]
+    sass: str | None  # None where there is no disassembler
 
 
 def parse(log: str) -> list[Kernel]:
@@ -55,17 +57,6 @@ def parse(log: str) -> list[Kernel]:
     return kernels
 
 
-@pytest.fixture(scope="module", params=["exit_head", "compact"])
-def compiled(request, tmp_path_factory) -> tuple[str, Compiled]:
-    object_file = tmp_path_factory.mktemp("cuda") / f"{request.param}.o"
-    command = [nvcc, "-O3", "-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v", "-c", "-o", str(object_file)]
-    command += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
-    run = subprocess.run([*command, str(ROOT / f"csrc/cuda/{request.param}.cu")], capture_output=True, text=True)
-    log = run.stdout + run.stderr
-    assert run.returncode == 0, log
-    return request.param, Compiled(object_file, log, parse(log))
-
-
 def disassembler() -> dict[str, str] | None:
     """An environment in which cuobjdump and nvdisasm are on PATH: the toolkit's, or those of the PyPI packages."""
     folders = os.environ["PATH"].split(os.pathsep)
@@ -78,11 +69,44 @@ def disassembler() -> dict[str, str] | None:
     return None
 
 
+def compile_source(name: str, architecture: int, object_file: Path) -> Compiled:
+    command = [nvcc, "-O3", "-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v", "-c", "-o", str(object_file)]
+    command += [f"-gencode=arch=compute_{architecture},code=sm_{architecture}", str(ROOT / f"csrc/cuda/{name}.cu")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    log = run.stdout + run.stderr
+    assert run.returncode == 0, log
+    environment = disassembler()
+    if environment is None:
+        return Compiled(parse(log), None)
+    dump = ["cuobjdump", "-sass", str(object_file)]
+    sass = subprocess.run(dump, check=True, capture_output=True, text=True, env=environment).stdout
+    return Compiled(parse(log), sass)
+
+
+@pytest.fixture(scope="module")
+def compilations(tmp_path_factory) -> dict[tuple[str, int], Future[Compiled]]:
+    """All sources for all architectures, two at a time."""
+    folder = tmp_path_factory.mktemp("cuda")
+    pool = ThreadPoolExecutor(max_workers=2)
+    return {
+        (name, architecture): pool.submit(compile_source, name, architecture, folder / f"{name}.{architecture}.o")
+        for name in VARIANTS
+        for architecture in ARCHITECTURES
+    }
+
+
+@pytest.fixture(params=[(name, architecture) for name in VARIANTS for architecture in ARCHITECTURES], ids=str)
+def compiled(request, compilations) -> tuple[str, Compiled]:
+    return request.param[0], compilations[request.param].result()
+
+
+def test_no_source_is_left_out():
+    assert {path.stem for path in ROOT.glob("csrc/cuda/*.cu")} == set(VARIANTS)
+
+
 def test_all_kernels_are_there(compiled):
     name, result = compiled
-    variants = {"exit_head": 9, "compact": 3}[name]  # dtypes x narrow sizes; widths of an access
-    for architecture in ARCHITECTURES:
-        assert len([k for k in result.kernels if k.architecture == architecture]) == variants
+    assert len(result.kernels) == VARIANTS[name]
 
 
 def test_nothing_spills(compiled):
@@ -102,20 +126,18 @@ def test_static_shared_memory(compiled):
         assert kernel.shared <= STATIC_SHARED_LIMIT, kernel
 
 
-def test_matrix_units_are_used(compiled):
+def test_instructions(compiled):
+    """Matrix units and asynchronous copies where they should be, and accesses of 16 bytes everywhere."""
     name, result = compiled
-    if name != "exit_head":
-        pytest.skip("compaction multiplies nothing")
-    environment = disassembler()
-    if environment is None:
+    if result.sass is None:
         pytest.skip("neither the toolkit's cuobjdump and nvdisasm nor their PyPI packages are installed")
-    for architecture in ARCHITECTURES:
-        command = ["cuobjdump", "-sass", "-arch", f"sm_{architecture}", str(result.object_file)]
-        sass = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-        kernels = {part.split("\n", 1)[0]: part for part in sass.split("Function : ")[1:]}
-        assert len(kernels) == 9
-        for kernel, code in kernels.items():
-            instruction = {"bfloat16": "HMMA.16816.F32.BF16", "half": "HMMA.16816.F32 "}
-            used = [name for name, text in instruction.items() if text in code]
-            assert used == [name for name in instruction if name in kernel], kernel
-            assert "LDGSTS" in code, kernel  # copies to shared memory are asynchronous
+    kernels = {part.split("\n", 1)[0]: part for part in result.sass.split("Function : ")[1:]}
+    assert len(kernels) == VARIANTS[name]
+    for kernel, code in kernels.items():
+        matrix_units = {"bfloat16": "HMMA.16816.F32.BF16", "half": "HMMA.16816.F32 "}
+        used = [dtype for dtype, instruction in matrix_units.items() if instruction in code]
+        projects = name == "exit_head" and "linear" not in kernel
+        assert used == [dtype for dtype in matrix_units if dtype in kernel and projects], kernel
+        assert ("LDGSTS" in code) == (name == "exit_head"), kernel  # copies to shared memory
+        if name != "compact" or "uint4" in kernel:
+            assert re.search(r"LDG(STS)?\.E(\.\w+)*\.128", code), kernel

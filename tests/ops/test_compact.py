@@ -7,56 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checks import check_compaction
 from fastbert_kernels import ops
-from support import cu_seqlens_of
+from support import compaction_inputs
 
 BACKENDS = ["cpu", "reference"]
-
-
-def make(lengths, keep, *, width=12, dtype=torch.float32, original=None, labels=3):
-    size = len(lengths)
-    original = 2 * size + 1 if original is None else original
-    hidden = torch.randint(-100, 100, (sum(lengths), width)).to(dtype)
-    return [
-        hidden,
-        cu_seqlens_of(lengths),
-        torch.tensor(keep, dtype=torch.bool),
-        torch.randperm(original)[:size].int(),
-        torch.rand(size),
-        torch.randn(size, labels),
-        torch.rand(size),
-        4,
-        torch.full((original, labels), -7.0),
-        torch.full((original,), -7.0),
-        torch.full((original,), -7),
-    ]
-
-
-def check(inputs, backend):
-    hidden, cu_seqlens, keep, sample_index, speed, logits, uncertainty, layer, *outs = inputs
-    before = [out.clone() for out in outs]
-    new_hidden, new_cu, new_index, new_speed, counts = ops.compact(*inputs, backend=backend)
-    rows, index, speeds, bounds = [], [], [], [0]
-    for b in range(len(keep)):
-        if keep[b]:
-            rows.append(hidden[cu_seqlens[b] : cu_seqlens[b + 1]])
-            index.append(int(sample_index[b]))
-            speeds.append(speed[b])
-            bounds.append(bounds[-1] + rows[-1].shape[0])
-        else:
-            row = int(sample_index[b])
-            before[0][row], before[1][row], before[2][row] = logits[b], uncertainty[b], layer
-    survivors, tokens = len(index), bounds[-1]
-    assert counts.dtype == torch.int32 and counts.tolist() == [survivors, tokens]
-    assert new_hidden.shape == hidden.shape and new_cu.shape == cu_seqlens.shape
-    if rows:
-        assert torch.equal(new_hidden[:tokens], torch.cat(rows))
-    padding = len(keep) - survivors
-    assert new_cu.tolist() == bounds + [tokens] * padding
-    assert new_index.tolist() == index + [0] * padding
-    assert new_speed.tolist() == [float(s) for s in speeds] + [0.0] * padding
-    for got, want in zip(outs, before, strict=True):
-        assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -72,7 +27,7 @@ def test_patterns(poisoned_memory, backend, dtype, pattern):
         "last": [False] * (size - 1) + [True],
         "alternate": [b % 2 == 0 for b in range(size)],
     }[pattern]
-    check(make(lengths, keep, dtype=dtype), backend)
+    check_compaction(compaction_inputs(lengths, keep, dtype=dtype), backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -83,20 +38,22 @@ def test_patterns(poisoned_memory, backend, dtype, pattern):
     labels=st.sampled_from([2, 3, 100]),
 )
 def test_any_batch(backend, samples, width, labels):
-    check(make([n for n, _ in samples], [k for _, k in samples], width=width, labels=labels), backend)
+    check_compaction(
+        compaction_inputs([n for n, _ in samples], [k for _, k in samples], width=width, labels=labels), backend
+    )
 
 
 def test_large_copies_are_shared_among_threads():
     """Over the size from which all threads copy."""
     lengths = torch.randint(1, 200, (300,)).tolist()
-    check(make(lengths, (torch.rand(300) < 0.6).tolist(), width=64), "cpu")
+    check_compaction(compaction_inputs(lengths, (torch.rand(300) < 0.6).tolist(), width=64), "cpu")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_non_contiguous_rows(backend):
-    inputs = make([3, 2, 4], [True, False, True])
+    inputs = compaction_inputs([3, 2, 4], [True, False, True])
     inputs[0] = inputs[0].T.contiguous().T
-    check(inputs, backend)
+    check_compaction(inputs, backend)
 
 
 @pytest.mark.parametrize(
@@ -107,15 +64,16 @@ def test_non_contiguous_rows(backend):
         (2, lambda x: x.int(), TypeError, "keep must be torch.bool"),
         (3, lambda x: x.long(), TypeError, "sample_index must be torch.int32"),
         (4, lambda x: x[:-1], ValueError, "speed must have shape"),
-        (5, lambda x: x[:, :-1], ValueError, "out_logits must have shape"),
-        (6, lambda x: x.double(), TypeError, "uncertainty must be torch.float32"),
-        (8, lambda x: x.T.contiguous().T, ValueError, "contiguous"),
-        (10, lambda x: x.int(), TypeError, "out_exit_layer must be torch.int64"),
+        (5, lambda x: x.long(), TypeError, "history must be torch.int32"),
+        (6, lambda x: x[:, :-1], ValueError, "out_logits must have shape"),
+        (7, lambda x: x.double(), TypeError, "uncertainty must be torch.float32"),
+        (9, lambda x: x.T.contiguous().T, ValueError, "contiguous"),
+        (11, lambda x: x.int(), TypeError, "out_exit_layer must be torch.int64"),
         (4, lambda x: x.to("meta"), ValueError, "move it there"),
     ],
 )
 def test_wrong_arguments_are_named(position, replacement, error, message):
-    inputs = make([3, 2, 4], [True, False, True])
+    inputs = compaction_inputs([3, 2, 4], [True, False, True])
     inputs[position] = replacement(inputs[position])
     with pytest.raises(error, match=message):
         ops.compact(*inputs)
@@ -123,14 +81,14 @@ def test_wrong_arguments_are_named(position, replacement, error, message):
 
 def test_opcheck():
     # All stay: it compares whole outputs, and rows after the last survivor's are undefined.
-    torch.library.opcheck(torch.ops.fastbert.compact.default, tuple(make([3, 2, 4], [True, True, True])))
+    torch.library.opcheck(torch.ops.fastbert.compact.default, tuple(compaction_inputs([3, 2, 4], [True, True, True])))
 
 
 def test_fullgraph_without_recompiling():
     torch._dynamo.reset()
-    inputs = make([3, 2, 4], [True, False, True])
-    compiled = torch.compile(lambda *x: ops.compact(*x)[4] + 1, fullgraph=True, backend="aot_eager")
+    inputs = compaction_inputs([3, 2, 4], [True, False, True])
+    compiled = torch.compile(lambda *x: ops.compact(*x)[5] + 1, fullgraph=True, backend="aot_eager")
     assert compiled(*inputs).tolist() == [3, 8]
-    assert (inputs[10] == 4).sum() == 1  # the result of the leaving sample was written through the graph
+    assert (inputs[11] == 4).sum() == 1  # the result of the leaving sample was written through the graph
     with torch._dynamo.config.patch(error_on_recompile=True):
         compiled(*inputs)

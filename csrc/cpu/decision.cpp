@@ -1,0 +1,65 @@
+// Uncertainty, prediction, streak and keep of a sample, from its logits.
+#include "cpu/decision.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "cpu/vector_kernels.h"
+#include "pooled_exit_head.h"
+
+namespace fastbert::cpu {
+namespace {
+
+float top_k_entropy(const float* logits, int64_t num_labels, int64_t top_k) {
+  const VectorKernels& kernels = vector_kernels();
+  if (top_k >= num_labels) return kernels.normalised_entropy(logits, num_labels);
+  for (int64_t i = 0; i < num_labels; ++i)
+    if (logits[i] != logits[i]) return logits[i];  // NaN has no place in an order
+  std::vector<float> largest(logits, logits + num_labels);
+  std::nth_element(largest.begin(), largest.begin() + (top_k - 1), largest.end(), std::greater<float>());
+  return kernels.normalised_entropy(largest.data(), top_k);
+}
+
+float measure_uncertainty(const float* logits, int64_t num_labels, const Decision& decision) {
+  switch (decision.criterion) {
+    case Criterion::top_k_entropy:
+      return top_k_entropy(logits, num_labels, decision.top_k);
+    case Criterion::confidence:
+      return 1.0f - vector_kernels().largest_probability(logits, num_labels);
+    case Criterion::entropy:
+    case Criterion::patience:
+      break;
+  }
+  return vector_kernels().normalised_entropy(logits, num_labels);
+}
+
+}  // namespace
+
+void decide_sample(int64_t b, int64_t num_labels, const Decision& decision, const DecisionOutputs& outputs) {
+  const float* logits = outputs.logits + b * num_labels;
+  const float uncertainty = measure_uncertainty(logits, num_labels, decision);
+  outputs.uncertainty[b] = uncertainty;
+  int32_t* history = outputs.history + 2 * b;
+  if (uncertainty != uncertainty) {
+    history[0] = -1;
+    history[1] = 0;
+    outputs.keep[b] = 1;
+    return;
+  }
+  history[0] = static_cast<int32_t>(std::max_element(logits, logits + num_labels) - logits);
+  const bool repeated = decision.history && decision.history[2 * b] == history[0];
+  history[1] = repeated ? decision.history[2 * b + 1] + 1 : 1;
+  const bool leaves =
+      decision.criterion == Criterion::patience ? history[1] >= decision.patience : uncertainty < decision.speed[b];
+  outputs.keep[b] = !leaves;
+}
+
+void decide(const float* logits, int64_t batch, int64_t num_labels, const Decision& decision,
+            const DecisionOutputs& outputs) {
+  if (logits != outputs.logits) std::memcpy(outputs.logits, logits, batch * num_labels * sizeof(float));
+  for (int64_t b = 0; b < batch; ++b) decide_sample(b, num_labels, decision, outputs);
+}
+
+}  // namespace fastbert::cpu

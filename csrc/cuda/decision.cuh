@@ -1,0 +1,127 @@
+// The exit decision of one sample by one warp: csrc/decision.h has the formulas. Both heads end here, with the logits
+// of a sample in shared memory, so a decision reads nothing but its Speed and its history from global memory.
+//
+// Each criterion is two passes over the logits, N / 32 values a lane. The entropy of the top k classes needs the k-th
+// largest logit first: 32 counts over the logits, one for each of its bits, whatever k is. Only that criterion pays.
+// The loops are not unrolled, since what that would keep in registers made the exit head's kernel spill.
+#pragma once
+#include "../decision.h"
+#include "device.cuh"
+
+namespace fastbert::cuda {
+
+// Floats as unsigned numbers of the same order.
+__device__ __forceinline__ unsigned order_of(float value) {
+  const unsigned bits = __float_as_uint(value);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float value_of(unsigned order) {
+  return __uint_as_float(order >> 31 ? order & 0x7fffffffu : ~order);
+}
+
+// Terms of a softmax and of its entropy. With d = logit - maximum the entropy is log sum e^d - sum d e^d / sum e^d: two
+// terms that are not negative, so nothing cancels.
+struct EntropySums {
+  float exponentials = 0;
+  float weighted = 0;
+
+  __device__ __forceinline__ void add(float difference, float copies = 1) {
+    const float exponential = copies * expf(difference);
+    exponentials += exponential;
+    weighted += exponential > 0 ? difference * exponential : 0;  // 0 log 0 = 0
+  }
+  __device__ __forceinline__ void sum_warp() {
+    exponentials = warp_sum(exponentials);
+    weighted = warp_sum(weighted);
+  }
+  __device__ __forceinline__ float normalised_entropy(int classes) const {
+    const float entropy = (logf(exponentials) - weighted / exponentials) / logf(static_cast<float>(classes));
+    return entropy < 0 ? 0 : entropy > 1 ? 1 : entropy;  // fminf and fmaxf would turn a NaN into a number
+  }
+};
+
+// One warp: the normalised entropy of the `top_k` largest of more than `top_k` logits.
+__device__ __forceinline__ float compute_top_k_entropy(const float* logits, int num_labels, int top_k, float maximum,
+                                                       int lane) {
+  unsigned smallest = 0;  // ends as the largest number that top_k logits reach: the top_k-th of them
+  for (unsigned bit = 1u << 31; bit != 0; bit >>= 1) {
+    int reached = 0;
+#pragma unroll 1
+    for (int label = lane; label < num_labels; label += WARP_SIZE) {
+      reached += order_of(logits[label]) >= (smallest | bit);
+    }
+    if (__reduce_add_sync(FULL_WARP, reached) >= top_k) smallest |= bit;
+  }
+  EntropySums sums;
+  int above = 0;
+#pragma unroll 1
+  for (int label = lane; label < num_labels; label += WARP_SIZE) {
+    if (order_of(logits[label]) <= smallest) continue;
+    sums.add(logits[label] - maximum);
+    ++above;
+  }
+  above = __reduce_add_sync(FULL_WARP, above);
+  // Of logits equal to the smallest, as many as there is room for: which of them does not matter.
+  if (lane == 0) sums.add(value_of(smallest) - maximum, static_cast<float>(top_k - above));
+  sums.sum_warp();
+  return sums.normalised_entropy(top_k);
+}
+
+// One lane: what follows from uncertainty and prediction. An invalid sample has prediction -1.
+__device__ __forceinline__ void write_decision(const Decision& decision, const DecisionOutputs& outputs, int64_t sample,
+                                               float uncertainty, int prediction) {
+  int streak = prediction >= 0;
+  if (streak == 1 && decision.history != nullptr && decision.history[2 * sample] == prediction) {
+    streak += decision.history[2 * sample + 1];
+  }
+  outputs.uncertainty[sample] = uncertainty;
+  outputs.history[2 * sample] = prediction;
+  outputs.history[2 * sample + 1] = streak;
+  outputs.keep[sample] = decision.criterion == Criterion::patience ? !(streak >= decision.patience)
+                                                                   : !(uncertainty < decision.speed[sample]);
+}
+
+// One warp: everything of a sample but its logits, which lie in shared memory.
+__device__ __forceinline__ void decide(const Decision& decision, const DecisionOutputs& outputs, const float* logits,
+                                       int num_labels, int64_t sample, int lane) {
+  float maximum = -INFINITY;
+  int prediction = num_labels;
+#pragma unroll 1
+  for (int label = lane; label < num_labels; label += WARP_SIZE) {
+    if (!(logits[label] > maximum)) continue;
+    maximum = logits[label];
+    prediction = label;
+  }
+  const float lane_maximum = maximum;
+  maximum = warp_max(maximum);
+  prediction = __reduce_min_sync(FULL_WARP, lane_maximum == maximum ? prediction : num_labels);
+
+  EntropySums sums;
+#pragma unroll 1
+  for (int label = lane; label < num_labels; label += WARP_SIZE) sums.add(logits[label] - maximum);
+  sums.sum_warp();
+  float uncertainty;
+  if (decision.criterion == Criterion::confidence) {
+    uncertainty = 1 - 1 / sums.exponentials;
+  } else if (decision.criterion == Criterion::top_k_entropy && decision.top_k < num_labels) {
+    uncertainty = compute_top_k_entropy(logits, num_labels, decision.top_k, maximum, lane);
+  } else {
+    uncertainty = sums.normalised_entropy(num_labels);
+  }
+  if (!(sums.exponentials >= 1)) {  // the largest logit alone adds 1, so this is NaN: a logit was NaN or infinite
+    uncertainty = NAN;
+    prediction = -1;
+  }
+  if (lane == 0) write_decision(decision, outputs, sample, uncertainty, prediction);
+}
+
+// All threads of the block: the outputs of a sample without tokens.
+__device__ __forceinline__ void decide_without_tokens(const Decision& decision, const DecisionOutputs& outputs,
+                                                      int num_labels, int64_t sample) {
+  for (int label = threadIdx.x; label < num_labels; label += blockDim.x) {
+    outputs.logits[sample * num_labels + label] = NAN;
+  }
+  if (threadIdx.x == 0) write_decision(decision, outputs, sample, NAN, -1);
+}
+
+}  // namespace fastbert::cuda

@@ -1,0 +1,230 @@
+"""Compaction as two Triton launches: the first decides where everything goes, the second moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastbert_kernels.triton import configs
+
+
+# A number that changes from call to call must not compile a kernel of its own whenever it is 1 or divisible by 16.
+@triton.jit(do_not_specialize=["batch"])
+def _place_kernel(
+    cu_seqlens_ptr,
+    keep_ptr,
+    sample_index_ptr,
+    speed_ptr,
+    history_ptr,
+    new_cu_seqlens_ptr,
+    new_sample_index_ptr,
+    new_speed_ptr,
+    new_history_ptr,
+    counts_ptr,
+    destination_ptr,
+    batch,
+    BLOCK_SAMPLES: tl.constexpr,
+):
+    """Places of BLOCK_SAMPLES samples: with k_b = keep (0 or 1) and n_b the length of sample b::
+
+        rank_b        = k_0 + .. + k_{b-1}                      its index among the survivors
+        destination_b = k_0 n_0 + .. + k_{b-1} n_{b-1}          its first row among theirs; -1 for a sample that leaves
+
+    and sample index, Speed, history and last row of each survivor at its rank; the last program also writes counts =
+    (B', T').
+
+    Every program sums up all samples before its own instead of waiting for its predecessors: any order of execution
+    gives the same result. Memory traffic: 5 bytes of every earlier sample, from the level 2 cache, and about 30 bytes
+    of each of its own.
+    """
+    block = tl.program_id(0)
+    lane = tl.arange(0, BLOCK_SAMPLES)
+    kept_before = tl.zeros([BLOCK_SAMPLES], tl.int32)
+    tokens_before = tl.zeros([BLOCK_SAMPLES], tl.int32)
+    for start in range(0, block * BLOCK_SAMPLES, BLOCK_SAMPLES):
+        sample = start + lane
+        kept = tl.load(keep_ptr + sample).to(tl.int32)
+        kept_before += kept
+        tokens_before += kept * (tl.load(cu_seqlens_ptr + sample + 1) - tl.load(cu_seqlens_ptr + sample))
+    base_rank = tl.sum(kept_before, axis=0)
+    base_token = tl.sum(tokens_before, axis=0)
+
+    sample = block * BLOCK_SAMPLES + lane
+    inside = sample < batch
+    kept = tl.load(keep_ptr + sample, mask=inside, other=0).to(tl.int32)
+    begin = tl.load(cu_seqlens_ptr + sample, mask=inside, other=0)
+    end = tl.load(cu_seqlens_ptr + sample + 1, mask=inside, other=0)
+    tokens = kept * (end - begin)
+    rank = base_rank + tl.cumsum(kept, axis=0) - kept
+    token_end = base_token + tl.cumsum(tokens, axis=0)
+    survives = inside & (kept != 0)
+    tl.store(destination_ptr + sample, tl.where(kept != 0, token_end - tokens, -1), mask=inside)
+    tl.store(new_cu_seqlens_ptr + rank + 1, token_end, mask=survives)
+    tl.store(new_sample_index_ptr + rank, tl.load(sample_index_ptr + sample, mask=inside, other=0), mask=survives)
+    tl.store(new_speed_ptr + rank, tl.load(speed_ptr + sample, mask=inside, other=0.0), mask=survives)
+    for i in tl.static_range(2):  # prediction and streak
+        history = tl.load(history_ptr + 2 * sample + i, mask=inside, other=0)
+        tl.store(new_history_ptr + 2 * rank + i, history, mask=survives)
+
+    if block == 0:
+        tl.store(new_cu_seqlens_ptr, 0)
+    if block == tl.num_programs(0) - 1:
+        tl.store(counts_ptr, base_rank + tl.sum(kept, axis=0))
+        tl.store(counts_ptr + 1, base_token + tl.sum(tokens, axis=0))
+
+
+@triton.jit(do_not_specialize=["layer"])
+def _move_kernel(
+    words_ptr,
+    cu_seqlens_ptr,
+    destination_ptr,
+    counts_ptr,
+    sample_index_ptr,
+    logits_ptr,
+    uncertainty_ptr,
+    new_words_ptr,
+    new_cu_seqlens_ptr,
+    new_sample_index_ptr,
+    new_speed_ptr,
+    new_history_ptr,
+    out_logits_ptr,
+    out_uncertainty_ptr,
+    out_exit_layer_ptr,
+    num_labels,
+    layer,
+    ROW_WORDS: tl.constexpr,
+    BLOCK_WORDS: tl.constexpr,
+    BLOCK_LABELS: tl.constexpr,
+):
+    """Moves sample `program_id(0)`. When it survives, its rows, which are one contiguous piece of memory, are shared
+    among the programs of axis 1; when it leaves, the first of them writes its results to row `sample_index` of the
+    original batch. That one also fills the entries behind the survivors: cu_seqlens with T', sample index, Speed
+    and history with 0.
+
+    Memory traffic: rows of survivors read once and written once, logits of leaving samples read once and written once.
+    """
+    sample = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1).to(tl.int64)
+    begin = tl.load(cu_seqlens_ptr + sample).to(tl.int64)
+    end = tl.load(cu_seqlens_ptr + sample + 1).to(tl.int64)
+    destination = tl.load(destination_ptr + sample).to(tl.int64)
+
+    if part == 0 and sample >= tl.load(counts_ptr):
+        tl.store(new_cu_seqlens_ptr + sample + 1, tl.load(counts_ptr + 1))
+        tl.store(new_sample_index_ptr + sample, 0)
+        tl.store(new_speed_ptr + sample, 0.0)
+        tl.store(new_history_ptr + 2 * sample, 0)
+        tl.store(new_history_ptr + 2 * sample + 1, 0)
+
+    if destination >= 0:
+        lane = tl.arange(0, BLOCK_WORDS)
+        size = (end - begin) * ROW_WORDS
+        words_ptr += begin * ROW_WORDS
+        new_words_ptr += destination * ROW_WORDS
+        for start in range(part * BLOCK_WORDS, size, tl.num_programs(1) * BLOCK_WORDS):
+            inside = start + lane < size
+            tl.store(new_words_ptr + start + lane, tl.load(words_ptr + start + lane, mask=inside, other=0), mask=inside)
+    elif part == 0:
+        row = tl.load(sample_index_ptr + sample).to(tl.int64)
+        for start in range(0, num_labels, BLOCK_LABELS):
+            label = start + tl.arange(0, BLOCK_LABELS)
+            inside = label < num_labels
+            logits = tl.load(logits_ptr + sample * num_labels + label, mask=inside, other=0.0)
+            tl.store(out_logits_ptr + row * num_labels + label, logits, mask=inside)
+        tl.store(out_uncertainty_ptr + row, tl.load(uncertainty_ptr + sample))
+        tl.store(out_exit_layer_ptr + row, layer)
+
+
+def compact(
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    keep: Tensor,
+    sample_index: Tensor,
+    speed: Tensor,
+    history: Tensor,
+    logits: Tensor,
+    uncertainty: Tensor,
+    layer: int,
+    out_logits: Tensor,
+    out_uncertainty: Tensor,
+    out_exit_layer: Tensor,
+    *,
+    wrap: Callable[[Any], Any] = lambda kernel: kernel,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Survivors moved together, results of the others written to their place; see `fastbert_kernels.ops.compact`.
+
+    `wrap` is put around the kernels before their launch: `torch.library.wrap_triton` shows them to a tracer.
+    """
+    batch, labels = keep.shape[0], int(logits.shape[1])
+    words = _as_words(hidden.contiguous())
+    cu_seqlens, keep, sample_index = cu_seqlens.contiguous(), keep.contiguous(), sample_index.contiguous()
+    new_words = torch.empty_like(words)
+    new_cu_seqlens = torch.empty_like(cu_seqlens)
+    new_sample_index = torch.empty_like(sample_index)
+    new_speed = speed.new_empty(batch)
+    new_history = history.new_empty(batch, 2)
+    counts = cu_seqlens.new_empty(2)
+    destination = cu_seqlens.new_empty(batch)  # first row of each survivor in the new batch
+    config = configs.COMPACT
+    with torch.cuda.device_of(hidden):
+        wrap(_place_kernel)[(max(1, triton.cdiv(batch, config.block_samples)),)](
+            cu_seqlens,
+            keep,
+            sample_index,
+            speed.contiguous(),
+            history.contiguous(),
+            new_cu_seqlens,
+            new_sample_index,
+            new_speed,
+            new_history,
+            counts,
+            destination,
+            batch,
+            BLOCK_SAMPLES=config.block_samples,
+            num_warps=config.num_warps,
+        )
+        if batch > 0:
+            wrap(_move_kernel)[(batch, _parts(words, batch, config.block_words))](
+                words,
+                cu_seqlens,
+                destination,
+                counts,
+                sample_index,
+                logits.contiguous(),
+                uncertainty.contiguous(),
+                new_words,
+                new_cu_seqlens,
+                new_sample_index,
+                new_speed,
+                new_history,
+                out_logits,
+                out_uncertainty,
+                out_exit_layer,
+                labels,
+                layer,
+                ROW_WORDS=int(words.shape[1]),
+                BLOCK_WORDS=config.block_words,
+                BLOCK_LABELS=min(triton.next_power_of_2(labels), 1024),
+                num_warps=config.num_warps,
+            )
+    return new_words.view(hidden.dtype), new_cu_seqlens, new_sample_index, new_speed, new_history, counts
+
+
+def _as_words(hidden: Tensor) -> Tensor:
+    """The rows as the widest integers up to 4 bytes that fit, which Triton joins to 16-byte accesses: bits are moved,
+    not numbers."""
+    row_bytes, offset = hidden.shape[1] * hidden.element_size(), hidden.storage_offset() * hidden.element_size()
+    for dtype in (torch.int32, torch.int16):
+        if row_bytes % dtype.itemsize == 0 and offset % dtype.itemsize == 0:
+            return hidden.view(dtype)
+    return hidden.view(torch.int8)
+
+
+def _parts(words: Tensor, batch: int, block_words: int) -> int:
+    """Programs per sample: enough that a sample of mean length takes one step; a longer one takes more steps."""
+    return min(max(1, triton.cdiv(words.numel(), batch * block_words)), 64)

@@ -1,0 +1,88 @@
+"""Launch configurations of the Triton kernels per architecture: a small table instead of autotuning.
+
+How the numbers were chosen, by counting and by what the compiler reports (no measurement yet). A thread holds
+`block_tokens * C / (32 * num_warps)` accumulators: mostly 64 with 16-bit operands, and 32 in float32, where the
+operands take registers too. Longer tiles read the projection weights less often (each tile reads all of them from the
+level 2 cache), shorter ones waste less on short samples: the mean length decides, where both are listed. The hidden
+states and weights under way take `(num_stages - 1) * (block_tokens + C) * block_hidden` elements of shared memory at
+least. Every entry is compiled ahead of time by the tests, which assert that no register spills and that shared memory
+fits; in float32 that depends on details, since the assembler would rather spill a few bytes than give up a second
+program per multiprocessor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+NARROW_SIZES = (64, 128, 256)
+MAX_TOP_K_LABELS = 8192  # the top-k entropy holds all logits of a sample in registers
+SHORT = 64  # a mean length up to this takes the short tile
+
+
+@dataclass(frozen=True)
+class ExitHeadConfig:
+    block_tokens: int  # rows of a tile of hidden states
+    block_hidden: int  # step of the projection along H
+    block_rows: int  # rows of a query or value matrix, or of output weights, per step
+    num_warps: int
+    num_stages: int  # steps of the projection under way
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    block_samples: int  # samples that one program of the first launch places
+    block_words: int  # words of at most 4 bytes that one step of the second launch copies
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class PooledExitHeadConfig:
+    block_tokens: int  # rows of a tile of hidden states
+    block_columns: int  # columns of it
+    block: int  # rows and columns of a tile of weights; labels per step
+    num_warps: int
+
+
+# [architecture][16-bit hidden states?, C] = (tile for short samples, tile for longer ones)
+_AMPERE = {
+    (True, 64): (ExitHeadConfig(64, 64, 32, 4, 4),) * 2,
+    (True, 128): (ExitHeadConfig(64, 64, 32, 4, 3),) * 2,
+    (True, 256): (ExitHeadConfig(64, 64, 16, 8, 3),) * 2,
+    (False, 64): (ExitHeadConfig(64, 16, 32, 4, 3),) * 2,
+    (False, 128): (ExitHeadConfig(32, 16, 32, 4, 3),) * 2,
+    (False, 256): (ExitHeadConfig(32, 16, 32, 8, 2),) * 2,
+}
+# Matrix instructions that read both operands from shared memory leave registers for tiles of 128 tokens.
+_HOPPER = {
+    **_AMPERE,
+    (True, 64): (ExitHeadConfig(64, 64, 32, 4, 4), ExitHeadConfig(128, 64, 32, 4, 3)),
+    (True, 128): (ExitHeadConfig(64, 64, 32, 4, 3), ExitHeadConfig(128, 64, 32, 8, 3)),
+    (False, 128): (ExitHeadConfig(64, 16, 32, 8, 3),) * 2,
+}
+_BLACKWELL = {**_HOPPER, (True, 64): (ExitHeadConfig(64, 64, 16, 4, 4), ExitHeadConfig(128, 64, 32, 4, 3))}
+# By compute capability; all others use sm_80's, which fit the 99 KB of shared memory of the smaller GPUs.
+EXIT_HEAD = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL}
+DEFAULT = 80
+
+# Copying and vector-matrix products need bytes under way and nothing else: one entry serves all architectures.
+POOLED_EXIT_HEAD = PooledExitHeadConfig(block_tokens=16, block_columns=256, block=64, num_warps=4)
+COMPACT = CompactConfig(block_samples=1024, block_words=4096, num_warps=4)
+
+
+def exit_head(hidden: Tensor, batch: int, narrow: int) -> ExitHeadConfig:
+    """The configuration for `hidden` [T, H] of `batch` samples on its device."""
+    table = EXIT_HEAD.get(_capability(hidden.device), EXIT_HEAD[DEFAULT])
+    short, long = table[hidden.element_size() == 2, narrow]
+    return short if short == long or hidden.shape[0] <= SHORT * batch else long
+
+
+@cache
+def _capability(device: torch.device) -> int:
+    if device.type != "cuda":
+        return DEFAULT
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor

@@ -1,0 +1,106 @@
+"""From the logits of one sample to its uncertainty, its prediction and whether it stays: device functions for Triton
+kernels of exit heads. `reference.decide` is the specification."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastbert_kernels.criteria import Criterion
+
+TOP_K_ENTROPY = tl.constexpr(Criterion.TOP_K_ENTROPY.code)
+CONFIDENCE = tl.constexpr(Criterion.CONFIDENCE.code)
+PATIENCE = tl.constexpr(Criterion.PATIENCE.code)
+
+
+@triton.jit
+def add_labels(logits, start, top, prediction, total, weighted):
+    """Takes the next block of logits l, whose first label is `start`, into the running sums over the labels so far::
+
+        top = max l,  prediction = the first label that has it,  total = sum exp(l - top),
+        weighted = sum exp(l - top) (l - top)
+
+    They begin as -inf, -1, 0 and 0; labels that do not exist are -inf. Any NaN or +inf makes a NaN of `total`.
+    """
+    best = tl.max(logits, axis=0)
+    place = tl.arange(0, logits.shape[0])
+    place = tl.min(tl.where(logits == best, place, logits.shape[0]), axis=0)
+    now = tl.maximum(top, best)
+    shift = tl.where(now == -float("inf"), 0.0, now)  # -inf - -inf would be NaN
+    shrink = tl.exp(top - shift)
+    p = tl.exp(logits - shift)
+    moved = tl.where(shrink == 0, 0.0, shrink * (weighted + total * (top - shift)))
+    weighted = moved + tl.sum(tl.where(p == 0, 0.0, p * (logits - shift)), axis=0)  # 0 log 0 = 0
+    return now, tl.where(best > top, start + place, prediction), total * shrink + tl.sum(p, axis=0), weighted
+
+
+@triton.jit
+def entropy_of_largest(logits_ptr, num_labels, count, top, ALL_LABELS: tl.constexpr):
+    """Entropy of the softmax over the `count` largest of the logits [num_labels], whose maximum is `top`.
+
+    The smallest of them is found bit by bit: as integers in the order of the floats, it is the largest number that at
+    least `count` of them reach. Equal logits have equal terms, so that it does not matter which of them are taken.
+    """
+    label = tl.arange(0, ALL_LABELS)
+    inside = label < num_labels
+    logits = tl.load(logits_ptr + label, mask=inside, other=-float("inf"))
+    bits = logits.to(tl.int32, bitcast=True)
+    order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) + (1 << 31)  # 0 <= order < 2^32
+    order = tl.where(inside, order, -1)
+    smallest = tl.full([], 0, tl.int64)
+    for i in range(32):
+        candidate = smallest + (tl.full([], 1, tl.int64) << (31 - i))
+        reach = tl.sum((order >= candidate).to(tl.int32), axis=0)
+        smallest = tl.where(reach >= count, candidate, smallest)
+    shifted = logits - top
+    last = tl.max(tl.where(order == smallest, shifted, -float("inf")), axis=0)
+    p = tl.where(order > smallest, tl.exp(shifted), 0.0)
+    equal = (count - tl.sum((order > smallest).to(tl.int32), axis=0)).to(tl.float32)
+    last_p = tl.exp(last)
+    total = tl.sum(p, axis=0) + equal * last_p
+    weighted = tl.sum(tl.where(p == 0, 0.0, p * shifted), axis=0) + tl.where(last_p == 0, 0.0, equal * last_p * last)
+    return tl.log(total) - weighted / total
+
+
+@triton.jit
+def decide(
+    logits_ptr,
+    num_labels,
+    top,
+    prediction,
+    total,
+    weighted,
+    log_classes,
+    top_k,
+    patience,
+    speed_ptr,
+    history_ptr,
+    uncertainty_ptr,
+    new_history_ptr,
+    keep_ptr,
+    CRITERION: tl.constexpr,
+    HAS_HISTORY: tl.constexpr,
+    ALL_LABELS: tl.constexpr,
+):
+    """Writes uncertainty, history and keep of one sample, to whose entries all pointers point, from what `add_labels`
+    found. `log_classes` is the largest entropy there can be; the logits are read again for TOP_K_ENTROPY only."""
+    known = total > 0  # not if it is NaN, nor if all logits are -inf
+    if CRITERION == CONFIDENCE:
+        uncertainty = 1.0 - 1.0 / total
+    elif CRITERION == TOP_K_ENTROPY:
+        tl.debug_barrier()
+        uncertainty = entropy_of_largest(logits_ptr, num_labels, top_k, top, ALL_LABELS) / log_classes
+    else:
+        uncertainty = (tl.log(total) - weighted / total) / log_classes
+    # Comparisons, since the hardware's minimum and maximum drop a NaN.
+    uncertainty = tl.where(uncertainty < 0, 0.0, tl.where(uncertainty > 1, 1.0, uncertainty))
+    uncertainty = tl.where(known, uncertainty, float("nan"))
+    prediction = tl.where(known, prediction, -1)
+    streak = tl.where(known, 1, 0)
+    if HAS_HISTORY:
+        streak = tl.where(known & (tl.load(history_ptr) == prediction), tl.load(history_ptr + 1) + 1, streak)
+    leaves = known & (streak >= patience) if CRITERION == PATIENCE else uncertainty < tl.load(speed_ptr)
+    tl.store(uncertainty_ptr, uncertainty)
+    tl.store(new_history_ptr, prediction)
+    tl.store(new_history_ptr + 1, streak)
+    tl.store(keep_ptr, tl.where(leaves, 0, 1).to(tl.uint8))

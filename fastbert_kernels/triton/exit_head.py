@@ -1,0 +1,329 @@
+"""The exit head as one Triton kernel: one program per sample, one launch per layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastbert_kernels import backends, reference
+from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.triton import configs
+from fastbert_kernels.triton.decision import add_labels, decide
+
+MAX_HEADS = tl.constexpr(8)
+
+
+@triton.jit
+def _tanh(x):
+    """tanh to about 2 units in the last place of float32; NaN stays NaN, an infinity becomes 1 or -1.
+
+    Near zero, where 1 - 2 / (1 + exp(2x)) cancels, a polynomial in x^2: the minimax fit of (tanh(x) / x - 1) / x^2 on
+    |x| < 0.55, relative error of tanh 4e-8.
+    """
+    size = tl.abs(x)
+    square = x * x
+    series = ((0.0164587604 * square - 0.0526841460) * square + 0.133209423) * square - 0.333329571
+    away = 1.0 - 2.0 / (1.0 + tl.exp(2.0 * size))
+    return tl.where(size < 0.55, x + x * square * series, tl.where(x < 0, -away, away))
+
+
+@triton.jit
+def _vector_times_matrix(vector_ptr, matrix_ptr, rows, COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
+    """vector [rows] @ matrix [rows, COLUMNS] in float32, BLOCK_ROWS rows at a time with the next ones under way."""
+    row = tl.arange(0, BLOCK_ROWS)
+    column = tl.arange(0, COLUMNS)
+    sums = tl.zeros([BLOCK_ROWS, COLUMNS], tl.float32)
+    for start in tl.range(0, rows, BLOCK_ROWS, num_stages=3):
+        part = tl.load(vector_ptr + start + row)
+        matrix = tl.load(matrix_ptr + (start + row)[:, None] * COLUMNS + column[None, :])
+        sums += part[:, None] * matrix.to(tl.float32)
+    return tl.sum(sums, axis=0)
+
+
+@triton.jit
+def _exit_head_kernel(
+    hidden_ptr,
+    cu_seqlens_ptr,
+    speed_ptr,
+    history_ptr,
+    projection_weight_ptr,
+    projection_bias_ptr,
+    query_ptr,
+    query_bias_ptr,
+    value_ptr,
+    value_bias_ptr,
+    output_weight_ptr,
+    output_bias_ptr,
+    logits_ptr,
+    uncertainty_ptr,
+    new_history_ptr,
+    keep_ptr,
+    scratch_ptr,
+    pooled_size,
+    num_labels,
+    log_classes,
+    top_k,
+    patience,
+    HIDDEN_SIZE: tl.constexpr,
+    NARROW_SIZE: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_LABELS: tl.constexpr,
+    ALL_LABELS: tl.constexpr,
+    NARROW_TANH: tl.constexpr,
+    MLP_TANH: tl.constexpr,
+    CRITERION: tl.constexpr,
+    HAS_HISTORY: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """The exit decision of sample `program_id(0)`, whose rows of `hidden` are X [n, H]::
+
+        Z      = f(X projection_weight^T + projection_bias)                   tile by tile, in registers
+        u_i    = Z_0 query_i + query_bias_i                                   i = 1..h
+        c_i    = softmax_j(u_i . Z_j) Z                                       online over tiles of tokens
+        logits = g([c_1 .. c_h] value + value_bias) output_weight^T + output_bias
+
+    and from there to uncertainty, prediction and keep as in `decide`; f and g are tanh or the identity.
+
+    Memory traffic of a sample: its n * H elements of `hidden` once from memory; from the level 2 cache, which all
+    samples share, the C * H elements of the projection once per tile of BLOCK_TOKENS tokens, and the (2 h C + N) * C
+    of the other weights; N + 3 words and one byte written. Z, the scores and the attention weights never
+    leave the chip.
+
+    `scratch` [B, (2 h + 1) C] float32 holds Z_0, the u_i and the sums for c_i of each sample. A program reads only what
+    it wrote itself, a few KB in the caches; kept in registers, every thread would hold a copy beside its part of Z.
+
+    WIDEN turns the operands of the matrix product into float32, which Triton's interpreter needs.
+    """
+    sample = tl.program_id(0).to(tl.int64)
+    begin = tl.load(cu_seqlens_ptr + sample).to(tl.int64)
+    length = (tl.load(cu_seqlens_ptr + sample + 1) - begin).to(tl.int32)
+    sample_ptr = hidden_ptr + begin * HIDDEN_SIZE
+    first_ptr = scratch_ptr + sample * (2 * pooled_size + NARROW_SIZE)  # Z_0 [C]
+    scorer_ptr = first_ptr + NARROW_SIZE  # u_i [h, C]
+    pooled_ptr = scorer_ptr + pooled_size  # sum_j exp(score_j - largest) Z_j [h, C]
+
+    narrow = tl.arange(0, NARROW_SIZE)
+    head = tl.arange(0, MAX_HEADS)[:, None]  # loops over heads count in steps of C: `offset` is where row i begins
+    largest = tl.full([MAX_HEADS, 1], -float("inf"), tl.float32)
+    total = tl.zeros([MAX_HEADS, 1], tl.float32)
+
+    for start in range(0, length, BLOCK_TOKENS):
+        token = start + tl.arange(0, BLOCK_TOKENS)
+        in_sample = token < length
+        z = tl.zeros([BLOCK_TOKENS, NARROW_SIZE], tl.float32)
+        for k in range(0, HIDDEN_SIZE, BLOCK_HIDDEN):
+            column = k + tl.arange(0, BLOCK_HIDDEN)
+            inside = column < HIDDEN_SIZE
+            x = tl.load(
+                sample_ptr + token[:, None] * HIDDEN_SIZE + column[None, :],
+                mask=in_sample[:, None] & inside[None, :],
+                other=0.0,
+            )
+            weight = tl.load(
+                projection_weight_ptr + narrow[None, :] * HIDDEN_SIZE + column[:, None], mask=inside[:, None], other=0.0
+            )
+            if WIDEN:
+                x = x.to(tl.float32)
+                weight = weight.to(tl.float32)
+            z = tl.dot(x, weight, z, input_precision="ieee")
+        # Rows after the last token are finite whatever lies there, and get the weight 0 below.
+        z += tl.load(projection_bias_ptr + narrow)[None, :]
+        if NARROW_TANH:
+            z = _tanh(z)
+
+        if start == 0:
+            tl.store(first_ptr + narrow, tl.sum(tl.where((token == 0)[:, None], z, 0.0), axis=0))
+            tl.debug_barrier()
+            for offset in range(0, pooled_size, NARROW_SIZE):
+                u = _vector_times_matrix(
+                    first_ptr, query_ptr + offset * NARROW_SIZE, NARROW_SIZE, NARROW_SIZE, BLOCK_ROWS
+                )
+                tl.store(scorer_ptr + offset + narrow, u + tl.load(query_bias_ptr + offset + narrow))
+            tl.debug_barrier()
+
+        for offset in range(0, pooled_size, NARROW_SIZE):
+            this = head == offset // NARROW_SIZE
+            u = tl.load(scorer_ptr + offset + narrow)
+            # Kept in two dimensions: reduced to a scalar over both, some versions of Triton fail to compile for sm_100.
+            scores = tl.where(in_sample[:, None], tl.sum(z * u[None, :], axis=1, keep_dims=True), -float("inf"))
+            # A NaN score may get lost in the maximum; it comes back through the sums.
+            before = tl.sum(tl.where(this, largest, 0.0), axis=0, keep_dims=True)
+            now = tl.maximum(before, tl.max(scores, axis=0, keep_dims=True))
+            attention = tl.exp(scores - now)  # [BLOCK_TOKENS, 1]
+            shrink = tl.exp(before - now)
+            pooled_row_ptr = pooled_ptr + offset + narrow[None, :]
+            pooled = tl.sum(attention * z, axis=0, keep_dims=True)
+            if start > 0:
+                pooled += shrink * tl.load(pooled_row_ptr)
+                tl.debug_barrier()
+            tl.store(pooled_row_ptr, pooled)
+            total = tl.where(this, total * shrink + tl.sum(attention, axis=0, keep_dims=True), total)
+            largest = tl.where(this, now, largest)
+        tl.debug_barrier()
+
+    for offset in range(0, pooled_size, NARROW_SIZE):
+        pooled = tl.load(pooled_ptr + offset + narrow) / tl.sum(tl.where(head == offset // NARROW_SIZE, total, 0.0))
+        tl.debug_barrier()
+        tl.store(pooled_ptr + offset + narrow, pooled)  # c_i
+    tl.debug_barrier()
+    features = _vector_times_matrix(pooled_ptr, value_ptr, pooled_size, NARROW_SIZE, BLOCK_ROWS)
+    features += tl.load(value_bias_ptr + narrow)
+    if MLP_TANH:
+        features = _tanh(features)
+    features = tl.where(length > 0, features, float("nan"))
+
+    logits_ptr += sample * num_labels
+    top = -float("inf")
+    prediction = -1
+    total_p = 0.0
+    weighted = 0.0
+    for start in range(0, num_labels, BLOCK_LABELS):
+        label = start + tl.arange(0, BLOCK_LABELS)
+        inside = label < num_labels
+        weight = tl.load(
+            output_weight_ptr + label[:, None] * NARROW_SIZE + narrow[None, :], mask=inside[:, None], other=0.0
+        )
+        logits = tl.sum(weight * features[None, :], axis=1) + tl.load(output_bias_ptr + label, mask=inside, other=0.0)
+        tl.store(logits_ptr + label, logits, mask=inside)
+        logits = tl.where(inside, logits, -float("inf"))
+        top, prediction, total_p, weighted = add_labels(logits, start, top, prediction, total_p, weighted)
+    decide(
+        logits_ptr,
+        num_labels,
+        top,
+        prediction,
+        total_p,
+        weighted,
+        log_classes,
+        top_k,
+        patience,
+        speed_ptr + sample,
+        history_ptr + 2 * sample,
+        uncertainty_ptr + sample,
+        new_history_ptr + 2 * sample,
+        keep_ptr + sample,
+        CRITERION,
+        HAS_HISTORY,
+        ALL_LABELS,
+    )
+
+
+# False where the decorator made an interpreted function of the kernel (TRITON_INTERPRET=1), which takes CPU tensors.
+COMPILED = isinstance(_exit_head_kernel, triton.JITFunction)
+
+
+def exit_head(
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    speed: Tensor,
+    projection_weight: Tensor,
+    projection_bias: Tensor,
+    query: Tensor,
+    query_bias: Tensor,
+    value: Tensor,
+    value_bias: Tensor,
+    output_weight: Tensor,
+    output_bias: Tensor,
+    *,
+    narrow_activation: str = "tanh",
+    mlp_activation: str = "tanh",
+    history: Tensor | None = None,
+    criterion: str = "entropy",
+    top_k: int = 2,
+    patience: int = 1,
+    wrap: Callable[[Any], Any] = lambda kernel: kernel,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The attentive exit head with folded weights on a packed batch; see `fastbert_kernels.ops.exit_head`.
+
+    `wrap` is put around the kernel before its launch: `torch.library.wrap_triton` shows it to a tracer. A shape or
+    dtype that the kernel does not cover runs on the reference and warns once.
+    """
+    weights = (projection_weight, projection_bias, query, query_bias, value, value_bias, output_weight, output_bias)
+    # Sizes of the weights are constants of the kernel. Under a tracer they may be symbols; int() makes numbers of them.
+    heads, narrow, hidden_size, labels = (
+        int(size) for size in (*query.shape[:2], hidden.shape[1], output_weight.shape[0])
+    )
+    rule, classes = Criterion(criterion), labels
+    if rule == Criterion.TOP_K_ENTROPY:
+        rule, classes = (rule, top_k) if top_k < labels else (Criterion.ENTROPY, labels)
+    if reason := unsupported(hidden.dtype, hidden_size, narrow, heads, labels, rule):
+        backends.warn_about_fallback("exit_head", reason)
+        return reference.exit_head(
+            *(hidden, cu_seqlens, speed, *weights),
+            narrow_activation=narrow_activation,
+            mlp_activation=mlp_activation,
+            history=history,
+            criterion=criterion,
+            top_k=top_k,
+            patience=patience,
+        )
+    batch = speed.shape[0]
+    logits = hidden.new_empty(batch, labels, dtype=torch.float32)
+    uncertainty = hidden.new_empty(batch, dtype=torch.float32)
+    new_history = hidden.new_empty(batch, 2, dtype=torch.int32)
+    keep = hidden.new_empty(batch, dtype=torch.bool)
+    if batch == 0:
+        return logits, uncertainty, new_history, keep
+    config = configs.exit_head(hidden, batch, narrow)
+    previous = cu_seqlens if history is None else history  # without a history any int32 tensor will do: it is not read
+    with torch.cuda.device_of(hidden):
+        wrap(_exit_head_kernel)[(batch,)](
+            *(tensor.contiguous() for tensor in (hidden, cu_seqlens, speed, previous, *weights)),
+            logits,
+            uncertainty,
+            new_history,
+            keep,
+            hidden.new_empty(batch, (2 * heads + 1) * narrow, dtype=torch.float32),
+            heads * narrow,
+            labels,
+            math.log(classes),
+            classes,
+            patience,
+            **constants(config, hidden_size, narrow, labels),
+            NARROW_TANH=narrow_activation == "tanh",
+            MLP_TANH=mlp_activation == "tanh",
+            CRITERION=rule.code,
+            HAS_HISTORY=history is not None,
+            WIDEN=not COMPILED,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+        )
+    return logits, uncertainty, new_history, keep
+
+
+def constants(config: configs.ExitHeadConfig, hidden_size: int, narrow: int, labels: int) -> dict[str, int]:
+    """The compile-time arguments of the kernel for one shape."""
+    return {
+        "HIDDEN_SIZE": hidden_size,
+        "NARROW_SIZE": narrow,
+        "BLOCK_TOKENS": config.block_tokens,
+        "BLOCK_HIDDEN": config.block_hidden,
+        "BLOCK_ROWS": config.block_rows,
+        "BLOCK_LABELS": min(triton.next_power_of_2(labels), config.block_rows),
+        "ALL_LABELS": triton.next_power_of_2(labels),
+    }
+
+
+def unsupported(
+    dtype: torch.dtype, hidden_size: int, narrow: int, heads: int, labels: int, criterion: Criterion
+) -> str | None:
+    """None where the kernel can run, else the reason."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the Triton kernel has no {dtype}"
+    if narrow not in configs.NARROW_SIZES:
+        return f"the narrow sizes of the Triton kernel are {configs.NARROW_SIZES}, not {narrow}"
+    if not 1 <= heads <= MAX_HEADS.value:
+        return f"the Triton kernel has 1 to {MAX_HEADS.value} attention heads, not {heads}"
+    if hidden_size % 8 != 0 or hidden_size == 0:
+        return f"the hidden sizes of the Triton kernel are multiples of 8, not {hidden_size}"
+    if criterion == Criterion.TOP_K_ENTROPY and labels > configs.MAX_TOP_K_LABELS:
+        return f"the Triton kernel finds the most likely of at most {configs.MAX_TOP_K_LABELS} classes, not of {labels}"
+    return None

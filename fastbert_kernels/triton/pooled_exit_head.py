@@ -1,0 +1,260 @@
+"""The pooled exit head as one Triton kernel: one program per sample, one launch per layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastbert_kernels import backends, reference
+from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.triton import configs
+from fastbert_kernels.triton.decision import add_labels, decide
+from fastbert_kernels.triton.exit_head import _tanh
+
+POOLINGS = ("first", "mean", "max")
+ACTIVATIONS = tuple(reference.ACTIVATIONS)
+FIRST, MEAN = tl.constexpr(0), tl.constexpr(1)
+TANH, RELU, GELU = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+
+
+@triton.jit
+def _activate(x, ACTIVATION: tl.constexpr):
+    if ACTIVATION == TANH:
+        x = _tanh(x)
+    elif ACTIVATION == RELU:
+        x = tl.where(x < 0, 0.0, x)  # NaN stays NaN
+    elif ACTIVATION == GELU:
+        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    return x
+
+
+@triton.jit
+def _dense(x_ptr, weight_ptr, bias_ptr, out_ptr, size_in, size_out, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+    """out [size_out] = f(weight [size_out, size_in] x + bias), BLOCK x BLOCK weights at a time."""
+    for start in range(0, size_out, BLOCK):
+        row = start + tl.arange(0, BLOCK)
+        inside_out = row < size_out
+        sums = tl.zeros([BLOCK, BLOCK], tl.float32)
+        for k in range(0, size_in, BLOCK):
+            column = k + tl.arange(0, BLOCK)
+            inside = column < size_in
+            weight = tl.load(
+                weight_ptr + row[:, None].to(tl.int64) * size_in + column[None, :],
+                mask=inside_out[:, None] & inside[None, :],
+                other=0.0,
+            )
+            x = tl.load(x_ptr + column, mask=inside, other=0.0)
+            sums += weight.to(tl.float32) * x[None, :]
+        out = tl.sum(sums, axis=1) + tl.load(bias_ptr + row, mask=inside_out, other=0.0)
+        tl.store(out_ptr + row, _activate(out, ACTIVATION), mask=inside_out)
+
+
+@triton.jit
+def _pooled_exit_head_kernel(
+    hidden_ptr,
+    cu_seqlens_ptr,
+    speed_ptr,
+    history_ptr,
+    weight_0_ptr,
+    weight_1_ptr,
+    weight_2_ptr,
+    bias_0_ptr,
+    bias_1_ptr,
+    bias_2_ptr,
+    logits_ptr,
+    uncertainty_ptr,
+    new_history_ptr,
+    keep_ptr,
+    scratch_ptr,
+    hidden_size,
+    size_1,
+    size_2,
+    num_labels,
+    scratch_size,
+    log_classes,
+    top_k,
+    patience,
+    NUM_LAYERS: tl.constexpr,
+    POOLING: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    CRITERION: tl.constexpr,
+    HAS_HISTORY: tl.constexpr,
+    ALL_LABELS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The exit decision of sample `program_id(0)`, whose rows of `hidden` are X [n, H]: pooled to one row (the first,
+    the mean, or the largest value per column), then NUM_LAYERS linear layers with f between them, then `decide`.
+
+    Memory traffic of a sample: its n * H elements of `hidden` once (H for the first row); all weights once from the
+    level 2 cache. `scratch` [B, 3, scratch_size] float32 holds the pooled row and the outputs between layers.
+    """
+    sample = tl.program_id(0).to(tl.int64)
+    begin = tl.load(cu_seqlens_ptr + sample).to(tl.int64)
+    length = (tl.load(cu_seqlens_ptr + sample + 1) - begin).to(tl.int32)
+    sample_ptr = hidden_ptr + begin * hidden_size
+    pooled_ptr = scratch_ptr + sample * 3 * scratch_size
+    logits_ptr += sample * num_labels
+
+    for start in range(0, hidden_size, BLOCK_COLUMNS):
+        column = start + tl.arange(0, BLOCK_COLUMNS)
+        inside = column < hidden_size
+        if POOLING == FIRST:
+            there = column < tl.minimum(length, 1) * hidden_size  # no first row in a sample without tokens
+            pooled = tl.load(sample_ptr + column, mask=there, other=0.0).to(tl.float32)
+        else:
+            pooled = tl.full([BLOCK_COLUMNS], 0.0 if POOLING == MEAN else -float("inf"), tl.float32)
+            not_numbers = tl.zeros([BLOCK_COLUMNS], tl.int32)
+            for first in range(0, length, BLOCK_TOKENS):
+                token = first + tl.arange(0, BLOCK_TOKENS)
+                rows = tl.load(
+                    sample_ptr + token[:, None].to(tl.int64) * hidden_size + column[None, :],
+                    mask=(token < length)[:, None] & inside[None, :],
+                    other=0.0 if POOLING == MEAN else -float("inf"),
+                ).to(tl.float32)
+                if POOLING == MEAN:
+                    pooled += tl.sum(rows, axis=0)
+                else:
+                    pooled = tl.maximum(pooled, tl.max(rows, axis=0))
+                    not_numbers += tl.sum((rows != rows).to(tl.int32), axis=0)  # the maximum may drop them
+            if POOLING == MEAN:
+                pooled = pooled / length.to(tl.float32)
+            else:
+                pooled = tl.where(not_numbers > 0, float("nan"), pooled)
+        tl.store(pooled_ptr + column, tl.where(length > 0, pooled, float("nan")), mask=inside)
+    tl.debug_barrier()
+
+    if NUM_LAYERS == 1:
+        _dense(pooled_ptr, weight_0_ptr, bias_0_ptr, logits_ptr, hidden_size, num_labels, 0, BLOCK)
+    else:
+        between_ptr = pooled_ptr + scratch_size
+        _dense(pooled_ptr, weight_0_ptr, bias_0_ptr, between_ptr, hidden_size, size_1, ACTIVATION, BLOCK)
+        tl.debug_barrier()
+        if NUM_LAYERS == 2:
+            _dense(between_ptr, weight_1_ptr, bias_1_ptr, logits_ptr, size_1, num_labels, 0, BLOCK)
+        else:
+            last_ptr = between_ptr + scratch_size
+            _dense(between_ptr, weight_1_ptr, bias_1_ptr, last_ptr, size_1, size_2, ACTIVATION, BLOCK)
+            tl.debug_barrier()
+            _dense(last_ptr, weight_2_ptr, bias_2_ptr, logits_ptr, size_2, num_labels, 0, BLOCK)
+    tl.debug_barrier()
+
+    top = -float("inf")
+    prediction = -1
+    total_p = 0.0
+    weighted = 0.0
+    for start in range(0, num_labels, BLOCK):
+        label = start + tl.arange(0, BLOCK)
+        logits = tl.load(logits_ptr + label, mask=label < num_labels, other=-float("inf"))
+        top, prediction, total_p, weighted = add_labels(logits, start, top, prediction, total_p, weighted)
+    decide(
+        logits_ptr,
+        num_labels,
+        top,
+        prediction,
+        total_p,
+        weighted,
+        log_classes,
+        top_k,
+        patience,
+        speed_ptr + sample,
+        history_ptr + 2 * sample,
+        uncertainty_ptr + sample,
+        new_history_ptr + 2 * sample,
+        keep_ptr + sample,
+        CRITERION,
+        HAS_HISTORY,
+        ALL_LABELS,
+    )
+
+
+def pooled_exit_head(
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    speed: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    *,
+    pooling: str = "first",
+    activation: str = "tanh",
+    history: Tensor | None = None,
+    criterion: str = "entropy",
+    top_k: int = 2,
+    patience: int = 1,
+    wrap: Callable[[Any], Any] = lambda kernel: kernel,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pooling, linear layers and decision on a packed batch; see `fastbert_kernels.ops.pooled_exit_head`.
+
+    `wrap` as in `exit_head`. What the kernel does not cover runs on the reference and warns once.
+    """
+    labels = int(weights[-1].shape[0])
+    rule, classes = Criterion(criterion), labels
+    if rule == Criterion.TOP_K_ENTROPY:
+        rule, classes = (rule, top_k) if top_k < labels else (Criterion.ENTROPY, labels)
+    if rule == Criterion.TOP_K_ENTROPY and labels > configs.MAX_TOP_K_LABELS:
+        reason = (
+            f"the Triton kernel finds the most likely of at most {configs.MAX_TOP_K_LABELS} classes, not of {labels}"
+        )
+        backends.warn_about_fallback("pooled_exit_head", reason)
+        return reference.pooled_exit_head(
+            *(hidden, cu_seqlens, speed, weights, biases),
+            pooling=pooling,
+            activation=activation,
+            history=history,
+            criterion=criterion,
+            top_k=top_k,
+            patience=patience,
+        )
+    batch = speed.shape[0]
+    logits = hidden.new_empty(batch, labels, dtype=torch.float32)
+    uncertainty = hidden.new_empty(batch, dtype=torch.float32)
+    new_history = hidden.new_empty(batch, 2, dtype=torch.int32)
+    keep = hidden.new_empty(batch, dtype=torch.bool)
+    if batch == 0:
+        return logits, uncertainty, new_history, keep
+    widths = [int(hidden.shape[1]), *(int(weight.shape[0]) for weight in weights)]
+    # Layers that are not there are given the first one's tensors, which are not read.
+    padding = (0,) * (3 - len(weights))
+    layers = [weights[k].contiguous() for k in (*range(len(weights)), *padding)]
+    offsets = [biases[k].contiguous() for k in (*range(len(weights)), *padding)]
+    between = [*widths[1:-1], 0, 0][:2]
+    config = configs.POOLED_EXIT_HEAD
+    with torch.cuda.device_of(hidden):
+        wrap(_pooled_exit_head_kernel)[(batch,)](
+            hidden.contiguous(),
+            cu_seqlens.contiguous(),
+            speed.contiguous(),
+            cu_seqlens if history is None else history.contiguous(),
+            *layers,
+            *offsets,
+            logits,
+            uncertainty,
+            new_history,
+            keep,
+            hidden.new_empty(batch, 3, max(widths[:-1]), dtype=torch.float32),
+            widths[0],
+            *between,
+            labels,
+            max(widths[:-1]),
+            math.log(classes),
+            classes,
+            patience,
+            NUM_LAYERS=len(weights),
+            POOLING=POOLINGS.index(pooling),
+            ACTIVATION=ACTIVATIONS.index(activation),
+            CRITERION=rule.code,
+            HAS_HISTORY=history is not None,
+            ALL_LABELS=triton.next_power_of_2(labels),
+            BLOCK_TOKENS=config.block_tokens,
+            BLOCK_COLUMNS=config.block_columns,
+            BLOCK=config.block,
+            num_warps=config.num_warps,
+        )
+    return logits, uncertainty, new_history, keep

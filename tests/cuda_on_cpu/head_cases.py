@@ -1,0 +1,118 @@
+"""Inputs and float64 references for the tests of both heads on the CPU."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from cpu_library import Decision, HeadOutputs
+
+FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
+DTYPES = [FLOAT32, BFLOAT16, FLOAT16]
+LENGTHS = [0, 1, 5, 63, 64, 65, 100, 129, 300, 512]
+SHORT_LENGTHS = [7, 0, 33, 1, 130]
+# What float32 arithmetic may cost whatever the dtype of the inputs, relative to the largest value.
+FLOOR = 2e-6
+
+
+def prefix_sums(lengths: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *torch.tensor(lengths, dtype=torch.int64).cumsum(0).tolist()], dtype=torch.int32)
+
+
+def random_decision(batch: int, seed: int = 0) -> Decision:
+    return Decision(torch.rand(batch, generator=torch.Generator().manual_seed(seed + 1000)))
+
+
+def decision_reference(logits: torch.Tensor, decision: Decision) -> tuple[torch.Tensor, torch.Tensor]:
+    """csrc/decision.h up to keep: uncertainty [B] and history [B, 2] from logits [B, N], in the dtype of the logits."""
+    labels = logits.shape[1]
+    valid = ~(logits.isnan() | (logits == math.inf)).any(1) & ~(logits == -math.inf).all(1)
+    if decision.criterion == "confidence":
+        uncertainty = 1 - torch.softmax(logits, -1).amax(1)
+    else:
+        classes = min(decision.top_k, labels) if decision.criterion == "top_k_entropy" else labels
+        p = torch.softmax(logits.sort(dim=1, descending=True).values[:, :classes], -1)
+        uncertainty = torch.special.entr(p).sum(-1) / math.log(classes)
+    history = torch.zeros(len(logits), 2, dtype=torch.int32)
+    for sample in range(len(logits)):
+        prediction = logits[sample].argmax().item() if valid[sample] else -1
+        same = decision.history is not None and decision.history[sample, 0].item() == prediction
+        streak = 1 + (decision.history[sample, 1].item() if same else 0)
+        history[sample] = torch.tensor([prediction, streak if valid[sample] else 0])
+    return torch.where(valid, uncertainty, math.nan), history
+
+
+def error(actual: torch.Tensor, exact: torch.Tensor) -> float:
+    """Largest absolute error; NaN where NaN is due counts as right."""
+    assert torch.equal(actual.isnan(), exact.isnan())
+    same = actual.double() == exact  # infinities too
+    return (actual.double() - exact).masked_fill(same, 0).nan_to_num(0).abs().max().item() if actual.numel() else 0.0
+
+
+def check_outputs(outputs: HeadOutputs, exact: torch.Tensor, plain: torch.Tensor, decision: Decision) -> None:
+    """The error of logits and uncertainty is at most twice that of plain PyTorch; the rest follows from both exactly.
+
+    `exact` and `plain` are logits [B, N] in float64 and in the rival's dtype.
+    """
+    wanted = (exact, decision_reference(exact, decision)[0])
+    rival = (plain, decision_reference(plain, decision)[0])
+    for actual, right, other in zip(outputs[:2], wanted, rival, strict=True):
+        floor = FLOOR * max(1.0, right.nan_to_num(0).abs().max().item() if right.numel() else 0.0)
+        assert error(actual, right) <= 2 * error(other, right) + floor
+    assert torch.equal(outputs.history, decision_reference(outputs.logits, decision)[1])
+    if decision.criterion == "patience":
+        assert torch.equal(outputs.keep.bool(), outputs.history[:, 1] < decision.patience)
+    else:
+        assert torch.equal(outputs.keep.bool(), ~(outputs.uncertainty < decision.speed))
+
+
+def assert_equal(actual: HeadOutputs, wanted: HeadOutputs, samples: list[int] | None = None) -> None:
+    for one, other in zip(actual, wanted, strict=True):
+        chosen = slice(None) if samples is None else samples
+        torch.testing.assert_close(one[chosen], other[chosen], rtol=0, atol=0, equal_nan=True)
+
+
+def head_inputs(
+    lengths: list[int], dtype: torch.dtype, hidden_size: int, narrow: int, heads: int, labels: int, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Every weight is representable in `dtype`, so the comparison in that dtype starts from the same numbers."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return (torch.randn(*shape, generator=generator) * scale).to(dtype)
+
+    weights = {
+        "projection_weight": normal(narrow, hidden_size, scale=hidden_size**-0.5),
+        "projection_bias": normal(narrow, scale=0.2).float(),
+        "query": normal(heads, narrow, narrow, scale=2 / narrow).float(),
+        "query_bias": normal(heads, narrow, scale=0.1).float(),
+        "value": normal(heads * narrow, narrow, scale=3 * (heads * narrow) ** -0.5).float(),
+        "value_bias": normal(narrow, scale=0.2).float(),
+        "output_weight": normal(labels, narrow, scale=2 * narrow**-0.5).float(),
+        "output_bias": normal(labels, scale=0.2).float(),
+    }
+    return normal(sum(lengths), hidden_size), prefix_sums(lengths), weights
+
+
+def head_reference(
+    hidden: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    weights: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+    activations: tuple[str, str] = ("tanh", "tanh"),
+) -> torch.Tensor:
+    """The attentive head in plain PyTorch, every operation in `dtype`: logits [B, N]."""
+    narrow, mlp = (torch.tanh if name == "tanh" else torch.clone for name in activations)
+    w = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    logits = []
+    for begin, end in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True):
+        if end == begin:
+            logits.append(torch.full_like(w["output_bias"], math.nan))
+            continue
+        x = hidden[begin:end].to(dtype)
+        z = narrow(torch.nn.functional.linear(x, w["projection_weight"], w["projection_bias"]))  # [n, C]
+        u = torch.matmul(z[0], w["query"]) + w["query_bias"]  # [h, C]
+        context = torch.softmax(u @ z.T, dim=-1) @ z  # [h, C]
+        t = mlp(context.flatten() @ w["value"] + w["value_bias"])
+        logits.append(torch.nn.functional.linear(t, w["output_weight"], w["output_bias"]))
+    return torch.stack(logits) if logits else torch.empty(0, len(w["output_bias"]), dtype=dtype)

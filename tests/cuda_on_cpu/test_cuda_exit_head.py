@@ -1,0 +1,178 @@
+"""The CUDA exit head, run on the CPU, against float64: layouts, masks, barriers, arithmetic, without a GPU."""
+
+from __future__ import annotations
+
+import cpu_library
+import head_cases
+import pytest
+import torch
+from cpu_library import Decision
+from head_cases import BFLOAT16, DTYPES, FLOAT16, FLOAT32, LENGTHS, SHORT_LENGTHS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def fold_to(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """query and value in `dtype`, in which they are exact."""
+    return weights | {name: weights[name].to(dtype) for name in ("query", "value")}
+
+
+def check_head(library, lengths: list[int], dtype: torch.dtype, *sizes: int, fold=FLOAT32, mlp="tanh") -> None:
+    """`sizes` are the hidden size, the narrow size, the heads and the labels."""
+    hidden, cu_seqlens, weights = head_cases.head_inputs(lengths, dtype, *sizes)
+    decision = head_cases.random_decision(len(lengths))
+    before = library.launches()
+    outputs = library.exit_head(hidden, cu_seqlens, fold_to(weights, fold), decision, ("tanh", mlp))
+    assert library.launches() - before == (1 if lengths else 0)
+    exact, plain = (
+        head_cases.head_reference(hidden, cu_seqlens, weights, precision, ("tanh", mlp))
+        for precision in (torch.float64, dtype)
+    )
+    head_cases.check_outputs(outputs, exact, plain, decision)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("narrow", [64, 128, 256])
+@pytest.mark.parametrize(("hidden_size", "heads", "labels"), [(64, 2, 3), (136, 3, 5)])
+def test_every_length(library, dtype, narrow, hidden_size, heads, labels):
+    check_head(library, LENGTHS, dtype, hidden_size, narrow, heads, labels)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("hidden_size", "narrow", "heads", "labels"),
+    [(8, 128, 1, 2), (384, 64, 8, 100), (768, 128, 2, 2), (768, 256, 8, 5), (1024, 128, 3, 1000), (1024, 256, 2, 3)],
+)
+def test_every_size(library, dtype, hidden_size, narrow, heads, labels):
+    check_head(library, [65, 0, 5, 130], dtype, hidden_size, narrow, heads, labels)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("narrow", [64, 128, 256])
+def test_short(library, dtype, narrow):
+    check_head(library, SHORT_LENGTHS, dtype, 72, narrow, 2, 3)
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT16])
+@pytest.mark.parametrize("narrow", [64, 128, 256])
+@pytest.mark.parametrize("heads", [1, 3, 8])
+def test_fold_in_16_bits_short(library, dtype, narrow, heads):
+    """query and value are exact in 16 bits here, so the answer is that of the same numbers in float32, to the bit."""
+    hidden, cu_seqlens, weights = head_cases.head_inputs([140, 0, 6], dtype, 72, narrow, heads, 3)
+    decision = head_cases.random_decision(3)
+    wide = library.exit_head(hidden, cu_seqlens, weights, decision)
+    half = library.exit_head(hidden, cu_seqlens, fold_to(weights, dtype), decision)
+    torch.testing.assert_close(half.logits, wide.logits, rtol=0, atol=1e-5, equal_nan=True)
+    assert torch.equal(half.history, wide.history)
+    check_head(library, [140, 0, 6], dtype, 72, narrow, heads, 3, fold=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mlp_without_activation_short(library, dtype):
+    check_head(library, [9, 70], dtype, 72, 128, 2, 3, mlp="identity")
+
+
+@pytest.mark.parametrize("narrow", ["tanh", "identity"])
+def test_small_weights_anywhere_in_memory_short(library, narrow):
+    """Only hidden, projection_weight, query and value are promised to lie on 16 bytes; sanitizers see it."""
+    hidden, cu_seqlens, weights = head_cases.head_inputs([9, 3], FLOAT32, 72, 128, 2, 3)
+    decision = head_cases.random_decision(2)
+    wanted = library.exit_head(hidden, cu_seqlens, weights, decision, (narrow, "tanh"))
+    for name in set(weights) - {"projection_weight", "query", "value"}:
+        storage = torch.empty(weights[name].numel() + 1)
+        storage[1:] = weights[name].flatten()
+        weights[name] = storage[1:].view(weights[name].shape)
+    head_cases.assert_equal(library.exit_head(hidden, cu_seqlens, weights, decision, (narrow, "tanh")), wanted)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
+def test_any_order_of_warps_short(library, dtype, seed):
+    hidden, cu_seqlens, weights = head_cases.head_inputs([129, 1, 40], dtype, 264, 128, 3, 40)
+    weights = fold_to(weights, dtype)
+    decision = head_cases.random_decision(3)
+    wanted = library.exit_head(hidden, cu_seqlens, weights, decision)
+    library.configure(seed=seed)
+    head_cases.assert_equal(library.exit_head(hidden, cu_seqlens, weights, decision), wanted)
+
+
+@pytest.mark.parametrize("narrow", [64, 128, 256])
+@pytest.mark.parametrize(("capability", "multiprocessors", "heads"), [(80, 1, 8), (80, 64, 1), (90, 1, 8), (90, 64, 1)])
+def test_any_number_of_stages(library, narrow, capability, multiprocessors, heads):
+    library.configure(multiprocessors=multiprocessors, capability=capability)
+    check_head(library, [140, 20], BFLOAT16, 520, narrow, heads, 2, fold=BFLOAT16)
+
+
+@pytest.mark.parametrize("narrow", [64, 128, 256])
+def test_matrix_loads_do_not_conflict(library, narrow):
+    check_head(library, [70, 33], FLOAT16, 96, narrow, 2, 2)
+    assert library.bank_conflicts() == 0 and library.matrix_products() > 0
+
+
+def test_two_blocks_fit_a_multiprocessor_when_there_are_enough_samples(library):
+    library.configure(multiprocessors=2, capability=90)
+    check_head(library, [4, 5, 6], BFLOAT16, 768, 128, 2, 2)
+    reserved = 1024
+    assert 2 * (library.shared_bytes() + reserved) <= cpu_library.SHARED_MEMORY[90][1]
+
+
+def test_empty_batch(library):
+    check_head(library, [], BFLOAT16, 64, 128, 2, 2)
+
+
+def test_nan_and_infinity_stay_in_their_sample(library):
+    hidden, cu_seqlens, weights = head_cases.head_inputs([40, 130, 70, 20, 9], BFLOAT16, 64, 128, 2, 3)
+    decision = head_cases.random_decision(5)
+    clean = library.exit_head(hidden, cu_seqlens, weights, decision)
+    hidden[40 + 129, 5] = float("nan")
+    hidden[40 + 130 + 3, 7] = float("inf")
+    outputs = library.exit_head(hidden, cu_seqlens, weights, decision)
+    assert outputs.logits[1].isnan().all() and outputs.uncertainty[1].isnan() and outputs.keep[1] == 1
+    assert outputs.history[1].tolist() == [-1, 0]
+    exact = head_cases.head_reference(hidden, cu_seqlens, weights, torch.float64)
+    assert head_cases.error(outputs.logits[2], exact[2]) < 0.05  # tanh takes the infinity
+    head_cases.assert_equal(outputs, clean, [0, 3, 4])
+
+
+def test_beyond_2_31_elements(library):
+    hidden, cu_seqlens, weights = head_cases.head_inputs([9], BFLOAT16, 1024, 64, 1, 2)
+    decision = head_cases.random_decision(1)
+    wanted = library.exit_head(hidden, cu_seqlens, weights, decision)
+    far = 2**21 + 5  # memory that nothing touches is only addresses
+    distant = torch.empty(far + 9, 1024, dtype=BFLOAT16)
+    distant[far:] = hidden
+    head_cases.assert_equal(library.exit_head(distant, cu_seqlens + far, weights, decision), wanted)
+
+
+def test_it_says_what_it_does_not_take(library):
+    assert library.exit_head_unsupported(BFLOAT16) is None
+    assert library.exit_head_unsupported(BFLOAT16, fold_dtype=BFLOAT16) is None
+    assert "float16" in library.exit_head_unsupported(torch.int8)
+    assert "dtype of hidden" in library.exit_head_unsupported(BFLOAT16, fold_dtype=FLOAT16)
+    assert "tanh" in library.exit_head_unsupported(BFLOAT16, activation="relu")
+    for name, bad in [("hidden_size", 100), ("narrow_size", 96), ("num_heads", 9), ("num_heads", 0), ("num_labels", 1)]:
+        reason = library.exit_head_unsupported(BFLOAT16, **{name: bad})
+        assert reason is not None and name.split("_")[1].rstrip("s") in reason
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 150), min_size=1, max_size=5),
+    hidden_size=st.integers(1, 20).map(lambda n: 8 * n),
+    narrow=st.sampled_from([64, 128, 256]),
+    heads=st.integers(1, 8),
+    labels=st.integers(2, 40),
+    dtype=st.sampled_from(DTYPES),
+    folded=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_any_batch(built_library, lengths, hidden_size, narrow, heads, labels, dtype, folded, seed):
+    built_library.configure(seed=seed)
+    fold = dtype if folded else FLOAT32
+    check_head(built_library, lengths, dtype, hidden_size, narrow, heads, labels, fold=fold)
+
+
+def test_the_device_is_restored(library):
+    hidden, cu_seqlens, weights = head_cases.head_inputs([3], FLOAT32, 64, 64, 1, 2)
+    library.exit_head(hidden, cu_seqlens, weights, Decision(torch.rand(1)), device=1)
+    assert library.device() == 0

@@ -1,0 +1,158 @@
+"""The ops on a GPU: accuracy of every backend, streams, graph capture, silence towards the host, and torch.compile."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from checks import assert_exit_head_is_accurate, assert_pooled_exit_head_is_accurate, check_compaction
+from fastbert_kernels import ops
+from fastbert_kernels.backends import BACKENDS
+from support import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
+
+pytestmark = pytest.mark.gpu
+
+ODD_LENGTHS = [1, 5, 64, 100, 2, 63, 65, 129, 300, 512]
+GPU_BACKENDS = [name for name, backend in BACKENDS.items() if backend.device_type == "cuda"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def to_gpu(value):
+    if isinstance(value, list):
+        return [to_gpu(item) for item in value]
+    return value.cuda() if isinstance(value, torch.Tensor) else value
+
+
+@pytest.fixture(params=GPU_BACKENDS)
+def backend(request):
+    if reason := BACKENDS[request.param].unavailable():
+        pytest.skip(f"backend {request.param}: {reason}")
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("hidden_size", "narrow", "heads", "labels"),
+    [(768, 128, 2, 2), (384, 128, 2, 5), (8, 64, 1, 1000), (136, 256, 8, 3), (1024, 128, 4, 20)],
+)
+def test_exit_head(poisoned_memory, backend, dtype, hidden_size, narrow, heads, labels):
+    inputs = exit_head_inputs(ODD_LENGTHS, hidden_size, narrow, heads, labels)
+    assert_exit_head_is_accurate(inputs, dtype, backend, device="cuda")
+
+
+@pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
+@pytest.mark.parametrize("criterion", ["entropy", "top_k_entropy", "confidence", "patience"])
+def test_activations_and_criteria(backend, narrow_activation, criterion):
+    options = {"narrow_activation": narrow_activation, "mlp_activation": "identity", "criterion": criterion, "top_k": 3}
+    assert_exit_head_is_accurate(
+        exit_head_inputs(ODD_LENGTHS, 768, 128, 8, 20), torch.bfloat16, backend, "cuda", **options
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pooling", ["first", "mean", "max"])
+@pytest.mark.parametrize("sizes", [(768, 2), (384, 384, 5), (136, 64, 32, 500)])
+def test_pooled_exit_head(poisoned_memory, backend, dtype, pooling, sizes):
+    inputs = to_gpu(pooled_inputs(ODD_LENGTHS, sizes, dtype))
+    assert_pooled_exit_head_is_accurate(inputs, dtype, backend, pooling=pooling)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_compact(poisoned_memory, backend, dtype, share):
+    lengths = torch.randint(0, 130, (257,)).tolist()
+    keep = (torch.rand(257) < share).tolist()
+    check_compaction(to_gpu(compaction_inputs(lengths, keep, width=768, dtype=dtype)), backend)
+
+
+def test_compact_of_very_many_samples(backend):
+    lengths = torch.randint(0, 3, (65_536,)).tolist()
+    keep = (torch.rand(65_536) < 0.5).tolist()
+    check_compaction(to_gpu(compaction_inputs(lengths, keep, width=8)), backend)
+
+
+def test_compact_beyond_two_to_the_31_bytes(backend):
+    tokens = (1 << 31) // (1024 * 4) + 4096
+    lengths = [tokens // 3, 5, tokens - tokens // 3 - 5]
+    inputs = to_gpu(compaction_inputs([1, 1, 1], [False, True, True]))
+    inputs[0] = torch.empty(tokens, 1024, device="cuda")
+    inputs[0].copy_(torch.arange(tokens, device="cuda", dtype=torch.float32)[:, None].expand(-1, 1024))
+    inputs[1] = torch.tensor([0, lengths[0], lengths[0] + 5, tokens], dtype=torch.int32, device="cuda")
+    hidden, *_, counts = ops.compact(*inputs, backend=backend)
+    kept = tokens - lengths[0]
+    assert counts.tolist() == [2, kept]
+    assert torch.equal(hidden[:kept], inputs[0][lengths[0] :])
+
+
+def test_ops_never_wait_for_the_device(backend):
+    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    rows = to_gpu(compaction_inputs([3, 2, 4], [True, False, True]))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        ops.exit_head(*head, backend=backend)
+        ops.compact(*rows, backend=backend)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_ops_run_on_the_current_stream(backend):
+    """Work queued before on another stream must not be overtaken by an op on that stream."""
+    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    want = ops.exit_head(*head, backend=backend)[0]
+    hidden = head[0].clone()
+    head[0] = torch.zeros_like(hidden)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        head[0].copy_(hidden)
+        got = ops.exit_head(*head, backend=backend)[0]
+    stream.synchronize()
+    torch.testing.assert_close(got, want)
+
+
+def test_capture_and_replay_of_a_cuda_graph(backend):
+    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    out = [torch.zeros(len(ODD_LENGTHS), 5), torch.zeros(len(ODD_LENGTHS)), torch.zeros(len(ODD_LENGTHS)).long()]
+    out = to_gpu(out)
+    index = torch.arange(len(ODD_LENGTHS), device="cuda", dtype=torch.int32)
+
+    def run():
+        logits, uncertainty, history, keep = ops.exit_head(*head, backend=backend)
+        arguments = (*head[:2], keep, index, head[2], history, logits, uncertainty, 1, *out)
+        return ops.compact(*arguments, backend=backend)
+
+    warm_up = torch.cuda.Stream()
+    with torch.cuda.stream(warm_up):
+        run()
+    warm_up.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    head[0].copy_(torch.randn_like(head[0]))
+    head[2].fill_(0.7)
+    graph.replay()
+    torch.cuda.synchronize()
+    replayed = [tensor.clone() for tensor in captured]
+    for got, want in zip(replayed[1:], run()[1:], strict=True):
+        assert torch.equal(got, want)
+
+
+def test_reduce_overhead_uses_the_right_stream(backend):
+    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda *x: ops.exit_head(*x, backend=backend)[0] * 2, fullgraph=True, mode="reduce-overhead"
+    )
+    for _ in range(4):
+        head[0] = torch.randn_like(head[0])
+        torch.testing.assert_close(compiled(*head).clone(), ops.exit_head(*head, backend=backend)[0] * 2)
+
+
+def test_second_device():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    head = [x.to("cuda:1") for x in cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)]
+    torch.testing.assert_close(ops.exit_head(*head)[0], ops.exit_head(*head, backend="reference")[0])
+    assert torch.cuda.current_device() == 0
