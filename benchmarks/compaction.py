@@ -55,6 +55,7 @@ def run_case(
         return [torch.zeros_like(logits), torch.zeros_like(uncertainty), torch.zeros_like(alive)]
 
     theirs, index = new_results(), alive.int()
+    history = torch.zeros(batch, 2, dtype=torch.int32, device=device)
     contestants: dict[str, Callable[[], Any]] = {
         "boolean indexing": lambda: boolean_indexing(padded, mask, alive, keep, logits, uncertainty, theirs)
     }
@@ -66,13 +67,13 @@ def run_case(
     written = {name: new_results() for name in ours}
     for name in ours:
         contestants[name] = lambda name=name: ops.compact(
-            packed, cu_seqlens, keep, index, speed, logits, uncertainty, 4, *written[name], backend=name
+            packed, cu_seqlens, keep, index, speed, history, logits, uncertainty, 4, *written[name], backend=name
         )
     with torch.inference_mode():
         hidden, new_mask, _ = contestants["boolean indexing"]()
         agree = {}
         for name in ours:
-            rows, _, _, _, counts = contestants[name]()
+            rows, _, _, _, _, counts = contestants[name]()
             same_rows = torch.equal(rows[: int(counts[1])], hidden[new_mask])
             agree[name] = same_rows and all(torch.equal(a, b) for a, b in zip(written[name], theirs, strict=True))
         times = time_interleaved(contestants, device, rounds)

@@ -41,6 +41,7 @@ make_env isolated-without-torch
 "$work/isolated-without-torch/bin/pip" install --no-deps "$work"/dist/*.whl
 check isolated-without-torch "$work"
 
+export FASTBERT_CUDA_ARCHS=80-real  # every architecture was built above
 make_env isolated-beside-torch
 "$work/isolated-beside-torch/bin/pip" install --no-deps "$work"
 check isolated-beside-torch "$work"

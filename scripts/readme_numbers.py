@@ -26,8 +26,9 @@ def render(results: dict[str, Any]) -> str:
     lines = [
         f"Measured by `make demo` on {machine['threads']} cores of an {machine['processor']} "
         f"({machine['date'][:10]}, torch {machine['versions']['torch']}, transformers "
-        f"{machine['versions']['transformers']}): a 6-layer MiniLM on {data['test']} docstrings of {len(data['classes'])} "
-        f"libraries ({data['mean_tokens']:.0f} tokens on average), batches of {results['batch_size']} in input order. "
+        f"{machine['versions']['transformers']}): a 6-layer MiniLM on {data['test']} docstrings of "
+        f"{len(data['classes'])} libraries ({data['mean_tokens']:.0f} tokens on average), batches of "
+        f"{results['batch_size']} in input order. "
         "Milliseconds per text, and in brackets the speed-up over the unpatched model at full depth:",
         "",
         "| Speed | accuracy | mean exit layer | FLOPs speed-up | " + " | ".join(names) + " |",

@@ -1,0 +1,360 @@
+#!/usr/bin/env python
+"""Plants deliberate faults in the kernels, one at a time, and checks that some test notices each.
+
+Works in a temporary copy of the sources. A fault is an exact piece of text and what takes its place; when the text is
+no longer there exactly once, the script stops, since a fault that is not planted proves nothing. Three suites: the CUDA
+kernels run on the CPU by tests/cuda_on_cpu (needs g++ and the headers of the CUDA toolkit), the C++ kernels for CPUs
+and the reference in PyTorch by tests/ops. Each suite must pass before its faults are planted.
+
+Exit status: 0 when every fault was caught, 1 when one survived, 2 when the check itself could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ["CMakeLists.txt", "README.md", "pyproject.toml", "setup.py", "csrc", "fastbert_kernels", "python", "tests"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header"]
+TEST_SECONDS = 120  # a test run that takes longer hangs, which is a way to be caught
+
+
+class CheckError(Exception):
+    """The check could not be made."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    suite: str
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str  # files below the suite's folder
+
+    def planted_in(self, text: str) -> str:
+        if text.count(self.old) != 1:
+            raise CheckError(
+                f"{self.file} has the text of the fault {self.name!r} {text.count(self.old)} times, not once: "
+                f"{self.old!r}"
+            )
+        return text.replace(self.old, self.new)
+
+
+ATTENTIVE, LINEAR, POOLED = "test_cuda_exit_head.py", "test_cuda_linear_head.py", "test_cuda_pooled_head.py"
+DECISION, COMPACT = "test_cuda_decision.py", "test_cuda_compact.py"
+FAULTS = [
+    Fault(
+        "cuda",
+        "token mask: one token too many",
+        "csrc/cuda/exit_head_attention.cuh",
+        "if (token < count) {",
+        "if (token <= count) {",
+        ATTENTIVE,
+    ),
+    Fault(
+        "cuda",
+        "token mask: one token too few (linear)",
+        "csrc/cuda/exit_head_linear.cuh",
+        "const float value = lane < count ?",
+        "const float value = lane < count - 1 ?",
+        LINEAR,
+    ),
+    Fault(
+        "cuda",
+        "missing barrier: scores",
+        "csrc/cuda/exit_head.cu",
+        "    __syncthreads();\n    if (warp < num_heads) update_softmax",
+        "    if (warp < num_heads) update_softmax",
+        ATTENTIVE,
+    ),
+    Fault(
+        "cuda",
+        "missing barrier: stage is filled while read",
+        "csrc/cuda/exit_head_stream.cuh",
+        "    __syncthreads();  // the chunk is there",
+        "    // the chunk is there",
+        ATTENTIVE,
+    ),
+    Fault(
+        "cuda",
+        "missing barrier: tile (linear)",
+        "csrc/cuda/exit_head_linear.cuh",
+        "    __syncthreads();  // the tile is there",
+        "    // the tile is there",
+        LINEAR,
+    ),
+    Fault(
+        "cuda",
+        "missing barrier: layers (pooled)",
+        "csrc/cuda/pooled_exit_head.cu",
+        "    __syncthreads();\n    const int size =",
+        "    const int size =",
+        POOLED,
+    ),
+    Fault(
+        "cuda",
+        "copies are used before they arrive",
+        "csrc/cuda/exit_head_stream.cuh",
+        "wait_for_all_but(arguments_.stages - 2)",
+        "wait_for_all_but(arguments_.stages - 1)",
+        ATTENTIVE,
+    ),
+    Fault(
+        "cuda",
+        "online softmax: contexts not rescaled",
+        "csrc/cuda/exit_head_attention.cuh",
+        "fmaf(*target, scratch.rescale[head], sum[c])",
+        "*target + sum[c]",
+        ATTENTIVE,
+    ),
+    Fault(
+        "cuda",
+        "rows of a 16-bit fold counted as float32",
+        "csrc/cuda/exit_head_stream.cuh",
+        "copy_fold<T, C>(stage, matrix, chunk_ * FOLD_ROWS<T, C>)",
+        "copy_fold<T, C>(stage, matrix, chunk_ * FOLD_ROWS<float, C>)",
+        ATTENTIVE,
+    ),
+    Fault(
+        "cuda",
+        "32-bit addressing",
+        "csrc/cuda/exit_head.cu",
+        "const int64_t first_row = arguments.cu_seqlens[sample];",
+        "const int first_row = arguments.cu_seqlens[sample];",
+        ATTENTIVE,
+    ),
+    Fault(
+        "cuda",
+        "entropy normaliser: log(N + 1)",
+        "csrc/cuda/decision.cuh",
+        "logf(static_cast<float>(classes))",
+        "logf(static_cast<float>(classes + 1))",
+        DECISION,
+    ),
+    Fault(
+        "cuda",
+        "top k: equal logits counted once",
+        "csrc/cuda/decision.cuh",
+        "static_cast<float>(top_k - above)",
+        "1.0f",
+        DECISION,
+    ),
+    Fault(
+        "cuda",
+        "prediction: the last of equals",
+        "csrc/cuda/decision.cuh",
+        "if (!(logits[label] > maximum)) continue;",
+        "if (!(logits[label] >= maximum)) continue;",
+        DECISION,
+    ),
+    Fault(
+        "cuda",
+        "streak goes on after another prediction",
+        "csrc/cuda/decision.cuh",
+        "decision.history[2 * sample] == prediction",
+        "decision.history[2 * sample] >= 0",
+        DECISION,
+    ),
+    Fault(
+        "cuda",
+        "Speed is not strict",
+        "csrc/cuda/decision.cuh",
+        "!(uncertainty < decision.speed[sample])",
+        "!(uncertainty <= decision.speed[sample])",
+        DECISION,
+    ),
+    Fault(
+        "cuda",
+        "maximum passes over a NaN",
+        "csrc/cuda/pooled_exit_head.cu",
+        "return b > a || b != b ? b : a;",
+        "return b > a ? b : a;",
+        POOLED,
+    ),
+    Fault(
+        "cuda",
+        "scan: off by one",
+        "csrc/cuda/compact.cu",
+        "if (i < warp) scan.before",
+        "if (i <= warp) scan.before",
+        COMPACT,
+    ),
+    Fault(
+        "cuda",
+        "order: survivors from the back",
+        "csrc/cuda/compact.cu",
+        "const int rank = survivors_of(before + scan.before);",
+        "const int rank = sums[SURVIVORS] - 1 - survivors_of(before + scan.before);",
+        COMPACT,
+    ),
+    Fault(
+        "cuda",
+        "history is left behind",
+        "csrc/cuda/compact.cu",
+        "= batch.history[2 * static_cast<int64_t>(sample)];",
+        "= batch.history[2 * static_cast<int64_t>(rank)];",
+        COMPACT,
+    ),
+    Fault(
+        "cpu",
+        "scan: off by one",
+        "csrc/cpu/compact.cpp",
+        "out.cu_seqlens[++survivors] = tokens;",
+        "out.cu_seqlens[survivors++] = tokens;",
+        "test_compact.py",
+    ),
+    Fault(
+        "cpu",
+        "order: state of the sample before",
+        "csrc/cpu/compact.cpp",
+        "out.sample_index[survivors] = batch.sample_index[b];",
+        "out.sample_index[survivors] = batch.sample_index[b > 0 ? b - 1 : 0];",
+        "test_compact.py",
+    ),
+    Fault(
+        "cpu",
+        "Speed is not strict",
+        "csrc/cpu/decision.cpp",
+        "uncertainty < decision.speed[b]",
+        "uncertainty <= decision.speed[b]",
+        "test_exit_head.py test_decision.py",
+    ),
+    Fault(
+        "cpu",
+        "top k: one class too many",
+        "csrc/cpu/decision.cpp",
+        "kernels.normalised_entropy(largest.data(), top_k)",
+        "kernels.normalised_entropy(largest.data(), top_k + 1)",
+        "test_decision.py",
+    ),
+    Fault(
+        "reference",
+        "entropy normaliser: log(N + 1)",
+        "fastbert_kernels/reference.py",
+        "math.log(logits.shape[-1])",
+        "math.log(logits.shape[-1] + 1)",
+        "test_decision.py test_exit_head.py",
+    ),
+    Fault(
+        "reference",
+        "Speed is not strict",
+        "fastbert_kernels/reference.py",
+        "else (uncertainty < speed)",
+        "else (uncertainty <= speed)",
+        "test_exit_head.py test_decision.py",
+    ),
+]
+FOLDERS = {"cuda": "tests/cuda_on_cpu", "cpu": "tests/ops", "reference": "tests/ops"}
+
+
+def run(command: list[str], copy: Path, seconds: float) -> tuple[bool, str]:
+    """Whether the command succeeded within the time, and the end of what it printed."""
+    # Paths of the copy first: an installed package must not stand in for the copy.
+    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False, "took too long"
+    return done.returncode == 0, (done.stdout + done.stderr).strip()[-2000:]
+
+
+def build_cpu(copy: Path) -> None:
+    """Compiles the module; raises CheckError when that fails, which must not pass for a fault caught."""
+    folder = copy / "build/cmake"
+    if not folder.exists():
+        command = ["cmake", f"-S{copy}", f"-B{folder}", f"-DPython_EXECUTABLE={sys.executable}", "-DFASTBERT_CUDA=OFF"]
+        command += [f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={copy / 'fastbert_kernels'}"]
+        configured, output = run([*command, *(["-GNinja"] if shutil.which("ninja") else [])], copy, 120)
+        if not configured:
+            raise CheckError(f"cmake failed:\n{output}")
+    built, output = run(["cmake", "--build", str(folder), "-j2"], copy, 300)
+    if not built:
+        raise CheckError(f"the C++ kernels do not compile:\n{output}")
+
+
+def test(suite: str, files: str, copy: Path) -> tuple[bool, str]:
+    """Whether the tests pass, and what they print; compiles what they test."""
+    libraries = copy / "build/cuda_on_cpu"
+    before = len(list(libraries.glob("*.so")))
+    if suite == "cpu":
+        build_cpu(copy)
+    passed, output = run([*PYTEST, *(str(Path(FOLDERS[suite]) / name) for name in files.split())], copy, TEST_SECONDS)
+    # These tests compile by themselves, a library for each state of the sources.
+    if suite == "cuda" and len(list(libraries.glob("*.so"))) == before:
+        raise CheckError(f"the CUDA kernels were not compiled for the CPU:\n{output}")
+    return passed, output
+
+
+def check_suite(suite: str, faults: list[Fault], copy: Path) -> int:
+    """Prints a line for each fault and returns how many survived."""
+    files = " ".join(sorted({name for fault in faults for name in fault.tests.split()}))
+    passed, output = test(suite, files, copy)
+    if not passed:
+        raise CheckError(f"the suite {suite!r} fails without any fault:\n{output}")
+    survived = 0
+    for fault in faults:
+        began = time.monotonic()
+        path = copy / fault.file
+        original = path.read_text()
+        path.write_text(fault.planted_in(original))
+        try:
+            passed, output = test(suite, fault.tests, copy)
+        finally:
+            path.write_text(original)
+        survived += passed
+        failed = re.search(r"^(?:FAILED|ERROR) \S+::(\w+)", output, re.MULTILINE)
+        verdict = "SURVIVED" if passed else f"caught by {failed.group(1) if failed else 'a crash or a hang'}"
+        print(f"{suite:9}  {fault.name:43}  {time.monotonic() - began:4.0f} s  {verdict}", flush=True)
+    return survived
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[-1])
+    parser.add_argument("--suite", action="append", choices=list(FOLDERS), help="only this suite (may be repeated)")
+    parser.add_argument("--only", default="", help="only faults whose name contains this text")
+    parser.add_argument("--list", action="store_true", help="print the faults, check their texts, and stop")
+    arguments = parser.parse_args()
+    suites = arguments.suite or list(FOLDERS)
+    faults = [fault for fault in FAULTS if fault.suite in suites and arguments.only in fault.name]
+    if not faults:
+        parser.error("no fault fits")
+    try:
+        for fault in faults:
+            fault.planted_in((ROOT / fault.file).read_text())
+            if arguments.list:
+                print(f"{fault.suite:9}  {fault.name:43}  {fault.file}")
+        if arguments.list:
+            return 0
+        began = time.monotonic()
+        survived = 0
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder)
+            for name in COPIED:
+                if (ROOT / name).is_dir():
+                    shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+                else:
+                    shutil.copy(ROOT / name, copy / name)
+            for suite in suites:
+                if suite == "reference":
+                    build_cpu(copy)  # the tests compare with the C++ kernels as they should be
+                own = [fault for fault in faults if fault.suite == suite]
+                survived += check_suite(suite, own, copy) if own else 0
+    except CheckError as error:
+        print(f"mutation_check: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(faults) - survived} of {len(faults)} faults caught, {time.monotonic() - began:.0f} s")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
