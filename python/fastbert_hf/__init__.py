@@ -1,16 +1,16 @@
 """FastBERT (Liu et al., ACL 2020) on Hugging Face Transformers.
 
-Importing this package makes ``AutoConfig`` and ``AutoModelForSequenceClassification`` know the model type
-``fastbert``. Training, data and FLOPs accounting live in the submodules ``training``, ``data`` and ``flops``.
+Importing this package makes `AutoConfig` and `AutoModelForSequenceClassification` know the model type
+`fastbert`. Training, data and FLOPs accounting live in the submodules `training`, `data` and `flops`.
 """
 
 from __future__ import annotations
 
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from .configuration import FastBertConfig
-from .modeling import FastBertForSequenceClassification
-from .outputs import FastBertOutput
+from fastbert_hf.configuration import FastBertConfig
+from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.outputs import FastBertOutput
 
 AutoConfig.register(FastBertConfig.model_type, FastBertConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(FastBertConfig, FastBertForSequenceClassification, exist_ok=True)

@@ -12,7 +12,7 @@ _READ_FROM_BACKBONE = ("hidden_size", "num_hidden_layers", "max_position_embeddi
 
 
 def check_backbone_type(backbone_config: PreTrainedConfig) -> None:
-    """Raise ``ValueError`` unless ``backbone_config`` describes an encoder that FastBERT can put exit heads on."""
+    """Raise `ValueError` unless `backbone_config` describes an encoder that FastBERT can put exit heads on."""
     model_type = backbone_config.model_type
     if model_type not in SUPPORTED_BACKBONES:
         raise ValueError(
@@ -23,19 +23,19 @@ def check_backbone_type(backbone_config: PreTrainedConfig) -> None:
 
 
 class FastBertConfig(PreTrainedConfig):
-    """Configuration of ``FastBertForSequenceClassification``.
+    """Configuration of `FastBertForSequenceClassification`.
 
     Args:
-        backbone_config: configuration of the backbone, as an object or a dict with ``model_type`` (a dict without
-            one is read as BERT). ``None`` means BERT-base.
+        backbone_config: configuration of the backbone, as an object or a dict with `model_type` (a dict without
+            one is read as BERT). `None` means BERT-base.
         head_hidden_size: C, the width of every exit head (128 in Liu et al. 2020, section 3.1).
         head_num_attention_heads: h, attention heads inside every exit head; must divide C.
-        **kwargs: ``num_labels`` or ``id2label`` (N >= 2 classes), and whatever else ``PreTrainedConfig`` takes.
+        **kwargs: `num_labels` or `id2label` (N >= 2 classes), and whatever else `PreTrainedConfig` takes.
 
     Raises:
-        ValueError: backbone type not supported, a size of the backbone passed outside ``backbone_config``, C not
-            divisible by h, fewer than two classes, or ``num_labels`` and ``id2label`` of different lengths.
-        TypeError: ``backbone_config`` is neither a dict nor a configuration.
+        ValueError: backbone type not supported, a size of the backbone passed outside `backbone_config`, C not
+            divisible by h, fewer than two classes, or `num_labels` and `id2label` of different lengths.
+        TypeError: `backbone_config` is neither a dict nor a configuration.
     """
 
     model_type = "fastbert"

@@ -25,8 +25,8 @@ class ClassificationData:
 
     Attributes:
         texts: first (or only) text of every sample.
-        pairs: second text of every sample, or ``None`` for single texts.
-        label_ids: class of every sample, an index into ``label_names``.
+        pairs: second text of every sample, or `None` for single texts.
+        label_ids: class of every sample, an index into `label_names`.
         label_names: name of every class.
     """
 
@@ -40,25 +40,25 @@ class ClassificationData:
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Class names by id, as ``FastBertConfig`` takes them."""
+        """Class names by id, as `FastBertConfig` takes them."""
         return dict(enumerate(self.label_names))
 
 
 def read_classification_file(path: str | Path, label_names: Sequence[str] | None = None) -> ClassificationData:
-    """Read a UTF-8 file with a header line and the columns ``label`` and ``text`` (or ``text_a`` and ``text_b``).
+    """Read a UTF-8 file with a header line and the columns `label` and `text` (or `text_a` and `text_b`).
 
-    A name ending in ``.tsv`` means tabs and no quoting, so that a lone quotation mark is an ordinary character;
-    ``.csv`` means commas and the usual quoting. Other columns are ignored, and so are blank lines. ``text_a`` without
-    ``text_b`` is read as a single text.
+    A name ending in `.tsv` means tabs and no quoting, so that a lone quotation mark is an ordinary character;
+    `.csv` means commas and the usual quoting. Other columns are ignored, and so are blank lines. `text_a` without
+    `text_b` is read as a single text.
 
     Args:
         path: the file.
-        label_names: classes in the order of their ids, for a second file (dev, test) of the same task. ``None`` takes
+        label_names: classes in the order of their ids, for a second file (dev, test) of the same task. `None` takes
             the classes from the file: sorted, as numbers when every label is an integer.
 
     Raises:
         DataFileError: missing file, unknown ending, wrong encoding, missing column, broken line, empty text or label,
-            a label not in ``label_names``, no samples, or (without ``label_names``) a single class.
+            a label not in `label_names`, no samples, or (without `label_names`) a single class.
     """
     path = Path(path)
     rows = _read_rows(path)
@@ -100,10 +100,10 @@ def read_classification_file(path: str | Path, label_names: Sequence[str] | None
 
 
 class TokenisedDataset(Dataset[dict[str, Any]]):
-    """``ClassificationData`` tokenised once, cut off at ``max_length`` tokens and not padded.
+    """`ClassificationData` tokenised once, cut off at `max_length` tokens and not padded.
 
-    An item is a dict of lists ``input_ids``, ``attention_mask`` and, for pairs and where the tokenizer makes them
-    anyway, ``token_type_ids`` (0 for the first text and 1 for the second), with the class id under ``labels``.
+    An item is a dict of lists `input_ids`, `attention_mask` and, for pairs and where the tokenizer makes them
+    anyway, `token_type_ids` (0 for the first text and 1 for the second), with the class id under `labels`.
 
     Args:
         data: the texts.

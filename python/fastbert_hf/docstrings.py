@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .data import ClassificationData
+from fastbert_hf.data import ClassificationData
 
 STANDARD_LIBRARY = "stdlib"
 LIBRARIES = ("networkx", "numpy", STANDARD_LIBRARY, "sympy", "torch")
@@ -50,9 +50,9 @@ class DocstringDataset:
 def build_docstring_dataset(seed: int = 0, train_per_class: int = 1000, test_per_class: int = 250) -> DocstringDataset:
     """First paragraphs of docstrings; the classes are the libraries that they document.
 
-    Source files of the installed torch, sympy, numpy and networkx and of the standard library are parsed with ``ast``;
+    Source files of the installed torch, sympy, numpy and networkx and of the standard library are parsed with `ast`;
     nothing is imported. A paragraph becomes one line of at least five words. Words that would give the class away
-    (a library's name, also inside another word, ``python``, ``np``, ``nx``) are replaced by "library". Paragraphs that
+    (a library's name, also inside another word, `python`, `np`, `nx`) are replaced by "library". Paragraphs that
     are equal but for case, digits and punctuation are used once. A module belongs to one of the two parts as a whole,
     with at most 60 paragraphs, so that near-twins, which live side by side, do not straddle the split.
 
@@ -114,7 +114,7 @@ def _find_roots() -> dict[str, Path]:
 
 
 def _python_files(root: Path) -> Iterator[Path]:
-    """Source files below ``root`` in an order that does not depend on the file system."""
+    """Source files below `root` in an order that does not depend on the file system."""
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(set(subfolders) - _SKIPPED_DIRECTORIES)
         for name in sorted(names):
@@ -123,7 +123,7 @@ def _python_files(root: Path) -> Iterator[Path]:
 
 
 def _unused_paragraphs(file: Path, used: set[str]) -> list[str]:
-    """First paragraphs in ``file`` that are not in ``used`` yet, which they are added to."""
+    """First paragraphs in `file` that are not in `used` yet, which they are added to."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's sources
@@ -143,7 +143,7 @@ def _unused_paragraphs(file: Path, used: set[str]) -> list[str]:
 
 
 def clean_paragraph(docstring: str) -> str:
-    """The first paragraph of ``docstring`` on one line, without words that name a library."""
+    """The first paragraph of `docstring` on one line, without words that name a library."""
     paragraph = re.split(r"\n\s*\n", docstring.strip(), maxsplit=1)[0]
     return " ".join(_GIVEAWAY.sub("library", paragraph).split())
 

@@ -2,10 +2,10 @@
 
 One multiply-add counts as 2 FLOPs. There are two conventions:
 
-``"paper"``
+`"paper"`
     What Liu et al. 2020 report (tables 2 and 3): the Linear layers only, and of the exit head all but its last one.
     BERT-base with one exit head has exactly 21,785,247,744 FLOPs at length 128.
-``"attention"``
+`"attention"`
     The same, and the attention products QK^T and PV of the encoder layers and of the exit heads, and the last Linear
     layer of the exit head.
 
@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from .configuration import FastBertConfig
+from fastbert_hf.configuration import FastBertConfig
 
 Convention: TypeAlias = Literal["paper", "attention"]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -39,7 +39,7 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, config: FastBertConfig) -> ModelShape:
-        """The shape of the model that ``config`` describes."""
+        """The shape of the model that `config` describes."""
         return cls(
             hidden_size=config.hidden_size,
             intermediate_size=config.backbone_config.intermediate_size,
@@ -61,7 +61,7 @@ def layer_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Conventio
         convention: which products count.
 
     Returns:
-        int64, of the shape of ``lengths``.
+        int64, of the shape of `lengths`.
 
     Raises:
         ValueError: unknown convention, or lengths that are not integers >= 1.
@@ -75,7 +75,7 @@ def layer_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Conventio
 
 
 def head_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
-    """FLOPs of one exit head for samples of n tokens; arguments, result and errors as in ``layer_flops``.
+    """FLOPs of one exit head for samples of n tokens; arguments, result and errors as in `layer_flops`.
 
     Linear layers: the projection (H C multiply-adds) and query, key, value and output (4 C^2) for every token, then
     one C x C layer for the first token. Attention: n^2 C for each of QK^T and PV. Last layer: C N.
@@ -89,7 +89,7 @@ def head_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention
 
 
 def full_depth_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
-    """FLOPs of all L layers and the teacher classifier, no students; arguments and result as in ``layer_flops``."""
+    """FLOPs of all L layers and the teacher classifier, no students; arguments and result as in `layer_flops`."""
     return shape.num_layers * layer_flops(shape, lengths, convention) + head_flops(shape, lengths, convention)
 
 
@@ -105,7 +105,7 @@ def executed_flops(
         convention: which products count.
 
     Raises:
-        ValueError: as ``layer_flops``, exit layers outside 1..L, or arrays of different lengths.
+        ValueError: as `layer_flops`, exit layers outside 1..L, or arrays of different lengths.
     """
     depth, n = _broadcast(shape, exit_layers, lengths)
     return int((depth * (layer_flops(shape, n, convention) + head_flops(shape, n, convention))).sum())
@@ -114,9 +114,9 @@ def executed_flops(
 def flops_speedup(
     shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike, convention: Convention = "paper"
 ) -> float:
-    """FLOPs of the full-depth model over the FLOPs executed, over a set of samples; as ``executed_flops``.
+    """FLOPs of the full-depth model over the FLOPs executed, over a set of samples; as `executed_flops`.
 
-    Below 1 when the heads cost more than early exits save. Raises ``ValueError`` when there is no sample.
+    Below 1 when the heads cost more than early exits save. Raises `ValueError` when there is no sample.
     """
     depth, n = _broadcast(shape, exit_layers, lengths)
     if depth.size == 0:

@@ -12,8 +12,8 @@ from torch.nn import functional
 class AttentiveHead(nn.Module):
     """Exit head after one encoder layer (Liu et al. 2020, section 3.1, as its authors coded it).
 
-    For the n valid tokens ``X`` of a sample: ``Z = tanh(projection(X))``; multi-head self-attention over ``Z`` with
-    biases and neither residual nor LayerNorm; the first valid token; ``tanh(dense(.))``; ``classifier(.)``.
+    For the n valid tokens `X` of a sample: `Z = tanh(projection(X))`; multi-head self-attention over `Z` with
+    biases and neither residual nor LayerNorm; the first valid token; `tanh(dense(.))`; `classifier(.)`.
 
     Args:
         hidden_size: H, the width of the backbone.
@@ -43,7 +43,7 @@ class AttentiveHead(nn.Module):
 
         Args:
             hidden: output of the encoder layer, float [B, L, H].
-            attention_mask: [B, L], non-zero where a token is valid; ``None`` when all are. Every row needs a valid
+            attention_mask: [B, L], non-zero where a token is valid; `None` when all are. Every row needs a valid
                 token.
 
         Returns:
@@ -74,9 +74,9 @@ class AttentiveHead(nn.Module):
 
 
 def normalised_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Uncertainty ``u = -sum_c p_c log p_c / log N`` of ``p = softmax(logits)`` (Liu et al. 2020, section 3.3).
+    """Uncertainty `u = -sum_c p_c log p_c / log N` of `p = softmax(logits)` (Liu et al. 2020, section 3.3).
 
-    ``0 log 0`` counts as 0. A row with NaN or +inf logits has the uncertainty NaN.
+    `0 log 0` counts as 0. A row with NaN or +inf logits has the uncertainty NaN.
 
     Args:
         logits: float [..., N], N >= 2.

@@ -19,9 +19,9 @@ def check_inputs(
 
     Args:
         input_ids: int64 or int32 [B, L].
-        attention_mask: [B, L] of 1 (or True) for valid tokens and 0 (or False) for padding, on either side; ``None``
+        attention_mask: [B, L] of 1 (or True) for valid tokens and 0 (or False) for padding, on either side; `None`
             when there is no padding.
-        token_type_ids: int64 or int32 [B, L], or ``None``.
+        token_type_ids: int64 or int32 [B, L], or `None`.
         max_length: the longest L that the backbone has positions for.
 
     Returns:

@@ -11,11 +11,11 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization
 from transformers.masking_utils import create_bidirectional_mask
 
-from .configuration import FastBertConfig, check_backbone_type
-from .heads import AttentiveHead, normalised_entropy
-from .inputs import check_inputs, make_position_ids
-from .outputs import FastBertOutput, warn_if_not_finite
-from .speed import resolve_speed
+from fastbert_hf.configuration import FastBertConfig, check_backbone_type
+from fastbert_hf.heads import AttentiveHead, normalised_entropy
+from fastbert_hf.inputs import check_inputs, make_position_ids
+from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
+from fastbert_hf.speed import resolve_speed
 
 # What from_backbone may set besides the backbone and the number of classes.
 _BACKBONE_OVERRIDES = ("head_hidden_size", "head_num_attention_heads", "id2label", "label2id")
@@ -24,9 +24,9 @@ _BACKBONE_OVERRIDES = ("head_hidden_size", "head_num_attention_heads", "id2label
 class FastBertForSequenceClassification(PreTrainedModel):
     """BERT classifier whose samples may leave after any encoder layer (Liu et al., ACL 2020).
 
-    ``backbone`` is a Transformers BERT without pooler; ``heads`` holds L exit heads, of which the last is the teacher
-    classifier and the others are the student classifiers. Made with ``from_backbone`` from a pretrained BERT, or with
-    ``from_pretrained`` from a saved FastBERT.
+    `backbone` is a Transformers BERT without pooler; `heads` holds L exit heads, of which the last is the teacher
+    classifier and the others are the student classifiers. Made with `from_backbone` from a pretrained BERT, or with
+    `from_pretrained` from a saved FastBERT.
     """
 
     config: FastBertConfig
@@ -74,8 +74,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
         Args:
             name_or_path: folder or hub name of a pretrained BERT (with or without a head of its own, which is dropped).
             num_labels: N, at least 2.
-            attn_implementation: as in Transformers; ``None`` lets it choose (sdpa).
-            **overrides: ``head_hidden_size``, ``head_num_attention_heads``, ``id2label``, ``label2id`` of the
+            attn_implementation: as in Transformers; `None` lets it choose (sdpa).
+            **overrides: `head_hidden_size`, `head_num_attention_heads`, `id2label`, `label2id` of the
                 configuration.
 
         Raises:
@@ -109,7 +109,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a saved FastBERT; arguments as in ``PreTrainedModel.from_pretrained``.
+        """Load a saved FastBERT; arguments as in `PreTrainedModel.from_pretrained`.
 
         Raises:
             RuntimeError: the checkpoint and the model do not have the same parameters. Transformers alone would
@@ -132,12 +132,12 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     @property
     def student_classifiers(self) -> nn.ModuleList:
-        """The exit heads (``AttentiveHead``) after layers 1..L-1."""
+        """The exit heads (`AttentiveHead`) after layers 1..L-1."""
         return self.heads[:-1]
 
     @property
     def teacher_classifier(self) -> nn.Module:
-        """The exit head (``AttentiveHead``) after the last layer."""
+        """The exit head (`AttentiveHead`) after the last layer."""
         return self.heads[-1]
 
     @property
@@ -148,12 +148,12 @@ class FastBertForSequenceClassification(PreTrainedModel):
     def freeze_for_distillation(self) -> None:
         """Freeze the backbone and the teacher classifier, so that only the student classifiers train.
 
-        Both stay in eval mode, whatever ``train()`` is told later, and the backbone runs without autograd.
+        Both stay in eval mode, whatever `train()` is told later, and the backbone runs without autograd.
         """
         self._set_frozen(True)
 
     def unfreeze(self) -> None:
-        """Undo ``freeze_for_distillation``: every parameter of the backbone and the teacher classifier trains again."""
+        """Undo `freeze_for_distillation`: every parameter of the backbone and the teacher classifier trains again."""
         self._set_frozen(False)
 
     def _set_frozen(self, frozen: bool) -> None:
@@ -163,7 +163,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> FastBertForSequenceClassification:
-        """As in ``nn.Module``, except that frozen parts stay in eval mode (no dropout in the teacher's signal)."""
+        """As in `nn.Module`, except that frozen parts stay in eval mode (no dropout in the teacher's signal)."""
         super().train(mode)
         if self._frozen_for_distillation:
             self.backbone.eval()
@@ -183,20 +183,20 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
         Args:
             input_ids: int64 or int32 [B, L]; B may be 0.
-            attention_mask: [B, L], 1 for valid tokens and 0 for padding on either side; ``None`` for no padding.
-            token_type_ids: int64 or int32 [B, L], or ``None`` for one segment.
+            attention_mask: [B, L], 1 for valid tokens and 0 for padding on either side; `None` for no padding.
+            token_type_ids: int64 or int32 [B, L], or `None` for one segment.
             speed: a sample exits after layer i when its uncertainty there is below its Speed (strictly); after the last
-                layer every sample exits. A number in [0, 1], a float tensor [B], or ``None`` for full depth: the
+                layer every sample exits. A number in [0, 1], a float tensor [B], or `None` for full depth: the
                 teacher classifier alone answers.
-            labels: int64 [B], class ids; adds ``loss``.
+            labels: int64 [B], class ids; adds `loss`.
             output_all_exits: run every layer and every exit head on every sample and return all of them too. What
-                ``speed`` selects stays the same.
+                `speed` selects stays the same.
 
         Returns:
-            ``FastBertOutput`` with rows in input order.
+            `FastBertOutput` with rows in input order.
 
         Raises:
-            TypeError, ValueError: see ``check_inputs`` and ``resolve_speed``.
+            TypeError, ValueError: see `check_inputs` and `resolve_speed`.
 
         Warns:
             RuntimeWarning: an uncertainty is not finite (CPU only). Such a sample does not exit before the last layer.

@@ -14,12 +14,12 @@ class FastBertOutput(ModelOutput):
     """Result of one forward pass; rows are in input order.
 
     Attributes:
-        loss: scalar float32, the cross-entropy of ``logits`` against the labels; only with labels.
+        loss: scalar float32, the cross-entropy of `logits` against the labels; only with labels.
         logits: float32 [B, N], of the exit head at which each sample left.
-        uncertainty: float32 [B], normalised entropy of ``logits``, in [0, 1]; NaN where the logits are not finite.
+        uncertainty: float32 [B], normalised entropy of `logits`, in [0, 1]; NaN where the logits are not finite.
         exit_layer: int64 [B], number of encoder layers executed for the sample, 1..L.
-        all_logits: float32 [B, L, N], of every exit head; only with ``output_all_exits=True``.
-        all_uncertainty: float32 [B, L]; only with ``output_all_exits=True``.
+        all_logits: float32 [B, L, N], of every exit head; only with `output_all_exits=True`.
+        all_uncertainty: float32 [B, L]; only with `output_all_exits=True`.
     """
 
     loss: torch.Tensor | None = None
@@ -32,7 +32,7 @@ class FastBertOutput(ModelOutput):
 
 
 def warn_if_not_finite(uncertainty: torch.Tensor) -> None:
-    """Raise one ``RuntimeWarning`` naming the samples whose uncertainty [B] is NaN or infinite.
+    """Raise one `RuntimeWarning` naming the samples whose uncertainty [B] is NaN or infinite.
 
     Does nothing for tensors outside host memory, where looking would make the host wait for the device.
     """

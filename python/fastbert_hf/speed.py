@@ -13,13 +13,13 @@ def resolve_speed(
     """Speed as one threshold per sample (Liu et al. 2020, section 3.3).
 
     Args:
-        speed: a number in [0, 1] for all samples, a float tensor [B] with one Speed per sample, or ``None`` for full
+        speed: a number in [0, 1] for all samples, a float tensor [B] with one Speed per sample, or `None` for full
             depth.
         batch_size: B.
         device: where the result has to be.
 
     Returns:
-        float32 [B] on ``device``, or ``None`` when ``speed`` is ``None``.
+        float32 [B] on `device`, or `None` when `speed` is `None`.
 
     Raises:
         TypeError: not a real number and not a floating point tensor.

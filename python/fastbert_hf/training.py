@@ -1,6 +1,6 @@
 """Training in two steps: fine-tune the backbone and the teacher classifier, then distil the student classifiers.
 
-Both steps run on ``transformers.Trainer``, on the accelerator if there is one.
+Both steps run on `transformers.Trainer`, on the accelerator if there is one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from .data import ClassificationData, TokenisedDataset
-from .modeling import FastBertForSequenceClassification
+from fastbert_hf.data import ClassificationData, TokenisedDataset
+from fastbert_hf.modeling import FastBertForSequenceClassification
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class TrainingSettings:
         batch_size: samples per step; the last batch of an epoch may be smaller and is used too.
         warmup_fraction: part of all steps that the warm-up takes.
         weight_decay: of AdamW, on weights only, not on biases and LayerNorm.
-        seed: of shuffling and dropout. The fresh exit heads are drawn earlier, by ``from_backbone``, from the global
+        seed: of shuffling and dropout. The fresh exit heads are drawn earlier, by `from_backbone`, from the global
             generator.
-        precision: ``"bf16"`` computes in bfloat16 under autocast; weights and optimiser stay float32.
+        precision: `"bf16"` computes in bfloat16 under autocast; weights and optimiser stay float32.
         max_length: samples are cut off at this many tokens.
     """
 
@@ -107,8 +107,8 @@ def fine_tune(
         model: changed in place.
         tokenizer: the backbone's.
         data: labelled texts; its classes must be those of the model.
-        settings: see ``TrainingSettings``.
-        checkpoint_dir: folder for a checkpoint after every epoch; ``None`` writes none.
+        settings: see `TrainingSettings`.
+        checkpoint_dir: folder for a checkpoint after every epoch; `None` writes none.
 
     Raises:
         ValueError: no data, or another number of classes than the model has.
@@ -131,7 +131,7 @@ def distil(
     paper writes KL(student || teacher). Backbone and teacher classifier are frozen and in eval mode throughout, so
     that the teacher's signal carries no dropout, and the backbone runs once per batch without autograd.
 
-    Arguments as in ``fine_tune``. Afterwards the model is in eval mode and frozen or not as it was before.
+    Arguments as in `fine_tune`. Afterwards the model is in eval mode and frozen or not as it was before.
 
     Raises:
         ValueError: no data, another number of classes than the model has, or a model of one layer (no student).
@@ -164,7 +164,7 @@ def distillation_loss(all_logits: torch.Tensor) -> torch.Tensor:
 
 
 class DistillationTrainer(Trainer):
-    """``Trainer`` whose loss is ``distillation_loss``; labels in a batch are ignored."""
+    """`Trainer` whose loss is `distillation_loss`; labels in a batch are ignored."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -182,12 +182,12 @@ def evaluate(
     speed: float | None = None,
     batch_size: int = 32,
 ) -> EvaluationResult:
-    """Run ``model`` in eval mode over ``dataset``, in its order, on the device the model is on.
+    """Run `model` in eval mode over `dataset`, in its order, on the device the model is on.
 
     Args:
         model: left in the mode it was in.
         dataset: tokenised samples with labels.
-        speed: Speed for every sample; ``None`` for full depth.
+        speed: Speed for every sample; `None` for full depth.
         batch_size: samples per forward pass.
 
     Raises:
@@ -267,7 +267,7 @@ def _run(
 def _forward_kept(model: torch.nn.Module) -> Iterator[None]:
     """Take back what mixed-precision training leaves on the model.
 
-    Accelerate puts an autocasting ``forward`` on the instance and leaves it there, so that later inference would
+    Accelerate puts an autocasting `forward` on the instance and leaves it there, so that later inference would
     silently run in bfloat16.
     """
     forward = model.__dict__.get("forward")

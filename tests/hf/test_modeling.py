@@ -51,7 +51,7 @@ def model() -> FastBertForSequenceClassification:
 
 
 def make_batch(batch_size: int, length: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random ids and a right-padding mask; lengths run from ``length`` down to 1 and around."""
+    """Random ids and a right-padding mask; lengths run from `length` down to 1 and around."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(1, 50, (batch_size, length), generator=generator)
     lengths = length - torch.arange(batch_size) % length
