@@ -48,9 +48,18 @@ def render(results: dict[str, Any]) -> str:
             milliseconds = 1e3 * statistics.median(variant["seconds"]) / timed
             cells.append(f"{milliseconds:.2f} ({variant['speedup']:.1f}x)")
         lines.append("| " + " | ".join(cells) + " |")
+    gains = []
+    for name in names[1:]:
+        ratios = [
+            statistics.median(row["variants"]["unpatched"]["seconds"])
+            / statistics.median(row["variants"][name]["seconds"])
+            for row in results["rows"]
+        ]
+        gains.append(f"{min(ratios):.1f}x to {max(ratios):.1f}x ({name})")
+    lines += ["", f"At the same Speed, over the unpatched model: {' and '.join(gains)}."]
     agreement = results["agreement"]
     shares = " and ".join(f"{agreement[name]['labels']:.1%} ({name})" for name in names if name in agreement)
-    lines += ["", f"Labels equal to the unpatched model's: {shares}. Raw figures: `benchmarks/results/demo_cpu.json`."]
+    lines += [f"Labels equal to the unpatched model's: {shares}. Raw figures: `benchmarks/results/demo_cpu.json`."]
     return "\n".join(lines)
 
 
