@@ -79,13 +79,10 @@ def test_patience_of_one_lets_everybody_out_at_once(backend):
 @pytest.mark.parametrize("criterion", list(Criterion))
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_a_number_stays_and_breaks_the_streak(backend, criterion, bad):
-    logits = torch.tensor([[4.0, 1.0, 0.0], [4.0, bad, 0.0], [4.0, 1.0, 0.0]])
-    options = {"criterion": criterion.value, "patience": 2, "top_k": 2, "history": torch.tensor([[0, 1]] * 3).int()}
-    batch = torch.eye(3)
-    # Each row's logits are its bias: a product with a NaN would spread it over the batch.
-    for row in range(3):
-        arguments = (batch[:1] * 0, torch.tensor([0, 1]).int(), torch.ones(1), [torch.zeros(3, 3)], [logits[row]])
-        options["history"] = torch.tensor([[0, 1]]).int()
+    # Each row on its own, with its logits as the bias: a product with a NaN would spread it over the batch.
+    for row, logits in enumerate(torch.tensor([[4.0, 1.0, 0.0], [4.0, bad, 0.0], [4.0, 1.0, 0.0]])):
+        arguments = (torch.zeros(1, 3), torch.tensor([0, 1]).int(), torch.ones(1), [torch.zeros(3, 3)], [logits])
+        options = {"criterion": criterion.value, "patience": 2, "history": torch.tensor([[0, 1]]).int()}
         _, uncertainty, history, keep = ops.pooled_exit_head(*arguments, backend=backend, **options)
         if row == 1:
             assert uncertainty.isnan().all() and history.tolist() == [[-1, 0]] and keep.all()
