@@ -13,6 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import functional as F
+
+from fastbert_hf.heads import AttentiveHead, normalised_entropy
+from fastbert_kernels import backends, ops
+from fastbert_kernels.hosts import fastbert_hf as host
 from harness import (
     DTYPES,
     arguments,
@@ -24,11 +29,6 @@ from harness import (
     save,
     time_interleaved,
 )
-from torch.nn import functional as F
-
-from fastbert_hf.heads import AttentiveHead, normalised_entropy
-from fastbert_kernels import backends, ops
-from fastbert_kernels.hosts import fastbert_hf as host
 
 HIDDEN, NARROW, HEADS, LABELS = 768, 128, 2, 2
 LARGEST_ERROR = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -57,7 +57,7 @@ def run_case(
     cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).int()
     speed = torch.full((batch,), 0.5, device=device)
     with torch.inference_mode():
-        weights = host._head_weights(module, None).get().tensors()
+        weights = host._head_weights(module, None, "auto").get().tensors()
         compiled = torch.compile(copy.deepcopy(module), dynamic=False)
         contestants: dict[str, Callable[[], Any]] = {
             "module": lambda: decide(module, padded, mask, speed),

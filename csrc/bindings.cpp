@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "compact.h"
-#include "cpu/vector_kernels.h"
+#include "cpu/kernels.h"
+#include "encoder_layer.h"
 #include "exit_head.h"
 #include "pooled_exit_head.h"
 
@@ -49,6 +50,25 @@ fastbert::ExitHeadWeights make_weights(Address projection_weight, Address projec
           static_cast<fastbert::DType>(fold_dtype),
           static_cast<fastbert::Activation>(narrow_activation),
           static_cast<fastbert::Activation>(mlp_activation)};
+}
+
+fastbert::PackedMatrix make_packed_matrix(Address memory, int64_t outputs, int64_t depth, int operand) {
+  return {at<const void>(memory), outputs, depth, static_cast<fastbert::DType>(operand)};
+}
+
+fastbert::EncoderLayerWeights make_layer_weights(const fastbert::PackedMatrix& qkv,
+                                                 const fastbert::PackedMatrix& attention_output,
+                                                 const fastbert::PackedMatrix& intermediate,
+                                                 const fastbert::PackedMatrix& output, Address norms,
+                                                 float layer_norm_eps, int64_t num_attention_heads, int activation) {
+  return {qkv,
+          attention_output,
+          intermediate,
+          output,
+          at<const float>(norms),
+          layer_norm_eps,
+          num_attention_heads,
+          static_cast<fastbert::Activation>(activation)};
 }
 
 fastbert::PooledHeadWeights make_pooled_weights(const std::vector<Address>& weights, const std::vector<Address>& biases,
@@ -118,6 +138,11 @@ PYBIND11_MODULE(_C, module) {
 
   // Small structs of addresses; whoever builds one keeps the tensors behind it alive.
   py::class_<ExitHeadWeights>(module, "ExitHeadWeights").def(py::init(&make_weights));
+  py::class_<PackedMatrix>(module, "PackedMatrix")
+      .def(py::init(&make_packed_matrix), "memory"_a, "outputs"_a, "depth"_a, "operand"_a);
+  py::class_<EncoderLayerWeights>(module, "EncoderLayerWeights")
+      .def(py::init(&make_layer_weights), "qkv"_a, "attention_output"_a, "intermediate"_a, "output"_a, "norms"_a,
+           "layer_norm_eps"_a, "num_attention_heads"_a, "activation"_a);
   py::class_<ExitHeadShape>(module, "ExitHeadShape").def(py::init(&make_shape));
   py::class_<PooledHeadWeights>(module, "PooledHeadWeights").def(py::init(&make_pooled_weights));
   py::class_<Decision>(module, "Decision").def(py::init(&make_decision));
@@ -128,12 +153,29 @@ PYBIND11_MODULE(_C, module) {
   py::class_<CompactedBatch>(module, "CompactedBatch").def(py::init(&make_compacted));
   py::class_<Results>(module, "Results").def(py::init(&make_results));
 
-  module.def("cpu_instruction_set", [] { return cpu::vector_kernels().name; });
-  module.def("exit_head_cpu", [](Address projected, int dtype, Address cu_seqlens, const ExitHeadWeights& weights,
-                                 const ExitHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs) {
+  module.def("cpu_instruction_set", [] { return cpu::kernels().name; });
+  module.def("product_operand", [](int rows, int64_t depth) {
+    return static_cast<int>(cpu::product_operand(static_cast<DType>(rows), depth));
+  });
+  module.def("packed_matrix_bytes", [](const PackedMatrix& matrix) {
+    return cpu::packed_matrix_bytes(matrix.outputs, matrix.depth, matrix.operand);
+  });
+  module.def("pack_matrix", [](Address weight, Address bias, const PackedMatrix& matrix, Address memory) {
     const py::gil_scoped_release release;
-    cpu::exit_head(at<void>(projected), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens), weights, shape,
-                   decision, outputs);
+    cpu::pack_matrix(at<const float>(weight), at<const float>(bias), matrix, at<void>(memory));
+  });
+  module.def("exit_head_cpu", [](Address hidden, int dtype, Address cu_seqlens, const PackedMatrix& projection,
+                                 const ExitHeadWeights& weights, const ExitHeadShape& shape, const Decision& decision,
+                                 const DecisionOutputs& outputs) {
+    const py::gil_scoped_release release;
+    cpu::exit_head(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens), projection,
+                   weights, shape, decision, outputs);
+  });
+  module.def("encoder_layer_cpu", [](Address hidden, int dtype, Address cu_seqlens, int64_t batch,
+                                     const EncoderLayerWeights& weights, Address out) {
+    const py::gil_scoped_release release;
+    cpu::encoder_layer(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens), batch, weights,
+                       at<void>(out));
   });
   module.def("attention_pooling_cpu", [](Address hidden, int dtype, Address cu_seqlens, Address keys,
                                          const ExitHeadShape& shape, Address contexts) {

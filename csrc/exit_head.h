@@ -15,6 +15,7 @@
 #include "activation.h"
 #include "decision.h"
 #include "dtype.h"
+#include "packed_matrix.h"
 
 namespace fastbert {
 
@@ -42,11 +43,11 @@ struct ExitHeadShape {
 };
 
 namespace cpu {
-// For narrow_activation = tanh. `projected` [T, C] is X projection_weight^T + projection_bias, computed by the caller's
-// matrix library, in float32 (overwritten with Z) or bfloat16 or float16 (left as it is). projection_weight is not read;
-// fold_dtype is float32.
-void exit_head(void* projected, DType projected_dtype, const int32_t* cu_seqlens, const ExitHeadWeights& weights,
-               const ExitHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs);
+// For narrow_activation = tanh. `hidden` [T, H] is float32, bfloat16 or float16; `projection` holds projection_weight and
+// projection_bias, which are not read, in the operand of such rows (product_operand). fold_dtype is float32.
+void exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const PackedMatrix& projection,
+               const ExitHeadWeights& weights, const ExitHeadShape& shape, const Decision& decision,
+               const DecisionOutputs& outputs);
 
 // Attention pooling with narrow_activation = identity: contexts [B, h, H] = softmax_j(keys_i . x_j) X for given
 // keys [B, h, H]. The rest of the head is matrix products over [B, ...], which the caller's library does.

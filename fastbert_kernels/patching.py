@@ -20,7 +20,7 @@ from fastbert_kernels.hosts.base import Host
 
 Model = TypeVar("Model", bound=nn.Module)
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 _PATCH = "_fastbert_patch"  # where a patched instance carries its Patch
 _REPLACED = ("forward", "extra_repr")
 
@@ -65,20 +65,23 @@ def patch(model: Model, *, backend: str = "auto", dtype: torch.dtype | None = No
         model: a FastBERT model of a known implementation (`fastbert_kernels.hosts.HOSTS`).
         backend: "auto" takes the best that the device has; a name of `fastbert_kernels.backends.BACKENDS` insists on
             it.
-        dtype: precision of the encoder: float32, bfloat16 or float16; None keeps that of the model's weights.
+        dtype: precision of the encoder: float32, bfloat16, float16 or (on a CPU) int8, whose Linear layers multiply
+            rounded weights with rows that are rounded as they come; None keeps that of the model's weights.
 
     Returns:
         The same object.
 
     Raises:
-        TypeError: not a model that can be patched. ValueError: unknown backend or dtype. RuntimeError: the named
+        TypeError: not a model that can be patched. ValueError: unknown backend or dtype, or one that this device, model
+        or backend does not have. RuntimeError: the named
         backend is not there; the message says why and what to do.
     """
     host = find_host(model)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype must be None or one of {', '.join(map(str, DTYPES))}, not {dtype}")
     backends.resolve(backend, next(model.parameters()).device)
-    weights = host.encoder_weights(model, dtype)
+    weights = host.encoder_weights(model, dtype, backend)
+    weights.layers[0].get()  # a precision that is not to be had is refused now, not at the first call
 
     unpatch(model)
     previous = {name: model.__dict__[name] for name in _REPLACED if name in model.__dict__}

@@ -233,8 +233,8 @@ FAULTS = [
         "cpu",
         "top k: one class too many",
         "csrc/cpu/decision.cpp",
-        "kernels.normalised_entropy(largest.data(), top_k)",
-        "kernels.normalised_entropy(largest.data(), top_k + 1)",
+        "set.normalised_entropy(largest.data(), top_k)",
+        "set.normalised_entropy(largest.data(), top_k + 1)",
         "test_decision.py",
     ),
     Fault(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import unittest.mock
+
 import torch
+from torch.nn import functional as F
 
 from fastbert_kernels import ops, reference
-from support import cast_exit_head_inputs
+from fastbert_kernels.engine.encoder import CompiledLayer, TorchLayer, prepare_layer
+from support import cast_exit_head_inputs, cu_seqlens_of
 
 # The smallest error worth telling from zero per dtype of the hidden states, relative to the largest value: a few units
 # in its last place.
@@ -53,6 +57,50 @@ def assert_pooled_exit_head_is_accurate(inputs, dtype, backend, **options):
         assert (got - want).abs().max() <= 2 * (theirs - want).abs().max() + floor(want, dtype)
     close = (oracle[1] - speed).abs() < 10 * FLOOR[dtype]
     assert torch.equal(result[3] | close, oracle[3] | close)
+
+
+def assert_encoder_layer_is_accurate(weights, lengths, dtype):
+    """The compiled layer against float64, with an error at most twice that of the layer in plain PyTorch calls in the
+    same dtype; for int8, of the latter in bfloat16 and what `rounded_layer` adds.
+
+    Args:
+        weights: as `support.layer_weights` makes them. lengths: of the samples, none of them 0.
+    """
+    hidden = torch.randn(sum(lengths), weights.qkv_weight.shape[1], dtype=torch.float64)
+    bounds = cu_seqlens_of(lengths)
+    ours = prepare_layer(TorchLayer.cast(weights, torch.float32).weights, dtype, "cpu")
+    assert isinstance(ours, CompiledLayer)
+    seen = hidden.to(ours.dtype)  # rounding of the input is not the layer's error
+    want = TorchLayer(weights)(seen.double(), bounds, max(lengths))
+    plain = TorchLayer.cast(weights, ours.dtype)(seen, bounds, max(lengths))
+    got = ours(seen, bounds, max(lengths))
+    assert got.dtype == ours.dtype
+    error, theirs = (got.double() - want).abs(), (plain.double() - want).abs()
+    if dtype == torch.int8:
+        theirs += (rounded_layer(weights, seen.double(), bounds, max(lengths)) - want).abs()
+    assert error.mean() <= 2 * theirs.mean() + 1e-8
+    assert error.max() <= 2 * theirs.max() + FLOOR[ours.dtype] * want.abs().max()
+
+
+def rounded_layer(weights, hidden, bounds, longest):
+    """The layer in float64, but with Linear layers whose weights are rounded to 8 bits per output channel, and whose
+    rows to 8 bits between their own extremes."""
+
+    def round_rows(x):
+        low, high = x.amin(1, keepdim=True).clamp(max=0), x.amax(1, keepdim=True).clamp(min=0)
+        step = (high - low) / 255
+        return (x / step).round() * step
+
+    def round_channels(weight):
+        step = weight.abs().amax(1, keepdim=True) / 127
+        return (weight / step).round() * step
+
+    def linear(x, weight, bias=None):
+        return exact(round_rows(x), round_channels(weight), bias)
+
+    exact = F.linear
+    with unittest.mock.patch.object(F, "linear", linear):
+        return TorchLayer(weights)(hidden, bounds, longest)
 
 
 def check_compaction(inputs, backend):

@@ -51,6 +51,35 @@ def cast_exit_head_inputs(inputs: list[Tensor], dtype: torch.dtype) -> list[Tens
     return [hidden.to(dtype), cu_seqlens, speed, projection_weight.to(dtype), *(tensor.to(rest) for tensor in folded)]
 
 
+def layer_weights(hidden_size: int, intermediate_size: int, heads: int, activation: str = "gelu"):
+    """A random encoder layer in float64, whose attention is far from uniform."""
+    from torch.nn import functional as F
+
+    from fastbert_kernels.engine.weights import LayerWeights
+
+    def vector(size: int, around: float = 0.0) -> Tensor:
+        return around + 0.1 * torch.randn(size, dtype=torch.float64)
+
+    return LayerWeights(
+        num_attention_heads=heads,
+        layer_norm_eps=1e-12,
+        activation={"gelu": F.gelu, "relu": F.relu}[activation],
+        activation_name=activation,
+        qkv_weight=2 * linear_weight(3 * hidden_size, hidden_size),
+        qkv_bias=vector(3 * hidden_size),
+        attention_output_weight=linear_weight(hidden_size, hidden_size),
+        attention_output_bias=vector(hidden_size),
+        attention_norm_weight=vector(hidden_size, 1.0),
+        attention_norm_bias=vector(hidden_size),
+        intermediate_weight=linear_weight(intermediate_size, hidden_size),
+        intermediate_bias=vector(intermediate_size),
+        output_weight=linear_weight(hidden_size, intermediate_size),
+        output_bias=vector(hidden_size),
+        output_norm_weight=vector(hidden_size, 1.0),
+        output_norm_bias=vector(hidden_size),
+    )
+
+
 def pooled_inputs(lengths, sizes, dtype=torch.float64):
     """Arguments of ops.pooled_exit_head; `sizes` are the hidden size, the widths between and the labels."""
     weights = [2 * linear_weight(out, width).to(dtype) for width, out in itertools.pairwise(sizes)]

@@ -66,7 +66,7 @@ def test_info_is_plain_data():
     information = json.loads(json.dumps(fastbert_kernels.info()))
     assert information["version"] == fastbert_kernels.__version__
     assert information["backends"].keys() == {"cuda", "triton", "cpu", "reference"}
-    assert information["cpu_instruction_set"] in {"portable", "avx2", "avx512"}
+    assert information["cpu_instruction_set"] in {"portable", "avx2", "avx512", "avx512_bf16"}
 
 
 def test_versions_agree():

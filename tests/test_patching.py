@@ -267,4 +267,4 @@ def test_what_cannot_be_patched_is_refused():
     with pytest.raises(ValueError, match="runs on cuda tensors"):
         fastbert_kernels.patch(spread_model(), backend="cuda")
     with pytest.raises(ValueError, match="dtype must be"):
-        fastbert_kernels.patch(spread_model(), dtype=torch.int8)
+        fastbert_kernels.patch(spread_model(), dtype=torch.float64)

@@ -6,20 +6,20 @@
 #include <functional>
 #include <vector>
 
-#include "cpu/vector_kernels.h"
+#include "cpu/kernels.h"
 #include "pooled_exit_head.h"
 
 namespace fastbert::cpu {
 namespace {
 
 float top_k_entropy(const float* logits, int64_t num_labels, int64_t top_k) {
-  const VectorKernels& kernels = vector_kernels();
-  if (top_k >= num_labels) return kernels.normalised_entropy(logits, num_labels);
+  const Kernels& set = kernels();
+  if (top_k >= num_labels) return set.normalised_entropy(logits, num_labels);
   for (int64_t i = 0; i < num_labels; ++i)
     if (logits[i] != logits[i]) return logits[i];  // NaN has no place in an order
   std::vector<float> largest(logits, logits + num_labels);
   std::nth_element(largest.begin(), largest.begin() + (top_k - 1), largest.end(), std::greater<float>());
-  return kernels.normalised_entropy(largest.data(), top_k);
+  return set.normalised_entropy(largest.data(), top_k);
 }
 
 float measure_uncertainty(const float* logits, int64_t num_labels, const Decision& decision) {
@@ -27,12 +27,12 @@ float measure_uncertainty(const float* logits, int64_t num_labels, const Decisio
     case Criterion::top_k_entropy:
       return top_k_entropy(logits, num_labels, decision.top_k);
     case Criterion::confidence:
-      return 1.0f - vector_kernels().largest_probability(logits, num_labels);
+      return 1.0f - kernels().largest_probability(logits, num_labels);
     case Criterion::entropy:
     case Criterion::patience:
       break;
   }
-  return vector_kernels().normalised_entropy(logits, num_labels);
+  return kernels().normalised_entropy(logits, num_labels);
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "cpu/samples.h"
-#include "cpu/vector_kernels.h"
+#include "cpu/kernels.h"
 #include "exit_head.h"
 #include "pooled_exit_head.h"
 
@@ -21,13 +21,13 @@ const char* row_at(const void* hidden, int64_t row, int64_t width, DType dtype) 
 
 void attention_pooling(const void* hidden, DType dtype, const int32_t* cu_seqlens, const float* keys,
                        const ExitHeadShape& shape, float* contexts) {
-  const VectorKernels& kernels = vector_kernels();
+  const Kernels& set = kernels();
   const int64_t scratch_size = attention_pooling_scratch(shape, longest_sample(cu_seqlens, shape.batch));
   const int64_t size = shape.num_heads * shape.hidden_size;
   for_each_sample(cu_seqlens, shape.batch, scratch_size, [&](int64_t b, int64_t begin, int64_t n, float* scratch) {
     if (n > 0) {
-      kernels.attention_pooling_sample(row_at(hidden, begin, shape.hidden_size, dtype), dtype, n, keys + b * size,
-                                       shape, scratch, contexts + b * size);
+      set.attention_pooling_sample(row_at(hidden, begin, shape.hidden_size, dtype), dtype, n, keys + b * size, shape,
+                                   scratch, contexts + b * size);
     } else {
       std::fill_n(contexts + b * size, size, kNaN);
     }
@@ -36,11 +36,11 @@ void attention_pooling(const void* hidden, DType dtype, const int32_t* cu_seqlen
 
 void pool(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch, int64_t hidden_size,
           Pooling pooling, float* pooled) {
-  const VectorKernels& kernels = vector_kernels();
+  const Kernels& set = kernels();
   for_each_sample(cu_seqlens, batch, hidden_size, [&](int64_t b, int64_t begin, int64_t n, float* scratch) {
     if (n > 0) {
-      kernels.pool_sample(row_at(hidden, begin, hidden_size, dtype), dtype, n, hidden_size, pooling, scratch,
-                          pooled + b * hidden_size);
+      set.pool_sample(row_at(hidden, begin, hidden_size, dtype), dtype, n, hidden_size, pooling, scratch,
+                      pooled + b * hidden_size);
     } else {
       std::fill_n(pooled + b * hidden_size, hidden_size, kNaN);
     }

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import ops
-from fastbert_kernels.engine.encoder import encoder_layer
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.weights import EncoderWeights
 
@@ -40,7 +39,8 @@ def run_encoder(weights: EncoderWeights, batch: PackedBatch, *, adaptive: bool, 
         exit_layer=batch.hidden.new_empty(size, dtype=torch.int64),
     )
     for layer in range(1, depth + 1):
-        batch.hidden = encoder_layer(batch.hidden, batch.cu_seqlens, batch.max_seqlen, weights.layers[layer - 1].get())
+        encoder_layer = weights.layers[layer - 1].get()
+        batch.hidden = encoder_layer(batch.hidden, batch.cu_seqlens, batch.max_seqlen)
         last = layer == depth
         if not last and not adaptive:
             continue
@@ -56,7 +56,13 @@ def _let_out(
     """Evaluates the exit head behind `layer` and compacts the batch in place; returns how many samples stay."""
     head = weights.heads[layer - 1].get()
     logits, uncertainty, history, keep = ops.exit_head(
-        batch.hidden, batch.cu_seqlens, batch.speed, *head.tensors(), history=batch.history, backend=backend
+        batch.hidden,
+        batch.cu_seqlens,
+        batch.speed,
+        *head.tensors(),
+        projection_packed=head.projection_packed,
+        history=batch.history,
+        backend=backend,
     )
     if last:
         keep = torch.zeros_like(keep)  # whatever their uncertainty

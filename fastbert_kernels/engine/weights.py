@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from fastbert_kernels.engine.derived import Derived
@@ -18,6 +20,7 @@ class LayerWeights:
     num_attention_heads: int
     layer_norm_eps: float
     activation: Callable[[Tensor], Tensor]
+    activation_name: str  # as Transformers calls it; "gelu" is the one by the error function
     qkv_weight: Tensor  # [3H, H]: query, key and value in one product
     qkv_bias: Tensor  # [3H]
     attention_output_weight: Tensor  # [H, H]
@@ -32,6 +35,17 @@ class LayerWeights:
     output_norm_bias: Tensor  # [H]
 
 
+class EncoderLayer(Protocol):
+    """A layer ready to run, from `engine.encoder.prepare_layer`."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the hidden states."""
+
+    def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        """[T, H] in and out; cu_seqlens [B + 1] int32; max_seqlen an upper bound of the sample lengths."""
+
+
 @dataclass(frozen=True)
 class HeadWeights:
     """An attentive exit head with folded weights, in the order in which `ops.exit_head` takes them."""
@@ -44,6 +58,7 @@ class HeadWeights:
     value_bias: Tensor  # [C]
     output_weight: Tensor  # [N, C]
     output_bias: Tensor  # [N]
+    projection_packed: Tensor | None = None  # the projection as the CPU's kernel reads it
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (
@@ -62,6 +77,6 @@ class HeadWeights:
 class EncoderWeights:
     """All layers with the exit head behind each; the last head is the teacher classifier."""
 
-    layers: list[Derived[LayerWeights]]
+    layers: list[Derived[EncoderLayer]]
     heads: list[Derived[HeadWeights]]
     num_labels: int

@@ -20,13 +20,13 @@ class Host:
         name: as users know the implementation.
         matches: whether a model is of it. It is asked about models that exist, so it never has to import the
             implementation.
-        encoder_weights: (model, dtype or None) -> the weights, each derived when first needed; ValueError with the
-            reason for a model of this implementation that cannot be patched.
+        encoder_weights: (model, dtype or None, backend) -> the weights, each derived when first needed; ValueError with
+            the reason for a model of this implementation that cannot be patched.
         forward: (model, weights, backend, *args, **kwargs) -> what the host's own `forward(*args, **kwargs)` returns,
             or NotImplemented for a call that the host's own forward should answer.
     """
 
     name: str
     matches: Callable[[nn.Module], bool]
-    encoder_weights: Callable[[nn.Module, torch.dtype | None], EncoderWeights]
+    encoder_weights: Callable[[nn.Module, torch.dtype | None, str], EncoderWeights]
     forward: Callable[..., Any]

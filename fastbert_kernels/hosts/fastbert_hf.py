@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastbert_kernels import backends
 from fastbert_kernels.engine.derived import Derived
+from fastbert_kernels.engine.encoder import hidden_dtype, prepare_layer
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.loop import run_encoder
 from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
-from fastbert_kernels.engine.weights import EncoderWeights, HeadWeights, LayerWeights
+from fastbert_kernels.engine.weights import EncoderLayer, EncoderWeights, HeadWeights, LayerWeights
 from fastbert_kernels.hosts.base import Host
 
 
@@ -25,10 +26,11 @@ def matches(model: nn.Module) -> bool:
     return modeling is not None and isinstance(model, modeling.FastBertForSequenceClassification)
 
 
-def encoder_weights(model: Any, dtype: torch.dtype | None) -> EncoderWeights:
+def encoder_weights(model: Any, dtype: torch.dtype | None, backend: str) -> EncoderWeights:
+    config = model.config.backbone_config
     return EncoderWeights(
-        layers=[_layer_weights(layer, model.config.backbone_config, dtype) for layer in model.backbone.encoder.layer],
-        heads=[_head_weights(head, dtype) for head in model.heads],
+        layers=[_layer_weights(layer, config, dtype, backend) for layer in model.backbone.encoder.layer],
+        heads=[_head_weights(head, dtype, backend) for head in model.heads],
         num_labels=model.config.num_labels,
     )
 
@@ -37,7 +39,7 @@ def _parameters(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str]]:
     return [(module, name) for module in modules for name in ("weight", "bias")]
 
 
-def _layer_weights(layer: Any, config: Any, dtype: torch.dtype | None) -> Derived[LayerWeights]:
+def _layer_weights(layer: Any, config: Any, dtype: torch.dtype | None, backend: str) -> Derived[EncoderLayer]:
     attention = layer.attention
     parameters = _parameters(
         (
@@ -52,27 +54,33 @@ def _layer_weights(layer: Any, config: Any, dtype: torch.dtype | None) -> Derive
         )
     )
 
-    def build(*tensors: Tensor) -> LayerWeights:
-        cast = [tensor if dtype is None else tensor.to(dtype) for tensor in tensors]
-        return LayerWeights(
+    def build(*tensors: Tensor) -> EncoderLayer:
+        weights = LayerWeights(
             config.num_attention_heads,
             config.layer_norm_eps,
             layer.intermediate.intermediate_act_fn,
-            torch.cat(cast[0:6:2]),
-            torch.cat(cast[1:6:2]),
-            *cast[6:],
+            config.hidden_act,
+            torch.cat(tensors[0:6:2]),
+            torch.cat(tensors[1:6:2]),
+            *tensors[6:],
         )
+        return prepare_layer(weights, dtype, backend)
 
     return Derived(parameters, build)
 
 
-def _head_weights(head: Any, dtype: torch.dtype | None) -> Derived[HeadWeights]:
+def _head_weights(head: Any, dtype: torch.dtype | None, backend: str) -> Derived[HeadWeights]:
     parameters = _parameters(
         (head.projection, head.query, head.key, head.value, head.attention_output, head.dense, head.classifier)
     )
     parameters.remove((head.key, "bias"))  # it drops out of the softmax
-    fold = partial(fold_attentive_head, num_attention_heads=head.num_attention_heads)
-    return Derived(parameters, lambda *tensors: fold(*tensors, dtype=dtype or tensors[0].dtype))
+
+    def build(*tensors: Tensor) -> HeadWeights:
+        target = hidden_dtype(dtype, tensors[0].dtype)
+        compiled = backends.resolve(backend, tensors[0].device) == "cpu" and target != torch.float64
+        return fold_attentive_head(*tensors, num_attention_heads=head.num_attention_heads, dtype=target, pack=compiled)
+
+    return Derived(parameters, build)
 
 
 def forward(
@@ -96,7 +104,7 @@ def forward(
         return NotImplemented  # nothing to gain: no sample leaves early, or there is none
 
     batch = _pack(model, valid, input_ids, token_type_ids, make_position_ids(valid), threshold)
-    batch.hidden = batch.hidden.to(weights.layers[0].get().qkv_weight.dtype)
+    batch.hidden = batch.hidden.to(weights.layers[0].get().dtype)
     results = run_encoder(weights, batch, adaptive=threshold is not None, backend=backend)
     warn_if_not_finite(results.uncertainty)
     loss = None if labels is None else F.cross_entropy(results.logits, labels)

@@ -189,5 +189,5 @@ IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "cpu": _native,
     "reference": reference.compact,
 }
-library.register(SCHEMA, _kernel, _fake)
+library.register(SCHEMA, _kernel, _fake, "CPU", "CUDA")
 library.show_triton("compact")

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastbert_kernels import _extension, backends, reference
-from fastbert_kernels.ops import library
+from fastbert_kernels.ops import library, packing
 
 SCHEMA = (
     "exit_head(Tensor hidden, Tensor cu_seqlens, Tensor speed, Tensor projection_weight, Tensor projection_bias, "
     "Tensor query, Tensor query_bias, Tensor value, Tensor value_bias, Tensor output_weight, Tensor output_bias, *, "
-    f"str narrow_activation='tanh', str mlp_activation='tanh', {library.DECISION_SCHEMA}) -> {library.DECISION_RESULT}"
+    "str narrow_activation='tanh', str mlp_activation='tanh', Tensor? projection_packed=None, "
+    f"{library.DECISION_SCHEMA}) -> {library.DECISION_RESULT}"
 )
 
 
@@ -34,6 +35,7 @@ def exit_head(
     *,
     narrow_activation: str = "tanh",
     mlp_activation: str = "tanh",
+    projection_packed: Tensor | None = None,
     history: Tensor | None = None,
     criterion: str = "entropy",
     top_k: int = 2,
@@ -60,6 +62,8 @@ def exit_head(
         projection_bias: [C]; query_bias: [h, C]; value_bias: [C]; output_weight: [N, C]; output_bias: [N], N >= 2; all
             float32 (float64 when `hidden` is, and then `query` and `value` too).
         narrow_activation, mlp_activation: "tanh" or "identity".
+        projection_packed: the projection as `packing.pack_linear` returns it for the dtype of `hidden`, so that the
+            compiled CPU kernel need not pack it at every call; no other backend reads it.
         history: [B, 2] int32, as returned by the head before; None at the first head.
         criterion, top_k, patience: see `fastbert_kernels.criteria`.
         backend: "auto" or a name of `fastbert_kernels.backends.BACKENDS`.
@@ -87,6 +91,7 @@ def exit_head(
         output_bias,
         narrow_activation=narrow_activation,
         mlp_activation=mlp_activation,
+        projection_packed=projection_packed,
         history=history,
         criterion=criterion,
         top_k=top_k,
@@ -132,15 +137,29 @@ def _check(
     )
 
 
-def _kernel(hidden: Tensor, *tensors: Tensor, backend: str = "auto", **options: Any) -> tuple[Tensor, ...]:
+def _kernel(
+    hidden: Tensor,
+    *tensors: Tensor,
+    projection_packed: Tensor | None = None,
+    backend: str = "auto",
+    **options: Any,
+) -> tuple[Tensor, ...]:
     _check(hidden, *tensors, **options)
     chosen = backends.resolve(backend, hidden.device)
     if hidden.dtype == torch.float64:
         chosen = "reference"  # no compiled kernel has float64
+    if chosen == "cpu":
+        options["projection_packed"] = projection_packed
     return IMPLEMENTATIONS[chosen](hidden, *tensors, **options)
 
 
-def _fake(hidden: Tensor, *tensors: Tensor, backend: str = "auto", **options: Any) -> tuple[Tensor, ...]:
+def _fake(
+    hidden: Tensor,
+    *tensors: Tensor,
+    projection_packed: Tensor | None = None,
+    backend: str = "auto",
+    **options: Any,
+) -> tuple[Tensor, ...]:
     _check(hidden, *tensors, **options)
     return library.decision_outputs(hidden, tensors[1].shape[0], tensors[8].shape[0])
 
@@ -169,6 +188,7 @@ def _cpu(
     *weights: Tensor,
     narrow_activation: str = "tanh",
     mlp_activation: str = "tanh",
+    projection_packed: Tensor | None = None,
     history: Tensor | None = None,
     **criterion: Any,
 ) -> tuple[Tensor, ...]:
@@ -183,12 +203,23 @@ def _cpu(
         logits = _cpu_linear(hidden, cu_seqlens, alive, mlp_activation)
         native.decide_cpu(logits.data_ptr(), *logits.shape, decision, native_outputs)
         return outputs
-    # The projection is a plain matrix product, which the tuned library does best; the kernel does all the rest.
-    projected = F.linear(hidden, projection_weight, projection_bias.to(hidden.dtype))
+    narrow, width = projection_weight.shape
+    operand = packing.product_operand(hidden.dtype, width)
+    if projection_packed is None:
+        projection_packed = packing.pack_linear(projection_weight, projection_bias, operand)
+    library.check_shape(
+        "projection_packed", projection_packed, (packing.packed_bytes(narrow, width, operand),), torch.uint8
+    )
     native_weights, shape = _native_arguments(hidden, speed.shape[0], alive, narrow_activation, mlp_activation)
-    dtype = _extension.DTYPE_CODES[projected.dtype]
     native.exit_head_cpu(
-        projected.data_ptr(), dtype, cu_seqlens.data_ptr(), native_weights, shape, decision, native_outputs
+        hidden.data_ptr(),
+        _extension.DTYPE_CODES[hidden.dtype],
+        cu_seqlens.data_ptr(),
+        packing.native_matrix(projection_packed, narrow, width, operand),
+        native_weights,
+        shape,
+        decision,
+        native_outputs,
     )
     return outputs
 
@@ -274,5 +305,5 @@ IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "cpu": _cpu,
     "reference": reference.exit_head,
 }
-library.register(SCHEMA, _kernel, _fake)
+library.register(SCHEMA, _kernel, _fake, "CPU", "CUDA")
 library.show_triton("exit_head")

@@ -27,14 +27,14 @@ DECISION_RESULT = "(Tensor logits, Tensor uncertainty, Tensor history, Tensor ke
 ACTIVATION_CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 
 
-def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Declares the op of `schema` with one kernel for CPU and CUDA tensors (it chooses the backend) and a fake kernel.
+def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], *dispatch_keys: str) -> None:
+    """Declares the op of `schema` with one kernel for the tensors of `dispatch_keys` and a fake kernel.
 
     `Library.impl` rather than `custom_op`: it costs about a third per call.
     """
     name = schema.split("(", 1)[0]
     LIBRARY.define(schema)
-    for dispatch_key in ("CPU", "CUDA"):
+    for dispatch_key in dispatch_keys:
         LIBRARY.impl(name, kernel, dispatch_key)
     torch.library.register_fake(f"fastbert::{name}", fake, lib=LIBRARY)
 
@@ -50,6 +50,7 @@ def show_triton(name: str) -> None:
 
         options = dict(kwargs)
         backend = options.pop("backend", "auto")
+        options.pop("projection_packed", None)  # for CPUs
         hidden = args[0]
         opaque = custom_triton_ops_decomposition_disabled() or hidden.dtype == torch.float64  # export; reference
         if opaque or backends.resolve(backend, hidden.device) != "triton":

@@ -207,5 +207,5 @@ IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "cpu": _cpu,
     "reference": reference.pooled_exit_head,
 }
-library.register(SCHEMA, _kernel, _fake)
+library.register(SCHEMA, _kernel, _fake, "CPU", "CUDA")
 library.show_triton("pooled_exit_head")

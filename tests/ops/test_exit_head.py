@@ -3,32 +3,15 @@ torch.library."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from checks import assert_exit_head_is_accurate
 from fastbert_kernels import ops, reference
+from fastbert_kernels.ops.packing import pack_linear, product_operand
 from support import cast_exit_head_inputs, exit_head_inputs
 
 BACKENDS = ["cpu", "reference"]
-INSTRUCTION_SET = """
-import sys, torch
-sys.path.insert(0, "tests")
-from checks import assert_exit_head_is_accurate
-from support import exit_head_inputs
-from fastbert_kernels import _extension
-assert _extension.module().cpu_instruction_set() == "ISA"
-torch.manual_seed(20)
-for shape in [(48, 64, 2, 5), (8, 128, 1, 1000), (136, 256, 8, 3)]:
-    for narrow in ("tanh", "identity"):
-        inputs = exit_head_inputs([1, 5, 64, 129] * 4, *shape)
-        assert_exit_head_is_accurate(inputs, torch.float16, "cpu", narrow_activation=narrow)
-        assert_exit_head_is_accurate(inputs, torch.float32, "cpu", narrow_activation=narrow)
-"""
 ODD_LENGTHS = [1, 5, 64, 100, 2, 63, 65, 129]
 
 
@@ -70,20 +53,17 @@ def test_folded_matrices_in_the_dtype_of_hidden(backend):
         assert torch.equal(ours, want)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
-def test_every_instruction_set(isa):
-    """In a process of its own, since the choice is made once; a set that the processor lacks must say so."""
-    environment = {**os.environ, "FASTBERT_CPU_ISA": isa}
-    run = subprocess.run(
-        [sys.executable, "-c", INSTRUCTION_SET.replace("ISA", isa)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "is not one that this processor" in run.stderr:
-        pytest.skip(f"this processor has no {isa}")
-    assert run.returncode == 0, run.stderr
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("samples", [2, 40])
+def test_projection_packed_beforehand(dtype, samples):
+    """A few samples and many: the threads share the work out in different ways."""
+    inputs = cast_exit_head_inputs(exit_head_inputs([9, 70] * (samples // 2), 136, 64, 2, 5), dtype)
+    packed = pack_linear(inputs[3], inputs[4], product_operand(dtype, 136))
+    want = ops.exit_head(*inputs, backend="cpu")
+    for got, expected in zip(ops.exit_head(*inputs, projection_packed=packed, backend="cpu"), want, strict=True):
+        assert torch.equal(got, expected)
+    with pytest.raises(ValueError, match="projection_packed must have shape"):
+        ops.exit_head(*inputs, projection_packed=packed[:-64], backend="cpu")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,0 +1,170 @@
+// The encoder layer on a CPU: products with weights packed once, what follows a product done to its tiles while they are
+// in the first-level cache, attention per sample and head, and no padding anywhere. One parallel region per chunk of
+// samples.
+#include "encoder_layer.h"
+
+#include <algorithm>
+#include <vector>
+
+#include <omp.h>
+
+#include "cpu/memory.h"
+#include "cpu/product.h"
+#include "cpu/samples.h"
+
+namespace fastbert::cpu {
+namespace {
+
+// Tokens per chunk: enough pieces of work for all threads, while what lies between the products stays in the last-level
+// cache and its memory is kept by the allocator from call to call (more than 32 MB would be mapped anew each time).
+constexpr int64_t kChunkTokens = 1024, kChunkTokensPerThread = 256;
+
+// What lies between the products of one chunk.
+struct Workspace {
+  Workspace(int64_t tokens, const EncoderLayerWeights& weights, DType dtype) {
+    const int64_t width = weights.qkv.depth, inner = weights.intermediate.outputs, element = element_size(dtype);
+    wide = aligned_array<char>(tokens * std::max(3 * width, inner) * element);
+    narrow = aligned_array<char>(tokens * width * element);
+    sums = aligned_array<float>(tokens * width);
+    if (weights.qkv.operand == DType::int8) {
+      bytes = aligned_array<uint8_t>(tokens * (std::max(width, inner) + 3));
+      scale = aligned_array<float>(tokens);
+      shift = aligned_array<int32_t>(tokens);
+    }
+  }
+
+  AlignedArray<char> wide;      // q, k and v [T, 3H], later the intermediate values [T, I]
+  AlignedArray<char> narrow;    // attention's context, later A [T, H]
+  AlignedArray<float> sums;     // what goes into a LayerNorm [T, H]
+  AlignedArray<uint8_t> bytes;  // quantised rows of the product at hand
+  AlignedArray<float> scale;
+  AlignedArray<int32_t> shift;
+};
+
+class Chunk {
+ public:
+  Chunk(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch, const EncoderLayerWeights& weights,
+        void* out, const Workspace& workspace)
+      : hidden_(hidden),
+        dtype_(dtype),
+        cu_seqlens_(cu_seqlens),
+        batch_(batch),
+        weights_(weights),
+        out_(out),
+        space_(workspace),
+        tokens_(cu_seqlens[batch] - cu_seqlens[0]),
+        width_(weights.qkv.depth),
+        inner_(weights.intermediate.outputs) {}
+
+  // Called by every thread of a parallel region.
+  void run(float* attention_scratch) const {
+    multiply(weights_.qkv, hidden_, {space_.wide.get(), dtype_, 3 * width_});
+    attend(attention_scratch);
+    multiply(weights_.attention_output, space_.narrow.get(),
+             {space_.sums.get(), DType::float32, width_, Epilogue::none, hidden_, dtype_, width_});
+    normalise(weights_.norms, space_.narrow.get());
+    const Epilogue activation = weights_.activation == Activation::relu ? Epilogue::relu : Epilogue::gelu;
+    multiply(weights_.intermediate, space_.narrow.get(), {space_.wide.get(), dtype_, inner_, activation});
+    multiply(weights_.output, space_.wide.get(),
+             {space_.sums.get(), DType::float32, width_, Epilogue::none, space_.narrow.get(), dtype_, width_});
+    normalise(weights_.norms + 2 * width_, out_);
+  }
+
+ private:
+  const char* row_of(const void* rows, int64_t row, int64_t width) const {
+    return static_cast<const char*>(rows) + row * width * element_size(dtype_);
+  }
+
+  void multiply(const PackedMatrix& matrix, const void* rows, const ProductOutput& output) const {
+    if (matrix.operand != DType::int8) {
+      share_product(matrix, {rows, dtype_, matrix.depth, nullptr, nullptr}, output, tokens_);
+      return;
+    }
+    const int64_t stride = (matrix.depth + 3) / 4 * 4;
+#pragma omp for
+    for (int64_t row = 0; row < tokens_; ++row)
+      kernels().quantise_row(row_of(rows, row, matrix.depth), dtype_, matrix.depth, space_.bytes.get() + row * stride,
+                             space_.scale.get() + row, space_.shift.get() + row);
+    share_product(matrix, {space_.bytes.get(), DType::int8, stride, space_.scale.get(), space_.shift.get()}, output,
+                  tokens_);
+  }
+
+  void attend(float* scratch) const {
+    const int64_t heads = weights_.num_attention_heads, size = width_ / heads;
+#pragma omp for schedule(dynamic)
+    for (int64_t item = 0; item < batch_ * heads; ++item) {
+      const int64_t sample = item / heads, head = item % heads;
+      const int64_t begin = cu_seqlens_[sample] - cu_seqlens_[0], n = cu_seqlens_[sample + 1] - cu_seqlens_[sample];
+      if (n == 0) continue;
+      const int64_t column = head * size * element_size(dtype_);
+      kernels().self_attention({row_of(space_.wide.get(), begin, 3 * width_) + column,
+                                space_.narrow.get() + begin * width_ * element_size(dtype_) + column, dtype_, n, size,
+                                width_, 3 * width_, width_},
+                               scratch);
+    }
+  }
+
+  void normalise(const float* norm, void* out) const {
+#pragma omp for
+    for (int64_t row = 0; row < tokens_; ++row)
+      kernels().layer_norm_row(space_.sums.get() + row * width_, norm, norm + width_, weights_.layer_norm_eps, width_,
+                               dtype_, static_cast<char*>(out) + row * width_ * element_size(dtype_));
+  }
+
+  const void* hidden_;
+  DType dtype_;
+  const int32_t* cu_seqlens_;
+  int64_t batch_;
+  const EncoderLayerWeights& weights_;
+  void* out_;
+  const Workspace& space_;
+  int64_t tokens_, width_, inner_;
+};
+
+struct ChunkBounds {
+  int64_t begin, end;  // samples
+};
+
+// Whole samples, in chunks of about the same number of tokens.
+std::vector<ChunkBounds> divide_into_chunks(const int32_t* cu_seqlens, int64_t batch) {
+  const int64_t tokens = cu_seqlens[batch];
+  const int64_t most = std::max(kChunkTokens, kChunkTokensPerThread * omp_get_max_threads());
+  const int64_t count = std::max<int64_t>((tokens + most - 1) / most, 1);
+  std::vector<ChunkBounds> chunks;
+  int64_t begin = 0;
+  for (int64_t chunk = 1; chunk <= count && begin < batch; ++chunk) {
+    const int64_t target = tokens * chunk / count;
+    int64_t end = begin + 1;
+    while (end < batch && (chunk == count || cu_seqlens[end] < target)) ++end;
+    chunks.push_back({begin, end});
+    begin = end;
+  }
+  return chunks;
+}
+
+}  // namespace
+
+void encoder_layer(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
+                   const EncoderLayerWeights& weights, void* out) {
+  const std::vector<ChunkBounds> chunks = divide_into_chunks(cu_seqlens, batch);
+  int64_t most_tokens = 0;
+  for (const ChunkBounds& chunk : chunks)
+    most_tokens = std::max<int64_t>(most_tokens, cu_seqlens[chunk.end] - cu_seqlens[chunk.begin]);
+  const int64_t longest = longest_sample(cu_seqlens, batch);
+  const Workspace workspace(most_tokens, weights, dtype);
+  const int64_t width = weights.qkv.depth, row_bytes = width * element_size(dtype);
+  const int64_t scratch_size = kernels().self_attention_scratch(longest, width / weights.num_attention_heads);
+
+#pragma omp parallel
+  {
+    const AlignedArray<float> scratch = aligned_array<float>(scratch_size);
+    for (const ChunkBounds& bounds : chunks) {
+      const int64_t offset = cu_seqlens[bounds.begin] * row_bytes;
+      const Chunk chunk(static_cast<const char*>(hidden) + offset, dtype, cu_seqlens + bounds.begin,
+                        bounds.end - bounds.begin, weights, static_cast<char*>(out) + offset, workspace);
+      chunk.run(scratch.get());
+    }
+  }
+}
+
+}  // namespace fastbert::cpu

@@ -1,0 +1,24 @@
+// What the sources of this folder offer the table of kernels; documented in cpu/kernels.h.
+#pragma once
+#include "cpu/kernels.h"
+
+namespace fastbert::cpu::FASTBERT_ISA {
+
+void pack_matrix(const float* weight, const float* bias, const PackedMatrix& matrix, void* memory);
+void product(const PackedMatrix& matrix, const ProductRows& rows, const ProductOutput& output, Range row_range,
+             Range panel_range);
+void quantise_row(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift);
+void layer_norm_row(const float* values, const float* weight, const float* bias, float eps, int64_t count, DType dtype,
+                    void* out);
+void self_attention(const AttentionHead& head, float* scratch);
+int64_t self_attention_scratch(int64_t n, int64_t head_size);
+void exit_head_samples(const HeadSample* samples, int64_t count, int64_t stride, const ExitHeadWeights& weights,
+                       const ExitHeadShape& shape);
+void attention_pooling_sample(const void* rows, DType dtype, int64_t n, const float* keys, const ExitHeadShape& shape,
+                              float* scratch, float* contexts);
+void pool_sample(const void* rows, DType dtype, int64_t n, int64_t hidden_size, Pooling pooling, float* scratch,
+                 float* pooled);
+float normalised_entropy(const float* logits, int64_t count);
+float largest_probability(const float* logits, int64_t count);
+
+}  // namespace fastbert::cpu::FASTBERT_ISA

@@ -1,0 +1,195 @@
+// Elementwise functions and small loops of the kernels in this folder. Every source here is compiled once per instruction
+// set, with FASTBERT_ISA naming the namespace. Plain loops that the compiler vectorises; inline functions have to live in
+// the namespace of their instruction set, since the linker keeps one copy of each name for all.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "dtype.h"
+
+namespace fastbert::cpu::FASTBERT_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+constexpr int kLanes = kVectorBytes / 4;
+
+typedef float Vector __attribute__((vector_size(kVectorBytes)));
+
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2High = 0.693145751953125f;  // exact in 15 bits, so that n * kLn2High is exact
+constexpr float kLn2Low = 1.42860682030941723e-6f;
+constexpr float kRound = 12582912.0f;  // 1.5 x 2^23: adding it rounds to the nearest integer, kept in the low bits
+
+inline float power_of_two(float rounded) {  // 2^n, for rounded = n + kRound and n in [-126, 127]
+  int32_t bits, bias;
+  std::memcpy(&bits, &rounded, sizeof bits);
+  std::memcpy(&bias, &kRound, sizeof bias);
+  bits = (bits - bias + 127) << 23;
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+// e^r - 1 for |r| <= ln(2) / 2, to 1.5e-8 relative: the Taylor series to r^7.
+inline float expm1_reduced(float r) {
+  float p = 1.0f / 5040;
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  return r + r * r * p;
+}
+
+// e^x for x <= 0, which is all a shifted softmax needs; NaN stays NaN, and below -87 the answer is 0.
+inline float exp_nonpositive(float x) {
+  const float clamped = x < -87.0f ? -87.0f : x;
+  const float rounded = clamped * kLog2E + kRound;
+  const float n = rounded - kRound;
+  const float r = (clamped - n * kLn2High) - n * kLn2Low;
+  const float result = power_of_two(rounded) * (1.0f + expm1_reduced(r));
+  return x < -87.0f ? 0.0f : result;
+}
+
+// tanh|x| = (e^2|x| - 1) / (e^2|x| + 1), with e^2|x| - 1 formed without cancellation: 2 ulp over the whole range.
+inline float tanh_one(float x) {
+  const float magnitude = x < 0.0f ? -x : x;
+  const float doubled = magnitude > 10.0f ? 20.0f : 2.0f * magnitude;  // tanh(10) rounds to 1
+  const float rounded = doubled * kLog2E + kRound;
+  const float n = rounded - kRound;
+  const float r = (doubled - n * kLn2High) - n * kLn2Low;
+  const float scale = power_of_two(rounded);
+  const float expm1 = scale * expm1_reduced(r) + (scale - 1.0f);
+  const float result = expm1 / (expm1 + 2.0f);
+  return x < 0.0f ? -result : result;
+}
+
+// x Phi(x), with erf(x / sqrt(2)) = x P(x^2) to 6e-8 for |x| <= 5, where it reaches 1: the minimax fit of degree 13, in
+// t = 2 x^2 / 25 - 1 so that its terms do not cancel.
+inline float gelu_one(float x) {
+  const float clamped = x > 5.0f ? 5.0f : x < -5.0f ? -5.0f : x;
+  const float t = clamped * clamped * 0.08f - 1.0f;
+  float p = -0.00050679679f;
+  p = p * t + 0.00142101555f;
+  p = p * t - 0.00168149683f;
+  p = p * t + 0.00288596575f;
+  p = p * t - 0.00717488407f;
+  p = p * t + 0.0133931779f;
+  p = p * t - 0.0213229631f;
+  p = p * t + 0.0325374529f;
+  p = p * t - 0.0468083232f;
+  p = p * t + 0.0629399194f;
+  p = p * t - 0.0808541263f;
+  p = p * t + 0.103036879f;
+  p = p * t - 0.140593572f;
+  p = p * t + 0.282727625f;
+  const float erf = clamped * p;
+  const float bounded = erf > 1.0f ? 1.0f : erf < -1.0f ? -1.0f : erf;
+  return 0.5f * x * (1.0f + bounded);
+}
+
+inline void tanh_inplace(float* x, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) x[i] = tanh_one(x[i]);
+}
+
+inline float sum_of_lanes(Vector vector) {
+  float lanes[kLanes];
+  std::memcpy(lanes, &vector, sizeof lanes);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+// Written out, since compilers add the lanes of a reduction up one after another, which for the width of a head costs more
+// than the products.
+inline float dot(const float* a, const float* b, int64_t count) {
+  constexpr int kSums = 4;  // as many as hide the latency of an addition
+  Vector sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums * kLanes <= count; i += kSums * kLanes)
+    for (int j = 0; j < kSums; ++j) {
+      Vector x, y;
+      std::memcpy(&x, a + i + j * kLanes, sizeof x);
+      std::memcpy(&y, b + i + j * kLanes, sizeof y);
+      sums[j] += x * y;
+    }
+  float rest = 0.0f;
+  for (; i < count; ++i) rest += a[i] * b[i];
+  return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest;
+}
+
+inline void add_scaled(float* out, const float* x, float scale, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) out[i] += scale * x[i];
+}
+
+// scores [n] become exp(scale (scores - max)), and their sum is returned; a NaN makes the sum NaN.
+inline float exponentials(float* scores, int64_t n, float scale = 1.0f) {
+  float largest = scores[0];
+#pragma omp simd reduction(max : largest)
+  for (int64_t j = 1; j < n; ++j) largest = scores[j] > largest ? scores[j] : largest;
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < n; ++j) {
+    scores[j] = exp_nonpositive(scale * (scores[j] - largest));
+    sum += scores[j];
+  }
+  return sum;
+}
+
+inline float from_bfloat16(uint16_t bits) {
+  const uint32_t word = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &word, sizeof value);
+  return value;
+}
+
+inline uint16_t to_bfloat16(float value) {  // to the nearest, ties to even; NaN stays NaN
+  uint32_t word;
+  std::memcpy(&word, &value, sizeof word);
+  const uint32_t rounded = (word + 0x7fff + ((word >> 16) & 1)) >> 16;
+  return static_cast<uint16_t>(value == value ? rounded : (word >> 16) | 0x40);
+}
+
+// `count` elements as float32: where they lie, or converted into `buffer`.
+inline const float* as_float(const void* values, DType dtype, int64_t count, float* buffer) {
+  if (dtype == DType::float32) return static_cast<const float*>(values);
+  const auto* bits = static_cast<const uint16_t*>(values);
+  if (dtype == DType::bfloat16) {
+#pragma omp simd
+    for (int64_t k = 0; k < count; ++k) buffer[k] = from_bfloat16(bits[k]);
+  } else {
+    for (int64_t k = 0; k < count; ++k) {
+      _Float16 half;
+      std::memcpy(&half, bits + k, sizeof half);
+      buffer[k] = static_cast<float>(half);
+    }
+  }
+  return buffer;
+}
+
+// The element of the dtype at `index` of `values`; a shared inline function may not be called from here.
+inline const void* element_at(const void* values, DType dtype, int64_t index) {
+  return static_cast<const char*>(values) + index * (dtype == DType::float32 ? 4 : 2);
+}
+
+// Values into float32 or bfloat16 memory.
+inline void store_as(void* out, DType dtype, const float* values, int64_t count) {
+  if (dtype == DType::float32) {
+    std::memcpy(out, values, count * sizeof(float));
+    return;
+  }
+  auto* bits = static_cast<uint16_t*>(out);
+#pragma omp simd
+  for (int64_t k = 0; k < count; ++k) bits[k] = to_bfloat16(values[k]);
+}
+
+}  // namespace
+}  // namespace fastbert::cpu::FASTBERT_ISA

@@ -1,0 +1,27 @@
+// The table of one instruction set.
+#include "cpu/isa/functions.h"
+#include "cpu/isa/tile.h"
+
+#define FASTBERT_STRINGIFY_(name) #name
+#define FASTBERT_STRINGIFY(name) FASTBERT_STRINGIFY_(name)
+
+namespace fastbert::cpu::FASTBERT_ISA {
+
+extern const Kernels kernels;
+const Kernels kernels{FASTBERT_STRINGIFY(FASTBERT_ISA),
+                      kPanelWidth,
+                      kTileRows,
+                      kHasBfloat16Tile,
+                      pack_matrix,
+                      product,
+                      quantise_row,
+                      layer_norm_row,
+                      self_attention,
+                      self_attention_scratch,
+                      exit_head_samples,
+                      attention_pooling_sample,
+                      pool_sample,
+                      normalised_entropy,
+                      largest_probability};
+
+}  // namespace fastbert::cpu::FASTBERT_ISA

@@ -1,0 +1,32 @@
+// One encoder layer of the BERT family on a packed batch: every sample attends to its own rows only.
+//
+//   q, k, v = X qkv^T + bias
+//   A       = LayerNorm(X + softmax(q k^T / sqrt(d)) v attention_output^T + bias)      heads side by side, d = H / heads
+//   Y       = LayerNorm(A + f(A intermediate^T + bias) output^T + bias)                f = activation
+#pragma once
+#include <cstdint>
+
+#include "activation.h"
+#include "dtype.h"
+#include "packed_matrix.h"
+
+namespace fastbert {
+
+struct EncoderLayerWeights {
+  PackedMatrix qkv;               // [3H, H]
+  PackedMatrix attention_output;  // [H, H]
+  PackedMatrix intermediate;      // [I, H]
+  PackedMatrix output;            // [H, I]
+  const float* norms;             // [4, H]: weight and bias of the LayerNorm behind attention, then of the last one
+  float layer_norm_eps;
+  int64_t num_attention_heads;
+  Activation activation;  // gelu or relu
+};
+
+namespace cpu {
+// Y [T, H] of hidden [T, H]; both `dtype`, float32 or bfloat16, and not the same memory.
+void encoder_layer(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
+                   const EncoderLayerWeights& weights, void* out);
+}  // namespace cpu
+
+}  // namespace fastbert

@@ -1,0 +1,138 @@
+"""`torch.ops.fastbert.encoder_layer`: an encoder layer of the BERT family on a packed batch, on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastbert_kernels import _extension
+from fastbert_kernels.ops import library, packing
+
+SCHEMA = (
+    "encoder_layer(Tensor hidden, Tensor cu_seqlens, Tensor qkv, Tensor attention_output, Tensor intermediate, "
+    "Tensor output, Tensor norms, *, int num_attention_heads, int intermediate_size, float layer_norm_eps, "
+    "str activation, str operand) -> Tensor"
+)
+ACTIVATIONS = ("gelu", "relu")
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def encoder_layer(
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    qkv: Tensor,
+    attention_output: Tensor,
+    intermediate: Tensor,
+    output: Tensor,
+    norms: Tensor,
+    *,
+    num_attention_heads: int,
+    intermediate_size: int,
+    layer_norm_eps: float,
+    activation: str = "gelu",
+    operand: str = "float32",
+) -> Tensor:
+    """Self-attention and feed-forward block, each with residual and LayerNorm behind it (Devlin et al. 2019).
+
+    Every sample attends to its own rows only. What follows a product is done to its results while they are in the
+    cache; there is no padding.
+
+    Args:
+        hidden: [T, H] float32 or bfloat16, on a CPU; H a multiple of `num_attention_heads`.
+        cu_seqlens: [B + 1] int32, begins with 0 and ends with T.
+        qkv, attention_output, intermediate, output: Linear layers [3H, H] (query, key and value one after another),
+            [H, H], [I, H] and [H, I], packed by `packing.pack_linear` for `operand`.
+        norms: [4, H] float32: weight and bias of the LayerNorm behind attention, and of the last one.
+        activation: "gelu" (by the error function) or "relu".
+        operand: "float32", "bfloat16" (for bfloat16 rows) or "int8" (rows are quantised as they come, each with its own
+            scale).
+
+    Returns:
+        [T, H] of the dtype of `hidden`. A row that is not finite makes NaN of its own sample only.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or names do not fit. ImportError: the compiled module is missing.
+    """
+    return torch.ops.fastbert.encoder_layer(
+        hidden,
+        cu_seqlens,
+        qkv,
+        attention_output,
+        intermediate,
+        output,
+        norms,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=intermediate_size,
+        layer_norm_eps=layer_norm_eps,
+        activation=activation,
+        operand=operand,
+    )
+
+
+def _kernel(
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    qkv: Tensor,
+    attention_output: Tensor,
+    intermediate: Tensor,
+    output: Tensor,
+    norms: Tensor,
+    *,
+    num_attention_heads: int,
+    intermediate_size: int,
+    layer_norm_eps: float,
+    activation: str,
+    operand: str,
+) -> Tensor:
+    _check_rows(hidden, cu_seqlens, num_attention_heads)
+    library.check_activation("activation", activation, *ACTIVATIONS)
+    library.check_activation("operand", operand, *packing.OPERANDS)
+    if operand == "bfloat16" and packing.product_operand(hidden.dtype, hidden.shape[1]) != operand:
+        raise ValueError(
+            f"this processor multiplies {hidden.dtype} rows of {hidden.shape[1]} in float32; pack for that"
+        )
+    width, inner = hidden.shape[1], intermediate_size
+    library.check_shape("norms", norms, (4, width), torch.float32)
+    layers = {
+        "qkv": (qkv, 3 * width, width),
+        "attention_output": (attention_output, width, width),
+        "intermediate": (intermediate, inner, width),
+        "output": (output, width, inner),
+    }
+    for name, (memory, outputs, depth) in layers.items():
+        library.check_shape(name, memory, (packing.packed_bytes(outputs, depth, operand),), torch.uint8)
+    native = _extension.module()
+    weights = native.EncoderLayerWeights(
+        *(packing.native_matrix(memory, outputs, depth, operand) for memory, outputs, depth in layers.values()),
+        norms.data_ptr(),
+        layer_norm_eps,
+        num_attention_heads,
+        library.ACTIVATION_CODES[activation],
+    )
+    hidden, cu_seqlens = library.contiguous(hidden, cu_seqlens)
+    out = torch.empty_like(hidden)
+    native.encoder_layer_cpu(
+        hidden.data_ptr(),
+        _extension.DTYPE_CODES[hidden.dtype],
+        cu_seqlens.data_ptr(),
+        cu_seqlens.shape[0] - 1,
+        weights,
+        out.data_ptr(),
+    )
+    return out
+
+
+def _fake(hidden: Tensor, cu_seqlens: Tensor, *packed: Tensor, num_attention_heads: int, **options: object) -> Tensor:
+    _check_rows(hidden, cu_seqlens, num_attention_heads)
+    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
+
+
+def _check_rows(hidden: Tensor, cu_seqlens: Tensor, num_attention_heads: int) -> None:
+    if hidden.dim() != 2 or hidden.dtype not in DTYPES:
+        raise ValueError(f"hidden must be [T, H] float32 or bfloat16, not {list(hidden.shape)} {hidden.dtype}")
+    library.check_shape("cu_seqlens", cu_seqlens, tuple(cu_seqlens.shape[:1]), torch.int32)
+    if hidden.shape[1] % num_attention_heads:
+        raise ValueError(f"{num_attention_heads} attention heads do not divide the hidden size {hidden.shape[1]}")
+
+
+library.register(SCHEMA, _kernel, _fake, "CPU")

@@ -1,0 +1,133 @@
+"""encoder_layer: against float64, dtype by dtype, on odd shapes, bad values and bad arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies
+
+from checks import assert_encoder_layer_is_accurate
+from fastbert_kernels.engine.encoder import TorchLayer, prepare_layer
+from support import cu_seqlens_of, layer_weights
+
+DTYPES = [torch.float32, torch.bfloat16, torch.int8]
+
+
+def compiled(weights, dtype):
+    return prepare_layer(TorchLayer.cast(weights, torch.float32).weights, dtype, "cpu")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("hidden_size", "intermediate_size", "heads", "activation"),
+    [(768, 3072, 12, "gelu"), (312, 1200, 12, "gelu"), (40, 90, 5, "relu"), (128, 130, 1, "gelu"), (7, 5, 7, "gelu")],
+)
+def test_accuracy(poisoned_memory, dtype, hidden_size, intermediate_size, heads, activation):
+    weights = layer_weights(hidden_size, intermediate_size, heads, activation)
+    assert_encoder_layer_is_accurate(weights, [1, 5, 64, 100, 2, 63, 65, 129], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lengths", [[1], [13], [512], [513, 1], [30] * 100, [700, 3, 800, 2, 900]])
+def test_batches_of_all_kinds(poisoned_memory, dtype, lengths):
+    """Fewer tokens than a tile has rows, one thread's worth, and more than one chunk."""
+    assert_encoder_layer_is_accurate(layer_weights(48, 96, 4), lengths, dtype)
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.given(
+    lengths=strategies.lists(strategies.integers(1, 70), min_size=1, max_size=12),
+    head_size=strategies.integers(1, 40),
+    heads=strategies.integers(1, 4),
+    intermediate_size=strategies.integers(1, 150),
+    dtype=strategies.sampled_from(DTYPES),
+    seed=strategies.integers(0, 100),
+)
+def test_any_shape(lengths, head_size, heads, intermediate_size, dtype, seed):
+    torch.manual_seed(seed)
+    weights = layer_weights(head_size * heads, intermediate_size, heads)
+    # Where all rows of a LayerNorm are nearly constant, it blows any rounding up.
+    weights = dataclasses.replace(weights, layer_norm_eps=1e-2)
+    assert_encoder_layer_is_accurate(weights, lengths, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_samples_without_tokens_and_empty_batches(dtype):
+    layer = compiled(layer_weights(48, 96, 4), dtype)
+    hidden = torch.randn(12, 48).to(layer.dtype)
+    want = layer(hidden, cu_seqlens_of([5, 7]), 7)
+    assert torch.equal(layer(hidden, cu_seqlens_of([0, 5, 0, 0, 7, 0]), 7), want)
+    for lengths in ([], [0], [0, 0]):
+        assert layer(hidden[:0], cu_seqlens_of(lengths), 0).shape == (0, 48)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_bad_sample_leaves_its_neighbours_alone(poisoned_memory, dtype, bad):
+    layer = compiled(layer_weights(48, 96, 4), dtype)
+    hidden = torch.randn(30, 48).to(layer.dtype)
+    bounds = cu_seqlens_of([9, 11, 10])
+    want = layer(hidden, bounds, 11)
+    hidden[12, 5] = bad
+    got = layer(hidden, bounds, 11)
+    assert torch.equal(got[:9], want[:9]) and torch.equal(got[20:], want[20:])
+    assert got[9:20].isnan().all()
+
+
+def test_the_same_bits_for_any_company():
+    """A sample's result does not depend on what else is in the batch, so that batching never changes a decision."""
+    layer = compiled(layer_weights(64, 128, 4), torch.bfloat16)
+    hidden = torch.randn(300, 64).bfloat16()
+    together = layer(hidden, cu_seqlens_of([100, 7, 193]), 193)
+    assert torch.equal(layer(hidden[100:107], cu_seqlens_of([7]), 7), together[100:107])
+
+
+def test_non_contiguous_rows():
+    layer = compiled(layer_weights(48, 96, 4), torch.float32)
+    hidden = torch.randn(12, 48)
+    strided = hidden.t().contiguous().t()
+    assert not strided.is_contiguous()
+    assert torch.equal(layer(strided, cu_seqlens_of([5, 7]), 7), layer(hidden, cu_seqlens_of([5, 7]), 7))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"hidden": torch.randn(12, 48).double()}, ValueError, "hidden must be"),
+        ({"hidden": torch.randn(12, 47)}, ValueError, "4 attention heads do not divide the hidden size 47"),
+        ({"cu_seqlens": torch.tensor([0, 12])}, TypeError, "cu_seqlens must be torch.int32"),
+        ({"qkv": torch.zeros(5, dtype=torch.uint8)}, ValueError, "qkv must have shape"),
+        ({"norms": torch.zeros(4, 40)}, ValueError, "norms must have shape"),
+        ({"activation": "tanh"}, ValueError, "unknown activation 'tanh'; choose one of gelu, relu"),
+        ({"operand": "float16"}, ValueError, "unknown operand 'float16'"),
+        ({"operand": "bfloat16"}, ValueError, "multiplies torch.float32 rows of 48 in float32"),
+    ],
+)
+def test_wrong_arguments_are_named(change, error, message):
+    arguments = _arguments(torch.float32)
+    arguments.update(change)
+    with pytest.raises(error, match=message):
+        torch.ops.fastbert.encoder_layer(**arguments)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck(dtype):
+    torch.library.opcheck(torch.ops.fastbert.encoder_layer.default, (), _arguments(dtype))
+
+
+def _arguments(dtype):
+    layer = compiled(layer_weights(48, 96, 4), dtype)
+    names = ("qkv", "attention_output", "intermediate", "output", "norms")
+    return {
+        "hidden": torch.randn(12, 48).to(layer.dtype),
+        "cu_seqlens": cu_seqlens_of([5, 7]),
+        **dict(zip(names, layer.tensors, strict=True)),
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+        "layer_norm_eps": 1e-12,
+        "activation": "gelu",
+        "operand": layer.operand,
+    }

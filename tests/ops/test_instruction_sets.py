@@ -1,0 +1,44 @@
+"""The compiled CPU kernels in every instruction set that this processor has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Run in a process of its own, since the choice is made once.
+CHECKS = """
+import sys, torch
+sys.path.insert(0, "tests")
+from checks import assert_encoder_layer_is_accurate, assert_exit_head_is_accurate, assert_pooled_exit_head_is_accurate
+from support import exit_head_inputs, layer_weights, pooled_inputs
+from fastbert_kernels import _extension
+assert _extension.module().cpu_instruction_set() == "ISA"
+torch.manual_seed(20)
+for shape in [(48, 64, 2, 5), (8, 128, 1, 1000), (136, 256, 8, 3), (13, 64, 2, 2)]:
+    inputs = exit_head_inputs([1, 5, 64, 129] * 4, *shape)
+    for narrow in ("tanh", "identity"):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            assert_exit_head_is_accurate(inputs, dtype, "cpu", narrow_activation=narrow)
+for dtype in (torch.float32, torch.bfloat16):
+    assert_pooled_exit_head_is_accurate(pooled_inputs([1, 5, 64], (24, 16, 3), dtype), dtype, "cpu", pooling="mean")
+for shape in [(48, 100, 3), (384, 640, 12), (13, 9, 1)]:
+    for dtype in (torch.float32, torch.bfloat16, torch.int8):
+        assert_encoder_layer_is_accurate(layer_weights(*shape), [1, 5, 64, 129, 7, 300], dtype)
+"""
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512_bf16"])
+def test_every_instruction_set(isa):
+    run = subprocess.run(
+        [sys.executable, "-c", CHECKS.replace("ISA", isa)],
+        env={**os.environ, "FASTBERT_CPU_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "is not one that this processor" in run.stderr:
+        pytest.skip(f"this processor has no {isa}")
+    assert run.returncode == 0, run.stderr
