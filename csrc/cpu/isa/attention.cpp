@@ -38,6 +38,10 @@ void self_attention(const AttentionHead& head, float* memory) {
   const auto row_at = [&](int64_t part, int64_t j, float* buffer) {  // part: 0 query, 1 key, 2 value
     return as_float(element_at(head.query, head.dtype, part * head.offset + j * head.stride), head.dtype, d, buffer);
   };
+  // A row of one head is a line or two of each row of the matrix, which no prefetcher of the processor guesses.
+  for (int64_t j = 0; j < n; ++j)
+    for (int64_t part = 0; part < 3; ++part)
+      prefetch<0>(element_at(head.query, head.dtype, part * head.offset + j * head.stride), head.dtype, d);
   for (int64_t j = 0; j < padded; ++j) {
     float* column = scratch.keys + j / kPanelWidth * kPanelWidth * d + j % kPanelWidth;
     const float* key = j < n ? row_at(1, j, scratch.row) : nullptr;

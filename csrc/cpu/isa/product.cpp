@@ -71,6 +71,17 @@ inline void finish_row(const Layout& layout, const ProductOutput& output, int64_
   store_as(out + index * (output.dtype == DType::float32 ? 4 : 2), output.dtype, values, columns);
 }
 
+// Its lines are on their way while the tile is computed: pieces of rows follow no pattern that the processor guesses.
+inline void prefetch_output(const ProductOutput& output, int64_t row, int64_t rows, int64_t panel) {
+  for (int64_t r = row; r < row + rows; ++r) {
+    prefetch<1>(element_at(output.values, output.dtype, r * output.stride + panel * kPanelWidth), output.dtype,
+                kPanelWidth);
+    if (output.residual)
+      prefetch<0>(element_at(output.residual, output.residual_dtype, r * output.residual_stride + panel * kPanelWidth),
+                  output.residual_dtype, kPanelWidth);
+  }
+}
+
 inline void finish_tile(const Layout& layout, const ProductOutput& output, int64_t row, int64_t rows, int64_t panel,
                         int64_t outputs, float* sums) {
   const int64_t column = panel * kPanelWidth;
@@ -150,6 +161,7 @@ void product(const PackedMatrix& matrix, const ProductRows& rows, const ProductO
     for (int64_t row = row_range.begin; row < row_range.end; row += kTileRows) {
       const int64_t count = row_range.end - row < kTileRows ? row_range.end - row : kTileRows;
       const int64_t first = panel * layout.panel_size;
+      prefetch_output(output, row, count, panel);
       if (matrix.operand == DType::int8) {
         alignas(64) int32_t integers[kTileRows * kPanelWidth];
         run_tile<Int8Tile>(count, static_cast<const uint8_t*>(rows.values) + row * rows.stride, rows.stride,

@@ -29,30 +29,46 @@ void quantise_row(const void* values, DType dtype, int64_t count, uint8_t* bytes
   constexpr int64_t kPiece = 256;
   float buffer[kPiece];
   float low = 0.0f, high = 0.0f, poison = 0.0f;  // 0 has to be among the values that are met exactly
+  Vector lows = {}, highs = {}, poisons = {};
   for (int64_t begin = 0; begin < count; begin += kPiece) {
     const int64_t length = count - begin < kPiece ? count - begin : kPiece;
     const float* piece = as_float(element_at(values, dtype, begin), dtype, length, buffer);
-#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : poison)
-    for (int64_t k = 0; k < length; ++k) {
+    int64_t k = 0;
+    for (; k + kLanes <= length; k += kLanes) {
+      Vector x;
+      std::memcpy(&x, piece + k, sizeof x);
+      lows = x < lows ? x : lows;
+      highs = x > highs ? x : highs;
+      poisons += 0.0f * x;  // NaN for a NaN and for an infinity
+    }
+    for (; k < length; ++k) {
       low = piece[k] < low ? piece[k] : low;
       high = piece[k] > high ? piece[k] : high;
-      poison += 0.0f * piece[k];  // NaN for a NaN and for an infinity
+      poison += 0.0f * piece[k];
     }
   }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    low = lows[lane] < low ? lows[lane] : low;
+    high = highs[lane] > high ? highs[lane] : high;
+  }
+  poison += sum_of_lanes(poisons);
   const float step = high > low ? (high - low) / 255.0f : 1.0f;
   const float inverse = 1.0f / step;
-  const float zero = __builtin_rintf(-low * inverse);
+  const float zero = poison == 0.0f ? __builtin_rintf(-low * inverse) : 0.0f;
   *scale = poison == 0.0f ? step : poison;
-  *shift = static_cast<int32_t>(poison == 0.0f ? zero : 0.0f);
+  *shift = static_cast<int32_t>(zero);
   for (int64_t begin = 0; begin < count; begin += kPiece) {
     const int64_t length = count - begin < kPiece ? count - begin : kPiece;
     const float* piece = as_float(element_at(values, dtype, begin), dtype, length, buffer);
+    int32_t levels[kPiece];
 #pragma omp simd
     for (int64_t k = 0; k < length; ++k) {
-      const float level = piece[k] * inverse + (zero + 0.5f);  // never negative, so that truncation rounds
-      const float bounded = level > 255.0f ? 255.0f : level > 0.0f ? level : 0.0f;
-      bytes[begin + k] = static_cast<uint8_t>(static_cast<int32_t>(bounded));
+      const float level = piece[k] * inverse + (zero + 0.5f);  // truncated below; the minimum and maximum take NaN out
+      const float capped = level < 255.0f ? level : 255.0f;
+      levels[k] = static_cast<int32_t>(capped > 0.0f ? capped : 0.0f);
     }
+#pragma omp simd
+    for (int64_t k = 0; k < length; ++k) bytes[begin + k] = static_cast<uint8_t>(levels[k]);
   }
   for (int64_t k = count; k % 4 != 0; ++k) bytes[k] = 0;
 }

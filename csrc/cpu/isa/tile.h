@@ -6,10 +6,6 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "cpu/isa/math.h"
 
 namespace fastbert::cpu::FASTBERT_ISA {
