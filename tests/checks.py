@@ -78,8 +78,9 @@ def assert_encoder_layer_is_accurate(weights, lengths, dtype):
     error, theirs = (got.double() - want).abs(), (plain.double() - want).abs()
     if dtype == torch.int8:
         theirs += (rounded_layer(weights, seen.double(), bounds, max(lengths)) - want).abs()
-    assert error.mean() <= 2 * theirs.mean() + 1e-8
-    assert error.max() <= 2 * theirs.max() + FLOOR[ours.dtype] * want.abs().max()
+    unit = FLOOR[ours.dtype] * want.abs().max()
+    assert error.mean() <= 2 * theirs.mean() + unit / 20  # the mean of a few values says little
+    assert error.max() <= 2 * theirs.max() + unit
 
 
 def rounded_layer(weights, hidden, bounds, longest):
