@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from fastbert_hf.heads import AttentiveHead, normalised_entropy
 from fastbert_kernels import backends, ops
+from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.hosts import fastbert_hf as host
 from harness import (
     DTYPES,
@@ -57,7 +58,8 @@ def run_case(
     cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).int()
     speed = torch.full((batch,), 0.5, device=device)
     with torch.inference_mode():
-        weights = host._head_weights(module, None, "auto").get().tensors()
+        parameters = [getattr(part, name).detach() for part, name in host.head_parameters(module)]
+        weights = fold_attentive_head(*parameters, num_attention_heads=HEADS, dtype=dtype).tensors()
         compiled = torch.compile(copy.deepcopy(module), dynamic=False)
         contestants: dict[str, Callable[[], Any]] = {
             "module": lambda: decide(module, padded, mask, speed),

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "compact.h"
 #include "cpu/kernels.h"
+#include "encoder.h"
 #include "encoder_layer.h"
 #include "exit_head.h"
 #include "pooled_exit_head.h"
@@ -143,6 +145,18 @@ PYBIND11_MODULE(_C, module) {
   py::class_<EncoderLayerWeights>(module, "EncoderLayerWeights")
       .def(py::init(&make_layer_weights), "qkv"_a, "attention_output"_a, "intermediate"_a, "output"_a, "norms"_a,
            "layer_norm_eps"_a, "num_attention_heads"_a, "activation"_a);
+  py::class_<AttentiveHead>(module, "AttentiveHead")
+      .def(py::init([](const PackedMatrix& projection, const ExitHeadWeights& weights, int64_t num_heads) {
+             return AttentiveHead{projection, weights, num_heads};
+           }),
+           "projection"_a, "weights"_a, "num_heads"_a);
+  py::class_<EncoderWeights>(module, "EncoderWeights")
+      .def(py::init([](std::vector<EncoderLayerWeights> layers, std::vector<AttentiveHead> heads, int64_t num_labels) {
+             if (layers.empty() || heads.size() != layers.size())
+               throw std::invalid_argument("an encoder has at least one layer, and an exit head behind each");
+             return EncoderWeights{std::move(layers), std::move(heads), num_labels};
+           }),
+           "layers"_a, "heads"_a, "num_labels"_a);
   py::class_<ExitHeadShape>(module, "ExitHeadShape").def(py::init(&make_shape));
   py::class_<PooledHeadWeights>(module, "PooledHeadWeights").def(py::init(&make_pooled_weights));
   py::class_<Decision>(module, "Decision").def(py::init(&make_decision));
@@ -177,6 +191,20 @@ PYBIND11_MODULE(_C, module) {
     cpu::encoder_layer(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens), batch, weights,
                        at<void>(out));
   });
+  module.def("run_encoder_cpu",
+             [](Address hidden, int dtype, Address cu_seqlens, int64_t batch, Address speed, int criterion, int top_k,
+                int patience, const EncoderWeights& weights, const Results& results) {
+               const py::gil_scoped_release release;
+               const EncoderInput input{at<const void>(hidden),
+                                        static_cast<DType>(dtype),
+                                        at<const int32_t>(cu_seqlens),
+                                        batch,
+                                        at<const float>(speed),
+                                        static_cast<Criterion>(criterion),
+                                        top_k,
+                                        patience};
+               cpu::run_encoder(input, weights, results);
+             });
   module.def("attention_pooling_cpu", [](Address hidden, int dtype, Address cu_seqlens, Address keys,
                                          const ExitHeadShape& shape, Address contexts) {
     const py::gil_scoped_release release;

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from fastbert_kernels import backends
-from fastbert_kernels.engine.weights import EncoderWeights
+from fastbert_kernels.engine.derived import Derived
+from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts import find_host
 from fastbert_kernels.hosts.base import Host
 
@@ -31,7 +32,7 @@ class Patch:
     was."""
 
     host: Host
-    weights: EncoderWeights
+    encoder: Derived[Encoder]
     backend: str
     dtype: torch.dtype | None
     previous: dict[str, Any] = field(default_factory=dict)  # attributes that the instance itself, not its class, had
@@ -40,7 +41,7 @@ class Patch:
     def __deepcopy__(self, memo: dict[int, Any]) -> Patch:
         return Patch(
             self.host,
-            copy.deepcopy(self.weights, memo),
+            copy.deepcopy(self.encoder, memo),
             self.backend,
             self.dtype,
             copy.deepcopy(self.previous, memo),
@@ -80,14 +81,14 @@ def patch(model: Model, *, backend: str = "auto", dtype: torch.dtype | None = No
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype must be None or one of {', '.join(map(str, DTYPES))}, not {dtype}")
     backends.resolve(backend, next(model.parameters()).device)
-    weights = host.encoder_weights(model, dtype, backend)
-    weights.layers[0].get()  # a precision that is not to be had is refused now, not at the first call
+    encoder = host.encoder(model, dtype, backend)
+    encoder.get()  # what is not to be had is refused now, not at the first call
 
     unpatch(model)
     previous = {name: model.__dict__[name] for name in _REPLACED if name in model.__dict__}
     model.__dict__.update(
         {
-            _PATCH: Patch(host, weights, backend, dtype, previous),
+            _PATCH: Patch(host, encoder, backend, dtype, previous),
             "forward": types.MethodType(_make_forward(model), model),
             "extra_repr": types.MethodType(_extra_repr, model),
         }
@@ -129,7 +130,7 @@ def _make_forward(model: nn.Module) -> Any:
 def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     state: Patch = model.__dict__[_PATCH]
     if not model.training and not torch.is_grad_enabled():
-        result = state.host.forward(model, state.weights, state.backend, *args, **kwargs)
+        result = state.host.forward(model, state.encoder.get(), *args, **kwargs)
         if result is not NotImplemented:
             return result
     elif not model.training and not state.warned:

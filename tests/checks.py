@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from fastbert_kernels import ops, reference
-from fastbert_kernels.engine.encoder import CompiledLayer, TorchLayer, prepare_layer
+from fastbert_kernels.engine.encoder import hidden_dtype
+from fastbert_kernels.engine.layer import PackedLayer, TorchLayer
 from support import cast_exit_head_inputs, cu_seqlens_of
 
 # The smallest error worth telling from zero per dtype of the hidden states, relative to the largest value: a few units
@@ -68,19 +69,24 @@ def assert_encoder_layer_is_accurate(weights, lengths, dtype):
     """
     hidden = torch.randn(sum(lengths), weights.qkv_weight.shape[1], dtype=torch.float64)
     bounds = cu_seqlens_of(lengths)
-    ours = prepare_layer(TorchLayer.cast(weights, torch.float32).weights, dtype, "cpu")
-    assert isinstance(ours, CompiledLayer)
-    seen = hidden.to(ours.dtype)  # rounding of the input is not the layer's error
+    rows = hidden_dtype(dtype, torch.float32)
+    seen = hidden.to(rows)  # rounding of the input is not the layer's error
     want = TorchLayer(weights)(seen.double(), bounds, max(lengths))
-    plain = TorchLayer.cast(weights, ours.dtype)(seen, bounds, max(lengths))
-    got = ours(seen, bounds, max(lengths))
-    assert got.dtype == ours.dtype
+    plain = TorchLayer.cast(weights, rows)(seen, bounds, max(lengths))
+    got = packed_layer(weights, dtype)(seen, bounds)
+    assert got.dtype == rows
     error, theirs = (got.double() - want).abs(), (plain.double() - want).abs()
     if dtype == torch.int8:
         theirs += (rounded_layer(weights, seen.double(), bounds, max(lengths)) - want).abs()
-    unit = FLOOR[ours.dtype] * want.abs().max()
+    unit = FLOOR[rows] * want.abs().max()
     assert error.mean() <= 2 * theirs.mean() + unit / 20  # the mean of a few values says little
     assert error.max() <= 2 * theirs.max() + unit
+
+
+def packed_layer(weights, dtype):
+    """The compiled layer for a precision as `patch` takes it."""
+    single = TorchLayer.cast(weights, torch.float32).weights
+    return PackedLayer.pack(single, hidden_dtype(dtype, torch.float32), quantised=dtype == torch.int8)
 
 
 def rounded_layer(weights, hidden, bounds, longest):

@@ -51,6 +51,15 @@ def cast_exit_head_inputs(inputs: list[Tensor], dtype: torch.dtype) -> list[Tens
     return [hidden.to(dtype), cu_seqlens, speed, projection_weight.to(dtype), *(tensor.to(rest) for tensor in folded)]
 
 
+def folded_head(head, dtype: torch.dtype):
+    """`engine.weights.HeadWeights` of a `fastbert_hf.heads.AttentiveHead`."""
+    from fastbert_kernels.engine.folding import fold_attentive_head
+    from fastbert_kernels.hosts import fastbert_hf as host
+
+    tensors = [getattr(module, name).detach() for module, name in host.head_parameters(head)]
+    return fold_attentive_head(*tensors, num_attention_heads=head.num_attention_heads, dtype=dtype)
+
+
 def layer_weights(hidden_size: int, intermediate_size: int, heads: int, activation: str = "gelu"):
     """A random encoder layer in float64, whose attention is far from uniform."""
     from torch.nn import functional as F

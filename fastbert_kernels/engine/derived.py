@@ -33,7 +33,9 @@ class Derived(Generic[T]):
 
     def get(self) -> T:
         current: list[Any] = [module._parameters[name] for module, name in self._parameters]
-        versions = [(parameter.data_ptr(), _version(parameter)) for parameter in current]
+        # A model has hundreds of parameters and is asked at every call, hence nothing but this in the loop.
+        # Parameters created under inference_mode count no versions; they cannot be trained either.
+        versions = [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in current]
         if self._value is None or versions != self._versions:
             self._seen = [parameter.detach() for parameter in current]
             self._versions = versions
@@ -43,8 +45,3 @@ class Derived(Generic[T]):
     def __deepcopy__(self, memo: dict[int, Any]) -> Derived[T]:
         # A copied model's parameters are other ones, so the value is derived anew, from them.
         return Derived(copy.deepcopy(self._parameters, memo), self._build)
-
-
-def _version(tensor: Tensor) -> int:
-    # Parameters created under inference_mode count no versions; they cannot be trained either.
-    return 0 if tensor.is_inference() else tensor._version

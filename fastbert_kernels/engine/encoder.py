@@ -1,21 +1,34 @@
-"""One encoder layer of the BERT family on a packed batch: attention and feed-forward block, each with residual and
-LayerNorm behind it (Devlin et al. 2019)."""
+"""An encoder ready to run: layers and exit heads in the fastest form that device, precision and backend allow."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from fastbert_kernels import backends, ops
-from fastbert_kernels.engine.attention import packed_attention
-from fastbert_kernels.engine.weights import EncoderLayer, LayerWeights
-from fastbert_kernels.ops.encoder_layer import ACTIVATIONS
-from fastbert_kernels.ops.packing import pack_linear, product_operand
+from fastbert_kernels import backends
+from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.loop import LayerLoop
+from fastbert_kernels.engine.packed import PackedBatch, Results
+from fastbert_kernels.engine.weights import HeadWeights, LayerWeights
+
+
+class Encoder(Protocol):
+    """All layers of a FastBERT, with an exit head behind each."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the hidden states."""
+
+    def run(self, batch: PackedBatch, *, adaptive: bool) -> Results:
+        """Runs every sample until its uncertainty is below its Speed, or to the last layer.
+
+        Args:
+            batch: B >= 1 samples; used up.
+            adaptive: False runs to full depth, and only the teacher classifier is evaluated.
+        """
 
 
 def hidden_dtype(dtype: torch.dtype | None, weights: torch.dtype) -> torch.dtype:
@@ -28,113 +41,24 @@ def hidden_dtype(dtype: torch.dtype | None, weights: torch.dtype) -> torch.dtype
     return torch.bfloat16 if dtype == torch.int8 else dtype
 
 
-def prepare_layer(weights: LayerWeights, dtype: torch.dtype | None, backend: str) -> EncoderLayer:
-    """The fastest layer there is for the device that `weights` are on.
+def prepare_encoder(
+    layers: Sequence[LayerWeights], heads: Sequence[HeadWeights], dtype: torch.dtype | None, backend: str
+) -> Encoder:
+    """Makes an encoder.
 
     Args:
-        weights: as the model has them. dtype: precision; None keeps that of the weights. backend: as in `patch`.
+        layers: L layers, as the model has them. heads: L exit heads, folded for `hidden_dtype`.
+        dtype: precision; None keeps that of the weights. backend: as in `patch`.
 
     Raises:
         ValueError: dtype int8, which only the compiled CPU kernels have.
     """
-    target = hidden_dtype(dtype, weights.qkv_weight.dtype)
-    device = weights.qkv_weight.device
-    compiled = backends.resolve(backend, device) == "cpu"
-    if compiled and target in (torch.float32, torch.bfloat16) and weights.activation_name in ACTIVATIONS:
-        return CompiledLayer.pack(weights, target, "int8" if dtype == torch.int8 else None)
+    weight = layers[0].qkv_weight
+    target = hidden_dtype(dtype, weight.dtype)
+    reason = CompiledEncoder.unsupported(target, layers[0])
+    if backends.resolve(backend, weight.device) == "cpu" and reason is None:
+        return CompiledEncoder(layers, heads, target, quantised=dtype == torch.int8)
     if dtype == torch.int8:
-        raise ValueError(
-            "dtype=torch.int8 needs the compiled CPU kernels and a layer with activation "
-            f"{' or '.join(ACTIVATIONS)}; here the device is {device.type} and the activation "
-            f"{weights.activation_name!r}. Take torch.bfloat16 instead"
-        )
-    return TorchLayer.cast(weights, target)
-
-
-@dataclass(frozen=True)
-class CompiledLayer:
-    """`ops.encoder_layer`, with packed weights."""
-
-    dtype: torch.dtype
-    tensors: tuple[Tensor, ...]
-    num_attention_heads: int
-    intermediate_size: int
-    layer_norm_eps: float
-    activation: str
-    operand: str
-
-    @classmethod
-    def pack(cls, weights: LayerWeights, dtype: torch.dtype, operand: str | None) -> CompiledLayer:
-        inner, width = weights.intermediate_weight.shape
-        if operand is None:
-            operand = product_operand(dtype, width)
-            if operand != product_operand(dtype, inner):  # one of them odd
-                operand = "float32"
-        norms = (
-            weights.attention_norm_weight,
-            weights.attention_norm_bias,
-            weights.output_norm_weight,
-            weights.output_norm_bias,
-        )
-        packed = (
-            pack_linear(weights.qkv_weight, weights.qkv_bias, operand),
-            pack_linear(weights.attention_output_weight, weights.attention_output_bias, operand),
-            pack_linear(weights.intermediate_weight, weights.intermediate_bias, operand),
-            pack_linear(weights.output_weight, weights.output_bias, operand),
-        )
-        return cls(
-            dtype,
-            (*packed, torch.stack(norms).float()),
-            weights.num_attention_heads,
-            inner,
-            weights.layer_norm_eps,
-            weights.activation_name,
-            operand,
-        )
-
-    def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        return ops.encoder_layer(
-            hidden,
-            cu_seqlens,
-            *self.tensors,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=self.intermediate_size,
-            layer_norm_eps=self.layer_norm_eps,
-            activation=self.activation,
-            operand=self.operand,
-        )
-
-
-@dataclass(frozen=True)
-class TorchLayer:
-    """The same in plain PyTorch calls, for every device, dtype and activation."""
-
-    weights: LayerWeights
-
-    @classmethod
-    def cast(cls, weights: LayerWeights, dtype: torch.dtype) -> TorchLayer:
-        tensors: dict[str, Any] = {
-            field.name: value.to(dtype)
-            for field in dataclasses.fields(weights)
-            if isinstance(value := getattr(weights, field.name), Tensor)
-        }
-        return cls(dataclasses.replace(weights, **tensors))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.weights.qkv_weight.dtype
-
-    def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        weights = self.weights
-        size = hidden.shape[-1:]
-        qkv = F.linear(hidden, weights.qkv_weight, weights.qkv_bias)
-        context = packed_attention(qkv, cu_seqlens, max_seqlen, weights.num_attention_heads)
-        attended = F.linear(context, weights.attention_output_weight, weights.attention_output_bias)
-        attended = F.layer_norm(
-            attended + hidden, size, weights.attention_norm_weight, weights.attention_norm_bias, weights.layer_norm_eps
-        )
-        intermediate = weights.activation(F.linear(attended, weights.intermediate_weight, weights.intermediate_bias))
-        output = F.linear(intermediate, weights.output_weight, weights.output_bias)
-        return F.layer_norm(
-            output + attended, size, weights.output_norm_weight, weights.output_norm_bias, weights.layer_norm_eps
-        )
+        detail = reason or f"this is backend {backend!r} on {weight.device.type}"
+        raise ValueError(f"dtype=torch.int8 needs the compiled CPU kernels, but {detail}; take torch.bfloat16 instead")
+    return LayerLoop([TorchLayer.cast(layer, target) for layer in layers], list(heads), backend)

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels.engine.weights import HeadWeights
-from fastbert_kernels.ops.packing import pack_linear, product_operand
 
 
 def fold_attentive_head(
@@ -41,7 +40,6 @@ def fold_attentive_head(
     *,
     num_attention_heads: int,
     dtype: torch.dtype,
-    pack: bool = False,
 ) -> HeadWeights:
     """Folds the Linear layers of an attentive head (Liu et al. 2020, section 3.1); weights are [out, in].
 
@@ -50,14 +48,13 @@ def fold_attentive_head(
             no key bias: it shifts all scores alike and drops out of the softmax.
         num_attention_heads: h, divides C.
         dtype: of the hidden states that the head will read; the projection weight is cast to it.
-        pack: also lays the projection out for the compiled CPU kernel.
 
     Returns:
         Matrices in row-vector convention (`z @ query[i]`). On a CPU all but the projection weight are float32, on a GPU
         `query` and `value` too have the given dtype; float64 for float64 hidden states.
     """
     heads = num_attention_heads
-    narrow, width = projection_weight.shape
+    narrow = query_weight.shape[0]
     size = narrow // heads  # d
     folded = torch.promote_types(dtype, torch.float32)
     # A GPU reads these matrices once per sample from its cache, so half the bytes count; a CPU computes in float32.
@@ -86,7 +83,4 @@ def fold_attentive_head(
         value_bias=value_bias_folded.to(folded),
         output_weight=classifier_weight.to(folded).contiguous(),
         output_bias=classifier_bias.to(folded),
-        projection_packed=pack_linear(projection_weight, projection_bias, product_operand(dtype, width))
-        if pack
-        else None,
     )

@@ -29,6 +29,25 @@ class PackedBatch:
     history: Tensor | None = None
 
 
+@dataclass
+class Results:
+    """One row per sample of the batch that came in: logits [B, N] float32, uncertainty [B] float32, exit_layer [B]
+    int64."""
+
+    logits: Tensor
+    uncertainty: Tensor
+    exit_layer: Tensor
+
+    @classmethod
+    def empty(cls, like: Tensor, batch: int, num_labels: int) -> Results:
+        """Uninitialised, on the device of `like`."""
+        return cls(
+            logits=like.new_empty(batch, num_labels, dtype=torch.float32),
+            uncertainty=like.new_empty(batch, dtype=torch.float32),
+            exit_layer=like.new_empty(batch, dtype=torch.int64),
+        )
+
+
 def cumulative_lengths(valid: Tensor) -> Tensor:
     """cu_seqlens [B + 1] int32 of a padded batch whose valid tokens are marked in `valid` [B, L] bool."""
     cu_seqlens = torch.zeros(valid.shape[0] + 1, dtype=torch.int32, device=valid.device)

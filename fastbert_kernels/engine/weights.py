@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-import torch
 from torch import Tensor
-
-from fastbert_kernels.engine.derived import Derived
 
 
 @dataclass(frozen=True)
@@ -35,17 +31,6 @@ class LayerWeights:
     output_norm_bias: Tensor  # [H]
 
 
-class EncoderLayer(Protocol):
-    """A layer ready to run, from `engine.encoder.prepare_layer`."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the hidden states."""
-
-    def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        """[T, H] in and out; cu_seqlens [B + 1] int32; max_seqlen an upper bound of the sample lengths."""
-
-
 @dataclass(frozen=True)
 class HeadWeights:
     """An attentive exit head with folded weights, in the order in which `ops.exit_head` takes them."""
@@ -58,7 +43,6 @@ class HeadWeights:
     value_bias: Tensor  # [C]
     output_weight: Tensor  # [N, C]
     output_bias: Tensor  # [N]
-    projection_packed: Tensor | None = None  # the projection as the CPU's kernel reads it
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (
@@ -71,12 +55,3 @@ class HeadWeights:
             self.output_weight,
             self.output_bias,
         )
-
-
-@dataclass(frozen=True)
-class EncoderWeights:
-    """All layers with the exit head behind each; the last head is the teacher classifier."""
-
-    layers: list[Derived[EncoderLayer]]
-    heads: list[Derived[HeadWeights]]
-    num_labels: int

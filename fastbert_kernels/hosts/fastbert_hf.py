@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -10,13 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastbert_kernels import backends
 from fastbert_kernels.engine.derived import Derived
-from fastbert_kernels.engine.encoder import hidden_dtype, prepare_layer
+from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
-from fastbert_kernels.engine.loop import run_encoder
 from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
-from fastbert_kernels.engine.weights import EncoderLayer, EncoderWeights, HeadWeights, LayerWeights
+from fastbert_kernels.engine.weights import LayerWeights
 from fastbert_kernels.hosts.base import Host
 
 
@@ -26,22 +25,36 @@ def matches(model: nn.Module) -> bool:
     return modeling is not None and isinstance(model, modeling.FastBertForSequenceClassification)
 
 
-def encoder_weights(model: Any, dtype: torch.dtype | None, backend: str) -> EncoderWeights:
+def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
     config = model.config.backbone_config
-    return EncoderWeights(
-        layers=[_layer_weights(layer, config, dtype, backend) for layer in model.backbone.encoder.layer],
-        heads=[_head_weights(head, dtype, backend) for head in model.heads],
-        num_labels=model.config.num_labels,
-    )
+    layers, heads = model.backbone.encoder.layer, model.heads
+    # All parameters in one list, so that one comparison tells whether any has changed.
+    parts = [*map(_layer_parameters, layers), *map(head_parameters, heads)]
+
+    def build(*tensors: Tensor) -> Encoder:
+        remaining = iter(tensors)
+        groups = [list(itertools.islice(remaining, len(part))) for part in parts]
+        precision = hidden_dtype(dtype, tensors[0].dtype)
+        return prepare_encoder(
+            [_layer_weights(layer, config, group) for layer, group in zip(layers, groups[: len(layers)], strict=True)],
+            [
+                fold_attentive_head(*group, num_attention_heads=head.num_attention_heads, dtype=precision)
+                for head, group in zip(heads, groups[len(layers) :], strict=True)
+            ],
+            dtype,
+            backend,
+        )
+
+    return Derived(list(itertools.chain.from_iterable(parts)), build)
 
 
 def _parameters(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str]]:
     return [(module, name) for module in modules for name in ("weight", "bias")]
 
 
-def _layer_weights(layer: Any, config: Any, dtype: torch.dtype | None, backend: str) -> Derived[EncoderLayer]:
+def _layer_parameters(layer: Any) -> list[tuple[nn.Module, str]]:
     attention = layer.attention
-    parameters = _parameters(
+    return _parameters(
         (
             attention.self.query,
             attention.self.key,
@@ -54,39 +67,31 @@ def _layer_weights(layer: Any, config: Any, dtype: torch.dtype | None, backend: 
         )
     )
 
-    def build(*tensors: Tensor) -> EncoderLayer:
-        weights = LayerWeights(
-            config.num_attention_heads,
-            config.layer_norm_eps,
-            layer.intermediate.intermediate_act_fn,
-            config.hidden_act,
-            torch.cat(tensors[0:6:2]),
-            torch.cat(tensors[1:6:2]),
-            *tensors[6:],
-        )
-        return prepare_layer(weights, dtype, backend)
 
-    return Derived(parameters, build)
+def _layer_weights(layer: Any, config: Any, tensors: list[Tensor]) -> LayerWeights:
+    return LayerWeights(
+        config.num_attention_heads,
+        config.layer_norm_eps,
+        layer.intermediate.intermediate_act_fn,
+        config.hidden_act,
+        torch.cat(tensors[0:6:2]),
+        torch.cat(tensors[1:6:2]),
+        *tensors[6:],
+    )
 
 
-def _head_weights(head: Any, dtype: torch.dtype | None, backend: str) -> Derived[HeadWeights]:
+def head_parameters(head: Any) -> list[tuple[nn.Module, str]]:
+    """What `fold_attentive_head` takes, in its order."""
     parameters = _parameters(
         (head.projection, head.query, head.key, head.value, head.attention_output, head.dense, head.classifier)
     )
     parameters.remove((head.key, "bias"))  # it drops out of the softmax
-
-    def build(*tensors: Tensor) -> HeadWeights:
-        target = hidden_dtype(dtype, tensors[0].dtype)
-        compiled = backends.resolve(backend, tensors[0].device) == "cpu" and target != torch.float64
-        return fold_attentive_head(*tensors, num_attention_heads=head.num_attention_heads, dtype=target, pack=compiled)
-
-    return Derived(parameters, build)
+    return parameters
 
 
 def forward(
     model: Any,
-    weights: EncoderWeights,
-    backend: str,
+    encoder: Encoder,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     token_type_ids: Tensor | None = None,
@@ -104,8 +109,8 @@ def forward(
         return NotImplemented  # nothing to gain: no sample leaves early, or there is none
 
     batch = _pack(model, valid, input_ids, token_type_ids, make_position_ids(valid), threshold)
-    batch.hidden = batch.hidden.to(weights.layers[0].get().dtype)
-    results = run_encoder(weights, batch, adaptive=threshold is not None, backend=backend)
+    batch.hidden = batch.hidden.to(encoder.dtype)
+    results = encoder.run(batch, adaptive=threshold is not None)
     warn_if_not_finite(results.uncertainty)
     loss = None if labels is None else F.cross_entropy(results.logits, labels)
     return FastBertOutput(
@@ -138,6 +143,6 @@ def _pack(
 HOST = Host(
     name="fastbert_hf.FastBertForSequenceClassification",
     matches=matches,
-    encoder_weights=encoder_weights,
+    encoder=encoder,
     forward=forward,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -91,24 +93,16 @@ def _kernel(
         raise ValueError(
             f"this processor multiplies {hidden.dtype} rows of {hidden.shape[1]} in float32; pack for that"
         )
-    width, inner = hidden.shape[1], intermediate_size
-    library.check_shape("norms", norms, (4, width), torch.float32)
-    layers = {
-        "qkv": (qkv, 3 * width, width),
-        "attention_output": (attention_output, width, width),
-        "intermediate": (intermediate, inner, width),
-        "output": (output, width, inner),
-    }
-    for name, (memory, outputs, depth) in layers.items():
-        library.check_shape(name, memory, (packing.packed_bytes(outputs, depth, operand),), torch.uint8)
-    native = _extension.module()
-    weights = native.EncoderLayerWeights(
-        *(packing.native_matrix(memory, outputs, depth, operand) for memory, outputs, depth in layers.values()),
-        norms.data_ptr(),
-        layer_norm_eps,
+    weights = native_weights(
+        (qkv, attention_output, intermediate, output, norms),
+        hidden.shape[1],
         num_attention_heads,
-        library.ACTIVATION_CODES[activation],
+        intermediate_size,
+        layer_norm_eps,
+        activation,
+        operand,
     )
+    native = _extension.module()
     hidden, cu_seqlens = library.contiguous(hidden, cu_seqlens)
     out = torch.empty_like(hidden)
     native.encoder_layer_cpu(
@@ -120,6 +114,34 @@ def _kernel(
         out.data_ptr(),
     )
     return out
+
+
+def native_weights(
+    tensors: tuple[Tensor, ...],
+    hidden_size: int,
+    num_attention_heads: int,
+    intermediate_size: int,
+    layer_norm_eps: float,
+    activation: str,
+    operand: str,
+) -> Any:
+    """The struct of csrc/encoder_layer.h; `tensors` (qkv, attention_output, intermediate, output, norms) must outlive
+    its use."""
+    *packed, norms = tensors
+    library.check_shape("norms", norms, (4, hidden_size), torch.float32)
+    shapes = {
+        "qkv": (3 * hidden_size, hidden_size),
+        "attention_output": (hidden_size, hidden_size),
+        "intermediate": (intermediate_size, hidden_size),
+        "output": (hidden_size, intermediate_size),
+    }
+    matrices = []
+    for memory, (name, shape) in zip(packed, shapes.items(), strict=True):
+        library.check_shape(name, memory, (packing.packed_bytes(*shape, operand),), torch.uint8)
+        matrices.append(packing.native_matrix(memory, *shape, operand))
+    return _extension.module().EncoderLayerWeights(
+        *matrices, norms.data_ptr(), layer_norm_eps, num_attention_heads, library.ACTIVATION_CODES[activation]
+    )
 
 
 def _fake(hidden: Tensor, cu_seqlens: Tensor, *packed: Tensor, num_attention_heads: int, **options: object) -> Tensor:

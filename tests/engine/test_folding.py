@@ -7,8 +7,7 @@ import torch
 
 from fastbert_hf.heads import AttentiveHead, normalised_entropy
 from fastbert_kernels import reference
-from fastbert_kernels.hosts import fastbert_hf as host
-from support import cu_seqlens_of
+from support import cu_seqlens_of, folded_head
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,7 @@ def test_folded_equals_unfolded_in_float64(hidden_size, narrow, heads, labels):
     padded = torch.nn.utils.rnn.pad_sequence(packed.split(lengths), batch_first=True)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
-    folded = host._head_weights(head, None, "auto").get()
+    folded = folded_head(head, torch.float64)
     with torch.no_grad():
         logits, uncertainty, _, _ = reference.exit_head(
             packed, cu_seqlens_of(lengths), torch.ones(5), *folded.tensors()
@@ -36,6 +35,6 @@ def test_folded_equals_unfolded_in_float64(hidden_size, narrow, heads, labels):
 def test_folding_leaves_the_head_alone():
     head = AttentiveHead(48, 64, 2, 3)
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    host._head_weights(head, torch.bfloat16, "auto").get()
+    folded_head(head, torch.bfloat16)
     assert before.keys() == head.state_dict().keys()
     assert all(torch.equal(before[name], tensor) for name, tensor in head.state_dict().items())

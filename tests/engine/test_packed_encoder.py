@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fastbert_kernels
+from fastbert_kernels import ops
 from fastbert_kernels.engine import attention
-from fastbert_kernels.engine.encoder import CompiledLayer, TorchLayer
+from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.loop import LayerLoop
+from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.hosts import fastbert_hf as host
-from support import cu_seqlens_of, spread_model
+from support import cu_seqlens_of, folded_head, spread_model
 
 
 @pytest.mark.parametrize("lengths", [[5], [4, 4, 4], [1, 9, 2, 130, 64]])
@@ -21,34 +25,60 @@ def test_layer_equals_the_hosts(lengths, activation):
     valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     with torch.no_grad():
         want = layer(padded, valid[:, None, None, :].expand(-1, 1, max(lengths), -1))[valid]
-        packed_layer = host.encoder_weights(model, None, "auto").layers[1].get()
-        got = packed_layer(packed, cu_seqlens_of(lengths), max(lengths))
+        got = host.encoder(model, None, "auto").get().layers[1](packed, cu_seqlens_of(lengths), max(lengths))
     assert (got - want).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(
     ("activation", "dtype", "backend", "kind"),
     [
-        ("gelu", None, "auto", CompiledLayer),
-        ("relu", torch.bfloat16, "cpu", CompiledLayer),
-        ("gelu", torch.int8, "auto", CompiledLayer),
-        ("gelu", None, "reference", TorchLayer),
-        ("gelu_new", None, "auto", TorchLayer),
-        ("gelu", torch.float16, "auto", TorchLayer),
+        ("gelu", None, "auto", CompiledEncoder),
+        ("relu", torch.bfloat16, "cpu", CompiledEncoder),
+        ("gelu", torch.int8, "auto", CompiledEncoder),
+        ("gelu", None, "reference", LayerLoop),
+        ("gelu_new", None, "auto", LayerLoop),
+        ("gelu", torch.float16, "auto", LayerLoop),
     ],
 )
-def test_which_layer_runs(activation, dtype, backend, kind):
-    model = spread_model(hidden_act=activation)
-    layer = host.encoder_weights(model, dtype, backend).layers[0].get()
-    assert isinstance(layer, kind)
-    assert layer.dtype == {None: torch.float32, torch.int8: torch.bfloat16}.get(dtype, dtype)
+def test_which_encoder_runs(activation, dtype, backend, kind):
+    encoder = host.encoder(spread_model(hidden_act=activation), dtype, backend).get()
+    assert isinstance(encoder, kind)
+    assert encoder.dtype == {None: torch.float32, torch.int8: torch.bfloat16}.get(dtype, dtype)
 
 
 @pytest.mark.parametrize(("activation", "backend"), [("gelu_new", "auto"), ("gelu", "reference")])
 def test_int8_names_what_it_needs(activation, backend):
     model = spread_model(hidden_act=activation)
-    with pytest.raises(ValueError, match="dtype=torch.int8 needs the compiled CPU kernels"):
-        host.encoder_weights(model, torch.int8, backend).layers[0].get()
+    with pytest.raises(ValueError, match="dtype=torch.int8 needs the compiled CPU kernels, but .*bfloat16 instead"):
+        fastbert_kernels.patch(model, dtype=torch.int8, backend=backend)
+    assert not fastbert_kernels.is_patched(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("speed", [0.0, 0.3, 0.6, 1.0])
+def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
+    """The one native call against the ops one by one, same layers, same heads."""
+    model = spread_model()
+    lengths = [7, 1, 130, 3, 64, 2, 33, 9]
+    encoder = host.encoder(model, dtype, "cpu").get()
+    hidden = torch.randn(sum(lengths), 32).to(encoder.dtype)
+    speeds = torch.full((len(lengths),), speed)
+    got = encoder.run(
+        PackedBatch(hidden, cu_seqlens_of(lengths), torch.arange(len(lengths)).int(), speeds, max(lengths)),
+        adaptive=True,
+    )
+    heads = [folded_head(head, encoder.dtype).tensors() for head in model.heads]
+    for b, rows in enumerate(hidden.split(lengths)):
+        for number, (layer, head) in enumerate(zip(encoder._layers, heads, strict=True), start=1):
+            rows = layer(rows, cu_seqlens_of([lengths[b]]))
+            logits, uncertainty, _, keep = ops.exit_head(rows, cu_seqlens_of([lengths[b]]), speeds[:1], *head)
+            if not keep or number == len(heads):
+                break
+        assert got.exit_layer[b] == number
+        torch.testing.assert_close(got.logits[b], logits[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got.uncertainty[b], uncertainty[0], rtol=1e-5, atol=1e-5)
+    if speed == 0.6:
+        assert got.exit_layer.unique().numel() > 1
 
 
 @pytest.mark.parametrize("lengths", [[7, 7], [1, 9, 2, 30]])

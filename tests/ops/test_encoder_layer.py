@@ -9,15 +9,11 @@ import pytest
 import torch
 from hypothesis import strategies
 
-from checks import assert_encoder_layer_is_accurate
-from fastbert_kernels.engine.encoder import TorchLayer, prepare_layer
+from checks import assert_encoder_layer_is_accurate, packed_layer
+from fastbert_kernels.engine.encoder import hidden_dtype
 from support import cu_seqlens_of, layer_weights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int8]
-
-
-def compiled(weights, dtype):
-    return prepare_layer(TorchLayer.cast(weights, torch.float32).weights, dtype, "cpu")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -56,41 +52,41 @@ def test_any_shape(lengths, head_size, heads, intermediate_size, dtype, seed):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_samples_without_tokens_and_empty_batches(dtype):
-    layer = compiled(layer_weights(48, 96, 4), dtype)
-    hidden = torch.randn(12, 48).to(layer.dtype)
-    want = layer(hidden, cu_seqlens_of([5, 7]), 7)
-    assert torch.equal(layer(hidden, cu_seqlens_of([0, 5, 0, 0, 7, 0]), 7), want)
+    layer = packed_layer(layer_weights(48, 96, 4), dtype)
+    hidden = torch.randn(12, 48).to(hidden_dtype(dtype, torch.float32))
+    want = layer(hidden, cu_seqlens_of([5, 7]))
+    assert torch.equal(layer(hidden, cu_seqlens_of([0, 5, 0, 0, 7, 0])), want)
     for lengths in ([], [0], [0, 0]):
-        assert layer(hidden[:0], cu_seqlens_of(lengths), 0).shape == (0, 48)
+        assert layer(hidden[:0], cu_seqlens_of(lengths)).shape == (0, 48)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_bad_sample_leaves_its_neighbours_alone(poisoned_memory, dtype, bad):
-    layer = compiled(layer_weights(48, 96, 4), dtype)
-    hidden = torch.randn(30, 48).to(layer.dtype)
+    layer = packed_layer(layer_weights(48, 96, 4), dtype)
+    hidden = torch.randn(30, 48).to(hidden_dtype(dtype, torch.float32))
     bounds = cu_seqlens_of([9, 11, 10])
-    want = layer(hidden, bounds, 11)
+    want = layer(hidden, bounds)
     hidden[12, 5] = bad
-    got = layer(hidden, bounds, 11)
+    got = layer(hidden, bounds)
     assert torch.equal(got[:9], want[:9]) and torch.equal(got[20:], want[20:])
     assert got[9:20].isnan().all()
 
 
 def test_the_same_bits_for_any_company():
     """A sample's result does not depend on what else is in the batch, so that batching never changes a decision."""
-    layer = compiled(layer_weights(64, 128, 4), torch.bfloat16)
+    layer = packed_layer(layer_weights(64, 128, 4), torch.bfloat16)
     hidden = torch.randn(300, 64).bfloat16()
-    together = layer(hidden, cu_seqlens_of([100, 7, 193]), 193)
-    assert torch.equal(layer(hidden[100:107], cu_seqlens_of([7]), 7), together[100:107])
+    together = layer(hidden, cu_seqlens_of([100, 7, 193]))
+    assert torch.equal(layer(hidden[100:107], cu_seqlens_of([7])), together[100:107])
 
 
 def test_non_contiguous_rows():
-    layer = compiled(layer_weights(48, 96, 4), torch.float32)
+    layer = packed_layer(layer_weights(48, 96, 4), torch.float32)
     hidden = torch.randn(12, 48)
     strided = hidden.t().contiguous().t()
     assert not strided.is_contiguous()
-    assert torch.equal(layer(strided, cu_seqlens_of([5, 7]), 7), layer(hidden, cu_seqlens_of([5, 7]), 7))
+    assert torch.equal(layer(strided, cu_seqlens_of([5, 7])), layer(hidden, cu_seqlens_of([5, 7])))
 
 
 @pytest.mark.parametrize(
@@ -119,10 +115,10 @@ def test_opcheck(dtype):
 
 
 def _arguments(dtype):
-    layer = compiled(layer_weights(48, 96, 4), dtype)
+    layer = packed_layer(layer_weights(48, 96, 4), dtype)
     names = ("qkv", "attention_output", "intermediate", "output", "norms")
     return {
-        "hidden": torch.randn(12, 48).to(layer.dtype),
+        "hidden": torch.randn(12, 48).to(hidden_dtype(dtype, torch.float32)),
         "cu_seqlens": cu_seqlens_of([5, 7]),
         **dict(zip(names, layer.tensors, strict=True)),
         "num_attention_heads": 4,

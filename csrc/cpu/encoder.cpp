@@ -1,0 +1,127 @@
+// The loop over layers on a CPU. Between layers nothing goes back to the caller, so that a single short text costs no more
+// than its products.
+#include "encoder.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "cpu/memory.h"
+
+namespace fastbert::cpu {
+namespace {
+
+// The samples still in the encoder, and room for what the next compaction makes of them.
+struct Samples {
+  explicit Samples(int64_t batch) : cu_seqlens(batch + 1), index(batch), speed(batch), history(2 * batch) {}
+
+  std::vector<int32_t> cu_seqlens, index;
+  std::vector<float> speed;
+  std::vector<int32_t> history;
+};
+
+class Loop {
+ public:
+  Loop(const EncoderInput& input, const EncoderWeights& weights, const Results& results)
+      : input_(input),
+        weights_(weights),
+        results_(results),
+        depth_(static_cast<int64_t>(weights.layers.size())),
+        width_(weights.layers.front().qkv.depth),
+        batch_(input.batch),
+        now_(input.batch),
+        next_(input.batch),
+        logits_(input.batch * weights.num_labels),
+        uncertainty_(input.batch),
+        history_(2 * input.batch),
+        keep_(input.batch) {
+    std::copy_n(input.cu_seqlens, batch_ + 1, now_.cu_seqlens.begin());
+    if (input.speed) std::copy_n(input.speed, batch_, now_.speed.begin());
+    std::iota(now_.index.begin(), now_.index.end(), 0);
+    const int64_t bytes = now_.cu_seqlens[batch_] * width_ * element_size(input.dtype);
+    for (AlignedArray<char>& rows : rows_) rows = aligned_array<char>(bytes);
+  }
+
+  void run() {
+    const void* hidden = input_.hidden;
+    for (int64_t layer = 1; layer <= depth_ && batch_ > 0; ++layer) {
+      void* out = rows_[0].get();
+      encoder_layer(hidden, input_.dtype, now_.cu_seqlens.data(), batch_, weights_.layers[layer - 1], out);
+      std::swap(rows_[0], rows_[1]);  // the layer's output is in rows_[1] now
+      hidden = rows_[1].get();
+      if (layer < depth_ && !may_leave()) continue;
+      decide(hidden, layer);
+      if (std::all_of(keep_.begin(), keep_.begin() + batch_, [](uint8_t stays) { return stays != 0; })) {
+        std::copy_n(history_.begin(), 2 * batch_, now_.history.begin());
+        continue;
+      }
+      let_out(hidden, layer);
+      hidden = rows_[1].get();
+    }
+  }
+
+ private:
+  // Whether a head before the last can let anyone out; where it cannot, it is not computed. No uncertainty is below 0.
+  bool may_leave() const {
+    if (!input_.speed) return false;
+    if (input_.criterion == Criterion::patience) return true;
+    return std::any_of(now_.speed.begin(), now_.speed.begin() + batch_, [](float speed) { return speed > 0.0f; });
+  }
+
+  void decide(const void* hidden, int64_t layer) {
+    const AttentiveHead& head = weights_.heads[layer - 1];
+    const ExitHeadShape shape{now_.cu_seqlens[batch_], batch_,         width_,
+                              head.projection.outputs, head.num_heads, weights_.num_labels};
+    const Decision decision{input_.criterion, input_.top_k, input_.patience, now_.speed.data(),
+                            has_history_ ? now_.history.data() : nullptr};
+    exit_head(hidden, input_.dtype, now_.cu_seqlens.data(), head.projection, head.weights, shape, decision,
+              {logits_.data(), uncertainty_.data(), history_.data(), keep_.data()});
+    has_history_ = true;
+    if (layer == depth_) std::fill_n(keep_.begin(), batch_, uint8_t{0});  // whatever their uncertainty
+  }
+
+  void let_out(const void* hidden, int64_t layer) {
+    int32_t counts[2];
+    const PackedBatch batch{hidden,
+                            now_.cu_seqlens.data(),
+                            keep_.data(),
+                            now_.index.data(),
+                            now_.speed.data(),
+                            history_.data(),
+                            logits_.data(),
+                            uncertainty_.data(),
+                            batch_,
+                            now_.cu_seqlens[batch_],
+                            width_ * element_size(input_.dtype),
+                            weights_.num_labels,
+                            layer};
+    compact(
+        batch,
+        {rows_[0].get(), next_.cu_seqlens.data(), next_.index.data(), next_.speed.data(), next_.history.data(), counts},
+        results_);
+    std::swap(rows_[0], rows_[1]);
+    std::swap(now_, next_);
+    batch_ = counts[0];
+  }
+
+  const EncoderInput& input_;
+  const EncoderWeights& weights_;
+  const Results& results_;
+  int64_t depth_, width_, batch_;
+  Samples now_, next_;
+  bool has_history_ = false;
+  AlignedArray<char> rows_[2];
+  // What a head says of the samples in `now_`.
+  std::vector<float> logits_, uncertainty_;
+  std::vector<int32_t> history_;
+  std::vector<uint8_t> keep_;
+};
+
+}  // namespace
+
+void run_encoder(const EncoderInput& input, const EncoderWeights& weights, const Results& results) {
+  if (input.batch > 0) Loop(input, weights, results).run();
+}
+
+}  // namespace fastbert::cpu

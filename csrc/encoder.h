@@ -1,0 +1,41 @@
+// All layers of a FastBERT on a CPU: a packed batch goes through encoder layers and exit heads, and samples leave.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "compact.h"
+#include "decision.h"
+#include "encoder_layer.h"
+#include "exit_head.h"
+#include "packed_matrix.h"
+
+namespace fastbert {
+
+struct AttentiveHead {
+  PackedMatrix projection;
+  ExitHeadWeights weights;  // as cpu::exit_head takes them
+  int64_t num_heads;        // h
+};
+
+struct EncoderWeights {
+  std::vector<EncoderLayerWeights> layers;  // L
+  std::vector<AttentiveHead> heads;         // L, one behind each layer
+  int64_t num_labels;
+};
+
+struct EncoderInput {
+  const void* hidden;  // [T, H] embeddings, left as they are
+  DType dtype;         // float32 or bfloat16
+  const int32_t* cu_seqlens;
+  int64_t batch;          // B
+  const float* speed;  // [B], or nullptr: full depth, and only the last head answers
+  Criterion criterion;
+  int32_t top_k;
+  int32_t patience;
+};
+
+namespace cpu {
+void run_encoder(const EncoderInput& input, const EncoderWeights& weights, const Results& results);
+}  // namespace cpu
+
+}  // namespace fastbert

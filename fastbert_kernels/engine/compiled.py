@@ -1,0 +1,95 @@
+"""The encoder in one native call on a CPU: between layers nothing comes back to Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbert_kernels import _extension
+from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.engine.layer import PackedLayer
+from fastbert_kernels.engine.packed import PackedBatch, Results
+from fastbert_kernels.engine.weights import HeadWeights, LayerWeights
+from fastbert_kernels.ops import library
+from fastbert_kernels.ops.encoder_layer import ACTIVATIONS, DTYPES, native_weights
+from fastbert_kernels.ops.packing import native_matrix, pack_linear, product_operand
+
+
+class CompiledEncoder:
+    """Packed weights, and the native structs that point to them."""
+
+    def __init__(
+        self, layers: Sequence[LayerWeights], heads: Sequence[HeadWeights], dtype: torch.dtype, *, quantised: bool
+    ) -> None:
+        native = _extension.module()
+        self.dtype = dtype
+        self.num_labels = heads[0].output_bias.shape[0]
+        self._layers = [PackedLayer.pack(layer, dtype, quantised=quantised) for layer in layers]
+        self._heads = [_PackedHead(head, dtype) for head in heads]
+        width = layers[0].qkv_weight.shape[1]
+        self._weights = native.EncoderWeights(
+            [
+                native_weights(
+                    layer.tensors,
+                    width,
+                    layer.num_attention_heads,
+                    layer.intermediate_size,
+                    layer.layer_norm_eps,
+                    layer.activation,
+                    layer.operand,
+                )
+                for layer in self._layers
+            ],
+            [head.native for head in self._heads],
+            self.num_labels,
+        )
+
+    @staticmethod
+    def unsupported(dtype: torch.dtype, layer: LayerWeights) -> str | None:
+        """None where the compiled encoder runs hidden states of `dtype` through such layers, else the reason."""
+        if dtype not in DTYPES:
+            return f"they have no {dtype} layers"
+        if layer.activation_name not in ACTIVATIONS:
+            return f"they have the activations {' and '.join(ACTIVATIONS)}, not {layer.activation_name!r}"
+        return None
+
+    @torch.compiler.disable
+    def run(self, batch: PackedBatch, *, adaptive: bool) -> Results:
+        size = batch.sample_index.shape[0]
+        results = Results.empty(batch.hidden, size, self.num_labels)
+        hidden, cu_seqlens, speed = library.contiguous(batch.hidden, batch.cu_seqlens, batch.speed)
+        native = _extension.module()
+        native.run_encoder_cpu(
+            hidden.data_ptr(),
+            _extension.DTYPE_CODES[hidden.dtype],
+            cu_seqlens.data_ptr(),
+            size,
+            speed.data_ptr() if adaptive else 0,
+            Criterion.ENTROPY.code,
+            2,
+            1,
+            self._weights,
+            native.Results(results.logits.data_ptr(), results.uncertainty.data_ptr(), results.exit_layer.data_ptr()),
+        )
+        return results
+
+
+class _PackedHead:
+    def __init__(self, head: HeadWeights, dtype: torch.dtype) -> None:
+        native = _extension.module()
+        narrow, width = head.projection_weight.shape
+        operand = product_operand(dtype, width)
+        self._packed = pack_linear(head.projection_weight, head.projection_bias, operand)
+        self._tensors: list[Tensor] = [tensor.contiguous() for tensor in head.tensors()]
+        weights = native.ExitHeadWeights(
+            *(tensor.data_ptr() for tensor in self._tensors),
+            _extension.DTYPE_CODES[head.query.dtype],
+            library.ACTIVATION_CODES["tanh"],
+            library.ACTIVATION_CODES["tanh"],
+        )
+        self.native: Any = native.AttentiveHead(
+            native_matrix(self._packed, narrow, width, operand), weights, head.query.shape[0]
+        )

@@ -1,0 +1,96 @@
+"""One encoder layer of the BERT family on a packed batch: attention and feed-forward block, each with residual and
+LayerNorm behind it (Devlin et al. 2019)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastbert_kernels import ops
+from fastbert_kernels.engine.attention import packed_attention
+from fastbert_kernels.engine.weights import LayerWeights
+from fastbert_kernels.ops.packing import pack_linear, product_operand
+
+
+@dataclass(frozen=True)
+class TorchLayer:
+    """In plain PyTorch calls, for every device, dtype and activation."""
+
+    weights: LayerWeights
+
+    @classmethod
+    def cast(cls, weights: LayerWeights, dtype: torch.dtype) -> TorchLayer:
+        tensors: dict[str, Any] = {
+            field.name: value.to(dtype)
+            for field in dataclasses.fields(weights)
+            if isinstance(value := getattr(weights, field.name), Tensor)
+        }
+        return cls(dataclasses.replace(weights, **tensors))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.qkv_weight.dtype
+
+    def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        """[T, H] in and out; cu_seqlens [B + 1] int32; max_seqlen an upper bound of the sample lengths."""
+        weights = self.weights
+        size = hidden.shape[-1:]
+        qkv = F.linear(hidden, weights.qkv_weight, weights.qkv_bias)
+        context = packed_attention(qkv, cu_seqlens, max_seqlen, weights.num_attention_heads)
+        attended = F.linear(context, weights.attention_output_weight, weights.attention_output_bias)
+        attended = F.layer_norm(
+            attended + hidden, size, weights.attention_norm_weight, weights.attention_norm_bias, weights.layer_norm_eps
+        )
+        intermediate = weights.activation(F.linear(attended, weights.intermediate_weight, weights.intermediate_bias))
+        output = F.linear(intermediate, weights.output_weight, weights.output_bias)
+        return F.layer_norm(
+            output + attended, size, weights.output_norm_weight, weights.output_norm_bias, weights.layer_norm_eps
+        )
+
+
+@dataclass(frozen=True)
+class PackedLayer:
+    """Weights as the compiled CPU kernels read them; arguments of `ops.encoder_layer`."""
+
+    tensors: tuple[Tensor, ...]  # qkv, attention_output, intermediate, output, norms
+    num_attention_heads: int
+    intermediate_size: int
+    layer_norm_eps: float
+    activation: str
+    operand: str
+
+    @classmethod
+    def pack(cls, weights: LayerWeights, dtype: torch.dtype, *, quantised: bool) -> PackedLayer:
+        """For hidden states of `dtype`, float32 or bfloat16; `quantised` multiplies in int8."""
+        inner, width = weights.intermediate_weight.shape
+        operands = {product_operand(dtype, width), product_operand(dtype, inner)}
+        operand = "int8" if quantised else operands.pop() if len(operands) == 1 else "float32"
+        norms = (
+            weights.attention_norm_weight,
+            weights.attention_norm_bias,
+            weights.output_norm_weight,
+            weights.output_norm_bias,
+        )
+        packed = (
+            pack_linear(weights.qkv_weight, weights.qkv_bias, operand),
+            pack_linear(weights.attention_output_weight, weights.attention_output_bias, operand),
+            pack_linear(weights.intermediate_weight, weights.intermediate_bias, operand),
+            pack_linear(weights.output_weight, weights.output_bias, operand),
+        )
+        return cls(
+            (*packed, torch.stack(norms).float()),
+            weights.num_attention_heads,
+            inner,
+            weights.layer_norm_eps,
+            weights.activation_name,
+            operand,
+        )
+
+    def __call__(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
+        return ops.encoder_layer(hidden, cu_seqlens, *self.tensors, **options)
