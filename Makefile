@@ -1,11 +1,12 @@
 # make demo    train, distil, patch and measure a FastBERT on docstrings; results in demo-out/
 # make test    every test that this machine can run
+# make bench   the comparison with other engines, about 20 minutes on two cores; BENCH="--full" measures all of it
 # make lint    ruff, clang-format and mypy
 # Each does its own set-up (a virtual environment in .venv).
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test bench lint clean
 
 setup:
 	@VENV=$(VENV) scripts/setup_env.sh
@@ -16,6 +17,14 @@ demo: setup
 # Busy cores make waiting OpenMP threads spin; tests do not need the last bit of speed.
 test: setup
 	OMP_WAIT_POLICY=passive $(PYTHON) -m pytest
+
+# The other engines, which nothing else needs.
+$(VENV)/.fastbert-bench: pyproject.toml | setup
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	touch $@
+
+bench: $(VENV)/.fastbert-bench
+	$(PYTHON) benchmarks/comparison.py $(BENCH)
 
 lint: setup
 	$(PYTHON) -m ruff check .

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import DTYPES, arguments, copy_bandwidth, markdown_table, ratio, sample_lengths, save, time_interleaved
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastbert_kernels import backends, ops
+from harness import DTYPES, arguments, copy_bandwidth, markdown_table, ratio, sample_lengths, save, time_interleaved
 
 HIDDEN, LABELS = 768, 2
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +19,7 @@ from fastbert_hf.machine import describe_machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MIXED_LENGTHS = torch.distributions.LogNormal(3.6, 0.65)  # tokens of short texts
 _FLUSH_BYTES = 256 << 20  # several times the largest L2 cache
 
 
@@ -45,20 +47,46 @@ def ratio(slow: Seconds, fast: Seconds) -> float:
     return statistics.median(a / b for a, b in zip(slow.rounds, fast.rounds, strict=True))
 
 
+Name = TypeVar("Name", bound=Hashable)
+
+
 @torch.inference_mode()
 def time_interleaved(
-    contestants: dict[str, Callable[[], Any]], device: torch.device, rounds: int
-) -> dict[str, Seconds]:
+    contestants: dict[Name, Callable[[], Any]],
+    device: torch.device,
+    rounds: int,
+    *,
+    warmups: int = 3,
+    shuffle: bool = False,
+    settle: float = 0.0,
+    after_call: Callable[[Name], None] | None = None,
+) -> dict[Name, Seconds]:
     """Every contestant once a round, in turn. On CUDA the L2 cache is flushed before each call and events take the
-    time."""
+    time.
+
+    Args:
+        contestants: what to call, by name. device: what they run on. rounds: timed calls of each.
+        warmups: untimed calls of each, in front of all others.
+        shuffle: another order in each round, so that nobody always runs behind the same neighbour.
+        settle: seconds of rest before each call: the worker threads of the one before may still spin.
+        after_call: called with the name after each timed call.
+    """
     for run in contestants.values():
-        for _ in range(3):
+        for _ in range(warmups):
             run()
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[Name, list[float]] = {name: [] for name in contestants}
     flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device) if device.type == "cuda" else None
+    order, draw = list(contestants), random.Random(0)
     for _ in range(rounds):
-        for name, run in contestants.items():
+        if shuffle:
+            draw.shuffle(order)
+        for name in order:
+            run = contestants[name]
+            if settle:
+                time.sleep(settle)
             times[name].append(_time_cuda(run, flush) if flush is not None else _time_cpu(run))
+            if after_call is not None:
+                after_call(name)
     return {name: Seconds(values) for name, values in times.items()}
 
 
@@ -97,21 +125,25 @@ def sample_lengths(batch: int, kind: str, longest: int = 128) -> list[int]:
     """`full`: all `longest`. `mixed`: log-normal with mean about 45, as short texts have."""
     if kind == "full":
         return [longest] * batch
-    draws = torch.distributions.LogNormal(3.6, 0.65).sample((batch,))
-    return draws.long().clamp(3, longest).tolist()
+    return MIXED_LENGTHS.sample((batch,)).long().clamp(3, longest).tolist()
 
 
 def arguments(description: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = common_options(description)
     parser.add_argument("--rounds", type=int, default=30, help="interleaved repeats; medians are reported")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
-    parser.add_argument("--quick", action="store_true", help="one small case, to see that it runs; writes nothing")
     return parser.parse_args()
 
 
+def common_options(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
+    parser.add_argument("--quick", action="store_true", help="one small case, to see that it runs; writes nothing")
+    return parser
+
+
 def save(out: Path, name: str, result: dict[str, Any], table: str) -> None:
-    """Writes `name`_`device`.json (with the machine) and .md."""
+    """Writes `name`.json (with the machine) and `name`.md, each as a whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     machine = describe_machine()
     write_atomically(out / f"{name}.json", json.dumps({"machine": machine, **result}, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""The parts of comparison.py: what is compared, how it is measured and how it is shown."""
