@@ -1,7 +1,8 @@
 """FastBERT (Liu et al., ACL 2020) on Hugging Face Transformers.
 
 Importing this package makes `AutoConfig` and `AutoModelForSequenceClassification` know the model type
-`fastbert`. Training, data and FLOPs accounting live in the submodules `training`, `data` and `flops`.
+`fastbert`. `predict` and `iter_predict` classify many texts. Training, data and FLOPs accounting live in the
+submodules `training`, `data` and `flops`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,16 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from fastbert_hf.configuration import FastBertConfig
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.outputs import FastBertOutput
+from fastbert_hf.prediction import Predictions, iter_predict, predict
 
 AutoConfig.register(FastBertConfig.model_type, FastBertConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(FastBertConfig, FastBertForSequenceClassification, exist_ok=True)
 
-__all__ = ["FastBertConfig", "FastBertForSequenceClassification", "FastBertOutput"]
+__all__ = [
+    "FastBertConfig",
+    "FastBertForSequenceClassification",
+    "FastBertOutput",
+    "Predictions",
+    "iter_predict",
+    "predict",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,12 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 class DataFileError(ValueError):
     """A data file that cannot be used; the message is one line with the file, the line and the remedy."""
+
+    @classmethod
+    def at(cls, path: Path, line: int | None, problem: str, remedy: str) -> DataFileError:
+        """The error for a line of a file, or for the file as a whole."""
+        where = f"{path}, line {line}" if line is not None else str(path)
+        return cls(f"{where}: {problem}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -61,35 +67,31 @@ def read_classification_file(path: str | Path, label_names: Sequence[str] | None
             a label not in `label_names`, no samples, or (without `label_names`) a single class.
     """
     path = Path(path)
-    rows = _read_rows(path)
-    _, header = next(rows, (1, []))
-    label_column, text_column, pair_column = _find_columns(path, header)
+    columns, rows = read_table(path)
+    label_column, text_column, pair_column = _find_columns(path, columns)
 
     texts: list[str] = []
     pairs: list[str] = []
     labels: list[str] = []
     for line, row in rows:
-        if len(row) != len(header):
-            raise _error(
-                path,
-                line,
-                f"{len(row)} fields, but the header has {len(header)}",
-                "make them equal; no stray separators",
-            )
-        texts.append(_field(path, line, row, text_column, header))
-        labels.append(_field(path, line, row, label_column, header))
+        texts.append(_field(path, line, row, text_column, columns))
+        labels.append(_field(path, line, row, label_column, columns))
         if pair_column is not None:
-            pairs.append(_field(path, line, row, pair_column, header))
+            pairs.append(_field(path, line, row, pair_column, columns))
         if label_names is not None and labels[-1] not in label_names:
             known = ", ".join(label_names)
-            raise _error(path, line, f"unknown label {labels[-1]!r}", f"use one of the training labels ({known})")
+            raise DataFileError.at(
+                path, line, f"unknown label {labels[-1]!r}", f"use one of the training labels ({known})"
+            )
     if not texts:
-        raise _error(path, None, "no samples after the header", "add lines")
+        raise DataFileError.at(path, None, "no samples after the header", "add lines")
 
     if label_names is None:
         label_names = _sort_labels(set(labels))
         if len(label_names) < 2:
-            raise _error(path, None, f"only one class, {labels[0]!r}", "a classifier needs samples of two or more")
+            raise DataFileError.at(
+                path, None, f"only one class, {labels[0]!r}", "a classifier needs samples of two or more"
+            )
     ids = {name: index for index, name in enumerate(label_names)}
     return ClassificationData(
         texts=texts,
@@ -141,9 +143,61 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
             yield self.collate([self[index] for index in range(start, min(start + batch_size, len(self)))])
 
 
-def _error(path: Path, line: int | None, problem: str, remedy: str) -> DataFileError:
-    where = f"{path}, line {line}" if line is not None else str(path)
-    return DataFileError(f"{where}: {problem}; {remedy}")
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file one at a time, with their line ends, whichever they are.
+
+    Raises:
+        DataFileError: missing file or wrong encoding.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, content in enumerate(file, start=1):
+                try:
+                    text = content.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataFileError.at(path, number, "not UTF-8 text", "save the file as UTF-8") from error
+                if "\0" in text:
+                    problem = "holds NUL characters (UTF-16 or binary?)"
+                    raise DataFileError.at(path, number, problem, "save the file as UTF-8")
+                yield from io.StringIO(text, newline="")  # parts it at a lone carriage return too
+    except OSError as error:
+        raise DataFileError.at(path, None, f"cannot be read ({error.strerror})", "check the path") from error
+
+
+def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Open a `.tsv` or `.csv` file with a header line, as `read_classification_file` describes them.
+
+    Returns:
+        The column names in lower case, and an iterator that reads one row at a time: line number and fields of every
+        line that is not blank.
+
+    Raises:
+        DataFileError: unknown ending, missing file, wrong encoding, a column name twice, or (while rows are read) a
+            broken line or one with another number of fields than the header has.
+    """
+    rows = _read_rows(path)
+    _, header = next(rows, (1, []))
+    columns = [name.strip().lower() for name in header]
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated:
+        problem = f"column {', '.join(repeated)} appears twice in the header"
+        raise DataFileError.at(path, 1, problem, "give each its own name")
+
+    def checked() -> Iterator[tuple[int, list[str]]]:
+        for line, row in rows:
+            if len(row) != len(columns):
+                problem = f"{len(row)} fields, but the header has {len(columns)}"
+                raise DataFileError.at(path, line, problem, "make them equal; no stray separators")
+            yield line, row
+
+    return columns, checked()
+
+
+def text_column_names(columns: Collection[str]) -> tuple[str, str | None]:
+    """The columns of the text and of the second text, if any: `text`, or `text_a` and `text_b`."""
+    if "text" in columns:
+        return "text", None
+    return "text_a", "text_b" if "text_b" in columns else None
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -154,21 +208,8 @@ def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         ".csv": {"delimiter": ",", "strict": True},
     }
     if path.suffix.lower() not in formats:
-        raise _error(path, None, f"unknown ending {path.suffix!r}", "name it .tsv (tabs) or .csv (commas)")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _error(path, None, f"cannot be read ({error.strerror})", "check the path") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise _error(path, line, "not UTF-8 text", "save the file as UTF-8") from error
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise _error(path, line, "holds NUL characters (UTF-16 or binary?)", "save the file as UTF-8")
-
-    reader = csv.reader(io.StringIO(text, newline=""), **formats[path.suffix.lower()])
+        raise DataFileError.at(path, None, f"unknown ending {path.suffix!r}", "name it .tsv (tabs) or .csv (commas)")
+    reader = csv.reader(read_lines(path), **formats[path.suffix.lower()])
     while True:
         line = reader.line_num + 1  # where the row starts; a quoted field may span lines
         try:
@@ -177,33 +218,29 @@ def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             remedy = "close and double the quotation marks of quoted fields, and keep every sample on its line"
-            raise _error(path, line, f"broken line ({error})", remedy) from error
+            raise DataFileError.at(path, line, f"broken line ({error})", remedy) from error
         if any(field.strip() for field in row):
             yield line, row
 
 
-def _find_columns(path: Path, header: list[str]) -> tuple[int, int, int | None]:
+def _find_columns(path: Path, columns: list[str]) -> tuple[int, int, int | None]:
     """Column numbers of the label, the text and the second text, if any."""
-    names = [name.strip().lower() for name in header]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise _error(path, 1, f"column {', '.join(repeated)} appears twice in the header", "give each its own name")
-    text_name = "text" if "text" in names else "text_a"
+    text_name, pair_name = text_column_names(columns)
     for name in ("label", text_name):
-        if name not in names:
+        if name not in columns:
             wanted = "label" if name == "label" else "text (or text_a and text_b)"
             separator = "tabs" if path.suffix.lower() == ".tsv" else "commas"
-            raise _error(
+            raise DataFileError.at(
                 path, 1, f"no column {wanted}", f"the first line must name the columns, separated by {separator}"
             )
-    pair_column = names.index("text_b") if text_name == "text_a" and "text_b" in names else None
-    return names.index("label"), names.index(text_name), pair_column
+    pair_column = None if pair_name is None else columns.index(pair_name)
+    return columns.index("label"), columns.index(text_name), pair_column
 
 
-def _field(path: Path, line: int, row: list[str], column: int, header: list[str]) -> str:
+def _field(path: Path, line: int, row: list[str], column: int, columns: list[str]) -> str:
     value = row[column].strip()
     if not value:
-        raise _error(path, line, f"empty {header[column].strip()}", "fill it in or delete the line")
+        raise DataFileError.at(path, line, f"empty {columns[column]}", "fill it in or delete the line")
     return value
 
 

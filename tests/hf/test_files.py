@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastbert_hf.files import folder_written_atomically, write_atomically
+from fastbert_hf.files import file_written_atomically, folder_written_atomically, write_atomically
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -17,6 +17,18 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         write_atomically(path, "new")
     assert path.read_text(encoding="utf-8") == "größer"
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_file_written_bit_by_bit_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "predictions.tsv"
+    with file_written_atomically(path) as file:
+        file.write("größer\n")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), file_written_atomically(path) as file:
+        file.write("half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == "größer\n".encode()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["predictions.tsv"]
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):

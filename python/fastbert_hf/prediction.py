@@ -1,0 +1,268 @@
+"""Predictions for many texts, from a list to a stream that does not fit into memory."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from transformers import PreTrainedTokenizerBase
+
+from fastbert_hf.speed import resolve_speed
+from fastbert_hf.text_windows import Text, TokenisedWindow, WindowTokeniser, tokenised_ahead
+
+# Tokens of a batch, padding included. On two CPU cores and a 6-layer MiniLM, larger batches were no faster patched and
+# slower unpatched, where padded activations leave the cache. On a GPU, 128 texts of 128 tokens leave the deep layers
+# some work when few texts survive to them; this figure is not measured.
+MAX_TOKENS_CPU = 4096
+MAX_TOKENS = 16384
+WINDOW = 8192
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers for n consecutive texts in input order; every tensor is on the CPU.
+
+    Attributes:
+        start: position in the input of the first of these texts; 0 where they are all.
+        logits: float32 [n, N], of the exit head at which each text left.
+        uncertainty: float32 [n], normalised entropy of `logits`, in [0, 1]; NaN where the logits are not finite.
+        exit_layer: int64 [n], number of encoder layers executed for the text, 1..L.
+        id2label: name of every class.
+    """
+
+    start: int
+    logits: torch.Tensor
+    uncertainty: torch.Tensor
+    exit_layer: torch.Tensor
+    id2label: dict[int, str]
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 [n], the most likely class of every text."""
+        return self.logits.argmax(dim=-1)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Name of the most likely class of every text."""
+        return [self.id2label[label] for label in self.labels.tolist()]
+
+    @property
+    def probabilities(self) -> torch.Tensor:
+        """float32 [n, N], the softmax of `logits`."""
+        return self.logits.softmax(dim=-1)
+
+
+def predict(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[Text],
+    *,
+    speed: float | torch.Tensor | None = None,
+    max_tokens: int | None = None,
+    max_length: int | None = None,
+    window: int = WINDOW,
+    progress: bool | None = None,
+) -> Predictions:
+    """Classify texts, in input order, with batches made for speed: texts of similar length share one.
+
+    Arguments and errors as in `iter_predict`; only the answers of all texts are held in memory at once.
+
+    Returns:
+        The answers of all n texts; n may be 0.
+    """
+    empty = Predictions(
+        start=0,
+        logits=torch.zeros(0, model.config.num_labels, dtype=torch.float32),
+        uncertainty=torch.zeros(0, dtype=torch.float32),
+        exit_layer=torch.zeros(0, dtype=torch.int64),
+        id2label=model.config.id2label,
+    )
+    parts = [
+        empty,
+        *iter_predict(
+            model,
+            tokenizer,
+            texts,
+            speed=speed,
+            max_tokens=max_tokens,
+            max_length=max_length,
+            window=window,
+            progress=progress,
+        ),
+    ]
+    return Predictions(
+        start=0,
+        logits=torch.cat([part.logits for part in parts]),
+        uncertainty=torch.cat([part.uncertainty for part in parts]),
+        exit_layer=torch.cat([part.exit_layer for part in parts]),
+        id2label=empty.id2label,
+    )
+
+
+def iter_predict(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[Text],
+    *,
+    speed: float | torch.Tensor | None = None,
+    max_tokens: int | None = None,
+    max_length: int | None = None,
+    window: int = WINDOW,
+    progress: bool | None = None,
+    total: int | None = None,
+) -> Generator[Predictions, None, None]:
+    """Classify a stream of texts; the answers come window by window, in input order.
+
+    While the model computes a window, a thread tokenises the next one. Within a window texts are sorted by length and
+    cut into batches by their number of tokens. At most two windows of texts are in memory, however many follow.
+    Leaving the loop early ends the thread, once the returned generator is closed or forgotten. Fast tokenizers use all
+    cores for their short part of the work, unless the environment says `TOKENIZERS_PARALLELISM=false`.
+
+    Args:
+        model: a FastBERT model in eval mode, patched or not, on any device.
+        tokenizer: the one it was trained with; used as a copy.
+        texts: strings, or pairs of strings as tuples; any iterable, read in the caller's thread.
+        speed: a number in [0, 1], a float tensor [n] with one Speed per text (for texts that have a `len`), or `None`
+            for full depth.
+        max_tokens: a batch has at most this many tokens, padding included (texts x longest text); a text longer than
+            that is a batch of its own. `None`: 4,096 on a CPU and 16,384 elsewhere.
+        max_length: longer texts are cut off at this many tokens, special tokens included; `None`: where the model or
+            the tokenizer ends.
+        window: texts that are tokenised and sorted together.
+        progress: show a progress bar on stderr; `None`: if that is a terminal.
+        total: number of texts, for the progress bar; `None`: their `len`, if they have one.
+
+    Returns:
+        A generator of the answers for `window` texts each, the last one possibly for fewer.
+
+    Raises:
+        TypeError: `texts` is a single string, an item is neither a string nor a pair, or `speed` is not a number or
+            a tensor as above.
+        ValueError: Speed outside [0, 1], `max_tokens`, `max_length` or `window` out of range, an empty text, pairs
+            mixed with single texts, or a text that the tokenizer fails on. What concerns a text names its position,
+            and is raised after the windows before it were delivered.
+        RuntimeError: the model is in train mode, in which dropout would make the answers random.
+
+    Warns:
+        RuntimeWarning: an uncertainty is not finite, with the positions of the texts.
+    """
+    if isinstance(texts, str | bytes):
+        raise TypeError("texts is a single string; pass a list of texts: [text]")
+    if max_tokens is None:
+        max_tokens = MAX_TOKENS_CPU if model.device.type == "cpu" else MAX_TOKENS
+    for name, value in (("max_tokens", max_tokens), ("window", window)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    _check_eval_mode(model)
+    if total is None and isinstance(texts, Sized):
+        total = len(texts)
+    if isinstance(speed, torch.Tensor):
+        if not isinstance(texts, Sized):
+            raise TypeError("one Speed per text needs texts that have a len; pass a list, or a number as speed")
+        speed = resolve_speed(speed, batch_size=len(texts), device="cpu")
+    else:
+        resolve_speed(speed, batch_size=1, device="cpu")
+    tokenise = WindowTokeniser(
+        tokenizer, _resolve_max_length(model, tokenizer, max_length), model.get_input_embeddings().num_embeddings
+    )
+    return _predictions(model, tokenised_ahead(texts, tokenise, window), speed, max_tokens, progress, total)
+
+
+def _predictions(
+    model: Any,
+    windows: Generator[TokenisedWindow, None, None],
+    speed: float | torch.Tensor | None,
+    max_tokens: int,
+    progress: bool | None,
+    total: int | None,
+) -> Generator[Predictions, None, None]:
+    # closing: a traceback that somebody keeps would keep the other generator, and with it the thread, alive.
+    with closing(windows), _progress(progress, total) as advance:
+        for window in windows:
+            _check_eval_mode(model)  # the caller had control since the last window
+            answers = _run(model, window, speed, max_tokens, advance)
+            logits, uncertainty, exit_layer = (torch.empty_like(answer) for answer in answers)
+            for result, answer in zip((logits, uncertainty, exit_layer), answers, strict=True):
+                result[window.order] = answer
+            _warn_if_not_finite(uncertainty, window.start)
+            yield Predictions(window.start, logits, uncertainty, exit_layer, model.config.id2label)
+
+
+@torch.inference_mode()
+def _run(
+    model: Any,
+    window: TokenisedWindow,
+    speed: float | torch.Tensor | None,
+    max_tokens: int,
+    advance: Callable[[int], None],
+) -> list[torch.Tensor]:
+    """Logits, uncertainty and exit layers of a window on the CPU, in the order of its rows."""
+    if isinstance(speed, torch.Tensor):
+        speed = speed[window.start + window.order].to(model.device)
+    outputs = []
+    for rows, batch in window.to(model.device).batches(max_tokens):
+        output = model(**batch, speed=speed[rows] if isinstance(speed, torch.Tensor) else speed)
+        outputs.append((output.logits, output.uncertainty, output.exit_layer))
+        advance(rows.stop - rows.start)
+    # Read back once per window: reading every batch would make the host wait for the device each time.
+    return [torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)]
+
+
+def _check_eval_mode(model: Any) -> None:
+    if model.training:
+        raise RuntimeError("the model is in train mode, its answers would be random; call model.eval() first")
+
+
+def _resolve_max_length(model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int:
+    positions = model.config.max_position_embeddings
+    if max_length is None:
+        return min(positions, tokenizer.model_max_length)
+    special = tokenizer.num_special_tokens_to_add()
+    if not special < max_length <= positions:
+        raise ValueError(
+            f"max_length must be above {special} (the special tokens) and at most {positions} (the model's positions), "
+            f"got {max_length}"
+        )
+    return max_length
+
+
+def _warn_if_not_finite(uncertainty: torch.Tensor, start: int) -> None:
+    """Name positions in the input: the model's own warning, if any, can only name rows of its batch."""
+    positions = (start + (~torch.isfinite(uncertainty)).nonzero().flatten()).tolist()
+    if positions:
+        shown = ", ".join(map(str, positions[:10])) + (", ..." if len(positions) > 10 else "")
+        warnings.warn(
+            f"uncertainty is not finite for {len(positions)} text(s), at position(s) {shown} of the input: "
+            "NaN or inf in the weights",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> str:
+        return f"{task.completed / task.elapsed:,.0f} texts/s" if task.elapsed else ""
+
+
+@contextmanager
+def _progress(wanted: bool | None, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A function to call with every number of texts done; shows a bar on stderr if wanted."""
+    if wanted is None:
+        wanted = sys.stderr.isatty()
+    if not wanted:
+        yield lambda count: None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("texts", total=total)
+        yield lambda count: bar.advance(task, count)

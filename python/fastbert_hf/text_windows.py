@@ -1,0 +1,221 @@
+"""Texts without end, tokenised window by window ahead of the model, and cut into batches of similar length."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+Text = str | tuple[str, str]  # a text, or a pair of texts
+
+THREAD_NAME = "fastbert-tokenizer"
+
+
+@dataclass(frozen=True)
+class TokenisedWindow:
+    """n consecutive texts of the input, tokenised; the longest text stands first, texts of equal length in their order.
+
+    Attributes:
+        start: position in the input of the window's first text.
+        order: int64 [n]; row i is the text at position `start + order[i]`.
+        lengths: int64 [n], tokens of every row.
+        input_ids: int64 [T], the tokens of all rows one after another.
+        token_type_ids: int64 [T], or `None` where the tokenizer gives none.
+        pad_token_id: what fills up a padded batch.
+    """
+
+    start: int
+    order: torch.Tensor
+    lengths: torch.Tensor
+    input_ids: torch.Tensor
+    token_type_ids: torch.Tensor | None
+    pad_token_id: int
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device) -> TokenisedWindow:
+        """The same with the tokens on `device`, without waiting for the transfer; the order stays."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+            return pinned.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            input_ids=move(self.input_ids),
+            token_type_ids=None if self.token_type_ids is None else move(self.token_type_ids),
+        )
+
+    def batches(self, max_tokens: int) -> Iterator[tuple[slice, dict[str, torch.Tensor]]]:
+        """Rows and padded batch in turn, on the device of the tokens.
+
+        A batch is of B rows of which the longest has L tokens, with B x L at most `max_tokens`; a row longer than that
+        is a batch of its own. `input_ids`, `attention_mask` and, where there are any, `token_type_ids` are
+        int64 [B, L], padded on the right.
+        """
+        lengths = self.lengths.tolist()
+        device = self.input_ids.device
+        row = token = 0
+        while row < len(lengths):
+            longest = lengths[row]
+            rows = slice(row, min(row + max(1, max_tokens // longest), len(lengths)))
+            tokens = slice(token, token + sum(lengths[rows]))
+            # Made on the host and sent: counting it on the device would need the lengths there as well.
+            valid = (torch.arange(longest) < self.lengths[rows, None]).to(device)
+            batch = {
+                "input_ids": _pad(self.input_ids[tokens], valid, self.pad_token_id),
+                "attention_mask": valid.long(),
+            }
+            if self.token_type_ids is not None:
+                batch["token_type_ids"] = _pad(self.token_type_ids[tokens], valid, 0)
+            yield rows, batch
+            row, token = rows.stop, tokens.stop
+
+
+def _pad(tokens: torch.Tensor, valid: torch.Tensor, value: int) -> torch.Tensor:
+    return torch.full_like(valid, value, dtype=torch.int64).masked_scatter_(valid, tokens)
+
+
+class WindowTokeniser:
+    """Checks and tokenises lists of texts.
+
+    Args:
+        tokenizer: a Transformers tokenizer. A copy of it is used, so that the caller may go on using it (with another
+            truncation, say) while texts are tokenised in another thread.
+        max_length: texts are cut off at this many tokens, special tokens included; of a pair the longer text is cut
+            first.
+        vocabulary: number of token ids that the model knows.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, vocabulary: int) -> None:
+        self._tokenizer = copy.deepcopy(tokenizer)
+        self._max_length = max_length
+        self._vocabulary = vocabulary
+        self._pairs: bool | None = None  # what the first text of the input is
+
+    def __call__(self, texts: Sequence[Text], start: int) -> TokenisedWindow:
+        """Tokenise `texts`, of which the first stands at position `start` of the input.
+
+        Raises:
+            TypeError: an item is neither a string nor a pair of strings.
+            ValueError: an empty text, pairs mixed with single texts, a text that the tokenizer fails on or makes no
+                tokens of, or token ids that the model does not know. The message names the position of the text.
+        """
+        if self._pairs is None:
+            self._pairs = not isinstance(texts[0], str)
+        for position, text in enumerate(texts, start):
+            _check_text(text, position, self._pairs)
+        encoded = self._encode_or_explain(texts, start)
+        ids: list[list[int]] = encoded["input_ids"]
+        order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
+        if not all(ids):
+            raise ValueError(
+                f"{_name(start + ids.index([]))} has no tokens; use the tokenizer that the model was trained with, "
+                "or leave the text out"
+            )
+
+        def pack(values: list[list[int]]) -> torch.Tensor:
+            return torch.tensor(list(chain.from_iterable(values[index] for index in order)), dtype=torch.int64)
+
+        segments = encoded.get("token_type_ids")
+        window = TokenisedWindow(
+            start=start,
+            order=torch.tensor(order),
+            lengths=torch.tensor([len(ids[index]) for index in order]),
+            input_ids=pack(ids),
+            token_type_ids=None if segments is None else pack(segments),
+            pad_token_id=getattr(self._tokenizer, "pad_token_id", None) or 0,  # masked, so any id does
+        )
+        if int(window.input_ids.max()) >= self._vocabulary:
+            index = next(index for index, values in enumerate(ids) if max(values) >= self._vocabulary)
+            raise ValueError(
+                f"{_name(start + index)} has the token id {max(ids[index])}, but the model knows {self._vocabulary} "
+                "ids; use the tokenizer that the model was trained with"
+            )
+        return window
+
+    def _encode_or_explain(self, texts: Sequence[Text], start: int) -> Any:
+        try:
+            return self._encode(texts)
+        except Exception as error:
+            position, cause = self._find_culprit(texts, start) or (start, error)
+            raise ValueError(
+                f"{_name(position)} cannot be tokenised ({type(cause).__name__}: {cause}); "
+                "mend or leave out the text, or check the tokenizer"
+            ) from cause
+
+    def _encode(self, texts: Sequence[Text]) -> Any:
+        firsts, seconds = zip(*texts, strict=True) if self._pairs else (texts, None)
+        return self._tokenizer(
+            list(firsts),
+            None if seconds is None else list(seconds),
+            truncation=True,
+            max_length=self._max_length,
+            return_attention_mask=False,
+            # None: as the tokenizer thinks best. Pairs cannot be told apart without segment ids.
+            return_token_type_ids=True if self._pairs else None,
+        )
+
+    def _find_culprit(self, texts: Sequence[Text], start: int) -> tuple[int, Exception] | None:
+        for position, text in enumerate(texts, start):
+            try:
+                self._encode([text])
+            except Exception as error:
+                return position, error
+        return None
+
+
+def tokenised_ahead(
+    texts: Iterable[Text], tokenise: Callable[[list[Text], int], TokenisedWindow], window: int
+) -> Generator[TokenisedWindow, None, None]:
+    """Windows of `window` texts in input order; while the caller works on one, a thread tokenises the next.
+
+    At most two windows exist at a time. Texts are taken from `texts` in the caller's thread. What `texts` or
+    `tokenise` raises is raised here when the caller asks for the window in question, so that all windows before it are
+    delivered. The thread ends with the generator: at its end, on an exception, and when it is closed.
+    """
+    iterator = iter(texts)
+    start = 0
+
+    def begin_next() -> Future[TokenisedWindow] | None:
+        nonlocal start
+        try:
+            taken = list(islice(iterator, window))
+        except Exception as error:
+            failed: Future[TokenisedWindow] = Future()
+            failed.set_exception(error)
+            return failed
+        start += len(taken)
+        return executor.submit(tokenise, taken, start - len(taken)) if taken else None
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD_NAME) as executor:
+        upcoming = begin_next()
+        while upcoming is not None:
+            current = upcoming.result()
+            upcoming = begin_next()
+            yield current
+
+
+def _check_text(text: Any, position: int, pairs: bool) -> None:
+    is_pair = isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text)
+    if not is_pair and not isinstance(text, str):
+        found = type(text).__name__
+        if isinstance(text, tuple | list):
+            found += f" of ({', '.join(type(part).__name__ for part in text)})"
+        raise TypeError(f"{_name(position)} is of type {found}; pass a string, or a pair of strings as a tuple")
+    if is_pair != pairs:
+        is_now, began = ("a pair", "single texts") if is_pair else ("a single text", "pairs")
+        raise ValueError(f"{_name(position)} is {is_now}, but the input began with {began}; predict on them apart")
+    if not all(part and not part.isspace() for part in (text if is_pair else (text,))):
+        raise ValueError(f"{_name(position)} is empty; leave it out or fill it in")
+
+
+def _name(position: int) -> str:
+    return f"text {position} (counted from 0)"

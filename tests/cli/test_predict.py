@@ -1,0 +1,198 @@
+"""`fastbert predict`: from files of every kind to rows in their order, and its complaints."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertTokenizerFast
+from typer.testing import CliRunner
+
+from fastbert_hf import FastBertForSequenceClassification, Predictions
+from fastbert_hf import predict as predict_texts
+from fastbert_hf.cli import predict
+from fastbert_hf.cli.app import app
+from support import spread_model
+
+WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]
+TEXTS = [" ".join(WORDS[(number * k) % len(WORDS)] for k in range(1, 2 + number % 7)) for number in range(30)]
+HEADER = "label\tprobability\tuncertainty\texit_layer"
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    model = spread_model()
+    model.config.id2label = {0: "no", 1: "per\thaps", 2: "ja, größer"}
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(model_dir):
+    model = FastBertForSequenceClassification.from_pretrained(model_dir).eval()
+    return predict_texts(model, AutoTokenizer.from_pretrained(model_dir), TEXTS, speed=0.5)
+
+
+@pytest.fixture
+def texts_file(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS))
+    return path
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+def rows_of(table):
+    header, *lines = table.splitlines()
+    assert header == HEADER
+    return [line.split("\t") for line in lines]
+
+
+def assert_rows(rows, expected):
+    assert len(rows) == len(expected)
+    columns = (expected.label_names, expected.probabilities.amax(-1), expected.uncertainty, expected.exit_layer)
+    for (label, probability, uncertainty, layer), *want in zip(rows, *columns, strict=True):
+        assert label == " ".join(want[0].split())
+        assert float(probability) == pytest.approx(float(want[1]), abs=1e-5)
+        assert float(uncertainty) == pytest.approx(float(want[2]), abs=1e-5)
+        assert int(layer) == int(want[3])
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "none"])
+def test_a_table_on_standard_output(model_dir, texts_file, expected, backend):
+    result = invoke(model_dir, texts_file, "--speed", 0.5, "--backend", backend, "--max-tokens", 40)
+    assert result.exit_code == 0, result.output
+    assert_rows(rows_of(result.stdout), expected)
+    assert "30 texts in " in result.stderr and f"{expected.exit_layer.double().mean():.2f} of 4" in result.stderr
+
+
+def test_full_depth_and_precision(model_dir, texts_file):
+    result = invoke(model_dir, texts_file, "--dtype", "bf16", "--progress")
+    assert result.exit_code == 0, result.output
+    assert {row[3] for row in rows_of(result.stdout)} == {"4"}
+    assert "30/30" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("t.csv", "label,TEXT\n" + "".join(f'x,"{text}"\n\n' for text in TEXTS), []),
+        ("t.tsv", "id\tBody\n" + "".join(f"7\t{text}\n" for text in TEXTS), ["--text-column", "body"]),
+        ("t.jsonl", "\n".join(json.dumps({"text": text, "id": 7}) for text in TEXTS), []),
+        ("t.ndjson", "\n\n".join(json.dumps({"Body": text}) for text in TEXTS), ["--text-column", "Body"]),
+        ("t.txt", "\ufeff" + "".join(f"  {text}\r\n" for text in TEXTS), []),
+    ],
+)
+def test_every_kind_of_file(model_dir, tmp_path, expected, name, content, options):
+    (tmp_path / name).write_text(content, newline="")
+    out = tmp_path / "out.tsv"
+    result = invoke(model_dir, tmp_path / name, "--speed", 0.5, "--out", out, *options)
+    assert result.exit_code == 0, result.output
+    assert_rows(rows_of(out.read_text(encoding="utf-8")), expected)
+    assert result.stdout == "" and f"written: {out}" in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {name, "out.tsv"}
+
+
+def test_json_lines_out_and_pairs_in(model_dir, tmp_path):
+    pairs = list(zip(TEXTS, reversed(TEXTS), strict=True))
+    model = FastBertForSequenceClassification.from_pretrained(model_dir).eval()
+    want = predict_texts(model, AutoTokenizer.from_pretrained(model_dir), pairs, speed=0.3)
+    (tmp_path / "a.csv").write_text("text_b,text_a\n" + "".join(f"{second},{first}\n" for first, second in pairs))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(dict(p=first, q=second)) + "\n" for first, second in pairs))
+    for name, options in (("a.csv", []), ("b.jsonl", ["--text-column", "p", "--pair-column", "q"])):
+        out = tmp_path / "out.jsonl"
+        result = invoke(model_dir, tmp_path / name, "--speed", 0.3, "--out", out, *options)
+        assert result.exit_code == 0, result.output
+        records = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        assert all(list(record) == HEADER.split("\t") for record in records)
+        assert [record["label"] for record in records] == want.label_names
+        assert_rows(
+            [list(record.values()) for record in [r | {"label": " ".join(r["label"].split())} for r in records]], want
+        )
+
+
+def test_json_has_no_nan(tmp_path):
+    part = Predictions(
+        start=0,
+        logits=torch.tensor([[math.nan, 0.0], [0.0, 0.0]]),
+        uncertainty=torch.tensor([math.nan, 1.0]),
+        exit_layer=torch.tensor([4, 1]),
+        id2label={0: "no", 1: "yes"},
+    )
+    for name, want in (("o.jsonl", '"probability": null, "uncertainty": null'), ("o.tsv", "nan\tnan\t4")):
+        with predict._output(tmp_path / name) as write:
+            write(part)
+        assert want in (tmp_path / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("t.txt", "good\n\nbad\n", [], "t.txt, line 2: empty text; fill it in or delete the line"),
+        ("t.txt", "", [], "t.txt: no texts; add lines"),
+        ("t.txt", b"good\ncaf\xe9\n", [], "t.txt, line 2: not UTF-8 text"),
+        ("t.txt", "good\n", ["--text-column", "x"], "a .txt file has no columns; leave --text-column away"),
+        ("t.xml", "good\n", [], "unknown ending '.xml'; name it one of .txt, .tsv, .csv, .jsonl, .ndjson"),
+        ("t.csv", "a,b\nx,y\n", [], "line 1: no column text (or text_a and text_b) among: a, b; name the column"),
+        ("t.csv", "a,b\nx,y\n", ["--text-column", "c"], "no column c among: a, b; check --text-column"),
+        ("t.csv", "text\n", [], "t.csv: no texts"),
+        ("t.tsv", "id\ttext\n1\tgood\n2\t \n", [], "line 3: empty text"),
+        ("t.jsonl", '{"text": "good"}\n{"text": }\n', [], "line 2: not JSON ("),
+        ("t.jsonl", '["good"]\n', [], "line 1: not a JSON object; write one object per line"),
+        ("t.jsonl", '{"text": "good"}\n{"txt": "bad"}\n', [], "line 2: text is missing"),
+        ("t.jsonl", '{"text": 5}\n', [], "line 1: text is no string"),
+        ("t.jsonl", '{"text": "good \\ud800"}\n', [], "line 1: half of a character"),
+        ("t.txt", "good\n", ["--pair-column", "x"], "--pair-column goes with --text-column"),
+        ("t.txt", "good\n", ["--backend", "none", "--dtype", "bf16"], "--dtype is for patched models"),
+        ("t.txt", "good\n", ["--backend", "abacus"], "unknown backend 'abacus'; choose one of auto, "),
+        ("t.txt", "good\n", ["--max-length", 1000], "max_length must be above 2"),
+        ("t.txt", "good\n", ["--out", "{folder}/out.xml"], "unknown ending; name it .tsv or .jsonl"),
+        ("t.txt", "good\n", ["--out", "{folder}/no/out.tsv"], "no such folder; make it first"),
+        ("t.tsv", "text\ngood\n", ["--out", "{folder}/t.tsv"], "that is the file of the texts; choose another name"),
+        ("t.tsv", "text\ngood\n", ["--out", "{folder}/folder.tsv"], "not a file that can be replaced"),
+    ],
+)
+def test_complaints_are_one_line_and_nothing_is_written(model_dir, tmp_path, name, content, options, message):
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    (tmp_path / "folder.tsv").mkdir()
+    result = invoke(model_dir, tmp_path / name, *(str(option).format(folder=tmp_path) for option in options))
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("fastbert predict: ") and message in result.stderr
+    assert result.stderr.count("\n") == 1 and result.stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} == {name, "folder.tsv"}
+
+
+def test_a_missing_file_and_folders_without_a_model(model_dir, texts_file, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    for arguments, message in (
+        ((model_dir, tmp_path / "absent.txt"), "absent.txt: cannot be read"),
+        ((tmp_path / "absent", texts_file), "absent: no such folder; name a folder into which"),
+        ((tmp_path, texts_file), "; name a folder into which a FastBERT and its tokenizer were saved"),
+    ):
+        result = invoke(*arguments)
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith("fastbert predict: ") and message in result.stderr
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (ValueError, 2)])
+def test_a_run_that_stops_leaves_the_old_file(model_dir, texts_file, tmp_path, monkeypatch, error, code):
+    def breaks_off(*arguments, **options):
+        yield predict_texts(model, AutoTokenizer.from_pretrained(model_dir), TEXTS[:4])
+        raise error("text 4 is odd")
+
+    model = FastBertForSequenceClassification.from_pretrained(model_dir).eval()
+    monkeypatch.setattr(predict, "iter_predict", breaks_off)
+    out = tmp_path / "out.tsv"
+    out.write_text("old")
+    result = invoke(model_dir, texts_file, "--out", out)
+    assert result.exit_code == code
+    assert ("out.tsv was not written" if code == 130 else "text 4 is odd") in result.stderr
+    assert out.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"texts.txt", "out.tsv"}

@@ -1,0 +1,205 @@
+"""Many texts: same answers as one by one, in input order, in batches that keep their budget, with clear refusals."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import BertTokenizerFast
+
+import fastbert_kernels
+from fastbert_hf import iter_predict, predict
+from stubs import StubModel, StubTokenizer
+from support import spread_model
+
+WORDS = [f"w{number}" for number in range(40)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    return BertTokenizerFast(str(path))
+
+
+@pytest.fixture(scope="module", params=["unpatched", "patched"])
+def model(request):
+    model = spread_model()
+    return fastbert_kernels.patch(model) if request.param == "patched" else model
+
+
+@pytest.fixture
+def plain_model():
+    return spread_model()
+
+
+def make_texts(count, longest=40, seed=0):
+    """Shuffled lengths, every tenth text a second time."""
+    generator = random.Random(seed)
+    texts = [" ".join(generator.choices(WORDS, k=generator.randint(1, longest))) for _ in range(count)]
+    texts[::10] = texts[5::10]
+    return texts
+
+
+def one_by_one(model, tokenizer, texts, speeds):
+    outputs = []
+    with torch.inference_mode():
+        for text, speed in zip(texts, speeds, strict=True):
+            parts = (text,) if isinstance(text, str) else text
+            batch = tokenizer(*parts, return_tensors="pt", return_token_type_ids=True)
+            outputs.append(model(**batch, speed=speed))
+    return [torch.cat([getattr(o, name) for o in outputs]) for name in ("logits", "uncertainty", "exit_layer")]
+
+
+def assert_same(got, want):
+    logits, uncertainty, exit_layer = want
+    torch.testing.assert_close(got.logits, logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.uncertainty, uncertainty, rtol=0, atol=1e-5)
+    assert torch.equal(got.exit_layer, exit_layer)
+
+
+class SpyOnCalls:
+    """A model that notes the inputs of every call."""
+
+    def __init__(self, model):
+        self._model = model
+        self.calls = []
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def __call__(self, input_ids, **inputs):
+        self.calls.append(inputs | {"input_ids": input_ids})
+        return self._model(input_ids, **inputs)
+
+
+@pytest.mark.parametrize("speed", [None, 0.5])
+@pytest.mark.parametrize("window", [7, 8192])
+def test_answers_are_those_of_one_text_at_a_time_in_input_order(model, tokenizer, speed, window):
+    texts = make_texts(60)
+    got = predict(model, tokenizer, texts, speed=speed, max_tokens=100, window=window)
+    assert_same(got, one_by_one(model, tokenizer, texts, [speed] * len(texts)))
+    assert len(got) == 60 and got.start == 0
+    assert got.logits.dtype == got.uncertainty.dtype == got.probabilities.dtype == torch.float32
+    assert got.labels.dtype == got.exit_layer.dtype == torch.int64
+    assert got.label_names == [model.config.id2label[label] for label in got.logits.argmax(-1).tolist()]
+    torch.testing.assert_close(got.probabilities.sum(-1), torch.ones(60))
+    if speed is not None:
+        assert len(set(got.exit_layer.tolist())) > 1  # else nothing was tested
+
+
+def test_every_text_may_have_its_own_speed(model, tokenizer):
+    texts = make_texts(30)
+    speeds = torch.rand(30)
+    got = predict(model, tokenizer, texts, speed=speeds, max_tokens=100, window=8)
+    assert_same(got, one_by_one(model, tokenizer, texts, speeds.tolist()))
+
+
+def test_pairs(model, tokenizer):
+    texts = list(zip(make_texts(30), make_texts(30, longest=10, seed=1), strict=True))
+    spy = SpyOnCalls(model)
+    got = predict(spy, tokenizer, iter(texts), speed=0.5, max_tokens=200, window=8)
+    assert_same(got, one_by_one(model, tokenizer, texts, [0.5] * 30))
+    assert all(call["token_type_ids"].amax() == 1 for call in spy.calls)
+
+
+def test_token_types_are_left_out_where_the_tokenizer_gives_none(plain_model, tokenizer):
+    silent = BertTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, model_input_names=["input_ids"])
+    spy = SpyOnCalls(plain_model)
+    predict(spy, silent, make_texts(10))
+    assert spy.calls and all("token_type_ids" not in call for call in spy.calls)
+
+
+def test_batches_keep_the_token_budget_and_hold_texts_of_similar_length(plain_model, tokenizer):
+    texts = make_texts(300)
+    spy = SpyOnCalls(plain_model)
+    predict(spy, tokenizer, texts, max_tokens=256)
+    shapes = [tuple(call["input_ids"].shape) for call in spy.calls]
+    assert sum(size for size, _ in shapes) == 300
+    assert all(size * length <= 256 for size, length in shapes)
+    assert all((size + 1) * length > 256 for size, length in shapes[:-1])  # none could be larger
+    valid = sum(int(call["attention_mask"].sum()) for call in spy.calls)
+    assert valid == sum(len(ids) for ids in tokenizer(texts)["input_ids"])
+    assert valid > 0.9 * sum(size * length for size, length in shapes)
+
+
+def test_a_text_above_the_budget_is_a_batch_of_its_own(plain_model, tokenizer):
+    spy = SpyOnCalls(plain_model)
+    predict(spy, tokenizer, ["w1 w2", "w1 " * 30, "w3 w4"], max_tokens=8)
+    assert [tuple(call["input_ids"].shape) for call in spy.calls] == [(1, 32), (2, 4)]
+
+
+def test_long_texts_are_cut_off(plain_model, tokenizer):
+    spy = SpyOnCalls(plain_model)
+    predict(spy, tokenizer, ["w1 " * 600])
+    predict(spy, tokenizer, ["w1 " * 600], max_length=10)
+    assert [call["input_ids"].shape[1] for call in spy.calls] == [512, 10]
+    assert tokenizer.backend_tokenizer.truncation is None  # the caller's tokenizer stays as it was
+
+
+@pytest.mark.parametrize("texts", [[], iter(())])
+def test_no_texts(plain_model, tokenizer, texts):
+    got = predict(plain_model, tokenizer, texts, speed=0.5)
+    assert len(got) == 0 and got.logits.shape == (0, 3) and got.probabilities.shape == (0, 3)
+    assert got.labels.tolist() == got.exit_layer.tolist() == got.uncertainty.tolist() == got.label_names == []
+    assert list(iter_predict(plain_model, tokenizer, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (dict(texts="w1 w2"), TypeError, "texts is a single string; pass a list of texts"),
+        (dict(speed=1.5), ValueError, "speed must lie in"),
+        (dict(speed="fast"), TypeError, "speed must be None, a number"),
+        (dict(speed=torch.tensor([0.1])), ValueError, "must have shape"),
+        (dict(speed=torch.tensor([0.1]), texts=iter(["w1"])), TypeError, "one Speed per text needs texts"),
+        (dict(max_tokens=0), ValueError, "max_tokens must be at least 1, got 0"),
+        (dict(window=0), ValueError, "window must be at least 1, got 0"),
+        (dict(max_length=2), ValueError, r"max_length must be above 2 \(the special tokens\) and at most 512"),
+        (dict(max_length=513), ValueError, "got 513"),
+    ],
+)
+def test_bad_arguments_are_refused_at_the_call(plain_model, tokenizer, options, error, message):
+    with pytest.raises(error, match=message):
+        iter_predict(plain_model, tokenizer, options.pop("texts", ["w1", "w2"]), **options)
+
+
+def test_train_mode_is_refused_whenever_it_begins(plain_model, tokenizer):
+    answers = iter_predict(plain_model, tokenizer, ["w1", "w2"], window=1)
+    next(answers)
+    plain_model.train()
+    with pytest.raises(RuntimeError, match="call model.eval\\(\\) first"):
+        next(answers)
+    with pytest.raises(RuntimeError, match="call model.eval\\(\\) first"):
+        iter_predict(plain_model, tokenizer, ["w1"])
+
+
+def test_the_caller_keeps_its_autograd_mode(plain_model, tokenizer):
+    for part in iter_predict(plain_model, tokenizer, ["w1", "w2"], window=1):
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        assert not any(tensor.is_inference() for tensor in (part.logits, part.uncertainty, part.exit_layer))
+
+
+def test_what_is_not_finite_is_named_by_its_position():
+    class Model(StubModel):
+        def __call__(self, input_ids, **inputs):
+            output = super().__call__(input_ids, **inputs)
+            output.uncertainty[input_ids[:, 0] == 4] = float("nan")
+            return output
+
+    with pytest.warns(RuntimeWarning, match=r"for 1 text\(s\), at position\(s\) 4 of the input"):
+        predict(Model(), StubTokenizer(), map(str, range(6)), window=3)
+
+
+@pytest.mark.parametrize(("texts", "shown"), [(list("12345"), "5/5"), (iter("12345"), "5/?")])
+def test_progress_is_shown_on_stderr_when_asked_for(capsys, texts, shown):
+    predict(StubModel(), StubTokenizer(), texts, progress=True)
+    captured = capsys.readouterr()
+    assert shown in captured.err and "texts/s" in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize("progress", [False, None])
+def test_no_progress_where_nobody_looks(capsys, progress):
+    predict(StubModel(), StubTokenizer(), list("12345"), progress=progress)
+    assert capsys.readouterr().err == ""
