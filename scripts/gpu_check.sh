@@ -31,7 +31,7 @@ step install 120 env FASTBERT_CUDA=ON FASTBERT_CUDA_ARCHS="$capability-real" \
   "$python" -m pip install --no-build-isolation --no-deps --force-reinstall .
 step info 30 "$python" -c "import fastbert_kernels, json; print(json.dumps(fastbert_kernels.info(), indent=2))"
 step gpu_tests 150 "$python" -m pytest -q -m gpu tests/gpu
-step bench_exit_head 60 "$python" benchmarks/exit_head.py --device cuda --out "$out"
+step bench_exit_head 100 "$python" benchmarks/exit_head.py --device cuda --out "$out"
 step bench_compaction 40 "$python" benchmarks/compaction.py --device cuda --out "$out"
 if command -v compute-sanitizer > /dev/null; then
   selection="test_exit_head and 384 or test_compact and 0.5"
@@ -41,6 +41,11 @@ if command -v compute-sanitizer > /dev/null; then
     "$python" -m pytest -q -m gpu tests/gpu/test_ops_on_gpu.py -k "test_exit_head and 384 and bfloat16" -x
 else
   echo "sanitizer: compute-sanitizer is not on the PATH; not run" | tee -a "$out/summary.txt"
+fi
+# Last, and only with what is left: it needs transformers, and compiles.
+if [ $SECONDS -lt 400 ] && "$python" -c "import transformers" 2> /dev/null; then
+  step comparison 130 "$python" benchmarks/comparison.py --device cuda --minutes 1 --shapes BERT-base \
+    --batches 1 32 128 --lengths mixed --only eager plain ours --out "$out"
 fi
 echo "gpu_check: $([ $status -eq 0 ] && echo passed || echo FAILED), $SECONDS s, results in $out" | tee -a "$out/summary.txt"
 exit $status
