@@ -4,8 +4,8 @@
 
 The module works on padded batches, as models do; ours on the packed batch. Heads: attentive, the paper's; linear, the
 same without activations, as some implementations have it; pooled, the mean of the tokens and two layers. Floor: the
-FLOPs that no form of the head avoids at the measured matrix rate, or the bytes of the hidden states at the measured copy
-bandwidth, whichever takes longer.
+FLOPs that no form of the head avoids at the measured matrix rate, or the bytes of the hidden states at the measured
+copy bandwidth, whichever takes longer.
 """
 
 from __future__ import annotations

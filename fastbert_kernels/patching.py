@@ -129,6 +129,11 @@ def _make_forward(model: nn.Module) -> Any:
 
 def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     state: Patch = model.__dict__[_PATCH]
+    if torch.compiler.is_exporting():
+        raise RuntimeError(
+            "torch.export needs one graph for all inputs, but here the data decides which layers run; export the "
+            "backbone alone (all layers, no exits), or serve the patched model from Python"
+        )
     if not model.training and not torch.is_grad_enabled():
         result = state.host.forward(model, state.encoder.get(), *args, **kwargs)
         if result is not NotImplemented:

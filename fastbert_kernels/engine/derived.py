@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ class Derived(Generic[T]):
         self._versions: list[tuple[int, int]] = []
         self._value: T | None = None
 
+    @torch.compiler.disable  # addresses and version counters mean nothing to a tracer
     def get(self) -> T:
         current: list[Any] = [module._parameters[name] for module, name in self._parameters]
         # A model has hundreds of parameters and is asked at every call, hence nothing but this in the loop.
