@@ -11,6 +11,7 @@
 
 #include "compact.h"
 #include "cpu/kernels.h"
+#include "cpu/profile.h"
 #include "encoder.h"
 #include "encoder_layer.h"
 #include "exit_head.h"
@@ -205,6 +206,13 @@ PYBIND11_MODULE(_C, module) {
                                         patience};
                cpu::run_encoder(input, weights, results);
              });
+  module.def("start_profile", [] { cpu::profile() = {true, {}}; });
+  module.def("stop_profile", [] {
+    py::dict seconds;
+    for (size_t i = 0; i < cpu::kPhases; ++i) seconds[cpu::kPhaseNames[i]] = cpu::profile().seconds[i];
+    cpu::profile() = {};
+    return seconds;
+  });
   module.def("attention_pooling_cpu", [](Address hidden, int dtype, Address cu_seqlens, Address keys,
                                          const ExitHeadShape& shape, Address contexts) {
     const py::gil_scoped_release release;

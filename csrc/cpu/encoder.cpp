@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/memory.h"
+#include "cpu/profile.h"
 
 namespace fastbert::cpu {
 namespace {
@@ -51,12 +52,15 @@ class Loop {
       std::swap(rows_[0], rows_[1]);  // the layer's output is in rows_[1] now
       hidden = rows_[1].get();
       if (layer < depth_ && !may_leave()) continue;
+      Stopwatch watch(true);
       decide(hidden, layer);
+      watch.lap(Phase::head);
       if (std::all_of(keep_.begin(), keep_.begin() + batch_, [](uint8_t stays) { return stays != 0; })) {
         std::copy_n(history_.begin(), 2 * batch_, now_.history.begin());
         continue;
       }
       let_out(hidden, layer);
+      watch.lap(Phase::compaction);
       hidden = rows_[1].get();
     }
   }

@@ -10,6 +10,7 @@
 
 #include "cpu/memory.h"
 #include "cpu/product.h"
+#include "cpu/profile.h"
 #include "cpu/samples.h"
 
 namespace fastbert::cpu {
@@ -18,6 +19,8 @@ namespace {
 // Tokens per chunk: enough pieces of work for all threads, while what lies between the products stays in the last-level
 // cache and its memory is kept by the allocator from call to call (more than 32 MB would be mapped anew each time).
 constexpr int64_t kChunkTokens = 1024, kChunkTokensPerThread = 256;
+
+constexpr int64_t kFewestMultiplyAdds = 1 << 22;
 
 // What lies between the products of one chunk.
 struct Workspace {
@@ -58,16 +61,24 @@ class Chunk {
 
   // Called by every thread of a parallel region.
   void run(float* attention_scratch) const {
+    Stopwatch watch(omp_get_thread_num() == 0);
     multiply(weights_.qkv, hidden_, {space_.wide.get(), dtype_, 3 * width_});
+    watch.lap(Phase::qkv);
     attend(attention_scratch);
+    watch.lap(Phase::attention);
     multiply(weights_.attention_output, space_.narrow.get(),
              {space_.sums.get(), DType::float32, width_, Epilogue::none, hidden_, dtype_, width_});
+    watch.lap(Phase::attention_output);
     normalise(weights_.norms, space_.narrow.get());
+    watch.lap(Phase::norm);
     const Epilogue activation = weights_.activation == Activation::relu ? Epilogue::relu : Epilogue::gelu;
     multiply(weights_.intermediate, space_.narrow.get(), {space_.wide.get(), dtype_, inner_, activation});
+    watch.lap(Phase::intermediate);
     multiply(weights_.output, space_.wide.get(),
              {space_.sums.get(), DType::float32, width_, Epilogue::none, space_.narrow.get(), dtype_, width_});
+    watch.lap(Phase::output);
     normalise(weights_.norms + 2 * width_, out_);
+    watch.lap(Phase::norm);
   }
 
  private:
@@ -155,7 +166,9 @@ void encoder_layer(const void* hidden, DType dtype, const int32_t* cu_seqlens, i
   const int64_t width = weights.qkv.depth, row_bytes = width * element_size(dtype);
   const int64_t scratch_size = kernels().self_attention_scratch(longest, width / weights.num_attention_heads);
 
-#pragma omp parallel
+  // Waking the other threads and meeting them behind every part takes longer than a few microseconds of work.
+  const int64_t multiply_adds = most_tokens * width * (4 * width + 2 * weights.intermediate.outputs);
+#pragma omp parallel if (multiply_adds > kFewestMultiplyAdds)
   {
     const AlignedArray<float> scratch = aligned_array<float>(scratch_size);
     for (const ChunkBounds& bounds : chunks) {

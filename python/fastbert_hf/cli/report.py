@@ -23,6 +23,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "unpatched": {"color": "#E69F00", "marker": "o"},
     "patched": {"color": "#0072B2", "marker": "s"},
     "patched bfloat16": {"color": "#009E73", "marker": "^"},
+    "patched int8": {"color": "#D55E00", "marker": "D"},
 }
 
 
