@@ -30,20 +30,29 @@ constexpr float kLn2High = 0.693145751953125f;  // exact in 15 bits, so that n *
 constexpr float kLn2Low = 1.42860682030941723e-6f;
 constexpr float kRound = 12582912.0f;  // 1.5 x 2^23: adding it rounds to the nearest integer, kept in the low bits
 
-inline float power_of_two(float rounded) {  // 2^n, for rounded = n + kRound and n in [-126, 127]
-  int32_t bits, bias;
-  std::memcpy(&bits, &rounded, sizeof bits);
-  std::memcpy(&bias, &kRound, sizeof bias);
-  bits = (bits - bias + 127) << 23;
-  float result;
+// These take a float or a Vector.
+inline int32_t as_bits(float value) {
+  int32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+typedef int32_t IntVector __attribute__((vector_size(kVectorBytes)));
+
+inline IntVector as_bits(Vector value) { return reinterpret_cast<IntVector>(value); }
+
+template <class T>
+inline T power_of_two(T rounded) {  // 2^n, for rounded = n + kRound and n in [-126, 127]
+  const auto bits = (as_bits(rounded) - as_bits(kRound) + 127) << 23;
+  T result;
   std::memcpy(&result, &bits, sizeof result);
   return result;
 }
 
 // e^r - 1 for |r| <= ln(2) / 2, to 1.5e-8 relative: the Taylor series to r^7.
-inline float expm1_reduced(float r) {
-  float p = 1.0f / 5040;
-  p = p * r + 1.0f / 720;
+template <class T>
+inline T expm1_reduced(T r) {
+  T p = r * (1.0f / 5040) + 1.0f / 720;
   p = p * r + 1.0f / 120;
   p = p * r + 1.0f / 24;
   p = p * r + 1.0f / 6;
@@ -52,12 +61,13 @@ inline float expm1_reduced(float r) {
 }
 
 // e^x for x <= 0, which is all a shifted softmax needs; NaN stays NaN, and below -87 the answer is 0.
-inline float exp_nonpositive(float x) {
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float rounded = clamped * kLog2E + kRound;
-  const float n = rounded - kRound;
-  const float r = (clamped - n * kLn2High) - n * kLn2Low;
-  const float result = power_of_two(rounded) * (1.0f + expm1_reduced(r));
+template <class T>
+inline T exp_nonpositive(T x) {
+  const T clamped = x < -87.0f ? -87.0f : x;
+  const T rounded = clamped * kLog2E + kRound;
+  const T n = rounded - kRound;
+  const T r = (clamped - n * kLn2High) - n * kLn2Low;
+  const T result = power_of_two(rounded) * (1.0f + expm1_reduced(r));
   return x < -87.0f ? 0.0f : result;
 }
 
@@ -137,17 +147,40 @@ inline void add_scaled(float* out, const float* x, float scale, int64_t count) {
 }
 
 // scores [n] become exp(scale (scores - max)), and their sum is returned; a NaN makes the sum NaN.
+//
+// In whole vectors, the last of them filled up: texts have few tokens, and one value at a time would take longer than all
+// the others.
 inline float exponentials(float* scores, int64_t n, float scale = 1.0f) {
-  float largest = scores[0];
-#pragma omp simd reduction(max : largest)
-  for (int64_t j = 1; j < n; ++j) largest = scores[j] > largest ? scores[j] : largest;
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) {
-    scores[j] = exp_nonpositive(scale * (scores[j] - largest));
-    sum += scores[j];
+  const int64_t whole = n / kLanes * kLanes, rest = n - whole;
+  float tail[kLanes];
+  for (int i = 0; i < kLanes; ++i) tail[i] = -__builtin_inff();
+  std::memcpy(tail, scores + whole, rest * sizeof(float));
+
+  Vector tops;
+  std::memcpy(&tops, tail, sizeof tops);
+  for (int64_t j = 0; j < whole; j += kLanes) {
+    Vector x;
+    std::memcpy(&x, scores + j, sizeof x);
+    tops = x > tops ? x : tops;
   }
-  return sum;
+  float largest = -__builtin_inff();
+  for (int i = 0; i < kLanes; ++i) largest = tops[i] > largest ? tops[i] : largest;
+
+  Vector sums = {};
+  for (int64_t j = 0; j < whole; j += kLanes) {
+    Vector x;
+    std::memcpy(&x, scores + j, sizeof x);
+    x = exp_nonpositive((x - largest) * scale);
+    sums += x;
+    std::memcpy(scores + j, &x, sizeof x);
+  }
+  Vector x;
+  std::memcpy(&x, tail, sizeof x);
+  x = exp_nonpositive((x - largest) * scale);
+  sums += x;
+  std::memcpy(tail, &x, sizeof x);
+  std::memcpy(scores + whole, tail, rest * sizeof(float));
+  return sum_of_lanes(sums);
 }
 
 inline float from_bfloat16(uint16_t bits) {
