@@ -12,6 +12,7 @@
 #include "compact.h"
 #include "cpu/kernels.h"
 #include "cpu/profile.h"
+#include "embeddings.h"
 #include "encoder.h"
 #include "encoder_layer.h"
 #include "exit_head.h"
@@ -206,6 +207,21 @@ PYBIND11_MODULE(_C, module) {
                                         patience};
                cpu::run_encoder(input, weights, results);
              });
+  module.def("embed_cpu", [](Address word_ids, Address position_ids, Address segment_ids, int64_t count, Address words,
+                             Address positions, Address segments, Address norm, Address norm_bias, float layer_norm_eps,
+                             int64_t hidden_size, int dtype, Address out) {
+    const py::gil_scoped_release release;
+    const TokenIds ids{at<const int64_t>(word_ids), at<const int64_t>(position_ids), at<const int64_t>(segment_ids),
+                       count};
+    const EmbeddingWeights weights{at<const float>(words),
+                                   at<const float>(positions),
+                                   at<const float>(segments),
+                                   at<const float>(norm),
+                                   at<const float>(norm_bias),
+                                   layer_norm_eps,
+                                   hidden_size};
+    cpu::embed(ids, weights, static_cast<DType>(dtype), at<void>(out));
+  });
   module.def("start_profile", [] { cpu::profile() = {true, {}}; });
   module.def("stop_profile", [] {
     py::dict seconds;

@@ -27,7 +27,7 @@ struct EncoderInput {
   const void* hidden;  // [T, H] embeddings, left as they are
   DType dtype;         // float32 or bfloat16
   const int32_t* cu_seqlens;
-  int64_t batch;          // B
+  int64_t batch;       // B
   const float* speed;  // [B], or nullptr: full depth, and only the last head answers
   Criterion criterion;
   int32_t top_k;

@@ -63,6 +63,7 @@ struct Kernels {
   // values [count] -> bytes [count rounded up to 4], with values = scale (bytes - shift). The scale is NaN where a value
   // is not finite.
   void (*quantise_row)(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift);
+  void (*add_three_rows)(const float* a, const float* b, const float* c, int64_t count, float* out);
   void (*layer_norm_row)(const float* values, const float* weight, const float* bias, float eps, int64_t count,
                          DType dtype, void* out);
   // `scratch` holds self_attention_scratch(n, head_size) floats.

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastbert_kernels import ops
+from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
@@ -108,8 +110,7 @@ def forward(
     if output_all_exits or input_ids.shape[0] == 0:
         return NotImplemented  # nothing to gain: no sample leaves early, or there is none
 
-    batch = _pack(model, valid, input_ids, token_type_ids, make_position_ids(valid), threshold)
-    batch.hidden = batch.hidden.to(encoder.dtype)
+    batch = _pack(model, encoder, valid, input_ids, token_type_ids, make_position_ids(valid), threshold)
     results = encoder.run(batch, adaptive=threshold is not None)
     warn_if_not_finite(results.uncertainty)
     loss = None if labels is None else F.cross_entropy(results.logits, labels)
@@ -120,17 +121,31 @@ def forward(
 
 def _pack(
     model: Any,
+    encoder: Encoder,
     valid: Tensor,
     input_ids: Tensor,
     token_type_ids: Tensor | None,
     position_ids: Tensor,
     threshold: Tensor | None,
 ) -> PackedBatch:
-    """Valid tokens only, as one long row, go through the host's own embeddings (which work token by token)."""
+    """Valid tokens only, as one long row, embedded."""
     size, length = input_ids.shape
     rows = valid.flatten().nonzero().flatten()  # the host learns T here
-    packed = [None if ids is None else ids.flatten()[rows][None] for ids in (input_ids, token_type_ids, position_ids)]
-    hidden = model.backbone.embeddings(input_ids=packed[0], token_type_ids=packed[1], position_ids=packed[2])[0]
+    ids, positions = input_ids.flatten()[rows], position_ids.flatten()[rows]
+    segments = None if token_type_ids is None else token_type_ids.flatten()[rows]
+    own = model.backbone.embeddings
+    tables = (
+        own.word_embeddings.weight,
+        own.position_embeddings.weight,
+        own.token_type_embeddings.weight,
+        own.LayerNorm.weight,
+        own.LayerNorm.bias,
+    )
+    if isinstance(encoder, CompiledEncoder) and tables[0].dtype == torch.float32:
+        hidden = ops.embed(ids, positions, segments, *tables, layer_norm_eps=own.LayerNorm.eps, dtype=encoder.dtype)
+    else:  # the host's own work token by token too
+        segments = segments if segments is None else segments[None]
+        hidden = own(input_ids=ids[None], token_type_ids=segments, position_ids=positions[None])[0].to(encoder.dtype)
     return PackedBatch(
         hidden=hidden,
         cu_seqlens=cumulative_lengths(valid),

@@ -1,8 +1,9 @@
 """The ops, one file each. Importing this package registers them as `torch.ops.fastbert.*`."""
 
 from fastbert_kernels.ops.compact import compact
+from fastbert_kernels.ops.embed import embed
 from fastbert_kernels.ops.encoder_layer import encoder_layer
 from fastbert_kernels.ops.exit_head import exit_head
 from fastbert_kernels.ops.pooled_exit_head import pooled_exit_head
 
-__all__ = ["compact", "encoder_layer", "exit_head", "pooled_exit_head"]
+__all__ = ["compact", "embed", "encoder_layer", "exit_head", "pooled_exit_head"]

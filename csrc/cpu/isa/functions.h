@@ -8,6 +8,7 @@ void pack_matrix(const float* weight, const float* bias, const PackedMatrix& mat
 void product(const PackedMatrix& matrix, const ProductRows& rows, const ProductOutput& output, Range row_range,
              Range panel_range);
 void quantise_row(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift);
+void add_three_rows(const float* a, const float* b, const float* c, int64_t count, float* out);
 void layer_norm_row(const float* values, const float* weight, const float* bias, float eps, int64_t count, DType dtype,
                     void* out);
 void self_attention(const AttentionHead& head, float* scratch);

@@ -4,6 +4,11 @@
 
 namespace fastbert::cpu::FASTBERT_ISA {
 
+void add_three_rows(const float* a, const float* b, const float* c, int64_t count, float* out) {
+#pragma omp simd
+  for (int64_t k = 0; k < count; ++k) out[k] = a[k] + b[k] + c[k];
+}
+
 void layer_norm_row(const float* values, const float* weight, const float* bias, float eps, int64_t count, DType dtype,
                     void* out) {
   float sum = 0.0f;

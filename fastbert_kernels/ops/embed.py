@@ -1,0 +1,135 @@
+"""`torch.ops.fastbert.embed`: the embeddings of packed tokens, on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastbert_kernels import _extension
+from fastbert_kernels.ops import library
+
+SCHEMA = (
+    "embed(Tensor input_ids, Tensor position_ids, Tensor? token_type_ids, Tensor words, Tensor positions, "
+    "Tensor segments, Tensor norm_weight, Tensor norm_bias, *, float layer_norm_eps, ScalarType dtype) -> Tensor"
+)
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def embed(
+    input_ids: Tensor,
+    position_ids: Tensor,
+    token_type_ids: Tensor | None,
+    words: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *,
+    layer_norm_eps: float,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """LayerNorm(words[input_ids] + positions[position_ids] + segments[token_type_ids]), in one pass.
+
+    Args:
+        input_ids, position_ids, token_type_ids: [T] int64 or int32; no token types are all 0.
+        words, positions, segments: [V, H], [P, H] and [S, H] float32. norm_weight, norm_bias: [H] float32.
+        dtype: of the result, float32 or bfloat16.
+
+    Returns:
+        [T, H].
+
+    Raises:
+        IndexError: an id is outside its table. ValueError, TypeError: shapes or dtypes do not fit.
+    """
+    return torch.ops.fastbert.embed(
+        input_ids,
+        position_ids,
+        token_type_ids,
+        words,
+        positions,
+        segments,
+        norm_weight,
+        norm_bias,
+        layer_norm_eps=layer_norm_eps,
+        dtype=dtype,
+    )
+
+
+def _check(
+    input_ids: Tensor,
+    position_ids: Tensor,
+    token_type_ids: Tensor | None,
+    words: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    dtype: torch.dtype,
+) -> None:
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype must be torch.float32 or torch.bfloat16, not {dtype}")
+    if words.dim() != 2:
+        raise ValueError(f"words must be [V, H], not {list(words.shape)}")
+    width, count = words.shape[1], input_ids.shape[0]
+    for name, table in (("words", words), ("positions", positions), ("segments", segments)):
+        library.check_shape(name, table, (table.shape[0], width), torch.float32)
+    for name, ids in (("input_ids", input_ids), ("position_ids", position_ids), ("token_type_ids", token_type_ids)):
+        if ids is not None:
+            library.check_shape(name, ids, (count,), torch.int64, torch.int32)
+    library.check_shape("norm_weight", norm_weight, (width,), torch.float32)
+    library.check_shape("norm_bias", norm_bias, (width,), torch.float32)
+
+
+def _kernel(
+    input_ids: Tensor,
+    position_ids: Tensor,
+    token_type_ids: Tensor | None,
+    words: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *,
+    layer_norm_eps: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    tables = (words, positions, segments, norm_weight, norm_bias)
+    _check(input_ids, position_ids, token_type_ids, *tables, dtype)
+    out = torch.empty(input_ids.shape[0], words.shape[1], dtype=dtype)
+    if out.numel() == 0:
+        return out
+    ids = [None if x is None else x.long().contiguous() for x in (input_ids, position_ids, token_type_ids)]
+    named = zip(("input_ids", "position_ids", "token_type_ids"), ids, (words, positions, segments), strict=True)
+    for name, values, table in named:
+        if values is not None:
+            low, high = torch.stack(values.aminmax()).tolist()
+            if low < 0 or high >= table.shape[0]:
+                raise IndexError(f"{name} must lie in 0..{table.shape[0] - 1}, but they go from {low} to {high}")
+    native = _extension.module()
+    alive = library.contiguous(*tables)
+    native.embed_cpu(
+        *(0 if values is None else values.data_ptr() for values in ids),
+        input_ids.shape[0],
+        *(table.data_ptr() for table in alive),
+        layer_norm_eps,
+        words.shape[1],
+        _extension.DTYPE_CODES[dtype],
+        out.data_ptr(),
+    )
+    return out
+
+
+def _fake(
+    input_ids: Tensor,
+    position_ids: Tensor,
+    token_type_ids: Tensor | None,
+    words: Tensor,
+    *tables: Tensor,
+    layer_norm_eps: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    _check(input_ids, position_ids, token_type_ids, words, *tables, dtype)
+    return words.new_empty(input_ids.shape[0], words.shape[1], dtype=dtype)
+
+
+library.register(SCHEMA, _kernel, _fake, "CPU")
