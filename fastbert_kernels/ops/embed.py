@@ -124,11 +124,15 @@ def _fake(
     position_ids: Tensor,
     token_type_ids: Tensor | None,
     words: Tensor,
-    *tables: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *,
     layer_norm_eps: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    _check(input_ids, position_ids, token_type_ids, words, *tables, dtype)
+    _check(input_ids, position_ids, token_type_ids, words, positions, segments, norm_weight, norm_bias, dtype)
     return words.new_empty(input_ids.shape[0], words.shape[1], dtype=dtype)
 
 
