@@ -146,7 +146,7 @@ std::vector<ChunkBounds> divide_into_chunks(const int32_t* cu_seqlens, int64_t b
   for (int64_t chunk = 1; chunk <= count && begin < batch; ++chunk) {
     const int64_t target = tokens * chunk / count;
     int64_t end = begin + 1;
-    while (end < batch && (chunk == count || cu_seqlens[end] < target)) ++end;
+    while (end < batch && cu_seqlens[end] < target) ++end;
     chunks.push_back({begin, end});
     begin = end;
   }

@@ -121,15 +121,13 @@ struct Bfloat16Attention {
   static constexpr int64_t kGroup = 2;
 
   static const char* key(const HeadRows& rows, int64_t j, float*) { return rows.row_as<char>(1, j); }
-  // Rows j and j + 1, value by value beside each other.
+  // Rows j and j + 1, value by value beside each other. Behind the last row comes itself: its share is 0.
   static void pack_values(const HeadRows& rows, int64_t j, int64_t first, int64_t columns, uint16_t* panel, float*) {
     const auto* even = rows.row_as<uint16_t>(2, j) + first;
-    const bool last = j + 1 == rows.head.n;
-    const auto* odd = last ? even : rows.row_as<uint16_t>(2, j + 1) + first;
-    const uint32_t mask = last ? 0 : 0xffff0000u;  // the half pair at the end
+    const auto* odd = rows.row_as<uint16_t>(2, j + 1 < rows.head.n ? j + 1 : j) + first;
     auto* to = reinterpret_cast<uint32_t*>(panel + j * kPanelWidth);
 #pragma omp simd
-    for (int64_t c = 0; c < columns; ++c) to[c] = even[c] | (static_cast<uint32_t>(odd[c]) << 16 & mask);
+    for (int64_t c = 0; c < columns; ++c) to[c] = even[c] | static_cast<uint32_t>(odd[c]) << 16;
   }
   static const uint16_t* query(const HeadRows& rows, int64_t begin, int64_t, float*, int64_t* stride) {
     *stride = rows.head.stride;
