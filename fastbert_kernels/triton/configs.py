@@ -47,6 +47,15 @@ class PooledExitHeadConfig:
     num_warps: int
 
 
+@dataclass(frozen=True)
+class TileConfig:
+    """Of an element-wise kernel."""
+
+    block_rows: int
+    block_columns: int
+    num_warps: int
+
+
 # [architecture][16-bit hidden states?, C] = (tile for short samples, tile for longer ones)
 _AMPERE = {
     (True, 64): (ExitHeadConfig(64, 64, 32, 4, 4),) * 2,
@@ -68,9 +77,33 @@ _BLACKWELL = {**_HOPPER, (True, 64): (ExitHeadConfig(64, 64, 16, 4, 4), ExitHead
 EXIT_HEAD = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL}
 DEFAULT = 80
 
+# The kernel that does not project the tokens, on all architectures. It takes block_hidden rows of the projection
+# weights at a time, too. [16-bit hidden states?, C]
+LINEAR_EXIT_HEAD = {
+    (True, 64): ExitHeadConfig(64, 64, 16, 4, 3),
+    (True, 128): ExitHeadConfig(64, 64, 16, 4, 3),
+    (True, 256): ExitHeadConfig(64, 32, 16, 8, 3),
+    (False, 64): ExitHeadConfig(32, 32, 32, 8, 3),
+    (False, 128): ExitHeadConfig(32, 32, 32, 8, 3),
+    (False, 256): ExitHeadConfig(32, 32, 16, 8, 3),
+}
+
 # Copying and vector-matrix products need bytes under way and nothing else: one entry serves all architectures.
 POOLED_EXIT_HEAD = PooledExitHeadConfig(block_tokens=16, block_columns=256, block=64, num_warps=4)
 COMPACT = CompactConfig(block_samples=1024, block_words=4096, num_warps=4)
+
+# Of the encoder layer, on all architectures. A thread holds 16 or 32 elements: 16-byte accesses, several under way, and
+# registers for half of the threads that a multiprocessor can have, or more. Where the warps just span a row of 16-bit
+# elements the bias stays in the registers that need it, else it goes through shared memory.
+BIAS_ACTIVATION = TileConfig(block_rows=4, block_columns=512, num_warps=2)
+# A row has to fit into a tile; the narrowest is taken.
+ADD_LAYER_NORM = (
+    TileConfig(2, 512, 2),
+    TileConfig(2, 1024, 4),
+    TileConfig(1, 2048, 4),
+    TileConfig(1, 4096, 8),
+    TileConfig(1, 8192, 16),
+)
 
 
 def exit_head(hidden: Tensor, batch: int, narrow: int) -> ExitHeadConfig:
@@ -78,6 +111,19 @@ def exit_head(hidden: Tensor, batch: int, narrow: int) -> ExitHeadConfig:
     table = EXIT_HEAD.get(_capability(hidden.device), EXIT_HEAD[DEFAULT])
     short, long = table[hidden.element_size() == 2, narrow]
     return short if short == long or hidden.shape[0] <= SHORT * batch else long
+
+
+def linear_exit_head(hidden: Tensor, narrow: int) -> ExitHeadConfig:
+    """The configuration of the kernel that does not project the tokens, for `hidden` [T, H]."""
+    return LINEAR_EXIT_HEAD[hidden.element_size() == 2, narrow]
+
+
+def add_layer_norm(hidden_size: int) -> TileConfig | None:
+    """The configuration for rows of `hidden_size` elements; None where no tile is wide enough."""
+    for config in ADD_LAYER_NORM:
+        if hidden_size <= config.block_columns:
+            return config
+    return None
 
 
 @cache

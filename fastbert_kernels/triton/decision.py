@@ -7,14 +7,32 @@ import triton
 import triton.language as tl
 
 from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.triton import configs
 
 TOP_K_ENTROPY = tl.constexpr(Criterion.TOP_K_ENTROPY.code)
 CONFIDENCE = tl.constexpr(Criterion.CONFIDENCE.code)
 PATIENCE = tl.constexpr(Criterion.PATIENCE.code)
+LABELS_AT_ONCE = tl.constexpr(128)
+
+
+def rule_and_classes(criterion: str, top_k: int, labels: int) -> tuple[Criterion, int]:
+    """What a kernel decides by, and over how many classes: the entropy of the k most likely of k classes is that of
+    all."""
+    rule = Criterion(criterion)
+    if rule != Criterion.TOP_K_ENTROPY:
+        return rule, labels
+    return (rule, top_k) if top_k < labels else (Criterion.ENTROPY, labels)
+
+
+def unsupported_rule(rule: Criterion, labels: int) -> str | None:
+    """None where `decide` can run, else the reason."""
+    if rule == Criterion.TOP_K_ENTROPY and labels > configs.MAX_TOP_K_LABELS:
+        return f"the Triton kernel finds the most likely of at most {configs.MAX_TOP_K_LABELS} classes, not of {labels}"
+    return None
 
 
 @triton.jit
-def add_labels(logits, start, top, prediction, total, weighted):
+def _add_labels(logits, start, top, prediction, total, weighted):
     """Takes the next block of logits l, whose first label is `start`, into the running sums over the labels so far::
 
         top = max l,  prediction = the first label that has it,  total = sum exp(l - top),
@@ -35,7 +53,7 @@ def add_labels(logits, start, top, prediction, total, weighted):
 
 
 @triton.jit
-def entropy_of_largest(logits_ptr, num_labels, count, top, ALL_LABELS: tl.constexpr):
+def _entropy_of_largest(logits_ptr, num_labels, count, top, ALL_LABELS: tl.constexpr):
     """Entropy of the softmax over the `count` largest of the logits [num_labels], whose maximum is `top`.
 
     The smallest of them is found bit by bit: as integers in the order of the floats, it is the largest number that at
@@ -66,10 +84,6 @@ def entropy_of_largest(logits_ptr, num_labels, count, top, ALL_LABELS: tl.conste
 def decide(
     logits_ptr,
     num_labels,
-    top,
-    prediction,
-    total,
-    weighted,
     log_classes,
     top_k,
     patience,
@@ -82,14 +96,24 @@ def decide(
     HAS_HISTORY: tl.constexpr,
     ALL_LABELS: tl.constexpr,
 ):
-    """Writes uncertainty, history and keep of one sample, to whose entries all pointers point, from what `add_labels`
-    found. `log_classes` is the largest entropy there can be; the logits are read again for TOP_K_ENTROPY only."""
+    """Writes uncertainty, history and keep of one sample, to whose entries all pointers point, from its logits, which
+    this program has written. `log_classes` is the largest entropy there can be; ALL_LABELS is the power of 2 from
+    `num_labels` on."""
+    tl.debug_barrier()  # a thread reads logits of others
+    top = -float("inf")
+    prediction = -1
+    total = 0.0
+    weighted = 0.0
+    for start in range(0, num_labels, LABELS_AT_ONCE):
+        label = start + tl.arange(0, LABELS_AT_ONCE)
+        logits = tl.load(logits_ptr + label, mask=label < num_labels, other=-float("inf"))
+        top, prediction, total, weighted = _add_labels(logits, start, top, prediction, total, weighted)
+
     known = total > 0  # not if it is NaN, nor if all logits are -inf
     if CRITERION == CONFIDENCE:
         uncertainty = 1.0 - 1.0 / total
     elif CRITERION == TOP_K_ENTROPY:
-        tl.debug_barrier()
-        uncertainty = entropy_of_largest(logits_ptr, num_labels, top_k, top, ALL_LABELS) / log_classes
+        uncertainty = _entropy_of_largest(logits_ptr, num_labels, top_k, top, ALL_LABELS) / log_classes
     else:
         uncertainty = (tl.log(total) - weighted / total) / log_classes
     # Comparisons, since the hardware's minimum and maximum drop a NaN.

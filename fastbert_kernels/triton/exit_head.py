@@ -1,4 +1,5 @@
-"""The exit head as one Triton kernel: one program per sample, one launch per layer."""
+"""The exit head as one Triton kernel: one program per sample, one launch per layer. `exit_head_linear.py` has the other
+kernel, for the identity as narrow activation."""
 
 from __future__ import annotations
 
@@ -14,36 +15,9 @@ from torch import Tensor
 from fastbert_kernels import backends, reference
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.triton import configs
-from fastbert_kernels.triton.decision import add_labels, decide
-
-MAX_HEADS = tl.constexpr(8)
-
-
-@triton.jit
-def _tanh(x):
-    """tanh to about 2 units in the last place of float32; NaN stays NaN, an infinity becomes 1 or -1.
-
-    Near zero, where 1 - 2 / (1 + exp(2x)) cancels, a polynomial in x^2: the minimax fit of (tanh(x) / x - 1) / x^2 on
-    |x| < 0.55, relative error of tanh 4e-8.
-    """
-    size = tl.abs(x)
-    square = x * x
-    series = ((0.0164587604 * square - 0.0526841460) * square + 0.133209423) * square - 0.333329571
-    away = 1.0 - 2.0 / (1.0 + tl.exp(2.0 * size))
-    return tl.where(size < 0.55, x + x * square * series, tl.where(x < 0, -away, away))
-
-
-@triton.jit
-def _vector_times_matrix(vector_ptr, matrix_ptr, rows, COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
-    """vector [rows] @ matrix [rows, COLUMNS] in float32, BLOCK_ROWS rows at a time with the next ones under way."""
-    row = tl.arange(0, BLOCK_ROWS)
-    column = tl.arange(0, COLUMNS)
-    sums = tl.zeros([BLOCK_ROWS, COLUMNS], tl.float32)
-    for start in tl.range(0, rows, BLOCK_ROWS, num_stages=3):
-        part = tl.load(vector_ptr + start + row)
-        matrix = tl.load(matrix_ptr + (start + row)[:, None] * COLUMNS + column[None, :])
-        sums += part[:, None] * matrix.to(tl.float32)
-    return tl.sum(sums, axis=0)
+from fastbert_kernels.triton.decision import decide, rule_and_classes, unsupported_rule
+from fastbert_kernels.triton.exit_head_linear import linear_exit_head_kernel
+from fastbert_kernels.triton.layers import MAX_HEADS, classify, score_vectors, tanh
 
 
 @triton.jit
@@ -65,7 +39,7 @@ def _exit_head_kernel(
     new_history_ptr,
     keep_ptr,
     scratch_ptr,
-    pooled_size,
+    num_heads,
     num_labels,
     log_classes,
     top_k,
@@ -106,6 +80,7 @@ def _exit_head_kernel(
     begin = tl.load(cu_seqlens_ptr + sample).to(tl.int64)
     length = (tl.load(cu_seqlens_ptr + sample + 1) - begin).to(tl.int32)
     sample_ptr = hidden_ptr + begin * HIDDEN_SIZE
+    pooled_size = num_heads * NARROW_SIZE
     first_ptr = scratch_ptr + sample * (2 * pooled_size + NARROW_SIZE)  # Z_0 [C]
     scorer_ptr = first_ptr + NARROW_SIZE  # u_i [h, C]
     pooled_ptr = scorer_ptr + pooled_size  # sum_j exp(score_j - largest) Z_j [h, C]
@@ -137,16 +112,12 @@ def _exit_head_kernel(
         # Rows after the last token are finite whatever lies there, and get the weight 0 below.
         z += tl.load(projection_bias_ptr + narrow)[None, :]
         if NARROW_TANH:
-            z = _tanh(z)
+            z = tanh(z)
 
         if start == 0:
             tl.store(first_ptr + narrow, tl.sum(tl.where((token == 0)[:, None], z, 0.0), axis=0))
             tl.debug_barrier()
-            for offset in range(0, pooled_size, NARROW_SIZE):
-                u = _vector_times_matrix(
-                    first_ptr, query_ptr + offset * NARROW_SIZE, NARROW_SIZE, NARROW_SIZE, BLOCK_ROWS
-                )
-                tl.store(scorer_ptr + offset + narrow, u + tl.load(query_bias_ptr + offset + narrow))
+            score_vectors(first_ptr, query_ptr, query_bias_ptr, scorer_ptr, pooled_size, NARROW_SIZE, BLOCK_ROWS)
             tl.debug_barrier()
 
         for offset in range(0, pooled_size, NARROW_SIZE):
@@ -174,34 +145,25 @@ def _exit_head_kernel(
         tl.debug_barrier()
         tl.store(pooled_ptr + offset + narrow, pooled)  # c_i
     tl.debug_barrier()
-    features = _vector_times_matrix(pooled_ptr, value_ptr, pooled_size, NARROW_SIZE, BLOCK_ROWS)
-    features += tl.load(value_bias_ptr + narrow)
-    if MLP_TANH:
-        features = _tanh(features)
-    features = tl.where(length > 0, features, float("nan"))
-
     logits_ptr += sample * num_labels
-    top = -float("inf")
-    prediction = -1
-    total_p = 0.0
-    weighted = 0.0
-    for start in range(0, num_labels, BLOCK_LABELS):
-        label = start + tl.arange(0, BLOCK_LABELS)
-        inside = label < num_labels
-        weight = tl.load(
-            output_weight_ptr + label[:, None] * NARROW_SIZE + narrow[None, :], mask=inside[:, None], other=0.0
-        )
-        logits = tl.sum(weight * features[None, :], axis=1) + tl.load(output_bias_ptr + label, mask=inside, other=0.0)
-        tl.store(logits_ptr + label, logits, mask=inside)
-        logits = tl.where(inside, logits, -float("inf"))
-        top, prediction, total_p, weighted = add_labels(logits, start, top, prediction, total_p, weighted)
+    classify(
+        pooled_ptr,
+        length,
+        value_ptr,
+        value_bias_ptr,
+        output_weight_ptr,
+        output_bias_ptr,
+        logits_ptr,
+        pooled_size,
+        num_labels,
+        MLP_TANH,
+        NARROW_SIZE,
+        BLOCK_ROWS,
+        BLOCK_LABELS,
+    )
     decide(
         logits_ptr,
         num_labels,
-        top,
-        prediction,
-        total_p,
-        weighted,
         log_classes,
         top_k,
         patience,
@@ -251,9 +213,7 @@ def exit_head(
     heads, narrow, hidden_size, labels = (
         int(size) for size in (*query.shape[:2], hidden.shape[1], output_weight.shape[0])
     )
-    rule, classes = Criterion(criterion), labels
-    if rule == Criterion.TOP_K_ENTROPY:
-        rule, classes = (rule, top_k) if top_k < labels else (Criterion.ENTROPY, labels)
+    rule, classes = rule_and_classes(criterion, top_k, labels)
     if reason := unsupported(hidden.dtype, hidden_size, narrow, heads, labels, rule):
         backends.warn_about_fallback("exit_head", reason)
         return reference.exit_head(
@@ -273,22 +233,29 @@ def exit_head(
     if batch == 0:
         return logits, uncertainty, new_history, keep
     config = configs.exit_head(hidden, batch, narrow)
+    if narrow_activation == "tanh" or projecting_reads_less(hidden, batch, config):
+        kernel, scratch_size = _exit_head_kernel, (2 * heads + 1) * narrow
+        more = {"NARROW_TANH": narrow_activation == "tanh"}
+    else:
+        config = configs.linear_exit_head(hidden, narrow)
+        kernel, scratch_size = linear_exit_head_kernel, 3 * heads * hidden_size + (heads + 1) * narrow
+        more = {}
     previous = cu_seqlens if history is None else history  # without a history any int32 tensor will do: it is not read
     with torch.cuda.device_of(hidden):
-        wrap(_exit_head_kernel)[(batch,)](
+        wrap(kernel)[(batch,)](
             *(tensor.contiguous() for tensor in (hidden, cu_seqlens, speed, previous, *weights)),
             logits,
             uncertainty,
             new_history,
             keep,
-            hidden.new_empty(batch, (2 * heads + 1) * narrow, dtype=torch.float32),
-            heads * narrow,
+            hidden.new_empty(batch, scratch_size, dtype=torch.float32),
+            heads,
             labels,
             math.log(classes),
             classes,
             patience,
             **constants(config, hidden_size, narrow, labels),
-            NARROW_TANH=narrow_activation == "tanh",
+            **more,
             MLP_TANH=mlp_activation == "tanh",
             CRITERION=rule.code,
             HAS_HISTORY=history is not None,
@@ -299,8 +266,17 @@ def exit_head(
     return logits, uncertainty, new_history, keep
 
 
+def projecting_reads_less(hidden: Tensor, batch: int, config: configs.ExitHeadConfig) -> bool:
+    """Whether `_exit_head_kernel`, with tiles of `config`, is the better choice with the identity as narrow activation.
+
+    It reads the projection weights once a tile, the other kernel three times. In 16 bits, where the matrix units do the
+    products on the way, that is less up to three tiles a sample; in float32 the products are what takes the time.
+    """
+    return hidden.element_size() == 2 and hidden.shape[0] <= 3 * config.block_tokens * batch
+
+
 def constants(config: configs.ExitHeadConfig, hidden_size: int, narrow: int, labels: int) -> dict[str, int]:
-    """The compile-time arguments of the kernel for one shape."""
+    """The compile-time arguments that both kernels have for one shape."""
     return {
         "HIDDEN_SIZE": hidden_size,
         "NARROW_SIZE": narrow,
@@ -313,7 +289,7 @@ def constants(config: configs.ExitHeadConfig, hidden_size: int, narrow: int, lab
 
 
 def unsupported(
-    dtype: torch.dtype, hidden_size: int, narrow: int, heads: int, labels: int, criterion: Criterion
+    dtype: torch.dtype, hidden_size: int, narrow: int, heads: int, labels: int, rule: Criterion
 ) -> str | None:
     """None where the kernel can run, else the reason."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -324,6 +300,4 @@ def unsupported(
         return f"the Triton kernel has 1 to {MAX_HEADS.value} attention heads, not {heads}"
     if hidden_size % 8 != 0 or hidden_size == 0:
         return f"the hidden sizes of the Triton kernel are multiples of 8, not {hidden_size}"
-    if criterion == Criterion.TOP_K_ENTROPY and labels > configs.MAX_TOP_K_LABELS:
-        return f"the Triton kernel finds the most likely of at most {configs.MAX_TOP_K_LABELS} classes, not of {labels}"
-    return None
+    return unsupported_rule(rule, labels)

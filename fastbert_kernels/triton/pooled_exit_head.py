@@ -12,21 +12,20 @@ import triton.language as tl
 from torch import Tensor
 
 from fastbert_kernels import backends, reference
-from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.triton import configs
-from fastbert_kernels.triton.decision import add_labels, decide
-from fastbert_kernels.triton.exit_head import _tanh
+from fastbert_kernels.triton.decision import decide, rule_and_classes, unsupported_rule
+from fastbert_kernels.triton.layers import tanh
 
 POOLINGS = ("first", "mean", "max")
 ACTIVATIONS = tuple(reference.ACTIVATIONS)
 FIRST, MEAN = tl.constexpr(0), tl.constexpr(1)
-TANH, RELU, GELU = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+IDENTITY, TANH, RELU, GELU = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 
 
 @triton.jit
 def _activate(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == TANH:
-        x = _tanh(x)
+        x = tanh(x)
     elif ACTIVATION == RELU:
         x = tl.where(x < 0, 0.0, x)  # NaN stays NaN
     elif ACTIVATION == GELU:
@@ -132,35 +131,21 @@ def _pooled_exit_head_kernel(
     tl.debug_barrier()
 
     if NUM_LAYERS == 1:
-        _dense(pooled_ptr, weight_0_ptr, bias_0_ptr, logits_ptr, hidden_size, num_labels, 0, BLOCK)
+        _dense(pooled_ptr, weight_0_ptr, bias_0_ptr, logits_ptr, hidden_size, num_labels, IDENTITY, BLOCK)
     else:
         between_ptr = pooled_ptr + scratch_size
         _dense(pooled_ptr, weight_0_ptr, bias_0_ptr, between_ptr, hidden_size, size_1, ACTIVATION, BLOCK)
         tl.debug_barrier()
         if NUM_LAYERS == 2:
-            _dense(between_ptr, weight_1_ptr, bias_1_ptr, logits_ptr, size_1, num_labels, 0, BLOCK)
+            _dense(between_ptr, weight_1_ptr, bias_1_ptr, logits_ptr, size_1, num_labels, IDENTITY, BLOCK)
         else:
             last_ptr = between_ptr + scratch_size
             _dense(between_ptr, weight_1_ptr, bias_1_ptr, last_ptr, size_1, size_2, ACTIVATION, BLOCK)
             tl.debug_barrier()
-            _dense(last_ptr, weight_2_ptr, bias_2_ptr, logits_ptr, size_2, num_labels, 0, BLOCK)
-    tl.debug_barrier()
-
-    top = -float("inf")
-    prediction = -1
-    total_p = 0.0
-    weighted = 0.0
-    for start in range(0, num_labels, BLOCK):
-        label = start + tl.arange(0, BLOCK)
-        logits = tl.load(logits_ptr + label, mask=label < num_labels, other=-float("inf"))
-        top, prediction, total_p, weighted = add_labels(logits, start, top, prediction, total_p, weighted)
+            _dense(last_ptr, weight_2_ptr, bias_2_ptr, logits_ptr, size_2, num_labels, IDENTITY, BLOCK)
     decide(
         logits_ptr,
         num_labels,
-        top,
-        prediction,
-        total_p,
-        weighted,
         log_classes,
         top_k,
         patience,
@@ -195,13 +180,8 @@ def pooled_exit_head(
     `wrap` as in `exit_head`. What the kernel does not cover runs on the reference and warns once.
     """
     labels = int(weights[-1].shape[0])
-    rule, classes = Criterion(criterion), labels
-    if rule == Criterion.TOP_K_ENTROPY:
-        rule, classes = (rule, top_k) if top_k < labels else (Criterion.ENTROPY, labels)
-    if rule == Criterion.TOP_K_ENTROPY and labels > configs.MAX_TOP_K_LABELS:
-        reason = (
-            f"the Triton kernel finds the most likely of at most {configs.MAX_TOP_K_LABELS} classes, not of {labels}"
-        )
+    rule, classes = rule_and_classes(criterion, top_k, labels)
+    if reason := unsupported_rule(rule, labels):
         backends.warn_about_fallback("pooled_exit_head", reason)
         return reference.pooled_exit_head(
             *(hidden, cu_seqlens, speed, weights, biases),

@@ -100,9 +100,10 @@ def test_many_samples(library, seed):
     check_compact(library, *compact_inputs(lengths, keep, 8, BFLOAT16, 40, seed))
 
 
-def test_65536_samples(library):
+@pytest.mark.parametrize(("dtype", "width"), [(torch.int8, 1), (FLOAT16, 8)])
+def test_65536_samples(library, dtype, width):
     keep = [i % 5 // 4 for i in range(65536)]
-    check_compact(library, *compact_inputs([1] * 65536, keep, 1, torch.int8, 1))
+    check_compact(library, *compact_inputs([1] * 65536, keep, width, dtype, 1))
 
 
 def test_beyond_2_31_bytes(library):
@@ -129,13 +130,15 @@ def test_takes_unaligned_rows(library):
 @given(
     samples=st.lists(st.tuples(st.integers(0, 70), st.integers(0, 1)), max_size=40),
     width=st.integers(1, 40),
+    dtype=st.sampled_from([FLOAT32, BFLOAT16, FLOAT16, torch.int8]),
+    labels=st.sampled_from([2, 40, 1031]),
     seed=st.integers(0, 9),
 )
-def test_any_batch(built_library, samples, width, seed):
+def test_any_batch(built_library, samples, width, dtype, labels, seed):
     built_library.configure(seed=seed)
     lengths = [length for length, _ in samples]
     keep = [kept for _, kept in samples]
-    check_compact(built_library, *compact_inputs(lengths, keep, width, BFLOAT16, 2, seed))
+    check_compact(built_library, *compact_inputs(lengths, keep, width, dtype, labels, seed))
 
 
 def test_the_device_is_restored(library):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cpu_library
 import head_cases
 import pytest
@@ -28,7 +30,8 @@ def check_head(library, lengths: list[int], dtype: torch.dtype, *sizes: int, fol
         head_cases.head_reference(hidden, cu_seqlens, weights, precision, ("tanh", mlp))
         for precision in (torch.float64, dtype)
     )
-    head_cases.check_outputs(outputs, exact, plain, decision)
+    floor = head_cases.FLOOR if dtype == FLOAT32 else head_cases.FLOOR_OF_16_BIT_TANH
+    head_cases.check_outputs(outputs, exact, plain, decision, floor)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -41,7 +44,7 @@ def test_every_length(library, dtype, narrow, hidden_size, heads, labels):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("hidden_size", "narrow", "heads", "labels"),
-    [(8, 128, 1, 2), (384, 64, 8, 100), (768, 128, 2, 2), (768, 256, 8, 5), (1024, 128, 3, 1000), (1024, 256, 2, 3)],
+    [(8, 128, 1, 2), (384, 64, 7, 100), (768, 128, 2, 2), (768, 256, 5, 5), (1024, 64, 4, 1031), (1024, 256, 8, 1024)],
 )
 def test_every_size(library, dtype, hidden_size, narrow, heads, labels):
     check_head(library, [65, 0, 5, 130], dtype, hidden_size, narrow, heads, labels)
@@ -144,14 +147,22 @@ def test_beyond_2_31_elements(library):
     head_cases.assert_equal(library.exit_head(distant, cu_seqlens + far, weights, decision), wanted)
 
 
+def test_it_takes_every_listed_shape(library):
+    sizes = itertools.product((8, 136, 768, 1024, 4096), (64, 128, 256), range(1, 9), (2, 1024, 8192))
+    for hidden_size, narrow, heads, labels in sizes:
+        shape = {"hidden_size": hidden_size, "narrow_size": narrow, "num_heads": heads, "num_labels": labels}
+        for dtype in DTYPES:
+            assert library.exit_head_unsupported(dtype, **shape) is None
+            assert library.exit_head_unsupported(dtype, fold_dtype=dtype, activation="identity", **shape) is None
+
+
 def test_it_says_what_it_does_not_take(library):
-    assert library.exit_head_unsupported(BFLOAT16) is None
-    assert library.exit_head_unsupported(BFLOAT16, fold_dtype=BFLOAT16) is None
     assert "float16" in library.exit_head_unsupported(torch.int8)
     assert "dtype of hidden" in library.exit_head_unsupported(BFLOAT16, fold_dtype=FLOAT16)
     assert "tanh" in library.exit_head_unsupported(BFLOAT16, activation="relu")
-    for name, bad in [("hidden_size", 100), ("narrow_size", 96), ("num_heads", 9), ("num_heads", 0), ("num_labels", 1)]:
-        reason = library.exit_head_unsupported(BFLOAT16, **{name: bad})
+    outside = {"hidden_size": (0, 100), "narrow_size": (32, 96), "num_heads": (0, 9), "num_labels": (1, 8193)}
+    for name, size in [(name, size) for name, sizes in outside.items() for size in sizes]:
+        reason = library.exit_head_unsupported(BFLOAT16, **{name: size})
         assert reason is not None and name.split("_")[1].rstrip("s") in reason
 
 

@@ -80,7 +80,8 @@ def test_short(library, pooling, activation, sizes):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "sizes", [[8, 2], [8, 8, 8, 33], [768, 768, 2], [1024, 1000], [1024, 1024, 3], [2056, 16, 1031], [24, 2048, 5]]
+    "sizes",
+    [[8, 2], [8, 8, 8, 33], [768, 768, 2], [1024, 1000], [1024, 1024, 1024, 3], [2056, 16, 1031], [24, 2048, 5]],
 )
 def test_every_size(library, dtype, sizes):
     check_pooled(library, [3, 0, 18], dtype, sizes, "mean", "gelu")
@@ -133,8 +134,13 @@ def test_nan_and_infinity_stay_in_their_sample(library, pooling, value):
     head_cases.assert_equal(outputs, clean, [0, 2])
 
 
+def test_it_takes_every_listed_shape(library):
+    for dtype, hidden_size, labels in itertools.product(DTYPES, (8, 768, 1024, 8192), (2, 1024, 8192)):
+        for between in ([], [768], [1024, 8]):
+            assert library.pooled_exit_head_unsupported(dtype, [hidden_size, *between, labels]) is None
+
+
 def test_it_says_what_it_does_not_take(library):
-    assert library.pooled_exit_head_unsupported(BFLOAT16, [64, 8, 8, 3]) is None
     for dtype, sizes, word in [
         (torch.int8, [64, 2], "float16"),
         (FLOAT32, [64], "layers"),

@@ -49,6 +49,23 @@ def test_large_copies_are_shared_among_threads():
     check_compaction(compaction_inputs(lengths, (torch.rand(300) < 0.6).tolist(), width=64), "cpu")
 
 
+def test_as_many_samples_as_are_promised():
+    lengths = torch.randint(0, 3, (65_536,)).tolist()
+    check_compaction(compaction_inputs(lengths, (torch.rand(65_536) < 0.5).tolist(), width=4), "cpu")
+
+
+def test_rows_beyond_two_to_the_31_bytes():
+    """Memory that is never touched costs nothing: of 2.3 GB only the last three rows are."""
+    rows, width = 70_000, 32_768
+    inputs = compaction_inputs([2, 3], [False, True], width=width, dtype=torch.int8)
+    last = inputs[0][2:].clone()
+    inputs[0] = torch.empty(rows, width, dtype=torch.int8)
+    inputs[0][-3:] = last
+    inputs[1] = torch.tensor([0, rows - 3, rows], dtype=torch.int32)
+    hidden, _, _, _, _, counts = ops.compact(*inputs, backend="cpu")
+    assert counts.tolist() == [1, 3] and torch.equal(hidden[:3], last)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_non_contiguous_rows(backend):
     inputs = compaction_inputs([3, 2, 4], [True, False, True])

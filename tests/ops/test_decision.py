@@ -59,6 +59,17 @@ def test_every_criterion_follows_its_definition(backend, criterion, rows, top_k,
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("criterion", list(Criterion))
+@pytest.mark.parametrize("labels", [2, 17, 1031])
+def test_few_and_many_labels(backend, criterion, labels):
+    rows = 4 * torch.randn(6, labels)
+    uncertainty, history, _ = decide(rows, 0.5, backend, criterion=criterion.value, top_k=10)
+    for row, u, (prediction, _) in zip(rows, uncertainty, history.tolist(), strict=True):
+        assert abs(float(u) - definition(row, criterion.value, 10)) < 4e-6
+        assert prediction == int(row.argmax())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_patience_counts_equal_predictions_in_a_row(backend):
     history, seen = None, []
     for winner in (2, 2, 0, 0, 0, 1):

@@ -3,8 +3,10 @@ torch.library."""
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies
 
 from checks import assert_exit_head_is_accurate
 from fastbert_kernels import ops, reference
@@ -16,13 +18,37 @@ ODD_LENGTHS = [1, 5, 64, 100, 2, 63, 65, 129]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("hidden_size", "narrow", "heads", "labels"), [(48, 64, 2, 5), (384, 128, 2, 2), (8, 64, 1, 1000), (136, 256, 8, 3)]
 )
 def test_accuracy_on_odd_lengths(poisoned_memory, backend, dtype, hidden_size, narrow, heads, labels):
     inputs = exit_head_inputs(ODD_LENGTHS, hidden_size, narrow, heads, labels)
     assert_exit_head_is_accurate(inputs, dtype, backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
+def test_the_largest_sizes(poisoned_memory, dtype, narrow_activation):
+    inputs = exit_head_inputs([512, 3, 513, 1], 1024, 256, 8, 1031)
+    assert_exit_head_is_accurate(inputs, dtype, "cpu", narrow_activation=narrow_activation)
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.given(
+    lengths=strategies.lists(strategies.integers(1, 80), min_size=1, max_size=12),
+    hidden_size=strategies.integers(1, 130),
+    narrow=strategies.sampled_from([64, 128, 256]),
+    heads=strategies.integers(1, 8),
+    labels=strategies.integers(2, 40),
+    dtype=strategies.sampled_from([torch.float32, torch.bfloat16]),
+    narrow_activation=strategies.sampled_from(["tanh", "identity"]),
+    seed=strategies.integers(0, 100),
+)
+def test_any_shape(lengths, hidden_size, narrow, heads, labels, dtype, narrow_activation, seed):
+    torch.manual_seed(seed)
+    inputs = exit_head_inputs(lengths, hidden_size, narrow, heads, labels)
+    assert_exit_head_is_accurate(inputs, dtype, "cpu", narrow_activation=narrow_activation)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -42,9 +42,13 @@ def kernels(request, tmp_path_factory):
 def test_every_configuration_is_there(kernels):
     from fastbert_kernels.triton import configs
 
-    wanted = sum(len(set(tiles)) for tiles in configs.EXIT_HEAD[kernels[0]["architecture"]].values())
-    assert len({kernel["name"] for kernel in kernels}) == len(kernels)
-    assert sum("exit_head" in kernel["name"] for kernel in kernels) >= wanted
+    table = configs.EXIT_HEAD[kernels[0]["architecture"]]
+    wanted = {("exit_head", narrow, config) for (_, narrow), tiles in table.items() for config in tiles}
+    wanted |= {("linear_exit_head", narrow, config) for (_, narrow), config in configs.LINEAR_EXIT_HEAD.items()}
+    names = [kernel["name"] for kernel in kernels]
+    assert len(set(names)) == len(names)
+    for name, narrow, config in wanted:
+        assert any(one.startswith(f"{name} C {narrow} ") and one.endswith(str(config)) for one in names)
 
 
 def test_nothing_spills(kernels):
@@ -66,11 +70,12 @@ def test_16_bit_heads_use_the_tensor_cores_and_float32_does_not(kernels):
 
 
 def test_rows_are_copied_16_bytes_at_a_time(kernels):
-    (move,) = [kernel for kernel in kernels if kernel["name"] == "compact_move"]
-    assert move["wide_accesses"], move
+    moves = [kernel for kernel in kernels if kernel["name"].startswith("compact_move")]
+    assert len(moves) == 3 and all(move["wide_accesses"] for move in moves), moves
 
 
-def test_a_tracer_sees_the_kernels():
+@pytest.mark.parametrize(("dtype", "narrow_activation"), [("bfloat16", "tanh"), ("float32", "identity")])
+def test_a_tracer_sees_the_kernels(dtype, narrow_activation):
     """What torch.compile needs to inline them: kernels in the graph instead of opaque calls."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("interpreted kernels cannot be traced")
@@ -81,11 +86,12 @@ def test_a_tracer_sees_the_kernels():
     from fastbert_kernels.triton.exit_head import exit_head
     from support import cast_exit_head_inputs, exit_head_inputs
 
-    inputs = cast_exit_head_inputs(exit_head_inputs([4, 3, 100]), torch.bfloat16)
+    inputs = cast_exit_head_inputs(exit_head_inputs([4, 3, 100]), getattr(torch, dtype))
+    options = {"narrow_activation": narrow_activation, "wrap": torch.library.wrap_triton}
     results = [torch.zeros(3, 5), torch.zeros(3), torch.zeros(3, dtype=torch.int64)]
 
     def step(*inputs):
-        logits, uncertainty, history, keep = exit_head(*inputs, wrap=torch.library.wrap_triton)
+        logits, uncertainty, history, keep = exit_head(*inputs, **options)
         index = torch.arange(3, dtype=torch.int32)
         arguments = (inputs[0], inputs[1], keep, index, inputs[2], history, logits, uncertainty, 4, *results)
         return compact(*arguments, wrap=torch.library.wrap_triton)
@@ -95,53 +101,80 @@ def test_a_tracer_sees_the_kernels():
 
 
 def compile_for(architecture: int) -> None:
+    import triton
+
     from fastbert_kernels.criteria import Criterion
     from fastbert_kernels.triton import configs
     from fastbert_kernels.triton.compact import _move_kernel, _place_kernel
     from fastbert_kernels.triton.exit_head import _exit_head_kernel, constants
-    from fastbert_kernels.triton.pooled_exit_head import _pooled_exit_head_kernel
+    from fastbert_kernels.triton.exit_head_linear import linear_exit_head_kernel
+    from fastbert_kernels.triton.pooled_exit_head import POOLINGS, _pooled_exit_head_kernel
 
-    def head(config, narrow, dtype, hidden_size=768, labels=2, fold="fp32", criterion=Criterion.ENTROPY):
-        name = f"exit_head C {narrow} {dtype} H {hidden_size} N {labels} fold {fold} {criterion.value} {config}"
-        types = dict.fromkeys(("cu_seqlens_ptr", "history_ptr", "new_history_ptr"), "*i32")
-        types |= dict.fromkeys(("hidden_ptr", "projection_weight_ptr"), f"*{dtype}")
-        types |= {"query_ptr": f"*{fold}", "value_ptr": f"*{fold}", "keep_ptr": "*i1", "log_classes": "fp32"}
-        types |= dict.fromkeys(("pooled_size", "num_labels", "top_k", "patience"), "i32")
-        values = {
-            **constants(config, hidden_size, narrow, labels),
-            **{"NARROW_TANH": True, "MLP_TANH": True, "CRITERION": criterion.code, "HAS_HISTORY": True, "WIDEN": False},
-        }
-        resources(architecture, name, _exit_head_kernel, types, "*fp32", values, config.num_warps, config.num_stages)
+    index_types = dict.fromkeys(("cu_seqlens_ptr", "history_ptr", "new_history_ptr"), "*i32")
+    decision_types = {"keep_ptr": "*i1", "num_labels": "i32", "log_classes": "fp32", "top_k": "i32", "patience": "i32"}
 
+    def head(kernel, config, narrow, dtype, hidden_size=768, labels=2, fold="fp32", criterion=Criterion.ENTROPY, **own):
+        """A launch makes a constant of the number of heads where it is 1; else one compilation is for 2 to 8."""
+        kind = "linear_exit_head" if kernel is linear_exit_head_kernel else "exit_head"
+        details = " ".join(["", *own])
+        name = f"{kind} C {narrow} {dtype} H {hidden_size} N {labels} fold {fold} {criterion.value}{details} {config}"
+        types = dict.fromkeys(("hidden_ptr", "projection_weight_ptr"), f"*{dtype}")
+        types |= {"query_ptr": f"*{fold}", "value_ptr": f"*{fold}", "num_heads": "i32", **index_types, **decision_types}
+        values = constants(config, hidden_size, narrow, labels)
+        values |= {"MLP_TANH": True, "CRITERION": criterion.code, "HAS_HISTORY": True, "WIDEN": False}
+        values |= {"NARROW_TANH": True, **own} if kernel is _exit_head_kernel else own
+        resources(architecture, name, kernel, types, "*fp32", values, config.num_warps, config.num_stages)
+
+    largest = {"hidden_size": 1024, "labels": 1031, "criterion": Criterion.TOP_K_ENTROPY}
     table = configs.EXIT_HEAD[architecture]
     for (half, narrow), tiles in table.items():
         for config in dict.fromkeys(tiles):
-            head(config, narrow, "bf16" if half else "fp32")
+            head(_exit_head_kernel, config, narrow, "bf16" if half else "fp32", **(largest if narrow == 256 else {}))
     for config in dict.fromkeys(table[True, 128]):
-        head(config, 128, "fp16", labels=1000, fold="fp16", criterion=Criterion.TOP_K_ENTROPY)
-    head(table[True, 128][1], 128, "bf16", hidden_size=136, fold="bf16", criterion=Criterion.PATIENCE)
-    head(table[False, 128][1], 128, "fp32", hidden_size=1024, labels=1000, criterion=Criterion.CONFIDENCE)
+        fp16 = {"labels": 1000, "fold": "fp16", "criterion": Criterion.TOP_K_ENTROPY}
+        head(_exit_head_kernel, config, 128, "fp16", **fp16)
+    odd = {
+        "hidden_size": 136,
+        "fold": "bf16",
+        "criterion": Criterion.PATIENCE,
+        "NARROW_TANH": False,
+        "MLP_TANH": False,
+        "num_heads": 1,
+    }
+    head(_exit_head_kernel, table[True, 128][1], 128, "bf16", **odd)
+    many_classes = {"hidden_size": 1024, "labels": 1000, "criterion": Criterion.CONFIDENCE}
+    head(_exit_head_kernel, table[False, 128][1], 128, "fp32", **many_classes)
+
+    for (half, narrow), config in configs.LINEAR_EXIT_HEAD.items():
+        head(linear_exit_head_kernel, config, narrow, "bf16" if half else "fp32", **(largest if narrow == 256 else {}))
+    odd = {"hidden_size": 136, "fold": "fp16", "criterion": Criterion.PATIENCE, "MLP_TANH": False, "num_heads": 1}
+    head(linear_exit_head_kernel, configs.LINEAR_EXIT_HEAD[True, 128], 128, "fp16", **odd)
 
     pooled = configs.POOLED_EXIT_HEAD
-    for layers, pooling in ((1, 0), (2, 1), (3, 2)):
+    for pooling, layers, dtype, criterion, activation, labels in (
+        ("first", 1, "bf16", Criterion.TOP_K_ENTROPY, 0, 1031),
+        ("mean", 2, "fp16", Criterion.CONFIDENCE, 2, 5),
+        ("max", 3, "fp32", Criterion.PATIENCE, 3, 2),
+        ("max", 2, "bf16", Criterion.ENTROPY, 1, 1031),
+    ):
         types = {
-            **dict.fromkeys(("hidden_ptr", "weight_0_ptr", "weight_1_ptr", "weight_2_ptr"), "*bf16"),
-            **dict.fromkeys(("cu_seqlens_ptr", "history_ptr", "new_history_ptr"), "*i32"),
-            **dict.fromkeys(("hidden_size", "size_1", "size_2", "num_labels", "scratch_size"), "i32"),
-            **{"keep_ptr": "*i1", "log_classes": "fp32", "top_k": "i32", "patience": "i32"},
+            **dict.fromkeys(("hidden_ptr", "weight_0_ptr", "weight_1_ptr", "weight_2_ptr"), f"*{dtype}"),
+            **dict.fromkeys(("hidden_size", "size_1", "size_2", "scratch_size"), "i32"),
+            **index_types,
+            **decision_types,
         }
         values = {
-            **{
-                "NUM_LAYERS": layers,
-                "POOLING": pooling,
-                "ACTIVATION": layers,
-                "CRITERION": layers,
-                "HAS_HISTORY": True,
-            },
-            **{"ALL_LABELS": 8, "BLOCK_TOKENS": pooled.block_tokens, "BLOCK_COLUMNS": pooled.block_columns},
+            "NUM_LAYERS": layers,
+            "POOLING": POOLINGS.index(pooling),
+            "ACTIVATION": activation,
+            "CRITERION": criterion.code,
+            "HAS_HISTORY": True,
+            "ALL_LABELS": triton.next_power_of_2(labels),
+            "BLOCK_TOKENS": pooled.block_tokens,
+            "BLOCK_COLUMNS": pooled.block_columns,
             "BLOCK": pooled.block,
         }
-        name = f"pooled {layers} layers"
+        name = f"pooled {pooling} {layers} layers {dtype} N {labels} {criterion.value}"
         resources(architecture, name, _pooled_exit_head_kernel, types, "*fp32", values, pooled.num_warps)
 
     compact = configs.COMPACT
@@ -150,8 +183,11 @@ def compile_for(architecture: int) -> None:
     resources(architecture, "compact_place", _place_kernel, types, "*i32", values, compact.num_warps)
     floats = ("logits_ptr", "uncertainty_ptr", "new_speed_ptr", "out_logits_ptr", "out_uncertainty_ptr")
     types = {**dict.fromkeys(floats, "*fp32"), "out_exit_layer_ptr": "*i64", "num_labels": "i32", "layer": "i32"}
-    values = {"ROW_WORDS": 384, "BLOCK_WORDS": compact.block_words, "BLOCK_LABELS": 2}
-    resources(architecture, "compact_move", _move_kernel, types, "*i32", values, compact.num_warps)
+    for word, labels in (("i32", 2), ("i16", 1031), ("i8", 40)):  # the widest that divides the bytes of a row
+        types |= dict.fromkeys(("words_ptr", "new_words_ptr"), f"*{word}")
+        most = min(triton.next_power_of_2(labels), 1024)
+        values = {"ROW_WORDS": 384, "BLOCK_WORDS": compact.block_words, "BLOCK_LABELS": most}
+        resources(architecture, f"compact_move {word}", _move_kernel, types, "*i32", values, compact.num_warps)
 
 
 def resources(architecture, name, kernel, types, other_pointers, constants, num_warps, num_stages=3) -> None:

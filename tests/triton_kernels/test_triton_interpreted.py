@@ -55,11 +55,15 @@ def in_double(inputs):
     return [x.double() if i != 2 and x.is_floating_point() else x for i, x in enumerate(inputs)]
 
 
-def assert_as_accurate_as_pytorch(inputs, dtype, fold_dtype=torch.float32, **options):
-    """Error against float64 at most twice that of plain PyTorch in the same dtype; query and value in `fold_dtype`."""
+def assert_as_accurate_as_pytorch(inputs, dtype, fold_dtype=torch.float32, more_rows=0, floor=FLOOR, **options):
+    """Error against float64 at most twice that of plain PyTorch in the same dtype; query and value in `fold_dtype`.
+
+    The kernel sees `more_rows` rows of NaN after those of the samples.
+    """
     cast = cast_exit_head_inputs(inputs, dtype)
     cast[5], cast[7] = cast[5].to(fold_dtype), cast[7].to(fold_dtype)
     oracle, plain = reference.exit_head(*in_double(cast), **options), reference.exit_head(*cast, **options)
+    cast[0] = torch.cat([cast[0], torch.full((more_rows, cast[0].shape[1]), math.nan, dtype=dtype)])
     result = exit_head(*cast, **options)
     filled = cast[1].diff() > 0
     for name, got, want, ours in zip(("logits", "uncertainty"), result, oracle, plain, strict=False):
@@ -67,7 +71,7 @@ def assert_as_accurate_as_pytorch(inputs, dtype, fold_dtype=torch.float32, **opt
         assert got[~filled].isnan().all()
         if not filled.any():
             continue
-        error, allowed = (got - want)[filled].abs().max(), 2 * (ours - want)[filled].abs().max() + FLOOR
+        error, allowed = (got - want)[filled].abs().max(), 2 * (ours - want)[filled].abs().max() + floor
         assert error <= allowed, f"{name}: error {error:.2e}, plain PyTorch allows {allowed:.2e}"
     history, keep = result[2:]
     assert history.dtype == torch.int32 and history[~filled].tolist() == [[-1, 0]] * int((~filled).sum())
@@ -86,26 +90,30 @@ class TestExitHead:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize(
         ("hidden_size", "narrow", "heads", "labels"),
-        [(64, 64, 1, 2), (384, 128, 2, 3), (768, 128, 3, 5), (136, 256, 8, 100), (8, 64, 8, 1000)],
+        [(64, 64, 1, 2), (384, 128, 2, 3), (768, 128, 3, 5), (136, 256, 8, 100), (8, 64, 6, 40)],
     )
     def test_accuracy_on_odd_lengths(self, dtype, hidden_size, narrow, heads, labels):
         assert_as_accurate_as_pytorch(exit_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_the_largest_sizes(self, dtype):
+        assert_as_accurate_as_pytorch(exit_head_inputs([512], 1024, 256, 8, 1031), dtype)
+
     @pytest.mark.parametrize("architecture", [80, 90, 100])
     @pytest.mark.parametrize("lengths", [[3, 64, 20], [70, 130, 128]])
-    @pytest.mark.parametrize(("dtype", "narrow"), [(torch.bfloat16, 64), (torch.bfloat16, 128), (torch.float32, 64)])
+    @pytest.mark.parametrize(("dtype", "narrow"), [(torch.bfloat16, 64), (torch.bfloat16, 128), (torch.float32, 128)])
     def test_tiles_of_every_architecture(self, monkeypatch, architecture, lengths, dtype, narrow):
         monkeypatch.setattr(configs, "_capability", lambda device: architecture)
         assert_as_accurate_as_pytorch(exit_head_inputs(lengths, 72, narrow), dtype)
 
     @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
     @pytest.mark.parametrize("mlp_activation", ["tanh", "identity"])
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("dtype", DTYPES)
     def test_activations_and_half_precision_queries(self, narrow_activation, mlp_activation, dtype):
         activations = {"narrow_activation": narrow_activation, "mlp_activation": mlp_activation}
         assert_as_accurate_as_pytorch(exit_head_inputs([5, 0, 70]), dtype, fold_dtype=dtype, **activations)
 
-    @pytest.mark.parametrize("labels", [2, 7, 40, 300])
+    @pytest.mark.parametrize("labels", [2, 7, 150])
     @pytest.mark.parametrize(
         "options",
         [{}, {"criterion": "confidence"}, {"criterion": "patience", "patience": 3}]
@@ -119,6 +127,10 @@ class TestExitHead:
             history = torch.stack([previous, torch.full_like(previous, streak)], dim=1)
             assert_as_accurate_as_pytorch(inputs, torch.float32, history=history, **options)
 
+    @pytest.mark.parametrize("options", [{}, *EVERY_CRITERION[1:], {"criterion": "top_k_entropy", "top_k": 1030}])
+    def test_criteria_among_many_classes(self, options):
+        assert_as_accurate_as_pytorch(exit_head_inputs([2, 3], labels=1031), torch.float32, **options)
+
     def test_equal_logits(self):
         """The first label with the largest logit is the prediction; a cut among equals counts the right number."""
         inputs = cast_exit_head_inputs(exit_head_inputs([2], labels=50), torch.float32)
@@ -131,6 +143,16 @@ class TestExitHead:
             options: dict[str, Any] = {"criterion": "top_k_entropy", "top_k": top_k}
             want = reference.exit_head(*in_double(inputs), **options)[1].float()
             torch.testing.assert_close(exit_head(*inputs, **options)[1], want, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("dtype", "lengths", "projects"),
+        [(torch.bfloat16, [189, 195], True), (torch.bfloat16, [190, 195], False), (torch.float32, [1, 1], False)],
+    )
+    def test_without_activation_16_bits_project_up_to_three_tiles(self, monkeypatch, dtype, lengths, projects):
+        """Of 64 tokens, on average over the samples."""
+        other = "linear_exit_head_kernel" if projects else "_exit_head_kernel"
+        monkeypatch.setattr(sys.modules[exit_head.__module__], other, None)
+        assert_as_accurate_as_pytorch(exit_head_inputs(lengths, 8), dtype, floor=1e-3, narrow_activation="identity")
 
     @pytest.mark.parametrize("lengths", [[], [1], [0], [0, 0, 7]])
     def test_small_batches(self, lengths):
@@ -173,22 +195,22 @@ class TestExitHead:
         assert exit_head(*inputs)[3].tolist() == [True, False, True, True]
 
     def test_uncertainty_of_extreme_logits(self):
-        inputs = cast_exit_head_inputs(exit_head_inputs([2, 2], labels=40), torch.float32)
+        inputs = cast_exit_head_inputs(exit_head_inputs([2], labels=150), torch.float32)
         inputs[9] = torch.zeros_like(inputs[9])  # output_weight: the logits are the output bias
-        bias = inputs[10] = torch.zeros(40)
-        torch.testing.assert_close(exit_head(*inputs)[1], torch.ones(2))
+        bias = inputs[10] = torch.zeros(150)
+        torch.testing.assert_close(exit_head(*inputs)[1], torch.ones(1))
         for first, others in ((1e4, 0.0), (3e38, -3e38), (0.0, -math.inf)):
-            for place in (0, 39):  # in the first block of labels and in the last
+            for place in (0, 149):  # in the first block of labels and in the last
                 bias.fill_(others)
                 bias[place] = first
                 for options in EVERY_CRITERION:
                     _, uncertainty, history, _ = exit_head(*inputs, **options)
-                    assert uncertainty.tolist() == [0, 0] and history.tolist() == [[place, 1]] * 2
+                    assert uncertainty.tolist() == [0] and history.tolist() == [[place, 1]]
         for value in (math.nan, math.inf):
             bias.zero_()[17] = value
             for options in EVERY_CRITERION:
                 _, uncertainty, history, keep = exit_head(*inputs, **options)
-                assert uncertainty.isnan().all() and history.tolist() == [[-1, 0]] * 2 and keep.all()
+                assert uncertainty.isnan().all() and history.tolist() == [[-1, 0]] and keep.all()
         bias.fill_(-math.inf)
         assert all(exit_head(*inputs, **options)[1].isnan().all() for options in EVERY_CRITERION)
 
@@ -216,6 +238,82 @@ class TestExitHead:
             result = exit_head(*inputs, **options)
         for got, want in zip(result, reference.exit_head(*inputs, **options), strict=True):
             assert torch.equal(got, want)
+
+
+@pytest.fixture
+def no_projecting_kernel(monkeypatch):
+    """The head fails where it would project the tokens."""
+    monkeypatch.setattr(sys.modules[exit_head.__module__], "_exit_head_kernel", None)
+
+
+def assert_linear_head_is_accurate(inputs, dtype, **options):
+    """With so many rows in the batch that 16 bits do not project either. Their float32 vectors are rounded to 17 bits
+    at the least."""
+    tile = configs.exit_head(inputs[0].to(dtype), 1, inputs[5].shape[1]).block_tokens
+    options |= {"narrow_activation": "identity", "more_rows": (3 * tile + 1) * len(inputs[2])}
+    assert_as_accurate_as_pytorch(inputs, dtype, floor=FLOOR if dtype == torch.float32 else 5e-5, **options)
+
+
+@pytest.mark.usefixtures("poisoned_memory", "no_projecting_kernel")
+class TestLinearExitHead:
+    __test__ = INTERPRETING
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(
+        ("hidden_size", "narrow", "heads", "labels"),
+        [(64, 64, 1, 2), (384, 128, 2, 3), (768, 128, 4, 5), (136, 256, 7, 40), (8, 64, 8, 100)],
+    )
+    def test_accuracy_on_odd_lengths(self, dtype, hidden_size, narrow, heads, labels):
+        assert_linear_head_is_accurate(exit_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_the_largest_sizes(self, dtype):
+        assert_linear_head_is_accurate(exit_head_inputs([512], 1024, 256, 8, 1031), dtype)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_half_precision_queries_and_an_mlp_without_activation(self, dtype):
+        assert_linear_head_is_accurate(exit_head_inputs([5, 0, 70]), dtype, fold_dtype=dtype, mlp_activation="identity")
+
+    @pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
+    def test_criteria(self, options):
+        history = torch.tensor([[0, 1], [1, 2], [2, 1]]).int()
+        assert_linear_head_is_accurate(exit_head_inputs([3, 4, 2], labels=9), torch.float32, history=history, **options)
+
+    @pytest.mark.parametrize("lengths", [[], [1], [0], [0, 0, 7]])
+    def test_small_batches(self, lengths):
+        assert_linear_head_is_accurate(exit_head_inputs(lengths), torch.float32)
+
+    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        lengths=st.lists(st.integers(0, 140), max_size=4),
+        hidden_size=st.integers(1, 12).map(lambda n: 8 * n),
+        narrow=st.sampled_from([64, 128, 256]),
+        heads=st.integers(1, 8),
+        labels=st.integers(2, 70),
+        dtype=st.sampled_from(DTYPES),
+    )
+    def test_any_shape(self, lengths, hidden_size, narrow, heads, labels, dtype):
+        assert_linear_head_is_accurate(exit_head_inputs(lengths, hidden_size, narrow, heads, labels), dtype)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("row", [4, 5, 73])  # first token, second token, a later tile of the middle sample
+    def test_a_bad_sample_leaves_its_neighbours_alone(self, dtype, bad, row):
+        inputs = cast_exit_head_inputs(exit_head_inputs([4, 70, 5]), dtype)
+        inputs[0] = torch.cat([inputs[0], inputs[0].new_zeros(600, 48)])
+        inputs[2].fill_(1.0)
+        good = exit_head(*inputs, narrow_activation="identity")
+        inputs[0][row, 3] = bad
+        result = exit_head(*inputs, narrow_activation="identity")
+        assert all(torch.equal(got[[0, 2]], want[[0, 2]]) for got, want in zip(result, good, strict=True))
+        logits, uncertainty, history, keep = (tensor[1] for tensor in result)
+        assert logits.isnan().all() and uncertainty.isnan() and keep and history.tolist() == [-1, 0]
+
+    def test_sums_of_tokens_may_leave_the_range_of_float16(self):
+        inputs = exit_head_inputs([600])
+        inputs[0] = 300 + 0 * inputs[0]
+        inputs[3] /= 300
+        assert_linear_head_is_accurate(inputs, torch.float16)
 
 
 def batch_to_compact(lengths, keep, *, width=12, dtype=torch.float32, labels=3):
@@ -276,7 +374,7 @@ class TestCompact:
         samples=st.lists(st.tuples(st.integers(0, 70), st.booleans()), max_size=20),
         width=st.sampled_from([1, 2, 3, 8, 33, 100]),
         labels=st.sampled_from([2, 3, 100, 1500]),
-        dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.int8]),
+        dtype=st.sampled_from([*DTYPES, torch.int8]),
     )
     def test_any_batch(self, samples, width, labels, dtype):
         lengths, keep = [n for n, _ in samples], [k for _, k in samples]
@@ -346,6 +444,13 @@ class TestPooledExitHead:
     def test_accuracy(self, dtype, pooling, sizes):
         self.check(pooled_inputs([1, 5, 0, 17, 33], sizes, dtype), pooling=pooling)
 
+    @pytest.mark.parametrize(
+        ("dtype", "pooling", "layers"),
+        [(torch.float32, "mean", 1), (torch.bfloat16, "max", 2), (torch.float16, "first", 3)],
+    )
+    def test_the_largest_sizes(self, dtype, pooling, layers):
+        self.check(pooled_inputs([512, 1], (*[1024] * layers, 1031), dtype), pooling=pooling)
+
     @pytest.mark.parametrize("activation", ["identity", "tanh", "relu", "gelu"])
     @pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
     def test_activations_and_criteria(self, activation, options):
@@ -364,3 +469,41 @@ class TestPooledExitHead:
 
     def test_no_sample(self):
         assert pooled_exit_head(*pooled_inputs([], (16, 3), torch.float32))[0].shape == (0, 3)
+
+
+class TestFarInMemory:
+    """Rows beyond 2^31 elements and bytes. Memory that nothing touches is only addresses."""
+
+    __test__ = INTERPRETING
+
+    @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
+    def test_exit_head(self, narrow_activation):
+        inputs = cast_exit_head_inputs(exit_head_inputs([9], 1024), torch.bfloat16)
+        inputs[0] = torch.cat([inputs[0], inputs[0].new_zeros(200, 1024)])  # more than what is projected in any case
+        distant = self.move(inputs, 2**21 + 5)
+        want = exit_head(*inputs, narrow_activation=narrow_activation)
+        for got, expected in zip(exit_head(*distant, narrow_activation=narrow_activation), want, strict=True):
+            assert torch.equal(got, expected)
+
+    @pytest.mark.parametrize("pooling", ["first", "mean", "max"])
+    def test_pooled_exit_head(self, pooling):
+        inputs = pooled_inputs([9], (1024, 3), torch.bfloat16)
+        distant = self.move(inputs, 2**21 + 5)
+        want = pooled_exit_head(*inputs, pooling=pooling)
+        for got, expected in zip(pooled_exit_head(*distant, pooling=pooling), want, strict=True):
+            assert torch.equal(got, expected)
+
+    def test_compact(self):
+        inputs = batch_to_compact([0, 3], [0, 1], width=4096, dtype=torch.int8)
+        distant = self.move(inputs, 2**19)
+        distant[1][0] = 0  # the sample that leaves has all rows before
+        new_hidden, new_cu_seqlens, *_, counts = compact(*distant)
+        assert counts.tolist() == [1, 3] and new_cu_seqlens.tolist() == [0, 3, 3]
+        assert torch.equal(new_hidden[:3], inputs[0])
+
+    @staticmethod
+    def move(inputs, rows):
+        """The same batch, so many rows further on."""
+        hidden = torch.empty(rows + inputs[0].shape[0], inputs[0].shape[1], dtype=inputs[0].dtype)
+        hidden[rows:] = inputs[0]
+        return [hidden, inputs[1] + rows, *inputs[2:]]

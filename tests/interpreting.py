@@ -1,0 +1,38 @@
+"""Triton's interpreter, which runs kernels on the CPU.
+
+It has to be chosen before Triton reads a kernel, and for a whole process. So tests of interpreted kernels are collected
+only where TRITON_INTERPRET=1 is set, and elsewhere one test runs them all in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import torch
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def run_interpreted(file: str) -> None:
+    """Runs the tests of `file` in such a process; they must pass."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", file]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    assert " passed" in run.stdout
+
+
+def round_to_nearest() -> None:
+    """From float32 to bfloat16 the interpreter drops bits; from now on it rounds as the hardware does."""
+    from triton import language
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def rounding(values, source, target, mode):
+        if (source, target) != (language.float32, language.bfloat16):
+            return convert(values, source, target, mode)
+        return torch.from_numpy(values.copy()).bfloat16().view(torch.uint16).numpy()
+
+    interpreter._convert_float = rounding

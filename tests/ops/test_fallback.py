@@ -1,0 +1,84 @@
+"""Shapes outside a kernel's go to the reference, with one warning for each reason; no GPU is needed to decide that.
+
+The sentences of the CUDA kernels themselves are tested in tests/cuda_on_cpu.
+"""
+
+from __future__ import annotations
+
+import types
+import warnings
+from collections import namedtuple
+
+import pytest
+import torch
+
+from fastbert_kernels import _extension, backends, ops, reference
+from fastbert_kernels.backends import Backend
+from support import cast_exit_head_inputs, exit_head_inputs, pooled_inputs
+
+OPTIONS = {"criterion": "patience", "patience": 2, "history": torch.tensor([[0, 1], [1, 1]], dtype=torch.int32)}
+ATTENTIVE = {"narrow_activation": "identity", "mlp_activation": "identity", **OPTIONS}
+POOLED = {"pooling": "mean", "activation": "gelu", **OPTIONS}
+
+
+@pytest.fixture(autouse=True)
+def gpu_backends_on_the_cpu(monkeypatch):
+    """The backends of GPUs take CPU tensors, the CUDA module is one without launchers, and no reason is known yet."""
+    for name in ("cuda", "triton"):
+        monkeypatch.setitem(backends.BACKENDS, name, Backend(name, "cpu", lambda: None))
+    shape = namedtuple("ExitHeadShape", "tokens batch hidden_size narrow_size num_heads num_labels")
+    pooled = namedtuple("PooledHeadWeights", "weights biases sizes pooling activation")
+    module = types.SimpleNamespace(
+        ExitHeadWeights=lambda *fields: fields,
+        ExitHeadShape=shape,
+        PooledHeadWeights=pooled,
+        exit_head_cuda_unsupported=lambda shape, weights, dtype: f"not {tuple(shape)} in dtype {dtype}",
+        pooled_exit_head_cuda_unsupported=lambda head, dtype: f"not {head.sizes} in dtype {dtype}",
+    )
+    monkeypatch.setattr(_extension, "module", lambda: module)
+    backends.warn_about_fallback.cache_clear()
+    yield
+    backends.warn_about_fallback.cache_clear()
+
+
+def assert_runs_on_the_reference(op, inputs, options, backend, reason):
+    """Twice, with one warning."""
+    want = getattr(reference, op)(*inputs, **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = [getattr(ops, op)(*inputs, **options, backend=backend) for _ in range(2)]
+    messages = [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
+    assert messages == [f"fastbert_kernels.{op} runs in plain PyTorch: {reason}"]
+    for result in results:
+        for got, wanted in zip(result, want, strict=True):
+            assert torch.equal(got, wanted)
+
+
+def test_attentive_head_in_cuda():
+    for dtype, code in ((torch.float32, 0), (torch.bfloat16, 1)):
+        inputs = cast_exit_head_inputs(exit_head_inputs([3, 4], 44, 96, 9, 5), dtype)
+        reason = f"not (7, 2, 44, 96, 9, 5) in dtype {code}"
+        assert_runs_on_the_reference("exit_head", inputs, ATTENTIVE, "cuda", reason)
+
+
+def test_pooled_head_in_cuda():
+    for sizes in ((44, 2), (44, 12, 3)):
+        inputs = pooled_inputs([3, 4], sizes, torch.float16)
+        reason = f"not {list(sizes)} in dtype 2"
+        assert_runs_on_the_reference("pooled_exit_head", inputs, POOLED, "cuda", reason)
+
+
+def test_attentive_head_in_triton():
+    pytest.importorskip("triton.language", reason="triton is not installed")
+    for narrow in (32, 96):
+        inputs = cast_exit_head_inputs(exit_head_inputs([3, 4], 48, narrow), torch.float32)
+        reason = f"the narrow sizes of the Triton kernel are (64, 128, 256), not {narrow}"
+        assert_runs_on_the_reference("exit_head", inputs, ATTENTIVE, "triton", reason)
+
+
+def test_pooled_head_in_triton():
+    pytest.importorskip("triton.language", reason="triton is not installed")
+    inputs = pooled_inputs([3, 4], (16, 9000), torch.float32)
+    options = {**POOLED, "criterion": "top_k_entropy", "top_k": 3}
+    reason = "the Triton kernel finds the most likely of at most 8192 classes, not of 9000"
+    assert_runs_on_the_reference("pooled_exit_head", inputs, options, "triton", reason)
