@@ -49,7 +49,9 @@ def _padded(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_s
     begins, lengths = cu_seqlens[:-1].long(), (cu_seqlens[1:] - cu_seqlens[:-1]).long()
     column = torch.arange(max_seqlen, device=query.device)
     valid = column < lengths[:, None]  # [B, L]
-    rows = torch.where(valid, begins[:, None] + column, 0)
+    # Padding takes the sample's own first row: a NaN of another sample would come through, 0 times NaN being NaN.
+    own = begins.clamp(max=max(query.shape[0] - 1, 0))[:, None]
+    rows = torch.where(valid, begins[:, None] + column, own)
     attended = _attend(query[rows], key[rows], value[rows], valid[:, None, None, :])  # [B, L, heads, d]
     tokens = torch.arange(query.shape[0], device=query.device)
     sample = torch.repeat_interleave(torch.arange(batch, device=query.device), lengths, output_size=query.shape[0])

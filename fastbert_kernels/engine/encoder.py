@@ -56,9 +56,21 @@ def prepare_encoder(
     weight = layers[0].qkv_weight
     target = hidden_dtype(dtype, weight.dtype)
     reason = CompiledEncoder.unsupported(target, layers[0])
-    if backends.resolve(backend, weight.device) == "cpu" and reason is None:
+    resolved = backends.resolve(backend, weight.device)
+    if resolved == "cpu" and reason is None:
         return CompiledEncoder(layers, heads, target, quantised=dtype == torch.int8)
     if dtype == torch.int8:
         detail = reason or f"this is backend {backend!r} on {weight.device.type}"
         raise ValueError(f"dtype=torch.int8 needs the compiled CPU kernels, but {detail}; take torch.bfloat16 instead")
-    return LayerLoop([TorchLayer.cast(layer, target) for layer in layers], list(heads), backend)
+    kind = _layer_kind(resolved, target, layers[0])
+    return LayerLoop([kind.cast(layer, target) for layer in layers], list(heads), backend)
+
+
+def _layer_kind(backend: str, dtype: torch.dtype, weights: LayerWeights) -> type[TorchLayer]:
+    """What runs hidden states of `dtype` through such layers beside the ops of `backend`."""
+    on_gpu = backends.BACKENDS[backend].device_type == "cuda"  # not so for the reference, wherever it runs
+    if not on_gpu or backends.BACKENDS["triton"].unavailable() is not None:
+        return TorchLayer
+    from fastbert_kernels.engine.fused_layer import FusedLayer  # it imports Triton
+
+    return FusedLayer if FusedLayer.unsupported(dtype, weights) is None else TorchLayer

@@ -88,3 +88,10 @@ def test_padded_attention_equals_attention_per_sample(lengths):
     cu_seqlens = cu_seqlens_of(lengths)
     want = attention._per_sample(*qkv, cu_seqlens)
     assert (attention._padded(*qkv, cu_seqlens, max(lengths) + 3) - want).abs().max() < 1e-12
+
+
+def test_padded_attention_keeps_a_bad_sample_to_itself():
+    qkv = torch.randn(3, 12, 4, 8, dtype=torch.float64)
+    qkv[:, 0] = float("nan")
+    out = attention._padded(*qkv, cu_seqlens_of([3, 7, 2]), 7)
+    assert out[:3].isnan().any() and out[3:].isfinite().all()

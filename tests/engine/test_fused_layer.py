@@ -1,0 +1,161 @@
+"""The encoder layer with element-wise Triton kernels: interpreted against the layer in plain PyTorch calls, as
+torch.compile sees it, and where it is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+pytest.importorskip("triton.language", reason="triton is not installed")
+
+from checks import FLOOR
+from fastbert_kernels import backends
+from fastbert_kernels.engine.encoder import prepare_encoder
+from fastbert_kernels.engine.fused_layer import FusedLayer
+from fastbert_kernels.engine.layer import TorchLayer
+from interpreting import INTERPRETING, round_to_nearest, run_interpreted
+from support import cu_seqlens_of, layer_weights
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+if INTERPRETING:
+    round_to_nearest()
+
+
+@pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
+def test_everything_interpreted_in_a_process_of_its_own():
+    run_interpreted(__file__)
+
+
+def inputs_of(weights, lengths, dtype):
+    hidden = torch.randn(sum(lengths), weights.qkv_weight.shape[1]).to(dtype)
+    return hidden, cu_seqlens_of(lengths), max(lengths)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+class TestInterpreted:
+    __test__ = INTERPRETING
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("activation", ["gelu", "relu"])
+    @pytest.mark.parametrize("sizes", [(32, 64, 4), (60, 35, 3), (384, 1536, 12), (520, 260, 8)])
+    @pytest.mark.parametrize("lengths", [[1], [7, 7], [5, 0, 1, 33, 2]])
+    def test_accuracy(self, dtype, activation, sizes, lengths):
+        """Error against float64 at most twice that of the layer in plain PyTorch calls in the same dtype."""
+        weights = layer_weights(*sizes, activation)
+        cast = TorchLayer.cast(weights, dtype).weights
+        hidden, bounds, longest = inputs_of(weights, lengths, dtype)
+        want = TorchLayer.cast(cast, torch.float64)(hidden.double(), bounds, longest)
+        plain = TorchLayer(cast)(hidden, bounds, longest)
+        before = hidden.clone()
+        got = FusedLayer(cast)(hidden, bounds, longest)
+        assert got.dtype == dtype and got.shape == hidden.shape and torch.equal(hidden, before)
+        error, theirs, unit = (got - want).abs(), (plain - want).abs(), FLOOR[dtype] * want.abs().max()
+        assert error.mean() <= 2 * theirs.mean() + unit / 20
+        assert error.max() <= 2 * theirs.max() + unit
+
+    def test_a_nan_stays_in_its_sample(self):
+        layer = FusedLayer.cast(layer_weights(32, 64, 4), torch.float32)
+        hidden, bounds, longest = inputs_of(layer.weights, [4, 3, 5], torch.float32)
+        good = layer(hidden, bounds, longest)
+        hidden[5, 3] = math.nan
+        got = layer(hidden, bounds, longest)
+        others = torch.tensor([*range(4), *range(7, 12)])
+        assert got[4:7].isnan().all() and torch.equal(got[others], good[others])
+
+    def test_hidden_states_with_gaps(self):
+        layer = FusedLayer.cast(layer_weights(32, 64, 4), torch.float32)
+        hidden, bounds, longest = inputs_of(layer.weights, [4, 3], torch.float32)
+        gaps = torch.cat([hidden, hidden], dim=1)[:, :32]
+        torch.testing.assert_close(layer(gaps, bounds, longest), layer(hidden, bounds, longest))
+
+
+def on_cuda(weights):
+    """The same without values, under FakeTensorMode, where a device need not exist."""
+    tensors = {
+        field.name: torch.empty(value.shape, dtype=value.dtype, device="cuda")
+        for field in dataclasses.fields(weights)
+        if isinstance(value := getattr(weights, field.name), torch.Tensor)
+    }
+    return dataclasses.replace(weights, **tensors)
+
+
+@pytest.mark.skipif(INTERPRETING, reason="interpreted kernels cannot be traced")
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_torch_compile_sees_the_kernels_in_one_graph(monkeypatch, dynamic):
+    from torch.utils import _triton
+
+    monkeypatch.setattr(_triton, "has_triton", lambda: True)  # without a GPU Dynamo takes kernels for plain Python
+    graphs = []
+
+    def keep(module, inputs):
+        graphs.append(module.graph)
+        return module.forward
+
+    with FakeTensorMode():
+        layer = FusedLayer(on_cuda(TorchLayer.cast(layer_weights(64, 128, 2), torch.bfloat16).weights))
+        bounds = torch.empty(3, dtype=torch.int32, device="cuda")
+        torch._dynamo.reset()
+        compiled = torch.compile(layer.__call__, fullgraph=True, backend=keep, dynamic=dynamic)
+        for tokens in (7, 5, 6):
+            hidden = torch.empty(tokens, 64, dtype=torch.bfloat16, device="cuda")
+            out = compiled(hidden, bounds, 5)
+            assert out.shape == hidden.shape and out.dtype == hidden.dtype and out.is_cuda
+    for graph in graphs:
+        targets = [str(node.target) for node in graph.nodes]
+        assert targets.count("triton_kernel_wrapper_mutation") == 3
+    assert len(graphs) == (1 if dynamic else 2)
+
+
+@pytest.mark.skipif(INTERPRETING, reason="about the choice, not the kernels")
+class TestChoice:
+    HERE = backends.Backend("triton", "cuda", lambda: None)
+    MISSING = backends.Backend("triton", "cuda", lambda: "not installed")
+
+    def kind(self, weights, dtype, backend, where="cuda"):
+        """The class of the layers that an encoder gets."""
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            loop = prepare_encoder([on_cuda(weights) if where == "cuda" else weights] * 2, [], dtype, backend)
+        (kind,) = {type(layer) for layer in loop.layers}
+        assert loop.dtype == (weights.qkv_weight.dtype if dtype is None else dtype)
+        return kind
+
+    @pytest.mark.parametrize("dtype", [None, *DTYPES])
+    @pytest.mark.parametrize("activation", ["gelu", "relu"])
+    @pytest.mark.parametrize("backend", ["triton", "cuda"])
+    def test_fused_on_cuda(self, monkeypatch, dtype, activation, backend):
+        monkeypatch.setitem(backends.BACKENDS, "cuda", backends.Backend("cuda", "cuda", lambda: None))
+        monkeypatch.setitem(backends.BACKENDS, "triton", self.HERE)
+        weights = TorchLayer.cast(layer_weights(32, 64, 4, activation), torch.float32).weights
+        assert self.kind(weights, dtype, backend) is FusedLayer
+
+    @pytest.mark.parametrize(
+        ("dtype", "sizes", "activation"),
+        [
+            (torch.float64, (32, 64, 4), "gelu"),
+            (torch.float32, (32, 64, 4), "gelu_new"),
+            (torch.float32, (8200, 1, 4), "relu"),
+        ],
+    )
+    def test_plain_where_the_kernels_do_not_serve(self, monkeypatch, dtype, sizes, activation):
+        monkeypatch.setitem(backends.BACKENDS, "triton", self.HERE)
+        with FakeTensorMode():
+            weights = dataclasses.replace(layer_weights(*sizes), activation_name=activation)
+        assert self.kind(weights, dtype, "triton") is TorchLayer
+        assert FusedLayer.unsupported(dtype, weights).startswith("the ")
+
+    def test_plain_for_the_reference_and_on_a_cpu(self, monkeypatch):
+        monkeypatch.setitem(backends.BACKENDS, "triton", self.HERE)
+        weights = layer_weights(32, 64, 4)
+        assert self.kind(weights, torch.float16, "reference") is TorchLayer
+        assert self.kind(weights, torch.float16, "reference", where="cpu") is TorchLayer
+        assert self.kind(weights, torch.float16, "auto", where="cpu") is TorchLayer
+
+    def test_plain_where_triton_is_missing(self, monkeypatch):
+        monkeypatch.setitem(backends.BACKENDS, "cuda", backends.Backend("cuda", "cuda", lambda: None))
+        monkeypatch.setitem(backends.BACKENDS, "triton", self.MISSING)
+        assert self.kind(layer_weights(32, 64, 4), torch.float32, "cuda") is TorchLayer
