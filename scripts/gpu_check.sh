@@ -30,7 +30,7 @@ nvidia-smi > "$out/nvidia-smi.txt" 2>&1
 step install 120 env FASTBERT_CUDA=ON FASTBERT_CUDA_ARCHS="$capability-real" \
   "$python" -m pip install --no-build-isolation --no-deps --force-reinstall .
 step info 30 "$python" -c "import fastbert_kernels, json; print(json.dumps(fastbert_kernels.info(), indent=2))"
-step gpu_tests 150 "$python" -m pytest -q -m gpu tests/gpu
+step gpu_tests 200 "$python" -m pytest -q -m gpu tests/gpu
 step bench_exit_head 100 "$python" benchmarks/exit_head.py --device cuda --out "$out"
 step bench_compaction 40 "$python" benchmarks/compaction.py --device cuda --out "$out"
 if command -v compute-sanitizer > /dev/null; then

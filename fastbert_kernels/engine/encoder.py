@@ -9,6 +9,7 @@ import torch
 
 from fastbert_kernels import backends
 from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch, Results
@@ -63,13 +64,17 @@ def prepare_encoder(
         detail = reason or f"this is backend {backend!r} on {weight.device.type}"
         raise ValueError(f"dtype=torch.int8 needs the compiled CPU kernels, but {detail}; take torch.bfloat16 instead")
     kind = _layer_kind(resolved, target, layers[0])
-    return LayerLoop([kind.cast(layer, target) for layer in layers], list(heads), backend)
+    loop = GraphedLoop if _on_gpu(resolved) else LayerLoop
+    return loop([kind.cast(layer, target) for layer in layers], list(heads), backend)
+
+
+def _on_gpu(backend: str) -> bool:
+    return backends.BACKENDS[backend].device_type == "cuda"  # not so for the reference, wherever it runs
 
 
 def _layer_kind(backend: str, dtype: torch.dtype, weights: LayerWeights) -> type[TorchLayer]:
     """What runs hidden states of `dtype` through such layers beside the ops of `backend`."""
-    on_gpu = backends.BACKENDS[backend].device_type == "cuda"  # not so for the reference, wherever it runs
-    if not on_gpu or backends.BACKENDS["triton"].unavailable() is not None:
+    if not _on_gpu(backend) or backends.BACKENDS["triton"].unavailable() is not None:
         return TorchLayer
     from fastbert_kernels.engine.fused_layer import FusedLayer  # it imports Triton
 

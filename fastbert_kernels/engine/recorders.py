@@ -1,0 +1,95 @@
+"""How a span of layers becomes a stage that is replayed: as a CUDA graph, or as plain calls with a graph's memory."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastbert_kernels.engine.packed import PackedBatch
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A recorded span of layers: `replay` reads `inputs` and writes `outputs` and `counts` [2], always the same
+    memory."""
+
+    inputs: PackedBatch
+    replay: Callable[[], None]
+    outputs: PackedBatch
+    counts: Tensor
+
+
+# Replaces the tensors of a copy of its argument by those of the survivors; with their counts.
+Span = Callable[[PackedBatch], tuple[PackedBatch, Tensor]]
+
+
+class Recorder(Protocol):
+    """How a span of layers becomes a stage."""
+
+    def record(self, span: Span, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
+        """Computes nothing from `inputs`, whose content may be anything; `stand_in` is a valid batch without real
+        samples. Raises RuntimeError where it cannot."""
+
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """Around a run: it comes behind all runs before, since they share memory."""
+
+
+class EagerRecorder:
+    """Calls instead of graphs, on any device, with the memory that graphs would have: for tests of all the rest."""
+
+    def record(self, span: Span, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
+        outputs, counts = span(stand_in)
+
+        def replay() -> None:
+            batch, numbers = span(inputs)
+            for target, source in zip((*_tensors(outputs), counts), (*_tensors(batch), numbers), strict=True):
+                target.copy_(source)
+
+        return Stage(inputs, replay, outputs, counts)
+
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+class CudaRecorder:
+    """CUDA graphs in one memory pool: what a stage needs in between overlaps with what others need, its outputs do not
+    overlap with the outputs of any recorded before."""
+
+    _capturing = threading.Lock()  # one capture at a time in a process
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        self._done = torch.cuda.Event()
+
+    def record(self, span: Span, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
+        stream = torch.cuda.current_stream(self._device)
+        with self._capturing:
+            # Once as it is: kernels are compiled and loaded and library handles made, which a capture must not do.
+            self._stream.wait_stream(stream)
+            with torch.cuda.stream(self._stream):
+                span(stand_in)
+            stream.wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                outputs, counts = span(inputs)
+        return Stage(inputs, graph.replay, outputs, counts)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        self._done.wait(torch.cuda.current_stream(self._device))
+        try:
+            yield
+        finally:
+            self._done.record(torch.cuda.current_stream(self._device))
+
+
+def _tensors(batch: PackedBatch) -> list[Tensor]:
+    return [value for value in vars(batch).values() if isinstance(value, Tensor)]

@@ -1,0 +1,297 @@
+"""Recorded loops against the plain loop, with plain calls in place of CUDA graphs: all but the recording itself."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import warnings
+
+import pytest
+import torch
+
+from fastbert_kernels.engine.buckets import COUNTED, MAX_SAMPLES, TOKENS, MoveCost
+from fastbert_kernels.engine.graphs import GraphedLoop
+from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.loop import LayerLoop
+from fastbert_kernels.engine.recorders import EagerRecorder, Stage
+from loops import random_batch, random_loop
+
+DEPTH = 4
+ALWAYS_MOVE = MoveCost(seconds=0)
+
+
+class CheckedLayer(TorchLayer):
+    """Insists on what attention and heads may rely on."""
+
+    def __call__(self, hidden, cu_seqlens, max_seqlen):
+        bounds = cu_seqlens.tolist()
+        assert bounds[0] == 0 and bounds[-1] == hidden.shape[0]
+        lengths = cu_seqlens.diff()
+        assert lengths.min() >= 0 and lengths.max() <= max_seqlen
+        return super().__call__(hidden, cu_seqlens, max_seqlen)
+
+
+class HostileRecorder(EagerRecorder):
+    """Before a replay, everything that a graph may find overwritten is: all memory of all stages but its own inputs."""
+
+    def __init__(self):
+        self.recorded = []
+        self.replayed = []
+
+    def record(self, span, inputs, stand_in):
+        if inputs.history is None:  # a first stage, which is loaded once it is recorded
+            poison(inputs)
+        stage = super().record(span, inputs, stand_in)
+        self.recorded.append(stage)
+
+        def replay():
+            kept = {id(value) for value in vars(inputs).values()}
+            for other in self.recorded:
+                for batch in (other.inputs, other.outputs):
+                    poison(batch, kept)
+                other.counts.fill_(-(10**6))
+            stage.replay()
+            self.replayed.append(stage)
+
+        return Stage(inputs, replay, stage.outputs, stage.counts)
+
+
+def poison(batch, kept=()):
+    for value in vars(batch).values():
+        if isinstance(value, torch.Tensor) and id(value) not in kept:
+            value.fill_(math.nan if value.is_floating_point() else -(10**6))
+
+
+def graphed(plain, recorder=None, **options):
+    recorder = HostileRecorder() if recorder is None else recorder
+    return GraphedLoop(plain.layers, plain.heads, plain.backend, recorder=recorder, **options), recorder
+
+
+def assert_equal_runs(loop, plain, batch, adaptive=True):
+    got = loop.run(copy.copy(batch), adaptive=adaptive)
+    want = plain.run(copy.copy(batch), adaptive=adaptive)
+    assert torch.equal(got.exit_layer, want.exit_layer)
+    torch.testing.assert_close(got.logits, want.logits, equal_nan=True, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got.uncertainty, want.uncertainty, equal_nan=True, rtol=1e-6, atol=1e-6)
+    return want
+
+
+def random_lengths(most=500):
+    size = random.choice([1, 1, 2, 3, 7, 8, 9, random.randint(1, 40)])
+    longest = random.choice([1, 9, 64, 65, 200])
+    lengths = [random.choice([0, random.randint(0, longest), longest]) for _ in range(size)]
+    while sum(lengths) > most:
+        lengths.pop()
+    return lengths if any(lengths) else [1, *lengths[1:]]
+
+
+@pytest.mark.parametrize("late", [0, 1, 3])
+@pytest.mark.parametrize("speed", [None, 0.0, 0.3, 0.7, 1.0, 2.0, math.nan])
+@pytest.mark.parametrize(
+    "lengths", [[1], [64], [65], [0, 5, 0], [3] * 8, [30] * 9, [200, 1, 0, 40, 64, 2], [9] * MAX_SAMPLES]
+)
+def test_equals_the_plain_loop(poisoned_memory, lengths, speed, late):
+    plain = random_loop(depth=DEPTH, layer=CheckedLayer)
+    loop, recorder = graphed(plain, late=late, move=ALWAYS_MOVE)
+    adaptive = speed is not None
+    for _ in range(2):  # with fresh memory, and with what the first run left in it
+        assert_equal_runs(loop, plain, random_batch(lengths, speed if adaptive else 0.0), adaptive)
+    assert recorder.replayed
+
+
+@pytest.mark.parametrize(("late", "move", "batches"), [(1, ALWAYS_MOVE, 200), (0, ALWAYS_MOVE, 40), (1, COUNTED, 40)])
+def test_random_batches_through_one_loop(late, move, batches):
+    random.seed(5)
+    plain = random_loop(depth=DEPTH, layer=CheckedLayer)
+    loop, recorder = graphed(plain, late=late, move=move, max_buckets=100)
+    layers = set()
+    for _ in range(batches):
+        lengths = random_lengths()
+        speed = random.choice([0.0, 0.5, 0.9, 2.0, torch.rand(len(lengths)), torch.rand(len(lengths)).round()])
+        want = assert_equal_runs(loop, plain, random_batch(lengths, speed), adaptive=random.random() < 0.9)
+        layers.update(want.exit_layer.tolist())
+    assert layers == set(range(1, DEPTH + 1))
+    used = {(stage.inputs.hidden.shape[0], stage.inputs.speed.shape[0]) for stage in recorder.replayed}
+    assert len(used) > 5
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_stages_that_run(late):
+    """One for each layer and `late` more; none behind the last layer; all layers at once where nobody can leave."""
+    plain = random_loop(depth=DEPTH)
+    loop, recorder = graphed(plain, late=late)
+
+    def replays(batch, adaptive=True):
+        recorder.replayed.clear()
+        deepest = int(assert_equal_runs(loop, plain, batch, adaptive).exit_layer.max())
+        return deepest, len(recorder.replayed)
+
+    assert replays(random_batch([5, 9], 2.0)) == (1, 1 + late)
+    assert replays(random_batch([5, 9], 1e-6)) == (DEPTH, DEPTH)
+    assert replays(random_batch([5, 9], 0.0)) == (DEPTH, min(2 + late, DEPTH))
+    assert replays(random_batch([5, 9], [0.0, 2.0])) == (DEPTH, min(2 + late, DEPTH))
+    assert replays(random_batch([5, 9], 2.0), adaptive=False) == (DEPTH, 1)
+
+
+def test_every_stage_is_recorded_once_and_when_first_used():
+    plain = random_loop(depth=DEPTH)
+    loop, recorder = graphed(plain, late=0)
+    sizes = []
+    for lengths in ([60], [61], [30, 30], [5, 50], [10], [64]):
+        assert_equal_runs(loop, plain, random_batch(lengths, 1e-6))
+        sizes.append(len(recorder.recorded))
+    assert sizes == [DEPTH, DEPTH, 2 * DEPTH, 2 * DEPTH, 2 * DEPTH, 2 * DEPTH]
+
+
+def test_prepare_records_the_largest_first():
+    plain = random_loop(depth=DEPTH)
+    loop, recorder = graphed(plain)
+    loop.prepare([(20, 1, 20), (500, 8, 64), (100, 8, 64), (20, 1, 64), (TOKENS[-1] + 1, 1, 1)])
+    rows = [stage.inputs.hidden.shape[0] for stage in recorder.recorded]
+    assert rows == [512] * DEPTH + [128] * DEPTH + [64] * DEPTH
+    assert_equal_runs(loop, plain, random_batch([30, 2, 60, 1], 0.5))
+    assert len(recorder.recorded) == len(rows) and recorder.replayed
+
+
+def test_inputs_of_a_stage_are_the_outputs_of_the_one_before():
+    plain = random_loop(depth=DEPTH)
+    loop, recorder = graphed(plain)
+    assert_equal_runs(loop, plain, random_batch([5, 9], 1e-6))
+    for before, after in zip(recorder.recorded, recorder.recorded[1:], strict=False):
+        assert after.inputs is before.outputs
+
+
+def test_survivors_move_to_a_smaller_bucket_where_that_pays():
+    plain = random_loop(depth=DEPTH)
+    batch = random_batch([100, 20], [2.0, 1e-6])
+    for move, rows in ((ALWAYS_MOVE, [128, 64, 64, 64]), (COUNTED, [128] * DEPTH)):
+        loop, recorder = graphed(plain, late=0, move=move)
+        assert_equal_runs(loop, plain, batch)
+        assert [stage.inputs.hidden.shape[0] for stage in recorder.replayed] == rows
+
+
+def test_a_move_by_a_late_count_takes_dummies_along():
+    """22 samples leave behind the first layer. When the host knows, and moves the others from 256 rows to 64, 9 more
+    have left behind the second, and in their place in the old bucket there are dummies with more rows than 64."""
+    plain = random_loop(depth=DEPTH, layer=CheckedLayer)
+    many = random_batch([5] * 200, 0.0)
+    first, second = (
+        LayerLoop(plain.layers[:depth], plain.heads[:depth], "reference")
+        .run(copy.copy(many), adaptive=False)
+        .uncertainty
+        for depth in (1, 2)
+    )
+    row = (first - second).argsort(descending=True)[:9]  # these are surer behind the second layer
+    chosen = many.sample_index.argsort()[row]
+    batch = random_batch([5] * 32, 2.0)
+    batch.hidden.unflatten(0, (32, 5))[:9] = many.hidden.unflatten(0, (200, 5))[chosen]
+    batch.speed = torch.cat(((first + second)[row] / 2, torch.zeros(1), torch.full((22,), 2.0)))
+    loop, recorder = graphed(plain, late=1, move=ALWAYS_MOVE)
+    want = assert_equal_runs(loop, plain, batch)
+    assert want.exit_layer.bincount().tolist() == [0, 22, 9, 0, 1]
+    assert [stage.inputs.hidden.shape[0] for stage in recorder.replayed] == [256, 256, 64, 64]
+
+
+def test_batches_too_large_for_a_bucket_run_plainly():
+    plain = random_loop(depth=DEPTH)
+    loop, recorder = graphed(plain)
+    assert_equal_runs(loop, plain, random_batch([TOKENS[-1], 1], 0.5))
+    assert_equal_runs(loop, plain, random_batch([1] * (MAX_SAMPLES + 1), 0.5))
+    assert not recorder.recorded
+
+
+def test_when_no_more_buckets_are_allowed():
+    """Smaller batches go into one that is there, larger ones through the plain loop."""
+    plain = random_loop(depth=DEPTH, layer=CheckedLayer)
+    loop, recorder = graphed(plain, move=ALWAYS_MOVE, max_buckets=1)
+    for lengths, replayed in (([100, 60, 5], True), ([200, 100], False), ([3], True), ([50] * 5, True), ([150], False)):
+        recorder.replayed.clear()
+        assert_equal_runs(loop, plain, random_batch(lengths, 0.5))
+        assert bool(recorder.replayed) is replayed
+    assert {stage.inputs.hidden.shape[0] for stage in recorder.recorded} == {256}
+
+
+@pytest.mark.parametrize("failing", range(DEPTH))
+def test_a_failed_recording_is_told_once_and_the_plain_loop_takes_over(failing):
+    class Failing(HostileRecorder):
+        def record(self, *arguments):
+            if len(self.recorded) == failing:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            return super().record(*arguments)
+
+    plain = random_loop(depth=DEPTH)
+    loop, recorder = graphed(plain, Failing())
+    batch = random_batch([5, 9, 0, 30], 1e-6)
+    with pytest.warns(RuntimeWarning, match=f"no CUDA graphs.*layers {failing + 1} to .*stream is capturing"):
+        assert_equal_runs(loop, plain, batch)
+    recorder.replayed.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_equal_runs(loop, plain, batch)
+        loop.prepare([(10, 1, 10)])
+    assert not recorder.replayed
+
+
+def test_weights_on_a_cpu_are_told_and_run_plainly():
+    plain = random_loop(depth=DEPTH)
+    with pytest.warns(RuntimeWarning, match="no CUDA graphs.*the weights are on cpu"):
+        loop = GraphedLoop(plain.layers, plain.heads, plain.backend)
+    assert loop.dtype == torch.float64
+    assert_equal_runs(loop, plain, random_batch([5, 9], 0.5))
+
+
+def test_a_call_during_another_runs_plainly():
+    plain = random_loop(depth=DEPTH)
+    loop, recorder = graphed(plain)
+    inner = []
+
+    class Calling(TorchLayer):
+        def __call__(self, *arguments):
+            if not inner:
+                inner.append(True)
+                assert_equal_runs(loop, plain, batch)
+            return super().__call__(*arguments)
+
+    batch = random_batch([5, 9], 0.5)
+    loop.layers[1] = Calling(plain.layers[1].weights)
+    assert_equal_runs(loop, plain, batch)
+    assert inner and len({id(stage) for stage in recorder.replayed}) == len(recorder.replayed)
+
+
+def test_a_batch_of_another_dtype_is_not_cast_in_silence():
+    plain = random_loop(depth=DEPTH)
+    loop, _ = graphed(plain)
+    with pytest.raises(RuntimeError, match="dtype"):
+        loop.run(random_batch([5, 9], 0.5, dtype=torch.float32), adaptive=True)
+
+
+def test_results_belong_to_the_caller_and_the_batch_stays_as_it_was():
+    plain = random_loop(depth=DEPTH)
+    loop, _ = graphed(plain)
+    batch = random_batch([5, 9, 30], 0.5)
+    before = copy.deepcopy(batch)
+    first = loop.run(batch, adaptive=True)
+    kept = copy.deepcopy(first)
+    loop.run(random_batch([5, 9, 30], 0.5), adaptive=True)
+    assert torch.equal(first.logits, kept.logits) and torch.equal(first.exit_layer, kept.exit_layer)
+    assert all(torch.equal(getattr(batch, name), getattr(before, name)) for name in ("hidden", "sample_index", "speed"))
+
+
+def test_weights_written_in_place_are_seen():
+    plain = random_loop(depth=DEPTH)
+    loop, _ = graphed(plain)
+    batch = random_batch([5, 9, 30], 0.5)
+    before = assert_equal_runs(loop, plain, batch).logits
+    plain.layers[0].weights.qkv_weight.mul_(-1.5)
+    plain.heads[0].output_weight.mul_(0.5)
+    assert not torch.equal(assert_equal_runs(loop, plain, batch).logits, before)
+
+
+def test_recorded_in_inference_mode_and_run_outside():
+    plain = random_loop(depth=DEPTH)
+    loop, _ = graphed(plain, move=ALWAYS_MOVE)
+    for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with mode():
+            for lengths in ([100, 20], [5, 9], [300, 2]):
+                assert_equal_runs(loop, plain, random_batch(lengths, [0.9, 1e-6]))

@@ -1,0 +1,106 @@
+"""The layer loop: who leaves where, which heads are asked, and numbers on their way to the host."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+import fastbert_kernels
+from fastbert_kernels import ops
+from fastbert_kernels.engine import loop as loop_module
+from fastbert_kernels.engine.loop import HostCopy, bound_to_stay
+from loops import random_batch, random_loop
+from support import cu_seqlens_of, padded_batch, spread_model
+
+DEPTH = 5
+LENGTHS = [7, 1, 30, 3, 64, 2, 33, 9, 0, 4]
+
+
+def one_by_one(loop, batch, lengths):
+    """(row, exit layer, logits) of each sample alone, every head asked."""
+    for b, rows in enumerate(batch.hidden.split(lengths)):
+        bounds, executed, keep = cu_seqlens_of([lengths[b]]), 0, True
+        while keep and executed < len(loop.layers):
+            rows = loop.layers[executed](rows, bounds, lengths[b]) if lengths[b] else rows
+            head = loop.heads[executed].tensors()
+            logits, _, _, keep = ops.exit_head(rows, bounds, batch.speed[b : b + 1], *head)
+            executed += 1
+        yield int(batch.sample_index[b]), executed, logits[0].float()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The layers whose head was evaluated."""
+    layers = []
+
+    def let_out(head, batch, results, layer, *rest):
+        layers.append(layer)
+        return original(head, batch, results, layer, *rest)
+
+    original = loop_module.let_out
+    monkeypatch.setattr(loop_module, "let_out", let_out)
+    return layers
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.4, 0.8, 1.0, 2.0, math.nan, "spread"])
+def test_every_sample_leaves_as_if_it_were_alone(poisoned_memory, speed):
+    loop = random_loop(depth=DEPTH)
+    batch = random_batch(LENGTHS, torch.linspace(-0.1, 1.1, len(LENGTHS)) if speed == "spread" else speed)
+    got = loop.run(copy.copy(batch), adaptive=True)
+    for row, number, logits in one_by_one(loop, batch, LENGTHS):
+        assert got.exit_layer[row] == number
+        torch.testing.assert_close(got.logits[row], logits, equal_nan=True)
+    if speed == 0.8:
+        assert got.exit_layer.unique().numel() > 2
+
+
+def test_at_full_depth_only_the_teacher_is_asked(asked):
+    result = random_loop(depth=DEPTH).run(random_batch(LENGTHS, 1.0), adaptive=False)
+    assert asked == [DEPTH] and result.exit_layer.tolist() == [DEPTH] * len(LENGTHS)
+
+
+@pytest.mark.parametrize("speed", [0.0, -1.0, math.nan])
+def test_heads_that_can_let_nobody_out_are_not_asked(asked, speed):
+    random_loop(depth=DEPTH).run(random_batch(LENGTHS, speed), adaptive=True)
+    assert asked == [DEPTH]
+
+
+def test_no_head_is_asked_when_only_samples_are_left_that_none_lets_out(asked):
+    """Speed 2 is above every uncertainty, so those samples leave behind the first layer; the empty one never does."""
+    lengths = [length for length in LENGTHS if length]
+    speed = [2.0, 0.0, 2.0, math.nan, 2.0, 2.0, 2.0, 0.0, 2.0]
+    result = random_loop(depth=DEPTH).run(random_batch(lengths, speed), adaptive=True)
+    assert asked == [1, DEPTH]
+    assert sorted(result.exit_layer.tolist()) == [1] * 6 + [DEPTH] * 3
+
+
+def test_the_loop_ends_with_the_last_sample(asked):
+    result = random_loop(depth=DEPTH).run(random_batch([5, 2], 2.0), adaptive=True)
+    assert asked == [1] and result.exit_layer.tolist() == [1, 1]
+
+
+def test_bound_to_stay():
+    assert bound_to_stay(torch.tensor([0.0, -0.0, 1e-30, math.nan, -1.0, 0.5, math.inf])) == 4
+
+
+def test_a_host_copy_is_a_copy():
+    counts, speed = torch.tensor([3, 17], dtype=torch.int32), torch.rand(4, 2)[:, 0]
+    want = speed.tolist()
+    copy = HostCopy(counts, speed)
+    counts.zero_()
+    speed.zero_()
+    got = copy.wait()
+    assert got[0].tolist() == [3, 17] and got[0].dtype == torch.int32 and got[1].tolist() == want
+
+
+def test_torch_compile_of_the_loop():
+    model, batch = fastbert_kernels.patch(spread_model(), backend="reference"), padded_batch([5, 9, 2, 30])
+    with torch.no_grad():
+        want = model(**batch, speed=0.5)
+        torch._dynamo.reset()
+        got = torch.compile(model, backend="aot_eager")(**batch, speed=0.5)
+    for name in ("logits", "uncertainty", "exit_layer"):
+        assert torch.equal(got[name], want[name])
