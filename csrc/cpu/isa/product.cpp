@@ -82,6 +82,16 @@ inline void prefetch_output(const ProductOutput& output, int64_t row, int64_t ro
   }
 }
 
+// The rows of the next tile, on their way while this one is computed, when they are met for the first time.
+inline void prefetch_rows(const ProductRows& rows, int64_t begin, int64_t end, int64_t depth) {
+  const DType dtype = rows.dtype == DType::float32 ? DType::float32 : DType::bfloat16;  // by size
+  const int64_t count = rows.dtype == DType::int8 ? depth / 2 : depth;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t first = rows.dtype == DType::int8 ? row * rows.stride / 2 : row * rows.stride;
+    prefetch<0>(element_at(rows.values, dtype, first), dtype, count);
+  }
+}
+
 inline void finish_tile(const Layout& layout, const ProductOutput& output, int64_t row, int64_t rows, int64_t panel,
                         int64_t outputs, float* sums) {
   const int64_t column = panel * kPanelWidth;
@@ -162,6 +172,10 @@ void product(const PackedMatrix& matrix, const ProductRows& rows, const ProductO
       const int64_t count = row_range.end - row < kTileRows ? row_range.end - row : kTileRows;
       const int64_t first = panel * layout.panel_size;
       prefetch_output(output, row, count, panel);
+      if (panel == panel_range.begin) {
+        const int64_t next = row + count, behind = next + kTileRows < row_range.end ? next + kTileRows : row_range.end;
+        prefetch_rows(rows, next, behind, matrix.depth);
+      }
       if (matrix.operand == DType::int8) {
         alignas(64) int32_t integers[kTileRows * kPanelWidth];
         run_tile<Int8Tile>(count, static_cast<const uint8_t*>(rows.values) + row * rows.stride, rows.stride,
