@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 
 from checks import FLOOR
 from fastbert_kernels import backends
+from fastbert_kernels.engine import encoder
 from fastbert_kernels.engine.encoder import prepare_encoder
 from fastbert_kernels.engine.fused_layer import FusedLayer
 from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.loop import LayerLoop
 from interpreting import INTERPRETING, round_to_nearest, run_interpreted
 from support import cu_seqlens_of, layer_weights
 
@@ -117,11 +120,18 @@ class TestChoice:
     MISSING = backends.Backend("triton", "cuda", lambda: "not installed")
 
     def kind(self, weights, dtype, backend, where="cuda"):
-        """The class of the layers that an encoder gets."""
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        """The class of the layers that an encoder gets. GraphedLoop, which needs a real device, is only noted."""
+        graphed = []
+
+        def note(*arguments):
+            graphed.append(True)
+            return LayerLoop(*arguments)
+
+        with FakeTensorMode(allow_non_fake_inputs=True), mock.patch.object(encoder, "GraphedLoop", note):
             loop = prepare_encoder([on_cuda(weights) if where == "cuda" else weights] * 2, [], dtype, backend)
         (kind,) = {type(layer) for layer in loop.layers}
         assert loop.dtype == (weights.qkv_weight.dtype if dtype is None else dtype)
+        assert bool(graphed) == (where == "cuda" and backend != "reference")
         return kind
 
     @pytest.mark.parametrize("dtype", [None, *DTYPES])
