@@ -1,8 +1,9 @@
 """FastBERT (Liu et al., ACL 2020) on Hugging Face Transformers.
 
 Importing this package makes `AutoConfig` and `AutoModelForSequenceClassification` know the model type
-`fastbert`. `predict` and `iter_predict` classify many texts. Training, data and FLOPs accounting live in the
-submodules `training`, `data` and `flops`.
+`fastbert`, and so does `transformers.pipeline("text-classification")`, which runs every text through all layers;
+`predict` and `iter_predict` classify many texts with a Speed. Training, data, FLOPs accounting and the model card live
+in the submodules `training`, `data`, `flops` and `model_card`.
 """
 
 from __future__ import annotations

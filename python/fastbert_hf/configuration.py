@@ -1,25 +1,29 @@
-"""Configuration of a FastBERT classifier: a backbone and one exit head per encoder layer."""
+"""Configuration of a FastBERT classifier: a backbone and the exit heads behind its encoder layers."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
-SUPPORTED_BACKBONES = ("bert",)
+from fastbert_hf.backbones import check_backbone_config, longest_input, read_field
+from fastbert_hf.heads import ACTIVATIONS, POOLINGS
 
-_READ_FROM_BACKBONE = ("hidden_size", "num_hidden_layers", "max_position_embeddings")
+HEAD_TYPES = ("attentive", "pooled")
+PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification")
 
-
-def check_backbone_type(backbone_config: PreTrainedConfig) -> None:
-    """Raise `ValueError` unless `backbone_config` describes an encoder that FastBERT can put exit heads on."""
-    model_type = backbone_config.model_type
-    if model_type not in SUPPORTED_BACKBONES:
-        raise ValueError(
-            f"backbone type {model_type!r} is not supported; supported backbone types: {', '.join(SUPPORTED_BACKBONES)}"
-        )
-    if getattr(backbone_config, "is_decoder", False):
-        raise ValueError("the backbone must be an encoder; set is_decoder=False in its configuration")
+_MAX_DENSE_LAYERS = 2
+_READ_FROM_BACKBONE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "intermediate_size",
+    "layer_norm_eps",
+    "hidden_act",
+)
 
 
 class FastBertConfig(PreTrainedConfig):
@@ -28,13 +32,23 @@ class FastBertConfig(PreTrainedConfig):
     Args:
         backbone_config: configuration of the backbone, as an object or a dict with `model_type` (a dict without
             one is read as BERT). `None` means BERT-base.
-        head_hidden_size: C, the width of every exit head (128 in Liu et al. 2020, section 3.1).
-        head_num_attention_heads: h, attention heads inside every exit head; must divide C.
-        **kwargs: `num_labels` or `id2label` (N >= 2 classes), and whatever else `PreTrainedConfig` takes.
+        head_type: "attentive", the paper's exit head (Liu et al. 2020, section 3.1), or "pooled": pooling, dense
+            layers and a linear classifier.
+        head_hidden_size: C, the inner width of every exit head (128 in the paper).
+        head_num_attention_heads: h, attention heads inside an attentive head; must divide C.
+        head_pooling: of a pooled head, over the valid tokens: "first", "mean" or "max".
+        head_num_dense_layers: dense layers of a pooled head before its classifier, 0 to 2. 0 with pooling "first" is
+            the linear highway of DeeBERT (Xin et al. 2020), 1 with "tanh" is BERT's pooler and classifier.
+        head_activation: behind every dense layer of a pooled head: "tanh", "relu" or "gelu".
+        exit_layers: layers (1-based, ascending, L among them) that have an exit head; `None` means all. Reads as a
+            list afterwards.
+        **kwargs: `num_labels` or `id2label` (N >= 2 classes), `problem_type` ("single_label_classification", which
+            `None` means too, or "multi_label_classification"), and whatever else `PreTrainedConfig` takes.
 
     Raises:
-        ValueError: backbone type not supported, a size of the backbone passed outside `backbone_config`, C not
-            divisible by h, fewer than two classes, or `num_labels` and `id2label` of different lengths.
+        ValueError: backbone type not supported, a size of the backbone passed outside `backbone_config`, a setting of
+            the heads that is not among those above, exit layers that are not, fewer than two classes, `num_labels` and
+            `id2label` of different lengths, or another problem type.
         TypeError: `backbone_config` is neither a dict nor a configuration.
     """
 
@@ -44,8 +58,13 @@ class FastBertConfig(PreTrainedConfig):
     def __init__(
         self,
         backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
+        head_type: str = "attentive",
         head_hidden_size: int = 128,
         head_num_attention_heads: int = 2,
+        head_pooling: str = "first",
+        head_num_dense_layers: int = 1,
+        head_activation: str = "tanh",
+        exit_layers: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         misplaced = [name for name in _READ_FROM_BACKBONE if name in kwargs]
@@ -63,12 +82,17 @@ class FastBertConfig(PreTrainedConfig):
             raise TypeError(
                 f"backbone_config must be a dict or a transformers configuration, got {type(backbone_config).__name__}"
             )
-        check_backbone_type(backbone_config)
+        check_backbone_config(backbone_config)
 
         # Set before the base class runs: its constructor reaches into the sub-configurations.
         self.backbone_config = backbone_config
+        self.head_type = head_type
         self.head_hidden_size = head_hidden_size
         self.head_num_attention_heads = head_num_attention_heads
+        self.head_pooling = head_pooling
+        self.head_num_dense_layers = head_num_dense_layers
+        self.head_activation = head_activation
+        self.exit_layers = list(range(1, self.num_hidden_layers + 1) if exit_layers is None else exit_layers)
 
         num_labels, id2label = kwargs.get("num_labels"), kwargs.get("id2label")
         if id2label is not None:
@@ -78,33 +102,88 @@ class FastBertConfig(PreTrainedConfig):
                 )
             if kwargs.get("label2id") is None:
                 kwargs["label2id"] = {name: int(index) for index, name in id2label.items()}
+        self._check_choice("problem_type", kwargs.get("problem_type"), PROBLEM_TYPES)
         super().__init__(**kwargs)
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `ValueError` for settings of the heads that no model can have; the model asks again when it is made."""
         for name in ("head_hidden_size", "head_num_attention_heads"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        if self.head_hidden_size % self.head_num_attention_heads:
+            if not _is_integer(getattr(self, name), 1):
+                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+        self._check_choice("head_type", self.head_type, HEAD_TYPES)
+        self._check_choice("head_pooling", self.head_pooling, POOLINGS)
+        self._check_choice("head_activation", self.head_activation, tuple(ACTIVATIONS))
+        self._check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
+        dense_layers = self.head_num_dense_layers
+        if not _is_integer(dense_layers, 0) or dense_layers > _MAX_DENSE_LAYERS:
+            raise ValueError(f"head_num_dense_layers must be 0 to {_MAX_DENSE_LAYERS}, got {dense_layers!r}")
+        if self.head_type == "attentive" and self.head_hidden_size % self.head_num_attention_heads:
             raise ValueError(
                 f"head_hidden_size ({self.head_hidden_size}) must be divisible by "
                 f"head_num_attention_heads ({self.head_num_attention_heads})"
             )
         if self.num_labels is None or self.num_labels < 2:
             raise ValueError(f"a classifier needs at least 2 classes, got num_labels={self.num_labels}")
+        self._check_exit_layers()
+
+    def _check_exit_layers(self) -> None:
+        layers, depth = self.exit_layers, self.num_hidden_layers
+        if (
+            not all(_is_integer(layer, 1) for layer in layers)
+            or any(layer >= following for layer, following in itertools.pairwise(layers))
+            or layers[-1:] != [depth]
+        ):
+            raise ValueError(
+                f"exit_layers must be ascending layers of 1..{depth} and end with the last, {depth}, whose head is the "
+                f"teacher classifier; got {layers}"
+            )
+
+    @staticmethod
+    def _check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether every class is a decision of its own, so that a sample may have several of them, or none."""
+        return self.problem_type == "multi_label_classification"
 
     @property
     def hidden_size(self) -> int:
         """H, the width of the backbone."""
-        return self.backbone_config.hidden_size
+        return read_field(self.backbone_config, "hidden_size")
 
     @property
     def num_hidden_layers(self) -> int:
-        """L, the number of encoder layers and of exit heads."""
-        return self.backbone_config.num_hidden_layers
+        """L, the number of encoder layers."""
+        return read_field(self.backbone_config, "num_hidden_layers")
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Attention heads of an encoder layer."""
+        return read_field(self.backbone_config, "num_attention_heads")
+
+    @property
+    def intermediate_size(self) -> int:
+        """F, the inner width of an encoder layer's feed-forward part."""
+        return read_field(self.backbone_config, "intermediate_size")
+
+    @property
+    def layer_norm_eps(self) -> float:
+        """Epsilon of the LayerNorms of the encoder layers."""
+        return read_field(self.backbone_config, "layer_norm_eps")
+
+    @property
+    def hidden_act(self) -> str:
+        """Activation inside the feed-forward part, by its name in Transformers."""
+        return read_field(self.backbone_config, "hidden_act")
 
     @property
     def max_position_embeddings(self) -> int:
         """The longest input, in tokens, that the backbone has positions for."""
-        return self.backbone_config.max_position_embeddings
+        return longest_input(self.backbone_config)
+
+
+def _is_integer(value: Any, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least

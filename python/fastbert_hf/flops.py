@@ -3,18 +3,20 @@
 One multiply-add counts as 2 FLOPs. There are two conventions:
 
 `"paper"`
-    What Liu et al. 2020 report (tables 2 and 3): the Linear layers only, and of the exit head all but its last one.
+    What Liu et al. 2020 report (tables 2 and 3): the Linear layers only, and of an exit head all but its last one.
     BERT-base with one exit head has exactly 21,785,247,744 FLOPs at length 128.
 `"attention"`
-    The same, and the attention products QK^T and PV of the encoder layers and of the exit heads, and the last Linear
-    layer of the exit head.
+    The same, and the attention products QK^T and PV of the encoder layers and of the attentive exit heads, and the last
+    Linear layer of the exit head.
 
-Both count the exit head as the paper has it, with attention from every token to every token, whatever an
-implementation saves by computing less. Embeddings, LayerNorm, activations, softmax and biases count as nothing.
+Both count the attentive exit head as the paper has it, with attention from every token to every token, whatever an
+implementation saves by computing less. Embeddings (and ELECTRA's projection of them), pooling, LayerNorm, activations,
+softmax and biases count as nothing.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -36,16 +38,22 @@ class ModelShape:
     num_layers: int
     head_hidden_size: int
     num_labels: int
+    head_type: str = "attentive"
+    head_num_dense_layers: int = 1  # of a pooled head
+    exit_layers: tuple[int, ...] | None = None  # ascending, the last layer among them; None: all layers
 
     @classmethod
     def from_config(cls, config: FastBertConfig) -> ModelShape:
         """The shape of the model that `config` describes."""
         return cls(
             hidden_size=config.hidden_size,
-            intermediate_size=config.backbone_config.intermediate_size,
+            intermediate_size=config.intermediate_size,
             num_layers=config.num_hidden_layers,
             head_hidden_size=config.head_hidden_size,
             num_labels=len(config.id2label or {}),
+            head_type=config.head_type,
+            head_num_dense_layers=config.head_num_dense_layers,
+            exit_layers=None if len(config.exit_layers) == config.num_hidden_layers else tuple(config.exit_layers),
         )
 
 
@@ -77,15 +85,24 @@ def layer_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Conventio
 def head_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
     """FLOPs of one exit head for samples of n tokens; arguments, result and errors as in `layer_flops`.
 
-    Linear layers: the projection (H C multiply-adds) and query, key, value and output (4 C^2) for every token, then
-    one C x C layer for the first token. Attention: n^2 C for each of QK^T and PV. Last layer: C N.
+    Attentive head. Linear layers: the projection (H C multiply-adds) and query, key, value and output (4 C^2) for every
+    token, then one C x C layer for the first token. Attention: n^2 C for each of QK^T and PV. Last layer: C N.
+
+    Pooled head, once per sample: H C for the first dense layer, C^2 for the second. Last layer: C N, or H N without
+    dense layers.
     """
     n = _check_lengths(lengths)
     width = shape.head_hidden_size
-    flops = 2 * n * (shape.hidden_size * width + 4 * width**2) + 2 * width**2
+    if shape.head_type == "attentive":
+        flops = 2 * n * (shape.hidden_size * width + 4 * width**2) + 2 * width**2
+        if _counts_attention(convention):
+            flops = flops + 2 * (2 * n**2 * width) + 2 * width * shape.num_labels
+        return flops
+    widths = [shape.hidden_size, *[width] * shape.head_num_dense_layers]
+    per_sample = sum(2 * before * after for before, after in itertools.pairwise(widths))
     if _counts_attention(convention):
-        flops = flops + 2 * (2 * n**2 * width) + 2 * width * shape.num_labels
-    return flops
+        per_sample += 2 * widths[-1] * shape.num_labels
+    return np.full_like(n, per_sample)
 
 
 def full_depth_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
@@ -96,19 +113,20 @@ def full_depth_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Conv
 def executed_flops(
     shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike, convention: Convention = "paper"
 ) -> int:
-    """FLOPs of adaptive inference over a set of samples: k layers and k exit heads for exit layer k, summed.
+    """FLOPs of adaptive inference over a set of samples, summed: k layers and the exit heads up to k for exit layer k.
 
     Args:
         shape: sizes of the model.
-        exit_layers: exit layer of every sample, integers [B] in 1..L.
+        exit_layers: exit layer of every sample, integers [B] in 1..L, each a layer that has an exit head.
         lengths: n of every sample, integers [B], or one integer for all.
         convention: which products count.
 
     Raises:
-        ValueError: as `layer_flops`, exit layers outside 1..L, or arrays of different lengths.
+        ValueError: as `layer_flops`, exit layers without an exit head, or arrays of different lengths.
     """
     depth, n = _broadcast(shape, exit_layers, lengths)
-    return int((depth * (layer_flops(shape, n, convention) + head_flops(shape, n, convention))).sum())
+    heads = np.searchsorted(_layers_with_head(shape), depth, side="right")
+    return int((depth * layer_flops(shape, n, convention) + heads * head_flops(shape, n, convention)).sum())
 
 
 def flops_speedup(
@@ -144,10 +162,16 @@ def _check_lengths(lengths: npt.ArrayLike) -> Integers:
     return array
 
 
+def _layers_with_head(shape: ModelShape) -> Integers:
+    return np.asarray(shape.exit_layers or range(1, shape.num_layers + 1), dtype=np.int64)
+
+
 def _broadcast(shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike) -> tuple[Integers, Integers]:
     depth, n = _as_integers("exit_layers", exit_layers), _check_lengths(lengths)
     if ((depth < 1) | (depth > shape.num_layers)).any():
         raise ValueError(f"exit layers must lie in 1..{shape.num_layers}")
+    if not np.isin(depth, _layers_with_head(shape)).all():
+        raise ValueError(f"exit layers must be layers that have an exit head, {list(shape.exit_layers or ())}")
     if n.ndim and n.shape != depth.shape:
         raise ValueError(f"got {depth.shape} exit layers but {n.shape} lengths")
     return depth, np.broadcast_to(n, depth.shape)

@@ -1,12 +1,21 @@
-"""The exit head of the paper and the uncertainty computed from its logits."""
+"""Exit heads and the uncertainty computed from their logits."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+POOLINGS = ("first", "mean", "max")
+ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+}
 
 
 class AttentiveHead(nn.Module):
@@ -49,15 +58,13 @@ class AttentiveHead(nn.Module):
         Returns:
             Logits [B, N] in the dtype of the computation.
         """
-        batch_size = hidden.shape[0]
         projected = torch.tanh(self.projection(hidden))  # [B, L, C]
         if attention_mask is None:
             first_token = projected[:, 0]  # [B, C]
             key_mask = None
         else:
             valid = attention_mask != 0
-            # With left padding the first valid token is not at index 0; argmax returns the first of equal maxima.
-            first_token = projected[torch.arange(batch_size, device=hidden.device), valid.int().argmax(dim=1)]
+            first_token = _first_valid(projected, valid)
             key_mask = valid[:, None, None, :]
 
         # Only the first token's attention output is used below, so only its query is needed. Keys and values are
@@ -66,11 +73,111 @@ class AttentiveHead(nn.Module):
         key = self._split_heads(self.key(projected))  # [B, h, L, C/h]
         value = self._split_heads(self.value(projected))
         context = functional.scaled_dot_product_attention(query, key, value, attn_mask=key_mask)
-        context = context.transpose(1, 2).reshape(batch_size, -1)  # [B, C]
+        context = context.transpose(1, 2).flatten(1)  # [B, C]
         return self.classifier(torch.tanh(self.dense(self.attention_output(context))))
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
+
+
+class PooledHead(nn.Module):
+    """Exit head that pools and classifies: pool(X), then (Linear, activation) up to twice, then Linear.
+
+    `pooling="first"` without dense layers is the linear highway of DeeBERT (Xin et al. 2020, section 3.1); with one
+    dense layer and tanh it is BERT's pooler and classifier.
+
+    Args:
+        hidden_size: H, the width of the backbone.
+        head_hidden_size: C, the width of the dense layers.
+        num_labels: N.
+        pooling: "first", "mean" or "max", over the valid tokens of a sample.
+        num_dense_layers: dense layers before the classifier.
+        activation: behind every dense layer: "tanh", "relu" or "gelu".
+
+    Raises:
+        ValueError: unknown pooling or activation.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        head_hidden_size: int,
+        num_labels: int,
+        *,
+        pooling: str = "first",
+        num_dense_layers: int = 1,
+        activation: str = "tanh",
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+        self.pooling = pooling
+        self.activation = activation
+        widths = [hidden_size, *[head_hidden_size] * num_dense_layers]
+        self.dense = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
+        self.classifier = nn.Linear(widths[-1], num_labels)
+
+    def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [B, N] of a padded batch; arguments as in `AttentiveHead.forward`."""
+        features = self._pool(hidden, None if attention_mask is None else attention_mask != 0)  # [B, H]
+        for layer in self.dense:
+            features = ACTIVATIONS[self.activation](layer(features))
+        return self.classifier(features)
+
+    def _pool(self, hidden: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        if self.pooling == "first":
+            return hidden[:, 0] if valid is None else _first_valid(hidden, valid)
+        if self.pooling == "max":
+            if valid is not None:
+                hidden = hidden.masked_fill(~valid[:, :, None], -math.inf)
+            return hidden.amax(dim=1)
+        if valid is None:
+            return hidden.mean(dim=1)
+        # Filled, not multiplied with 0: padding may hold NaN. Summed in float32: 16 bits lose tokens of long rows.
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        total = hidden.masked_fill(~valid[:, :, None], 0.0).sum(dim=1, dtype=wide)
+        return (total / valid.sum(dim=1, keepdim=True)).to(hidden.dtype)
+
+    def extra_repr(self) -> str:
+        return f"pooling={self.pooling!r}, activation={self.activation!r}"
+
+
+def _first_valid(states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The first valid token [B, C] of every row of `states` [B, L, C]; with left padding it is not at index 0."""
+    rows = torch.arange(states.shape[0], device=states.device)
+    return states[rows, valid.int().argmax(dim=1)]  # argmax returns the first of equal maxima
+
+
+def uncertainty(logits: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
+    """Uncertainty of a prediction, in [0, 1]: `normalised_entropy`, or `mean_binary_entropy` of a multi-label model.
+
+    Args:
+        logits: float [..., N].
+        multi_label: whether every class is a decision of its own.
+
+    Returns:
+        float32 [...].
+    """
+    return mean_binary_entropy(logits) if multi_label else normalised_entropy(logits)
+
+
+def mean_binary_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Uncertainty of independent classes: the mean over classes of the entropy of `p = sigmoid(logit)`, over log 2.
+
+    The entropy of one class is `-(p log p + (1 - p) log (1 - p))`. A row with NaN or infinite logits has the
+    uncertainty NaN.
+
+    Args:
+        logits: float [..., N], N >= 1.
+
+    Returns:
+        float32 [...], in [0, 1] or NaN.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    entropy = -(wide.sigmoid() * functional.logsigmoid(wide) + (-wide).sigmoid() * functional.logsigmoid(-wide))
+    return (entropy.mean(dim=-1) / math.log(2)).clamp(0.0, 1.0).float()
 
 
 def normalised_entropy(logits: torch.Tensor) -> torch.Tensor:

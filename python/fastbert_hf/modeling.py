@@ -1,4 +1,4 @@
-"""FastBERT for sequence classification: a BERT backbone with an exit head after every encoder layer."""
+"""FastBERT for sequence classification: an encoder with exit heads behind its layers."""
 
 from __future__ import annotations
 
@@ -8,25 +8,36 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization
-from transformers.masking_utils import create_bidirectional_mask
+from transformers import AutoConfig, PreTrainedModel, initialization
 
-from fastbert_hf.configuration import FastBertConfig, check_backbone_type
-from fastbert_hf.heads import AttentiveHead, normalised_entropy
+from fastbert_hf import backbones
+from fastbert_hf.configuration import FastBertConfig
+from fastbert_hf.heads import AttentiveHead, PooledHead, uncertainty
 from fastbert_hf.inputs import check_inputs, make_position_ids
 from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
 from fastbert_hf.speed import resolve_speed
 
 # What from_backbone may set besides the backbone and the number of classes.
-_BACKBONE_OVERRIDES = ("head_hidden_size", "head_num_attention_heads", "id2label", "label2id")
+_BACKBONE_OVERRIDES = (
+    "head_type",
+    "head_hidden_size",
+    "head_num_attention_heads",
+    "head_pooling",
+    "head_num_dense_layers",
+    "head_activation",
+    "exit_layers",
+    "id2label",
+    "label2id",
+    "problem_type",
+)
 
 
 class FastBertForSequenceClassification(PreTrainedModel):
-    """BERT classifier whose samples may leave after any encoder layer (Liu et al., ACL 2020).
+    """Text classifier whose samples may leave after any encoder layer that has an exit head (Liu et al., ACL 2020).
 
-    `backbone` is a Transformers BERT without pooler; `heads` holds L exit heads, of which the last is the teacher
-    classifier and the others are the student classifiers. Made with `from_backbone` from a pretrained BERT, or with
-    `from_pretrained` from a saved FastBERT.
+    `backbone` is an encoder of Transformers without pooler (`backbones.py` says which); `heads` holds one exit head for
+    each entry of `config.exit_layers`, of which the last is the teacher classifier and the others are the student
+    classifiers. Made with `from_backbone` from a pretrained encoder, or with `from_pretrained` from a saved FastBERT.
     """
 
     config: FastBertConfig
@@ -40,12 +51,10 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: FastBertConfig) -> None:
         super().__init__(config)
+        config.check()
         self.num_labels = cast(int, config.num_labels)
-        self.backbone = AutoModel.from_config(config.backbone_config, add_pooling_layer=False)
-        self.heads = nn.ModuleList(
-            AttentiveHead(config.hidden_size, config.head_hidden_size, config.head_num_attention_heads, self.num_labels)
-            for _ in range(config.num_hidden_layers)
-        )
+        self.backbone = backbones.build_backbone(config.backbone_config)
+        self.heads = nn.ModuleList(_make_head(config) for _ in config.exit_layers)
         self._frozen_for_distillation = False
         self.post_init()
 
@@ -72,31 +81,25 @@ class FastBertForSequenceClassification(PreTrainedModel):
         """Put fresh exit heads on a pretrained backbone; the weights are float32.
 
         Args:
-            name_or_path: folder or hub name of a pretrained BERT (with or without a head of its own, which is dropped).
+            name_or_path: folder or hub name of a pretrained encoder. What its checkpoint has beside embeddings and
+                encoder layers is dropped: the pooler, and the head of a task or of pretraining (masked words, next
+                sentence, ELECTRA's discriminator, a classifier).
             num_labels: N, at least 2.
             attn_implementation: as in Transformers; `None` lets it choose (sdpa).
-            **overrides: `head_hidden_size`, `head_num_attention_heads`, `id2label`, `label2id` of the
-                configuration.
+            **overrides: the settings of the heads, `exit_layers`, `id2label`, `label2id` and `problem_type` of
+                `FastBertConfig`.
 
         Raises:
-            ValueError: the backbone's type is not supported.
+            ValueError: the backbone's type is not supported, or see `FastBertConfig`.
             TypeError: an unknown override.
-            RuntimeError: the checkpoint lacks parameters of the backbone.
+            RuntimeError: the checkpoint lacks parameters of the backbone, or has more than its configuration says.
         """
         unknown = sorted(set(overrides) - set(_BACKBONE_OVERRIDES))
         if unknown:
             raise TypeError(f"unknown setting(s) {unknown}; from_backbone takes {list(_BACKBONE_OVERRIDES)}")
         backbone_config = AutoConfig.from_pretrained(name_or_path)
-        check_backbone_type(backbone_config)
-        backbone, info = AutoModel.from_pretrained(
-            name_or_path,
-            config=backbone_config,
-            add_pooling_layer=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-        if info["missing_keys"]:
-            raise RuntimeError(f"{name_or_path} lacks parameters of the backbone: {sorted(info['missing_keys'])}")
+        backbones.check_backbone_config(backbone_config)
+        backbone = backbones.load_backbone(name_or_path, backbone_config)
         config = FastBertConfig(
             backbone_config=backbone_config,
             num_labels=num_labels,
@@ -131,13 +134,18 @@ class FastBertForSequenceClassification(PreTrainedModel):
         return (model, info) if want_info else model
 
     @property
+    def layers(self) -> nn.ModuleList:
+        """The backbone's L encoder layers, whatever its family calls them."""
+        return backbones.layers_of(self.backbone)
+
+    @property
     def student_classifiers(self) -> nn.ModuleList:
-        """The exit heads (`AttentiveHead`) after layers 1..L-1."""
+        """The exit heads (`AttentiveHead` or `PooledHead`) before the last layer."""
         return self.heads[:-1]
 
     @property
     def teacher_classifier(self) -> nn.Module:
-        """The exit head (`AttentiveHead`) after the last layer."""
+        """The exit head (`AttentiveHead` or `PooledHead`) after the last layer."""
         return self.heads[-1]
 
     @property
@@ -184,11 +192,12 @@ class FastBertForSequenceClassification(PreTrainedModel):
         Args:
             input_ids: int64 or int32 [B, L]; B may be 0.
             attention_mask: [B, L], 1 for valid tokens and 0 for padding on either side; `None` for no padding.
-            token_type_ids: int64 or int32 [B, L], or `None` for one segment.
-            speed: a sample exits after layer i when its uncertainty there is below its Speed (strictly); after the last
-                layer every sample exits. A number in [0, 1], a float tensor [B], or `None` for full depth: the
-                teacher classifier alone answers.
-            labels: int64 [B], class ids; adds `loss`.
+            token_type_ids: int64 or int32 [B, L], or `None` for one segment. Must be 0 throughout where the backbone
+                has no segments (RoBERTa, DistilBERT); checked together with the mask, in one read of the device.
+            speed: a sample exits after layer i, if that has an exit head, when its uncertainty there is below its Speed
+                (strictly); after the last layer every sample exits. A number in [0, 1], a float tensor [B], or `None`
+                for full depth: the teacher classifier alone answers.
+            labels: int64 [B], class ids, or float [B, N] of 0 and 1 for a multi-label model; adds `loss`.
             output_all_exits: run every layer and every exit head on every sample and return all of them too. What
                 `speed` selects stays the same.
 
@@ -201,7 +210,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         Warns:
             RuntimeWarning: an uncertainty is not finite (CPU only). Such a sample does not exit before the last layer.
         """
-        valid = check_inputs(input_ids, attention_mask, token_type_ids, self.config.max_position_embeddings)
+        valid = self._check(input_ids, attention_mask, token_type_ids)
         threshold = resolve_speed(speed, batch_size=input_ids.shape[0], device=input_ids.device)
 
         if input_ids.shape[0] == 0:  # the layers of Transformers do not take an empty batch
@@ -217,7 +226,47 @@ class FastBertForSequenceClassification(PreTrainedModel):
         if labels is None:
             return output
         # Made anew, so that the loss comes first in the tuple form of the output.
-        return FastBertOutput(loss=functional.cross_entropy(output.logits, labels), **output)
+        return FastBertOutput(loss=self._loss(output.logits, labels), **output)
+
+    def exit_hidden_states(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """What the exit heads get: the hidden states [B, L, H] behind each exit layer in turn.
+
+        The backbone runs layer by layer as they are asked for; no exit head runs. Arguments and errors as in `forward`.
+        """
+        valid = self._check(input_ids, attention_mask, token_type_ids)
+        if input_ids.shape[0] == 0:
+            empty = torch.zeros(*input_ids.shape, self.config.hidden_size, dtype=self.dtype, device=input_ids.device)
+            return iter([empty] * len(self.heads))
+        return self._exit_states(input_ids, valid, token_type_ids)
+
+    def _check(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, token_type_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        return check_inputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            self.config.max_position_embeddings,
+            has_segments=backbones.has_segments(self.backbone),
+        )
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if not self.config.multi_label:
+            return functional.cross_entropy(logits, labels)
+        if labels.shape != logits.shape or not labels.is_floating_point():
+            raise ValueError(
+                f"the labels of a multi-label model must be floating point {list(logits.shape)} (samples, classes), "
+                f"got {labels.dtype} {list(labels.shape)}"
+            )
+        return functional.binary_cross_entropy_with_logits(logits, labels.float())
+
+    def _uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
+        return uncertainty(logits, self.config.multi_label)
 
     def _empty_output(self, output_all_exits: bool, device: torch.device) -> FastBertOutput:
         # float32 whatever torch.set_default_dtype says.
@@ -232,37 +281,33 @@ class FastBertForSequenceClassification(PreTrainedModel):
         )
 
     def _embed(self, input_ids: torch.Tensor, valid: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
+        position_ids = make_position_ids(valid, backbones.first_position(self.backbone.config))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen_for_distillation):
-            return self.backbone.embeddings(
-                input_ids=input_ids, token_type_ids=token_type_ids, position_ids=make_position_ids(valid)
-            )
-
-    def _attention_mask(self, hidden: torch.Tensor, valid: torch.Tensor) -> Any:
-        """The mask in whatever form the chosen attention implementation wants."""
-        return create_bidirectional_mask(self.backbone.config, hidden, valid)
+            return backbones.embed(self.backbone, input_ids, position_ids, token_type_ids)
 
     def _run_layer(self, layer: nn.Module, hidden: torch.Tensor, layer_mask: Any) -> torch.Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen_for_distillation):
-            return layer(hidden, layer_mask)
+            return backbones.run_layer(layer, hidden, layer_mask)
 
-    def _hidden_states(
+    def _exit_states(
         self, input_ids: torch.Tensor, valid: torch.Tensor, token_type_ids: torch.Tensor | None
     ) -> Iterator[torch.Tensor]:
-        """The output [B, L, H] of every encoder layer in turn."""
+        """The hidden states [B, L, H] behind every exit layer in turn."""
         hidden = self._embed(input_ids, valid, token_type_ids)
-        layer_mask = self._attention_mask(hidden, valid)
-        for layer in self.backbone.encoder.layer:
+        layer_mask = backbones.make_layer_mask(self.backbone, hidden, valid)
+        for number, layer in enumerate(self.layers, start=1):
             hidden = self._run_layer(layer, hidden, layer_mask)
-            yield hidden
+            if number in self.config.exit_layers:
+                yield hidden
 
     def _run_full_depth(
         self, input_ids: torch.Tensor, valid: torch.Tensor, token_type_ids: torch.Tensor | None
     ) -> FastBertOutput:
-        for hidden in self._hidden_states(input_ids, valid, token_type_ids):
+        for hidden in self._exit_states(input_ids, valid, token_type_ids):
             last_hidden = hidden
         logits = self.teacher_classifier(last_hidden, valid).float()
-        exit_layer = torch.full((logits.shape[0],), len(self.heads), dtype=torch.int64, device=logits.device)
-        return FastBertOutput(logits=logits, uncertainty=normalised_entropy(logits), exit_layer=exit_layer)
+        exit_layer = torch.full((logits.shape[0],), len(self.layers), dtype=torch.int64, device=logits.device)
+        return FastBertOutput(logits=logits, uncertainty=self._uncertainty(logits), exit_layer=exit_layer)
 
     def _run_all_exits(
         self,
@@ -271,11 +316,11 @@ class FastBertForSequenceClassification(PreTrainedModel):
         token_type_ids: torch.Tensor | None,
         threshold: torch.Tensor | None,
     ) -> FastBertOutput:
-        hidden_states = self._hidden_states(input_ids, valid, token_type_ids)
+        states = self._exit_states(input_ids, valid, token_type_ids)
         all_logits = torch.stack(
-            [head(hidden, valid).float() for head, hidden in zip(self.heads, hidden_states, strict=True)], dim=1
+            [head(hidden, valid).float() for head, hidden in zip(self.heads, states, strict=True)], dim=1
         )
-        all_uncertainty = normalised_entropy(all_logits)  # [B, L]
+        all_uncertainty = self._uncertainty(all_logits)  # [B, E]
         exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
         if threshold is not None:
             exits |= all_uncertainty < threshold[:, None]
@@ -285,7 +330,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         return FastBertOutput(
             logits=all_logits[rows, first],
             uncertainty=all_uncertainty[rows, first],
-            exit_layer=first + 1,
+            exit_layer=torch.tensor(self.config.exit_layers, device=first.device)[first],
             all_logits=all_logits,
             all_uncertainty=all_uncertainty,
         )
@@ -298,18 +343,21 @@ class FastBertForSequenceClassification(PreTrainedModel):
         threshold: torch.Tensor,
     ) -> FastBertOutput:
         """Layer by layer on the survivors only; what has left is written to its row of the result."""
-        batch_size, num_layers, device = input_ids.shape[0], len(self.heads), input_ids.device
+        batch_size, num_layers, device = input_ids.shape[0], len(self.layers), input_ids.device
         logits = torch.zeros(batch_size, self.num_labels, dtype=torch.float32, device=device)
         uncertainty = torch.zeros(batch_size, dtype=torch.float32, device=device)
         exit_layer = torch.full((batch_size,), num_layers, dtype=torch.int64, device=device)
 
+        heads = dict(zip(self.config.exit_layers, self.heads, strict=True))
         alive = torch.arange(batch_size, device=device)  # input row of every survivor
         hidden = self._embed(input_ids, valid, token_type_ids)
-        layer_mask = self._attention_mask(hidden, valid)
-        for number, (layer, head) in enumerate(zip(self.backbone.encoder.layer, self.heads, strict=True), start=1):
+        layer_mask = backbones.make_layer_mask(self.backbone, hidden, valid)
+        for number, layer in enumerate(self.layers, start=1):
             hidden = self._run_layer(layer, hidden, layer_mask)
-            layer_logits = head(hidden, valid).float()
-            layer_uncertainty = normalised_entropy(layer_logits)
+            if number not in heads:
+                continue
+            layer_logits = heads[number](hidden, valid).float()
+            layer_uncertainty = self._uncertainty(layer_logits)
             if number == num_layers:
                 exits = torch.ones_like(layer_uncertainty, dtype=torch.bool)
             else:
@@ -326,5 +374,19 @@ class FastBertForSequenceClassification(PreTrainedModel):
             if alive.numel() == 0:
                 break
             hidden, valid = hidden[stays], valid[stays]
-            layer_mask = self._attention_mask(hidden, valid)
+            layer_mask = backbones.make_layer_mask(self.backbone, hidden, valid)
         return FastBertOutput(logits=logits, uncertainty=uncertainty, exit_layer=exit_layer)
+
+
+def _make_head(config: FastBertConfig) -> nn.Module:
+    num_labels = cast(int, config.num_labels)
+    if config.head_type == "attentive":
+        return AttentiveHead(config.hidden_size, config.head_hidden_size, config.head_num_attention_heads, num_labels)
+    return PooledHead(
+        config.hidden_size,
+        config.head_hidden_size,
+        num_labels,
+        pooling=config.head_pooling,
+        num_dense_layers=config.head_num_dense_layers,
+        activation=config.head_activation,
+    )

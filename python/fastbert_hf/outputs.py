@@ -14,12 +14,14 @@ class FastBertOutput(ModelOutput):
     """Result of one forward pass; rows are in input order.
 
     Attributes:
-        loss: scalar float32, the cross-entropy of `logits` against the labels; only with labels.
+        loss: scalar float32 of `logits` against the labels, only with labels: the cross-entropy, or the binary
+            cross-entropy of a multi-label model.
         logits: float32 [B, N], of the exit head at which each sample left.
-        uncertainty: float32 [B], normalised entropy of `logits`, in [0, 1]; NaN where the logits are not finite.
+        uncertainty: float32 [B] in [0, 1], `heads.uncertainty` of `logits`; NaN where they are not finite.
         exit_layer: int64 [B], number of encoder layers executed for the sample, 1..L.
-        all_logits: float32 [B, L, N], of every exit head; only with `output_all_exits=True`.
-        all_uncertainty: float32 [B, L]; only with `output_all_exits=True`.
+        all_logits: float32 [B, E, N], of all E exit heads, those of `config.exit_layers`; only with
+            `output_all_exits=True`.
+        all_uncertainty: float32 [B, E]; only with `output_all_exits=True`.
     """
 
     loss: torch.Tensor | None = None

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fastbert_hf import FastBertConfig
-from fastbert_hf.flops import ModelShape, executed_flops, flops_speedup, full_depth_flops, head_flops, layer_flops
+from fastbert_hf.flops import (
+    Convention,
+    ModelShape,
+    executed_flops,
+    flops_speedup,
+    full_depth_flops,
+    head_flops,
+    layer_flops,
+)
 
 BERT_BASE = ModelShape(hidden_size=768, intermediate_size=3072, num_layers=12, head_hidden_size=128, num_labels=2)
 TINY = ModelShape(hidden_size=8, intermediate_size=16, num_layers=3, head_hidden_size=4, num_labels=5)
@@ -48,6 +58,41 @@ def test_executed_flops_sum_over_samples() -> None:
     assert executed_flops(TINY, [1, 3, 2], [5, 9, 1]) == expected
     assert executed_flops(TINY, torch.tensor([1, 3, 2]), np.array([5, 9, 1], dtype=np.int32)) == expected
     assert executed_flops(TINY, [], []) == 0
+
+
+@pytest.mark.parametrize(
+    ("dense_layers", "linear", "last"),
+    [(0, 0, 8 * 5), (1, 8 * 4, 4 * 5), (2, 8 * 4 + 4 * 4, 4 * 5)],
+)
+def test_pooled_head_costs_a_sample_not_a_token(dense_layers: int, linear: int, last: int) -> None:
+    shape = replace(TINY, head_type="pooled", head_num_dense_layers=dense_layers)
+    assert head_flops(shape, [1, 7, 100]).tolist() == [2 * linear] * 3
+    assert head_flops(shape, [1, 7, 100], "attention").tolist() == [2 * (linear + last)] * 3
+    assert head_flops(shape, 7).shape == ()
+    assert full_depth_flops(shape, 7) == 3 * layer_flops(TINY, 7) + 2 * linear
+
+
+@pytest.mark.parametrize("head_type", ["attentive", "pooled"])
+@pytest.mark.parametrize("convention", ["paper", "attention"])
+def test_only_heads_that_exist_are_counted(head_type: str, convention: Convention) -> None:
+    shape = replace(TINY, num_layers=6, exit_layers=(2, 3, 6), head_type=head_type)
+    layer, head = (int(flops(shape, 9, convention)) for flops in (layer_flops, head_flops))
+    for exit_layer, heads in [(2, 1), (3, 2), (6, 3)]:
+        assert executed_flops(shape, [exit_layer], 9, convention) == exit_layer * layer + heads * head
+    assert executed_flops(shape, [6, 2], [9, 9], convention) == 8 * layer + 4 * head
+    assert full_depth_flops(shape, 9, convention) == 6 * layer + head
+    assert flops_speedup(replace(shape, exit_layers=(6,)), [6], 9, convention) == 1.0
+    with pytest.raises(ValueError, match=r"layers that have an exit head, \[2, 3, 6\]"):
+        executed_flops(shape, [4], 9, convention)
+
+
+def test_shape_of_other_heads_and_layers_comes_from_the_configuration() -> None:
+    distilbert = {"model_type": "distilbert", "dim": 8, "hidden_dim": 16, "n_layers": 3, "n_heads": 2}
+    config = FastBertConfig(
+        distilbert, head_type="pooled", head_num_dense_layers=2, head_hidden_size=4, num_labels=5, exit_layers=[1, 3]
+    )
+    expected = replace(TINY, head_type="pooled", head_num_dense_layers=2, exit_layers=(1, 3))
+    assert ModelShape.from_config(config) == expected
 
 
 @pytest.mark.parametrize("convention", ["paper", "attention"])

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from fastbert_hf.heads import AttentiveHead, normalised_entropy
+from fastbert_hf.heads import (
+    ACTIVATIONS,
+    POOLINGS,
+    AttentiveHead,
+    PooledHead,
+    mean_binary_entropy,
+    normalised_entropy,
+    uncertainty,
+)
 
 
 def full_self_attention(head: AttentiveHead, hidden: torch.Tensor) -> torch.Tensor:
@@ -57,6 +65,89 @@ def test_parameter_count_of_bert_base_head() -> None:
 def test_width_must_be_divisible_by_heads() -> None:
     with pytest.raises(ValueError, match="divisible"):
         AttentiveHead(24, 16, 3, 2)
+
+
+def pooled_by_hand(head: PooledHead, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits of one sample without padding, token by token; `tokens` [n, H]."""
+    if head.pooling == "first":
+        features = tokens[0]
+    elif head.pooling == "mean":
+        features = torch.stack([tokens[:, channel].sum() / len(tokens) for channel in range(tokens.shape[1])])
+    else:
+        features = torch.stack([max(tokens[:, channel]) for channel in range(tokens.shape[1])])
+    by_hand = {
+        "tanh": lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
+        "relu": lambda x: x * (x > 0),
+        "gelu": lambda x: x * (1 + torch.erf(x / math.sqrt(2))) / 2,
+    }
+    for layer in head.dense:
+        features = by_hand[head.activation](layer.weight @ features + layer.bias)
+    return head.classifier.weight @ features + head.classifier.bias
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("num_dense_layers", [0, 1, 2])
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize(("left", "right"), [(0, 0), (0, 3), (4, 0), (2, 5)])
+def test_pooled_head_sees_valid_tokens_only(
+    pooling: str, num_dense_layers: int, activation: str, left: int, right: int
+) -> None:
+    head = PooledHead(24, 16, 3, pooling=pooling, num_dense_layers=num_dense_layers, activation=activation).double()
+    samples = [torch.randn(length, 24, dtype=torch.float64) for length in (1, 5, 7)]
+    width = left + 7 + right
+    hidden = torch.full((3, width, 24), 1e3, dtype=torch.float64)  # would win a maximum and shift a mean
+    hidden[:, ::2] = math.nan  # what padding holds is nobody's business
+    mask = torch.zeros(3, width, dtype=torch.int64)
+    for row, sample in enumerate(samples):
+        hidden[row, left : left + len(sample)] = sample
+        mask[row, left : left + len(sample)] = 1
+    expected = torch.stack([pooled_by_hand(head, sample) for sample in samples])
+    for form in (mask, mask.bool(), mask.double()):
+        torch.testing.assert_close(head(hidden, form), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(head(samples[2][None])[0], expected[2], rtol=0, atol=1e-12)
+
+
+def test_mean_of_a_long_row_in_bfloat16_is_that_of_float32() -> None:
+    head = PooledHead(24, 16, 3, pooling="mean", num_dense_layers=0)
+    hidden = (torch.randn(1, 1000, 24) + 1).bfloat16()
+    mask = torch.ones(1, 1000)
+    expected = head(hidden.float(), mask)
+    torch.testing.assert_close(head.bfloat16()(hidden, mask).float(), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(("num_dense_layers", "widths"), [(0, []), (1, [(24, 16)]), (2, [(24, 16), (16, 16)])])
+def test_shape_of_the_pooled_head(num_dense_layers: int, widths: list[tuple[int, int]]) -> None:
+    head = PooledHead(24, 16, 3, num_dense_layers=num_dense_layers)
+    assert [(layer.in_features, layer.out_features) for layer in head.dense] == widths
+    assert (head.classifier.in_features, head.classifier.out_features) == (16 if widths else 24, 3)
+
+
+def test_pooled_head_of_an_unknown_kind() -> None:
+    with pytest.raises(ValueError, match="unknown pooling 'last'; choose one of first, mean, max"):
+        PooledHead(24, 16, 3, pooling="last")
+    with pytest.raises(ValueError, match="unknown activation 'silu'; choose one of tanh, relu, gelu"):
+        PooledHead(24, 16, 3, activation="silu")
+
+
+def test_binary_entropy_is_the_definition() -> None:
+    logits = torch.randn(2, 50, 4, dtype=torch.float64) * 5
+    p = torch.sigmoid(logits)
+    expected = (-(p * p.log2() + (1 - p) * (1 - p).log2())).mean(-1)
+    result = mean_binary_entropy(logits)
+    assert result.dtype == torch.float32 and result.shape == (2, 50)
+    torch.testing.assert_close(result, expected.float(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(mean_binary_entropy(logits.float()), expected.float(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(uncertainty(logits, multi_label=True), result)
+    assert torch.equal(uncertainty(logits, multi_label=False), normalised_entropy(logits))
+
+
+def test_binary_entropy_of_extreme_logits() -> None:
+    inf, nan = math.inf, math.nan
+    result = mean_binary_entropy(
+        torch.tensor([[0.0, 0.0], [1e4, -1e4], [0.0, 200.0], [0.0, nan], [0.0, inf], [-inf, 0.0]])
+    )
+    assert result[:3].tolist() == [1.0, 0.0, 0.5]
+    assert result[3:].isnan().all()
 
 
 @pytest.mark.parametrize("num_labels", [2, 3, 100])

@@ -14,12 +14,10 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
-    DistilBertConfig,
-    RobertaConfig,
 )
 
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification, FastBertOutput
-from fastbert_hf.heads import normalised_entropy
+from fastbert_hf.heads import AttentiveHead, PooledHead, mean_binary_entropy, normalised_entropy
 
 NUM_LAYERS = 4
 # Speeds that leave nobody, somebody and everybody behind at the first layers of the random model below.
@@ -256,6 +254,7 @@ def test_round_trip(model: FastBertForSequenceClassification, tmp_path: Path) ->
     assert config.id2label == {0: "low", 1: "middle", 2: "high"}
     assert (config.hidden_size, config.num_hidden_layers, config.max_position_embeddings) == (32, NUM_LAYERS, 40)
     assert (config.head_hidden_size, config.head_num_attention_heads) == (16, 2)
+    assert config.exit_layers == [1, 2, 3, 4] and not config.multi_label
 
 
 def test_checkpoint_with_other_names_does_not_load(model: FastBertForSequenceClassification, tmp_path: Path) -> None:
@@ -304,16 +303,6 @@ def test_incomplete_backbone_does_not_load(tmp_path: Path) -> None:
         FastBertForSequenceClassification.from_backbone(str(tmp_path), 2)
 
 
-def test_unsupported_backbone_names_the_supported_ones(tmp_path: Path) -> None:
-    RobertaConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'roberta' is not supported; supported backbone types: bert"):
-        FastBertForSequenceClassification.from_backbone(str(tmp_path), 2)
-    with pytest.raises(ValueError, match="'distilbert' is not supported"):
-        FastBertConfig(DistilBertConfig())
-    with pytest.raises(ValueError, match="encoder"):
-        FastBertConfig(make_backbone_config(is_decoder=True))
-
-
 def test_configuration_errors_and_defaults() -> None:
     config = FastBertConfig()
     assert (config.hidden_size, config.num_hidden_layers, config.head_hidden_size) == (768, 12, 128)
@@ -332,6 +321,154 @@ def test_configuration_errors_and_defaults() -> None:
         FastBertConfig(hidden_size=32)
     with pytest.raises(TypeError, match="got str"):
         FastBertConfig("bert-base-uncased")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head_type": "linear"}, "head_type must be one of attentive, pooled; got 'linear'"),
+        ({"head_pooling": "last"}, "head_pooling must be one of first, mean, max; got 'last'"),
+        ({"head_activation": "silu"}, "head_activation must be one of tanh, relu, gelu; got 'silu'"),
+        ({"head_num_dense_layers": 3}, "head_num_dense_layers must be 0 to 2, got 3"),
+        ({"head_num_dense_layers": True}, "head_num_dense_layers must be 0 to 2, got True"),
+        ({"problem_type": "regression"}, "problem_type must be one of .*; got 'regression'"),
+        ({"exit_layers": [1, 2]}, "end with the last, 12"),
+        ({"exit_layers": []}, "end with the last, 12"),
+        ({"exit_layers": [2, 2, 12]}, "ascending"),
+        ({"exit_layers": [0, 12]}, "1..12"),
+        ({"exit_layers": [1.0, 12]}, "1..12"),
+        ({"exit_layers": [12, 13]}, "1..12"),
+    ],
+)
+def test_head_settings_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FastBertConfig(**changes)
+
+
+def test_exit_layers_read_as_a_list() -> None:
+    assert FastBertConfig().exit_layers == list(range(1, 13))
+    assert FastBertConfig(exit_layers=(6, 12)).exit_layers == [6, 12]
+    assert FastBertConfig(head_type="pooled", head_hidden_size=100, head_num_attention_heads=3).head_hidden_size == 100
+
+
+def test_configuration_changed_afterwards_is_checked_again() -> None:
+    config = FastBertConfig(make_backbone_config())
+    config.backbone_config.num_hidden_layers = 6  # its head would be missing, and with it every late answer
+    with pytest.raises(ValueError, match="end with the last, 6"):
+        FastBertForSequenceClassification(config)
+
+
+HEADS: list[dict[str, Any]] = [
+    {"head_type": "attentive"},
+    {"head_type": "pooled", "head_pooling": "first", "head_num_dense_layers": 0},
+    {"head_type": "pooled", "head_pooling": "mean", "head_activation": "gelu"},
+    {"head_type": "pooled", "head_pooling": "max", "head_num_dense_layers": 2, "head_activation": "relu"},
+]
+
+
+@pytest.mark.parametrize("problem_type", [None, "single_label_classification", "multi_label_classification"])
+@pytest.mark.parametrize("exit_layers", [None, [2, 4], [4], [1, 2, 4]])
+@pytest.mark.parametrize("settings", HEADS)
+@torch.no_grad()
+def test_every_kind_of_head_on_every_subset_of_layers(
+    settings: dict[str, Any], exit_layers: list[int] | None, problem_type: str | None
+) -> None:
+    model = make_model(**settings, exit_layers=exit_layers, problem_type=problem_type)
+    layers = exit_layers or [1, 2, 3, 4]
+    assert len(model.heads) == len(layers) and model.config.exit_layers == layers
+    assert all(
+        isinstance(h, AttentiveHead if settings["head_type"] == "attentive" else PooledHead) for h in model.heads
+    )
+    ids, mask = make_batch(7)
+    everything = model(ids, mask, output_all_exits=True)
+    assert everything.all_logits.shape == (7, len(layers), 3)
+    measure = mean_binary_entropy if problem_type == "multi_label_classification" else normalised_entropy
+    torch.testing.assert_close(everything.all_uncertainty, measure(everything.all_logits), rtol=1e-5, atol=1e-5)
+
+    values = everything.all_uncertainty.flatten().sort().values
+    for speed in (0.0, (values[len(values) // 3] + values[len(values) // 3 + 1]).item() / 2, 1.0):
+        output = model(ids, mask, speed=speed)
+        assert_same(output, model(ids, mask, speed=speed, output_all_exits=True))
+        for row in range(7):  # the rule, in its own words
+            index = next(
+                (i for i in range(len(layers) - 1) if everything.all_uncertainty[row, i] < speed), len(layers) - 1
+            )
+            assert output.exit_layer[row] == layers[index]
+            torch.testing.assert_close(output.logits[row], everything.all_logits[row, index], rtol=1e-5, atol=1e-5)
+    assert_same(model(ids, mask), model(ids, mask, speed=0.0))
+
+
+@torch.no_grad()
+def test_whoever_never_gets_below_the_threshold_is_answered_by_the_teacher() -> None:
+    model = make_model(exit_layers=[1, 3, 4])
+    for head in model.heads:  # class 2 for all, and never sure
+        head.classifier.weight.zero_()
+        head.classifier.bias.copy_(torch.tensor([0.0, 0.0, 1e-3]))
+    ids, mask = make_batch(7)
+    for speed in (0.0, 0.5, 0.99):
+        output = model(ids, mask, speed=speed)
+        assert output.exit_layer.tolist() == [NUM_LAYERS] * 7
+        assert output.logits.argmax(dim=-1).tolist() == [2] * 7
+
+
+@torch.no_grad()
+def test_layers_without_a_head_run_on_the_survivors() -> None:
+    model = make_model(exit_layers=[2, 4])
+    rows: list[int] = []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].shape[0]))
+    ids, mask = make_batch(7)
+    at_two = model(ids, mask, output_all_exits=True).all_uncertainty[:, 0].sort().values
+    rows.clear()
+    exit_layer = model(ids, mask, speed=(at_two[2] + at_two[3]).item() / 2).exit_layer
+    assert sorted(exit_layer.tolist()) == [2] * 3 + [4] * 4
+    assert rows == [7, 7, 4, 4]
+
+
+@pytest.mark.parametrize("exit_layers", [None, [2, 4]])
+@torch.no_grad()
+def test_exit_hidden_states_are_what_the_heads_get(exit_layers: list[int] | None) -> None:
+    model = make_model(exit_layers=exit_layers)
+    ids, mask = make_batch(5)
+    states = list(model.exit_hidden_states(ids, mask))
+    logits = torch.stack([head(hidden, mask) for head, hidden in zip(model.heads, states, strict=True)], dim=1)
+    torch.testing.assert_close(logits, model(ids, mask, output_all_exits=True).all_logits, rtol=1e-5, atol=1e-5)
+    assert [state.shape for state in model.exit_hidden_states(ids[:0])] == [(0, 12, 32)] * len(model.heads)
+    with pytest.raises(ValueError, match="attention_mask must have the shape"):
+        model.exit_hidden_states(ids, mask[:, 1:])
+
+
+def test_exit_hidden_states_run_the_backbone_only_and_only_as_far_as_asked(
+    model: FastBertForSequenceClassification,
+) -> None:
+    calls: list[str] = []
+    for kind, modules in (("layer", model.layers), ("head", model.heads)):
+        for module in modules:
+            module.register_forward_hook(lambda *_, kind=kind: calls.append(kind))
+    states = model.exit_hidden_states(*make_batch(2))
+    next(states), next(states)
+    assert calls == ["layer", "layer"]
+
+
+def test_multi_label_loss() -> None:
+    model = make_model(problem_type="multi_label_classification")
+    ids, mask = make_batch(4)
+    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    output = model(ids, mask, labels=labels)
+    p = output.logits.double().sigmoid()
+    expected = -(labels * p.log() + (1 - labels) * (1 - p).log()).mean()
+    torch.testing.assert_close(output.loss.double(), expected, rtol=1e-5, atol=1e-6)
+    for wrong in (labels.long(), labels[:, :2], torch.tensor([0, 1, 2, 0])):
+        with pytest.raises(ValueError, match=r"labels of a multi-label model must be floating point \[4, 3\]"):
+            model(ids, mask, labels=wrong)
+
+
+def test_pooled_heads_start_as_the_others_do() -> None:
+    model = make_model(head_type="pooled", head_num_dense_layers=2)
+    for head in model.heads:
+        for layer in (*head.dense, head.classifier):
+            bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
+            assert 0.8 * bound < layer.weight.abs().max() <= bound and not layer.bias.any()
 
 
 def test_bad_input_is_refused(model: FastBertForSequenceClassification) -> None:

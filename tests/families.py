@@ -1,0 +1,69 @@
+"""Tiny backbones of every supported family, and of types that are supported for their structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig
+
+from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
+
+NUM_LAYERS = 4
+VOCABULARY = 50
+PADDING_ID = 1  # RoBERTa's; below every id of `make_batch`
+LONGEST = 24
+
+# Name of the case: model type and what is special about it.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", {}),
+    "roberta": ("roberta", {"max_position_embeddings": LONGEST + 2, "type_vocab_size": 1}),
+    "xlm-roberta": ("xlm-roberta", {"max_position_embeddings": LONGEST + 2, "type_vocab_size": 1}),
+    "camembert": ("camembert", {"max_position_embeddings": LONGEST + 2, "type_vocab_size": 1}),
+    "electra-small": ("electra", {"embedding_size": 12}),
+    "electra-base": ("electra", {"embedding_size": 32}),
+    "distilbert": ("distilbert", {"hidden_dim": 64, "activation": "relu"}),
+    "distilbert-sinusoidal": ("distilbert", {"hidden_dim": 64, "sinusoidal_pos_embds": True}),
+    "ernie": ("ernie", {}),
+    "data2vec-text": ("data2vec-text", {"max_position_embeddings": LONGEST + 2, "type_vocab_size": 1}),
+    "bert-generation": ("bert-generation", {}),
+}
+WITH_SEGMENTS = ("bert", "electra-small", "electra-base", "ernie")
+
+
+def make_backbone_config(family: str, **changes: Any) -> PreTrainedConfig:
+    model_type, special = FAMILIES[family]
+    fields: dict[str, Any] = dict(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=4,
+        max_position_embeddings=LONGEST,
+        pad_token_id=PADDING_ID,
+        initializer_range=0.3,
+    )
+    if model_type != "distilbert":
+        fields["intermediate_size"] = 64
+    return AutoConfig.for_model(model_type, **(fields | special | changes))
+
+
+def make_model(family: str, **settings: Any) -> FastBertForSequenceClassification:
+    torch.manual_seed(0)
+    config = FastBertConfig(make_backbone_config(family), **({"num_labels": 3, "head_hidden_size": 16} | settings))
+    return FastBertForSequenceClassification(config).eval()
+
+
+def make_batch(batch_size: int = 5, length: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids above `PADDING_ID` with padding on the right; lengths run from `length` down."""
+    ids = torch.randint(PADDING_ID + 1, VOCABULARY, (batch_size, length), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(length) < (length - torch.arange(batch_size) % length)[:, None]).long()
+    return ids.where(mask == 1, PADDING_ID), mask
+
+
+def speed_that_divides(model: FastBertForSequenceClassification, ids: torch.Tensor, mask: torch.Tensor) -> float:
+    """A Speed at which half of the samples leave before the last layer, half way between two uncertainties."""
+    with torch.no_grad():
+        students = model(ids, mask, output_all_exits=True).all_uncertainty[:, :-1]
+    surest = students.min(dim=1).values.sort().values
+    middle = len(surest) // 2
+    return surest[middle - 1 : middle + 1].mean().item()
