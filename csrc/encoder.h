@@ -1,6 +1,8 @@
 // All layers of a FastBERT on a CPU: a packed batch goes through encoder layers and exit heads, and samples leave.
 #pragma once
 #include <cstdint>
+#include <optional>
+#include <variant>
 #include <vector>
 
 #include "compact.h"
@@ -8,6 +10,7 @@
 #include "encoder_layer.h"
 #include "exit_head.h"
 #include "packed_matrix.h"
+#include "pooled_exit_head.h"
 
 namespace fastbert {
 
@@ -17,9 +20,11 @@ struct AttentiveHead {
   int64_t num_heads;        // h
 };
 
+using ExitHead = std::variant<AttentiveHead, PackedPooledHead>;
+
 struct EncoderWeights {
-  std::vector<EncoderLayerWeights> layers;  // L
-  std::vector<AttentiveHead> heads;         // L, one behind each layer
+  std::vector<EncoderLayerWeights> layers;     // L
+  std::vector<std::optional<ExitHead>> heads;  // L; nothing behind a layer without a head, the last one has one
   int64_t num_labels;
 };
 

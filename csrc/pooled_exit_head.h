@@ -7,10 +7,12 @@
 // and the decision of decision.h.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "activation.h"
 #include "decision.h"
 #include "dtype.h"
+#include "packed_matrix.h"
 
 namespace fastbert {
 
@@ -28,7 +30,17 @@ struct PooledHeadWeights {
   Activation activation;
 };
 
+// The head with its layers packed for float32 rows.
+struct PackedPooledHead {
+  std::vector<PackedMatrix> layers;  // 1..3
+  Pooling pooling;
+  Activation activation;
+};
+
 namespace cpu {
+void pooled_exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
+                      const PackedPooledHead& head, const Decision& decision, const DecisionOutputs& outputs);
+
 // x [B, H] in float32. A sample without tokens gets NaN.
 void pool(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch, int64_t hidden_size,
           Pooling pooling, float* pooled);

@@ -74,8 +74,9 @@ def patch(model: Model, *, backend: str = "auto", dtype: torch.dtype | None = No
 
     Raises:
         TypeError: not a model that can be patched. ValueError: unknown backend or dtype, or one that this device, model
-        or backend does not have. RuntimeError: the named
-        backend is not there; the message says why and what to do.
+            or backend does not have; or a model of a known implementation that the kernels do not serve (multi-label,
+            or with layers or heads of its own). RuntimeError: the named backend is not there. The message says why and
+            what to do.
     """
     host = find_host(model)
     if dtype is not None and dtype not in DTYPES:

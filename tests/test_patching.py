@@ -12,36 +12,8 @@ import pytest
 import torch
 
 import fastbert_kernels
+from answers import assert_same_answers, run
 from support import padded_batch, spread_model
-
-LOGIT_TOLERANCE = {None: 1e-4, torch.bfloat16: 0.6, torch.int8: 1.2}  # of logits of the order of 10
-UNCERTAINTY_TOLERANCE = {None: 1e-5, torch.bfloat16: 0.08, torch.int8: 0.16}
-
-
-def run(model, batch, **arguments):
-    with torch.inference_mode():
-        return model(**batch, **arguments)
-
-
-def assert_same_answers(model, batch, speed, backend="auto", dtype=None):
-    """Patched against unpatched; a sample may change its exit layer only if some uncertainty lies at its Speed."""
-    unpatched = run(model, batch, speed=speed)
-    every = run(model, batch, output_all_exits=True)
-    patched = run(fastbert_kernels.patch(copy.deepcopy(model), backend=backend, dtype=dtype), batch, speed=speed)
-    for name in ("logits", "uncertainty", "exit_layer"):
-        assert patched[name].dtype == unpatched[name].dtype and patched[name].shape == unpatched[name].shape
-    if speed is None:
-        decided = torch.ones(len(unpatched.exit_layer), dtype=torch.bool)
-    else:
-        threshold = torch.as_tensor(speed).expand(len(unpatched.exit_layer))
-        distance = (every.all_uncertainty[:, :-1] - threshold[:, None]).abs()
-        decided = (distance > UNCERTAINTY_TOLERANCE[dtype]).all(dim=1)
-    assert torch.equal(patched.exit_layer[decided], unpatched.exit_layer[decided])
-    if decided.any():
-        assert (patched.logits - unpatched.logits)[decided].abs().max() < LOGIT_TOLERANCE[dtype]
-        assert (patched.uncertainty - unpatched.uncertainty)[decided].abs().max() < UNCERTAINTY_TOLERANCE[dtype]
-    return unpatched, patched, decided
-
 
 MIXED = {
     0: [],

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "cpu/memory.h"
@@ -51,9 +52,10 @@ class Loop {
       encoder_layer(hidden, input_.dtype, now_.cu_seqlens.data(), batch_, weights_.layers[layer - 1], out);
       std::swap(rows_[0], rows_[1]);  // the layer's output is in rows_[1] now
       hidden = rows_[1].get();
-      if (layer < depth_ && !may_leave()) continue;
+      const std::optional<ExitHead>& head = weights_.heads[layer - 1];
+      if (!head || (layer < depth_ && !may_leave())) continue;
       Stopwatch watch(true);
-      decide(hidden, layer);
+      decide(*head, hidden, layer);
       watch.lap(Phase::head);
       if (std::all_of(keep_.begin(), keep_.begin() + batch_, [](uint8_t stays) { return stays != 0; })) {
         std::copy_n(history_.begin(), 2 * batch_, now_.history.begin());
@@ -73,14 +75,20 @@ class Loop {
     return std::any_of(now_.speed.begin(), now_.speed.begin() + batch_, [](float speed) { return speed > 0.0f; });
   }
 
-  void decide(const void* hidden, int64_t layer) {
-    const AttentiveHead& head = weights_.heads[layer - 1];
-    const ExitHeadShape shape{now_.cu_seqlens[batch_], batch_,         width_,
-                              head.projection.outputs, head.num_heads, weights_.num_labels};
+  void decide(const ExitHead& head, const void* hidden, int64_t layer) {
     const Decision decision{input_.criterion, input_.top_k, input_.patience, now_.speed.data(),
                             has_history_ ? now_.history.data() : nullptr};
-    exit_head(hidden, input_.dtype, now_.cu_seqlens.data(), head.projection, head.weights, shape, decision,
-              {logits_.data(), uncertainty_.data(), history_.data(), keep_.data()});
+    const DecisionOutputs outputs{logits_.data(), uncertainty_.data(), history_.data(), keep_.data()};
+    if (const auto* attentive = std::get_if<AttentiveHead>(&head)) {
+      const ExitHeadShape shape{
+          now_.cu_seqlens[batch_], batch_, width_, attentive->projection.outputs, attentive->num_heads,
+          weights_.num_labels};
+      exit_head(hidden, input_.dtype, now_.cu_seqlens.data(), attentive->projection, attentive->weights, shape,
+                decision, outputs);
+    } else {
+      pooled_exit_head(hidden, input_.dtype, now_.cu_seqlens.data(), batch_, std::get<PackedPooledHead>(head), decision,
+                       outputs);
+    }
     has_history_ = true;
     if (layer == depth_) std::fill_n(keep_.begin(), batch_, uint8_t{0});  // whatever their uncertainty
   }

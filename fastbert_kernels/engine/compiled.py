@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,23 +13,30 @@ from fastbert_kernels import _extension
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.layer import PackedLayer
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.weights import HeadWeights, LayerWeights
+from fastbert_kernels.engine.weights import (
+    ExitHead,
+    HeadWeights,
+    LayerWeights,
+    PooledHeadWeights,
+    teacher_classifier,
+)
 from fastbert_kernels.ops import library
 from fastbert_kernels.ops.encoder_layer import ACTIVATIONS, DTYPES, native_weights
 from fastbert_kernels.ops.packing import native_matrix, pack_linear, product_operand
+from fastbert_kernels.ops.pooled_exit_head import POOLINGS
 
 
 class CompiledEncoder:
     """Packed weights, and the native structs that point to them."""
 
     def __init__(
-        self, layers: Sequence[LayerWeights], heads: Sequence[HeadWeights], dtype: torch.dtype, *, quantised: bool
+        self, layers: Sequence[LayerWeights], heads: Sequence[ExitHead | None], dtype: torch.dtype, *, quantised: bool
     ) -> None:
         native = _extension.module()
         self.dtype = dtype
-        self.num_labels = heads[0].output_bias.shape[0]
+        self.num_labels = teacher_classifier(heads).num_labels
         self._layers = [PackedLayer.pack(layer, dtype, quantised=quantised) for layer in layers]
-        self._heads = [_PackedHead(head, dtype) for head in heads]
+        self._heads = [None if head is None else _pack_head(head, dtype) for head in heads]
         width = layers[0].qkv_weight.shape[1]
         self._weights = native.EncoderWeights(
             [
@@ -43,7 +51,7 @@ class CompiledEncoder:
                 )
                 for layer in self._layers
             ],
-            [head.native for head in self._heads],
+            [None if head is None else head.native for head in self._heads],
             self.num_labels,
         )
 
@@ -77,19 +85,39 @@ class CompiledEncoder:
         return results
 
 
+@dataclass(frozen=True)
 class _PackedHead:
-    def __init__(self, head: HeadWeights, dtype: torch.dtype) -> None:
-        native = _extension.module()
-        narrow, width = head.projection_weight.shape
-        operand = product_operand(dtype, width)
-        self._packed = pack_linear(head.projection_weight, head.projection_bias, operand)
-        self._tensors: list[Tensor] = [tensor.contiguous() for tensor in head.tensors()]
-        weights = native.ExitHeadWeights(
-            *(tensor.data_ptr() for tensor in self._tensors),
-            _extension.DTYPE_CODES[head.query.dtype],
-            library.ACTIVATION_CODES["tanh"],
-            library.ACTIVATION_CODES["tanh"],
-        )
-        self.native: Any = native.AttentiveHead(
-            native_matrix(self._packed, narrow, width, operand), weights, head.query.shape[0]
-        )
+    native: Any
+    memory: list[Tensor]  # what the native struct points to
+
+
+def _pack_head(head: ExitHead, dtype: torch.dtype) -> _PackedHead:
+    return _pack_pooled(head) if isinstance(head, PooledHeadWeights) else _pack_attentive(head, dtype)
+
+
+def _pack_attentive(head: HeadWeights, dtype: torch.dtype) -> _PackedHead:
+    native = _extension.module()
+    narrow, width = head.projection_weight.shape
+    operand = product_operand(dtype, width)
+    projection = pack_linear(head.projection_weight, head.projection_bias, operand)
+    tensors = [tensor.contiguous() for tensor in head.tensors()]
+    weights = native.ExitHeadWeights(
+        *(tensor.data_ptr() for tensor in tensors),
+        _extension.DTYPE_CODES[head.query.dtype],
+        library.ACTIVATION_CODES["tanh"],
+        library.ACTIVATION_CODES["tanh"],
+    )
+    matrix = native_matrix(projection, narrow, width, operand)
+    return _PackedHead(native.AttentiveHead(matrix, weights, head.query.shape[0]), [projection, *tensors])
+
+
+def _pack_pooled(head: PooledHeadWeights) -> _PackedHead:
+    # What is pooled is float32, whatever the rows were.
+    operand = "float32"
+    packed, layers = [], []
+    for weight, bias in zip(head.weights, head.biases, strict=True):
+        packed.append(pack_linear(weight, bias, operand))
+        outputs, depth = weight.shape
+        layers.append(native_matrix(packed[-1], outputs, depth, operand))
+    pooling, activation = POOLINGS.index(head.pooling), library.ACTIVATION_CODES[head.activation]
+    return _PackedHead(_extension.module().PackedPooledHead(layers, pooling, activation), packed)

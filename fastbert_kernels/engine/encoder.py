@@ -13,11 +13,11 @@ from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.weights import HeadWeights, LayerWeights
+from fastbert_kernels.engine.weights import ExitHead, LayerWeights
 
 
 class Encoder(Protocol):
-    """All layers of a FastBERT, with an exit head behind each."""
+    """All layers of a FastBERT, with exit heads behind some or all, the last one among them."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -43,12 +43,13 @@ def hidden_dtype(dtype: torch.dtype | None, weights: torch.dtype) -> torch.dtype
 
 
 def prepare_encoder(
-    layers: Sequence[LayerWeights], heads: Sequence[HeadWeights], dtype: torch.dtype | None, backend: str
+    layers: Sequence[LayerWeights], heads: Sequence[ExitHead | None], dtype: torch.dtype | None, backend: str
 ) -> Encoder:
     """Makes an encoder.
 
     Args:
-        layers: L layers, as the model has them. heads: L exit heads, folded for `hidden_dtype`.
+        layers: L layers, as the model has them.
+        heads: L exit heads made for `hidden_dtype`, None behind a layer without one; the last layer has one.
         dtype: precision; None keeps that of the weights. backend: as in `patch`.
 
     Raises:

@@ -13,6 +13,7 @@ matter: see `engine.graphs`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from fastbert_kernels import ops
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.weights import HeadWeights
+from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights, teacher_classifier
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class LayerLoop:
     nothing else.
 
     Attributes:
-        layers, heads: L of each.
+        layers: L. heads: L, None behind a layer without exit head; the last layer has one.
         backend: of the ops, "auto" or a name of `fastbert_kernels.backends.BACKENDS`.
     """
 
     layers: list[TorchLayer]
-    heads: list[HeadWeights]
+    heads: Sequence[ExitHead | None]
     backend: str
 
     @property
@@ -48,14 +49,14 @@ class LayerLoop:
         """See `engine.encoder.Encoder`."""
         depth = len(self.layers)
         survivors = batch.sample_index.shape[0]
-        results = Results.empty(batch.hidden, survivors, self.heads[0].output_bias.shape[0])
+        results = Results.empty(batch.hidden, survivors, teacher_classifier(self.heads).num_labels)
         speed = batch.speed
         # On a GPU to ask would be to wait, so there the answer comes with the first survivor count.
         bound = None if speed.is_cuda or not adaptive else bound_to_stay(speed)
         for number, (layer, head) in enumerate(zip(self.layers, self.heads, strict=True), start=1):
             batch.hidden = layer(batch.hidden, batch.cu_seqlens, batch.max_seqlen)
             last = number == depth
-            if not last and (not adaptive or survivors == bound):
+            if head is None or (not last and (not adaptive or survivors == bound)):
                 continue
             counts = let_out(head, batch, results, number, last, self.backend)
             if last:
@@ -72,7 +73,7 @@ class LayerLoop:
         return results
 
 
-def let_out(head: HeadWeights, batch: PackedBatch, results: Results, layer: int, last: bool, backend: str) -> Tensor:
+def let_out(head: ExitHead, batch: PackedBatch, results: Results, layer: int, last: bool, backend: str) -> Tensor:
     """Evaluates the exit head behind `layer`, writes the results of those who leave and moves the others together.
 
     Device work only: the tensors of `batch` are replaced by compacted ones of the same capacity, see `ops.compact`.
@@ -84,9 +85,7 @@ def let_out(head: HeadWeights, batch: PackedBatch, results: Results, layer: int,
     Returns:
         counts [2] int32, on the device: survivors and their tokens.
     """
-    logits, uncertainty, history, keep = ops.exit_head(
-        batch.hidden, batch.cu_seqlens, batch.speed, *head.tensors(), history=batch.history, backend=backend
-    )
+    logits, uncertainty, history, keep = _ask(head, batch, backend)
     if last:
         keep = torch.zeros_like(keep)
     batch.hidden, batch.cu_seqlens, batch.sample_index, batch.speed, batch.history, counts = ops.compact(
@@ -105,6 +104,21 @@ def let_out(head: HeadWeights, batch: PackedBatch, results: Results, layer: int,
         backend=backend,
     )
     return counts
+
+
+def _ask(head: ExitHead, batch: PackedBatch, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs = (batch.hidden, batch.cu_seqlens, batch.speed)
+    if isinstance(head, PooledHeadWeights):
+        return ops.pooled_exit_head(
+            *inputs,
+            list(head.weights),
+            list(head.biases),
+            pooling=head.pooling,
+            activation=head.activation,
+            history=batch.history,
+            backend=backend,
+        )
+    return ops.exit_head(*inputs, *head.tensors(), history=batch.history, backend=backend)
 
 
 def bound_to_stay(speed: Tensor) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -55,3 +56,45 @@ class HeadWeights:
             self.output_weight,
             self.output_bias,
         )
+
+    @property
+    def num_labels(self) -> int:
+        return self.output_bias.shape[0]
+
+
+@dataclass(frozen=True)
+class PooledHeadWeights:
+    """A pooled exit head, as `ops.pooled_exit_head` takes it."""
+
+    weights: tuple[Tensor, ...]  # 1 to 3 of [out, in], of the dtype of the hidden states; H in first, N out last
+    biases: tuple[Tensor, ...]  # of each [out], float32 (float64 for a float64 model)
+    pooling: str  # "first", "mean" or "max"
+    activation: str  # between the layers
+
+    @classmethod
+    def cast(
+        cls, weights: Sequence[Tensor], biases: Sequence[Tensor], *, pooling: str, activation: str, dtype: torch.dtype
+    ) -> PooledHeadWeights:
+        """Of the Linear layers of a model, for hidden states of `dtype`."""
+        wide = torch.promote_types(dtype, torch.float32)
+        return cls(
+            tuple(weight.to(dtype).contiguous() for weight in weights),
+            tuple(bias.to(wide) for bias in biases),
+            pooling,
+            activation,
+        )
+
+    @property
+    def num_labels(self) -> int:
+        return self.biases[-1].shape[0]
+
+
+ExitHead = HeadWeights | PooledHeadWeights
+
+
+def teacher_classifier(heads: Sequence[ExitHead | None]) -> ExitHead:
+    """The head behind the last layer, which no encoder is without; `heads` as of `LayerLoop`."""
+    last = heads[-1]
+    if last is None:
+        raise ValueError("the last layer has no exit head, but whoever leaves nowhere else gets its answer there")
+    return last

@@ -1,10 +1,9 @@
-"""`fastbert_hf.FastBertForSequenceClassification`: FastBERT on a Transformers BERT."""
+"""`fastbert_hf.FastBertForSequenceClassification`: FastBERT on a Transformers backbone."""
 
 from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,8 +16,9 @@ from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
-from fastbert_kernels.engine.weights import LayerWeights
+from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.hosts.bert_layers import Parameters, layer_parameters, layer_weights, linear_parameters
 
 
 def matches(model: nn.Module) -> bool:
@@ -28,21 +28,30 @@ def matches(model: nn.Module) -> bool:
 
 
 def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
-    config = model.config.backbone_config
-    layers, heads = model.backbone.encoder.layer, model.heads
+    config, layers, heads = model.config, model.layers, model.heads
+    if config.multi_label:
+        raise ValueError(
+            "a multi-label model (problem_type='multi_label_classification') cannot be patched: the kernels decide by "
+            "the entropy of one label among N; the unpatched model serves it"
+        )
     # All parameters in one list, so that one comparison tells whether any has changed.
-    parts = [*map(_layer_parameters, layers), *map(head_parameters, heads)]
+    parts = [*map(layer_parameters, layers), *map(head_parameters, heads)]
 
     def build(*tensors: Tensor) -> Encoder:
         remaining = iter(tensors)
         groups = [list(itertools.islice(remaining, len(part))) for part in parts]
         precision = hidden_dtype(dtype, tensors[0].dtype)
+        exit_heads: list[ExitHead | None] = [None] * len(layers)
+        for number, head, group in zip(config.exit_layers, heads, groups[len(layers) :], strict=True):
+            exit_heads[number - 1] = _head_weights(head, group, precision)
         return prepare_encoder(
-            [_layer_weights(layer, config, group) for layer, group in zip(layers, groups[: len(layers)], strict=True)],
             [
-                fold_attentive_head(*group, num_attention_heads=head.num_attention_heads, dtype=precision)
-                for head, group in zip(heads, groups[len(layers) :], strict=True)
+                layer_weights(
+                    layer, group, num_attention_heads=config.num_attention_heads, activation_name=config.hidden_act
+                )
+                for layer, group in zip(layers, groups[: len(layers)], strict=True)
             ],
+            exit_heads,
             dtype,
             backend,
         )
@@ -50,45 +59,32 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
     return Derived(list(itertools.chain.from_iterable(parts)), build)
 
 
-def _parameters(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str]]:
-    return [(module, name) for module in modules for name in ("weight", "bias")]
+def head_parameters(head: Any) -> Parameters:
+    """What `_head_weights` takes, in its order."""
+    from fastbert_hf.heads import AttentiveHead, PooledHead
 
-
-def _layer_parameters(layer: Any) -> list[tuple[nn.Module, str]]:
-    attention = layer.attention
-    return _parameters(
-        (
-            attention.self.query,
-            attention.self.key,
-            attention.self.value,
-            attention.output.dense,
-            attention.output.LayerNorm,
-            layer.intermediate.dense,
-            layer.output.dense,
-            layer.output.LayerNorm,
+    if isinstance(head, PooledHead):
+        return linear_parameters([*head.dense, head.classifier])
+    if not isinstance(head, AttentiveHead):
+        raise ValueError(
+            f"exit heads of the kind {type(head).__name__} cannot be patched, only AttentiveHead and PooledHead; the "
+            "unpatched model serves them"
         )
-    )
-
-
-def _layer_weights(layer: Any, config: Any, tensors: list[Tensor]) -> LayerWeights:
-    return LayerWeights(
-        config.num_attention_heads,
-        config.layer_norm_eps,
-        layer.intermediate.intermediate_act_fn,
-        config.hidden_act,
-        torch.cat(tensors[0:6:2]),
-        torch.cat(tensors[1:6:2]),
-        *tensors[6:],
-    )
-
-
-def head_parameters(head: Any) -> list[tuple[nn.Module, str]]:
-    """What `fold_attentive_head` takes, in its order."""
-    parameters = _parameters(
-        (head.projection, head.query, head.key, head.value, head.attention_output, head.dense, head.classifier)
+    parameters = linear_parameters(
+        [head.projection, head.query, head.key, head.value, head.attention_output, head.dense, head.classifier]
     )
     parameters.remove((head.key, "bias"))  # it drops out of the softmax
     return parameters
+
+
+def _head_weights(head: Any, tensors: list[Tensor], dtype: torch.dtype) -> ExitHead:
+    from fastbert_hf.heads import PooledHead
+
+    if isinstance(head, PooledHead):
+        return PooledHeadWeights.cast(
+            tensors[::2], tensors[1::2], pooling=head.pooling, activation=head.activation, dtype=dtype
+        )
+    return fold_attentive_head(*tensors, num_attention_heads=head.num_attention_heads, dtype=dtype)
 
 
 def forward(
@@ -101,16 +97,23 @@ def forward(
     labels: Tensor | None = None,
     output_all_exits: bool = False,
 ) -> Any:
-    from fastbert_hf.inputs import check_inputs, make_position_ids
+    from fastbert_hf.backbones import has_segments
+    from fastbert_hf.inputs import check_inputs
     from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
     from fastbert_hf.speed import resolve_speed
 
-    valid = check_inputs(input_ids, attention_mask, token_type_ids, model.config.max_position_embeddings)
+    valid = check_inputs(
+        input_ids,
+        attention_mask,
+        token_type_ids,
+        model.config.max_position_embeddings,
+        has_segments=has_segments(model.backbone),
+    )
     threshold = resolve_speed(speed, batch_size=input_ids.shape[0], device=input_ids.device)
     if output_all_exits or input_ids.shape[0] == 0:
         return NotImplemented  # nothing to gain: no sample leaves early, or there is none
 
-    batch = _pack(model, encoder, valid, input_ids, token_type_ids, make_position_ids(valid), threshold)
+    batch = _pack(model, encoder, valid, input_ids, token_type_ids, threshold)
     results = encoder.run(batch, adaptive=threshold is not None)
     warn_if_not_finite(results.uncertainty)
     loss = None if labels is None else F.cross_entropy(results.logits, labels)
@@ -125,34 +128,56 @@ def _pack(
     valid: Tensor,
     input_ids: Tensor,
     token_type_ids: Tensor | None,
-    position_ids: Tensor,
     threshold: Tensor | None,
 ) -> PackedBatch:
     """Valid tokens only, as one long row, embedded."""
+    from fastbert_hf.backbones import first_position
+    from fastbert_hf.inputs import make_position_ids
+
     size, length = input_ids.shape
     rows = valid.flatten().nonzero().flatten()  # the host learns T here
-    ids, positions = input_ids.flatten()[rows], position_ids.flatten()[rows]
+    positions = make_position_ids(valid, first_position(model.backbone.config)).flatten()[rows]
     segments = None if token_type_ids is None else token_type_ids.flatten()[rows]
-    own = model.backbone.embeddings
-    tables = (
-        own.word_embeddings.weight,
-        own.position_embeddings.weight,
-        own.token_type_embeddings.weight,
-        own.LayerNorm.weight,
-        own.LayerNorm.bias,
-    )
-    if isinstance(encoder, CompiledEncoder) and tables[0].dtype == torch.float32:
-        hidden = ops.embed(ids, positions, segments, *tables, layer_norm_eps=own.LayerNorm.eps, dtype=encoder.dtype)
-    else:  # the host's own work token by token too
-        segments = segments if segments is None else segments[None]
-        hidden = own(input_ids=ids[None], token_type_ids=segments, position_ids=positions[None])[0].to(encoder.dtype)
     return PackedBatch(
-        hidden=hidden,
+        hidden=_embed(model, encoder, input_ids.flatten()[rows], positions, segments),
         cu_seqlens=cumulative_lengths(valid),
         sample_index=torch.arange(size, dtype=torch.int32, device=input_ids.device),
         speed=torch.zeros(size, dtype=torch.float32, device=input_ids.device) if threshold is None else threshold,
         max_seqlen=length,
     )
+
+
+def _embed(model: Any, encoder: Encoder, ids: Tensor, positions: Tensor, segments: Tensor | None) -> Tensor:
+    """[T, H] of the encoder's dtype, for ids, positions and segments [T]."""
+    from fastbert_hf import backbones
+
+    backbone = model.backbone
+    words = backbone.embeddings.word_embeddings.weight
+    known = backbone.config.model_type in backbones.SUPPORTED_BACKBONES
+    if not known or not isinstance(encoder, CompiledEncoder) or words.dtype != torch.float32:
+        # The host's own work token by token too.
+        segments = None if segments is None else segments[None]
+        return backbones.embed(backbone, ids[None], positions[None], segments)[0].to(encoder.dtype)
+
+    own = backbone.embeddings
+    if hasattr(own, "token_type_embeddings"):
+        table = own.token_type_embeddings.weight
+    else:
+        table = words.new_zeros(1, words.shape[1])
+    projection = getattr(backbone, "embeddings_project", None)  # from ELECTRA's embedding size to the hidden size
+    hidden = ops.embed(
+        ids,
+        positions,
+        segments if backbones.has_segments(backbone) else None,
+        words,
+        own.position_embeddings.weight,
+        table,
+        own.LayerNorm.weight,
+        own.LayerNorm.bias,
+        layer_norm_eps=own.LayerNorm.eps,
+        dtype=encoder.dtype if projection is None else words.dtype,
+    )
+    return hidden if projection is None else projection(hidden).to(encoder.dtype)
 
 
 HOST = Host(
