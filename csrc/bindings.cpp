@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "compact.h"
 #include "cpu/kernels.h"
 #include "cpu/profile.h"
+#include "depth_graph.h"
 #include "embeddings.h"
 #include "encoder.h"
 #include "encoder_layer.h"
@@ -38,6 +40,28 @@ void check_cuda(int status, const char* op) {
 }
 
 py::object or_none(const char* reason) { return reason ? py::object(py::str(reason)) : py::none(); }
+
+class DepthGraph {
+ public:
+  // (graph, samples) of each stage
+  DepthGraph(const std::vector<std::pair<Address, Address>>& stages, int device) : device_(device) {
+    std::vector<fastbert::DepthStage> all;
+    for (const auto& [graph, samples] : stages) all.push_back({at<void>(graph), at<const int32_t>(samples)});
+    const auto count = static_cast<int64_t>(all.size());
+    check_cuda(fastbert::cuda::make_depth_graph(all.data(), count, device, &executable_), "a graph of all layers");
+  }
+  ~DepthGraph() { fastbert::cuda::destroy_depth_graph(executable_); }
+  DepthGraph(const DepthGraph&) = delete;
+  DepthGraph& operator=(const DepthGraph&) = delete;
+
+  void launch(Address stream) const {
+    check_cuda(fastbert::cuda::launch_depth_graph(executable_, device_, at<void>(stream)), "a graph of all layers");
+  }
+
+ private:
+  void* executable_ = nullptr;
+  int device_;
+};
 #endif
 
 fastbert::ExitHeadWeights make_weights(Address projection_weight, Address projection_bias, Address query,
@@ -152,10 +176,19 @@ PYBIND11_MODULE(_C, module) {
              return AttentiveHead{projection, weights, num_heads};
            }),
            "projection"_a, "weights"_a, "num_heads"_a);
+  py::class_<PackedPooledHead>(module, "PackedPooledHead")
+      .def(py::init([](std::vector<PackedMatrix> layers, int pooling, int activation) {
+             if (layers.empty()) throw std::invalid_argument("a pooled head has at least one layer");
+             return PackedPooledHead{std::move(layers), static_cast<Pooling>(pooling),
+                                     static_cast<Activation>(activation)};
+           }),
+           "layers"_a, "pooling"_a, "activation"_a);
   py::class_<EncoderWeights>(module, "EncoderWeights")
-      .def(py::init([](std::vector<EncoderLayerWeights> layers, std::vector<AttentiveHead> heads, int64_t num_labels) {
-             if (layers.empty() || heads.size() != layers.size())
-               throw std::invalid_argument("an encoder has at least one layer, and an exit head behind each");
+      .def(py::init([](std::vector<EncoderLayerWeights> layers, std::vector<std::optional<ExitHead>> heads,
+                       int64_t num_labels) {
+             if (layers.empty() || heads.size() != layers.size() || !heads.back())
+               throw std::invalid_argument(
+                   "an encoder has at least one layer, a head or None behind each, and a head behind the last");
              return EncoderWeights{std::move(layers), std::move(heads), num_labels};
            }),
            "layers"_a, "heads"_a, "num_labels"_a);
@@ -274,6 +307,10 @@ PYBIND11_MODULE(_C, module) {
                                       batch, weights, decision, outputs, device, at<void>(stream)),
                "pooled_exit_head");
   });
+  py::class_<DepthGraph>(module, "DepthGraph")
+      .def(py::init<const std::vector<std::pair<Address, Address>>&, int>())
+      .def("launch", &DepthGraph::launch);
+  module.def("depth_graph_unsupported", [] { return or_none(cuda::depth_graph_unsupported()); });
   module.def("compact_cuda", [](const PackedBatch& batch, const CompactedBatch& compacted, const Results& results,
                                 int device, Address stream) {
     check_cuda(cuda::compact(batch, compacted, results, device, at<void>(stream)), "compact");

@@ -51,7 +51,7 @@ class Fault:
 
 
 ATTENTIVE, LINEAR, POOLED = "test_cuda_exit_head.py", "test_cuda_linear_head.py", "test_cuda_pooled_head.py"
-DECISION, COMPACT = "test_cuda_decision.py", "test_cuda_compact.py"
+DECISION, COMPACT, DEPTH = "test_cuda_decision.py", "test_cuda_compact.py", "test_cuda_depth_graph.py"
 FAULTS = [
     Fault(
         "cuda",
@@ -204,6 +204,22 @@ FAULTS = [
         "= batch.history[2 * static_cast<int64_t>(sample)];",
         "= batch.history[2 * static_cast<int64_t>(rank)];",
         COMPACT,
+    ),
+    Fault(
+        "cuda",
+        "a condition that is true from the start",
+        "csrc/cuda/depth_graph.cu",
+        "&next, graph, 0, cudaGraphCondAssignDefault",
+        "&next, graph, 1, cudaGraphCondAssignDefault",
+        DEPTH,
+    ),
+    Fault(
+        "cuda",
+        "stages in no order",
+        "csrc/cuda/depth_graph.cu",
+        "last_ == nullptr ? 0 : 1",
+        "0",
+        DEPTH,
     ),
     Fault(
         "cpu",

@@ -5,6 +5,16 @@
 #include "cpu/memory.h"
 
 namespace fastbert::cpu {
+namespace {
+
+constexpr int64_t kRowsAhead = 4;
+
+// Words are all over a table of many megabytes, and their rows come from memory.
+void prefetch_row(const float* row, int64_t width) {
+  for (int64_t k = 0; k < width; k += 16) __builtin_prefetch(row + k);
+}
+
+}  // namespace
 
 void embed(const TokenIds& ids, const EmbeddingWeights& weights, DType dtype, void* out) {
   const Kernels& set = kernels();
@@ -14,6 +24,7 @@ void embed(const TokenIds& ids, const EmbeddingWeights& weights, DType dtype, vo
     const AlignedArray<float> sum = aligned_array<float>(width);
 #pragma omp for
     for (int64_t token = 0; token < ids.count; ++token) {
+      if (token + kRowsAhead < ids.count) prefetch_row(weights.words + ids.words[token + kRowsAhead] * width, width);
       const int64_t segment = ids.segments ? ids.segments[token] : 0;
       set.add_three_rows(weights.words + ids.words[token] * width, weights.positions + ids.positions[token] * width,
                          weights.segments + segment * width, width, sum.get());

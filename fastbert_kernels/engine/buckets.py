@@ -16,6 +16,11 @@ TOKENS = (64, 128, *range(256, 2049, 256))
 # a GPU has room for about a hundred.
 SAMPLES = (1, 8, 32, 64, 128)
 MAX_SAMPLES = SAMPLES[-1]
+# Batches for which the device itself decides whether the next layer runs. They stay in one bucket to the end, so the
+# work of a layer should be no more than its launches: at 512 tokens it is 12 us of products, and a layer has about 12
+# kernels of 1 us and more each. By count, not measured.
+WHOLE_DEPTH_SAMPLES = 8
+WHOLE_DEPTH_TOKENS = 512
 SHORTEST = 64  # queries in a tile of the attention: what is shorter takes as long
 
 

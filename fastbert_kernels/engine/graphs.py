@@ -5,35 +5,45 @@ waits for the host (24 ns a token and layer, by count, for H = 768 in bfloat16 o
 once, but has fixed addresses and sizes. Hence:
 
 - A *bucket* is a capacity: rows, samples, longest sample. A batch is copied into the smallest that holds it.
-- A *stage* is one graph of one bucket: one layer, its exit head and compaction; or all layers to the end, where nobody
-  can leave before. A stage reads a `PackedBatch` at a fixed place and leaves the survivors in another, which is where
-  the bucket's next stage reads. All sizes stay those of the bucket: within it those who left are masked, not moved out.
+- A *stage* is one graph of one bucket: layers up to the next exit head, the head and compaction; or all layers to the
+  end, where nobody can leave before. A stage reads a `PackedBatch` at a fixed place and leaves the survivors in
+  another, which is where the bucket's next stage reads. All sizes stay those of the bucket: within it those who left
+  are masked, not moved out.
 - Behind the real samples of a bucket come *dummies*, which own all rows that belong to nobody: whatever lies there is
   computed and looked at by no one. They have Speed 0, so they never leave before the last layer, compaction keeps them
   behind the others, and since they are known the survivors are: those who left a stage, `slots - counts[0]`, were real.
 - Row 0 of the results is for the dummies, which `compact` numbers 0 too, and real samples count from 1.
-
-A whole-depth graph in which the device decides whether the next layer runs (conditional nodes) would be one more stage,
-from 0 to the last layer, recorded by another recorder.
+- For up to 8 short samples the stages of a bucket are *chained* to one graph, in which the device itself decides after
+  each whether the next one runs (conditional nodes, csrc/cuda/depth_graph.cu): one launch, and no host in between.
+  Where that is not to be had, the host starts stage after stage.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from fastbert_kernels.engine.buckets import COUNTED, MAX_SAMPLES, Bucket, MoveCost
+from fastbert_kernels.engine.buckets import (
+    COUNTED,
+    MAX_SAMPLES,
+    WHOLE_DEPTH_SAMPLES,
+    WHOLE_DEPTH_TOKENS,
+    Bucket,
+    MoveCost,
+)
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import HostCopy, LayerLoop, bound_to_stay, let_out
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.recorders import CudaRecorder, Recorder, Span, Stage
-from fastbert_kernels.engine.weights import HeadWeights
+from fastbert_kernels.engine.weights import ExitHead
 
 
 class _NotRecorded(Exception):
@@ -54,12 +64,13 @@ class GraphedLoop:
     def __init__(
         self,
         layers: list[TorchLayer],
-        heads: list[HeadWeights],
+        heads: Sequence[ExitHead | None],
         backend: str,
         *,
         recorder: Recorder | None = None,
         move: MoveCost = COUNTED,
         late: int = 1,
+        whole_depth_samples: int = WHOLE_DEPTH_SAMPLES,
         max_buckets: int = 24,
     ) -> None:
         """
@@ -67,13 +78,17 @@ class GraphedLoop:
             recorder: None takes CUDA graphs, and where the weights are not on a GPU warns and runs the plain loop.
             late: how many stages are queued before the survivor count of the first of them is waited for. With 0 the
                 device waits for the host behind every layer, with 1 it computes a layer too many at the end.
+            whole_depth_samples: batches of up to so many short samples go through one graph of all layers.
             max_buckets: each has up to 2 L graphs.
         """
         self.layers, self.heads, self.backend = layers, heads, backend
         self._plain = LayerLoop(layers, heads, backend)
+        self._exits = [number for number, head in enumerate(heads, start=1) if head is not None]
         self._move, self._late, self._max_buckets = move, late, max_buckets
-        weight = heads[0].projection_weight
+        weight = layers[0].weights.qkv_weight
         self._device, self._hidden_size = weight.device, weight.shape[1]
+        self._whole_depth_samples = whole_depth_samples
+        self._chains: dict[Bucket, Callable[[], None]] = {}
         self._limits: dict[Bucket, tuple[Tensor, Tensor]] = {}  # of every bucket in use
         self._stages: dict[tuple[Bucket, int, int], Stage] = {}
         self._results: Results | None = None
@@ -97,8 +112,9 @@ class GraphedLoop:
                 return
             try:
                 for bucket in sorted(buckets, key=lambda bucket: (bucket.tokens, bucket.slots), reverse=True):
-                    for first in range(len(self.layers) if self._admit(bucket) else 0):
-                        self._stage(bucket, first, first + 1)
+                    if self._admit(bucket):
+                        self._all_stages(bucket)
+                        self._chain(bucket)
             except _NotRecorded as error:
                 self._give_up(str(error))
 
@@ -123,11 +139,15 @@ class GraphedLoop:
         size = survivors = batch.sample_index.shape[0]
         tokens, depth, position = batch.hidden.shape[0], len(self.layers), 0
         bound = None if adaptive else size
-        speed = HostCopy(batch.speed) if adaptive else None
         counts: deque[tuple[Bucket, HostCopy]] = deque()
         source = dataclasses.replace(batch, sample_index=batch.sample_index + 1)
+        if adaptive and (chain := self._chain(bucket)) is not None:
+            _load(self._all_stages(bucket)[0].inputs, source, size, tokens)
+            chain()
+            return self._answers(size)
+        speed = HostCopy(batch.speed) if adaptive else None
         while survivors:
-            end = depth if survivors == bound else position + 1
+            end = depth if survivors == bound else self._next_exit(position)
             stage = self._stage(bucket, position, end)
             if source is not stage.inputs:
                 _load(stage.inputs, source, survivors, tokens)
@@ -145,8 +165,37 @@ class GraphedLoop:
             if bound is None and speed is not None:
                 bound = bound_to_stay(speed.wait()[0])
             bucket = self._shrink(bucket, tokens, survivors, depth - position)
+        return self._answers(size)
+
+    def _answers(self, size: int) -> Results:
         assert self._results is not None
         return Results(*(getattr(self._results, name)[1 : size + 1].clone() for name in _RESULTS))
+
+    def _next_exit(self, position: int) -> int:
+        """The number of layers up to the first exit head behind `position` of them."""
+        return self._exits[bisect.bisect_right(self._exits, position)]
+
+    def _all_stages(self, bucket: Bucket) -> list[Stage]:
+        return [self._stage(bucket, first, end) for first, end in itertools.pairwise([0, *self._exits])]
+
+    def _chain(self, bucket: Bucket) -> Callable[[], None] | None:
+        """The graph of all layers of `bucket`, made now or before; None where it is not for it or not to be had."""
+        if bucket.samples > self._whole_depth_samples or bucket.tokens > WHOLE_DEPTH_TOKENS:
+            return None
+        if bucket not in self._chains:
+            assert self._recorder is not None
+            stages = self._all_stages(bucket)
+            try:
+                self._chains[bucket] = self._recorder.chain(stages)
+            except RuntimeError as error:
+                self._whole_depth_samples = 0
+                warnings.warn(
+                    f"no CUDA graph of all layers, the host starts layer after layer: {error}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+                return None
+        return self._chains[bucket]
 
     def _admit(self, bucket: Bucket) -> bool:
         """Whether the bucket is in use, now or already."""
@@ -175,7 +224,7 @@ class GraphedLoop:
         if (bucket, first, end) not in self._stages:
             # Memory that lives on must be of the ordinary kind, which may be written in and outside inference mode.
             with torch.inference_mode(False), torch.no_grad():
-                inputs = self._stage(bucket, first - 1, first).outputs if first else self._idle(bucket, first)
+                inputs = self._stage_before(bucket, first).outputs if first else self._idle(bucket, first)
                 try:
                     stage = self._recorder.record(self._span(bucket, first, end), inputs, self._idle(bucket, first))
                 except RuntimeError as error:
@@ -183,11 +232,17 @@ class GraphedLoop:
             self._stages[bucket, first, end] = stage
         return self._stages[bucket, first, end]
 
+    def _stage_before(self, bucket: Bucket, position: int) -> Stage:
+        """The stage that ends where `position` layers are done."""
+        place = self._exits.index(position)
+        return self._stage(bucket, self._exits[place - 1] if place else 0, position)
+
     def _span(self, bucket: Bucket, first: int, end: int) -> Span:
         lower, upper = self._limits[bucket]
+        head = self.heads[end - 1]
+        assert head is not None
         if self._results is None:
-            like = self.heads[0].output_bias
-            self._results = Results.empty(like, MAX_SAMPLES + 1, like.shape[0])
+            self._results = Results.empty(self.layers[0].weights.qkv_weight, MAX_SAMPLES + 1, head.num_labels)
         results = self._results
 
         def span(inputs: PackedBatch) -> tuple[PackedBatch, Tensor]:
@@ -195,14 +250,14 @@ class GraphedLoop:
             for layer in self.layers[first:end]:
                 batch.hidden = layer(batch.hidden, batch.cu_seqlens, batch.max_seqlen)
             last = end == len(self.layers)
-            counts = let_out(self.heads[end - 1], batch, results, end, last, self.backend)
+            counts = let_out(head, batch, results, end, last, self.backend)
             return batch, counts
 
         return span
 
     def _idle(self, bucket: Bucket, first: int) -> PackedBatch:
         """Dummies only, as they stand in front of layer `first`."""
-        like, slots = self.heads[0].projection_weight, bucket.slots
+        like, slots = self.layers[0].weights.qkv_weight, bucket.slots
         return PackedBatch(
             hidden=like.new_zeros(bucket.tokens, self._hidden_size, dtype=self.dtype),
             cu_seqlens=like.new_zeros(slots + 1, dtype=torch.int32),

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from fastbert_kernels import _extension
 from fastbert_kernels.engine.packed import PackedBatch
 
 
 @dataclass(frozen=True)
 class Stage:
     """A recorded span of layers: `replay` reads `inputs` and writes `outputs` and `counts` [2], always the same
-    memory."""
+    memory. `recording` is what its recorder made."""
 
     inputs: PackedBatch
     replay: Callable[[], None]
     outputs: PackedBatch
     counts: Tensor
+    recording: Any = None
 
 
 # Replaces the tensors of a copy of its argument by those of the survivors; with their counts.
@@ -35,6 +37,11 @@ class Recorder(Protocol):
     def record(self, span: Span, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
         """Computes nothing from `inputs`, whose content may be anything; `stand_in` is a valid batch without real
         samples. Raises RuntimeError where it cannot."""
+
+    def chain(self, stages: Sequence[Stage]) -> Callable[[], None]:
+        """A call that replays stages of which each reads what the one before writes, until no real sample is left:
+        real samples have a `sample_index` above 0 and come first. Raises RuntimeError with the reason where it
+        cannot."""
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
         """Around a run: it comes behind all runs before, since they share memory."""
@@ -52,6 +59,15 @@ class EagerRecorder:
                 target.copy_(source)
 
         return Stage(inputs, replay, outputs, counts)
+
+    def chain(self, stages: Sequence[Stage]) -> Callable[[], None]:
+        def replay() -> None:
+            for stage in stages:
+                stage.replay()
+                if int(stage.outputs.sample_index[0]) == 0:
+                    return
+
+        return replay
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -77,10 +93,26 @@ class CudaRecorder:
             with torch.cuda.stream(self._stream):
                 span(stand_in)
             stream.wait_stream(self._stream)
-            graph = torch.cuda.CUDAGraph()
+            graph = torch.cuda.CUDAGraph(keep_graph=True)  # for chains
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 outputs, counts = span(inputs)
-        return Stage(inputs, graph.replay, outputs, counts)
+            graph.instantiate()
+        return Stage(inputs, graph.replay, outputs, counts, graph)
+
+    def chain(self, stages: Sequence[Stage]) -> Callable[[], None]:
+        """One graph with conditional nodes, which copies the nodes of the stages' graphs."""
+        native, detail = _extension.load()
+        if native is None or native.cuda_version is None:
+            raise RuntimeError(detail if native is None else "the package was built without its CUDA kernels")
+        if reason := native.depth_graph_unsupported():
+            raise RuntimeError(reason)
+        parts = [(stage.recording.raw_cuda_graph(), stage.outputs.sample_index.data_ptr()) for stage in stages]
+        graph = native.DepthGraph(parts, self._device.index or 0)
+
+        def replay(_kept: Sequence[Stage] = stages) -> None:  # the memory is the stages'
+            graph.launch(torch.cuda.current_stream(self._device).cuda_stream)
+
+        return replay
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

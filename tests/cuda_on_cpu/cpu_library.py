@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [*sorted(ROOT.glob("csrc/cuda/*.cu")), ROOT / "tests/cuda_on_cpu/library.cpp"]
+SOURCES = [*sorted(ROOT.glob("csrc/cuda/*.cu")), *sorted(ROOT.glob("tests/cuda_on_cpu/*.cpp"))]
 HEADERS = [*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*.cuh"), *ROOT.glob("tests/cuda_on_cpu/*.h")]
 FLAGS = ["-std=c++17", "-fPIC", "-DFASTBERT_HOST_SHIM"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
@@ -158,6 +159,10 @@ class Results(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in NAMES]
 
 
+class DepthStage(ctypes.Structure):
+    _fields_ = [("graph", ctypes.c_void_p), ("samples", ctypes.c_void_p)]
+
+
 def pointers(tensors: dict[str, torch.Tensor], names: tuple[str, ...]) -> list[int]:
     return [tensors[name].data_ptr() for name in names]
 
@@ -176,6 +181,8 @@ class CpuLibrary:
         self._library = ctypes.CDLL(str(build(sanitize)))
         self._library.exit_head_unsupported.restype = ctypes.c_char_p
         self._library.pooled_exit_head_unsupported.restype = ctypes.c_char_p
+        self._library.depth_graph_unsupported.restype = ctypes.c_char_p
+        self._library.make_stage.restype = ctypes.c_void_p
         for name in ("launches", "shared_bytes", "bank_conflicts", "matrix_products"):
             getattr(self._library, name).restype = ctypes.c_int64
         self.configure()
@@ -308,3 +315,44 @@ class CpuLibrary:
         )
         assert status == 0, f"cudaError_t {status}"
         return out, results
+
+    def depth_graph_unsupported(self, driver_version: int) -> str | None:
+        self._library.set_driver_version(driver_version)
+        reason = self._library.depth_graph_unsupported()
+        return None if reason is None else reason.decode()
+
+    def depth_graph(self, stage: Callable[[int], None], samples: torch.Tensor, fail_after: int = -1) -> DepthGraph:
+        """Of len(samples) stages; the number of a stage is what `stage` is called with, and it writes its samples
+        [1]. The API call after `fail_after` calls fails."""
+        callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(stage)
+        graphs = [ctypes.c_void_p(self._library.make_stage(callback, number)) for number in range(len(samples))]
+        stages = (DepthStage * len(samples))(
+            *((graph.value, samples[number:].data_ptr()) for number, graph in enumerate(graphs))
+        )
+        executable = ctypes.c_void_p()
+        self._library.fail_after(fail_after)
+        status = self._library.make_depth_graph(stages, ctypes.c_int64(len(samples)), 0, ctypes.byref(executable))
+        self._library.fail_after(-1)
+        for graph in graphs:  # the graph has copies of its own
+            self._library.cudaGraphDestroy(graph)
+        return DepthGraph(self._library, executable, status, callback)
+
+    def live_graphs(self) -> int:
+        """Graphs and executables that nobody destroyed."""
+        return self._library.live()
+
+
+@dataclass
+class DepthGraph:
+    """A graph of all stages; `status` is 0 or the CUDA error that its making ended with."""
+
+    library: ctypes.CDLL
+    executable: ctypes.c_void_p
+    status: int
+    callback: object  # kept alive
+
+    def launch(self) -> None:
+        assert self.library.launch_depth_graph(self.executable, 0) == 0
+
+    def destroy(self) -> None:
+        assert self.library.destroy_depth_graph(self.executable) == 0

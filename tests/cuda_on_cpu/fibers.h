@@ -86,6 +86,7 @@ inline Thread* const* Thread::warp() const { return block->threads.data() + rank
 // The settings that a test chooses, and what the CUDA runtime of the tests reports.
 struct Machine {
   unsigned order_seed = 0;
+  int driver_version = 13000;
   int multiprocessors = 4;
   int shared_bytes_per_block = 232448;  // of sm_90
   int shared_bytes_per_multiprocessor = 233472;

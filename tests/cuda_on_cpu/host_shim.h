@@ -8,6 +8,7 @@
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <driver_types.h>
 #include <vector_types.h>
 
 #include <cmath>
@@ -22,6 +23,8 @@
 #define __global__
 #define __launch_bounds__(...)
 #define __forceinline__ inline
+
+void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value);  // graph_api.cpp
 
 namespace cuda_on_cpu {
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "compact.h"
+#include "depth_graph.h"
 #include "exit_head.h"
 #include "pooled_exit_head.h"
 #include "host_shim.h"
@@ -96,4 +97,16 @@ int compact(const fastbert::PackedBatch* batch, const fastbert::CompactedBatch* 
             int device) {
   return fastbert::cuda::compact(*batch, *out, *results, device, nullptr);
 }
+
+const char* depth_graph_unsupported() { return fastbert::cuda::depth_graph_unsupported(); }
+
+int make_depth_graph(const fastbert::DepthStage* stages, int64_t count, int device, void** executable) {
+  return fastbert::cuda::make_depth_graph(stages, count, device, executable);
+}
+
+int launch_depth_graph(void* executable, int device) {
+  return fastbert::cuda::launch_depth_graph(executable, device, nullptr);
+}
+
+int destroy_depth_graph(void* executable) { return fastbert::cuda::destroy_depth_graph(executable); }
 }

@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = [80, 90, 100]
 THREADS = 256
 # Blocks of a kernel that must fit the 65,536 registers of a multiprocessor.
-BLOCKS_PER_MULTIPROCESSOR = {"exit_head": 2, "pooled_exit_head": 2, "compact": 4}
-# dtypes x narrow sizes + dtypes (without projection); dtypes x sizes of a group; widths of an access
-VARIANTS = {"exit_head": 12, "pooled_exit_head": 12, "compact": 3}
+BLOCKS_PER_MULTIPROCESSOR = {"exit_head": 2, "pooled_exit_head": 2, "compact": 4, "depth_graph": 4}
+# dtypes x narrow sizes + dtypes (without projection); dtypes x sizes of a group; widths of an access; a single thread
+VARIANTS = {"exit_head": 12, "pooled_exit_head": 12, "compact": 3, "depth_graph": 1}
 STATIC_SHARED_LIMIT = 48 * 1024
 
 nvcc = shutil.which("nvcc")
@@ -139,5 +139,5 @@ def test_instructions(compiled):
         projects = name == "exit_head" and "linear" not in kernel
         assert used == [dtype for dtype in matrix_units if dtype in kernel and projects], kernel
         assert ("LDGSTS" in code) == (name == "exit_head"), kernel  # copies to shared memory
-        if name != "compact" or "uint4" in kernel:
+        if name in ("exit_head", "pooled_exit_head") or "uint4" in kernel:
             assert re.search(r"LDG(STS)?\.E(\.\w+)*\.128", code), kernel

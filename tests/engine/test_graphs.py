@@ -10,7 +10,14 @@ import warnings
 import pytest
 import torch
 
-from fastbert_kernels.engine.buckets import COUNTED, MAX_SAMPLES, TOKENS, MoveCost
+from fastbert_kernels.engine.buckets import (
+    COUNTED,
+    MAX_SAMPLES,
+    TOKENS,
+    WHOLE_DEPTH_SAMPLES,
+    WHOLE_DEPTH_TOKENS,
+    MoveCost,
+)
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
@@ -63,9 +70,17 @@ def poison(batch, kept=()):
             value.fill_(math.nan if value.is_floating_point() else -(10**6))
 
 
-def graphed(plain, recorder=None, **options):
+def graphed(plain, recorder=None, whole_depth_samples=0, **options):
+    """Stage by stage, if not told otherwise."""
     recorder = HostileRecorder() if recorder is None else recorder
-    return GraphedLoop(plain.layers, plain.heads, plain.backend, recorder=recorder, **options), recorder
+    options = {"recorder": recorder, "whole_depth_samples": whole_depth_samples, **options}
+    return GraphedLoop(plain.layers, plain.heads, plain.backend, **options), recorder
+
+
+def without_heads(plain, *numbers):
+    """The loop without the exit heads behind these layers (from 1)."""
+    heads = [None if number in numbers else head for number, head in enumerate(plain.heads, start=1)]
+    return LayerLoop(plain.layers, heads, plain.backend)
 
 
 def assert_equal_runs(loop, plain, batch, adaptive=True):
@@ -86,25 +101,29 @@ def random_lengths(most=500):
     return lengths if any(lengths) else [1, *lengths[1:]]
 
 
-@pytest.mark.parametrize("late", [0, 1, 3])
+@pytest.mark.parametrize("options", [{"late": 0}, {"late": 1}, {"late": 3}, {"whole_depth_samples": 200}], ids=str)
+@pytest.mark.parametrize("without", [(), (1, 3)])
 @pytest.mark.parametrize("speed", [None, 0.0, 0.3, 0.7, 1.0, 2.0, math.nan])
 @pytest.mark.parametrize(
     "lengths", [[1], [64], [65], [0, 5, 0], [3] * 8, [30] * 9, [200, 1, 0, 40, 64, 2], [9] * MAX_SAMPLES]
 )
-def test_equals_the_plain_loop(poisoned_memory, lengths, speed, late):
-    plain = random_loop(depth=DEPTH, layer=CheckedLayer)
-    loop, recorder = graphed(plain, late=late, move=ALWAYS_MOVE)
+def test_equals_the_plain_loop(poisoned_memory, lengths, speed, without, options):
+    plain = without_heads(random_loop(depth=DEPTH, layer=CheckedLayer), *without)
+    loop, recorder = graphed(plain, move=ALWAYS_MOVE, **options)
     adaptive = speed is not None
     for _ in range(2):  # with fresh memory, and with what the first run left in it
         assert_equal_runs(loop, plain, random_batch(lengths, speed if adaptive else 0.0), adaptive)
     assert recorder.replayed
 
 
-@pytest.mark.parametrize(("late", "move", "batches"), [(1, ALWAYS_MOVE, 200), (0, ALWAYS_MOVE, 40), (1, COUNTED, 40)])
-def test_random_batches_through_one_loop(late, move, batches):
+@pytest.mark.parametrize(
+    ("late", "move", "whole_depth_samples", "batches"),
+    [(1, ALWAYS_MOVE, 0, 200), (0, ALWAYS_MOVE, 8, 100), (0, ALWAYS_MOVE, 0, 40), (1, COUNTED, 8, 40)],
+)
+def test_random_batches_through_one_loop(late, move, whole_depth_samples, batches):
     random.seed(5)
     plain = random_loop(depth=DEPTH, layer=CheckedLayer)
-    loop, recorder = graphed(plain, late=late, move=move, max_buckets=100)
+    loop, recorder = graphed(plain, late=late, move=move, whole_depth_samples=whole_depth_samples, max_buckets=100)
     layers = set()
     for _ in range(batches):
         lengths = random_lengths()
@@ -132,6 +151,69 @@ def test_stages_that_run(late):
     assert replays(random_batch([5, 9], 0.0)) == (DEPTH, min(2 + late, DEPTH))
     assert replays(random_batch([5, 9], [0.0, 2.0])) == (DEPTH, min(2 + late, DEPTH))
     assert replays(random_batch([5, 9], 2.0), adaptive=False) == (DEPTH, 1)
+
+
+def test_the_chain_ends_where_the_last_sample_leaves():
+    plain = random_loop(depth=DEPTH)
+    loop, recorder = graphed(plain, whole_depth_samples=8)
+    for speed, adaptive in ((2.0, True), (0.6, True), ([2.0, 0.6], True), (1e-6, True), (0.0, True), (0.0, False)):
+        recorder.replayed.clear()
+        deepest = int(assert_equal_runs(loop, plain, random_batch([5, 9], speed), adaptive).exit_layer.max())
+        assert len(recorder.replayed) == (deepest if adaptive else 1)
+
+
+def test_stages_end_at_exit_heads():
+    plain = without_heads(random_loop(depth=DEPTH), 1, 3)
+    for whole_depth_samples in (0, 8):
+        loop, recorder = graphed(plain, late=0, whole_depth_samples=whole_depth_samples)
+        assert_equal_runs(loop, plain, random_batch([5, 9], 1e-6))
+        assert len(recorder.recorded) == len(recorder.replayed) == 2
+        recorder.replayed.clear()
+        assert assert_equal_runs(loop, plain, random_batch([5, 9], 2.0)).exit_layer.tolist() == [2, 2]
+        assert len(recorder.replayed) == 1
+
+
+def test_only_few_short_samples_are_chained():
+    plain = random_loop(depth=DEPTH)
+
+    class Counting(HostileRecorder):
+        chained = 0
+
+        def chain(self, stages):
+            self.chained += 1
+            return super().chain(stages)
+
+    loop, recorder = graphed(plain, Counting(), whole_depth_samples=WHOLE_DEPTH_SAMPLES)
+    for lengths, chained in (
+        ([5], 1),
+        ([9], 1),
+        ([5, 9], 2),
+        ([1] * WHOLE_DEPTH_SAMPLES, 2),
+        ([WHOLE_DEPTH_TOKENS], 3),
+        ([1] * (WHOLE_DEPTH_SAMPLES + 1), 3),
+        ([WHOLE_DEPTH_TOKENS + 1], 3),
+    ):
+        assert_equal_runs(loop, plain, random_batch(lengths, 0.5))
+        assert recorder.chained == chained
+
+
+def test_a_chain_that_is_not_to_be_had_is_told_once_and_stages_take_over():
+    class Unchained(HostileRecorder):
+        def chain(self, stages):
+            raise RuntimeError("the driver has no conditional graph nodes")
+
+    plain = random_loop(depth=DEPTH)
+    loop, recorder = graphed(plain, Unchained(), whole_depth_samples=8)
+    batch = random_batch([5, 9], 0.6)
+    with pytest.warns(RuntimeWarning, match="no CUDA graph of all layers.*no conditional graph nodes"):
+        assert_equal_runs(loop, plain, batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recorder.replayed.clear()
+        assert_equal_runs(loop, plain, batch)
+        assert_equal_runs(loop, plain, random_batch([70, 9], 0.6))
+        loop.prepare([(100, 4, 30)])
+    assert recorder.replayed
 
 
 def test_every_stage_is_recorded_once_and_when_first_used():

@@ -6,14 +6,17 @@ import contextlib
 import copy
 import itertools
 import random
+import warnings
 
 import pytest
 import torch
 
+from fastbert_kernels import _extension
 from fastbert_kernels.backends import BACKENDS
 from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.buckets import MoveCost
 from fastbert_kernels.engine.graphs import GraphedLoop
+from fastbert_kernels.engine.layer import TorchLayer
 from loops import random_batch, random_loop
 
 pytestmark = pytest.mark.gpu
@@ -29,8 +32,10 @@ def backend(request):
     return request.param
 
 
-def loops(backend, dtype=torch.bfloat16, **options):
-    plain = random_loop(depth=6, hidden_size=128, dtype=dtype, device="cuda", backend=backend)
+def loops(backend, dtype=torch.bfloat16, layer=TorchLayer, **options):
+    """With no head behind layers 2 and 5."""
+    plain = random_loop(depth=6, hidden_size=128, dtype=dtype, device="cuda", backend=backend, layer=layer)
+    plain.heads[1] = plain.heads[4] = None
     return plain, GraphedLoop(plain.layers, plain.heads, backend, **options)
 
 
@@ -67,10 +72,14 @@ def synchronisation_forbidden():
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-@pytest.mark.parametrize("late", [0, 1])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "options", [{"late": 0, "whole_depth_samples": 0}, {"late": 1, "whole_depth_samples": 0}, {}], ids=str
+)
 @pytest.mark.parametrize("speed", [None, 0.0, 0.5, 0.9, 2.0])
-def test_recorded_equals_launched(backend, dtype, late, speed):
-    plain, graphed = loops(backend, dtype, late=late, move=MoveCost(seconds=0))
+def test_recorded_equals_launched(backend, dtype, fused, options, speed):
+    layer = pytest.importorskip("fastbert_kernels.engine.fused_layer").FusedLayer if fused else TorchLayer
+    plain, graphed = loops(backend, dtype, layer, move=MoveCost(seconds=0), **options)
     adaptive = speed is not None
     for lengths in ([9], [64, 1, 0, 130, 5], [40] * 30, [9], [512, 300]):
         batch = batch_of(lengths, speed if adaptive else 0.0, dtype)
@@ -100,6 +109,26 @@ def test_neither_loop_waits_for_the_device(backend):
         loop.run(copy.copy(batch), adaptive=adaptive)  # compiles or records
         with synchronisation_forbidden():
             loop.run(copy.copy(batch), adaptive=adaptive)
+
+
+def test_the_device_ends_the_graph_of_all_layers(backend):
+    """Only the stages that are needed write; all of them are one launch."""
+    native, detail = _extension.load()
+    reason = detail if native is None or native.cuda_version is None else native.depth_graph_unsupported()
+    if native is None or native.cuda_version is None or reason:
+        pytest.skip(f"no graphs of all layers: {reason}")
+    _, graphed = loops(backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a chain that failed would be told
+        graphed.run(batch_of([9, 30, 4], 1e-6), adaptive=True)
+    stages = [stage for _, stage in sorted(graphed._stages.items(), key=lambda item: item[0][1:])]
+    assert len(stages) == 4  # up to the heads behind layers 1, 3, 4 and 6
+    for speeds, needed in (([2.0, 2.0, 2.0], 1), ([2.0, 1e-6, 2.0], 4), ([2.0, 2.0, 2.0], 1)):
+        for stage in stages:
+            stage.counts.fill_(-5)
+        got = graphed.run(batch_of([9, 30, 4], speeds), adaptive=True)
+        assert [int(stage.counts[0]) >= 0 for stage in stages] == [number < needed for number in range(4)]
+        assert int(got.exit_layer.max()) == (1 if needed == 1 else 6)
 
 
 def test_heads_are_skipped_once_nobody_can_leave(backend, monkeypatch):
