@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
+from fastbert_hf.data import Text
 from fastbert_hf.speed import resolve_speed
-from fastbert_hf.text_windows import Text, TokenisedWindow, WindowTokeniser, tokenised_ahead
+from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser, tokenised_ahead
 
 # Tokens of a batch, padding included. On two CPU cores and a 6-layer MiniLM, larger batches were no faster patched and
 # slower unpatched, where padded activations leave the cache. On a GPU, 128 texts of 128 tokens leave the deep layers
@@ -32,9 +33,10 @@ class Predictions:
     Attributes:
         start: position in the input of the first of these texts; 0 where they are all.
         logits: float32 [n, N], of the exit head at which each text left.
-        uncertainty: float32 [n], normalised entropy of `logits`, in [0, 1]; NaN where the logits are not finite.
+        uncertainty: float32 [n] of `logits`, in [0, 1]; NaN where the logits are not finite.
         exit_layer: int64 [n], number of encoder layers executed for the text, 1..L.
         id2label: name of every class.
+        multi_label: a text has any number of classes instead of exactly one.
     """
 
     start: int
@@ -42,24 +44,28 @@ class Predictions:
     uncertainty: torch.Tensor
     exit_layer: torch.Tensor
     id2label: dict[int, str]
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return len(self.logits)
 
     @property
     def labels(self) -> torch.Tensor:
-        """int64 [n], the most likely class of every text."""
-        return self.logits.argmax(dim=-1)
+        """int64 [n], the most likely class of every text; multi-label: bool [n, N], whether the probability is above
+        1/2."""
+        return self.logits > 0 if self.multi_label else self.logits.argmax(dim=-1)
 
     @property
-    def label_names(self) -> list[str]:
-        """Name of the most likely class of every text."""
+    def label_names(self) -> list[str] | list[list[str]]:
+        """Name of the most likely class of every text; multi-label: the names of its classes."""
+        if self.multi_label:
+            return [[self.id2label[i] for i, has in enumerate(row) if has] for row in self.labels.tolist()]
         return [self.id2label[label] for label in self.labels.tolist()]
 
     @property
     def probabilities(self) -> torch.Tensor:
-        """float32 [n, N], the softmax of `logits`."""
-        return self.logits.softmax(dim=-1)
+        """float32 [n, N], the softmax of `logits`; multi-label: their sigmoid."""
+        return self.logits.sigmoid() if self.multi_label else self.logits.softmax(dim=-1)
 
 
 def predict(
@@ -86,6 +92,7 @@ def predict(
         uncertainty=torch.zeros(0, dtype=torch.float32),
         exit_layer=torch.zeros(0, dtype=torch.int64),
         id2label=model.config.id2label,
+        multi_label=model.config.multi_label,
     )
     parts = [
         empty,
@@ -106,6 +113,7 @@ def predict(
         uncertainty=torch.cat([part.uncertainty for part in parts]),
         exit_layer=torch.cat([part.exit_layer for part in parts]),
         id2label=empty.id2label,
+        multi_label=empty.multi_label,
     )
 
 
@@ -195,7 +203,9 @@ def _predictions(
             for result, answer in zip((logits, uncertainty, exit_layer), answers, strict=True):
                 result[window.order] = answer
             _warn_if_not_finite(uncertainty, window.start)
-            yield Predictions(window.start, logits, uncertainty, exit_layer, model.config.id2label)
+            yield Predictions(
+                window.start, logits, uncertainty, exit_layer, model.config.id2label, model.config.multi_label
+            )
 
 
 @torch.inference_mode()

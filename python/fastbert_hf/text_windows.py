@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-Text = str | tuple[str, str]  # a text, or a pair of texts
+from fastbert_hf.data import Text, wants_segment_ids
 
 THREAD_NAME = "fastbert-tokenizer"
 
@@ -159,8 +159,7 @@ class WindowTokeniser:
             truncation=True,
             max_length=self._max_length,
             return_attention_mask=False,
-            # None: as the tokenizer thinks best. Pairs cannot be told apart without segment ids.
-            return_token_type_ids=True if self._pairs else None,
+            return_token_type_ids=wants_segment_ids(self._tokenizer) if self._pairs else None,
         )
 
     def _find_culprit(self, texts: Sequence[Text], start: int) -> tuple[int, Exception] | None:

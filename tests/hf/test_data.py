@@ -1,31 +1,47 @@
+"""Labelled tables, and what every format has in common: columns, ids of classes, complaints."""
+
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from pyarrow import parquet
 
-from fastbert_hf.data import ClassificationData, DataFileError, TokenisedDataset, read_classification_file
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e"]
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level tokenizer with BERT's special tokens and segment ids; needs no file."""
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+from fastbert_hf.data import (
+    ClassificationData,
+    DataFileError,
+    TextData,
+    join_texts,
+    read_classification_file,
+    read_unlabelled_texts,
+    text_column_names,
+)
 
 
 def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def write_rows(tmp_path: Path, suffix: str, rows: list[dict]) -> Path:
+    """The same rows in any format; no quoting, no check."""
+    path = tmp_path / f"d{suffix}"
+    if suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        separator = {".tsv": "\t", ".csv": ","}[suffix]
+        lines = [rows[0].keys(), *(row.values() for row in rows)]
+        path.write_text("".join(separator.join(map(str, line)) + "\n" for line in lines))
+    return path
+
+
+every_format = pytest.mark.parametrize("suffix", [".tsv", ".csv", ".jsonl", ".parquet"])
 
 
 def test_tsv_takes_quotation_marks_as_they_are(tmp_path: Path) -> None:
@@ -48,9 +64,63 @@ def test_pairs_other_columns_blank_lines_bom_and_windows_line_ends(tmp_path: Pat
     assert (data.texts, data.pairs, data.label_ids) == (["x", "z"], ["y", "w"], [1, 0])
 
 
-def test_text_a_alone_is_a_single_text(tmp_path: Path) -> None:
-    data = read_classification_file(write(tmp_path, "d.tsv", "label\ttext_a\n0\tx\n1\ty\n"))
+def test_text_of_any_length(tmp_path: Path) -> None:
+    long = "long " * 60_000
+    data = read_classification_file(write(tmp_path, "d.tsv", f"label\ttext\n0\t{long}\n1\tx\n"))
+    assert data.texts == [long.strip(), "x"]
+    with pytest.raises(DataFileError, match=r"line 2: broken line \(field larger.*longer texts go into .tsv"):
+        read_classification_file(write(tmp_path, "d.csv", f"label,text\n0,{long}\n1,x\n"))
+
+
+@every_format
+def test_text_a_alone_is_a_single_text(tmp_path: Path, suffix: str) -> None:
+    data = read_classification_file(
+        write_rows(tmp_path, suffix, [dict(label=0, text_a="x"), dict(label=1, text_a="y")])
+    )
     assert (data.texts, data.pairs) == (["x", "y"], None)
+
+
+@every_format
+@pytest.mark.parametrize(
+    ("there", "text", "pair"),
+    [
+        (["sentence"], "sentence", None),
+        (["sentence2", "sentence1"], "sentence1", "sentence2"),
+        (["question1", "question2"], "question1", "question2"),
+        (["premise", "hypothesis"], "premise", "hypothesis"),
+        (["sentence", "question"], "question", "sentence"),
+        (["sentence", "text"], "text", None),
+        (["text_b", "text_a", "sentence"], "text_a", "text_b"),
+    ],
+)
+def test_names_of_glue_when_ours_are_not_there(
+    tmp_path: Path, suffix: str, there: list[str], text: str, pair: str | None
+) -> None:
+    rows = [{"idx": 7} | {name: f"{name} {number}" for name in there} | {"label": number} for number in range(2)]
+    data = read_classification_file(write_rows(tmp_path, suffix, rows))
+    assert data.texts == [f"{text} 0", f"{text} 1"]
+    assert data.pairs == (None if pair is None else [f"{pair} 0", f"{pair} 1"])
+    assert text_column_names(there) == (text, pair)
+
+
+@every_format
+def test_columns_by_name(tmp_path: Path, suffix: str) -> None:
+    rows = [{"text": "no", "Body": f"b{n}", "Other": f"o{n}", "class": f"c{n}", "label": 5} for n in range(2)]
+    path = write_rows(tmp_path, suffix, rows)
+    data = read_classification_file(path, text_column="body", pair_column="Other", label_column="class")
+    assert (data.texts, data.pairs, data.label_names) == (["b0", "b1"], ["o0", "o1"], ["c0", "c1"])
+    single = read_classification_file(path, text_column="Body", label_column="class")
+    assert (single.texts, single.pairs) == (["b0", "b1"], None)
+    for columns, problem in (
+        (dict(text_column="boddy"), r"no column boddy among: text, (B|b)ody, (O|o)ther, class, label; check the name"),
+        (dict(text_column="Body", pair_column="x"), "no column x among: text"),
+        (dict(label_column="klass"), "no column klass among: text"),
+        (dict(text_column="Body", label_column="Body"), "column (B|b)ody is chosen twice"),
+    ):
+        with pytest.raises(DataFileError, match=problem):
+            read_classification_file(path, **columns)
+    with pytest.raises(ValueError, match="pair_column goes with text_column"):
+        read_classification_file(path, pair_column="Other")
 
 
 def test_integer_labels_sort_as_numbers_and_names_as_text(tmp_path: Path) -> None:
@@ -60,23 +130,32 @@ def test_integer_labels_sort_as_numbers_and_names_as_text(tmp_path: Path) -> Non
     assert data.label_names == ["10", "9", "z9"]
 
 
-def test_second_file_uses_the_ids_of_the_first(tmp_path: Path) -> None:
-    path = write(tmp_path, "dev.tsv", "label\ttext\nc\tx\n")
+@every_format
+def test_second_file_uses_the_ids_of_the_first(tmp_path: Path, suffix: str) -> None:
+    path = write_rows(tmp_path, suffix, [dict(label="c", text="x")])
     data = read_classification_file(path, label_names=["a", "c", "b"])
     assert (data.label_ids, data.label_names) == ([1], ["a", "c", "b"])
+    with pytest.raises(ValueError, match="label_names has a name twice: a, c, a; name every class once"):
+        read_classification_file(path, label_names=["a", "c", "a"])
 
 
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("d.txt", "label\ttext\n", "d.txt: unknown ending '.txt'; name it .tsv"),
-        ("d.tsv", "", "line 1: no column label; the first line must name the columns, separated by tabs"),
-        ("d.tsv", "label,text\n0,x\n", "line 1: no column label"),
-        ("d.csv", "label,sentence\n0,x\n", r"line 1: no column text \(or text_a and text_b\)"),
+        (
+            "d.txt",
+            "label\ttext\n",
+            "d.txt: unknown ending '.txt'; name it one of .tsv, .csv, .jsonl, .ndjson, .parquet",
+        ),
+        ("d.tsv", "", "line 1: no column label among: none; the first line must name the columns, separated by tabs"),
+        ("d.tsv", "label,text\n0,x\n", "line 1: no column label among: label,text; .* separated by tabs"),
+        ("d.csv", "label,body\n0,x\n", r"line 1: no column text \(or text_a and text_b\) among: label, body; "),
         ("d.tsv", "label\ttext\ttext\n0\tx\ty\n", "line 1: column text appears twice"),
-        ("d.tsv", "label\ttext\n", "no samples after the header"),
+        ("d.tsv", "label\ttext\n", "no samples; add some"),
         ("d.tsv", "label\ttext\n0\tx\n1\t  \n", "line 3: empty text; fill it in or delete"),
         ("d.tsv", "label\ttext\n0\tx\n\ty\n", "line 3: empty label"),
+        ("d.tsv", "label\ttext\n0\tx\n\t\n1\ty\n", "line 3: empty text"),
+        ("d.csv", "label,text\n0,x\n,\n1,y\n", "line 3: empty text"),
         ("d.tsv", "label\ttext_a\ttext_b\n0\tx\t\n", "line 2: empty text_b"),
         ("d.tsv", "label\ttext\n0\tx\ty\n", "line 2: 3 fields, but the header has 2"),
         ("d.tsv", "label\ttext\n0\tx\n1\n", "line 3: 1 fields, but the header has 2"),
@@ -85,6 +164,7 @@ def test_second_file_uses_the_ids_of_the_first(tmp_path: Path) -> None:
         ("d.csv", 'label,text\n0,"x"y\n1,z\n', "line 2: broken line"),
         ("d.csv", 'label,text\n0,"two\nlines"\n1,\n', "line 4: empty text"),
         ("d.tsv", b"label\ttext\n0\tx\n1\tcaf\xe9\n", "line 3: not UTF-8 text; save the file as UTF-8"),
+        ("d.jsonl", b'{"text": "caf\xe9", "label": 1}\n', "line 1: not UTF-8 text; save the file as UTF-8"),
         ("d.tsv", "label\ttext\n0\tx\n".encode("utf-16"), "line 1: not UTF-8 text"),
         ("d.tsv", "label\ttext\n0\tx\n".encode("utf-16-le"), "line 1: holds NUL"),
         ("d.tsv", "label\ttext\n0\tx\n0\ty\n", "only one class, '0'"),
@@ -100,32 +180,62 @@ def test_malformed_file_gets_one_line_with_place_and_remedy(
     assert str(path) in message and ";" in message and "\n" not in message
 
 
-def test_unknown_label_and_missing_file(tmp_path: Path) -> None:
-    path = write(tmp_path, "dev.tsv", "label\ttext\na\tx\nq\ty\n")
-    with pytest.raises(DataFileError, match=r"line 3: unknown label 'q'; use one of the training labels \(a, b\)"):
+@every_format
+def test_unknown_label_single_class_and_missing_file(tmp_path: Path, suffix: str) -> None:
+    path = write_rows(tmp_path, suffix, [dict(label="a", text="x"), dict(label="q", text="y")])
+    place = "row 2" if suffix == ".parquet" else "line 2" if suffix == ".jsonl" else "line 3"
+    with pytest.raises(DataFileError, match=rf"{place}: unknown label 'q'; use one of the training labels \(a, b\)"):
         read_classification_file(path, label_names=["a", "b"])
-    with pytest.raises(DataFileError, match="cannot be read"):
-        read_classification_file(tmp_path / "absent.tsv")
+    with pytest.raises(DataFileError, match=r"the training labels \(0, 1,.*, 19, and 80 more\)$"):
+        read_classification_file(path, label_names=[str(number) for number in range(100)])
+    path = write_rows(tmp_path, suffix, [dict(label="a", text="x"), dict(label="a", text="y")])
+    with pytest.raises(DataFileError, match="only one class, 'a'; a classifier needs samples of two or more"):
+        read_classification_file(path)
+    with pytest.raises(DataFileError, match=r"absent.*: cannot be read \(No such file or directory\); check the path"):
+        read_classification_file(tmp_path / f"absent{suffix}")
 
 
-def test_tokenised_dataset_cuts_and_collates() -> None:
-    data = ClassificationData(["a b c d e", "a", "b c"], None, [2, 0, 1], ["x", "y", "z"])
-    dataset = TokenisedDataset(data, make_tokenizer(), max_length=5)
-    assert dataset.lengths == [5, 3, 4] and len(dataset) == 3
-    batches = list(dataset.batches(2))
-    assert [batch["labels"].tolist() for batch in batches] == [[2, 0], [1]]
-    assert batches[0]["input_ids"].tolist() == [[2, 4, 5, 6, 3], [2, 4, 3, 0, 0]]
-    assert batches[0]["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
-    assert batches[1]["input_ids"].shape == (1, 4) and batches[1]["input_ids"].dtype == torch.int64
+def test_long_values_are_cut_off_in_messages(tmp_path: Path) -> None:
+    path = write(tmp_path, "d.tsv", f"label\ttext\n{'x' * 1000}\ta\n")
+    with pytest.raises(DataFileError) as caught:
+        read_classification_file(path, label_names=["a", "b"])
+    assert len(str(caught.value)) < 200 + len(str(path))
 
 
-def test_pairs_get_segment_ids() -> None:
-    data = ClassificationData(["a b", "a"], ["c", "d e"], [0, 1], ["x", "y"])
-    dataset = TokenisedDataset(data, make_tokenizer(), max_length=16)
-    assert dataset[0]["input_ids"] == [2, 4, 5, 3, 6, 3]
-    assert dataset[0]["token_type_ids"] == [0, 0, 0, 0, 1, 1]
+@every_format
+@pytest.mark.parametrize("labelled", [True, False])
+def test_unlabelled_texts_from_every_format(tmp_path: Path, suffix: str, labelled: bool) -> None:
+    label = {"label": 0} if labelled else {}
+    path = write_rows(tmp_path, suffix, [dict(text="x", id=1) | label, dict(text="y", id=2) | label])
+    assert read_unlabelled_texts(path) == TextData(["x", "y"], None)
+    path = write_rows(tmp_path, suffix, [dict(p="x", q="y") | label])
+    assert read_unlabelled_texts(path, "p", "q") == TextData(["x"], ["y"])
 
 
-def test_empty_dataset() -> None:
-    dataset = TokenisedDataset(ClassificationData([], None, [], ["x", "y"]), make_tokenizer(), max_length=16)
-    assert len(dataset) == 0 and dataset.lengths == [] and list(dataset.batches(4)) == []
+def test_unlabelled_lines(tmp_path: Path) -> None:
+    assert read_unlabelled_texts(write(tmp_path, "d.txt", '\ufeff"one"\r\ntwo\tthree')).texts == ['"one"', "two\tthree"]
+    for content, columns, problem in (
+        ("one\n\ntwo\n", (), "line 2: empty text; fill it in or delete the line"),
+        ("", (), "d.txt: no samples"),
+        ("one\n", ("text",), "a .txt file has no columns; leave the text column away"),
+    ):
+        with pytest.raises(DataFileError, match=problem):
+            read_unlabelled_texts(write(tmp_path, "d.txt", content), *columns)
+
+
+def test_labelled_and_unlabelled_texts_join_without_labels() -> None:
+    labelled = ClassificationData(["a", "b"], None, [0, 1], ["x", "y"])
+    joined = join_texts(labelled, TextData([], []), TextData(["c"], None))
+    assert joined == TextData(["a", "b", "c"], None) and type(joined) is TextData
+    pairs = replace(labelled, pairs=["c", "d"])
+    assert join_texts(pairs, TextData(["e"], ["f"])) == TextData(["a", "b", "e"], ["c", "d", "f"])
+    assert join_texts() == TextData([], None)
+    with pytest.raises(ValueError, match=r"cannot join .* \(single texts, pairs\); use one kind"):
+        join_texts(labelled, pairs)
+
+
+def test_lists_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 texts but 1 second texts"):
+        TextData(["a", "b"], ["c"])
+    with pytest.raises(ValueError, match="2 texts but 1 labels"):
+        ClassificationData(["a", "b"], None, [0], ["x", "y"])

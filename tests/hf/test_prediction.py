@@ -203,3 +203,20 @@ def test_progress_is_shown_on_stderr_when_asked_for(capsys, texts, shown):
 def test_no_progress_where_nobody_looks(capsys, progress):
     predict(StubModel(), StubTokenizer(), list("12345"), progress=progress)
     assert capsys.readouterr().err == ""
+
+
+def test_multi_label(tokenizer):
+    """Any number of classes a text: those whose probability is above 1/2."""
+    model = spread_model()
+    model.config.problem_type = "multi_label_classification"
+    texts = make_texts(40)
+    with torch.no_grad():  # so that every class has about half of the texts
+        model.teacher_classifier.classifier.bias -= predict(model, tokenizer, texts).logits.median(dim=0).values
+    got = predict(model, tokenizer, texts)
+    assert_same(got, one_by_one(model, tokenizer, texts, [None] * 40))
+    torch.testing.assert_close(got.probabilities, 1 / (1 + (-got.logits).exp()))
+    assert got.multi_label and torch.equal(got.labels, got.probabilities > 0.5)
+    assert got.labels.any(dim=0).all() and not got.labels.all(dim=0).any()
+    for row, names in zip(got.labels, got.label_names, strict=True):
+        assert [model.config.label2id[name] for name in names] == row.nonzero().flatten().tolist()
+    assert predict(model, tokenizer, []).label_names == []

@@ -1,0 +1,31 @@
+"""Text classification data: files in, tokenised batches out."""
+
+from __future__ import annotations
+
+from fastbert_hf.data.columns import text_column_names
+from fastbert_hf.data.errors import DataFileError
+from fastbert_hf.data.hugging_face import read_classification_data
+from fastbert_hf.data.json_lines import JSON_LINES
+from fastbert_hf.data.lines import read_lines
+from fastbert_hf.data.reading import read_classification_file, read_texts, read_unlabelled_texts
+from fastbert_hf.data.samples import ClassificationData, Text, TextData, join_texts
+from fastbert_hf.data.tables import read_table
+from fastbert_hf.data.tokenised import TokenisedDataset, wants_segment_ids
+
+__all__ = [
+    "JSON_LINES",
+    "ClassificationData",
+    "DataFileError",
+    "Text",
+    "TextData",
+    "TokenisedDataset",
+    "join_texts",
+    "read_classification_data",
+    "read_classification_file",
+    "read_lines",
+    "read_table",
+    "read_texts",
+    "read_unlabelled_texts",
+    "text_column_names",
+    "wants_segment_ids",
+]

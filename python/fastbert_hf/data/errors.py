@@ -1,0 +1,49 @@
+"""What is wrong with a file or data set, where, and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, NamedTuple
+
+_LONGEST_VALUE = 80
+_MOST_NAMES = 20
+
+
+class DataFileError(ValueError):
+    """A file or data set that cannot be used; the message is one line with the file, the line and the remedy."""
+
+
+class Place(NamedTuple):
+    """A line of a file, a row of a data set (both counted from 1), or the whole.
+
+    Attributes:
+        source: path of the file, or name of the data set.
+        number: of the line or row; `None` is the whole.
+        unit: what is counted, "line" or "row".
+    """
+
+    source: str
+    number: int | None = None
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        return self.source if self.number is None else f"{self.source}, {self.unit} {self.number}"
+
+    def error(self, problem: str, remedy: str) -> DataFileError:
+        """The error to raise for this place, on one line."""
+        return DataFileError(f"{self}: {' '.join(problem.split())}; {' '.join(remedy.split())}")
+
+
+def quoted(value: Any) -> str:
+    """`value` for a message, cut off when it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, the first twenty of them."""
+    iterator = iter(names)
+    shown = list(islice(iterator, _MOST_NAMES))
+    rest = sum(1 for _ in iterator)
+    return ", ".join([*shown, f"and {rest} more"] if rest else shown) or "none"

@@ -1,0 +1,50 @@
+"""JSON lines: one object per line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastbert_hf.data.errors import Place
+from fastbert_hf.data.lines import read_lines
+from fastbert_hf.data.records import Choose, Records, Rows
+
+JSON_LINES = (".jsonl", ".ndjson")
+
+
+def json_records(path: Path) -> Records:
+    """The objects of a UTF-8 file, one per line that is not blank."""
+
+    def rows(choose: Choose) -> Rows:
+        keys: set[str] | None = None
+        chosen: list[str] = []
+        for number, content in enumerate(read_lines(path), start=1):
+            if not content.strip():
+                continue
+            place = Place(str(path), number)
+            record = _parse(place, content)
+            if record.keys() != keys:
+                keys = set(record)
+                chosen = choose(list(record), place, "every line needs it, under the same name")
+            yield place, [record[name] for name in chosen]
+
+    return Records(Place(str(path)), rows)
+
+
+def _parse(place: Place, content: str) -> dict[str, Any]:
+    try:
+        record = json.loads(content, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise place.error(f"not JSON ({error})", "write one JSON object per line") from error
+    if not isinstance(record, dict):
+        raise place.error("not a JSON object", 'write one object per line: {"text": "..."}')
+    return record
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object, unless a key is there twice, of which `json` would keep the last without a word."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a key appears twice")
+    return record

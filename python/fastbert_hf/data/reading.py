@@ -1,0 +1,171 @@
+"""From files to texts and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastbert_hf.data.columns import ColumnChoice
+from fastbert_hf.data.errors import DataFileError, Place, quoted
+from fastbert_hf.data.files import PLAIN, open_records
+from fastbert_hf.data.labels import check_known, clean, label_list, label_name, sort_labels
+from fastbert_hf.data.records import Records
+from fastbert_hf.data.samples import ClassificationData, Text, TextData
+
+
+def read_classification_file(
+    path: str | Path,
+    label_names: Sequence[str] | None = None,
+    *,
+    text_column: str | None = None,
+    pair_column: str | None = None,
+    label_column: str | None = None,
+    multi_label: bool = False,
+) -> ClassificationData:
+    """Read labelled texts, or pairs of texts, from a file with a column for each.
+
+    The ending says what the file is: `.tsv` (UTF-8, a header line, tabs, no quoting, so that a lone quotation mark is
+    an ordinary character), `.csv` (the same with commas and the usual quoting), `.jsonl` or `.ndjson` (one JSON object
+    per line) or `.parquet`. Blanks around texts and labels are dropped, blank lines and other columns ignored. Upper
+    and lower case are the same in names of columns. Rows of Parquet are counted from 1 in messages.
+
+    A label is a string or an integer; integers that a Parquet file has names for (`ClassLabel` of `datasets`) become
+    these names. With `multi_label`, it is a list of them in JSON and Parquet, and several with `|` between them in
+    `.tsv` and `.csv`; the list or the field may be empty.
+
+    Args:
+        path: the file.
+        label_names: classes in the order of their ids, for a second file (dev, test) of the same task. `None` takes
+            the classes from the file: those that it has names for, else all that occur, sorted, as numbers when every
+            label is an integer.
+        text_column: of the text. `None`: the first there is of `text`, `text_a` (and `text_b`), and the names of GLUE,
+            as in `text_column_names`.
+        pair_column: of the second text, if `text_column` is given.
+        label_column: of the label; `None`: `label`, or `labels` with `multi_label`.
+        multi_label: a sample may have any number of classes.
+
+    Raises:
+        DataFileError: missing file, unknown ending, wrong encoding, missing column, broken line, empty text or label,
+            null, label of another type, a label not in `label_names`, no samples, or (without `label_names`) a single
+            class; pyarrow is needed and not installed.
+        ValueError: `pair_column` without `text_column`, or a name twice in `label_names`.
+    """
+    return classification_data(
+        open_records(Path(path)),
+        label_names,
+        text_column=text_column,
+        pair_column=pair_column,
+        label_column=label_column,
+        multi_label=multi_label,
+    )
+
+
+def classification_data(
+    records: Records,
+    label_names: Sequence[str] | None,
+    *,
+    text_column: str | None,
+    pair_column: str | None,
+    label_column: str | None,
+    multi_label: bool,
+) -> ClassificationData:
+    """Labelled texts from `records`; arguments and errors as in `read_classification_file`."""
+    if label_names is not None and len(set(label_names)) < len(label_names):
+        raise ValueError(f"label_names has a name twice: {', '.join(label_names)}; name every class once")
+    usual = ("label", "labels") if multi_label else ("label",)
+    choice = ColumnChoice(text_column, pair_column, usual if label_column is None else (label_column,))
+    known = None if label_names is None else dict.fromkeys(label_names)
+
+    texts: list[str] = []
+    pairs: list[str] = []
+    labels: list[list[str]] = []
+    names: Sequence[str] | None = None
+    for place, row in records.rows(choice):
+        assert choice.chosen is not None and choice.chosen.label is not None
+        column = choice.chosen.label
+        names = records.class_names.get(column)
+        first, *second = _clean_texts(place, choice, row[:-1])
+        texts.append(first)
+        pairs.extend(second)
+        if multi_label:
+            labels.append(label_list(place, column, row[-1], names, records.joined_labels))
+        else:
+            labels.append([label_name(place, column, row[-1], names)])
+        if known is not None:
+            check_known(place, labels[-1], known)
+    if not texts:
+        raise _no_samples(records)
+
+    if label_names is None:
+        found = {name for sample in labels for name in sample}
+        if len(found) < 2:
+            only = "no class at all" if not found else f"only one class, {quoted(*found)}"
+            raise records.whole.error(only, "a classifier needs samples of two or more")
+        label_names = sort_labels(found) if names is None else names
+    ids = {name: index for index, name in enumerate(label_names)}
+    label_ids: list[Any] = [sorted(ids[name] for name in sample) for sample in labels]
+    return ClassificationData(
+        texts=texts,
+        pairs=pairs or None,
+        label_ids=label_ids if multi_label else [index for (index,) in label_ids],
+        label_names=list(label_names),
+        multi_label=multi_label,
+    )
+
+
+def read_texts(path: Path, text_column: str | None = None, pair_column: str | None = None) -> Iterator[Text]:
+    """Texts, or pairs of texts, of a file in order; few are in memory at a time.
+
+    Beside the formats of `read_classification_file`, of which a label is ignored, there is `.txt`: one text per line,
+    and no line blank.
+
+    Args:
+        path: the file.
+        text_column: of the text; `None` as in `read_classification_file`.
+        pair_column: of the second text, if `text_column` is given.
+
+    Raises:
+        DataFileError: as soon as the reading gets there: a file, a line or a column that cannot be used, an empty text,
+            or no texts at all.
+        ValueError: `pair_column` without `text_column`.
+    """
+    choice = ColumnChoice(text_column, pair_column, ())
+    records = open_records(path, plain=True)
+    if path.suffix.lower() in PLAIN and text_column is not None:
+        raise records.whole.error("a .txt file has no columns", "leave the text column away")
+    empty = True
+    for place, row in records.rows(choice):
+        empty = False
+        first, *second = _clean_texts(place, choice, row)
+        yield (first, second[0]) if second else first
+    if empty:
+        raise _no_samples(records)
+
+
+def read_unlabelled_texts(path: str | Path, text_column: str | None = None, pair_column: str | None = None) -> TextData:
+    """All of `read_texts`, whose arguments and errors it has: more text to distil from."""
+    texts: list[str] = []
+    pairs: list[str] = []
+    for text in read_texts(Path(path), text_column, pair_column):
+        first, *second = [text] if isinstance(text, str) else text
+        texts.append(first)
+        pairs.extend(second)
+    return TextData(texts, pairs or None)
+
+
+def _clean_texts(place: Place, choice: ColumnChoice, values: list[Any]) -> list[str]:
+    """The text and, for pairs, the second text of a row."""
+    assert choice.chosen is not None
+    texts = []
+    for column, value in zip(choice.chosen, values, strict=False):
+        assert column is not None
+        if not isinstance(value, str):
+            problem = f"{column} is null" if value is None else f"{column} is {quoted(value)}, not a string"
+            raise place.error(problem, "fill it in as a string or delete the sample")
+        texts.append(clean(place, column, value))
+    return texts
+
+
+def _no_samples(records: Records) -> DataFileError:
+    return records.whole.error("no samples", "add some")

@@ -1,0 +1,80 @@
+"""From texts to tokenised batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from fastbert_hf.data.samples import ClassificationData, TextData
+
+
+class TokenisedDataset(Dataset[dict[str, Any]]):
+    """Texts tokenised once, cut off at `max_length` tokens and not padded.
+
+    An item is a dict of lists `input_ids`, `attention_mask` and, for pairs and where the tokenizer makes them
+    anyway, `token_type_ids` (0 for the first text and 1 for the second). Labelled data adds `labels`: the class id, or
+    for multi-label data a list of floats [N], 1 for the classes that the sample has and 0 for the others.
+
+    Args:
+        data: the texts; `ClassificationData` has labels, `TextData` alone has none.
+        tokenizer: a Transformers tokenizer.
+        max_length: longest sample in tokens, with special tokens; of a pair the longer text is cut first.
+
+    Attributes:
+        label_ids: those of `ClassificationData`, else `None`.
+        collate: pads a list of items to its longest; int64 tensors, and float32 [B, N] for multi-label `labels`.
+    """
+
+    def __init__(self, data: TextData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self.label_ids: list[Any] | None = None
+        self._classes: int | None = None
+        if isinstance(data, ClassificationData):
+            self.label_ids = data.label_ids
+            self._classes = len(data.label_names) if data.multi_label else None
+        self._size = len(data)
+        self.collate = DataCollatorWithPadding(tokenizer)
+        self._encoded: dict[str, list[list[int]]] = {}
+        if len(data):
+            encoded = tokenizer(
+                data.texts,
+                data.pairs,
+                truncation=True,
+                max_length=max_length,
+                return_token_type_ids=None if data.pairs is None else wants_segment_ids(tokenizer),
+            )
+            self._encoded = dict(encoded)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Number of tokens of every sample."""
+        return [len(ids) for ids in self._encoded.get("input_ids", [])]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item: dict[str, Any] = {name: values[index] for name, values in self._encoded.items()}
+        if self.label_ids is None:
+            return item
+        label = self.label_ids[index]
+        if self._classes is not None:
+            label = [float(number in label) for number in range(self._classes)]
+        return item | {"labels": label}
+
+    def batches(self, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
+        """Padded batches in order, the last one possibly smaller."""
+        for start in range(0, len(self), batch_size):
+            yield self.collate([self[index] for index in range(start, min(start + batch_size, len(self)))])
+
+
+def wants_segment_ids(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether pairs of texts get segment ids.
+
+    A tokenizer class that was made for a model says itself whether that model takes them. The general class does not
+    know, and leaves them away where a BERT could then not tell the two texts apart; so there they are asked for.
+    """
+    return type(tokenizer) is PreTrainedTokenizerFast or "token_type_ids" in tokenizer.model_input_names

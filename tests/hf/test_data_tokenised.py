@@ -1,0 +1,97 @@
+"""From texts to batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertTokenizerFast, DistilBertTokenizerFast, PreTrainedTokenizerFast
+
+from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset, join_texts
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e"]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Word-level tokenizer with BERT's special tokens and segment ids; needs no file."""
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> str:
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join([*WORDS, "[MASK]"]))
+    return str(path)
+
+
+def test_tokenised_dataset_cuts_and_collates() -> None:
+    data = ClassificationData(["a b c d e", "a", "b c"], None, [2, 0, 1], ["x", "y", "z"])
+    dataset = TokenisedDataset(data, make_tokenizer(), max_length=5)
+    assert dataset.lengths == [5, 3, 4] and len(dataset) == 3
+    batches = list(dataset.batches(2))
+    assert [batch["labels"].tolist() for batch in batches] == [[2, 0], [1]]
+    assert batches[0]["input_ids"].tolist() == [[2, 4, 5, 6, 3], [2, 4, 3, 0, 0]]
+    assert batches[0]["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    assert batches[1]["input_ids"].shape == (1, 4) and batches[1]["input_ids"].dtype == torch.int64
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(1, [1]), (3, [3]), (7, [3, 3, 1]), (8, [3, 3, 2])])
+def test_last_partial_batch_is_kept(size: int, sizes: list[int]) -> None:
+    texts = [" ".join("abcde"[: 1 + number % 5]) for number in range(size)]
+    dataset = TokenisedDataset(TextData(texts, None), make_tokenizer(), max_length=9)
+    batches = list(dataset.batches(3))
+    assert [len(batch["input_ids"]) for batch in batches] == sizes
+    rows = [row[mask.bool()].tolist() for batch in batches for row, mask in zip(*batch.values(), strict=True)]
+    assert rows == [[2, *(WORDS.index(word) for word in text.split()), 3] for text in texts]
+
+
+def test_pairs_get_segment_ids() -> None:
+    data = ClassificationData(["a b", "a"], ["c", "d e"], [0, 1], ["x", "y"])
+    dataset = TokenisedDataset(data, make_tokenizer(), max_length=16)
+    assert dataset[0]["input_ids"] == [2, 4, 5, 3, 6, 3]
+    assert dataset[0]["token_type_ids"] == [0, 0, 0, 0, 1, 1]
+
+
+def test_special_tokens_of_a_bert_tokenizer(vocabulary: str) -> None:
+    tokenizer = BertTokenizerFast(vocabulary)
+    single = TokenisedDataset(TextData(["a b", "a b c d e"], None), tokenizer, max_length=5)
+    assert single[0]["input_ids"] == [2, 4, 5, 3]  # a single text ends with [SEP] too
+    assert single[1]["input_ids"] == [2, 4, 5, 6, 3]  # and when it is cut off
+    pair = TokenisedDataset(TextData(["a b c d e"], ["d"]), tokenizer, max_length=7)
+    assert pair[0]["input_ids"] == [2, 4, 5, 6, 3, 7, 3]
+    assert pair[0]["token_type_ids"] == [0, 0, 0, 0, 0, 1, 1]
+
+
+def test_no_segment_ids_where_the_tokenizer_is_of_a_model_without(vocabulary: str) -> None:
+    pair = TokenisedDataset(TextData(["a b"], ["d"]), DistilBertTokenizerFast(vocabulary), max_length=9)
+    assert pair[0].keys() == {"input_ids", "attention_mask"}
+    assert pair[0]["input_ids"] == [2, 4, 5, 3, 7, 3]
+
+
+def test_without_labels_no_labels_key() -> None:
+    data = ClassificationData(["a", "b"], None, [1, 0], ["x", "y"])
+    dataset = TokenisedDataset(join_texts(data, TextData(["c d"], None)), make_tokenizer(), max_length=9)
+    assert dataset.label_ids is None and len(dataset) == 3
+    assert "labels" not in dataset[0] and "labels" not in next(dataset.batches(3))
+
+
+def test_several_labels_become_vectors() -> None:
+    data = ClassificationData(["a", "b", "c"], None, [[0, 2], [], [1]], ["x", "y", "z"], multi_label=True)
+    batch = next(TokenisedDataset(data, make_tokenizer(), max_length=9).batches(3))
+    assert batch["labels"].dtype == torch.float32
+    assert batch["labels"].tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_empty_dataset(multi_label: bool) -> None:
+    data = replace(ClassificationData([], None, [], ["x", "y"]), multi_label=multi_label)
+    dataset = TokenisedDataset(data, make_tokenizer(), max_length=16)
+    assert len(dataset) == 0 and dataset.lengths == [] and list(dataset.batches(4)) == []
