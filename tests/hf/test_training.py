@@ -1,75 +1,44 @@
+"""Fine-tuning, the ablation of joint training, evaluation, settings, and what all steps refuse."""
+
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, PreTrainedTokenizerFast, Trainer
+from torch.nn import functional
 
-from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
-from fastbert_hf import training as training_module
-from fastbert_hf.data import ClassificationData, TokenisedDataset
+from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.training import (
     DISTILLATION,
     FINE_TUNING,
-    DistillationTrainer,
-    TrainingSettings,
+    DistillationSettings,
+    FineTuningTrainer,
+    LabelSettings,
     distil,
-    distillation_loss,
     evaluate,
     fine_tune,
+    label_loss,
+    train_jointly,
+)
+from fastbert_hf.training import fine_tuning as fine_tuning_module
+from fastbert_hf.training.evaluation import scores_of
+from training_support import (
+    QUICK,
+    QUICK_DISTILLATION,
+    changed,
+    make_data,
+    make_model,
+    make_multi_label_data,
+    make_tokenizer,
+    snapshot,
 )
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "the", "film", "was", "very"]
-QUICK = TrainingSettings(epochs=2, learning_rate=2e-3, batch_size=8, max_length=16)
 
-State = dict[str, torch.Tensor]
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
-
-
-def make_data(size: int = 60) -> ClassificationData:
-    """Sentences of several lengths whose class is one word of theirs; 60 is no multiple of the batch size 8."""
-    texts = [f"{'very ' * (i % 5)}the film was {'good' if i % 2 else 'bad'} {'very ' * (i % 3)}" for i in range(size)]
-    return ClassificationData(texts, None, [i % 2 for i in range(size)], ["bad", "good"])
-
-
-def make_model(num_layers: int = 3) -> FastBertForSequenceClassification:
-    torch.manual_seed(0)
-    backbone = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=num_layers,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=32,
-    )
-    return FastBertForSequenceClassification(FastBertConfig(backbone, num_labels=2, head_hidden_size=16))
-
-
-def snapshot(module: torch.nn.Module) -> State:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def changed(before: State, module: torch.nn.Module) -> set[str]:
-    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
-
-
-@pytest.fixture(scope="module")
-def fine_tuned() -> FastBertForSequenceClassification:
-    model = make_model()
-    fine_tune(model, make_tokenizer(), make_data(), replace(QUICK, epochs=8))
-    return model
+def batch_of(data: TextData) -> dict[str, torch.Tensor]:
+    return next(TokenisedDataset(data, make_tokenizer(), 16).batches(len(data)))
 
 
 def test_fine_tuning_learns_and_leaves_students_alone() -> None:
@@ -77,6 +46,7 @@ def test_fine_tuning_learns_and_leaves_students_alone() -> None:
     before = snapshot(model)
     result = fine_tune(model, make_tokenizer(), data, replace(QUICK, epochs=8))
     assert result.losses[-1] < 0.5 * result.losses[0] and len(result.losses) == 8
+    assert result.best_epoch is None and [epoch["epoch"] for epoch in result.epochs] == list(range(1, 9))
     assert evaluate(model, TokenisedDataset(data, make_tokenizer(), 16)).accuracy == 1.0
     names = changed(before, model)
     assert any(name.startswith("backbone.encoder.layer.0") for name in names)
@@ -84,120 +54,169 @@ def test_fine_tuning_learns_and_leaves_students_alone() -> None:
         name for name in before if name.startswith("heads.2.")
     }
     assert not model.training and not model.frozen_for_distillation
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_every_batch_is_used_and_the_last_step_still_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
+    texts: list[tuple[int, ...]] = []
     sizes: list[int] = []
 
-    class Recorder(Trainer):
-        def training_step(self, model, inputs, *args, **kwargs):
+    class Recorder(FineTuningTrainer):
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
             assert self.optimizer is not None
             rates.append(self.optimizer.param_groups[0]["lr"])
             sizes.append(len(inputs["input_ids"]))
+            texts.extend(tuple(row[row > 0].tolist()) for row in inputs["input_ids"])
             return super().training_step(model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(training_module, "Trainer", Recorder)
-    result = fine_tune(make_model(), make_tokenizer(), make_data(), QUICK)
+    monkeypatch.setattr(fine_tuning_module, "FineTuningTrainer", Recorder)
+    data = make_data()
+    result = fine_tune(make_model(), make_tokenizer(), data, QUICK)
     assert result.steps == len(rates) == 16  # ceil(60 / 8) batches, twice
-    assert sum(sizes) == 120 and sorted(set(sizes)) == [4, 8]
+    assert sorted(set(sizes)) == [4, 8]
+    dataset = TokenisedDataset(data, make_tokenizer(), 16)
+    every = sorted(tuple(dataset[number]["input_ids"]) for number in range(60))
+    assert sorted(texts[:60]) == sorted(texts[60:]) == every
+    assert texts[:60] != texts[60:]  # another order
     assert max(rates) == pytest.approx(QUICK.learning_rate)
     # The first step of a warm-up starts from 0; no later one does.
     assert all(rate > 0 for rate in rates[1:])
 
 
-def test_weight_decay_reaches_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model()
-    decay: dict[str, float] = {}
-
-    class Recorder(Trainer):
-        def train(self, *args, **kwargs):
-            names = {parameter: name for name, parameter in model.named_parameters()}
-            for group in self.create_optimizer().param_groups:
-                decay.update({names[parameter]: group["weight_decay"] for parameter in group["params"]})
-            return super().train(*args, **kwargs)
-
-    monkeypatch.setattr(training_module, "Trainer", Recorder)
-    fine_tune(model, make_tokenizer(), make_data(8), replace(QUICK, epochs=1, weight_decay=0.2))
-    assert decay.keys() == dict(model.named_parameters()).keys()
-    for name, value in decay.items():
-        exempt = name.endswith("bias") or "LayerNorm" in name
-        assert value == (0.0 if exempt else 0.2), name
-
-
-def test_distillation_trains_students_only(fine_tuned: FastBertForSequenceClassification) -> None:
-    model, data, tokenizer = copy.deepcopy(fine_tuned), make_data(), make_tokenizer()
+def test_weight_decay_reaches_weights_only() -> None:
+    """By its effect: without a gradient, AdamW changes a parameter by the decay alone."""
+    model = make_model(dropout=0.0)
+    settings = replace(QUICK, epochs=1, weight_decay=0.5, learning_rate=0.1, warmup_fraction=0, batch_size=1)
+    with torch.no_grad():
+        model.teacher_classifier.dense.bias.fill_(0.25)  # biases are 0 at first, which would hide a decay
     before = snapshot(model)
-    batch = next(TokenisedDataset(data, tokenizer, 16).batches(60))
-    del batch["labels"]
+
+    class Still(FineTuningTrainer):
+        def loss_and_logits(self, model: Any, inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            loss, logits = super().loss_and_logits(model, inputs)
+            return loss * 0, logits
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fine_tuning_module, "FineTuningTrainer", Still)
+        fine_tune(model, make_tokenizer(), make_data(1), settings)
+    for name, value in model.state_dict().items():
+        trained = not name.startswith(("heads.0.", "heads.1."))
+        decays = trained and name.endswith("weight") and "LayerNorm" not in name
+        torch.testing.assert_close(value, before[name] * (0.95 if decays else 1), msg=name)
+
+
+def test_dev_scores_choose_the_epoch_whose_weights_stay(tmp_path: Path) -> None:
+    model, tokenizer = make_model(), make_tokenizer()
+    # After the first epoch or two the accuracy cannot rise any more, so the last epoch is not the best.
+    dev = make_data(30)
+    settings = replace(QUICK, epochs=6, keep_checkpoints=10)
+    result = fine_tune(model, tokenizer, make_data(), settings, dev=dev, run_dir=tmp_path / "run")
+    scores = [epoch["dev_accuracy"] for epoch in result.epochs]
+    assert len(scores) == 6 and max(scores) > scores[0]
+    best = scores.index(max(scores))  # the first of equal ones
+    assert result.best_epoch == best + 1 < 6
+    kept = type(model).from_pretrained(tmp_path / "run" / f"checkpoint-{8 * (best + 1)}")
+    last = type(model).from_pretrained(tmp_path / "run" / "checkpoint-48")
+    assert changed(snapshot(kept), model) == set() and changed(snapshot(last), model) != set()
+    assert evaluate(model, TokenisedDataset(dev, tokenizer, 16)).accuracy == max(scores)
+    # The same without a folder to keep.
+    again = make_model()
+    assert fine_tune(again, tokenizer, make_data(), settings, dev=dev).best_epoch == result.best_epoch
+    assert changed(snapshot(again), model) == set()
+
+
+def test_macro_f1_may_choose() -> None:
+    rare = ClassificationData(["the film was good"] * 19 + ["the film was bad"], None, [1] * 19 + [0], ["bad", "good"])
+    settings = replace(QUICK, epochs=1, best_by="macro_f1")
+    result = fine_tune(make_model(), make_tokenizer(), rare, settings, dev=rare)
+    # Everything is "good" so far: right for 19 of 20, and F1 is 2 * 19 / 39 for one class and 0 for the other.
+    assert result.epochs[0]["dev_accuracy"] == pytest.approx(0.95)
+    assert result.epochs[0]["dev_macro_f1"] == pytest.approx(19 / 39)
+    assert result.best_epoch == 1
+
+
+def test_scores_against_their_definition() -> None:
+    predicted, true = torch.randint(4, (50,)), torch.randint(4, (50,))
+    true[true == 3] = 0  # a class that is predicted but does not occur
+    scores = scores_of(predicted, true, num_labels=5)  # and one that does neither
+    f1 = []
+    for number in range(4):
+        pairs = list(zip(predicted.tolist(), true.tolist(), strict=True))
+        right = sum(p == t == number for p, t in pairs)
+        precision = right / max(1, sum(p == number for p, _ in pairs))
+        recall = right / max(1, sum(t == number for _, t in pairs))
+        f1.append(2 * precision * recall / (precision + recall) if right else 0.0)
+    assert scores["macro_f1"] == pytest.approx(sum(f1) / 4)
+    assert scores["accuracy"] == pytest.approx((predicted == true).double().mean().item())
+    bits = torch.nn.functional.one_hot(predicted, 5).bool(), torch.nn.functional.one_hot(true, 5).float()
+    assert scores_of(*bits, num_labels=5) == pytest.approx(scores)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_label_loss_is_the_summed_cross_entropy(smoothing: float) -> None:
+    logits = torch.randn(6, 4, 3, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 2, 1, 0])
+    targets = torch.full((6, 3), smoothing / 3, dtype=torch.float64)
+    targets[torch.arange(6), labels] += 1 - smoothing
+    expected = -(targets[:, None] * logits.log_softmax(-1)).sum(-1).sum(1).mean()
+    torch.testing.assert_close(label_loss(logits, labels, label_smoothing=smoothing), expected)
+    many = (torch.rand(6, 3) > 0.5).double()
+    soft = many * (1 - smoothing) + smoothing / 2
+    p = torch.sigmoid(logits)
+    expected = -(soft[:, None] * p.log() + (1 - soft[:, None]) * (1 - p).log()).mean(-1).sum(1).mean()
+    torch.testing.assert_close(label_loss(logits, many, multi_label=True, label_smoothing=smoothing), expected)
+
+
+def test_label_smoothing_keeps_the_model_less_sure() -> None:
+    def highest(smoothing: float) -> float:
+        model = make_model()
+        settings = replace(QUICK, epochs=8, label_smoothing=smoothing)
+        fine_tune(model, make_tokenizer(), make_data(), settings)
+        batch = batch_of(make_data())
+        del batch["labels"]
+        with torch.no_grad():
+            return model(**batch).logits.softmax(-1).max(-1).values.mean().item()
+
+    assert highest(0.4) < 0.85 < highest(0.0)
+
+
+def test_multi_label_models_take_their_own_loss() -> None:
+    model, data = make_model(problem_type="multi_label_classification"), make_multi_label_data()
+    batch = batch_of(data)
     with torch.no_grad():
-        loss_before = distillation_loss(model(**batch, output_all_exits=True).all_logits)
-    result = distil(model, tokenizer, data, replace(QUICK, epochs=4))
+        output = model.eval()(**batch)
+    torch.testing.assert_close(label_loss(output.logits[:, None], batch["labels"], multi_label=True), output.loss)
+    result = fine_tune(model, make_tokenizer(), data, replace(QUICK, epochs=10), dev=data)
+    found = evaluate(model, TokenisedDataset(data, make_tokenizer(), 16))
+    assert found.accuracy == max(epoch["dev_accuracy"] for epoch in result.epochs) > 0.9
+    assert found.predictions.shape == (60, 2) and found.predictions.dtype == torch.bool
+    with pytest.raises(ValueError, match="single-label but the model is multi-label"):
+        fine_tune(model, make_tokenizer(), make_data())
+
+
+def test_joint_training_trains_everything_on_the_summed_loss() -> None:
+    model, data = make_model(dropout=0.0), make_data()
+    batch = batch_of(data)
+    labels = batch.pop("labels")
     with torch.no_grad():
-        loss_after = distillation_loss(model(**batch, output_all_exits=True).all_logits)
-    assert loss_after < 0.5 * loss_before
-    assert result.losses[-1] < result.losses[0]
-    students = {name for name in before if name.startswith(("heads.0.", "heads.1."))}
-    # The bias of the keys adds the same to every score of a softmax, so its gradient is rounding error or 0.
-    assert changed(before, model) <= students
-    assert changed(before, model) >= {name for name in students if not name.endswith("key.bias")}
-    assert not model.training and not model.frozen_for_distillation
-    assert all(parameter.requires_grad for parameter in model.parameters())
+        logits = model(**batch, output_all_exits=True).all_logits
+    expected = sum(functional.cross_entropy(logits[:, head], labels).item() for head in range(3))
+    before = snapshot(model)
+    still = replace(QUICK, epochs=1, batch_size=60, learning_rate=1e-9)
+    assert train_jointly(model, make_tokenizer(), data, still).losses == [pytest.approx(expected, rel=1e-5)]
+
+    result = train_jointly(model, make_tokenizer(), data, replace(QUICK, epochs=8), dev=data)
+    unchanged = {name for name in before if torch.equal(before[name], model.state_dict()[name])}
+    assert all(name.endswith(("key.bias", "position_ids", "token_type_ids")) for name in unchanged)
+    final = result.epochs[-1]
+    for layer in (1, 2, 3):
+        assert final[f"dev_accuracy_layer_{layer}"] > 0.9
+    assert final["dev_accuracy"] == pytest.approx(sum(final[f"dev_accuracy_layer_{i}"] for i in (1, 2, 3)) / 3)
+    assert result.losses[-1] < 0.5 * result.losses[0] and not model.training
 
 
-def test_distillation_does_not_look_at_labels(fine_tuned: FastBertForSequenceClassification) -> None:
-    data = make_data()
-    flipped = replace(data, label_ids=[1 - label for label in data.label_ids])
-    results = []
-    for version in (data, flipped):
-        model = copy.deepcopy(fine_tuned)
-        results.append((distil(model, make_tokenizer(), version, QUICK).losses, snapshot(model)))
-    assert results[0][0] == results[1][0]
-    assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
-
-
-def test_teacher_is_in_eval_mode_while_students_train(
-    fine_tuned: FastBertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    modes: set[tuple[bool, bool, bool]] = set()
-    calls: list[int] = []
-
-    class Recorder(DistillationTrainer):
-        def compute_loss(self, model, inputs, *args, **kwargs):
-            modes.add((model.training, model.backbone.training, model.teacher_classifier.training))
-            return super().compute_loss(model, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(training_module, "DistillationTrainer", Recorder)
-    model = copy.deepcopy(fine_tuned)
-    model.backbone.encoder.layer[0].register_forward_hook(lambda *_: calls.append(1))
-    result = distil(model, make_tokenizer(), make_data(), QUICK)
-    assert modes == {(True, False, False)}
-    assert len(calls) == result.steps  # the backbone runs once per batch
-
-
-def test_distillation_keeps_a_frozen_model_frozen(fine_tuned: FastBertForSequenceClassification) -> None:
-    model = copy.deepcopy(fine_tuned)
-    model.freeze_for_distillation()
-    distil(model, make_tokenizer(), make_data(8), replace(QUICK, epochs=1))
-    assert model.frozen_for_distillation
-    fine_tune(model, make_tokenizer(), make_data(8), replace(QUICK, epochs=1))
-    assert not model.frozen_for_distillation
-
-
-def test_distillation_loss_is_the_sum_of_divergences() -> None:
-    logits = torch.randn(6, 4, 3, dtype=torch.float64, requires_grad=True)
-    p = torch.softmax(logits.detach(), dim=-1)
-    teacher = p[:, -1]
-    expected = sum((teacher * (teacher / p[:, i]).log()).sum(-1).mean() for i in range(3))
-    loss = distillation_loss(logits)
-    torch.testing.assert_close(loss.detach(), expected)
-    loss.backward()
-    assert logits.grad is not None
-    assert logits.grad[:, -1].abs().max() == 0 and logits.grad[:, :-1].abs().min() > 0
-    assert distillation_loss(logits[:, -1:].expand(-1, 4, -1)).item() == pytest.approx(0.0, abs=1e-12)
-
-
-def test_same_seed_same_result(fine_tuned: FastBertForSequenceClassification) -> None:
+def test_same_seed_same_result() -> None:
     losses = [fine_tune(make_model(), make_tokenizer(), make_data(), QUICK).losses for _ in range(2)]
     assert losses[0] == losses[1]
     assert fine_tune(make_model(), make_tokenizer(), make_data(), replace(QUICK, seed=1)).losses != losses[0]
@@ -207,6 +226,7 @@ def test_bf16_training_leaves_no_trace_on_the_model() -> None:
     model = make_model()
     result = fine_tune(model, make_tokenizer(), make_data(), replace(QUICK, precision="bf16"))
     assert result.losses[-1] < result.losses[0]
+    distil(model, make_tokenizer(), make_data(), replace(QUICK_DISTILLATION, precision="bf16"))
     assert "forward" not in model.__dict__ and "_original_forward" not in model.__dict__
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     fresh = make_model()
@@ -216,45 +236,78 @@ def test_bf16_training_leaves_no_trace_on_the_model() -> None:
         assert torch.equal(model(**batch).logits, fresh.eval()(**batch).logits)
 
 
-def test_checkpoints_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    fine_tune(make_model(), make_tokenizer(), make_data(8), replace(QUICK, epochs=1))
-    assert list(tmp_path.rglob("*.safetensors")) == [] and list((tmp_path / "cwd").iterdir()) == []
-    fine_tune(make_model(), make_tokenizer(), make_data(8), QUICK, checkpoint_dir=str(tmp_path / "saved"))
-    assert len(list((tmp_path / "saved").glob("checkpoint-*/model.safetensors"))) == 2
-
-
-def test_evaluate(fine_tuned: FastBertForSequenceClassification) -> None:
+def test_evaluate() -> None:
+    model = make_model()
+    fine_tune(model, make_tokenizer(), make_data(), replace(QUICK, epochs=8))
     dataset = TokenisedDataset(make_data(13), make_tokenizer(), 16)
-    fine_tuned.train()
-    full = evaluate(fine_tuned, dataset, batch_size=5)
-    assert fine_tuned.training  # as it was before
-    fine_tuned.eval()
-    assert full.exit_layers.tolist() == [3] * 13 and full.accuracy == 1.0
-    adaptive = evaluate(fine_tuned, dataset, speed=1.0, batch_size=4)
+    model.train()
+    full = evaluate(model, dataset, batch_size=5)
+    assert model.training  # as it was before
+    model.eval()
+    assert full.exit_layers.tolist() == [3] * 13 and full.accuracy == full.macro_f1 == 1.0
+    adaptive = evaluate(model, dataset, speed=1.0, batch_size=4)
     assert adaptive.exit_layers.tolist() == [1] * 13
     batch = next(dataset.batches(13))
     labels = batch.pop("labels")
     with torch.no_grad():
-        output = fine_tuned(**batch, speed=1.0)
+        output = model(**batch, speed=1.0)
     assert torch.equal(adaptive.predictions, output.logits.argmax(-1))
     torch.testing.assert_close(adaptive.uncertainties, output.uncertainty, rtol=1e-5, atol=1e-5)
     assert adaptive.accuracy == pytest.approx((output.logits.argmax(-1) == labels).double().mean().item())
+    with pytest.raises(ValueError, match="no labels"):
+        evaluate(model, TokenisedDataset(TextData(["the film"], None), make_tokenizer(), 16))
 
 
-def test_errors(fine_tuned: FastBertForSequenceClassification) -> None:
+def test_errors() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
     empty = ClassificationData([], None, [], ["bad", "good"])
+    for step in (fine_tune, distil, train_jointly):
+        with pytest.raises(ValueError, match="nothing to train on"):
+            step(model, tokenizer, empty)  # type: ignore[operator]
     with pytest.raises(ValueError, match="empty"):
-        fine_tune(fine_tuned, make_tokenizer(), empty)
-    with pytest.raises(ValueError, match="empty"):
-        distil(fine_tuned, make_tokenizer(), empty)
-    with pytest.raises(ValueError, match="empty"):
-        evaluate(fine_tuned, TokenisedDataset(empty, make_tokenizer(), 16))
+        evaluate(model, TokenisedDataset(empty, tokenizer, 16))
+    with pytest.raises(ValueError, match="dev data is empty"):
+        fine_tune(model, tokenizer, make_data(), dev=empty)
     with pytest.raises(ValueError, match="3 classes but the model has 2"):
-        fine_tune(fine_tuned, make_tokenizer(), replace(make_data(), label_names=["a", "b", "c"]))
+        fine_tune(model, tokenizer, replace(make_data(), label_names=["a", "b", "c"]))
+    with pytest.raises(ValueError, match="no labels"):
+        fine_tune(model, tokenizer, TextData(["the film"], None))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dev data has the classes good, bad but the training data bad, good"):
+        fine_tune(model, tokenizer, make_data(), dev=replace(make_data(), label_names=["good", "bad"]))
     with pytest.raises(ValueError, match="no student"):
-        distil(make_model(num_layers=1), make_tokenizer(), make_data())
+        distil(make_model(num_layers=1), tokenizer, make_data())
+    with pytest.raises(ValueError, match="learns from labels"):
+        distil(model, tokenizer, TextData(["the film"], None), replace(DISTILLATION, targets="mixed"))
+    with pytest.raises(ValueError, match="run_dir"):
+        fine_tune(model, tokenizer, make_data(), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "epochs must be above 0, got 0"),
+        ("learning_rate", float("nan"), "learning_rate must be a finite number"),
+        ("batch_size", 0, "batch_size must be an integer of at least 1, got 0"),
+        ("batch_size", 2.0, "batch_size must be an integer"),
+        ("warmup_fraction", 1.0, "warmup_fraction must be at least 0 and below 1"),
+        ("weight_decay", -0.1, "weight_decay must be at least 0"),
+        ("seed", True, "seed must be an integer"),
+        ("precision", "fp16", "precision must be one of fp32, bf16, got 'fp16'"),
+        ("keep_checkpoints", 1, "keep_checkpoints must be an integer of at least 2"),
+        ("best_by", "loss", "best_by must be one of accuracy, macro_f1"),
+        ("label_smoothing", 1.0, "label_smoothing must be at least 0 and below 1"),
+        ("objective", "mse", "objective must be one of kl, reverse_kl, ce"),
+        ("temperature", 0, "temperature must be above 0"),
+        ("targets", "none", "targets must be one of soft, hard, mixed"),
+        ("hard_weight", 1.5, "hard_weight must be at least 0 and at most 1"),
+        ("cache_limit_gb", 0, "cache_limit_gb must be above 0"),
+        ("cache_dtype", "float16", "cache_dtype must be one of bfloat16, float32"),
+    ],
+)
+def test_settings_are_checked(field: str, value: Any, message: str) -> None:
+    kind = LabelSettings if hasattr(FINE_TUNING, field) else DistillationSettings
+    with pytest.raises(ValueError, match=message):
+        kind(**{field: value})
 
 
 def test_defaults_differ_by_step() -> None:

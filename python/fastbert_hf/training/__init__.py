@@ -1,0 +1,42 @@
+"""Training: fine-tune the backbone and the teacher classifier, then distil the student classifiers.
+
+`fine_tune` and `distil` are the two steps, `train_jointly` is the ablation that does without the second; the third of
+the paper's steps, adaptive inference, needs no training. All run on `transformers.Trainer`.
+"""
+
+from __future__ import annotations
+
+from fastbert_hf.training.distillation import DistillationTrainer, distil
+from fastbert_hf.training.evaluation import EvaluationResult, evaluate
+from fastbert_hf.training.fine_tuning import FineTuningTrainer, fine_tune
+from fastbert_hf.training.joint import JointTrainer, train_jointly
+from fastbert_hf.training.objectives import distillation_loss, label_loss
+from fastbert_hf.training.running import TrainingResult
+from fastbert_hf.training.settings import (
+    DISTILLATION,
+    FINE_TUNING,
+    JOINT_TRAINING,
+    DistillationSettings,
+    LabelSettings,
+    TrainingSettings,
+)
+
+__all__ = [
+    "DISTILLATION",
+    "FINE_TUNING",
+    "JOINT_TRAINING",
+    "DistillationSettings",
+    "DistillationTrainer",
+    "EvaluationResult",
+    "FineTuningTrainer",
+    "JointTrainer",
+    "LabelSettings",
+    "TrainingResult",
+    "TrainingSettings",
+    "distil",
+    "distillation_loss",
+    "evaluate",
+    "fine_tune",
+    "label_loss",
+    "train_jointly",
+]

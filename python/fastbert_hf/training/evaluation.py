@@ -1,0 +1,108 @@
+"""How good a model's answers are: accuracy, macro F1, and a pass over a data set at a Speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.modeling import FastBertForSequenceClassification
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What a model does on a data set; every tensor is on the CPU, in the order of the data, for n samples.
+
+    Attributes:
+        accuracy: part of the samples whose prediction is their label; multi-label: whose classes are all right.
+        macro_f1: mean over the classes of their F1, of classes that occur or are predicted.
+        predictions: int64 [n], class ids; multi-label bool [n, N].
+        exit_layers: int64 [n], in 1..L.
+        uncertainties: float32 [n], at the exit.
+    """
+
+    accuracy: float
+    macro_f1: float
+    predictions: torch.Tensor
+    exit_layers: torch.Tensor
+    uncertainties: torch.Tensor
+
+
+@torch.no_grad()
+def evaluate(
+    model: FastBertForSequenceClassification,
+    dataset: TokenisedDataset,
+    speed: float | None = None,
+    batch_size: int = 32,
+) -> EvaluationResult:
+    """Run `model` in eval mode over `dataset`, in its order, on the device the model is on.
+
+    Args:
+        model: left in the mode it was in.
+        dataset: tokenised samples with labels.
+        speed: Speed for every sample; `None` for full depth.
+        batch_size: samples per forward pass.
+
+    Raises:
+        ValueError: an empty data set, one without labels, or Speed outside [0, 1].
+    """
+    if len(dataset) == 0:
+        raise ValueError("nothing to evaluate: the data set is empty")
+    if "labels" not in dataset[0]:
+        raise ValueError("nothing to compare with: the data set has no labels")
+    was_training = model.training
+    model.eval()
+    labels, logits, exit_layers, uncertainties = [], [], [], []
+    try:
+        for batch in dataset.batches(batch_size):
+            inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+            output = model(**inputs, speed=speed)
+            labels.append(batch["labels"])
+            logits.append(output.logits.cpu())
+            exit_layers.append(output.exit_layer.cpu())
+            uncertainties.append(output.uncertainty.cpu())
+    finally:
+        model.train(was_training)
+    predicted = predictions_of(torch.cat(logits), is_multi_label(model))
+    scores = scores_of(predicted, torch.cat(labels), model.num_labels)
+    return EvaluationResult(
+        accuracy=scores["accuracy"],
+        macro_f1=scores["macro_f1"],
+        predictions=predicted,
+        exit_layers=torch.cat(exit_layers),
+        uncertainties=torch.cat(uncertainties),
+    )
+
+
+def is_multi_label(model: FastBertForSequenceClassification) -> bool:
+    """Whether a sample may have any number of the model's classes instead of exactly one."""
+    return model.config.problem_type == "multi_label_classification"
+
+
+def predictions_of(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
+    """The most likely class, int64 [...], of logits [..., N]; multi-label: bool [..., N], whether p > 1/2."""
+    return logits > 0 if multi_label else logits.argmax(dim=-1)
+
+
+def scores_of(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int) -> dict[str, float]:
+    """Accuracy and macro F1 as `EvaluationResult` defines them.
+
+    Args:
+        predictions: int64 [n], or bool [n, N] for a multi-label model.
+        labels: int64 [n], or [n, N] of 0 and 1.
+        num_labels: N.
+    """
+    if labels.dim() == 1:
+        classes = torch.arange(num_labels)
+        predicted, true = predictions[:, None] == classes, labels[:, None] == classes
+    else:
+        predicted, true = predictions.bool(), labels.bool()
+    right = (predicted & true).sum(dim=0).double()
+    counted = predicted.sum(dim=0) + true.sum(dim=0)  # 2 true positives + false positives + false negatives
+    occurs = counted > 0
+    return {
+        "accuracy": (predicted == true).all(dim=1).double().mean().item(),
+        # Without any class on either side, every answer is right.
+        "macro_f1": (2 * right[occurs] / counted[occurs]).mean().item() if occurs.any() else 1.0,
+    }

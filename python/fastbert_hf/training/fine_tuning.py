@@ -1,0 +1,84 @@
+"""Step 1: fine-tune the backbone and the teacher classifier on labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from fastbert_hf.data import ClassificationData
+from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.training.checks import check_dev, check_labels, check_texts
+from fastbert_hf.training.objectives import label_loss
+from fastbert_hf.training.running import TrainingResult, run_step
+from fastbert_hf.training.settings import FINE_TUNING, LabelSettings
+from fastbert_hf.training.trainer import StepTrainer
+
+
+def fine_tune(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    data: ClassificationData,
+    settings: LabelSettings = FINE_TUNING,
+    *,
+    dev: ClassificationData | None = None,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+) -> TrainingResult:
+    """Step 1 (Liu et al. 2020, section 3.2.2): backbone and teacher classifier, cross-entropy on the labels.
+
+    The student classifiers are neither run nor changed. Multi-label models take the mean binary cross-entropy.
+    Afterwards the model is in eval mode and not frozen. Runs on the accelerator if there is one, and on several devices
+    under `accelerate launch` or `torchrun`, where every process makes the same call.
+
+    Args:
+        model: changed in place.
+        tokenizer: the backbone's.
+        data: labelled texts; its classes must be those of the model.
+        settings: see `LabelSettings`.
+        dev: labelled texts to score after every epoch. At the end the model has the weights of the epoch with the best
+            score; without `dev`, those of the last epoch.
+        run_dir: folder for the run: `run.json` (settings with seed, configuration, data, versions, machine),
+            `metrics.jsonl` (one line per epoch), `tensorboard/` where TensorBoard is installed, and a checkpoint after
+            every epoch that `from_pretrained` can load. Ctrl-C writes one after the current step (with several
+            processes, the last epoch's stays). `None` keeps nothing.
+        resume: go on from the newest checkpoint of `run_dir` (from the beginning if it has none yet), with the same
+            result as an uninterrupted run. All other arguments must be those of that run.
+
+    Raises:
+        ValueError: no data; other classes than the model has; `run_dir` holds a run and `resume` is not given, or
+            another run; a batch size that the devices cannot share.
+        KeyboardInterrupt: after Ctrl-C.
+    """
+    check_texts(data)
+    check_labels(model, data)
+    check_dev(model, data, dev)
+    model.unfreeze()
+    # The students have no part in the loss; an optimiser or several processes need not wait for them.
+    model.student_classifiers.requires_grad_(False)
+    try:
+        return run_step(FineTuningTrainer, model, tokenizer, data, settings, dev=dev, run_dir=run_dir, resume=resume)
+    finally:
+        model.student_classifiers.requires_grad_(True)
+
+
+class FineTuningTrainer(StepTrainer):
+    """Trains on the cross-entropy of the teacher classifier."""
+
+    step_name = "fine_tune"
+
+    @staticmethod
+    def scored_layers(model: FastBertForSequenceClassification) -> list[int]:
+        """The last layer."""
+        return model.config.exit_layers[-1:]
+
+    def loss_and_logits(
+        self, model: FastBertForSequenceClassification, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The base class says what it returns."""
+        labels = inputs["labels"]
+        texts = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**texts)["logits"][:, None]
+        loss = label_loss(logits, labels, multi_label=self.multi_label, label_smoothing=self.settings.label_smoothing)
+        return loss, logits

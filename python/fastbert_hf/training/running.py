@@ -1,0 +1,184 @@
+"""One run of a training step: arguments for `transformers.Trainer`, the run folder, resuming, and the report."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
+from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.training.interruption import CheckpointOnInterrupt
+from fastbert_hf.training.run_folder import MetricsFile, describe_run, epoch_metrics, open_run
+from fastbert_hf.training.settings import TrainingSettings
+from fastbert_hf.training.trainer import StepTrainer
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training step reports; of a resumed run, all of it except `seconds` covers the whole run.
+
+    Attributes:
+        losses: mean training loss of every epoch.
+        steps: optimiser steps taken.
+        seconds: wall-clock time of this call.
+        epochs: for every epoch, what a line of `metrics.jsonl` holds: `epoch`, `step` (the last one), `loss`,
+            `grad_norm`, `learning_rate`, and with dev data `dev_loss` (mean over batches), `dev_accuracy` and
+            `dev_macro_f1` (means over the exit heads that the step trains), and both scores for each of these heads
+            where there are several.
+        best_epoch: with dev data, the epoch whose weights the model has now; else `None`.
+    """
+
+    losses: list[float]
+    steps: int
+    seconds: float
+    epochs: list[dict[str, float]]
+    best_epoch: float | None
+
+
+def run_step(
+    trainer_class: type[StepTrainer],
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TextData,
+    settings: TrainingSettings,
+    *,
+    dev: ClassificationData | None,
+    run_dir: str | Path | None,
+    resume: bool,
+) -> TrainingResult:
+    """Train `model` in place with `trainer_class`; arguments and errors as in `fine_tune`.
+
+    Leaves the model in eval mode.
+    """
+    if resume and run_dir is None:
+        raise ValueError("resume=True needs the run_dir of the run to go on with")
+    with _output_folder(run_dir) as folder, _forward_kept(model):
+        arguments = _arguments(settings, folder, keeps_run=run_dir is not None, has_dev=dev is not None)
+        if arguments.world_size > 1 and dev is not None and run_dir is None:
+            raise ValueError("with dev data, several processes need a run_dir to share the best checkpoint in")
+        dataset = TokenisedDataset(data, tokenizer, settings.max_length)
+        dev_dataset = None if dev is None else TokenisedDataset(dev, tokenizer, settings.max_length)
+        steps_per_epoch = math.ceil(len(dataset) / settings.batch_size)
+        arguments.warmup_steps = int(math.ceil(steps_per_epoch * settings.epochs) * settings.warmup_fraction)
+
+        trainer = trainer_class(model, dataset, dev_dataset, settings, arguments)
+        checkpoint: Path | None = None
+        interrupt = CheckpointOnInterrupt(steps_per_epoch)
+        if run_dir is not None:
+            description = describe_run(trainer.step_name, model, data, dev, settings)
+            checkpoint = _open_shared_run(folder, description, resume, trainer)
+            trainer.add_callback(interrupt)
+            trainer.add_callback(MetricsFile(folder, steps_per_epoch))
+            _add_tensorboard(trainer, folder, checkpoint)
+        # Processes are interrupted at different steps and would wait for each other; they keep the last epoch's.
+        catches = run_dir is not None and arguments.world_size == 1
+        try:
+            with interrupt.installed() if catches else nullcontext():
+                outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            model.eval()
+    if interrupt.requested:
+        raise KeyboardInterrupt(f"stopped with a checkpoint in {run_dir}; resume=True goes on from there")
+    epochs = epoch_metrics(trainer.state.log_history, steps_per_epoch)
+    best_step = trainer.state.best_global_step
+    return TrainingResult(
+        losses=[epoch["loss"] for epoch in epochs],
+        steps=outcome.global_step,
+        seconds=outcome.metrics["train_runtime"],
+        epochs=epochs,
+        best_epoch=best_step / steps_per_epoch if best_step else None,
+    )
+
+
+def _arguments(settings: TrainingSettings, folder: Path, *, keeps_run: bool, has_dev: bool) -> TrainingArguments:
+    on_accelerator = torch.accelerator.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        save_strategy="epoch" if keeps_run or has_dev else "no",
+        save_total_limit=settings.keep_checkpoints,
+        save_only_model=not keeps_run,
+        eval_strategy="epoch" if has_dev else "no",
+        load_best_model_at_end=has_dev,
+        metric_for_best_model=settings.best_by if has_dev else None,
+        greater_is_better=True,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        weight_decay=settings.weight_decay,
+        seed=settings.seed,
+        bf16=settings.precision == "bf16",
+        use_cpu=not on_accelerator,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=on_accelerator,
+        remove_unused_columns=False,
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,  # a diverged run should look like one
+        report_to="none",
+        disable_tqdm=False,
+    )
+    devices = max(1, arguments.n_gpu) * arguments.world_size
+    if settings.batch_size % devices:
+        raise ValueError(
+            f"batch_size={settings.batch_size} cannot be shared evenly by {devices} devices; make it a multiple"
+        )
+    arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = settings.batch_size // devices
+    return arguments
+
+
+def _open_shared_run(folder: Path, description: dict[str, Any], resume: bool, trainer: Trainer) -> Path | None:
+    found: list[Path | None] = [None]
+    if trainer.is_world_process_zero():
+        found = [open_run(folder, description, resume)]
+    if trainer.args.world_size > 1:
+        broadcast_object_list(found)
+    return found[0]
+
+
+def _add_tensorboard(trainer: Trainer, folder: Path, checkpoint: Path | None) -> None:
+    if importlib.util.find_spec("tensorboard") is None or not trainer.is_world_process_zero():
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    # What an interrupted run logged behind its checkpoint comes again.
+    purge = None if checkpoint is None else int(checkpoint.name.rpartition("-")[2]) + 1
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+    trainer.add_callback(TensorBoardCallback(writer))
+
+
+@contextmanager
+def _output_folder(run_dir: str | Path | None) -> Iterator[Path]:
+    if run_dir is not None:
+        yield Path(run_dir)
+        return
+    # Trainer creates its output folder even when it saves nothing, and finds the best epoch's weights again in it.
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+@contextmanager
+def _forward_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Take back what mixed-precision training leaves on the model.
+
+    Accelerate puts an autocasting `forward` on the instance and leaves it there, so that later inference would
+    silently run in bfloat16.
+    """
+    forward = model.__dict__.get("forward")
+    try:
+        yield
+    finally:
+        model.__dict__.pop("_original_forward", None)
+        if forward is None:
+            model.__dict__.pop("forward", None)
+        else:
+            model.__dict__["forward"] = forward

@@ -1,0 +1,153 @@
+"""Settings of the training steps, with defaults that work and checks that speak before any time is spent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+Precision = Literal["fp32", "bf16"]
+Score = Literal["accuracy", "macro_f1"]
+Objective = Literal["kl", "reverse_kl", "ce"]
+Targets = Literal["soft", "hard", "mixed"]
+CacheDtype = Literal["bfloat16", "float32"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings that every training step has.
+
+    Attributes:
+        epochs: passes over the data; a part of a pass is allowed (0.5, 2.5).
+        learning_rate: highest learning rate of AdamW; it rises over the warm-up, then falls linearly and would be 0
+            one step after the last.
+        batch_size: samples per step, of all devices together; the last batch of an epoch may be smaller and is used
+            too. (Several processes need equal parts: there it is filled up with the first samples of the epoch.)
+        warmup_fraction: part of all steps that the warm-up takes.
+        weight_decay: of AdamW, on weights only, not on biases and LayerNorm.
+        seed: of shuffling and dropout. The fresh exit heads are drawn earlier, by `from_backbone`, from the global
+            generator.
+        precision: `"bf16"` computes in bfloat16 under autocast; weights and optimiser stay float32.
+        max_length: samples are cut off at this many tokens.
+        best_by: with dev data, the score on it that decides which epoch is best; both are means over the exit heads
+            that the step trains.
+        keep_checkpoints: checkpoints that stay in the run folder, at least 2: the newest ones, and always the best.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    epochs: float = 3
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 42
+    precision: Precision = "fp32"
+    max_length: int = 128
+    best_by: Score = "accuracy"
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        self._check_number("epochs", above=0)
+        self._check_number("learning_rate", above=0)
+        self._check_integer("batch_size", least=1)
+        self._check_number("warmup_fraction", least=0, below=1)
+        self._check_number("weight_decay", least=0)
+        self._check_integer("seed", least=0)
+        self._check_choice("precision", Precision)
+        self._check_integer("max_length", least=1)
+        self._check_choice("best_by", Score)
+        self._check_integer("keep_checkpoints", least=2)
+
+    def _check_number(
+        self,
+        name: str,
+        *,
+        least: float = -math.inf,
+        above: float = -math.inf,
+        most: float = math.inf,
+        below: float = math.inf,
+    ) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
+        if value < least or value <= above or value > most or value >= below:
+            bounds = [
+                f"{words} {bound}"
+                for words, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
+                if math.isfinite(bound)
+            ]
+            raise ValueError(f"{name} must be {' and '.join(bounds)}, got {value!r}")
+
+    def _check_integer(self, name: str, *, least: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+    def _check_choice(self, name: str, choices: Any) -> None:
+        value = getattr(self, name)
+        if value not in get_args(choices):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class LabelSettings(TrainingSettings):
+    """Settings of the steps that learn from labels: fine-tuning and joint training.
+
+    Attributes:
+        label_smoothing: e; a label has the probability 1 - e + e / N and every other class e / N. Multi-label: the
+            targets 1 and 0 become 1 - e / 2 and e / 2.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_number("label_smoothing", least=0, below=1)
+
+
+@dataclass(frozen=True)
+class DistillationSettings(TrainingSettings):
+    """Settings of self-distillation. Only small, fresh heads train, which want larger steps than pretrained layers.
+
+    Attributes:
+        objective: what a student minimises against the teacher's distribution: `"kl"` is KL(teacher || student), which
+            the authors' code computes, `"reverse_kl"` is KL(student || teacher), which the paper writes (section
+            3.2.3), and `"ce"` the cross-entropy of the student under the teacher, with the gradient of `"kl"`.
+        temperature: T; teacher's and students' logits are divided by it, and the loss is multiplied by T^2, so that
+            its gradient keeps its size (Hinton et al. 2015).
+        targets: `"soft"` learns from the teacher alone, for which text is enough; `"hard"` from the labels alone;
+            `"mixed"` from both.
+        hard_weight: w of `"mixed"`: the loss is w times that of the labels plus 1 - w times that of the teacher.
+        cache_dir: folder for a cache of what the frozen backbone computes, written in the first epoch and read in
+            the following ones, which then run no backbone pass. The space is freed when the step ends, however it
+            ends. `None` keeps no cache.
+        cache_limit_gb: the most disk the cache may use, in units of 10^9 bytes.
+        cache_dtype: of the cached hidden states; `"float32"` takes twice the space and changes nothing but rounding.
+    """
+
+    epochs: float = 5
+    learning_rate: float = 1e-3
+    objective: Objective = "kl"
+    temperature: float = 1.0
+    targets: Targets = "soft"
+    hard_weight: float = 0.5
+    cache_dir: str | Path | None = None
+    cache_limit_gb: float = 20.0
+    cache_dtype: CacheDtype = "bfloat16"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("objective", Objective)
+        self._check_number("temperature", above=0)
+        self._check_choice("targets", Targets)
+        self._check_number("hard_weight", least=0, most=1)
+        self._check_number("cache_limit_gb", above=0)
+        self._check_choice("cache_dtype", CacheDtype)
+
+
+FINE_TUNING = LabelSettings()
+DISTILLATION = DistillationSettings()
+JOINT_TRAINING = LabelSettings()

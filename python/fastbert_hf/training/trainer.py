@@ -1,0 +1,118 @@
+"""`transformers.Trainer` with the batches, scores and checkpoints that the steps of FastBERT's training share."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch.utils.data import DataLoader, Subset
+from transformers import EvalPrediction, Trainer, TrainingArguments
+
+from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.training.batches import EpochSampler, NumberedDataset, SetEpoch
+from fastbert_hf.training.evaluation import is_multi_label, predictions_of, scores_of
+
+
+class StepTrainer(Trainer):
+    """`Trainer` for one step of FastBERT's training; a subclass says what the step computes.
+
+    Args:
+        model: the FastBERT model.
+        dataset: training samples. dev: labelled samples to score every epoch on, or `None`.
+        settings: of the step. arguments: made from them.
+    """
+
+    step_name: ClassVar[str]
+    # Whether the inputs of a training step have `sample_index`, int64 [B].
+    numbers_samples: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: FastBertForSequenceClassification,
+        dataset: TokenisedDataset,
+        dev: TokenisedDataset | None,
+        settings: Any,
+        arguments: TrainingArguments,
+    ) -> None:
+        super().__init__(
+            model=self.trained_module(model),
+            args=arguments,
+            train_dataset=dataset,
+            # Sorted by length, for little padding; scores do not depend on the order.
+            eval_dataset=None if dev is None else Subset(dev, torch.tensor(dev.lengths).argsort().tolist()),
+            data_collator=dataset.collate,
+            compute_metrics=self._scores,
+        )
+        self.fastbert = model
+        self.samples = dataset
+        self.settings = settings
+        self.multi_label = is_multi_label(model)
+        self.exit_layers = self.scored_layers(model)
+
+    @staticmethod
+    def trained_module(model: FastBertForSequenceClassification) -> torch.nn.Module:
+        """What runs and trains, with the parameter names of `model`."""
+        return model
+
+    @staticmethod
+    def scored_layers(model: FastBertForSequenceClassification) -> list[int]:
+        """Layers of the exit heads whose logits `loss_and_logits` returns."""
+        return model.config.exit_layers
+
+    def loss_and_logits(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss (mean over the batch) and logits [B, E, N] of the exit heads that are scored.
+
+        Args:
+            model: the trained module, wrapped where there are several devices.
+            inputs: a batch on the device.
+        """
+        raise NotImplementedError
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """As in `Trainer`."""
+        loss, logits = self.loss_and_logits(model, inputs)
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """As in `Trainer`."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            loss, logits = self.loss_and_logits(model, inputs)
+        return loss, logits, inputs["labels"]
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of similar length, of `EpochSampler`."""
+        sampler = EpochSampler(
+            self.samples.lengths, self.args.train_batch_size * self.args.world_size, seed=self.args.seed
+        )
+        self.add_callback(SetEpoch(sampler))
+        samples = NumberedDataset(self.samples) if self.numbers_samples else self.samples
+        loader: DataLoader[Any] = DataLoader(
+            samples,
+            batch_size=self.args.train_batch_size,
+            sampler=sampler,
+            collate_fn=samples.collate,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`, with the configuration, so that `from_pretrained` loads every checkpoint."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            self.fastbert.config.save_pretrained(output_dir or str(self.args.output_dir))
+
+    def _scores(self, prediction: EvalPrediction) -> dict[str, float]:
+        labels = torch.as_tensor(prediction.label_ids)
+        predicted = predictions_of(torch.as_tensor(prediction.predictions), self.multi_label)  # [n, E] or [n, E, N]
+        per_head = [scores_of(head, labels, self.fastbert.num_labels) for head in predicted.unbind(dim=1)]
+        scores = {name: sum(head[name] for head in per_head) / len(per_head) for name in per_head[0]}
+        if len(per_head) > 1:
+            for layer, head in zip(self.exit_layers, per_head, strict=True):
+                scores |= {f"{name}_layer_{layer}": value for name, value in head.items()}
+        return scores

@@ -1,0 +1,84 @@
+"""Two processes with torchrun (gloo, on the CPU) train like one, given the same batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from fastbert_hf.training import distil, fine_tune, train_jointly
+from training_support import QUICK, QUICK_DISTILLATION, make_data, make_model, make_tokenizer
+
+TESTS = Path(__file__).parents[1]
+
+
+def train(folder: Path) -> dict[str, Any]:
+    """All steps, one after the other; every process gets the same call and returns what it saw.
+
+    64 samples are whole batches for one process and for two. Dropout draws differently in each process, so there is
+    none here.
+    """
+    model, tokenizer, data, dev = make_model(dropout=0.0), make_tokenizer(), make_data(64), make_data(16)
+    cache = str(folder / "cache")
+    results = {
+        "fine_tune": fine_tune(model, tokenizer, data, QUICK, dev=dev, run_dir=folder / "fine_tune"),
+        "distil": distil(model, tokenizer, data, QUICK_DISTILLATION, dev=dev, run_dir=folder / "distil"),
+        "cached": distil(model, tokenizer, data, replace(QUICK_DISTILLATION, cache_dir=cache, cache_dtype="float32")),
+        # Every dev sample counts once, even where they are no whole batches.
+        "train_jointly": train_jointly(model, tokenizer, data, QUICK, dev=make_data(13), run_dir=folder / "joint"),
+        # Five samples: a batch that the processes share unevenly, and none is dropped.
+        "uneven": distil(model, tokenizer, make_data(5), replace(QUICK_DISTILLATION, batch_size=2)),
+    }
+    report: dict[str, Any] = {name: result.epochs for name, result in results.items()}
+    for epoch in report["train_jointly"]:
+        del epoch["dev_loss"]  # Trainer weighs its batches alike, also smaller ones
+    report["steps"] = {name: result.steps for name, result in results.items()}
+    report["weights"] = sum(parameter.double().abs().sum().item() for parameter in model.parameters())
+    report["cache is gone"] = list((folder / "cache").iterdir()) == []
+    return report
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
+    environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    outcome = subprocess.run(
+        [*command, str(tmp_path / "two")], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    one = train(tmp_path / "one")
+    both = [json.loads((tmp_path / "two" / f"{rank}.json").read_text()) for rank in range(2)]
+    for two in both:
+        for step in ("fine_tune", "distil", "cached", "train_jointly"):
+            for ours, theirs in zip(two[step], one[step], strict=True):
+                assert ours.keys() >= {"loss", "learning_rate"}
+                assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5), step
+        assert two["steps"] == one["steps"] and two["steps"]["uneven"] == 6
+        assert two["cache is gone"]
+    assert both[0]["weights"] == both[1]["weights"]
+    assert [path.name for path in sorted((tmp_path / "two" / "fine_tune").glob("checkpoint-*"))] == [
+        "checkpoint-16",
+        "checkpoint-8",
+    ]
+
+
+def test_a_batch_that_devices_cannot_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 3))
+    with pytest.raises(ValueError, match="batch_size=8 cannot be shared evenly by 3 devices"):
+        fine_tune(make_model(), make_tokenizer(), make_data(), QUICK)
+    with pytest.raises(ValueError, match="several processes need a run_dir"):
+        fine_tune(make_model(), make_tokenizer(), make_data(), replace(QUICK, batch_size=9), dev=make_data())
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(train(folder)))
+    torch.distributed.destroy_process_group()
