@@ -10,5 +10,5 @@ def main() -> None:
     try:
         from fastbert_hf.cli.app import app
     except ModuleNotFoundError as error:
-        sys.exit(f"fastbert: {error.name} is missing; install the demo's needs: pip install 'fastbert-kernels[demo]'")
+        sys.exit(f"fastbert: {error.name} is missing; pip install 'fastbert-kernels[train]' has all it needs")
     app()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,10 @@ import typer
 from rich.console import Console
 
 import fastbert_kernels
-from fastbert_hf.data import DataFileError
+from fastbert_hf.cli import options
+from fastbert_hf.cli.errors import reported
+from fastbert_hf.cli.options import Dtype, Precision
+from fastbert_hf.cli.training_commands import distill, train
 from fastbert_kernels.backends import BACKENDS
 
 app = typer.Typer(
@@ -20,19 +22,13 @@ app = typer.Typer(
     help="FastBERT: a BERT classifier that lets easy texts leave early, with the speed-up real on the clock.",
 )
 
+BackendOption = Annotated[
+    str, typer.Option(help=f"Kernels: auto (the best for this machine), {', '.join(BACKENDS)}, or none (unpatched).")
+]
+DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the encoder; auto: that of the saved weights.")]
 
-class Precision(str, Enum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Dtype(str, Enum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-    int8 = "int8"
+app.command()(train)
+app.command()(distill)
 
 
 @app.command()
@@ -72,30 +68,96 @@ def demo(
       fastbert demo
       fastbert demo --train mine-train.tsv --dev mine-dev.tsv --speed 0.2 --speed 0.6
     """
-    from fastbert_hf.cli.demo import DemoError, DemoSettings, run_demo
+    with reported("demo", lambda: f"stopped; what was finished is in {out}", extra="demo"):
+        from fastbert_hf.cli.demo import DemoSettings, run_demo
 
-    settings = DemoSettings(
-        train=train,
-        dev=dev,
-        backbone=backbone,
-        out=out,
-        speeds=tuple(sorted(set(speed or (0.1, 0.3, 0.5, 0.8)))),
-        epochs=epochs,
-        distil_epochs=distil_epochs,
-        max_length=max_length,
-        precision=precision.value,
-        timed=timed,
-        rounds=rounds,
-        seed=seed,
-    )
-    try:
+        settings = DemoSettings(
+            train=train,
+            dev=dev,
+            backbone=backbone,
+            out=out,
+            speeds=tuple(sorted(set(speed or (0.1, 0.3, 0.5, 0.8)))),
+            epochs=epochs,
+            distil_epochs=distil_epochs,
+            max_length=max_length,
+            precision=precision.value,
+            timed=timed,
+            rounds=rounds,
+            seed=seed,
+        )
         run_demo(settings)
-    except (DemoError, DataFileError) as error:
-        typer.echo(f"fastbert demo: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo(f"\nfastbert demo: stopped; what was finished is in {out}", err=True)
-        raise typer.Exit(130) from None
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of a saved FastBERT and its tokenizer.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled texts: .tsv, .csv, .jsonl, .parquet, a folder or a name of datasets.",
+            rich_help_panel=options.DATA,
+        ),
+    ],
+    split: Annotated[str | None, options.option("Part of a data set, as test.", panel=options.DATA)] = None,
+    subset: options.Subset = None,
+    text_column: options.TextColumn = None,
+    pair_column: options.PairColumn = None,
+    label_column: options.LabelColumn = None,
+    speed: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0, max=1, help="Speed to score at, beside full depth; may be repeated. Default: 0.1, 0.3, 0.5, 0.8."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Texts are cut off at this many tokens. Default: where the model ends.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts per batch, in the order of the data.")] = 32,
+    timed: Annotated[
+        bool, typer.Option("--time", help="Measure times too: all texts, three interleaved rounds, medians.")
+    ] = False,
+    backend: BackendOption = "auto",
+    dtype: DtypeOption = Dtype.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON into, too.")] = None,
+) -> None:
+    """Score a saved FastBERT on labelled texts, at full depth and at several Speeds.
+
+    \b
+    Prints for each: accuracy, macro F1, mean exit layer and FLOPs speed-up;
+    with --time also the time per text, the speed-up over full depth on the
+    clock, and realisation, which is that over the FLOPs speed-up. Writes
+    nothing unless --out is given.
+
+    \b
+    Examples:
+      fastbert evaluate reviews/model --data test.tsv
+      fastbert evaluate reviews/model --data test.tsv --speed 0.2 --time
+      fastbert evaluate reviews/model --data glue --subset sst2 \\
+          --split validation --dtype bf16 --json
+    """
+    with reported("evaluate", lambda: "stopped; nothing was written"):
+        from fastbert_hf.cli.evaluate import EvaluateSettings, run_evaluate
+        from fastbert_hf.cli.scores import SPEEDS
+
+        settings = EvaluateSettings(
+            model=model,
+            data=data,
+            split=split,
+            subset=subset,
+            text_column=text_column,
+            pair_column=pair_column,
+            label_column=label_column,
+            speeds=tuple(sorted(set(speed or SPEEDS))),
+            max_length=max_length,
+            batch_size=batch_size,
+            timed=timed,
+            backend=backend,
+            dtype=dtype.value,
+            as_json=as_json,
+            out=out,
+        )
+        run_evaluate(settings)
 
 
 @app.command()
@@ -129,13 +191,8 @@ def predict(
     pair_column: Annotated[
         str | None, typer.Option(help="Column of the second text, for a model of text pairs.")
     ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(help=f"Kernels: auto (the best for this machine), {', '.join(BACKENDS)}, or none (unpatched)."),
-    ] = "auto",
-    dtype: Annotated[
-        Dtype, typer.Option(help="Precision of the encoder; auto: that of the saved weights.")
-    ] = Dtype.auto,
+    backend: BackendOption = "auto",
+    dtype: DtypeOption = Dtype.auto,
     progress: Annotated[
         bool | None, typer.Option("--progress/--no-progress", help="Progress bar. Default: if stderr is a terminal.")
     ] = None,
@@ -144,7 +201,8 @@ def predict(
 
     \b
     Writes one row per text, in the order of the file: label, its probability,
-    the uncertainty at which the text left, and the exit layer.
+    the uncertainty at which the text left, and the exit layer. A multi-label
+    model writes all labels of a text, and their probabilities, with | between.
 
     \b
     Few texts are in memory at a time, so the file may be of any size. With
@@ -162,30 +220,23 @@ def predict(
       fastbert predict demo-out/model nli.jsonl --text-column premise \\
           --pair-column hypothesis --speed 0.3 --dtype bf16 --out labels.jsonl
     """
-    from fastbert_hf.cli.predict import PredictError, PredictSettings, run_predict
+    with reported("predict", lambda: "stopped" + ("" if out is None else f"; {out} was not written")):
+        from fastbert_hf.cli.predict import PredictSettings, run_predict
 
-    settings = PredictSettings(
-        model=model,
-        file=file,
-        out=out,
-        speed=speed,
-        max_tokens=max_tokens,
-        max_length=max_length,
-        text_column=text_column,
-        pair_column=pair_column,
-        backend=backend,
-        dtype=dtype.value,
-        progress=progress,
-    )
-    try:
+        settings = PredictSettings(
+            model=model,
+            file=file,
+            out=out,
+            speed=speed,
+            max_tokens=max_tokens,
+            max_length=max_length,
+            text_column=text_column,
+            pair_column=pair_column,
+            backend=backend,
+            dtype=dtype.value,
+            progress=progress,
+        )
         run_predict(settings)
-    except (PredictError, DataFileError) as error:
-        typer.echo(f"fastbert predict: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        unwritten = "" if out is None else f"; {out} was not written"
-        typer.echo(f"\nfastbert predict: stopped{unwritten}", err=True)
-        raise typer.Exit(130) from None
 
 
 @app.command()

