@@ -1,4 +1,4 @@
-"""Two processes with torchrun (gloo, on the CPU) train like one, given the same batches."""
+"""Two processes with `accelerate launch` (gloo, on the CPU) train like one, given the same batches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def train(folder: Path) -> dict[str, Any]:
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
+    # Without GPUs, "multi_gpu" means several processes on the CPU; port 0 is any that is free.
+    launch = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launch, "--main_process_port=0", __file__]
     environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     outcome = subprocess.run(
         [*command, str(tmp_path / "two")], env=environment, capture_output=True, text=True, timeout=120
