@@ -128,6 +128,7 @@ def run_task(
             "samples": {"train": len(train), "dev": len(dev), "test": len(test)},
             "mean_tokens": every.lengths.double().mean().item(),
             "settings": {step: dataclasses.asdict(settings) for step, (settings, _) in steps.items()},
+            # Not a benchmark: beside other work, and with pauses.
             "seconds": {step: outcome.seconds for step, (_, outcome) in steps.items()},
             "losses": {step: outcome.losses for step, (_, outcome) in steps.items()},
             **scores(model, every, torch.tensor(test.label_ids)),
@@ -246,8 +247,8 @@ def tables(results: dict[str, Any]) -> str:
         "",
         "FLOPs as the paper counts them, at the lengths of the texts. By `python benchmarks/training.py`.",
         "",
-        "| task | variant | seed | full depth | " + " | ".join(f"Speed {speed:g}" for speed in SPEEDS) + " | minutes |",
-        "| --- | --- | ---: | ---: | " + " | ".join("---:" for _ in SPEEDS) + " | ---: |",
+        "| task | variant | seed | full depth | " + " | ".join(f"Speed {speed:g}" for speed in SPEEDS) + " |",
+        "| --- | --- | ---: | ---: | " + " | ".join("---:" for _ in SPEEDS) + " |",
     ]
     order = {name: number for number, name in enumerate((*TASKS, *VARIANTS))}
     for row in sorted(results["rows"], key=lambda row: (order[row["task"]], order[row["variant"]], row["seed"])):
@@ -255,12 +256,8 @@ def tables(results: dict[str, Any]) -> str:
             f"{at['accuracy']:.1%} / {at['flops_speedup']['paper']:.2f}x / {at['mean_exit_layer']:.1f}"
             for at in row["speeds"]
         ]
-        minutes = sum(row["seconds"].values()) / 60
-        lines.append(
-            f"| {row['task']} | {row['variant']} | {row['seed']} | {row['full_depth']['accuracy']:.1%} | "
-            + " | ".join(cells)
-            + f" | {minutes:.1f} |"
-        )
+        first = f"| {row['task']} | {row['variant']} | {row['seed']} | {row['full_depth']['accuracy']:.1%} | "
+        lines.append(first + " | ".join(cells) + " |")
     lines += ["", "Accuracy of each layer's head, all samples through all layers:", ""]
     lines += ["| task | variant | seed | layers 1, 2, ... |", "| --- | --- | ---: | --- |"]
     for row in sorted(results["rows"], key=lambda row: (order[row["task"]], order[row["variant"]], row["seed"])):
