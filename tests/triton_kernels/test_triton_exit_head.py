@@ -1,0 +1,199 @@
+"""The Triton exit head: interpreted on the CPU against float64 (tier 2)."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("triton.language", reason="triton is not installed")
+
+from triton_cases import DTYPES, EVERY_CRITERION, LENGTHS, assert_as_accurate_as_pytorch, in_double, moved
+
+from fastbert_kernels import reference
+from fastbert_kernels.triton import configs
+from fastbert_kernels.triton.exit_head import exit_head
+from interpreting import INTERPRETING, run_interpreted
+from support import cast_exit_head_inputs, exit_head_inputs
+
+
+@pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
+def test_everything_interpreted_in_a_process_of_its_own():
+    run_interpreted(__file__)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+class TestExitHead:
+    __test__ = INTERPRETING
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(
+        ("hidden_size", "narrow", "heads", "labels"),
+        [(64, 64, 1, 2), (384, 128, 2, 3), (768, 128, 3, 5), (136, 256, 8, 100), (8, 64, 6, 40)],
+    )
+    def test_accuracy_on_odd_lengths(self, dtype, hidden_size, narrow, heads, labels):
+        assert_as_accurate_as_pytorch(exit_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_the_largest_sizes(self, dtype):
+        assert_as_accurate_as_pytorch(exit_head_inputs([512], 1024, 256, 8, 1031), dtype)
+
+    @pytest.mark.parametrize("architecture", [80, 90, 100])
+    @pytest.mark.parametrize("lengths", [[3, 64, 20], [70, 130, 128]])
+    @pytest.mark.parametrize(("dtype", "narrow"), [(torch.bfloat16, 64), (torch.bfloat16, 128), (torch.float32, 128)])
+    def test_tiles_of_every_architecture(self, monkeypatch, architecture, lengths, dtype, narrow):
+        monkeypatch.setattr(configs, "_capability", lambda device: architecture)
+        assert_as_accurate_as_pytorch(exit_head_inputs(lengths, 72, narrow), dtype)
+
+    @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
+    @pytest.mark.parametrize("mlp_activation", ["tanh", "identity"])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_activations_and_half_precision_queries(self, narrow_activation, mlp_activation, dtype):
+        activations = {"narrow_activation": narrow_activation, "mlp_activation": mlp_activation}
+        assert_as_accurate_as_pytorch(exit_head_inputs([5, 0, 70]), dtype, fold_dtype=dtype, **activations)
+
+    @pytest.mark.parametrize("labels", [2, 7, 150])
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"criterion": "confidence"}, {"criterion": "patience", "patience": 3}]
+        + [{"criterion": "top_k_entropy", "top_k": k} for k in (2, 5, 40, 2000)],
+    )
+    def test_criteria(self, options, labels):
+        inputs = exit_head_inputs([3, 1, 0, 9, 2, 4], labels=labels)
+        prediction = exit_head(*cast_exit_head_inputs(inputs, torch.float32), **options)[2][:, 0]
+        other = (prediction + 1) % labels
+        for previous, streak in ((prediction, 1), (prediction, 2), (other, 8)):
+            history = torch.stack([previous, torch.full_like(previous, streak)], dim=1)
+            assert_as_accurate_as_pytorch(inputs, torch.float32, history=history, **options)
+
+    @pytest.mark.parametrize("options", [{}, *EVERY_CRITERION[1:], {"criterion": "top_k_entropy", "top_k": 1030}])
+    def test_criteria_among_many_classes(self, options):
+        assert_as_accurate_as_pytorch(exit_head_inputs([2, 3], labels=1031), torch.float32, **options)
+
+    def test_equal_logits(self):
+        """The first label with the largest logit is the prediction; a cut among equals counts the right number."""
+        inputs = cast_exit_head_inputs(exit_head_inputs([2], labels=50), torch.float32)
+        inputs[9] = torch.zeros_like(inputs[9])  # output_weight: the logits are the output bias
+        bias = inputs[10] = torch.zeros(50)
+        bias[20:45] = 1.5
+        bias[3:6] = -0.0
+        assert exit_head(*inputs)[2].tolist() == [[20, 1]]
+        for top_k in (2, 25, 26, 49):
+            options: dict[str, Any] = {"criterion": "top_k_entropy", "top_k": top_k}
+            want = reference.exit_head(*in_double(inputs), **options)[1].float()
+            torch.testing.assert_close(exit_head(*inputs, **options)[1], want, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("dtype", "lengths", "projects"),
+        [(torch.bfloat16, [189, 195], True), (torch.bfloat16, [190, 195], False), (torch.float32, [1, 1], False)],
+    )
+    def test_without_activation_16_bits_project_up_to_three_tiles(self, monkeypatch, dtype, lengths, projects):
+        """Of 64 tokens, on average over the samples."""
+        other = "linear_exit_head_kernel" if projects else "_exit_head_kernel"
+        monkeypatch.setattr(sys.modules[exit_head.__module__], other, None)
+        assert_as_accurate_as_pytorch(exit_head_inputs(lengths, 8), dtype, floor=1e-3, narrow_activation="identity")
+
+    @pytest.mark.parametrize("lengths", [[], [1], [0], [0, 0, 7]])
+    def test_small_batches(self, lengths):
+        assert_as_accurate_as_pytorch(exit_head_inputs(lengths), torch.float32)
+
+    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        lengths=st.lists(st.integers(0, 140), max_size=4),
+        hidden_size=st.integers(1, 12).map(lambda n: 8 * n),
+        narrow=st.sampled_from([64, 128]),
+        heads=st.integers(1, 8),
+        labels=st.integers(2, 70),
+        dtype=st.sampled_from(DTYPES),
+    )
+    def test_any_shape(self, lengths, hidden_size, narrow, heads, labels, dtype):
+        assert_as_accurate_as_pytorch(exit_head_inputs(lengths, hidden_size, narrow, heads, labels), dtype)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("row", [4, 5, 73])  # first token, second token, second tile of the middle sample
+    def test_a_bad_sample_leaves_its_neighbours_alone(self, dtype, bad, row):
+        inputs = cast_exit_head_inputs(exit_head_inputs([4, 70, 5]), dtype)
+        inputs[2].fill_(1.0)
+        good = exit_head(*inputs)
+        inputs[0][row, 3] = bad
+        logits, uncertainty, history, keep = result = exit_head(*inputs)
+        assert all(torch.equal(got[[0, 2]], want[[0, 2]]) for got, want in zip(result, good, strict=True))
+        assert not keep[0] and not keep[2]
+        if math.isnan(bad):
+            assert logits[1].isnan().all() and uncertainty[1].isnan() and keep[1] and history[1].tolist() == [-1, 0]
+        else:  # tanh brings an infinity back
+            torch.testing.assert_close(
+                logits[1].double(), reference.exit_head(*in_double(inputs))[0][1], rtol=1e-4, atol=1e-4
+            )
+
+    def test_exit_is_strictly_below_speed_and_never_at_nan(self):
+        inputs = cast_exit_head_inputs(exit_head_inputs([4, 4, 4, 4]), torch.float32)
+        u = exit_head(*inputs)[1]
+        inputs[2] = torch.tensor([u[0], torch.nextafter(u[1], torch.tensor(2.0)), 0.0, math.nan])
+        assert exit_head(*inputs)[3].tolist() == [True, False, True, True]
+
+    def test_uncertainty_of_extreme_logits(self):
+        inputs = cast_exit_head_inputs(exit_head_inputs([2], labels=150), torch.float32)
+        inputs[9] = torch.zeros_like(inputs[9])  # output_weight: the logits are the output bias
+        bias = inputs[10] = torch.zeros(150)
+        torch.testing.assert_close(exit_head(*inputs)[1], torch.ones(1))
+        for first, others in ((1e4, 0.0), (3e38, -3e38), (0.0, -math.inf)):
+            for place in (0, 149):  # in the first block of labels and in the last
+                bias.fill_(others)
+                bias[place] = first
+                for options in EVERY_CRITERION:
+                    _, uncertainty, history, _ = exit_head(*inputs, **options)
+                    assert uncertainty.tolist() == [0] and history.tolist() == [[place, 1]]
+        for value in (math.nan, math.inf):
+            bias.zero_()[17] = value
+            for options in EVERY_CRITERION:
+                _, uncertainty, history, keep = exit_head(*inputs, **options)
+                assert uncertainty.isnan().all() and history.tolist() == [[-1, 0]] and keep.all()
+        bias.fill_(-math.inf)
+        assert all(exit_head(*inputs, **options)[1].isnan().all() for options in EVERY_CRITERION)
+
+    def test_non_contiguous_arguments(self):
+        inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)
+        strided = [x if x.dim() < 2 else x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in inputs]
+        strided[2] = torch.stack([inputs[2], inputs[2]], dim=1)[:, 0]
+        for got, want in zip(exit_head(*strided), exit_head(*inputs), strict=True):
+            assert torch.equal(got, want)
+
+    @pytest.mark.parametrize(
+        ("shape", "dtype", "reason"),
+        [
+            ((48, 96, 2, 5), torch.float32, "narrow sizes"),
+            ((48, 64, 2, 5), torch.float64, "float64"),
+            ((44, 64, 2, 5), torch.float32, "multiples of 8"),
+            ((48, 64, 16, 5), torch.float32, "1 to 8 attention heads"),
+            ((48, 64, 2, 9000), torch.float32, "at most 8192 classes"),
+        ],
+    )
+    def test_other_shapes_run_on_the_reference(self, shape, dtype, reason):
+        inputs = cast_exit_head_inputs(exit_head_inputs([3, 4], *shape), dtype)
+        options: dict[str, Any] = {"criterion": "top_k_entropy", "top_k": 3}
+        with pytest.warns(RuntimeWarning, match=reason):
+            result = exit_head(*inputs, **options)
+        for got, want in zip(result, reference.exit_head(*inputs, **options), strict=True):
+            assert torch.equal(got, want)
+
+
+class TestFarInMemory:
+    """Rows beyond 2^31 elements and bytes."""
+
+    __test__ = INTERPRETING
+
+    @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
+    def test_far_in_memory(self, narrow_activation):
+        inputs = cast_exit_head_inputs(exit_head_inputs([9], 1024), torch.bfloat16)
+        inputs[0] = torch.cat([inputs[0], inputs[0].new_zeros(200, 1024)])  # more than what is projected in any case
+        distant = moved(inputs, 2**21 + 5)
+        want = exit_head(*inputs, narrow_activation=narrow_activation)
+        for got, expected in zip(exit_head(*distant, narrow_activation=narrow_activation), want, strict=True):
+            assert torch.equal(got, expected)

@@ -1,0 +1,64 @@
+"""What the tests of the interpreted Triton kernels share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from fastbert_kernels import reference
+from fastbert_kernels.triton.exit_head import exit_head
+from support import cast_exit_head_inputs
+
+LENGTHS = [1, 5, 0, 63, 64, 65, 100, 129, 300]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# The smallest error worth telling from zero: a few units in the last place of a float32 logit.
+FLOOR = 4e-6
+EVERY_CRITERION: list[dict[str, Any]] = [
+    {},
+    {"criterion": "confidence"},
+    {"criterion": "patience"},
+    {"criterion": "top_k_entropy", "top_k": 5},
+]
+
+
+def in_double(inputs):
+    """The same values in float64 (Speed stays float32), so that rounding of the inputs is not the kernel's error."""
+    return [x.double() if i != 2 and x.is_floating_point() else x for i, x in enumerate(inputs)]
+
+
+def assert_as_accurate_as_pytorch(inputs, dtype, fold_dtype=torch.float32, more_rows=0, floor=FLOOR, **options):
+    """Error against float64 at most twice that of plain PyTorch in the same dtype; query and value in `fold_dtype`.
+
+    The kernel sees `more_rows` rows of NaN after those of the samples.
+    """
+    cast = cast_exit_head_inputs(inputs, dtype)
+    cast[5], cast[7] = cast[5].to(fold_dtype), cast[7].to(fold_dtype)
+    oracle, plain = reference.exit_head(*in_double(cast), **options), reference.exit_head(*cast, **options)
+    cast[0] = torch.cat([cast[0], torch.full((more_rows, cast[0].shape[1]), math.nan, dtype=dtype)])
+    result = exit_head(*cast, **options)
+    filled = cast[1].diff() > 0
+    for name, got, want, ours in zip(("logits", "uncertainty"), result, oracle, plain, strict=False):
+        assert got.dtype == torch.float32 and got.shape == want.shape
+        assert got[~filled].isnan().all()
+        if not filled.any():
+            continue
+        error, allowed = (got - want)[filled].abs().max(), 2 * (ours - want)[filled].abs().max() + floor
+        assert error <= allowed, f"{name}: error {error:.2e}, plain PyTorch allows {allowed:.2e}"
+    history, keep = result[2:]
+    assert history.dtype == torch.int32 and history[~filled].tolist() == [[-1, 0]] * int((~filled).sum())
+    two_best = oracle[0][filled].topk(2).values
+    clear = two_best[:, 0] - two_best[:, 1] > 10 * FLOOR
+    assert torch.equal(history[filled][clear], oracle[2][filled][clear])
+    close = (oracle[1] - cast[2]).abs() < 10 * FLOOR
+    assert keep.dtype == torch.bool and torch.equal(keep | close, oracle[3] | close)
+    assert keep[~filled].all()
+
+
+def moved(inputs, rows):
+    """The same batch, so many rows further on: beyond 2^31 elements and bytes. Memory that nothing touches is only
+    addresses."""
+    hidden = torch.empty(rows + inputs[0].shape[0], inputs[0].shape[1], dtype=inputs[0].dtype)
+    hidden[rows:] = inputs[0]
+    return [hidden, inputs[1] + rows, *inputs[2:]]
