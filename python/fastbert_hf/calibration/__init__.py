@@ -1,0 +1,48 @@
+"""Calibration: choosing when samples may leave, from one recorded pass over labelled samples.
+
+`record_exits` runs the model once. From its `ExitRecords`, without the model: `simulate` says what an `ExitRule` does,
+`speed_curve` what every Speed does, `compare_criteria` and `pareto_front` search, `certify_one_speed` and
+`certify_searched` give a rule with a guarantee, and `calibrate` turns a wish into a `CalibratedSetting`, which is saved
+beside the model.
+"""
+
+from __future__ import annotations
+
+from fastbert_hf.calibration.calibrating import calibrate, figures_of
+from fastbert_hf.calibration.curve import SpeedCurve, speed_curve
+from fastbert_hf.calibration.fingerprint import model_fingerprint
+from fastbert_hf.calibration.guarantee import Certificate, certify, certify_one_speed, certify_searched
+from fastbert_hf.calibration.pareto import ParetoFront, pareto_front
+from fastbert_hf.calibration.records import ExitRecords, record_exits
+from fastbert_hf.calibration.search import FoundRule, Objective, best_rule, choose, compare_criteria, rules_of
+from fastbert_hf.calibration.setting import SETTING_FILE, CalibratedSetting, Evidence, Figures
+from fastbert_hf.calibration.simulation import ExitRule, Simulation, simulate
+
+__all__ = [
+    "SETTING_FILE",
+    "CalibratedSetting",
+    "Certificate",
+    "Evidence",
+    "ExitRecords",
+    "ExitRule",
+    "Figures",
+    "FoundRule",
+    "Objective",
+    "ParetoFront",
+    "Simulation",
+    "SpeedCurve",
+    "best_rule",
+    "calibrate",
+    "certify",
+    "certify_one_speed",
+    "certify_searched",
+    "choose",
+    "compare_criteria",
+    "figures_of",
+    "model_fingerprint",
+    "pareto_front",
+    "record_exits",
+    "rules_of",
+    "simulate",
+    "speed_curve",
+]

@@ -1,0 +1,142 @@
+"""One Speed for all layers: what every Speed does, all at once, and the Speed that gives a wanted speed-up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbert_hf.calibration.records import ExitRecords
+from fastbert_hf.calibration.simulation import CriterionName, indices_of, uncertainties
+from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
+
+Doubles = npt.NDArray[np.float64]
+
+# Speeds of a stored curve: enough that neighbours differ by less than the noise of some thousand samples.
+STORED_SPEEDS = 256
+
+
+@dataclass(frozen=True)
+class SpeedCurve:
+    """Accuracy and FLOPs speed-up (paper's convention) of one Speed for all layers, at ascending Speeds.
+
+    A higher Speed lets every sample leave at the same layer or an earlier one, so `flops_speedup` never falls.
+    """
+
+    speeds: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    flops_speedup: tuple[float, ...]
+
+    def speed_for_speedup(self, flops_speedup: float) -> float:
+        """The Speed whose FLOPs speed-up on the recorded samples is `flops_speedup`: the knob that means the same on
+        every task (future work in the conclusion of Liu et al. 2020).
+
+        Between two Speeds of the curve it is interpolated linearly, so it rises with `flops_speedup`. Where many
+        samples share one uncertainty the speed-up jumps, and no Speed gives exactly what lies inside the jump.
+
+        Raises:
+            ValueError: a speed-up that no Speed of the curve reaches, or NaN.
+        """
+        slowest, fastest = self.flops_speedup[0], self.flops_speedup[-1]
+        if not slowest <= flops_speedup <= fastest:
+            raise ValueError(
+                f"no Speed gives a FLOPs speed-up of {flops_speedup:g} on the samples of the calibration; "
+                f"choose one from {slowest:.3g} to {fastest:.3g}"
+            )
+        # Of Speeds with the same speed-up the lowest, the most careful one.
+        speedups, first = np.unique(np.asarray(self.flops_speedup), return_index=True)
+        return float(np.interp(flops_speedup, speedups, np.asarray(self.speeds)[first]))
+
+
+def speed_curve(
+    records: ExitRecords,
+    layers: Sequence[int] | None = None,
+    criterion: CriterionName = "entropy",
+    top_k: int = 2,
+    limit: int = STORED_SPEEDS,
+) -> SpeedCurve:
+    """The curve over all Speeds that differ on `records`; at most about `limit` of them, evenly over the samples.
+
+    Args:
+        records: the samples.
+        layers: where a student classifier is asked; `None` for all of them.
+        criterion: any but "patience".
+        top_k: classes that "top_k_entropy" looks at.
+        limit: Speeds of the curve, at least 2.
+    """
+    asked = indices_of(records, records.student_layers if layers is None else tuple(layers))
+    uncertainty = uncertainties(records, criterion, top_k)[:, asked]
+    speeds = candidate_speeds(running_minimum(uncertainty), limit)
+    right, flops = sweep(uncertainty, speeds, [records.right[:, [*asked, -1]], exit_flops(records, asked)])
+    full = float(full_depth_flops(records.shape, records.lengths.numpy()).sum())
+    return SpeedCurve(
+        speeds=tuple(speeds.tolist()),
+        accuracy=tuple((right / len(records)).tolist()),
+        flops_speedup=tuple((full / flops).tolist()),
+    )
+
+
+def candidate_speeds(uncertainty: npt.NDArray[np.float32], limit: int) -> Doubles:
+    """Speeds that tell all values of `uncertainty` apart: 0, and the middle of each two neighbours up to 1.
+
+    The middle is furthest from both, so that another precision changes few exits. Every Speed is a float32.
+
+    Args:
+        uncertainty: of any shape; NaN and infinities are left out.
+        limit: when there are more Speeds, this many evenly spaced ones among them, the first and the last included.
+
+    Returns:
+        float64 [K], ascending.
+    """
+    values = np.unique(np.append(uncertainty[np.isfinite(uncertainty)], np.float32(1)).astype(np.float32))
+    below, above = values[:-1].astype(np.float64), values[1:].astype(np.float64)
+    middle = ((below + above) / 2).astype(np.float32)
+    middle = np.where(middle > values[:-1], middle, values[1:])  # neighbouring floats have no middle
+    speeds = np.unique(np.append(np.float32(0), middle)).astype(np.float64)
+    if len(speeds) > limit:
+        speeds = speeds[np.unique(np.linspace(0, len(speeds) - 1, limit).round().astype(np.int64))]
+    return speeds
+
+
+def running_minimum(uncertainty: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The lowest uncertainty up to each head, [n, heads]: with one Speed a sample has left by then if it is below."""
+    return np.minimum.accumulate(np.where(np.isnan(uncertainty), np.inf, uncertainty), axis=1).astype(np.float32)
+
+
+def exit_flops(records: ExitRecords, asked: list[int]) -> Doubles:
+    """FLOPs of a sample that leaves at each of the heads `asked` or at the teacher classifier, [n, len(asked) + 1]."""
+    lengths = records.lengths.numpy()
+    depths = np.asarray(records.exit_layers)[[*asked, -1]]
+    heads = np.arange(1, len(depths) + 1)
+    per_layer, per_head = layer_flops(records.shape, lengths), head_flops(records.shape, lengths)
+    return (depths * per_layer[:, None] + heads * per_head[:, None]).astype(np.float64)
+
+
+def sweep(
+    uncertainty: npt.NDArray[np.float32], speeds: Doubles, amounts: Sequence[npt.NDArray[np.generic]]
+) -> list[Doubles]:
+    """Sums over the samples of what each has at its exit, for every Speed, without a loop over the Speeds.
+
+    A sample leaves at head j for the Speeds above the lowest uncertainty up to j and not above that up to j - 1: one
+    interval of the ascending Speeds, at whose ends its amount is added and taken away again.
+
+    Args:
+        uncertainty: [n, heads] of the heads that are asked, without the teacher classifier.
+        speeds: [K], ascending, each a float32.
+        amounts: arrays [n, heads + 1], for leaving at each head and at the teacher classifier.
+
+    Returns:
+        For every array its sums [K].
+    """
+    begins = np.searchsorted(speeds.astype(np.float32), running_minimum(uncertainty), side="right")
+    ends = np.concatenate([np.full((len(begins), 1), len(speeds)), begins], axis=1)
+    begins = np.concatenate([begins, np.zeros((len(begins), 1), dtype=begins.dtype)], axis=1)
+    totals = []
+    for amount in amounts:
+        weights = amount.astype(np.float64).ravel()
+        size = len(speeds) + 1
+        change = np.bincount(begins.ravel(), weights, size) - np.bincount(ends.ravel(), weights, size)
+        totals.append(change.cumsum()[:-1])
+    return totals

@@ -1,0 +1,241 @@
+"""At most so much accuracy lost, at a stated confidence: exit rules tested so that the promise holds for new samples.
+
+The loss of a rule on a sample is 1 when full depth predicts it right and the rule's exit predicts it wrong, else 0. Its
+mean over the population is the risk R. Accuracy at full depth less accuracy of the rule is R less the share of samples
+that early exits correct, so it is at most R.
+
+What is guaranteed: with probability at least `confidence` over the drawing of the tested samples, the rule that comes
+out has R <= `max_drop`, and so loses at most `max_drop` of accuracy, on new samples from the same distribution. The
+samples must be drawn independently from that distribution, and the model must not have been trained on them. Nothing is
+promised for one class, one length of text, data of another kind, or other weights or precision than those recorded.
+
+How: Learn then Test (Angelopoulos, Bates, Candès, Jordan and Lei 2021, arXiv 2110.01052). For each rule the hypothesis
+"R > max_drop" is tested with the exact binomial p-value, P(Binomial(n, max_drop) <= losses), the one behind the
+Clopper-Pearson bound. The rules are tested in an order fixed beforehand, from careful to fast, each at the full level
+1 - confidence, up to the first that fails (fixed-sequence testing). With probability at least `confidence` R is at most
+`max_drop` for all that passed together, so that the fastest of them may be chosen; or full depth, whose R is 0. The
+order may come from anything but the samples of the test. Two ways to get one are here:
+
+- `certify_one_speed`: a grid of Speeds written down in this file, tested on all samples.
+- `certify_searched`: one part of the samples, drawn at random, chooses criterion, heads and Speeds per layer, a Pareto
+  front of which is the order; the other part tests it (Laufer-Goldshtein, Fisch, Barzilay and Jaakkola 2023,
+  "Efficiently controlling multiple risks with Pareto testing", arXiv 2210.07913).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import special
+
+from fastbert_hf.calibration.curve import sweep
+from fastbert_hf.calibration.pareto import pareto_front, spoilt
+from fastbert_hf.calibration.records import ExitRecords, check_several_classes
+from fastbert_hf.calibration.search import FoundRule, Objective, compare_criteria, rules_of
+from fastbert_hf.calibration.simulation import CriterionName, ExitRule, exit_heads, simulate, uncertainties
+
+# The grid of `certify_one_speed`, fixed here, never fitted to data. Fine near 0, where a sure model has its samples.
+FIXED_SPEEDS = np.union1d(np.geomspace(1e-6, 1e-2, 41), np.linspace(0.01, 1, 100))
+# Rules of a searched front that are tested; a longer way has more places to fail at by chance.
+TESTED_RULES = 40
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A rule that passed the test, with its evidence; the module says what is guaranteed.
+
+    Attributes:
+        found: the rule, and its figures on the tested samples. Full depth when none that is faster passed.
+        max_drop: what R is at most.
+        confidence: of the guarantee.
+        samples: number of samples that the rules were tested on.
+        losses: of them, those right at full depth and wrong at the rule's exit.
+        p_value: of the hypothesis that R is above `max_drop`; 0 for full depth, whose R is 0.
+        tested_rules: how many rules were tested, the one that failed included.
+        tested_rows: int64 [samples], which of the records these are.
+    """
+
+    found: FoundRule
+    max_drop: float
+    confidence: float
+    samples: int
+    losses: int
+    p_value: float
+    tested_rules: int
+    tested_rows: torch.Tensor
+
+
+def certify_one_speed(
+    records: ExitRecords,
+    max_drop: float,
+    confidence: float = 0.95,
+    criterion: CriterionName = "entropy",
+    top_k: int = 2,
+) -> Certificate:
+    """The fastest single Speed of `FIXED_SPEEDS`, all heads asked, that keeps the promise; or full depth.
+
+    Args:
+        records: the samples, all of them tested.
+        max_drop: accuracy that may be lost, in (0, 1).
+        confidence: in (0, 1).
+        criterion: any but "patience". It and `top_k` must not have been chosen by looking at these samples.
+        top_k: classes that "top_k_entropy" looks at.
+
+    Raises:
+        ValueError: numbers out of range, too few samples, or samples of one class only.
+    """
+    _check(records, max_drop, confidence, tested_share=1.0)
+    uncertainty = uncertainties(records, criterion, top_k)[:, :-1]
+    losses = sweep(uncertainty, FIXED_SPEEDS, [spoilt(records)])[0].round().astype(np.int64)
+    passed, tested = fixed_sequence(losses, len(records), max_drop, confidence)
+    rules = [ExitRule.one_speed(records.student_layers, float(speed), criterion, top_k) for speed in FIXED_SPEEDS]
+    rows = torch.arange(len(records))
+    # The last is the fastest of them: with a higher Speed no sample leaves later.
+    return _certificate(records, rules[:passed][-1:], max_drop, confidence, tested, rows)
+
+
+def certify_searched(
+    records: ExitRecords, max_drop: float, confidence: float = 0.95, *, tested_share: float = 0.5, seed: int = 0
+) -> Certificate:
+    """The fastest rule that keeps the promise among those of a search over criteria, heads and Speeds per layer.
+
+    Args:
+        records: the samples, split at random into those that choose the rules and those that test them.
+        max_drop: accuracy that may be lost, in (0, 1).
+        confidence: in (0, 1).
+        tested_share: part of the samples for the test, in (0, 1).
+        seed: of the split. Trying several and keeping the best voids the guarantee.
+
+    Raises:
+        ValueError: as `certify_one_speed`, or `tested_share` out of range.
+    """
+    if not 0 < tested_share < 1:
+        raise ValueError(f"tested_share must lie between 0 and 1, got {tested_share}")
+    _check(records, max_drop, confidence, tested_share)
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))
+    tested_rows = order[: int(len(records) * tested_share)].sort().values
+    choosing = records.rows(order[len(tested_rows) :])
+    rules = _careful_to_fast(choosing, max_drop)
+    return certify(records.rows(tested_rows), rules, max_drop, confidence, tested_rows)
+
+
+def certify(
+    records: ExitRecords,
+    rules: Sequence[ExitRule],
+    max_drop: float,
+    confidence: float,
+    rows: torch.Tensor | None = None,
+) -> Certificate:
+    """The fastest of `rules` before the first that fails the test on `records`, or full depth if none is faster.
+
+    Args:
+        records: the samples of the test.
+        rules: from careful to fast, in an order to which `records` contributed nothing.
+        max_drop: accuracy that may be lost, in (0, 1).
+        confidence: in (0, 1).
+        rows: what the certificate calls the samples; `None` for their positions.
+
+    Raises:
+        ValueError: numbers out of range, or too few samples.
+    """
+    check_enough_samples(len(records), max_drop, confidence)
+    lost = spoilt(records)
+    losses = np.asarray([_losses(records, rule, lost) for rule in rules], dtype=np.int64)
+    passed, tested = fixed_sequence(losses, len(records), max_drop, confidence)
+    rows = torch.arange(len(records)) if rows is None else rows
+    return _certificate(records, rules[:passed], max_drop, confidence, tested, rows)
+
+
+def fixed_sequence(losses: npt.NDArray[np.int64], samples: int, max_drop: float, confidence: float) -> tuple[int, int]:
+    """How many of the rules, in their order, pass before one fails; and how many were tested.
+
+    Args:
+        losses: number of losses of every rule on the `samples`.
+        samples: n.
+        max_drop: the risk that a rule is tested to be at most.
+        confidence: 1 less the level of the test.
+    """
+    fails = p_values(losses, samples, max_drop) > 1 - confidence
+    passed = int(fails.argmax()) if fails.any() else len(losses)
+    return passed, min(passed + 1, len(losses))
+
+
+def p_values(losses: npt.ArrayLike, samples: int, max_drop: float) -> npt.NDArray[np.float64]:
+    """P(Binomial(samples, max_drop) <= losses): how likely so few losses are when the risk is `max_drop` or more."""
+    return special.bdtr(np.asarray(losses, dtype=np.float64), samples, max_drop)
+
+
+def enough_samples(max_drop: float, confidence: float) -> int:
+    """The fewest samples that can show it: with no loss at all on them, (1 - max_drop)^n is 1 - confidence or less."""
+    return math.ceil(math.log(1 - confidence) / math.log1p(-max_drop))
+
+
+def check_enough_samples(samples: int, max_drop: float, confidence: float, tested_share: float = 1.0) -> None:
+    """Raise `ValueError` when no result on `tested_share` of the samples could show the promise."""
+    if not 0 < max_drop < 1:
+        raise ValueError(
+            f"max_drop must lie between 0 and 1, got {max_drop:g}: that nothing at all is lost cannot be shown with "
+            "any number of samples, and 1 % is 0.01"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
+    needed = enough_samples(max_drop, confidence)
+    if int(samples * tested_share) < needed:
+        total = math.ceil(needed / tested_share)
+        while int(total * tested_share) < needed:
+            total += 1
+        test = "" if tested_share == 1 else f" ({needed} to test with, the others to choose the setting)"
+        raise ValueError(
+            f"{samples} samples cannot show with {confidence:.4g} confidence that at most {max_drop:g} of accuracy is "
+            f"lost, whatever the model answers: {total} samples{test} are enough if early exits spoil none of them. "
+            "Use more samples, a larger max_drop or less confidence"
+        )
+
+
+def _check(records: ExitRecords, max_drop: float, confidence: float, tested_share: float) -> None:
+    check_enough_samples(len(records), max_drop, confidence, tested_share)
+    check_several_classes(records)
+
+
+def _losses(records: ExitRecords, rule: ExitRule, lost: npt.NDArray[np.bool_]) -> int:
+    return int(lost[np.arange(len(records)), exit_heads(records, rule)].sum())
+
+
+def _careful_to_fast(records: ExitRecords, max_drop: float) -> list[ExitRule]:
+    """Rules in the order of their test, all from these samples: those of the criterion that is best on them."""
+    best = compare_criteria(records, Objective(max_drop=max_drop))[0].rule
+    if best.criterion == "patience":
+        found = rules_of(records, "patience", layers=best.layers)[1:]
+        return [one.rule for one in reversed(found)]  # the most patient first
+    front = pareto_front(records, best.criterion, best.top_k, quality="kept").rules
+    steps = np.unique(np.linspace(0, len(front) - 1, TESTED_RULES).round().astype(np.int64))
+    return [front[step].rule for step in steps]
+
+
+def _certificate(
+    records: ExitRecords,
+    passed: Sequence[ExitRule],
+    max_drop: float,
+    confidence: float,
+    tested_rules: int,
+    rows: torch.Tensor,
+) -> Certificate:
+    """Of the rules that `passed`, and full depth, the one with the largest FLOPs speed-up."""
+    found = [FoundRule.of(rule, simulate(records, rule)) for rule in (ExitRule(()), *passed)]
+    fastest = max(found, key=lambda one: one.flops_speedup)  # of equally fast ones the first
+    losses = _losses(records, fastest.rule, spoilt(records))
+    return Certificate(
+        found=fastest,
+        max_drop=max_drop,
+        confidence=confidence,
+        samples=len(records),
+        losses=losses,
+        p_value=float(p_values(losses, len(records), max_drop)) if fastest.rule.layers else 0.0,
+        tested_rules=tested_rules,
+        tested_rows=rows,
+    )

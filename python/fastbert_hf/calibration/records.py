@@ -1,0 +1,190 @@
+"""What every exit head answers on labelled samples: recorded once, so that no setting needs the model again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from fastbert_hf.calibration.fingerprint import model_fingerprint
+from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.files import write_atomically
+from fastbert_hf.flops import ModelShape
+from fastbert_hf.modeling import FastBertForSequenceClassification
+
+_METADATA_KEY = "fastbert_exit_records"
+
+
+@dataclass(frozen=True)
+class ExitRecords:
+    """Logits of all E exit heads on n labelled samples; every tensor is on the CPU, in the order of the data.
+
+    Attributes:
+        logits: float32 [n, E, N]; the last head is the teacher classifier.
+        labels: int64 [n], class ids in 0..N-1.
+        lengths: int64 [n], tokens of every sample, at least 1.
+        shape: sizes of the model, which decide the FLOPs.
+        fingerprint: `model_fingerprint` of the model; "" when the logits come from elsewhere.
+
+    Raises:
+        ValueError: no sample, tensors whose dtypes or shapes are not those above, or labels that the model does not
+            know.
+    """
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+    lengths: torch.Tensor
+    shape: ModelShape
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        size, num_labels = len(self.labels), self.shape.num_labels
+        wanted = {
+            "logits": (self.logits, torch.float32, (size, len(self.exit_layers), num_labels)),
+            "labels": (self.labels, torch.int64, (size,)),
+            "lengths": (self.lengths, torch.int64, (size,)),
+        }
+        for name, (tensor, dtype, shape) in wanted.items():
+            if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+                raise ValueError(
+                    f"the {name} of exit records must be {dtype} {list(shape)}, got {tensor.dtype} {list(tensor.shape)}"
+                )
+        if size == 0:
+            raise ValueError("nothing to calibrate on: there are no samples")
+        check_labels(self.labels, num_labels)
+        if bool((self.lengths < 1).any()):
+            raise ValueError("the lengths of exit records must be at least 1")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """The E layers, 1-based and ascending, that have an exit head."""
+        return self.shape.exit_layers or tuple(range(1, self.shape.num_layers + 1))
+
+    @property
+    def student_layers(self) -> tuple[int, ...]:
+        """The layers of the student classifiers: all exit layers but the last."""
+        return self.exit_layers[:-1]
+
+    @cached_property
+    def predictions(self) -> torch.Tensor:
+        """int64 [n, E], the class with the largest logit at every exit head."""
+        return self.logits.argmax(dim=-1)
+
+    @cached_property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """bool [n, E], whether the prediction of every exit head is the label."""
+        return (self.predictions == self.labels[:, None]).numpy()
+
+    @property
+    def full_depth_accuracy(self) -> float:
+        """Part of the samples that the teacher classifier predicts right."""
+        return float(self.right[:, -1].mean())
+
+    def rows(self, index: torch.Tensor) -> ExitRecords:
+        """The samples at `index`, int64 [m] (repeats allowed) or bool [n], as records of their own."""
+        return ExitRecords(self.logits[index], self.labels[index], self.lengths[index], self.shape, self.fingerprint)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file; a fault leaves the old file or none."""
+        description = {"shape": asdict(self.shape), "fingerprint": self.fingerprint}
+        tensors = {"logits": self.logits, "labels": self.labels, "lengths": self.lengths}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_atomically(path, save(tensors, metadata={_METADATA_KEY: json.dumps(description)}))
+
+    @classmethod
+    def load(cls, path: Path) -> ExitRecords:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+            FileNotFoundError: there is no such file.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                description = json.loads((file.metadata() or {})[_METADATA_KEY])
+                tensors = {name: file.get_tensor(name) for name in ("logits", "labels", "lengths")}
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} holds no exit records ({error}); record them again") from error
+        layers = description["shape"].pop("exit_layers")
+        shape = ModelShape(**description["shape"], exit_layers=None if layers is None else tuple(layers))
+        return cls(**tensors, shape=shape, fingerprint=description["fingerprint"])
+
+
+@torch.inference_mode()
+def record_exits(
+    model: FastBertForSequenceClassification,
+    dataset: TokenisedDataset,
+    batch_size: int = 32,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> ExitRecords:
+    """Run `model` once over `dataset`, on the device it is on, with every exit head on every sample.
+
+    Args:
+        model: a single-label model, run in eval mode and left in the mode it was in.
+        dataset: tokenised samples with labels.
+        batch_size: samples per forward pass.
+        progress: called after every batch with the number of its samples.
+
+    Raises:
+        ValueError: an empty data set, one without labels, labels that the model does not know, or a multi-label model.
+    """
+    if model.config.multi_label:
+        raise ValueError(
+            "calibration is for models that give a sample exactly one class; this one is multi-label, choose its "
+            "Speed by evaluating a few"
+        )
+    if len(dataset) == 0:
+        raise ValueError("nothing to calibrate on: the data set is empty")
+    if dataset.label_ids is None:
+        raise ValueError("nothing to compare with: the data set has no labels")
+    labels = torch.tensor(dataset.label_ids)
+    check_labels(labels, model.num_labels)
+    logits = []
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in dataset.batches(batch_size):
+            inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+            logits.append(model(**inputs, output_all_exits=True).all_logits.cpu())
+            progress(len(logits[-1]))
+    finally:
+        model.train(was_training)
+    return ExitRecords(
+        logits=torch.cat(logits),
+        labels=labels,
+        lengths=torch.tensor(dataset.lengths),
+        shape=ModelShape.from_config(model.config),
+        fingerprint=model_fingerprint(model),
+    )
+
+
+def check_labels(labels: torch.Tensor, num_labels: int) -> None:
+    """Raise `ValueError` naming the samples whose class id is not in 0..N-1."""
+    rows = ((labels < 0) | (labels >= num_labels)).nonzero().flatten().tolist()
+    if rows:
+        shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+        raise ValueError(
+            f"{len(rows)} sample(s) have a label that the model does not know (position(s) {shown}); its class ids are "
+            f"0..{num_labels - 1}: calibrate on data with the model's own classes"
+        )
+
+
+def check_several_classes(records: ExitRecords) -> None:
+    """Raise `ValueError` when all samples have the same label: accuracy on one class says nothing about the others."""
+    classes = records.labels.unique()
+    if len(classes) == 1:
+        raise ValueError(
+            f"all {len(records)} samples have the class {int(classes)}: what is lost on the other classes cannot be "
+            "seen; calibrate on samples of every class"
+        )

@@ -1,0 +1,176 @@
+"""The best exit rule for a wish: one Speed or a patience, and which student classifiers are worth asking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fastbert_hf.calibration.curve import speed_curve
+from fastbert_hf.calibration.records import ExitRecords
+from fastbert_hf.calibration.simulation import CriterionName, ExitRule, Simulation, simulate
+
+# Speeds that a search looks at; more change the accuracy on some thousand samples by less than its noise.
+SEARCHED_SPEEDS = 512
+# Label reductions that are compared on sets with more classes than that.
+TOP_KS = (2, 3, 5, 10, 20)
+# Of differences between shares of samples.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is wished for; exactly one of the two.
+
+    Attributes:
+        max_drop: accuracy that may be lost against full depth, in [0, 1); wanted is the fastest rule.
+        min_speedup: FLOPs speed-up to reach, above 0; wanted is the most accurate rule.
+    """
+
+    max_drop: float | None = None
+    min_speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_drop is None) == (self.min_speedup is None):
+            raise ValueError("ask for either max_drop or min_speedup")
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise ValueError(f"max_drop is a part of the samples, in [0, 1); got {self.max_drop} (1 % is 0.01)")
+        if self.min_speedup is not None and not self.min_speedup > 0:
+            raise ValueError(f"min_speedup must be above 0, got {self.min_speedup}")
+
+
+@dataclass(frozen=True)
+class FoundRule:
+    """An exit rule and what it does on the samples it was found with; attributes as in `Simulation`."""
+
+    rule: ExitRule
+    accuracy: float
+    drop: float
+    flops_speedup: float
+
+    @classmethod
+    def of(cls, rule: ExitRule, simulation: Simulation) -> FoundRule:
+        """`rule` with the figures of `simulation`."""
+        return cls(rule, simulation.accuracy, simulation.drop, simulation.flops_speedup)
+
+
+def choose(found: Iterable[FoundRule], objective: Objective) -> FoundRule:
+    """The best of `found` for `objective`; of equally good ones the first.
+
+    Raises:
+        ValueError: none does what is wished for; names the nearest.
+    """
+    found = list(found)
+    if objective.max_drop is not None:
+        allowed = [one for one in found if one.drop <= objective.max_drop + _ROUNDING]
+        if not allowed:
+            least = min(one.drop for one in found)
+            raise ValueError(f"every rule loses more accuracy than {objective.max_drop:g}; the least is {least:.4f}")
+        return max(allowed, key=lambda one: (one.flops_speedup, one.accuracy))
+    assert objective.min_speedup is not None
+    allowed = [one for one in found if one.flops_speedup >= objective.min_speedup]
+    if not allowed:
+        fastest = max(one.flops_speedup for one in found)
+        raise ValueError(
+            f"no rule has a FLOPs speed-up of {objective.min_speedup:g} or more; the fastest has {fastest:.3g}"
+        )
+    return max(allowed, key=lambda one: (one.accuracy, one.flops_speedup))
+
+
+def rules_of(
+    records: ExitRecords,
+    criterion: CriterionName = "entropy",
+    top_k: int = 2,
+    layers: Sequence[int] | None = None,
+    limit: int = SEARCHED_SPEEDS,
+) -> list[FoundRule]:
+    """Full depth, and every rule of one criterion with one Speed for all layers, or every patience.
+
+    Args:
+        records: the samples.
+        criterion: when a sample leaves.
+        top_k: classes that "top_k_entropy" looks at.
+        layers: where a student classifier is asked; `None` for all of them.
+        limit: Speeds to look at, of those that differ on `records`.
+    """
+    layers = records.student_layers if layers is None else tuple(layers)
+    full_depth = ExitRule((), criterion=criterion, top_k=top_k)
+    found = [FoundRule.of(full_depth, simulate(records, full_depth))]
+    if criterion == "patience":
+        rules = [ExitRule(layers, criterion=criterion, patience=p) for p in range(1, len(layers) + 1)]
+        return found + [FoundRule.of(rule, simulate(records, rule)) for rule in rules]
+    curve = speed_curve(records, layers, criterion, top_k, limit)
+    full = records.full_depth_accuracy
+    return found + [
+        FoundRule(ExitRule.one_speed(layers, speed, criterion, top_k), accuracy, full - accuracy, speedup)
+        for speed, accuracy, speedup in zip(curve.speeds, curve.accuracy, curve.flops_speedup, strict=True)
+    ]
+
+
+def best_rule(
+    records: ExitRecords,
+    objective: Objective,
+    criterion: CriterionName = "entropy",
+    top_k: int = 2,
+    limit: int = SEARCHED_SPEEDS,
+) -> FoundRule:
+    """The best single Speed (or patience), and the student classifiers that it is best with.
+
+    A head that rarely lets a sample leave only costs its FLOPs. Starting with all heads, the one without which the
+    best rule is better by the most is left out, until leaving out any makes it worse or nothing better (greedy
+    backward elimination: at most E^2 / 2 curves; the best subset of heads may be another).
+
+    Raises:
+        ValueError: no rule does what is wished for.
+    """
+    layers = records.student_layers
+    everything = rules_of(records, criterion, top_k, layers, limit)
+    best = _best_or_none(everything, objective)
+    while layers:
+        fewer = []
+        for left_out in layers:
+            kept = tuple(layer for layer in layers if layer != left_out)
+            found = _best_or_none(rules_of(records, criterion, top_k, kept, limit), objective)
+            if found is not None:
+                fewer.append((found, kept))
+        if not fewer:
+            break
+        candidate, layers = max(fewer, key=lambda pair: _merit(pair[0], objective))
+        if best is not None and _merit(candidate, objective) <= _merit(best, objective):
+            break
+        best = candidate
+    return choose(everything, objective) if best is None else best
+
+
+def compare_criteria(records: ExitRecords, objective: Objective, limit: int = SEARCHED_SPEEDS) -> list[FoundRule]:
+    """The best rule of every criterion, each with one Speed or patience, the best criterion first.
+
+    "top_k_entropy" is tried with every k of `TOP_KS` that is below the number of classes. Criteria that cannot do what
+    is wished for are missing; the figures are those on `records`, on which each rule was chosen too.
+
+    Raises:
+        ValueError: no criterion does what is wished for.
+    """
+    families: list[tuple[CriterionName, int]] = [("entropy", 2), ("confidence", 2), ("patience", 2)]
+    families += [("top_k_entropy", k) for k in TOP_KS if k < records.shape.num_labels]
+    found, failures = [], []
+    for criterion, top_k in families:
+        try:
+            found.append(best_rule(records, objective, criterion, top_k, limit))
+        except ValueError as error:
+            failures.append(error)
+    if not found:
+        raise failures[0]
+    return sorted(found, key=lambda one: _merit(one, objective), reverse=True)
+
+
+def _best_or_none(found: Iterable[FoundRule], objective: Objective) -> FoundRule | None:
+    try:
+        return choose(found, objective)
+    except ValueError:
+        return None
+
+
+def _merit(found: FoundRule, objective: Objective) -> tuple[float, float]:
+    if objective.max_drop is not None:
+        return found.flops_speedup, found.accuracy
+    return found.accuracy, found.flops_speedup

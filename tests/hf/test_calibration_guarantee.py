@@ -1,0 +1,257 @@
+"""The guarantee on draws from a population whose truth is known, its refusals, and the saved setting."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from fastbert_hf.calibration import (
+    CalibratedSetting,
+    ExitRecords,
+    ExitRule,
+    Objective,
+    calibrate,
+    certify,
+    certify_one_speed,
+    certify_searched,
+    figures_of,
+    guarantee,
+    simulate,
+)
+from fastbert_hf.calibration.guarantee import FIXED_SPEEDS, enough_samples, fixed_sequence, p_values
+from fastbert_hf.calibration.intervals import ratio_interval, share_interval
+from fastbert_hf.flops import ModelShape
+
+DRAWS = 500
+
+
+def make_population(size: int, heads: int = 3, seed: int = 0) -> ExitRecords:
+    """Samples of two classes, some of them hard; the deeper the head, the more of them it gets right."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randint(2, (size,), generator=generator)
+    logits = torch.randn(size, heads, 2, generator=generator)
+    ease = torch.linspace(2, 6, heads) - 3 * torch.rand(size, 1, generator=generator)
+    logits[torch.arange(size), :, classes] += ease
+    lengths = torch.randint(3, 60, (size,), generator=generator)
+    return ExitRecords(logits, classes, lengths, ModelShape(256, 1024, heads, 16, 2), "0" * 64)
+
+
+def make_cliff(size: int, spoilt_share: float) -> ExitRecords:
+    """At Speeds above 0.3, early exits spoil `spoilt_share` of the samples; below, none."""
+    classes = torch.arange(size) % 2
+    right = torch.nn.functional.one_hot(classes, 2).float()
+    logits = torch.zeros(size, 2, 2)
+    logits[:, 0] = 20 * right  # sure and right
+    spoilt = torch.randperm(size, generator=torch.Generator().manual_seed(1))[: round(spoilt_share * size)]
+    logits[spoilt, 0] = 2.9 * (1 - right[spoilt])  # uncertainty 0.3, wrong
+    logits[:, 1] = 9 * right
+    return ExitRecords(logits, classes, torch.full((size,), 9), ModelShape(256, 1024, 2, 16, 2))
+
+
+def draws(population: ExitRecords, size: int, count: int = DRAWS):
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(count):
+        yield population.rows(torch.randint(len(population), (size,), generator=generator))
+
+
+def risk_of(population: ExitRecords, rule: ExitRule) -> float:
+    """Share that is right at full depth and wrong at the rule's exit."""
+    wrong = simulate(population, rule).predictions != population.labels.numpy()
+    full_depth = population.logits[:, -1].argmax(dim=-1) == population.labels
+    return float((full_depth.numpy() & wrong).mean())
+
+
+def most_violations(level: float, count: int = DRAWS) -> int:
+    return int(stats.binom.ppf(0.999, count, level))
+
+
+def test_one_speed_keeps_the_promise_and_the_best_on_the_samples_does_not() -> None:
+    population, max_drop, level = make_population(20_000), 0.03, 0.1
+    truth = {float(speed): risk_of(population, ExitRule.one_speed((1, 2), speed)) for speed in FIXED_SPEEDS}
+    coarse = [speed for speed in list(truth)[::6] if truth[speed] < 2 * max_drop]
+    violations = naive_violations = faster = 0
+    for sample in draws(population, 500):
+        certificate = certify_one_speed(sample, max_drop, 1 - level)
+        assert certificate.p_value <= level + 1e-12
+        speeds = certificate.found.rule.speeds
+        violations += bool(speeds) and truth[speeds[0]] > max_drop
+        faster += certificate.found.flops_speedup > 1.2
+        naive = [speed for speed in coarse if risk_of(sample, ExitRule.one_speed((1, 2), speed)) <= max_drop]
+        naive_violations += truth[max(naive)] > max_drop
+    assert violations <= most_violations(level)
+    assert naive_violations > most_violations(level)  # so the draws are hard enough for the test to mean something
+    assert faster > DRAWS / 2
+
+
+def test_level_is_used_up_where_the_risk_jumps_just_above() -> None:
+    """The hardest case for the test: all that is fast has a risk just above what is allowed."""
+    population, max_drop, level = make_cliff(20_000, 0.0505), 0.05, 0.1
+    violations = 0
+    for sample in draws(population, 800):
+        rule = certify_one_speed(sample, max_drop, 1 - level).found.rule
+        violations += risk_of(sample, rule) > 0 and rule.speeds[0] > 0.3
+    assert level * DRAWS / 2 < violations <= most_violations(level)
+
+
+def test_searched_rules_keep_the_promise() -> None:
+    population, max_drop, level, count = make_population(5_000), 0.05, 0.2, 100
+    violations = faster = 0
+    for number, sample in enumerate(draws(population, 300, count)):
+        certificate = certify_searched(sample, max_drop, 1 - level, seed=number)
+        violations += risk_of(population, certificate.found.rule) > max_drop
+        faster += certificate.found.flops_speedup > 1.2
+    assert violations <= most_violations(level, count)
+    assert faster > count / 2
+
+
+def test_choosing_and_testing_share_no_sample(monkeypatch) -> None:
+    """Answers on the tested samples decide how many rules pass, and never which rules are tested."""
+    tested_rules = []
+
+    def recording(records, rules, *arguments):
+        tested_rules.append(rules)
+        return certify(records, rules, *arguments)
+
+    monkeypatch.setattr(guarantee, "certify", recording)
+    records = make_population(400)
+    before = certify_searched(records, 0.05, seed=3)
+    assert before.samples == 200 == len(before.tested_rows.unique())
+    logits = records.logits.clone()
+    logits[before.tested_rows, :2] = -5 * logits[before.tested_rows, 2:]  # sure, and wrong where full depth is right
+    after = certify_searched(replace(records, logits=logits), 0.05, seed=3)
+    assert torch.equal(after.tested_rows, before.tested_rows)
+    assert tested_rules[0] == tested_rules[1] and len(tested_rules[0]) > 5
+    assert after.found.flops_speedup < before.found.flops_speedup
+
+
+def test_nothing_but_full_depth_passes_where_early_exits_spoil() -> None:
+    records = make_cliff(400, 0.5)
+    logits = records.logits.clone()
+    logits[:, 0] = -logits[:, 1]  # sure and wrong
+    certificate = certify_one_speed(replace(records, logits=logits), 0.05)
+    assert (certificate.found.rule.layers, certificate.found.flops_speedup) == ((), 1.0)
+    assert (certificate.losses, certificate.p_value) == (0, 0.0)
+
+
+def test_p_values_are_exact() -> None:
+    chance = Fraction(3, 100)
+    for losses in (0, 1, 5, 40):
+        terms = (math.comb(40, k) * chance**k * (1 - chance) ** (40 - k) for k in range(losses + 1))
+        assert p_values(losses, 40, 0.03) == pytest.approx(float(sum(terms)), rel=1e-12)
+
+
+def test_sequence_ends_at_the_first_failure() -> None:
+    assert fixed_sequence(np.array([0, 0, 99, 0]), 100, 0.05, 0.95) == (2, 3)
+    assert fixed_sequence(np.array([0, 1]), 100, 0.05, 0.95) == (2, 2)
+    assert fixed_sequence(np.array([50]), 100, 0.05, 0.95) == (0, 1)
+    assert fixed_sequence(np.array([], dtype=np.int64), 100, 0.05, 0.95) == (0, 0)
+
+
+def test_rules_given_by_the_caller_are_tested_in_their_order() -> None:
+    records = make_population(400)
+    careful, fast = ExitRule((1, 2), (0.05, 0.05)), ExitRule((1, 2), (1.0, 1.0))
+    assert certify(records, [careful, fast], 0.05, 0.95).found.rule == careful
+    stopped = certify(records, [fast, careful], 0.05, 0.95)
+    assert (stopped.found.rule.layers, stopped.found.flops_speedup, stopped.tested_rules) == ((), 1.0, 1)
+
+
+@pytest.mark.parametrize(("max_drop", "confidence", "needed"), [(0.01, 0.95, 299), (0.05, 0.9, 45), (0.5, 0.5, 1)])
+def test_enough_samples_is_the_smallest_number(max_drop, confidence, needed) -> None:
+    assert enough_samples(max_drop, confidence) == needed
+    assert stats.binom.cdf(0, needed, max_drop) <= 1 - confidence + 1e-12
+    assert needed == 1 or stats.binom.cdf(0, needed - 1, max_drop) > 1 - confidence
+
+
+def test_too_few_samples_are_refused_with_the_number_that_is_enough() -> None:
+    five = make_population(5)
+    with pytest.raises(ValueError, match="5 samples cannot show .* 299 samples are enough"):
+        calibrate(five, Objective(max_drop=0.01), search="one_speed")
+    with pytest.raises(ValueError, match=r"598 samples \(299 to test with"):
+        calibrate(five, Objective(max_drop=0.01))
+    with pytest.raises(ValueError, match="5 samples are too few"):
+        calibrate(five, Objective(min_speedup=1.5))
+    with pytest.raises(ValueError, match="598 samples"):
+        calibrate(make_population(597), Objective(max_drop=0.01))
+    certify_searched(make_population(598), 0.01)
+    certify_one_speed(make_population(299), 0.01)
+
+
+def test_one_class_and_numbers_out_of_range_are_refused() -> None:
+    records = make_population(400)
+    one_class = replace(records, labels=torch.ones_like(records.labels))
+    for wish in (Objective(max_drop=0.05), Objective(min_speedup=1.2)):
+        with pytest.raises(ValueError, match="all 400 samples have the class 1"):
+            calibrate(one_class, wish)
+    with pytest.raises(ValueError, match="cannot be shown with any number of samples"):
+        calibrate(records, Objective(max_drop=0.0))
+    for confidence in (0.0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="confidence must lie between 0 and 1"):
+            calibrate(records, Objective(max_drop=0.05), confidence=confidence)
+    with pytest.raises(ValueError, match="tested_share"):
+        certify_searched(records, 0.05, tested_share=1.0)
+
+
+@pytest.mark.parametrize(
+    ("wish", "search"),
+    [
+        (Objective(max_drop=0.05), "searched"),
+        (Objective(max_drop=0.05), "one_speed"),
+        (Objective(min_speedup=1.5), "searched"),
+        (Objective(min_speedup=1.5), "one_speed"),
+    ],
+)
+def test_setting_says_what_was_found_and_survives_its_file(wish, search, tmp_path) -> None:
+    records = make_population(800, heads=4)
+    setting = calibrate(records, wish, search=search)
+    guaranteed = wish.max_drop is not None
+    assert (setting.evidence.guarantee is not None) == (setting.evidence.p_value is not None) == guaranteed
+    assert setting.evidence.samples_for_choosing == (400 if guaranteed and search == "searched" else 0)
+    assert setting.evidence.samples + setting.evidence.samples_for_choosing == 800
+    figures = setting.figures
+    assert figures.accuracy_interval[0] < figures.accuracy < figures.accuracy_interval[1]
+    assert figures.flops_speedup_interval[0] < figures.flops_speedup < figures.flops_speedup_interval[1]
+    assert figures.drop == pytest.approx(figures.full_depth_accuracy - figures.accuracy)
+    if not guaranteed:
+        assert figures.flops_speedup >= 1.5
+        assert figures == figures_of(records, setting.rule, 0.95)
+    speed = setting.speed_for_speedup(1.4)
+    assert simulate(records, ExitRule.one_speed((1, 2, 3), speed)).flops_speedup == pytest.approx(1.4, rel=0.02)
+
+    path = setting.save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["fastbert_calibration.json"]
+    loaded = CalibratedSetting.load(tmp_path)
+    assert loaded == setting
+    loaded.check_model("0" * 64)
+    with pytest.raises(ValueError, match="calibrate again"):
+        loaded.check_model("1" * 64)
+    content = json.loads(path.read_text())
+    for broken in (content | {"format": 2}, content | {"rule": {"layers": [2, 1]}}, [], {"format": 1}):
+        path.write_text(json.dumps(broken))
+        with pytest.raises(ValueError, match=r"fastbert_calibration.json is not a calibration that can be read"):
+            CalibratedSetting.load(tmp_path)
+    path.unlink()
+    assert CalibratedSetting.load(tmp_path) is None
+
+
+@pytest.mark.parametrize(("count", "samples"), [(0, 9), (9, 9), (3, 50), (499, 500)])
+def test_share_interval_is_clopper_pearson(count, samples) -> None:
+    expected = stats.binomtest(count, samples).proportion_ci(0.9, method="exact")
+    assert share_interval(count, samples, 0.9) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_ratio_interval_covers_the_truth() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(DRAWS):
+        above = generator.integers(10, 60, 200).astype(float)
+        below = above * generator.choice([0.2, 0.5, 1.0], 200)
+        low, high = ratio_interval(above, below, 0.9)
+        covered += low < 3 / 1.7 < high
+    assert stats.binom.ppf(0.001, DRAWS, 0.88) <= covered <= stats.binom.ppf(0.999, DRAWS, 0.92)
