@@ -60,7 +60,7 @@ TASKS = {
     "sst2": Task(max_length=64, epochs=3, distil_epochs=5),
     "mrpc": Task(max_length=128, epochs=4, distil_epochs=8),
     "ag_news": Task(max_length=96, epochs=2, distil_epochs=5),
-    "book_review": Task(max_length=128, epochs=4, distil_epochs=5, learning_rate=3e-4, chinese=True),
+    "book_review": Task(max_length=128, epochs=3, distil_epochs=4, learning_rate=3e-4, train_rows=10_000, chinese=True),
 }
 
 
