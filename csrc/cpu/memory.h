@@ -1,5 +1,5 @@
 // Scratch memory whose vectors do not straddle cache lines. A thread keeps what is given back for its next request: pages
-// fresh from the system cost a fault each, a microsecond for every few KB, which is 2 % of a small encoder's time.
+// fresh from the system cost a fault each.
 #pragma once
 #include <cstddef>
 #include <memory>
