@@ -44,7 +44,9 @@ def make_multi_label_data(size: int = 60) -> ClassificationData:
     return ClassificationData(texts, None, classes, ["bad", "good"], multi_label=True)
 
 
-def make_model(num_layers: int = 3, dropout: float = 0.1, **options: Any) -> FastBertForSequenceClassification:
+def make_model(
+    num_layers: int = 3, dropout: float = 0.1, num_labels: int = 2, **options: Any
+) -> FastBertForSequenceClassification:
     """A model with the same weights every time; `options` are of its configuration."""
     torch.manual_seed(0)
     backbone = BertConfig(
@@ -57,7 +59,9 @@ def make_model(num_layers: int = 3, dropout: float = 0.1, **options: Any) -> Fas
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
-    return FastBertForSequenceClassification(FastBertConfig(backbone, num_labels=2, head_hidden_size=16, **options))
+    return FastBertForSequenceClassification(
+        FastBertConfig(backbone, num_labels=num_labels, head_hidden_size=16, **options)
+    )
 
 
 def snapshot(module: torch.nn.Module) -> State:

@@ -93,14 +93,14 @@ def forward(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     token_type_ids: Tensor | None = None,
-    speed: float | Tensor | None = None,
+    speed: Any = None,
     labels: Tensor | None = None,
     output_all_exits: bool = False,
+    speedup: float | None = None,
 ) -> Any:
     from fastbert_hf.backbones import has_segments
     from fastbert_hf.inputs import check_inputs
     from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
-    from fastbert_hf.speed import resolve_speed
 
     valid = check_inputs(
         input_ids,
@@ -109,7 +109,10 @@ def forward(
         model.config.max_position_embeddings,
         has_segments=has_segments(model.backbone),
     )
-    threshold = resolve_speed(speed, batch_size=input_ids.shape[0], device=input_ids.device)
+    resolved = model.resolve_speed(speed, speedup, input_ids.shape[0])
+    if resolved is not None and (resolved.layer_speeds is not None or resolved.criterion != "entropy"):
+        return NotImplemented
+    threshold = None if resolved is None else resolved.sample_speeds
     if output_all_exits or input_ids.shape[0] == 0:
         return NotImplemented  # nothing to gain: no sample leaves early, or there is none
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,11 +12,13 @@ from torch.nn import functional
 from transformers import AutoConfig, PreTrainedModel, initialization
 
 from fastbert_hf import backbones
+from fastbert_hf.calibrated_setting import CalibratedSetting, find_setting
 from fastbert_hf.configuration import FastBertConfig
+from fastbert_hf.exit_decision import ExitDecision
 from fastbert_hf.heads import AttentiveHead, PooledHead, uncertainty
 from fastbert_hf.inputs import check_inputs, make_position_ids
 from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
-from fastbert_hf.speed import resolve_speed
+from fastbert_hf.speed import ResolvedSpeed, Speed, resolve_speed
 
 # What from_backbone may set besides the backbone and the number of classes.
 _BACKBONE_OVERRIDES = (
@@ -38,6 +41,9 @@ class FastBertForSequenceClassification(PreTrainedModel):
     `backbone` is an encoder of Transformers without pooler (`backbones.py` says which); `heads` holds one exit head for
     each entry of `config.exit_layers`, of which the last is the teacher classifier and the others are the student
     classifiers. Made with `from_backbone` from a pretrained encoder, or with `from_pretrained` from a saved FastBERT.
+
+    `calibrated_setting` is what a calibration chose for these weights, or `None`: how samples leave when a call names
+    no Speed. It is saved and loaded with the model.
     """
 
     config: FastBertConfig
@@ -56,6 +62,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         self.backbone = backbones.build_backbone(config.backbone_config)
         self.heads = nn.ModuleList(_make_head(config) for _ in config.exit_layers)
         self._frozen_for_distillation = False
+        self.calibrated_setting: CalibratedSetting | None = None
         self.post_init()
 
     @torch.no_grad()
@@ -117,6 +124,10 @@ class FastBertForSequenceClassification(PreTrainedModel):
         Raises:
             RuntimeError: the checkpoint and the model do not have the same parameters. Transformers alone would
                 warn and go on with random weights.
+            ValueError: the calibrated setting beside the checkpoint cannot be read.
+
+        Warns:
+            UserWarning: the calibrated setting was made for other weights, and is left out.
         """
         want_info = kwargs.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
@@ -131,7 +142,14 @@ class FastBertForSequenceClassification(PreTrainedModel):
                 f"{pretrained_model_name_or_path} is not a checkpoint of this model: {'; '.join(problems)}. "
                 "A plain backbone is loaded with from_backbone."
             )
+        model.calibrated_setting = find_setting(pretrained_model_name_or_path, model, kwargs)
         return (model, info) if want_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in `PreTrainedModel.save_pretrained`; the calibrated setting, if there is one, is saved too."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.calibrated_setting is not None:
+            self.calibrated_setting.save(Path(save_directory))
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -183,9 +201,10 @@ class FastBertForSequenceClassification(PreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-        speed: float | torch.Tensor | None = None,
+        speed: Speed | None = None,
         labels: torch.Tensor | None = None,
         output_all_exits: bool = False,
+        speedup: float | None = None,
     ) -> FastBertOutput:
         """Classify a batch.
 
@@ -195,38 +214,74 @@ class FastBertForSequenceClassification(PreTrainedModel):
             token_type_ids: int64 or int32 [B, L], or `None` for one segment. Must be 0 throughout where the backbone
                 has no segments (RoBERTa, DistilBERT); checked together with the mask, in one read of the device.
             speed: a sample exits after layer i, if that has an exit head, when its uncertainty there is below its Speed
-                (strictly); after the last layer every sample exits. A number in [0, 1], a float tensor [B], or `None`
-                for full depth: the teacher classifier alone answers.
+                (strictly); after the last layer every sample exits. A number in [0, 1], of which 0 means full depth
+                (the teacher classifier alone answers); a float tensor [B]; a sequence with one Speed for each student
+                classifier; or an `ExitRule`. `None`: in eval mode the rule of `calibrated_setting`, otherwise and
+                without a setting full depth.
             labels: int64 [B], class ids, or float [B, N] of 0 and 1 for a multi-label model; adds `loss`.
             output_all_exits: run every layer and every exit head on every sample and return all of them too. What
                 `speed` selects stays the same.
+            speedup: instead of `speed`, the FLOPs speed-up wanted: the Speed that has it according to
+                `calibrated_setting`.
 
         Returns:
             `FastBertOutput` with rows in input order.
 
         Raises:
-            TypeError, ValueError: see `check_inputs` and `resolve_speed`.
+            TypeError, ValueError: see `check_inputs` and `resolve_speed` of this class.
 
         Warns:
             RuntimeWarning: an uncertainty is not finite (CPU only). Such a sample does not exit before the last layer.
         """
         valid = self._check(input_ids, attention_mask, token_type_ids)
-        threshold = resolve_speed(speed, batch_size=input_ids.shape[0], device=input_ids.device)
+        resolved = self.resolve_speed(speed, speedup, input_ids.shape[0])
 
         if input_ids.shape[0] == 0:  # the layers of Transformers do not take an empty batch
             output = self._empty_output(output_all_exits, input_ids.device)
         elif output_all_exits:
-            output = self._run_all_exits(input_ids, valid, token_type_ids, threshold)
-        elif threshold is None:
+            output = self._run_all_exits(input_ids, valid, token_type_ids, resolved)
+        elif resolved is None:
             output = self._run_full_depth(input_ids, valid, token_type_ids)
         else:
-            output = self._run_adaptive(input_ids, valid, token_type_ids, threshold)
+            output = self._run_adaptive(
+                input_ids, valid, token_type_ids, ExitDecision(resolved, self.config.multi_label)
+            )
 
         warn_if_not_finite(output.uncertainty)
         if labels is None:
             return output
         # Made anew, so that the loss comes first in the tuple form of the output.
         return FastBertOutput(loss=self._loss(output.logits, labels), **output)
+
+    def resolve_speed(self, speed: Speed | None, speedup: float | None, batch_size: int) -> ResolvedSpeed | None:
+        """What `speed` and `speedup` of a call to this model come to; arguments as in `forward`.
+
+        Returns:
+            `None` for full depth.
+
+        Raises:
+            TypeError: `speed` is none of what it may be.
+            ValueError: both are given, `speedup` without a calibrated setting or out of its reach, or `speed` out of
+                range or not fitting the model.
+        """
+        if speedup is not None:
+            if speed is not None:
+                raise ValueError("give either speed or speedup, not both")
+            if self.calibrated_setting is None:
+                raise ValueError(
+                    "speedup needs a calibrated model, which knows the Speed for it; calibrate this one first "
+                    "(fastbert calibrate, or fastbert_hf.calibration), or give a speed"
+                )
+            speed = self.calibrated_setting.speed_for_speedup(speedup)
+        elif speed is None and self.calibrated_setting is not None and not self.training:
+            speed = self.calibrated_setting.rule
+        return resolve_speed(
+            speed,
+            batch_size=batch_size,
+            device=self.device,
+            exit_layers=self.config.exit_layers,
+            multi_label=self.config.multi_label,
+        )
 
     def exit_hidden_states(
         self,
@@ -314,16 +369,23 @@ class FastBertForSequenceClassification(PreTrainedModel):
         input_ids: torch.Tensor,
         valid: torch.Tensor,
         token_type_ids: torch.Tensor | None,
-        threshold: torch.Tensor | None,
+        speed: ResolvedSpeed | None,
     ) -> FastBertOutput:
         states = self._exit_states(input_ids, valid, token_type_ids)
         all_logits = torch.stack(
             [head(hidden, valid).float() for head, hidden in zip(self.heads, states, strict=True)], dim=1
         )
-        all_uncertainty = self._uncertainty(all_logits)  # [B, E]
-        exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
-        if threshold is not None:
-            exits |= all_uncertainty < threshold[:, None]
+        if speed is None:
+            all_uncertainty = self._uncertainty(all_logits)  # [B, E]
+            exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
+        else:
+            decision = ExitDecision(speed, self.config.multi_label)
+            all_uncertainty = decision.uncertainty(all_logits)
+            exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
+            everybody = torch.arange(exits.shape[0], device=exits.device)
+            for index, layer in enumerate(self.config.exit_layers[:-1]):
+                if decision.asks(layer):
+                    _, exits[:, index] = decision.leaves(layer, all_logits[:, index], everybody)
         exits[:, -1] = True
         first = exits.int().argmax(dim=1)  # the first of equal maxima
         rows = torch.arange(first.shape[0], device=first.device)
@@ -340,7 +402,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         input_ids: torch.Tensor,
         valid: torch.Tensor,
         token_type_ids: torch.Tensor | None,
-        threshold: torch.Tensor,
+        decision: ExitDecision,
     ) -> FastBertOutput:
         """Layer by layer on the survivors only; what has left is written to its row of the result."""
         batch_size, num_layers, device = input_ids.shape[0], len(self.layers), input_ids.device
@@ -354,14 +416,15 @@ class FastBertForSequenceClassification(PreTrainedModel):
         layer_mask = backbones.make_layer_mask(self.backbone, hidden, valid)
         for number, layer in enumerate(self.layers, start=1):
             hidden = self._run_layer(layer, hidden, layer_mask)
-            if number not in heads:
+            last = number == num_layers
+            if not last and (number not in heads or not decision.asks(number)):
                 continue
             layer_logits = heads[number](hidden, valid).float()
-            layer_uncertainty = self._uncertainty(layer_logits)
-            if number == num_layers:
+            if last:
+                layer_uncertainty = decision.uncertainty(layer_logits)
                 exits = torch.ones_like(layer_uncertainty, dtype=torch.bool)
             else:
-                exits = layer_uncertainty < threshold[alive]  # False for NaN
+                layer_uncertainty, exits = decision.leaves(number, layer_logits, alive)
             leaving = alive[exits]
             if leaving.numel() == 0:
                 continue

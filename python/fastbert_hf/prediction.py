@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from transformers import PreTrainedTokenizerBase
 
 from fastbert_hf.data import Text
-from fastbert_hf.speed import resolve_speed
+from fastbert_hf.speed import Speed
 from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser, tokenised_ahead
 
 # Tokens of a batch, padding included. On two CPU cores and a 6-layer MiniLM, larger batches were no faster patched and
@@ -73,7 +73,8 @@ def predict(
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[Text],
     *,
-    speed: float | torch.Tensor | None = None,
+    speed: Speed | None = None,
+    speedup: float | None = None,
     max_tokens: int | None = None,
     max_length: int | None = None,
     window: int = WINDOW,
@@ -101,6 +102,7 @@ def predict(
             tokenizer,
             texts,
             speed=speed,
+            speedup=speedup,
             max_tokens=max_tokens,
             max_length=max_length,
             window=window,
@@ -122,7 +124,8 @@ def iter_predict(
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[Text],
     *,
-    speed: float | torch.Tensor | None = None,
+    speed: Speed | None = None,
+    speedup: float | None = None,
     max_tokens: int | None = None,
     max_length: int | None = None,
     window: int = WINDOW,
@@ -140,8 +143,9 @@ def iter_predict(
         model: a FastBERT model in eval mode, patched or not, on any device.
         tokenizer: the one it was trained with; used as a copy.
         texts: strings, or pairs of strings as tuples; any iterable, read in the caller's thread.
-        speed: a number in [0, 1], a float tensor [n] with one Speed per text (for texts that have a `len`), or `None`
-            for full depth.
+        speed: as in the model's `forward`, with a float tensor [n] for one Speed per text (of texts that have a `len`).
+            `None`: the model's calibrated setting, or full depth where it has none.
+        speedup: instead of `speed`, the FLOPs speed-up wanted of a calibrated model.
         max_tokens: a batch has at most this many tokens, padding included (texts x longest text); a text longer than
             that is a batch of its own. `None`: 4,096 on a CPU and 16,384 elsewhere.
         max_length: longer texts are cut off at this many tokens, special tokens included; `None`: where the model or
@@ -154,11 +158,10 @@ def iter_predict(
         A generator of the answers for `window` texts each, the last one possibly for fewer.
 
     Raises:
-        TypeError: `texts` is a single string, an item is neither a string nor a pair, or `speed` is not a number or
-            a tensor as above.
-        ValueError: Speed outside [0, 1], `max_tokens`, `max_length` or `window` out of range, an empty text, pairs
-            mixed with single texts, or a text that the tokenizer fails on. What concerns a text names its position,
-            and is raised after the windows before it were delivered.
+        TypeError: `texts` is a single string, an item is neither a string nor a pair, or `speed` is none of the above.
+        ValueError: `speed` or `speedup` that the model's `resolve_speed` refuses, `max_tokens`, `max_length` or
+            `window` out of range, an empty text, pairs mixed with single texts, or a text that the tokenizer fails on.
+            What concerns a text names its position, and is raised after the windows before it were delivered.
         RuntimeError: the model is in train mode, in which dropout would make the answers random.
 
     Warns:
@@ -174,22 +177,21 @@ def iter_predict(
     _check_eval_mode(model)
     if total is None and isinstance(texts, Sized):
         total = len(texts)
-    if isinstance(speed, torch.Tensor):
-        if not isinstance(texts, Sized):
-            raise TypeError("one Speed per text needs texts that have a len; pass a list, or a number as speed")
-        speed = resolve_speed(speed, batch_size=len(texts), device="cpu")
-    else:
-        resolve_speed(speed, batch_size=1, device="cpu")
+    if isinstance(speed, torch.Tensor) and not isinstance(texts, Sized):
+        raise TypeError("one Speed per text needs texts that have a len; pass a list, or a number as speed")
+    # What is wrong with it is said now, not at the first window.
+    model.resolve_speed(speed, speedup, len(texts) if isinstance(texts, Sized) else 1)
     tokenise = WindowTokeniser(
         tokenizer, _resolve_max_length(model, tokenizer, max_length), model.get_input_embeddings().num_embeddings
     )
-    return _predictions(model, tokenised_ahead(texts, tokenise, window), speed, max_tokens, progress, total)
+    return _predictions(model, tokenised_ahead(texts, tokenise, window), speed, speedup, max_tokens, progress, total)
 
 
 def _predictions(
     model: Any,
     windows: Generator[TokenisedWindow, None, None],
-    speed: float | torch.Tensor | None,
+    speed: Speed | None,
+    speedup: float | None,
     max_tokens: int,
     progress: bool | None,
     total: int | None,
@@ -198,7 +200,7 @@ def _predictions(
     with closing(windows), _progress(progress, total) as advance:
         for window in windows:
             _check_eval_mode(model)  # the caller had control since the last window
-            answers = _run(model, window, speed, max_tokens, advance)
+            answers = _run(model, window, speed, speedup, max_tokens, advance)
             logits, uncertainty, exit_layer = (torch.empty_like(answer) for answer in answers)
             for result, answer in zip((logits, uncertainty, exit_layer), answers, strict=True):
                 result[window.order] = answer
@@ -212,7 +214,8 @@ def _predictions(
 def _run(
     model: Any,
     window: TokenisedWindow,
-    speed: float | torch.Tensor | None,
+    speed: Speed | None,
+    speedup: float | None,
     max_tokens: int,
     advance: Callable[[int], None],
 ) -> list[torch.Tensor]:
@@ -221,7 +224,7 @@ def _run(
         speed = speed[window.start + window.order].to(model.device)
     outputs = []
     for rows, batch in window.to(model.device).batches(max_tokens):
-        output = model(**batch, speed=speed[rows] if isinstance(speed, torch.Tensor) else speed)
+        output = model(**batch, speed=speed[rows] if isinstance(speed, torch.Tensor) else speed, speedup=speedup)
         outputs.append((output.logits, output.uncertainty, output.exit_layer))
         advance(rows.stop - rows.start)
     # Read back once per window: reading every batch would make the host wait for the device each time.

@@ -228,9 +228,6 @@ def test_setting_says_what_was_found_and_survives_its_file(wish, search, tmp_pat
     assert [file.name for file in tmp_path.iterdir()] == ["fastbert_calibration.json"]
     loaded = CalibratedSetting.load(tmp_path)
     assert loaded == setting
-    loaded.check_model("0" * 64)
-    with pytest.raises(ValueError, match="calibrate again"):
-        loaded.check_model("1" * 64)
     content = json.loads(path.read_text())
     for broken in (content | {"format": 2}, content | {"rule": {"layers": [2, 1]}}, [], {"format": 1}):
         path.write_text(json.dumps(broken))

@@ -6,46 +6,88 @@ import numpy as np
 import pytest
 import torch
 
+from fastbert_hf.exit_rule import ExitRule
 from fastbert_hf.inputs import check_inputs, make_position_ids
 from fastbert_hf.speed import resolve_speed
 
 
-def test_speed_none_stays_none() -> None:
-    assert resolve_speed(None, batch_size=3, device="cpu") is None
+def resolve(speed: object, batch_size: int = 3, **options: object):
+    return resolve_speed(speed, batch_size=batch_size, device="cpu", exit_layers=[2, 3, 5], **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("speed", [0, 1, 0.25, np.float32(0.25)])
+@pytest.mark.parametrize("speed", [None, 0, 0.0, [0, 0.0], ExitRule(()), ExitRule((), criterion="patience")])
+def test_where_nobody_can_leave_it_is_full_depth(speed: object) -> None:
+    assert resolve(speed) is None
+
+
+@pytest.mark.parametrize("speed", [1, 0.25, np.float32(0.25)])
 def test_number_becomes_one_threshold_per_sample(speed: float) -> None:
-    result = resolve_speed(speed, batch_size=3, device="cpu")
-    assert result is not None and result.dtype == torch.float32
-    assert result.tolist() == [float(speed)] * 3
+    result = resolve(speed)
+    assert result is not None and result.layer_speeds is None and result.criterion == "entropy"
+    assert result.sample_speeds.dtype == torch.float32 and result.sample_speeds.tolist() == [float(speed)] * 3
+    assert torch.equal(result.thresholds(2), result.sample_speeds) and result.asks(2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_tensor_is_kept_per_sample(dtype: torch.dtype) -> None:
-    result = resolve_speed(torch.tensor([0.0, 0.5, 1.0], dtype=dtype), batch_size=3, device="cpu")
-    assert result is not None and result.dtype == torch.float32
-    assert result.tolist() == [0.0, 0.5, 1.0]
+    result = resolve(torch.tensor([0.0, 0.5, 1.0], dtype=dtype))
+    assert result is not None and result.sample_speeds.dtype == torch.float32
+    assert result.sample_speeds.tolist() == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("speed", [[0.25, 0.1], (0.25, 0.1), ExitRule((2, 3), (0.25, 0.1))])
+def test_one_speed_per_student_classifier(speed: object) -> None:
+    result = resolve(speed)
+    assert result is not None and result.layer_speeds == (0.0, 0.25, 0.1, 0.0, 0.0)
+    assert [result.asks(layer) for layer in (1, 2, 3, 4)] == [False, True, True, False]
+    assert torch.equal(result.thresholds(3), torch.tensor([0.1] * 3))
+
+
+def test_rule_says_criterion_and_heads() -> None:
+    result = resolve(ExitRule((3,), criterion="patience", patience=2))
+    assert result is not None and (result.criterion, result.patience) == ("patience", 2)
+    assert [result.asks(layer) for layer in (2, 3)] == [False, True]
+    result = resolve(ExitRule((2,), (0.5,), "top_k_entropy", top_k=7))
+    assert result is not None and (result.criterion, result.top_k) == ("top_k_entropy", 7)
 
 
 @pytest.mark.parametrize("speed", [-0.1, 1.1, math.nan, math.inf])
 def test_number_outside_range_is_an_error(speed: float) -> None:
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        resolve_speed(speed, batch_size=2, device="cpu")
+    for given in (speed, [0.5, speed]):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            resolve(given)
     with pytest.raises(ValueError, match=r"sample\(s\) \[1\]"):
-        resolve_speed(torch.tensor([0.5, speed]), batch_size=2, device="cpu")
+        resolve(torch.tensor([0.5, speed]), batch_size=2)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1)])
 def test_tensor_of_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"shape \[2\]"):
-        resolve_speed(torch.zeros(shape), batch_size=2, device="cpu")
+        resolve(torch.zeros(shape), batch_size=2)
 
 
-@pytest.mark.parametrize("speed", ["0.5", True, [0.5, 0.5], torch.tensor([0, 1]), 0.5j])
+@pytest.mark.parametrize("speed", ["0.5", True, ["0.5", 0.5], [True, 0.5], torch.tensor([0, 1]), 0.5j, {0.5: 1}])
 def test_wrong_type_is_an_error(speed: object) -> None:
     with pytest.raises(TypeError, match="speed"):
-        resolve_speed(speed, batch_size=2, device="cpu")  # type: ignore[arg-type]
+        resolve(speed, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("speed", "options", "message"),
+    [
+        (
+            [0.5],
+            {},
+            r"2 student classifiers \(behind layers \[2, 3\]\) is wanted, got 1; one",
+        ),
+        ([0.5] * 3, {}, "got 3"),
+        (ExitRule((1, 2, 5), (0.5,) * 3), {}, r"behind layers \[1, 5\]; this model has them behind \[2, 3\]"),
+        (ExitRule((2,), (0.5,), "confidence"), {"multi_label": True}, "mean binary entropy"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_an_error(speed: object, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve(speed, **options)
 
 
 IDS = torch.ones(3, 4, dtype=torch.int64)

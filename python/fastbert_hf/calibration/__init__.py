@@ -8,15 +8,16 @@ beside the model.
 
 from __future__ import annotations
 
+from fastbert_hf.calibrated_setting import SETTING_FILE, CalibratedSetting, Evidence, Figures, Objective, SpeedCurve
 from fastbert_hf.calibration.calibrating import calibrate, figures_of
-from fastbert_hf.calibration.curve import SpeedCurve, speed_curve
-from fastbert_hf.calibration.fingerprint import model_fingerprint
+from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.guarantee import Certificate, certify, certify_one_speed, certify_searched
 from fastbert_hf.calibration.pareto import ParetoFront, pareto_front
 from fastbert_hf.calibration.records import ExitRecords, record_exits
-from fastbert_hf.calibration.search import FoundRule, Objective, best_rule, choose, compare_criteria, rules_of
-from fastbert_hf.calibration.setting import SETTING_FILE, CalibratedSetting, Evidence, Figures
-from fastbert_hf.calibration.simulation import ExitRule, Simulation, simulate
+from fastbert_hf.calibration.search import FoundRule, best_rule, choose, compare_criteria, rules_of
+from fastbert_hf.calibration.simulation import Simulation, simulate
+from fastbert_hf.exit_rule import ExitRule
+from fastbert_hf.fingerprint import model_fingerprint
 
 __all__ = [
     "SETTING_FILE",

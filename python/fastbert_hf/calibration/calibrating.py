@@ -6,14 +6,15 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from fastbert_hf.calibrated_setting import CalibratedSetting, Evidence, Figures, Objective
 from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.guarantee import Certificate, certify_one_speed, certify_searched
 from fastbert_hf.calibration.intervals import ratio_interval, share_interval
 from fastbert_hf.calibration.pareto import pareto_front
 from fastbert_hf.calibration.records import ExitRecords, check_several_classes
-from fastbert_hf.calibration.search import Objective, choose, compare_criteria, rules_of
-from fastbert_hf.calibration.setting import CalibratedSetting, Evidence, Figures
-from fastbert_hf.calibration.simulation import ExitRule, simulate
+from fastbert_hf.calibration.search import choose, compare_criteria, rules_of
+from fastbert_hf.calibration.simulation import simulate
+from fastbert_hf.exit_rule import ExitRule
 from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
 
 Search: TypeAlias = Literal["searched", "one_speed"]

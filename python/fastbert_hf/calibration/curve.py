@@ -3,51 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from fastbert_hf.calibrated_setting import SpeedCurve
 from fastbert_hf.calibration.records import ExitRecords
-from fastbert_hf.calibration.simulation import CriterionName, indices_of, uncertainties
+from fastbert_hf.calibration.simulation import indices_of, uncertainties
+from fastbert_hf.exit_rule import CriterionName
 from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
 
 Doubles = npt.NDArray[np.float64]
 
 # Speeds of a stored curve: enough that neighbours differ by less than the noise of some thousand samples.
 STORED_SPEEDS = 256
-
-
-@dataclass(frozen=True)
-class SpeedCurve:
-    """Accuracy and FLOPs speed-up (paper's convention) of one Speed for all layers, at ascending Speeds.
-
-    A higher Speed lets every sample leave at the same layer or an earlier one, so `flops_speedup` never falls.
-    """
-
-    speeds: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    flops_speedup: tuple[float, ...]
-
-    def speed_for_speedup(self, flops_speedup: float) -> float:
-        """The Speed whose FLOPs speed-up on the recorded samples is `flops_speedup`: the knob that means the same on
-        every task (future work in the conclusion of Liu et al. 2020).
-
-        Between two Speeds of the curve it is interpolated linearly, so it rises with `flops_speedup`. Where many
-        samples share one uncertainty the speed-up jumps, and no Speed gives exactly what lies inside the jump.
-
-        Raises:
-            ValueError: a speed-up that no Speed of the curve reaches, or NaN.
-        """
-        slowest, fastest = self.flops_speedup[0], self.flops_speedup[-1]
-        if not slowest <= flops_speedup <= fastest:
-            raise ValueError(
-                f"no Speed gives a FLOPs speed-up of {flops_speedup:g} on the samples of the calibration; "
-                f"choose one from {slowest:.3g} to {fastest:.3g}"
-            )
-        # Of Speeds with the same speed-up the lowest, the most careful one.
-        speedups, first = np.unique(np.asarray(self.flops_speedup), return_index=True)
-        return float(np.interp(flops_speedup, speedups, np.asarray(self.speeds)[first]))
 
 
 def speed_curve(

@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fastbert_hf.calibration.fingerprint import model_fingerprint
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.files import write_atomically
+from fastbert_hf.fingerprint import model_fingerprint
 from fastbert_hf.flops import ModelShape
 from fastbert_hf.modeling import FastBertForSequenceClassification
 
@@ -156,7 +156,7 @@ def record_exits(
     try:
         for batch in dataset.batches(batch_size):
             inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-            logits.append(model(**inputs, output_all_exits=True).all_logits.cpu())
+            logits.append(model(**inputs, speed=0.0, output_all_exits=True).all_logits.cpu())
             progress(len(logits[-1]))
     finally:
         model.train(was_training)

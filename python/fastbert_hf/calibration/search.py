@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fastbert_hf.calibrated_setting import Objective
 from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.records import ExitRecords
-from fastbert_hf.calibration.simulation import CriterionName, ExitRule, Simulation, simulate
+from fastbert_hf.calibration.simulation import Simulation, simulate
+from fastbert_hf.exit_rule import CriterionName, ExitRule
 
 # Speeds that a search looks at; more change the accuracy on some thousand samples by less than its noise.
 SEARCHED_SPEEDS = 512
@@ -15,27 +17,6 @@ SEARCHED_SPEEDS = 512
 TOP_KS = (2, 3, 5, 10, 20)
 # Of differences between shares of samples.
 _ROUNDING = 1e-12
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is wished for; exactly one of the two.
-
-    Attributes:
-        max_drop: accuracy that may be lost against full depth, in [0, 1); wanted is the fastest rule.
-        min_speedup: FLOPs speed-up to reach, above 0; wanted is the most accurate rule.
-    """
-
-    max_drop: float | None = None
-    min_speedup: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.max_drop is None) == (self.min_speedup is None):
-            raise ValueError("ask for either max_drop or min_speedup")
-        if self.max_drop is not None and not 0 <= self.max_drop < 1:
-            raise ValueError(f"max_drop is a part of the samples, in [0, 1); got {self.max_drop} (1 % is 0.01)")
-        if self.min_speedup is not None and not self.min_speedup > 0:
-            raise ValueError(f"min_speedup must be above 0, got {self.min_speedup}")
 
 
 @dataclass(frozen=True)

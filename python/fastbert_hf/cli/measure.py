@@ -56,7 +56,7 @@ def run_all_exits(
     """One pass of the unpatched model over `dataset` with every exit head evaluated."""
     predictions, uncertainty = [], []
     for batch in track(list(dataset.batches(batch_size))):
-        output = model(**_without_labels(batch), output_all_exits=True)
+        output = model(**_without_labels(batch), speed=0.0, output_all_exits=True)
         predictions.append(output.all_logits.argmax(dim=-1))
         uncertainty.append(output.all_uncertainty)
     return AllExits(torch.cat(predictions), torch.cat(uncertainty), torch.tensor(dataset.lengths))
@@ -93,7 +93,7 @@ def check_agreement(
     }
     for batch in track(batches):
         inputs = _without_labels(batch)
-        every = variants["unpatched"](**inputs, output_all_exits=True).all_uncertainty[:, :-1]
+        every = variants["unpatched"](**inputs, speed=0.0, output_all_exits=True).all_uncertainty[:, :-1]
         for speed in speeds:
             want = variants["unpatched"](**inputs, speed=speed)
             for name, count in counts.items():
@@ -155,13 +155,13 @@ def time_variants(
     runs = [(name, speed) for speed in speeds for name in variants]
     inputs = [_without_labels(batch) for batch in batches]
     for name, speed in runs:  # caches, allocators, folded weights
-        variants[name](**inputs[0], speed=speed)
+        variants[name](**inputs[0], speed=speed or 0.0)
     seconds: dict[tuple[str, float | None], list[float]] = {run: [0.0] * rounds for run in runs}
     for step in track([(number, batch) for number in range(rounds) for batch in inputs]):
         number, batch = step
         for name, speed in runs:
             begin = time.perf_counter()
-            variants[name](**batch, speed=speed).exit_layer.cpu()  # waits for a GPU
+            variants[name](**batch, speed=speed or 0.0).exit_layer.cpu()  # waits for a GPU
             seconds[name, speed][number] += time.perf_counter() - begin
     return {run: Timing(values) for run, values in seconds.items()}
 

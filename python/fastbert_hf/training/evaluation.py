@@ -8,6 +8,7 @@ import torch
 
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class EvaluationResult:
 def evaluate(
     model: FastBertForSequenceClassification,
     dataset: TokenisedDataset,
-    speed: float | None = None,
+    speed: Speed | None = None,
     batch_size: int = 32,
 ) -> EvaluationResult:
     """Run `model` in eval mode over `dataset`, in its order, on the device the model is on.
@@ -41,11 +42,11 @@ def evaluate(
     Args:
         model: left in the mode it was in.
         dataset: tokenised samples with labels.
-        speed: Speed for every sample; `None` for full depth.
+        speed: as in the model's `forward`, but `None` is full depth for a calibrated model too.
         batch_size: samples per forward pass.
 
     Raises:
-        ValueError: an empty data set, one without labels, or Speed outside [0, 1].
+        ValueError: an empty data set, one without labels, or a Speed that the model refuses.
     """
     if len(dataset) == 0:
         raise ValueError("nothing to evaluate: the data set is empty")
@@ -57,7 +58,7 @@ def evaluate(
     try:
         for batch in dataset.batches(batch_size):
             inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-            output = model(**inputs, speed=speed)
+            output = model(**inputs, speed=0.0 if speed is None else speed)
             labels.append(batch["labels"])
             logits.append(output.logits.cpu())
             exit_layers.append(output.exit_layer.cpu())

@@ -59,7 +59,7 @@ def run_step(
 ) -> TrainingResult:
     """Train `model` in place with `trainer_class`; arguments and errors as in `fine_tune`.
 
-    Leaves the model in eval mode.
+    Leaves the model in eval mode, without the calibrated setting that it may have had.
     """
     if resume and run_dir is None:
         raise ValueError("resume=True needs the run_dir of the run to go on with")
@@ -83,6 +83,7 @@ def run_step(
             _add_tensorboard(trainer, folder, checkpoint)
         # Processes are interrupted at different steps and would wait for each other; they keep the last epoch's.
         catches = run_dir is not None and arguments.world_size == 1
+        model.calibrated_setting = None  # it holds for the weights as they were
         try:
             with interrupt.installed() if catches else nullcontext():
                 outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

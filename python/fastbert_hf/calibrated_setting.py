@@ -3,19 +3,78 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastbert_hf.calibration.curve import SpeedCurve
-from fastbert_hf.calibration.search import Objective
-from fastbert_hf.calibration.simulation import ExitRule
+import numpy as np
+from transformers.utils import cached_file
+
+from fastbert_hf.exit_rule import ExitRule
 from fastbert_hf.files import write_atomically
+from fastbert_hf.fingerprint import model_fingerprint
 
 SETTING_FILE = "fastbert_calibration.json"
 _FORMAT = 1
+# Options of `from_pretrained` that say where its files are.
+_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is wished for; exactly one of the two.
+
+    Attributes:
+        max_drop: accuracy that may be lost against full depth, in [0, 1); wanted is the fastest rule.
+        min_speedup: FLOPs speed-up to reach, above 0; wanted is the most accurate rule.
+    """
+
+    max_drop: float | None = None
+    min_speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_drop is None) == (self.min_speedup is None):
+            raise ValueError("ask for either max_drop or min_speedup")
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise ValueError(f"max_drop is a part of the samples, in [0, 1); got {self.max_drop} (1 % is 0.01)")
+        if self.min_speedup is not None and not self.min_speedup > 0:
+            raise ValueError(f"min_speedup must be above 0, got {self.min_speedup}")
+
+
+@dataclass(frozen=True)
+class SpeedCurve:
+    """Accuracy and FLOPs speed-up (paper's convention) of one Speed for all layers, at ascending Speeds.
+
+    A higher Speed lets every sample leave at the same layer or an earlier one, so `flops_speedup` never falls.
+    """
+
+    speeds: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    flops_speedup: tuple[float, ...]
+
+    def speed_for_speedup(self, flops_speedup: float) -> float:
+        """The Speed whose FLOPs speed-up on the recorded samples is `flops_speedup`: the knob that means the same on
+        every task (future work in the conclusion of Liu et al. 2020).
+
+        Between two Speeds of the curve it is interpolated linearly, so it rises with `flops_speedup`. Where many
+        samples share one uncertainty the speed-up jumps, and no Speed gives exactly what lies inside the jump.
+
+        Raises:
+            ValueError: a speed-up that no Speed of the curve reaches, or NaN.
+        """
+        slowest, fastest = self.flops_speedup[0], self.flops_speedup[-1]
+        if not slowest <= flops_speedup <= fastest:
+            raise ValueError(
+                f"no Speed gives a FLOPs speed-up of {flops_speedup:g} on the samples of the calibration; "
+                f"choose one from {slowest:.3g} to {fastest:.3g}"
+            )
+        # Of Speeds with the same speed-up the lowest, the most careful one.
+        speedups, first = np.unique(np.asarray(self.flops_speedup), return_index=True)
+        return float(np.interp(flops_speedup, speedups, np.asarray(self.speeds)[first]))
 
 
 @dataclass(frozen=True)
@@ -90,14 +149,6 @@ class CalibratedSetting:
         """The Speed whose FLOPs speed-up is that; see `SpeedCurve.speed_for_speedup`."""
         return self.curve.speed_for_speedup(flops_speedup)
 
-    def check_model(self, fingerprint: str) -> None:
-        """Raise `ValueError` when `fingerprint` is that of another model than the calibrated one."""
-        if fingerprint != self.fingerprint:
-            raise ValueError(
-                "the calibration was made for other weights than this model's (it was trained on, or its dtype or exit "
-                "layers changed); calibrate again"
-            )
-
     def save(self, folder: Path) -> Path:
         """Write `fastbert_calibration.json` into the model's folder, in one step, and return its path."""
         path = folder / SETTING_FILE
@@ -129,6 +180,42 @@ class CalibratedSetting:
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is not a calibration that can be read ({error}); calibrate again") from error
+
+
+def find_setting(name_or_path: str | Path | None, model: Any, options: Mapping[str, Any]) -> CalibratedSetting | None:
+    """The setting saved beside the weights that were just loaded, if it was made for them.
+
+    Args:
+        name_or_path: folder or hub name, as given to `from_pretrained`.
+        model: the FastBERT model loaded from there.
+        options: of that call; those that say where to look are used (`subfolder`, `revision`, `cache_dir`, ...).
+
+    Returns:
+        `None` where there is no setting, or with a warning one for other weights.
+
+    Raises:
+        ValueError: the file is not one that `CalibratedSetting.save` wrote.
+    """
+    if name_or_path is None:  # from_pretrained takes weights instead
+        return None
+    where = {name: value for name, value in options.items() if name in _WHERE}
+    found = cached_file(
+        str(name_or_path),
+        SETTING_FILE,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+        **where,
+    )
+    setting = None if found is None else CalibratedSetting.load(Path(found).parent)
+    if setting is None or setting.fingerprint == model_fingerprint(model):
+        return setting
+    warnings.warn(
+        f"{found} was made for other weights than this model has now (it was trained on, or loaded in another dtype or "
+        "with other exit layers) and is left out: without a Speed every sample runs to full depth. Calibrate again",
+        stacklevel=3,
+    )
+    return None
 
 
 def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 
-from fastbert_hf.modeling import FastBertForSequenceClassification
 
-
-def model_fingerprint(model: FastBertForSequenceClassification) -> str:
-    """SHA-256, in hexadecimal, of the exit layers and of all parameters and buffers: names, dtypes, shapes and bytes.
+def model_fingerprint(model: Any) -> str:
+    """SHA-256, in hexadecimal, of a FastBERT model: of the exit layers and of all parameters and buffers, with names,
+    dtypes, shapes and bytes.
 
     The same on every device and whether the model is patched or not; another after a training step or in another dtype.
     """
