@@ -72,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--rows", type=int, help="training samples of every task at most")
     parser.add_argument("--out", type=Path, default=RESULTS / "training_cpu.json")
+    parser.add_argument("--models", type=Path, help="folder to keep the trained models in, one per row")
     parser.add_argument("--force", action="store_true", help="run rows again that are there")
     parser.add_argument("--tables", action="store_true", help="only write the tables of the result file")
     options = parser.parse_args()
@@ -119,6 +120,10 @@ def run_task(
     labels = LabelSettings(epochs=task.epochs, learning_rate=task.learning_rate, **common)
 
     def measured(variant: str, steps: dict[str, Any]) -> dict[str, Any]:
+        if options.models is not None:
+            kept = options.models / f"{name}-{variant}-{seed}"
+            model.save_pretrained(kept)
+            tokenizer.save_pretrained(kept)
         every = run_all_exits(model, TokenisedDataset(test, tokenizer, task.max_length), 32, track)
         return {
             "task": name,
