@@ -246,20 +246,20 @@ def test_the_cache_refuses_what_does_not_fit(tmp_path: Path, monkeypatch: pytest
     assert shape.num_bytes == states + 1000 * (2 * 4 + 1)
     check_cache_size(shape, tmp_path, limit_gb=5)
     with pytest.raises(
-        ValueError, match=r"4.33 GB \(128000 tokens x 11 exit layers x 768\).*cache_limit_gb=4; .*bfloat16"
+        ValueError, match=r"4.33 GB \(128000 tokens x 11 exit layers x 768\).*limit of 4 GB; .*bfloat16"
     ):
         check_cache_size(shape, tmp_path, limit_gb=4)
     check_cache_size(replace(shape, dtype=torch.bfloat16), tmp_path, limit_gb=4)
     usage = namedtuple("usage", "total used free")(10**10, 10**10 - 10**9, 10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ValueError, match="4.33 GB .* has 1 GB free; choose another cache_dir"):
+    with pytest.raises(ValueError, match="4.33 GB .* has 1 GB free; choose another folder"):
         check_cache_size(shape, tmp_path, limit_gb=5)
     monkeypatch.undo()
 
     model = make_model()
     before = snapshot(model)
     settings = replace(QUICK_DISTILLATION, cache_dir=tmp_path / "cache", cache_limit_gb=1e-6)
-    with pytest.raises(ValueError, match="cache_limit_gb=1e-06"):
+    with pytest.raises(ValueError, match="limit of 1e-06 GB"):
         distil(model, make_tokenizer(), make_data(), settings, run_dir=tmp_path / "run")
     assert list((tmp_path / "cache").iterdir()) == [] and not (tmp_path / "run" / "run.json").exists()
     assert changed(before, model) == set() and not model.frozen_for_distillation

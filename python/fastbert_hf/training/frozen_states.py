@@ -47,18 +47,18 @@ class CacheShape:
 def check_cache_size(shape: CacheShape, folder: str | Path, limit_gb: float) -> None:
     """Raise `ValueError` when the cache is larger than `limit_gb` (10^9 bytes) or the free space of `folder`'s disk."""
     needed = shape.num_bytes / 1e9
-    half = ", take cache_dtype='bfloat16' (half the space)" if shape.dtype == torch.float32 else ""
+    half = ", keep them in bfloat16 (half the space)" if shape.dtype == torch.float32 else ""
     contents = f"{needed:.3g} GB ({sum(shape.lengths)} tokens x {shape.num_students} exit layers x {shape.hidden_size})"
     if needed > limit_gb:
         raise ValueError(
-            f"the frozen hidden states take {contents}, more than cache_limit_gb={limit_gb:g}; raise the limit{half}, "
-            "shorten max_length, or leave cache_dir unset"
+            f"the frozen hidden states take {contents}, more than the limit of {limit_gb:g} GB; raise the limit{half}, "
+            "shorten the texts (max_length), or train without the cache"
         )
     free = shutil.disk_usage(folder).free / 1e9
     if needed > free:
         raise ValueError(
             f"the frozen hidden states take {contents}, but the disk of {folder} has {free:.3g} GB free; choose "
-            f"another cache_dir{half}, shorten max_length, or leave cache_dir unset"
+            f"another folder{half}, shorten the texts (max_length), or train without the cache"
         )
 
 
@@ -88,7 +88,7 @@ class FrozenStates:
             OSError: `cache_dir` cannot be written to.
         """
         if int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)) != accelerator.num_processes:
-            raise ValueError("the processes of several machines cannot share a cache on disk; leave cache_dir unset")
+            raise ValueError("the processes of several machines cannot share a cache on disk; train without it")
         folder: list[str] = [""]
         if accelerator.is_main_process:
             os.makedirs(cache_dir, exist_ok=True)

@@ -63,7 +63,7 @@ def open_run(folder: Path, description: dict[str, Any], resume: bool) -> Path | 
     if not resume:
         # A run that ended before its first checkpoint leaves nothing to lose.
         if any(folder.glob("checkpoint-*")):
-            raise ValueError(f"{folder} holds a run already; resume it (resume=True) or choose another folder")
+            raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(description, indent=2) + "\n")
         return None
