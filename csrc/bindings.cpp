@@ -227,14 +227,15 @@ PYBIND11_MODULE(_C, module) {
                        at<void>(out));
   });
   module.def("run_encoder_cpu",
-             [](Address hidden, int dtype, Address cu_seqlens, int64_t batch, Address speed, int criterion, int top_k,
-                int patience, const EncoderWeights& weights, const Results& results) {
+             [](Address hidden, int dtype, Address cu_seqlens, int64_t batch, Address speed, Address layer_speed,
+                int criterion, int top_k, int patience, const EncoderWeights& weights, const Results& results) {
                const py::gil_scoped_release release;
                const EncoderInput input{at<const void>(hidden),
                                         static_cast<DType>(dtype),
                                         at<const int32_t>(cu_seqlens),
                                         batch,
                                         at<const float>(speed),
+                                        at<const float>(layer_speed),
                                         static_cast<Criterion>(criterion),
                                         top_k,
                                         patience};

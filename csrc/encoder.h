@@ -32,8 +32,10 @@ struct EncoderInput {
   const void* hidden;  // [T, H] embeddings, left as they are
   DType dtype;         // float32 or bfloat16
   const int32_t* cu_seqlens;
-  int64_t batch;       // B
-  const float* speed;  // [B], or nullptr: full depth, and only the last head answers
+  int64_t batch;             // B
+  const float* speed;        // [B], or nullptr: full depth, and only the last head answers
+  const float* layer_speed;  // [L] or nullptr; the threshold of a sample is the smaller Speed of the two, and a head
+                             // behind a layer with Speed 0 is not asked; the last layer's is not looked at
   Criterion criterion;
   int32_t top_k;
   int32_t patience;

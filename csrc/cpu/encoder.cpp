@@ -34,6 +34,7 @@ class Loop {
         batch_(input.batch),
         now_(input.batch),
         next_(input.batch),
+        threshold_(input.layer_speed ? input.batch : 0),
         logits_(input.batch * weights.num_labels),
         uncertainty_(input.batch),
         history_(2 * input.batch),
@@ -53,7 +54,7 @@ class Loop {
       std::swap(rows_[0], rows_[1]);  // the layer's output is in rows_[1] now
       hidden = rows_[1].get();
       const std::optional<ExitHead>& head = weights_.heads[layer - 1];
-      if (!head || (layer < depth_ && !may_leave())) continue;
+      if (!head || (layer < depth_ && !may_leave(layer))) continue;
       Stopwatch watch(true);
       decide(*head, hidden, layer);
       watch.lap(Phase::head);
@@ -68,15 +69,26 @@ class Loop {
   }
 
  private:
-  // Whether a head before the last can let anyone out; where it cannot, it is not computed. No uncertainty is below 0.
-  bool may_leave() const {
+  // Whether the head behind `layer`, which is not the last, is asked and can let anyone out; else it is not computed. No
+  // uncertainty is below 0.
+  bool may_leave(int64_t layer) const {
     if (!input_.speed) return false;
+    if (input_.layer_speed && !(input_.layer_speed[layer - 1] > 0.0f)) return false;
     if (input_.criterion == Criterion::patience) return true;
     return std::any_of(now_.speed.begin(), now_.speed.begin() + batch_, [](float speed) { return speed > 0.0f; });
   }
 
+  // What the uncertainties behind `layer` have to be below, [batch_].
+  const float* thresholds(int64_t layer) {
+    if (!input_.layer_speed) return now_.speed.data();
+    const float limit = input_.layer_speed[layer - 1];
+    std::transform(now_.speed.begin(), now_.speed.begin() + batch_, threshold_.begin(),
+                   [limit](float speed) { return std::min(speed, limit); });  // a NaN stays one
+    return threshold_.data();
+  }
+
   void decide(const ExitHead& head, const void* hidden, int64_t layer) {
-    const Decision decision{input_.criterion, input_.top_k, input_.patience, now_.speed.data(),
+    const Decision decision{input_.criterion, input_.top_k, input_.patience, thresholds(layer),
                             has_history_ ? now_.history.data() : nullptr};
     const DecisionOutputs outputs{logits_.data(), uncertainty_.data(), history_.data(), keep_.data()};
     if (const auto* attentive = std::get_if<AttentiveHead>(&head)) {
@@ -124,6 +136,7 @@ class Loop {
   Samples now_, next_;
   bool has_history_ = false;
   AlignedArray<char> rows_[2];
+  std::vector<float> threshold_;
   // What a head says of the samples in `now_`.
   std::vector<float> logits_, uncertainty_;
   std::vector<int32_t> history_;

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import _extension
-from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.layer import PackedLayer
 from fastbert_kernels.engine.packed import PackedBatch, Results
+from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
 from fastbert_kernels.engine.weights import (
     ExitHead,
     HeadWeights,
@@ -65,20 +65,26 @@ class CompiledEncoder:
         return None
 
     @torch.compiler.disable
-    def run(self, batch: PackedBatch, *, adaptive: bool) -> Results:
+    def run(self, batch: PackedBatch, rule: Rule | None) -> Results:
+        """See `engine.encoder.Encoder`."""
+        decision = ENTROPY_RULE if rule is None else rule
+        decision.check_layers(len(self._layers))
         size = batch.sample_index.shape[0]
         results = Results.empty(batch.hidden, size, self.num_labels)
         hidden, cu_seqlens, speed = library.contiguous(batch.hidden, batch.cu_seqlens, batch.speed)
+        speeds = decision.layer_speeds
+        layer_speed = None if speeds is None else torch.tensor(speeds, dtype=torch.float32, device="cpu")
         native = _extension.module()
         native.run_encoder_cpu(
             hidden.data_ptr(),
             _extension.DTYPE_CODES[hidden.dtype],
             cu_seqlens.data_ptr(),
             size,
-            speed.data_ptr() if adaptive else 0,
-            Criterion.ENTROPY.code,
-            2,
-            1,
+            0 if rule is None else speed.data_ptr(),
+            0 if layer_speed is None else layer_speed.data_ptr(),
+            decision.criterion.code,
+            decision.top_k,
+            decision.patience,
             self._weights,
             native.Results(results.logits.data_ptr(), results.uncertainty.data_ptr(), results.exit_layer.data_ptr()),
         )

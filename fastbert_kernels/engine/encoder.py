@@ -13,6 +13,7 @@ from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch, Results
+from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import ExitHead, LayerWeights
 
 
@@ -23,12 +24,18 @@ class Encoder(Protocol):
     def dtype(self) -> torch.dtype:
         """Of the hidden states."""
 
-    def run(self, batch: PackedBatch, *, adaptive: bool) -> Results:
-        """Runs every sample until its uncertainty is below its Speed, or to the last layer.
+    def run(self, batch: PackedBatch, rule: Rule | None) -> Results:
+        """Runs every sample until an exit head lets it out, or to the last layer.
 
         Args:
             batch: B >= 1 samples; used up.
-            adaptive: False runs to full depth, and only the teacher classifier is evaluated.
+            rule: when a head lets a sample out. None runs to full depth, and only the teacher classifier is evaluated.
+
+        Returns:
+            With the uncertainty that the rule's criterion compares (its entropy for PATIENCE and at full depth).
+
+        Raises:
+            ValueError: the rule is for another number of layers.
         """
 
 

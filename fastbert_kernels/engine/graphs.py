@@ -13,6 +13,10 @@ once, but has fixed addresses and sizes. Hence:
   computed and looked at by no one. They have Speed 0, so they never leave before the last layer, compaction keeps them
   behind the others, and since they are known the survivors are: those who left a stage, `slots - counts[0]`, were real.
 - Row 0 of the results is for the dummies, which `compact` numbers 0 too, and real samples count from 1.
+- Of the rule, its *plan* is fixed: the criterion and which heads are asked. Each plan has its own stages. The Speed of
+  a layer is read from a small tensor, which is filled before a replay, so that another one needs no new recording; the
+  smaller of it and a dummy's is still 0. Patience looks at no Speed, so dummies would leave: it has no plan, and goes
+  through the plain loop.
 - For up to 8 short samples the stages of a bucket are *chained* to one graph, in which the device itself decides after
   each whether the next one runs (conditional nodes, csrc/cuda/depth_graph.cu): one launch, and no host in between.
   Where that is not to be had, the host starts stage after stage.
@@ -20,9 +24,7 @@ once, but has fixed addresses and sizes. Hence:
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-import itertools
 import threading
 import warnings
 from collections import deque
@@ -42,7 +44,9 @@ from fastbert_kernels.engine.buckets import (
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import HostCopy, LayerLoop, bound_to_stay, let_out
 from fastbert_kernels.engine.packed import PackedBatch, Results
+from fastbert_kernels.engine.plans import Place, Plan
 from fastbert_kernels.engine.recorders import CudaRecorder, Recorder, Span, Stage
+from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
 from fastbert_kernels.engine.weights import ExitHead
 
 
@@ -53,9 +57,10 @@ class _NotRecorded(Exception):
 class GraphedLoop:
     """`LayerLoop` with its small batches in CUDA graphs, recorded when a bucket is first used.
 
-    Too large batches, batches for which there is no bucket any more, calls during a call of another thread, and
-    everything after a capture that failed, go through the plain loop. The graphs read the weights where they are, so
-    writes in place are seen. Memory: a bucket holds T x H elements per layer, 40 MB at most for BERT-base in 16 bits.
+    Too large batches, rules without a plan, batches for which there is no bucket any more, calls during a call of
+    another thread, and everything after a capture that failed, go through the plain loop. The graphs read the weights
+    where they are, so writes in place are seen. Memory: a bucket holds T x H elements per layer, 40 MB at most for
+    BERT-base in 16 bits.
 
     Attributes:
         layers, heads, backend, dtype: as of `LayerLoop`.
@@ -79,18 +84,18 @@ class GraphedLoop:
             late: how many stages are queued before the survivor count of the first of them is waited for. With 0 the
                 device waits for the host behind every layer, with 1 it computes a layer too many at the end.
             whole_depth_samples: batches of up to so many short samples go through one graph of all layers.
-            max_buckets: each has up to 2 L graphs.
+            max_buckets: counted once for each plan; each has up to 2 L graphs.
         """
         self.layers, self.heads, self.backend = layers, heads, backend
         self._plain = LayerLoop(layers, heads, backend)
-        self._exits = [number for number, head in enumerate(heads, start=1) if head is not None]
         self._move, self._late, self._max_buckets = move, late, max_buckets
         weight = layers[0].weights.qkv_weight
         self._device, self._hidden_size = weight.device, weight.shape[1]
         self._whole_depth_samples = whole_depth_samples
-        self._chains: dict[Bucket, Callable[[], None]] = {}
-        self._limits: dict[Bucket, tuple[Tensor, Tensor]] = {}  # of every bucket in use
-        self._stages: dict[tuple[Bucket, int, int], Stage] = {}
+        self._places: dict[tuple[Bucket, Plan], Place] = {}
+        with torch.inference_mode(False):
+            self._layer_speeds = torch.zeros(len(layers), dtype=torch.float32, device=self._device)
+        self._filled: tuple[float, ...] | None = None  # what is in there, or on its way
         self._results: Results | None = None
         self._lock = threading.Lock()
         self._recorder = recorder
@@ -103,90 +108,99 @@ class GraphedLoop:
     def dtype(self) -> torch.dtype:
         return self._plain.dtype
 
-    def prepare(self, shapes: Iterable[tuple[int, int, int]]) -> None:
-        """Records ahead what batches of these (tokens, samples, longest sample) need: the largest first, in whose
-        memory the others find room."""
+    def prepare(self, shapes: Iterable[tuple[int, int, int]], rule: Rule = ENTROPY_RULE) -> None:
+        """Records ahead what batches of these (tokens, samples, longest sample) need by such a rule, whatever Speeds it
+        has: the largest first, in whose memory the others find room."""
+        plan = Plan.of(rule, self.heads)
+        if plan is None:
+            return
         buckets = {bucket for shape in shapes if (bucket := Bucket.smallest(*shape))}
         with self._lock:
             if self._recorder is None:
                 return
             try:
                 for bucket in sorted(buckets, key=lambda bucket: (bucket.tokens, bucket.slots), reverse=True):
-                    if self._admit(bucket):
-                        self._all_stages(bucket)
-                        self._chain(bucket)
+                    if place := self._place(bucket, plan):
+                        self._all_stages(place)
+                        self._chain(place)
             except _NotRecorded as error:
                 self._give_up(str(error))
 
     @torch.compiler.disable
-    def run(self, batch: PackedBatch, *, adaptive: bool) -> Results:
+    def run(self, batch: PackedBatch, rule: Rule | None) -> Results:
         """See `engine.encoder.Encoder`. The results are the caller's own."""
+        plan = Plan.of(rule, self.heads)
         wanted = Bucket.smallest(batch.hidden.shape[0], batch.sample_index.shape[0], batch.max_seqlen)
         fits = batch.hidden.device == self._device and batch.hidden.dtype == self.dtype
-        if wanted is not None and fits and self._lock.acquire(blocking=False):
+        if plan is not None and wanted is not None and fits and self._lock.acquire(blocking=False):
             try:
-                bucket = self._bucket_for(wanted)
-                if self._recorder is not None and bucket is not None:
+                place = self._place_for(wanted, plan)
+                if self._recorder is not None and place is not None:
                     with self._recorder.turn():
-                        return self._replay(batch, bucket, adaptive)
+                        return self._replay(batch, place, rule)
             except _NotRecorded as error:
                 self._give_up(str(error))  # and once more from the start: `batch` is as it came
             finally:
                 self._lock.release()
-        return self._plain.run(batch, adaptive=adaptive)
+        return self._plain.run(batch, rule)
 
-    def _replay(self, batch: PackedBatch, bucket: Bucket, adaptive: bool) -> Results:
+    def _replay(self, batch: PackedBatch, place: Place, rule: Rule | None) -> Results:
         size = survivors = batch.sample_index.shape[0]
         tokens, depth, position = batch.hidden.shape[0], len(self.layers), 0
-        bound = None if adaptive else size
+        bound = size if rule is None else None
         counts: deque[tuple[Bucket, HostCopy]] = deque()
         source = dataclasses.replace(batch, sample_index=batch.sample_index + 1)
-        if adaptive and (chain := self._chain(bucket)) is not None:
-            _load(self._all_stages(bucket)[0].inputs, source, size, tokens)
+        if rule is not None and rule.layer_speeds is not None:
+            self._fill_layer_speeds(rule.layer_speeds)
+        if rule is not None and (chain := self._chain(place)) is not None:
+            _load(place.stages[0, place.plan.exits[0]].inputs, source, size, tokens)
             chain()
             return self._answers(size)
-        speed = HostCopy(batch.speed) if adaptive else None
+        speed = None if rule is None else HostCopy(batch.speed)
         while survivors:
-            end = depth if survivors == bound else self._next_exit(position)
-            stage = self._stage(bucket, position, end)
+            end = depth if survivors == bound else place.plan.exit_behind(position)
+            stage = self._stage(place, position, end)
             if source is not stage.inputs:
                 _load(stage.inputs, source, survivors, tokens)
             stage.replay()
             if end == depth:
                 break
             source, position = stage.outputs, end
-            counts.append((bucket, HostCopy(stage.counts)))
+            counts.append((place.bucket, HostCopy(stage.counts)))
             if len(counts) <= self._late:
                 continue
             # From here on `survivors` and `tokens` are those of an earlier layer: upper bounds.
             of, copy = counts.popleft()
             slots, rows = copy.wait()[0].tolist()
             survivors, tokens = survivors - (of.slots - slots), tokens - (of.tokens - rows)
-            if bound is None and speed is not None:
-                bound = bound_to_stay(speed.wait()[0])
-            bucket = self._shrink(bucket, tokens, survivors, depth - position)
+            if bound is None and rule is not None and speed is not None:
+                bound = bound_to_stay(speed.wait()[0], rule)
+            place = self._shrink(place, tokens, survivors, depth - position)
         return self._answers(size)
+
+    def _fill_layer_speeds(self, speeds: tuple[float, ...]) -> None:
+        """For the replays to come; those before are done with what was there, see `Recorder.turn`."""
+        if speeds != self._filled:
+            source = torch.tensor(speeds, dtype=torch.float32, device="cpu", pin_memory=self._layer_speeds.is_cuda)
+            self._layer_speeds.copy_(source, non_blocking=True)
+            self._filled = speeds
 
     def _answers(self, size: int) -> Results:
         assert self._results is not None
         return Results(*(getattr(self._results, name)[1 : size + 1].clone() for name in _RESULTS))
 
-    def _next_exit(self, position: int) -> int:
-        """The number of layers up to the first exit head behind `position` of them."""
-        return self._exits[bisect.bisect_right(self._exits, position)]
+    def _all_stages(self, place: Place) -> list[Stage]:
+        return [self._stage(place, first, end) for first, end in place.plan.spans()]
 
-    def _all_stages(self, bucket: Bucket) -> list[Stage]:
-        return [self._stage(bucket, first, end) for first, end in itertools.pairwise([0, *self._exits])]
-
-    def _chain(self, bucket: Bucket) -> Callable[[], None] | None:
-        """The graph of all layers of `bucket`, made now or before; None where it is not for it or not to be had."""
-        if bucket.samples > self._whole_depth_samples or bucket.tokens > WHOLE_DEPTH_TOKENS:
+    def _chain(self, place: Place) -> Callable[[], None] | None:
+        """The graph of all layers at `place`, made now or before; None where it is not for it or not to be had."""
+        if place.bucket.samples > self._whole_depth_samples or place.bucket.tokens > WHOLE_DEPTH_TOKENS:
             return None
-        if bucket not in self._chains:
+        if place.chain is None:
             assert self._recorder is not None
-            stages = self._all_stages(bucket)
+            stages = self._all_stages(place)
             try:
-                self._chains[bucket] = self._recorder.chain(stages)
+                place.chain = self._recorder.chain(stages)
             except RuntimeError as error:
                 self._whole_depth_samples = 0
                 warnings.warn(
@@ -194,53 +208,55 @@ class GraphedLoop:
                     RuntimeWarning,
                     stacklevel=4,
                 )
+        return place.chain
+
+    def _place(self, bucket: Bucket, plan: Plan) -> Place | None:
+        """In use, now or already; None where there are no more to be had."""
+        if (bucket, plan) not in self._places:
+            if len(self._places) >= self._max_buckets:
                 return None
-        return self._chains[bucket]
-
-    def _admit(self, bucket: Bucket) -> bool:
-        """Whether the bucket is in use, now or already."""
-        if bucket not in self._limits:
-            if len(self._limits) >= self._max_buckets:
-                return False
             with torch.inference_mode(False):
-                self._limits[bucket] = bucket.limits(self._device)
-        return True
+                self._places[bucket, plan] = Place(bucket, plan, bucket.limits(self._device))
+        return self._places[bucket, plan]
 
-    def _bucket_for(self, wanted: Bucket) -> Bucket | None:
-        if self._admit(wanted):
-            return wanted
-        return min((b for b in self._limits if b.holds(wanted)), key=lambda b: (b.tokens, b.slots), default=None)
+    def _place_for(self, wanted: Bucket, plan: Plan) -> Place | None:
+        if place := self._place(wanted, plan):
+            return place
+        larger = (place for place in self._places.values() if place.plan == plan and place.bucket.holds(wanted))
+        return min(larger, key=lambda place: (place.bucket.tokens, place.bucket.slots), default=None)
 
-    def _shrink(self, bucket: Bucket, tokens: int, samples: int, layers: int) -> Bucket:
-        """The bucket for the `layers` layers to come. The longest sample may be among those who stay."""
-        smaller = Bucket.smallest(tokens, samples, bucket.max_seqlen)
-        if smaller is None or not self._move.pays(bucket.tokens - smaller.tokens, layers, self._hidden_size):
-            return bucket
-        return smaller if self._admit(smaller) else bucket
+    def _shrink(self, place: Place, tokens: int, samples: int, layers: int) -> Place:
+        """For the `layers` layers to come. The longest sample may be among those who stay."""
+        smaller = Bucket.smallest(tokens, samples, place.bucket.max_seqlen)
+        if smaller is None or not self._move.pays(place.bucket.tokens - smaller.tokens, layers, self._hidden_size):
+            return place
+        return self._place(smaller, place.plan) or place
 
-    def _stage(self, bucket: Bucket, first: int, end: int) -> Stage:
-        """Layers `first` to `end` - 1 in `bucket`, recorded now or before."""
+    def _stage(self, place: Place, first: int, end: int) -> Stage:
+        """Layers `first` to `end` - 1 at `place`, recorded now or before."""
         assert self._recorder is not None
-        if (bucket, first, end) not in self._stages:
+        if (first, end) not in place.stages:
             # Memory that lives on must be of the ordinary kind, which may be written in and outside inference mode.
             with torch.inference_mode(False), torch.no_grad():
-                inputs = self._stage_before(bucket, first).outputs if first else self._idle(bucket, first)
+                inputs = self._stage_before(place, first).outputs if first else self._idle(place.bucket, first)
+                idle = self._idle(place.bucket, first)
                 try:
-                    stage = self._recorder.record(self._span(bucket, first, end), inputs, self._idle(bucket, first))
+                    stage = self._recorder.record(self._span(place, first, end), inputs, idle)
                 except RuntimeError as error:
                     raise _NotRecorded(f"layers {first + 1} to {end} could not be recorded ({error})") from error
-            self._stages[bucket, first, end] = stage
-        return self._stages[bucket, first, end]
+            place.stages[first, end] = stage
+        return place.stages[first, end]
 
-    def _stage_before(self, bucket: Bucket, position: int) -> Stage:
+    def _stage_before(self, place: Place, position: int) -> Stage:
         """The stage that ends where `position` layers are done."""
-        place = self._exits.index(position)
-        return self._stage(bucket, self._exits[place - 1] if place else 0, position)
+        (span,) = (span for span in place.plan.spans() if span[1] == position)
+        return self._stage(place, *span)
 
-    def _span(self, bucket: Bucket, first: int, end: int) -> Span:
-        lower, upper = self._limits[bucket]
-        head = self.heads[end - 1]
+    def _span(self, place: Place, first: int, end: int) -> Span:
+        (lower, upper), plan = place.limits, place.plan
+        head, last = self.heads[end - 1], end == len(self.layers)
         assert head is not None
+        layer_speed = self._layer_speeds[end - 1] if plan.limited and not last else None
         if self._results is None:
             self._results = Results.empty(self.layers[0].weights.qkv_weight, MAX_SAMPLES + 1, head.num_labels)
         results = self._results
@@ -249,8 +265,7 @@ class GraphedLoop:
             batch = dataclasses.replace(inputs, cu_seqlens=torch.clamp(inputs.cu_seqlens, lower, upper))
             for layer in self.layers[first:end]:
                 batch.hidden = layer(batch.hidden, batch.cu_seqlens, batch.max_seqlen)
-            last = end == len(self.layers)
-            counts = let_out(head, batch, results, end, last, self.backend)
+            counts = let_out(head, batch, results, end, last, plan.decision, layer_speed, self.backend)
             return batch, counts
 
         return span

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastbert_kernels import ops
+from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.packed import PackedBatch, Results
+from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule, asked_layers
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights, teacher_classifier
 
 
@@ -29,7 +32,7 @@ from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights, teacher
 class LayerLoop:
     """Layers and exit heads one after another, for every device.
 
-    On a GPU the host reads once behind each exit head that is evaluated, two numbers in pinned memory, and waits for
+    On a GPU the host reads once behind each exit head that is asked, two numbers in pinned memory, and waits for
     nothing else.
 
     Attributes:
@@ -45,25 +48,28 @@ class LayerLoop:
     def dtype(self) -> torch.dtype:
         return self.layers[0].dtype
 
-    def run(self, batch: PackedBatch, *, adaptive: bool) -> Results:
+    def run(self, batch: PackedBatch, rule: Rule | None) -> Results:
         """See `engine.encoder.Encoder`."""
         depth = len(self.layers)
         survivors = batch.sample_index.shape[0]
         results = Results.empty(batch.hidden, survivors, teacher_classifier(self.heads).num_labels)
+        asked, decision = asked_layers(rule, self.heads), ENTROPY_RULE if rule is None else rule
+        layer_speeds = decision.layer_speeds or (None,) * depth
         speed = batch.speed
         # On a GPU to ask would be to wait, so there the answer comes with the first survivor count.
-        bound = None if speed.is_cuda or not adaptive else bound_to_stay(speed)
+        bound = None if speed.is_cuda or rule is None else bound_to_stay(speed, rule)
         for number, (layer, head) in enumerate(zip(self.layers, self.heads, strict=True), start=1):
             batch.hidden = layer(batch.hidden, batch.cu_seqlens, batch.max_seqlen)
             last = number == depth
-            if head is None or (not last and (not adaptive or survivors == bound)):
+            if head is None or number not in asked or (not last and survivors == bound):
                 continue
-            counts = let_out(head, batch, results, number, last, self.backend)
+            layer_speed = None if last else layer_speeds[number - 1]
+            counts = let_out(head, batch, results, number, last, decision, layer_speed, self.backend)
             if last:
                 break
             if bound is None:
                 counts, speed = _read(counts, speed)
-                bound = bound_to_stay(speed)
+                bound = bound_to_stay(speed, decision)
             else:
                 (counts,) = _read(counts)
             survivors, tokens = counts.tolist()
@@ -73,7 +79,16 @@ class LayerLoop:
         return results
 
 
-def let_out(head: ExitHead, batch: PackedBatch, results: Results, layer: int, last: bool, backend: str) -> Tensor:
+def let_out(
+    head: ExitHead,
+    batch: PackedBatch,
+    results: Results,
+    layer: int,
+    last: bool,
+    rule: Rule,
+    layer_speed: float | Tensor | None,
+    backend: str,
+) -> Tensor:
     """Evaluates the exit head behind `layer`, writes the results of those who leave and moves the others together.
 
     Device work only: the tensors of `batch` are replaced by compacted ones of the same capacity, see `ops.compact`.
@@ -81,11 +96,15 @@ def let_out(head: ExitHead, batch: PackedBatch, results: Results, layer: int, la
     Args:
         layer: number of layers executed, 1..L.
         last: everybody leaves, whatever their uncertainty.
+        rule: its criterion and the parameters of that.
+        layer_speed: no sample's Speed counts as more here; a number, or float32 [] on the device. None: no limit.
 
     Returns:
         counts [2] int32, on the device: survivors and their tokens.
     """
-    logits, uncertainty, history, keep = _ask(head, batch, backend)
+    # The batch keeps the samples' own Speed, for the heads to come.
+    speed = batch.speed if layer_speed is None else batch.speed.clamp(max=layer_speed)
+    logits, uncertainty, history, keep = _ask(head, batch, speed, rule, backend)
     if last:
         keep = torch.zeros_like(keep)
     batch.hidden, batch.cu_seqlens, batch.sample_index, batch.speed, batch.history, counts = ops.compact(
@@ -106,8 +125,17 @@ def let_out(head: ExitHead, batch: PackedBatch, results: Results, layer: int, la
     return counts
 
 
-def _ask(head: ExitHead, batch: PackedBatch, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs = (batch.hidden, batch.cu_seqlens, batch.speed)
+def _ask(
+    head: ExitHead, batch: PackedBatch, speed: Tensor, rule: Rule, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    options: dict[str, Any] = {
+        "history": batch.history,
+        "criterion": rule.criterion.value,
+        "top_k": rule.top_k,
+        "patience": rule.patience,
+        "backend": backend,
+    }
+    inputs = (batch.hidden, batch.cu_seqlens, speed)
     if isinstance(head, PooledHeadWeights):
         return ops.pooled_exit_head(
             *inputs,
@@ -115,20 +143,19 @@ def _ask(head: ExitHead, batch: PackedBatch, backend: str) -> tuple[Tensor, Tens
             list(head.biases),
             pooling=head.pooling,
             activation=head.activation,
-            history=batch.history,
-            backend=backend,
+            **options,
         )
-    return ops.exit_head(*inputs, *head.tensors(), history=batch.history, backend=backend)
+    return ops.exit_head(*inputs, *head.tensors(), **options)
 
 
-def bound_to_stay(speed: Tensor) -> int:
+def bound_to_stay(speed: Tensor, rule: Rule) -> int:
     """How many samples no exit head lets out; `speed` [B] is on the host.
 
-    An uncertainty is never negative, so none is below a Speed of 0, and nothing is below NaN. (Patience, which does not
-    look at Speed, would need another bound; this loop decides by entropy.) These samples are among the survivors of
-    every layer: where only as many are left, it is they, and no head need be asked.
+    An uncertainty is never negative, so by none of the criteria that compare it is it below a Speed of 0, and nothing
+    is below NaN; a layer's Speed only lowers a sample's. These samples are among the survivors of every layer: where
+    only as many are left, it is they, and no head need be asked. PATIENCE looks at no Speed, so it holds nobody.
     """
-    return int((~(speed > 0)).sum())
+    return 0 if rule.criterion is Criterion.PATIENCE else int((~(speed > 0)).sum())
 
 
 class HostCopy:

@@ -16,6 +16,7 @@ from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
+from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import Parameters, layer_parameters, layer_weights, linear_parameters
@@ -117,7 +118,7 @@ def forward(
         return NotImplemented  # nothing to gain: no sample leaves early, or there is none
 
     batch = _pack(model, encoder, valid, input_ids, token_type_ids, threshold)
-    results = encoder.run(batch, adaptive=threshold is not None)
+    results = encoder.run(batch, None if threshold is None else Rule())
     warn_if_not_finite(results.uncertainty)
     loss = None if labels is None else F.cross_entropy(results.logits, labels)
     return FastBertOutput(

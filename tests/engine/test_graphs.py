@@ -22,6 +22,7 @@ from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.recorders import EagerRecorder, Stage
+from fastbert_kernels.engine.rule import ENTROPY_RULE
 from loops import random_batch, random_loop
 
 DEPTH = 4
@@ -83,9 +84,9 @@ def without_heads(plain, *numbers):
     return LayerLoop(plain.layers, heads, plain.backend)
 
 
-def assert_equal_runs(loop, plain, batch, adaptive=True):
-    got = loop.run(copy.copy(batch), adaptive=adaptive)
-    want = plain.run(copy.copy(batch), adaptive=adaptive)
+def assert_equal_runs(loop, plain, batch, rule=ENTROPY_RULE):
+    got = loop.run(copy.copy(batch), rule)
+    want = plain.run(copy.copy(batch), rule)
     assert torch.equal(got.exit_layer, want.exit_layer)
     torch.testing.assert_close(got.logits, want.logits, equal_nan=True, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(got.uncertainty, want.uncertainty, equal_nan=True, rtol=1e-6, atol=1e-6)
@@ -110,9 +111,9 @@ def random_lengths(most=500):
 def test_equals_the_plain_loop(poisoned_memory, lengths, speed, without, options):
     plain = without_heads(random_loop(depth=DEPTH, layer=CheckedLayer), *without)
     loop, recorder = graphed(plain, move=ALWAYS_MOVE, **options)
-    adaptive = speed is not None
+    rule = None if speed is None else ENTROPY_RULE
     for _ in range(2):  # with fresh memory, and with what the first run left in it
-        assert_equal_runs(loop, plain, random_batch(lengths, speed if adaptive else 0.0), adaptive)
+        assert_equal_runs(loop, plain, random_batch(lengths, speed or 0.0), rule)
     assert recorder.replayed
 
 
@@ -128,7 +129,7 @@ def test_random_batches_through_one_loop(late, move, whole_depth_samples, batche
     for _ in range(batches):
         lengths = random_lengths()
         speed = random.choice([0.0, 0.5, 0.9, 2.0, torch.rand(len(lengths)), torch.rand(len(lengths)).round()])
-        want = assert_equal_runs(loop, plain, random_batch(lengths, speed), adaptive=random.random() < 0.9)
+        want = assert_equal_runs(loop, plain, random_batch(lengths, speed), random.choice([None, *[ENTROPY_RULE] * 9]))
         layers.update(want.exit_layer.tolist())
     assert layers == set(range(1, DEPTH + 1))
     used = {(stage.inputs.hidden.shape[0], stage.inputs.speed.shape[0]) for stage in recorder.replayed}
@@ -141,25 +142,28 @@ def test_stages_that_run(late):
     plain = random_loop(depth=DEPTH)
     loop, recorder = graphed(plain, late=late)
 
-    def replays(batch, adaptive=True):
+    def replays(batch, rule=ENTROPY_RULE):
         recorder.replayed.clear()
-        deepest = int(assert_equal_runs(loop, plain, batch, adaptive).exit_layer.max())
+        deepest = int(assert_equal_runs(loop, plain, batch, rule).exit_layer.max())
         return deepest, len(recorder.replayed)
 
     assert replays(random_batch([5, 9], 2.0)) == (1, 1 + late)
     assert replays(random_batch([5, 9], 1e-6)) == (DEPTH, DEPTH)
     assert replays(random_batch([5, 9], 0.0)) == (DEPTH, min(2 + late, DEPTH))
     assert replays(random_batch([5, 9], [0.0, 2.0])) == (DEPTH, min(2 + late, DEPTH))
-    assert replays(random_batch([5, 9], 2.0), adaptive=False) == (DEPTH, 1)
+    assert replays(random_batch([5, 9], 2.0), None) == (DEPTH, 1)
 
 
 def test_the_chain_ends_where_the_last_sample_leaves():
     plain = random_loop(depth=DEPTH)
     loop, recorder = graphed(plain, whole_depth_samples=8)
-    for speed, adaptive in ((2.0, True), (0.6, True), ([2.0, 0.6], True), (1e-6, True), (0.0, True), (0.0, False)):
+    for speed in (2.0, 0.6, [2.0, 0.6], 1e-6, 0.0):
         recorder.replayed.clear()
-        deepest = int(assert_equal_runs(loop, plain, random_batch([5, 9], speed), adaptive).exit_layer.max())
-        assert len(recorder.replayed) == (deepest if adaptive else 1)
+        deepest = int(assert_equal_runs(loop, plain, random_batch([5, 9], speed)).exit_layer.max())
+        assert len(recorder.replayed) == deepest
+    recorder.replayed.clear()
+    assert_equal_runs(loop, plain, random_batch([5, 9], 2.0), None)
+    assert len(recorder.replayed) == 1
 
 
 def test_stages_end_at_exit_heads():
@@ -259,9 +263,7 @@ def test_a_move_by_a_late_count_takes_dummies_along():
     plain = random_loop(depth=DEPTH, layer=CheckedLayer)
     many = random_batch([5] * 200, 0.0)
     first, second = (
-        LayerLoop(plain.layers[:depth], plain.heads[:depth], "reference")
-        .run(copy.copy(many), adaptive=False)
-        .uncertainty
+        LayerLoop(plain.layers[:depth], plain.heads[:depth], "reference").run(copy.copy(many), None).uncertainty
         for depth in (1, 2)
     )
     row = (first - second).argsort(descending=True)[:9]  # these are surer behind the second layer
@@ -345,7 +347,7 @@ def test_a_batch_of_another_dtype_is_not_cast_in_silence():
     plain = random_loop(depth=DEPTH)
     loop, _ = graphed(plain)
     with pytest.raises(RuntimeError, match="dtype"):
-        loop.run(random_batch([5, 9], 0.5, dtype=torch.float32), adaptive=True)
+        loop.run(random_batch([5, 9], 0.5, dtype=torch.float32), ENTROPY_RULE)
 
 
 def test_results_belong_to_the_caller_and_the_batch_stays_as_it_was():
@@ -353,9 +355,9 @@ def test_results_belong_to_the_caller_and_the_batch_stays_as_it_was():
     loop, _ = graphed(plain)
     batch = random_batch([5, 9, 30], 0.5)
     before = copy.deepcopy(batch)
-    first = loop.run(batch, adaptive=True)
+    first = loop.run(batch, ENTROPY_RULE)
     kept = copy.deepcopy(first)
-    loop.run(random_batch([5, 9, 30], 0.5), adaptive=True)
+    loop.run(random_batch([5, 9, 30], 0.5), ENTROPY_RULE)
     assert torch.equal(first.logits, kept.logits) and torch.equal(first.exit_layer, kept.exit_layer)
     assert all(torch.equal(getattr(batch, name), getattr(before, name)) for name in ("hidden", "sample_index", "speed"))
 

@@ -13,6 +13,7 @@ from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
+from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import HeadWeights, PooledHeadWeights
 from loops import random_batch, random_loop
 from support import cu_seqlens_of, head_weights, pooled_inputs
@@ -96,7 +97,7 @@ def assert_as_alone(kind, heads, batch, lengths=LENGTHS):
     encoder = make_encoder(kind, layers, heads)
     inputs = copy.copy(batch)
     inputs.hidden = batch.hidden.to(encoder.dtype)
-    got = encoder.run(inputs, adaptive=True)
+    got = encoder.run(inputs, Rule())
     exact = encoder.dtype == torch.float64
     for row, (number, logits, distance) in enumerate(one_by_one(layers, heads, batch, lengths)):
         if exact or distance > 1e-4:
@@ -156,7 +157,7 @@ def test_a_bad_sample_and_an_empty_one_leave_their_neighbours_alone(poisoned_mem
         torch.manual_seed(4)
         batch = make_batch([5, 9, 0, 6], speed, dtype=encoder.dtype)
         batch.hidden[7, 3] = bad
-        return encoder.run(batch, adaptive=True)
+        return encoder.run(batch, Rule())
 
     for speed in (0.5, 2.0):
         want, got = run(0.25, speed), run(math.nan, speed)
@@ -166,10 +167,10 @@ def test_a_bad_sample_and_an_empty_one_leave_their_neighbours_alone(poisoned_mem
 
 
 @pytest.mark.parametrize(
-    ("speed", "adaptive", "asked"),
-    [(1e-9, True, [2, 4, 5]), (0.0, True, [5]), (2.0, True, [2]), (2.0, False, [5])],
+    ("speed", "rule", "asked"),
+    [(1e-9, Rule(), [2, 4, 5]), (0.0, Rule(), [5]), (2.0, Rule(), [2]), (2.0, None, [5])],
 )
-def test_layers_without_a_head_cost_nothing(monkeypatch, speed, adaptive, asked):
+def test_layers_without_a_head_cost_nothing(monkeypatch, speed, rule, asked):
     """Behind such a layer there is neither head nor compaction nor a read by the host."""
     calls = []
 
@@ -185,7 +186,7 @@ def test_layers_without_a_head_cost_nothing(monkeypatch, speed, adaptive, asked)
     monkeypatch.setattr(ops, "compact", counted("compact", ops.compact))
     layers = random_loop(depth=DEPTH, hidden_size=WIDTH).layers
     heads = [None, pooled(3), None, pooled(3), pooled(3)]
-    LayerLoop(layers, heads, "reference").run(make_batch(LENGTHS, speed), adaptive=adaptive)
+    LayerLoop(layers, heads, "reference").run(make_batch(LENGTHS, speed), rule)
     names = [name for name, _ in calls]
     assert [layer for name, layer in calls if name == "let_out"] == asked
     assert names.count("compact") == len(asked) and names.count("read") == len(asked) - (DEPTH in asked)
@@ -200,7 +201,7 @@ def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
     heads = [None, *(cast(pooled(40, 3, pooling="mean"), rows_dtype) for _ in range(DEPTH - 1))]
     encoder = CompiledEncoder([layer.weights for layer in layers], heads, rows_dtype, quantised=dtype == torch.int8)
     batch = make_batch(LENGTHS, speed, dtype=rows_dtype)
-    got = encoder.run(copy.copy(batch), adaptive=True)
+    got = encoder.run(copy.copy(batch), Rule())
     for b, rows in enumerate(batch.hidden.split(LENGTHS)):
         bounds = cu_seqlens_of([LENGTHS[b]])
         number, keep = 0, True
@@ -223,4 +224,4 @@ def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
 def test_the_last_layer_needs_a_head(kind):
     layers = random_loop(depth=2, hidden_size=WIDTH).layers
     with pytest.raises(ValueError, match="the last layer has no exit head"):
-        make_encoder(kind, layers, [pooled(3), None]).run(make_batch([3], 0.5), adaptive=True)
+        make_encoder(kind, layers, [pooled(3), None]).run(make_batch([3], 0.5), Rule())

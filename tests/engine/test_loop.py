@@ -12,6 +12,7 @@ import fastbert_kernels
 from fastbert_kernels import ops
 from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.loop import HostCopy, bound_to_stay
+from fastbert_kernels.engine.rule import Rule
 from loops import random_batch, random_loop
 from support import cu_seqlens_of, padded_batch, spread_model
 
@@ -49,7 +50,7 @@ def asked(monkeypatch):
 def test_every_sample_leaves_as_if_it_were_alone(poisoned_memory, speed):
     loop = random_loop(depth=DEPTH)
     batch = random_batch(LENGTHS, torch.linspace(-0.1, 1.1, len(LENGTHS)) if speed == "spread" else speed)
-    got = loop.run(copy.copy(batch), adaptive=True)
+    got = loop.run(copy.copy(batch), Rule())
     for row, number, logits in one_by_one(loop, batch, LENGTHS):
         assert got.exit_layer[row] == number
         torch.testing.assert_close(got.logits[row], logits, equal_nan=True)
@@ -58,13 +59,13 @@ def test_every_sample_leaves_as_if_it_were_alone(poisoned_memory, speed):
 
 
 def test_at_full_depth_only_the_teacher_is_asked(asked):
-    result = random_loop(depth=DEPTH).run(random_batch(LENGTHS, 1.0), adaptive=False)
+    result = random_loop(depth=DEPTH).run(random_batch(LENGTHS, 1.0), None)
     assert asked == [DEPTH] and result.exit_layer.tolist() == [DEPTH] * len(LENGTHS)
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, math.nan])
 def test_heads_that_can_let_nobody_out_are_not_asked(asked, speed):
-    random_loop(depth=DEPTH).run(random_batch(LENGTHS, speed), adaptive=True)
+    random_loop(depth=DEPTH).run(random_batch(LENGTHS, speed), Rule())
     assert asked == [DEPTH]
 
 
@@ -72,18 +73,22 @@ def test_no_head_is_asked_when_only_samples_are_left_that_none_lets_out(asked):
     """Speed 2 is above every uncertainty, so those samples leave behind the first layer; the empty one never does."""
     lengths = [length for length in LENGTHS if length]
     speed = [2.0, 0.0, 2.0, math.nan, 2.0, 2.0, 2.0, 0.0, 2.0]
-    result = random_loop(depth=DEPTH).run(random_batch(lengths, speed), adaptive=True)
+    result = random_loop(depth=DEPTH).run(random_batch(lengths, speed), Rule())
     assert asked == [1, DEPTH]
     assert sorted(result.exit_layer.tolist()) == [1] * 6 + [DEPTH] * 3
 
 
 def test_the_loop_ends_with_the_last_sample(asked):
-    result = random_loop(depth=DEPTH).run(random_batch([5, 2], 2.0), adaptive=True)
+    result = random_loop(depth=DEPTH).run(random_batch([5, 2], 2.0), Rule())
     assert asked == [1] and result.exit_layer.tolist() == [1, 1]
 
 
-def test_bound_to_stay():
-    assert bound_to_stay(torch.tensor([0.0, -0.0, 1e-30, math.nan, -1.0, 0.5, math.inf])) == 4
+@pytest.mark.parametrize(
+    ("criterion", "number"), [("entropy", 4), ("top_k_entropy", 4), ("confidence", 4), ("patience", 0)]
+)
+def test_bound_to_stay(criterion, number):
+    speed = torch.tensor([0.0, -0.0, 1e-30, math.nan, -1.0, 0.5, math.inf])
+    assert bound_to_stay(speed, Rule(criterion)) == number
 
 
 def test_a_host_copy_is_a_copy():

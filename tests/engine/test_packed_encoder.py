@@ -11,6 +11,7 @@ from fastbert_kernels.engine import attention
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch
+from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.hosts import fastbert_hf as host
 from support import cu_seqlens_of, folded_head, spread_model
 
@@ -64,8 +65,7 @@ def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
     hidden = torch.randn(sum(lengths), 32).to(encoder.dtype)
     speeds = torch.full((len(lengths),), speed)
     got = encoder.run(
-        PackedBatch(hidden, cu_seqlens_of(lengths), torch.arange(len(lengths)).int(), speeds, max(lengths)),
-        adaptive=True,
+        PackedBatch(hidden, cu_seqlens_of(lengths), torch.arange(len(lengths)).int(), speeds, max(lengths)), Rule()
     )
     heads = [folded_head(head, encoder.dtype).tensors() for head in model.heads]
     for b, rows in enumerate(hidden.split(lengths)):

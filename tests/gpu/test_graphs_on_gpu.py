@@ -17,6 +17,7 @@ from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.buckets import MoveCost
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.rule import ENTROPY_RULE
 from loops import random_batch, random_loop
 
 pytestmark = pytest.mark.gpu
@@ -80,11 +81,11 @@ def synchronisation_forbidden():
 def test_recorded_equals_launched(backend, dtype, fused, options, speed):
     layer = pytest.importorskip("fastbert_kernels.engine.fused_layer").FusedLayer if fused else TorchLayer
     plain, graphed = loops(backend, dtype, layer, move=MoveCost(seconds=0), **options)
-    adaptive = speed is not None
+    rule = None if speed is None else ENTROPY_RULE
     for lengths in ([9], [64, 1, 0, 130, 5], [40] * 30, [9], [512, 300]):
-        batch = batch_of(lengths, speed if adaptive else 0.0, dtype)
-        got = graphed.run(copy.copy(batch), adaptive=adaptive)
-        assert_same_answers(got, plain.run(copy.copy(batch), adaptive=adaptive), batch, dtype)
+        batch = batch_of(lengths, speed or 0.0, dtype)
+        got = graphed.run(copy.copy(batch), rule)
+        assert_same_answers(got, plain.run(copy.copy(batch), rule), batch, dtype)
 
 
 def test_two_hundred_batches_and_steady_memory(backend):
@@ -94,9 +95,9 @@ def test_two_hundred_batches_and_steady_memory(backend):
     for number in range(400):
         lengths = random_lengths()
         batch = batch_of(lengths, torch.rand(len(lengths)))
-        got = graphed.run(copy.copy(batch), adaptive=True)
+        got = graphed.run(copy.copy(batch), ENTROPY_RULE)
         if number < 200:
-            assert_same_answers(got, plain.run(copy.copy(batch), adaptive=True), batch)
+            assert_same_answers(got, plain.run(copy.copy(batch), ENTROPY_RULE), batch)
         elif number % 100 == 99 or number == 200:
             reserved.append(torch.cuda.memory_reserved())
     assert max(reserved) <= reserved[0] + 2**23  # a few stages that are rare may have been recorded late
@@ -105,10 +106,10 @@ def test_two_hundred_batches_and_steady_memory(backend):
 def test_neither_loop_waits_for_the_device(backend):
     plain, graphed = loops(backend)
     batch = batch_of([9, 64, 3, 30], [0.0, 0.5, 0.9, 2.0])
-    for loop, adaptive in itertools.product((plain, graphed), (False, True)):
-        loop.run(copy.copy(batch), adaptive=adaptive)  # compiles or records
+    for loop, rule in itertools.product((plain, graphed), (None, ENTROPY_RULE)):
+        loop.run(copy.copy(batch), rule)  # compiles or records
         with synchronisation_forbidden():
-            loop.run(copy.copy(batch), adaptive=adaptive)
+            loop.run(copy.copy(batch), rule)
 
 
 def test_the_device_ends_the_graph_of_all_layers(backend):
@@ -120,13 +121,14 @@ def test_the_device_ends_the_graph_of_all_layers(backend):
     _, graphed = loops(backend)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a chain that failed would be told
-        graphed.run(batch_of([9, 30, 4], 1e-6), adaptive=True)
-    stages = [stage for _, stage in sorted(graphed._stages.items(), key=lambda item: item[0][1:])]
+        graphed.run(batch_of([9, 30, 4], 1e-6), ENTROPY_RULE)
+    (place,) = graphed._places.values()
+    stages = [stage for _, stage in sorted(place.stages.items())]
     assert len(stages) == 4  # up to the heads behind layers 1, 3, 4 and 6
     for speeds, needed in (([2.0, 2.0, 2.0], 1), ([2.0, 1e-6, 2.0], 4), ([2.0, 2.0, 2.0], 1)):
         for stage in stages:
             stage.counts.fill_(-5)
-        got = graphed.run(batch_of([9, 30, 4], speeds), adaptive=True)
+        got = graphed.run(batch_of([9, 30, 4], speeds), ENTROPY_RULE)
         assert [int(stage.counts[0]) >= 0 for stage in stages] == [number < needed for number in range(4)]
         assert int(got.exit_layer.max()) == (1 if needed == 1 else 6)
 
@@ -142,7 +144,7 @@ def test_heads_are_skipped_once_nobody_can_leave(backend, monkeypatch):
 
     monkeypatch.setattr(loop_module, "let_out", let_out)
     plain, _ = loops(backend)
-    result = plain.run(batch_of([9, 30, 4], 0.0), adaptive=True)
+    result = plain.run(batch_of([9, 30, 4], 0.0), ENTROPY_RULE)
     assert asked == [1, 6] and result.exit_layer.tolist() == [6] * 3
 
 
@@ -150,14 +152,14 @@ def test_runs_on_different_streams_follow_each_other(backend):
     """The second run must not write into the memory of the first, which its stream has hardly begun with."""
     plain, graphed = loops(backend)
     first, second = batch_of([9, 30, 4], 0.0), batch_of([5, 20, 11], 0.0)
-    wanted = [plain.run(copy.copy(batch), adaptive=False) for batch in (first, second)]
-    graphed.run(copy.copy(first), adaptive=False)
+    wanted = [plain.run(copy.copy(batch), None) for batch in (first, second)]
+    graphed.run(copy.copy(first), None)
     torch.cuda.synchronize()
     streams, got = [torch.cuda.Stream(), torch.cuda.Stream()], []
     for stream, batch, cycles in zip(streams, (first, second), (50_000_000, 0), strict=True):
         with torch.cuda.stream(stream):
             torch.cuda._sleep(cycles)
-            got.append(graphed.run(copy.copy(batch), adaptive=False))
+            got.append(graphed.run(copy.copy(batch), None))
     torch.cuda.synchronize()
     for result, want, batch in zip(got, wanted, (first, second), strict=True):
         assert_same_answers(result, want, batch)
@@ -166,7 +168,7 @@ def test_runs_on_different_streams_follow_each_other(backend):
 def test_a_run_waits_for_its_input_on_the_current_stream(backend):
     _, graphed = loops(backend)
     batch = batch_of([9, 30, 4], 0.0)
-    want = graphed.run(copy.copy(batch), adaptive=True)
+    want = graphed.run(copy.copy(batch), ENTROPY_RULE)
     hidden = batch.hidden.clone()
     batch.hidden.zero_()
     torch.cuda.synchronize()
@@ -174,7 +176,7 @@ def test_a_run_waits_for_its_input_on_the_current_stream(backend):
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)
         batch.hidden.copy_(hidden)
-        got = graphed.run(copy.copy(batch), adaptive=True)
+        got = graphed.run(copy.copy(batch), ENTROPY_RULE)
     stream.synchronize()
     assert torch.equal(got.logits, want.logits)
 
@@ -182,12 +184,12 @@ def test_a_run_waits_for_its_input_on_the_current_stream(backend):
 def test_weights_written_in_place_are_seen(backend):
     plain, graphed = loops(backend)
     batch = batch_of([9, 30, 4], 1e-6)
-    before = graphed.run(copy.copy(batch), adaptive=True).logits
+    before = graphed.run(copy.copy(batch), ENTROPY_RULE).logits
     plain.layers[2].weights.output_weight.mul_(-1)
     plain.heads[-1].output_weight.mul_(0.25)
-    got = graphed.run(copy.copy(batch), adaptive=True)
+    got = graphed.run(copy.copy(batch), ENTROPY_RULE)
     assert not torch.equal(got.logits, before)
-    assert_same_answers(got, plain.run(copy.copy(batch), adaptive=True), batch)
+    assert_same_answers(got, plain.run(copy.copy(batch), ENTROPY_RULE), batch)
 
 
 def test_recorded_in_inference_mode_and_run_outside(backend):
@@ -196,16 +198,16 @@ def test_recorded_in_inference_mode_and_run_outside(backend):
         with mode():
             for lengths in ([100, 20], [5, 9], [300, 2]):
                 batch = batch_of(lengths, [2.0, 0.0])
-                want = plain.run(copy.copy(batch), adaptive=True)
-                assert_same_answers(graphed.run(copy.copy(batch), adaptive=True), want, batch)
+                want = plain.run(copy.copy(batch), ENTROPY_RULE)
+                assert_same_answers(graphed.run(copy.copy(batch), ENTROPY_RULE), want, batch)
 
 
 def test_what_cannot_be_recorded_is_launched():
     """The reference asks the device for numbers, which no capture allows."""
     plain, graphed = loops("reference")
     batch = batch_of([9, 30, 4], 0.5)
-    want = plain.run(copy.copy(batch), adaptive=True)
+    want = plain.run(copy.copy(batch), ENTROPY_RULE)
     with pytest.warns(RuntimeWarning, match="no CUDA graphs, every kernel is launched by itself: layers 1 to 1"):
-        got = graphed.run(copy.copy(batch), adaptive=True)
+        got = graphed.run(copy.copy(batch), ENTROPY_RULE)
     assert_same_answers(got, want, batch)
-    assert_same_answers(graphed.run(copy.copy(batch), adaptive=True), want, batch)
+    assert_same_answers(graphed.run(copy.copy(batch), ENTROPY_RULE), want, batch)
