@@ -1,16 +1,27 @@
-"""Layer loops and batches for tests of the engine."""
+"""Layer loops, encoders of every kind and batches for tests of the engine."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 
+from fastbert_kernels import ops
+from fastbert_kernels.engine.buckets import MAX_SAMPLES
+from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch
-from fastbert_kernels.engine.weights import HeadWeights
-from support import cu_seqlens_of, head_weights, layer_weights
+from fastbert_kernels.engine.weights import HeadWeights, PooledHeadWeights
+from recording import ALWAYS_MOVE, graphed
+from support import cu_seqlens_of, head_weights, layer_weights, pooled_inputs
+
+WIDTH = 32
+ACTIVATIONS = {"identity": lambda x: x, "tanh": torch.tanh, "relu": torch.relu, "gelu": torch.nn.functional.gelu}
+POOLINGS = {"first": lambda rows: rows[0], "mean": lambda rows: rows.mean(0), "max": lambda rows: rows.amax(0)}
+ENCODERS = ["reference float64", "reference", "cpu", "compiled"]
+GRAPHED = ["graphed float64", "chained float64"]  # stage by stage, and all stages at once
 
 
 def random_loop(
@@ -41,3 +52,56 @@ def random_batch(lengths, speed, *, hidden_size=32, dtype=torch.float64, device=
         speed=torch.as_tensor(speed, dtype=torch.float32).expand(size).to(device),
         max_seqlen=max(lengths),
     )
+
+
+def pooled(*sizes, pooling="first", activation="tanh"):
+    """With uncertainties that spread over [0, 1]; float64."""
+    *_, weights, biases = pooled_inputs([1], (WIDTH, *sizes))
+    weights[-1] *= 6 if pooling == "mean" else 2
+    return PooledHeadWeights(tuple(weights), tuple(biases), pooling, activation)
+
+
+def attentive():
+    return HeadWeights(*head_weights(WIDTH, 64, 2, 3))
+
+
+def cast(head, dtype):
+    """Matrices that meet hidden states in `dtype`, the rest in float32 (float64 for float64)."""
+    wide = torch.promote_types(dtype, torch.float32)
+    if isinstance(head, PooledHeadWeights):
+        weights = tuple(weight.to(dtype) for weight in head.weights)
+        return PooledHeadWeights(weights, tuple(bias.to(wide) for bias in head.biases), head.pooling, head.activation)
+    projection, *rest = head.tensors()
+    return HeadWeights(projection.to(dtype), *(tensor.to(wide) for tensor in rest))
+
+
+def make_batch(lengths, speed, dtype=torch.float64):
+    """With results in the order of the samples, as the compiled encoder has them."""
+    batch = random_batch(lengths, speed, hidden_size=WIDTH, dtype=dtype)
+    batch.sample_index = torch.arange(len(lengths), dtype=torch.int32)
+    return batch
+
+
+def make_encoder(kind, layers, heads):
+    """`kind`: of ENCODERS or GRAPHED."""
+    dtype = torch.float64 if kind.endswith("float64") else torch.float32
+    heads = [None if head is None else cast(head, dtype) for head in heads]
+    layers = [TorchLayer.cast(layer.weights, dtype) for layer in layers]
+    if kind == "compiled":
+        return CompiledEncoder([layer.weights for layer in layers], heads, dtype, quantised=False)
+    if kind in GRAPHED:
+        plain = LayerLoop(layers, heads, "reference")
+        return graphed(plain, whole_depth_samples=MAX_SAMPLES * kind.startswith("chained"), move=ALWAYS_MOVE)[0]
+    return LayerLoop(layers, heads, kind.split()[0])
+
+
+def evaluate(head, rows):
+    """Logits [N] and uncertainty of one sample's rows, by the definition of a pooled head."""
+    if isinstance(head, HeadWeights):
+        logits, uncertainty, _, _ = ops.exit_head(rows, cu_seqlens_of([len(rows)]), torch.ones(1), *head.tensors())
+        return logits[0], uncertainty[0]
+    features = POOLINGS[head.pooling](rows)
+    for number, (weight, bias) in enumerate(zip(head.weights, head.biases, strict=True)):
+        features = weight @ (ACTIVATIONS[head.activation](features) if number else features) + bias
+    probabilities = torch.softmax(features, 0)
+    return features, -(probabilities * probabilities.log()).sum() / math.log(len(features))
