@@ -2,9 +2,10 @@
 """Plants deliberate faults in the kernels, one at a time, and checks that some test notices each.
 
 Works in a temporary copy of the sources. A fault is an exact piece of text and what takes its place; when the text is
-no longer there exactly once, the script stops, since a fault that is not planted proves nothing. Three suites: the CUDA
+no longer there exactly once, the script stops, since a fault that is not planted proves nothing. Four suites: the CUDA
 kernels run on the CPU by tests/cuda_on_cpu (needs g++ and the headers of the CUDA toolkit), the C++ kernels for CPUs
-and the reference in PyTorch by tests/ops. Each suite must pass before its faults are planted.
+and the reference in PyTorch by tests/ops, and the loops over layers by tests/engine. Each suite must pass before its
+faults are planted.
 
 Exit status: 0 when every fault was caught, 1 when one survived, 2 when the check itself could not run.
 """
@@ -51,6 +52,7 @@ class Fault:
 
 
 ATTENTIVE, LINEAR, POOLED = "test_cuda_exit_head.py", "test_cuda_linear_head.py", "test_cuda_pooled_head.py"
+RULES = "test_rules.py test_graph_rules.py"
 DECISION, COMPACT, DEPTH = "test_cuda_decision.py", "test_cuda_compact.py", "test_cuda_depth_graph.py"
 FAULTS = [
     Fault(
@@ -294,6 +296,46 @@ FAULTS = [
         "test_encoder_layer.py",
     ),
     Fault(
+        "engine",
+        "a layer's Speed raises a sample's",
+        "csrc/cpu/encoder.cpp",
+        "return std::min(speed, limit);",
+        "return std::max(speed, limit);",
+        RULES,
+    ),
+    Fault(
+        "engine",
+        "a head that is not asked counts in a streak",
+        "csrc/cpu/encoder.cpp",
+        "!(input_.layer_speed[layer - 1] > 0.0f)",
+        "!(input_.layer_speed[layer - 1] >= 0.0f)",
+        RULES,
+    ),
+    Fault(
+        "engine",
+        "the batch forgets the samples' own Speed",
+        "fastbert_kernels/engine/loop.py",
+        "    logits, uncertainty, history, keep = _ask(head, batch, speed, rule, backend)",
+        "    logits, uncertainty, history, keep = _ask(head, batch, speed, rule, backend)\n    batch.speed = speed",
+        RULES,
+    ),
+    Fault(
+        "engine",
+        "patience: Speed 0 binds a sample to stay",
+        "fastbert_kernels/engine/loop.py",
+        "return 0 if rule.criterion is Criterion.PATIENCE else int((~(speed > 0)).sum())",
+        "return int((~(speed > 0)).sum())",
+        RULES,
+    ),
+    Fault(
+        "engine",
+        "graphs keep the first Speeds of the layers",
+        "fastbert_kernels/engine/graphs.py",
+        "if speeds != self._filled:",
+        "if self._filled is None:",
+        RULES,
+    ),
+    Fault(
         "reference",
         "entropy normaliser: log(N + 1)",
         "fastbert_kernels/reference.py",
@@ -310,7 +352,7 @@ FAULTS = [
         "test_exit_head.py test_decision.py",
     ),
 ]
-FOLDERS = {"cuda": "tests/cuda_on_cpu", "cpu": "tests/ops", "reference": "tests/ops"}
+FOLDERS = {"cuda": "tests/cuda_on_cpu", "cpu": "tests/ops", "engine": "tests/engine", "reference": "tests/ops"}
 
 
 def run(command: list[str], copy: Path, seconds: float) -> tuple[bool, str]:
@@ -342,7 +384,7 @@ def test(suite: str, files: str, copy: Path) -> tuple[bool, str]:
     """Whether the tests pass, and what they print; compiles what they test."""
     libraries = copy / "build/cuda_on_cpu"
     before = len(list(libraries.glob("*.so")))
-    if suite == "cpu":
+    if suite in ("cpu", "engine"):
         build_cpu(copy)
     passed, output = run([*PYTEST, *(str(Path(FOLDERS[suite]) / name) for name in files.split())], copy, TEST_SECONDS)
     # These tests compile by themselves, a library for each state of the sources.

@@ -109,3 +109,14 @@ def test_torch_compile_of_the_loop():
         got = torch.compile(model, backend="aot_eager")(**batch, speed=0.5)
     for name in ("logits", "uncertainty", "exit_layer"):
         assert torch.equal(got[name], want[name])
+
+
+def test_torch_compile_of_the_loop_with_a_rule():
+    loop, batch = random_loop(depth=DEPTH), random_batch([5, 9, 2, 30], 0.9)
+    torch._dynamo.reset()
+    compiled = torch.compile(loop.run, backend="aot_eager")
+    for rule in (Rule(layer_speeds=(0.5, 0.0, 0.9, 0.4, 0.0)), Rule("patience", patience=2), None):
+        with torch.no_grad():
+            want, got = loop.run(copy.copy(batch), rule), compiled(copy.copy(batch), rule)
+        assert torch.equal(got.exit_layer, want.exit_layer)
+        torch.testing.assert_close(got.logits, want.logits)

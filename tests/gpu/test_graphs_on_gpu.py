@@ -17,7 +17,7 @@ from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.buckets import MoveCost
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
-from fastbert_kernels.engine.rule import ENTROPY_RULE
+from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
 from loops import random_batch, random_loop
 
 pytestmark = pytest.mark.gpu
@@ -48,12 +48,15 @@ def random_lengths():
     return [random.choice([0, 1, random.randint(1, 130)]) for _ in range(random.randint(1, 12))] + [3]
 
 
-def assert_same_answers(got, want, batch, dtype=torch.bfloat16):
+def assert_same_answers(got, want, batch, dtype=torch.bfloat16, rule=ENTROPY_RULE):
     """Samples that left elsewhere were undecided: where the earlier of both exits was, the uncertainty is near Speed.
     The others agree."""
     speed = torch.empty_like(batch.speed)
     speed[batch.sample_index.long()] = batch.speed
     same = got.exit_layer == want.exit_layer
+    if rule is not None and rule.layer_speeds is not None:
+        layer_speeds = speed.new_tensor(rule.layer_speeds)
+        speed = speed.minimum(layer_speeds[torch.minimum(got.exit_layer, want.exit_layer) - 1])
     earlier = torch.where(got.exit_layer < want.exit_layer, got.uncertainty, want.uncertainty)
     assert ((earlier - speed).abs()[~same] < TOLERANCE[dtype]).all()
     torch.testing.assert_close(
@@ -88,6 +91,31 @@ def test_recorded_equals_launched(backend, dtype, fused, options, speed):
         assert_same_answers(got, plain.run(copy.copy(batch), rule), batch, dtype)
 
 
+@pytest.mark.parametrize("options", [{"whole_depth_samples": 0}, {}], ids=str)
+@pytest.mark.parametrize("criterion", ["entropy", "top_k_entropy", "confidence"])
+def test_rules_recorded_equal_launched(backend, options, criterion):
+    """A Speed per layer, other Speeds without a new recording, and heads that are not asked."""
+    plain, graphed = loops(backend, move=MoveCost(seconds=0), **options)
+    rules = [Rule(criterion)] + [
+        Rule(criterion, layer_speeds=speeds)
+        for speeds in ((0.3, 0, 0.8, 0.5, 0, 0), (0.8, 0, 0.2, 0.9, 0, 0), (0, 0, 0.6, 0, 0, 0))
+    ]
+    for rule in [*rules, *reversed(rules)]:
+        for lengths in ([9], [64, 1, 0, 130, 5], [40] * 30):
+            batch = batch_of(lengths, torch.linspace(0.3, 1, len(lengths)))
+            got = graphed.run(copy.copy(batch), rule)
+            assert_same_answers(got, plain.run(copy.copy(batch), rule), batch, rule=rule)
+    assert len({place.plan for place in graphed._places.values()}) == 3
+
+
+def test_patience_is_launched(backend):
+    plain, graphed = loops(backend)
+    batch = batch_of([9, 64, 3, 30], 0.5)
+    rule = Rule("patience", patience=2, layer_speeds=(1, 0, 1, 0, 0, 0))
+    assert torch.equal(graphed.run(copy.copy(batch), rule).exit_layer, plain.run(copy.copy(batch), rule).exit_layer)
+    assert not graphed._places
+
+
 def test_two_hundred_batches_and_steady_memory(backend):
     random.seed(7)
     plain, graphed = loops(backend, move=MoveCost(seconds=0), max_buckets=8)
@@ -106,10 +134,13 @@ def test_two_hundred_batches_and_steady_memory(backend):
 def test_neither_loop_waits_for_the_device(backend):
     plain, graphed = loops(backend)
     batch = batch_of([9, 64, 3, 30], [0.0, 0.5, 0.9, 2.0])
-    for loop, rule in itertools.product((plain, graphed), (None, ENTROPY_RULE)):
-        loop.run(copy.copy(batch), rule)  # compiles or records
+    speeds, others = (0.5, 0, 0.9, 0.1, 0, 0), (0.9, 0, 0.1, 0.5, 0, 0)
+    pairs = [(rule, rule) for rule in (None, ENTROPY_RULE, Rule("patience"))]
+    pairs.append((Rule(layer_speeds=speeds), Rule(layer_speeds=others)))
+    for loop, (first, second) in itertools.product((plain, graphed), pairs):
+        loop.run(copy.copy(batch), first)  # compiles or records
         with synchronisation_forbidden():
-            loop.run(copy.copy(batch), rule)
+            loop.run(copy.copy(batch), second)
 
 
 def test_the_device_ends_the_graph_of_all_layers(backend):
