@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastbert_kernels import ops
+from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
@@ -111,19 +112,24 @@ def forward(
         has_segments=has_segments(model.backbone),
     )
     resolved = model.resolve_speed(speed, speedup, input_ids.shape[0])
-    if resolved is not None and (resolved.layer_speeds is not None or resolved.criterion != "entropy"):
-        return NotImplemented
-    threshold = None if resolved is None else resolved.sample_speeds
     if output_all_exits or input_ids.shape[0] == 0:
         return NotImplemented  # nothing to gain: no sample leaves early, or there is none
 
-    batch = _pack(model, encoder, valid, input_ids, token_type_ids, threshold)
-    results = encoder.run(batch, None if threshold is None else Rule())
+    speeds = None if resolved is None else resolved.sample_speeds
+    batch = _pack(model, encoder, valid, input_ids, token_type_ids, speeds)
+    results = encoder.run(batch, _rule(resolved))
     warn_if_not_finite(results.uncertainty)
     loss = None if labels is None else F.cross_entropy(results.logits, labels)
     return FastBertOutput(
         loss=loss, logits=results.logits, uncertainty=results.uncertainty, exit_layer=results.exit_layer
     )
+
+
+def _rule(resolved: Any) -> Rule | None:
+    """Of a `fastbert_hf.speed.ResolvedSpeed`; None for full depth."""
+    if resolved is None:
+        return None
+    return Rule(Criterion(resolved.criterion), resolved.top_k, resolved.patience, resolved.layer_speeds)
 
 
 def _pack(
@@ -132,7 +138,7 @@ def _pack(
     valid: Tensor,
     input_ids: Tensor,
     token_type_ids: Tensor | None,
-    threshold: Tensor | None,
+    speeds: Tensor | None,
 ) -> PackedBatch:
     """Valid tokens only, as one long row, embedded."""
     from fastbert_hf.backbones import first_position
@@ -146,7 +152,7 @@ def _pack(
         hidden=_embed(model, encoder, input_ids.flatten()[rows], positions, segments),
         cu_seqlens=cumulative_lengths(valid),
         sample_index=torch.arange(size, dtype=torch.int32, device=input_ids.device),
-        speed=torch.zeros(size, dtype=torch.float32, device=input_ids.device) if threshold is None else threshold,
+        speed=torch.zeros(size, dtype=torch.float32, device=input_ids.device) if speeds is None else speeds,
         max_seqlen=length,
     )
 
