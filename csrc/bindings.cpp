@@ -88,13 +88,15 @@ fastbert::EncoderLayerWeights make_layer_weights(const fastbert::PackedMatrix& q
                                                  const fastbert::PackedMatrix& attention_output,
                                                  const fastbert::PackedMatrix& intermediate,
                                                  const fastbert::PackedMatrix& output, Address norms,
-                                                 float layer_norm_eps, int64_t num_attention_heads, int activation) {
+                                                 float layer_norm_eps, int layer_norm, int64_t num_attention_heads,
+                                                 int activation) {
   return {qkv,
           attention_output,
           intermediate,
           output,
           at<const float>(norms),
           layer_norm_eps,
+          static_cast<fastbert::LayerNormKind>(layer_norm),
           num_attention_heads,
           static_cast<fastbert::Activation>(activation)};
 }
@@ -170,7 +172,7 @@ PYBIND11_MODULE(_C, module) {
       .def(py::init(&make_packed_matrix), "memory"_a, "outputs"_a, "depth"_a, "operand"_a);
   py::class_<EncoderLayerWeights>(module, "EncoderLayerWeights")
       .def(py::init(&make_layer_weights), "qkv"_a, "attention_output"_a, "intermediate"_a, "output"_a, "norms"_a,
-           "layer_norm_eps"_a, "num_attention_heads"_a, "activation"_a);
+           "layer_norm_eps"_a, "layer_norm"_a, "num_attention_heads"_a, "activation"_a);
   py::class_<AttentiveHead>(module, "AttentiveHead")
       .def(py::init([](const PackedMatrix& projection, const ExitHeadWeights& weights, int64_t num_heads) {
              return AttentiveHead{projection, weights, num_heads};
@@ -243,17 +245,16 @@ PYBIND11_MODULE(_C, module) {
              });
   module.def("embed_cpu", [](Address word_ids, Address position_ids, Address segment_ids, int64_t count, Address words,
                              Address positions, Address segments, Address norm, Address norm_bias, float layer_norm_eps,
-                             int64_t hidden_size, int dtype, Address out) {
+                             int layer_norm, int64_t hidden_size, int dtype, Address out) {
     const py::gil_scoped_release release;
     const TokenIds ids{at<const int64_t>(word_ids), at<const int64_t>(position_ids), at<const int64_t>(segment_ids),
                        count};
-    const EmbeddingWeights weights{at<const float>(words),
-                                   at<const float>(positions),
-                                   at<const float>(segments),
-                                   at<const float>(norm),
-                                   at<const float>(norm_bias),
-                                   layer_norm_eps,
-                                   hidden_size};
+    const EmbeddingWeights weights{
+        at<const float>(words),
+        at<const float>(positions),
+        at<const float>(segments),
+        {at<const float>(norm), at<const float>(norm_bias), layer_norm_eps, static_cast<LayerNormKind>(layer_norm)},
+        hidden_size};
     cpu::embed(ids, weights, static_cast<DType>(dtype), at<void>(out));
   });
   module.def("start_profile", [] { cpu::profile() = {true, {}}; });

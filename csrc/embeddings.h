@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "layer_norm.h"
 
 namespace fastbert {
 
@@ -10,9 +11,7 @@ struct EmbeddingWeights {
   const float* words;      // [V, H]
   const float* positions;  // [P, H]
   const float* segments;   // [S, H]
-  const float* norm;       // [H], weight of the LayerNorm
-  const float* norm_bias;  // [H]
-  float layer_norm_eps;
+  LayerNorm norm;
   int64_t hidden_size;
 };
 

@@ -8,6 +8,7 @@
 
 #include "activation.h"
 #include "dtype.h"
+#include "layer_norm.h"
 #include "packed_matrix.h"
 
 namespace fastbert {
@@ -19,6 +20,7 @@ struct EncoderLayerWeights {
   PackedMatrix output;            // [H, I]
   const float* norms;             // [4, H]: weight and bias of the LayerNorm behind attention, then of the last one
   float layer_norm_eps;
+  LayerNormKind layer_norm;
   int64_t num_attention_heads;
   Activation activation;  // gelu or relu
 };

@@ -7,6 +7,7 @@ import functools
 import inspect
 import types
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
@@ -23,7 +24,6 @@ Model = TypeVar("Model", bound=nn.Module)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 _PATCH = "_fastbert_patch"  # where a patched instance carries its Patch
-_REPLACED = ("forward", "extra_repr")
 
 
 @dataclass
@@ -37,6 +37,15 @@ class Patch:
     dtype: torch.dtype | None
     previous: dict[str, Any] = field(default_factory=dict)  # attributes that the instance itself, not its class, had
     warned: bool = False
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Names of the attributes that a patched instance has, beside the patch."""
+        return ("forward", "extra_repr", *self.host.methods, *self.host.training_methods)
+
+    def own(self, model: nn.Module, name: str) -> Any:
+        """The method that this patch took the place of."""
+        return self.previous.get(name) or types.MethodType(getattr(type(model), name), model)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Patch:
         return Patch(
@@ -60,7 +69,8 @@ def patch(model: Model, *, backend: str = "auto", dtype: torch.dtype | None = No
 
     The model keeps its parameters, `state_dict()` and call signature, and shows the patch in its `repr`. Later changes
     of its weights are noticed. The fast path serves calls in eval mode with autograd off (`torch.inference_mode()`);
-    otherwise the model's own forward answers. Patching again replaces the earlier patch.
+    otherwise the model's own forward answers, unless that is inference in every mode. Some implementations, which take
+    one text at a time, get a method for batches, too (`Host.methods`). Patching again replaces the earlier patch.
 
     Args:
         model: a FastBERT model of a known implementation (`fastbert_kernels.hosts.HOSTS`).
@@ -75,25 +85,28 @@ def patch(model: Model, *, backend: str = "auto", dtype: torch.dtype | None = No
     Raises:
         TypeError: not a model that can be patched. ValueError: unknown backend or dtype, or one that this device, model
             or backend does not have; or a model of a known implementation that the kernels do not serve (multi-label,
-            or with layers or heads of its own). RuntimeError: the named backend is not there. The message says why and
-            what to do.
+            with layers or heads of its own, or with an attribute where a method is to be added). RuntimeError: the
+            named backend is not there. The message says why and what to do.
     """
     host = find_host(model)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype must be None or one of {', '.join(map(str, DTYPES))}, not {dtype}")
     backends.resolve(backend, next(model.parameters()).device)
+    _check_methods(model, host)
     encoder = host.encoder(model, dtype, backend)
     encoder.get()  # what is not to be had is refused now, not at the first call
 
     unpatch(model)
-    previous = {name: model.__dict__[name] for name in _REPLACED if name in model.__dict__}
-    model.__dict__.update(
-        {
-            _PATCH: Patch(host, encoder, backend, dtype, previous),
-            "forward": types.MethodType(_make_forward(model), model),
-            "extra_repr": types.MethodType(_extra_repr, model),
-        }
-    )
+    state = Patch(host, encoder, backend, dtype)
+    state.previous = {name: model.__dict__[name] for name in state.replaced if name in model.__dict__}
+    functions = {
+        "forward": _make_forward(model),
+        "extra_repr": _extra_repr,
+        **{name: _make_method(function) for name, function in host.methods.items()},
+        **{name: _make_training_method(model, name) for name in host.training_methods},
+    }
+    model.__dict__[_PATCH] = state
+    model.__dict__.update({name: types.MethodType(function, model) for name, function in functions.items()})
     return model
 
 
@@ -102,8 +115,8 @@ def unpatch(model: Model) -> Model:
     object."""
     state = model.__dict__.get(_PATCH)
     if state is not None:
-        for name in (*_REPLACED, _PATCH):
-            del model.__dict__[name]
+        for name in (*state.replaced, _PATCH):
+            model.__dict__.pop(name, None)
         model.__dict__.update(state.previous)
     return model
 
@@ -113,19 +126,51 @@ def is_patched(model: nn.Module) -> bool:
     return _PATCH in model.__dict__
 
 
-def _make_forward(model: nn.Module) -> Any:
-    """A method with the signature (for tools that look at it) and the documentation of the model's own forward."""
-    original = model.forward
+def _check_methods(model: nn.Module, host: Host) -> None:
+    state = model.__dict__.get(_PATCH)
+    added = () if state is None else state.host.methods
+    for name in host.methods:
+        if name not in added and hasattr(model, name):
+            raise ValueError(
+                f"this {type(model).__name__} has an attribute {name!r} of its own, where patch would add a method of "
+                "that name; rename it (in the class, if it comes from there)"
+            )
 
-    @functools.wraps(original)
+
+def _make_forward(model: nn.Module) -> Any:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return _forward(self, *args, **kwargs)
 
+    return _dressed(forward, model.forward)
+
+
+def _make_training_method(model: nn.Module, name: str) -> Any:
+    def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        state: Patch = self.__dict__[_PATCH]
+        state.encoder.forget()
+        return state.own(self, name)(*args, **kwargs)
+
+    return _dressed(method, getattr(model, name))
+
+
+def _make_method(function: Callable[..., Any]) -> Any:
+    def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return function(self, self.__dict__[_PATCH].encoder.get(), *args, **kwargs)
+
+    _model, _encoder, *parameters = inspect.signature(function).parameters.values()
+    return _dressed(method, function, parameters)
+
+
+def _dressed(method: Any, original: Callable[..., Any], parameters: Sequence[inspect.Parameter] | None = None) -> Any:
+    """`method` with name, documentation and signature (for tools that look at it) of `original`; with the `parameters`
+    given, or those of `original`, behind self."""
+    functools.update_wrapper(method, original)
     signature = inspect.signature(original)
     receiver = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    forward.__signature__ = signature.replace(parameters=[receiver, *signature.parameters.values()])  # type: ignore[attr-defined]
-    del forward.__wrapped__  # it would tie the method to this instance, also in copies
-    return forward
+    parameters = tuple(signature.parameters.values()) if parameters is None else parameters
+    method.__signature__ = signature.replace(parameters=[receiver, *parameters])
+    del method.__wrapped__  # it would tie the method to this instance, also in copies
+    return method
 
 
 def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -135,7 +180,7 @@ def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
             "torch.export needs one graph for all inputs, but here the data decides which layers run; export the "
             "backbone alone (all layers, no exits), or serve the patched model from Python"
         )
-    if not model.training and not torch.is_grad_enabled():
+    if state.host.inference_only or not (model.training or torch.is_grad_enabled()):
         result = state.host.forward(model, state.encoder.get(), *args, **kwargs)
         if result is not NotImplemented:
             return result
@@ -147,13 +192,12 @@ def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
             RuntimeWarning,
             stacklevel=5,
         )
-    own = state.previous.get("forward") or types.MethodType(type(model).forward, model)
-    return own(*args, **kwargs)
+    return state.own(model, "forward")(*args, **kwargs)
 
 
 def _extra_repr(model: nn.Module) -> str:
     state: Patch = model.__dict__[_PATCH]
-    own = state.previous.get("extra_repr") or types.MethodType(type(model).extra_repr, model)
+    own = state.own(model, "extra_repr")
     precision = "as the weights" if state.dtype is None else str(state.dtype).removeprefix("torch.")
     mark = f"patched by fastbert_kernels: backend={state.backend}, dtype={precision}"
     return f"{own()}\n{mark}" if own() else mark

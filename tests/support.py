@@ -60,7 +60,9 @@ def folded_head(head, dtype: torch.dtype):
     return fold_attentive_head(*tensors, num_attention_heads=head.num_attention_heads, dtype=dtype)
 
 
-def layer_weights(hidden_size: int, intermediate_size: int, heads: int, activation: str = "gelu"):
+def layer_weights(
+    hidden_size: int, intermediate_size: int, heads: int, activation: str = "gelu", layer_norm: str = "standard"
+):
     """A random encoder layer in float64, whose attention is far from uniform."""
     from torch.nn import functional as F
 
@@ -71,7 +73,7 @@ def layer_weights(hidden_size: int, intermediate_size: int, heads: int, activati
 
     return LayerWeights(
         num_attention_heads=heads,
-        layer_norm_eps=1e-12,
+        layer_norm_eps=1e-6 if layer_norm == "unbiased" else 1e-12,
         activation={"gelu": F.gelu, "relu": F.relu}[activation],
         activation_name=activation,
         qkv_weight=2 * linear_weight(3 * hidden_size, hidden_size),
@@ -86,6 +88,7 @@ def layer_weights(hidden_size: int, intermediate_size: int, heads: int, activati
         output_bias=vector(hidden_size),
         output_norm_weight=vector(hidden_size, 1.0),
         output_norm_bias=vector(hidden_size),
+        layer_norm=layer_norm,
     )
 
 

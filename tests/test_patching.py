@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import pickle
 import re
+import unittest.mock
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import torch
 
 import fastbert_kernels
 from answers import assert_same_answers, run
+from fastbert_kernels import patching
+from fastbert_kernels.hosts import fastbert_hf
 from support import padded_batch, spread_model
 
 MIXED = {
@@ -231,6 +235,54 @@ def test_deepcopy_is_a_patched_model_of_its_own():
 def test_pickling_says_what_to_do():
     with pytest.raises(TypeError, match="unpatch"):
         pickle.dumps(fastbert_kernels.patch(spread_model()))
+
+
+def patch_with(model, **fields):
+    """`patch` as of a host with more of the fields of `Host`."""
+    with unittest.mock.patch.object(patching, "find_host", lambda _: dataclasses.replace(fastbert_hf.HOST, **fields)):
+        return fastbert_kernels.patch(model)
+
+
+def widest(model, encoder, scale, *, shift=0):
+    """How wide."""
+    return scale * encoder.num_labels + shift, model
+
+
+def test_methods_of_a_host_come_and_go():
+    model = spread_model()
+    attributes = dict(model.__dict__)
+    for _ in range(2):
+        patch_with(model, methods={"widest": widest})
+    assert model.widest(10, shift=1) == (31, model)
+    assert str(inspect.signature(model.widest)) == "(scale, *, shift=0)" and model.widest.__doc__ == "How wide."
+    other = copy.deepcopy(model)
+    assert other.widest(1) == (3, other)
+    assert fastbert_kernels.unpatch(model).__dict__ == attributes and not hasattr(model, "widest")
+    assert other.widest(1) == (3, other)
+
+
+def test_a_method_of_a_host_hides_nothing():
+    model = spread_model()
+    model.widest = 7
+    with pytest.raises(ValueError, match="has an attribute 'widest' of its own.*rename it"):
+        patch_with(model, methods={"widest": widest})
+    assert model.widest == 7 and not fastbert_kernels.is_patched(model)
+
+
+def test_after_a_training_method_hidden_changes_are_noticed():
+    """Writes through `parameter.data` do not move the version counter."""
+    model, batch = spread_model(), padded_batch(MIXED[7])
+    documentation = model.get_input_embeddings.__doc__
+    patch_with(model, training_methods=("get_input_embeddings",))
+    stale = run(model, batch).logits
+    model.heads[-1].value.weight.data.mul_(3)
+    assert torch.equal(run(model, batch).logits, stale)
+    assert model.get_input_embeddings() is type(model).get_input_embeddings(model)
+    assert model.get_input_embeddings.__doc__ == documentation
+    got, want = run(model, batch), run(fastbert_kernels.unpatch(copy.deepcopy(model)), batch)
+    torch.testing.assert_close(got.logits, want.logits, rtol=0, atol=1e-4)
+    assert not torch.allclose(got.logits, stale, atol=1e-2)
+    assert "get_input_embeddings" not in fastbert_kernels.unpatch(model).__dict__
 
 
 def test_a_nan_touches_one_sample_and_is_reported():

@@ -28,7 +28,7 @@ void embed(const TokenIds& ids, const EmbeddingWeights& weights, DType dtype, vo
       const int64_t segment = ids.segments ? ids.segments[token] : 0;
       set.add_three_rows(weights.words + ids.words[token] * width, weights.positions + ids.positions[token] * width,
                          weights.segments + segment * width, width, sum.get());
-      set.layer_norm_row(sum.get(), weights.norm, weights.norm_bias, weights.layer_norm_eps, width, dtype,
+      set.layer_norm_row(sum.get(), weights.norm, width, dtype,
                          static_cast<char*>(out) + token * width * element_size(dtype));
     }
   }

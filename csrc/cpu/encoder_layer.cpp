@@ -115,11 +115,12 @@ class Chunk {
     }
   }
 
-  void normalise(const float* norm, void* out) const {
+  void normalise(const float* vectors, void* out) const {
+    const LayerNorm norm{vectors, vectors + width_, weights_.layer_norm_eps, weights_.layer_norm};
 #pragma omp for
     for (int64_t row = 0; row < tokens_; ++row)
-      kernels().layer_norm_row(space_.sums.get() + row * width_, norm, norm + width_, weights_.layer_norm_eps, width_,
-                               dtype_, static_cast<char*>(out) + row * width_ * element_size(dtype_));
+      kernels().layer_norm_row(space_.sums.get() + row * width_, norm, width_, dtype_,
+                               static_cast<char*>(out) + row * width_ * element_size(dtype_));
   }
 
   const void* hidden_;

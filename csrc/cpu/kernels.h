@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "exit_head.h"
+#include "layer_norm.h"
 #include "packed_matrix.h"
 #include "pooled_exit_head.h"
 
@@ -64,8 +65,7 @@ struct Kernels {
   // is not finite.
   void (*quantise_row)(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift);
   void (*add_three_rows)(const float* a, const float* b, const float* c, int64_t count, float* out);
-  void (*layer_norm_row)(const float* values, const float* weight, const float* bias, float eps, int64_t count,
-                         DType dtype, void* out);
+  void (*layer_norm_row)(const float* values, const LayerNorm& norm, int64_t count, DType dtype, void* out);
   // `scratch` holds self_attention_scratch(n, head_size) floats.
   void (*self_attention)(const AttentionHead& head, float* scratch);
   int64_t (*self_attention_scratch)(int64_t n, int64_t head_size);

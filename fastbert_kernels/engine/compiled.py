@@ -48,6 +48,7 @@ class CompiledEncoder:
                     layer.layer_norm_eps,
                     layer.activation,
                     layer.operand,
+                    layer.layer_norm,
                 )
                 for layer in self._layers
             ],

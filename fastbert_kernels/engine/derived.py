@@ -44,6 +44,10 @@ class Derived(Generic[T]):
             self._value = self._build(*self._seen)
         return self._value
 
+    def forget(self) -> None:
+        """Has the value derived anew when it is needed next, whether a change is noticed or not."""
+        self._value = None
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Derived[T]:
         # A copied model's parameters are other ones, so the value is derived anew, from them.
         return Derived(copy.deepcopy(self._parameters, memo), self._build)

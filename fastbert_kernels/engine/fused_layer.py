@@ -41,6 +41,7 @@ class FusedLayer(TorchLayer):
             weights.attention_norm_weight,
             weights.attention_norm_bias,
             weights.layer_norm_eps,
+            kind=weights.layer_norm,
         )
         intermediate = elementwise.bias_activation_(
             F.linear(attended, weights.intermediate_weight), weights.intermediate_bias, weights.activation_name
@@ -52,4 +53,5 @@ class FusedLayer(TorchLayer):
             weights.output_norm_weight,
             weights.output_norm_bias,
             weights.layer_norm_eps,
+            kind=weights.layer_norm,
         )

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fastbert_kernels import ops
 from fastbert_kernels.engine.attention import packed_attention
 from fastbert_kernels.engine.weights import LayerWeights
+from fastbert_kernels.layer_norm import LAYER_NORMS
 from fastbert_kernels.ops.packing import pack_linear, product_operand
 
 
@@ -39,18 +40,14 @@ class TorchLayer:
     def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """[T, H] in and out; cu_seqlens [B + 1] int32; max_seqlen an upper bound of the sample lengths."""
         weights = self.weights
-        size = hidden.shape[-1:]
+        layer_norm, eps = LAYER_NORMS[weights.layer_norm], weights.layer_norm_eps
         qkv = F.linear(hidden, weights.qkv_weight, weights.qkv_bias)
         context = packed_attention(qkv, cu_seqlens, max_seqlen, weights.num_attention_heads)
         attended = F.linear(context, weights.attention_output_weight, weights.attention_output_bias)
-        attended = F.layer_norm(
-            attended + hidden, size, weights.attention_norm_weight, weights.attention_norm_bias, weights.layer_norm_eps
-        )
+        attended = layer_norm(attended + hidden, weights.attention_norm_weight, weights.attention_norm_bias, eps)
         intermediate = weights.activation(F.linear(attended, weights.intermediate_weight, weights.intermediate_bias))
         output = F.linear(intermediate, weights.output_weight, weights.output_bias)
-        return F.layer_norm(
-            output + attended, size, weights.output_norm_weight, weights.output_norm_bias, weights.layer_norm_eps
-        )
+        return layer_norm(output + attended, weights.output_norm_weight, weights.output_norm_bias, eps)
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,7 @@ class PackedLayer:
     layer_norm_eps: float
     activation: str
     operand: str
+    layer_norm: str = "standard"
 
     @classmethod
     def pack(cls, weights: LayerWeights, dtype: torch.dtype, *, quantised: bool) -> PackedLayer:
@@ -89,6 +87,7 @@ class PackedLayer:
             weights.layer_norm_eps,
             weights.activation_name,
             operand,
+            weights.layer_norm,
         )
 
     def __call__(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:

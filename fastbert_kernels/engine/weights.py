@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class LayerWeights:
     output_bias: Tensor  # [H]
     output_norm_weight: Tensor  # [H]
     output_norm_bias: Tensor  # [H]
+    layer_norm: str = field(default="standard", kw_only=True)  # a name of `fastbert_kernels.layer_norm.LAYER_NORMS`
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from fastbert_kernels.hosts import fastbert_hf
+from fastbert_kernels.hosts import fastbert_hf, pypi_fastbert
 from fastbert_kernels.hosts.base import Host
 
-HOSTS: tuple[Host, ...] = (fastbert_hf.HOST,)
+HOSTS: tuple[Host, ...] = (fastbert_hf.HOST, pypi_fastbert.HOST, pypi_fastbert.PAIR_HOST)
 
 
 def find_host(model: nn.Module) -> Host:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,9 +25,18 @@ class Host:
             needed; ValueError with the reason for a model of this implementation that cannot be patched.
         forward: (model, encoder, *args, **kwargs) -> what the host's own `forward(*args, **kwargs)` returns, or
             NotImplemented for a call that the host's own forward should answer.
+        methods: name -> (model, encoder, *args, **kwargs) -> result, which `patch` adds to the instance as methods
+            called without `encoder`, and `unpatch` removes. A model that has such an attribute already is refused.
+        inference_only: the host's own forward is inference in every mode and switches dropout and autograd off by
+            itself, and so does `forward`: it is called in train mode and with autograd on, too.
+        training_methods: names of the host's own methods with which training begins, whose optimisers may change
+            weights behind the back of the version counters: calling one has everything derived anew at the next call.
     """
 
     name: str
     matches: Callable[[nn.Module], bool]
     encoder: Callable[[nn.Module, torch.dtype | None, str], Derived[Encoder]]
     forward: Callable[..., Any]
+    methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    inference_only: bool = False
+    training_methods: tuple[str, ...] = ()

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import _extension
+from fastbert_kernels.layer_norm import LAYER_NORM_CODES, check_layer_norm
 from fastbert_kernels.ops import library
 
 SCHEMA = (
     "embed(Tensor input_ids, Tensor position_ids, Tensor? token_type_ids, Tensor words, Tensor positions, "
-    "Tensor segments, Tensor norm_weight, Tensor norm_bias, *, float layer_norm_eps, ScalarType dtype) -> Tensor"
+    "Tensor segments, Tensor norm_weight, Tensor norm_bias, *, float layer_norm_eps, ScalarType dtype, "
+    "str layer_norm='standard') -> Tensor"
 )
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -27,6 +29,7 @@ def embed(
     *,
     layer_norm_eps: float,
     dtype: torch.dtype = torch.float32,
+    layer_norm: str = "standard",
 ) -> Tensor:
     """LayerNorm(words[input_ids] + positions[position_ids] + segments[token_type_ids]), in one pass.
 
@@ -34,6 +37,7 @@ def embed(
         input_ids, position_ids, token_type_ids: [T] int64 or int32; no token types are all 0.
         words, positions, segments: [V, H], [P, H] and [S, H] float32. norm_weight, norm_bias: [H] float32.
         dtype: of the result, float32 or bfloat16.
+        layer_norm: its kind, "standard" or "unbiased" (`fastbert_kernels.layer_norm` has the formulas).
 
     Returns:
         [T, H].
@@ -52,6 +56,7 @@ def embed(
         norm_bias,
         layer_norm_eps=layer_norm_eps,
         dtype=dtype,
+        layer_norm=layer_norm,
     )
 
 
@@ -65,12 +70,14 @@ def _check(
     norm_weight: Tensor,
     norm_bias: Tensor,
     dtype: torch.dtype,
+    layer_norm: str,
 ) -> None:
     if dtype not in DTYPES:
         raise TypeError(f"dtype must be torch.float32 or torch.bfloat16, not {dtype}")
     if words.dim() != 2:
         raise ValueError(f"words must be [V, H], not {list(words.shape)}")
     width, count = words.shape[1], input_ids.shape[0]
+    check_layer_norm(layer_norm, width)
     for name, table in (("words", words), ("positions", positions), ("segments", segments)):
         library.check_shape(name, table, (table.shape[0], width), torch.float32)
     for name, ids in (("input_ids", input_ids), ("position_ids", position_ids), ("token_type_ids", token_type_ids)):
@@ -92,9 +99,10 @@ def _kernel(
     *,
     layer_norm_eps: float,
     dtype: torch.dtype,
+    layer_norm: str = "standard",
 ) -> Tensor:
     tables = (words, positions, segments, norm_weight, norm_bias)
-    _check(input_ids, position_ids, token_type_ids, *tables, dtype)
+    _check(input_ids, position_ids, token_type_ids, *tables, dtype, layer_norm)
     out = torch.empty(input_ids.shape[0], words.shape[1], dtype=dtype)
     if out.numel() == 0:
         return out
@@ -112,6 +120,7 @@ def _kernel(
         input_ids.shape[0],
         *(table.data_ptr() for table in alive),
         layer_norm_eps,
+        LAYER_NORM_CODES[layer_norm],
         words.shape[1],
         _extension.DTYPE_CODES[dtype],
         out.data_ptr(),
@@ -131,8 +140,10 @@ def _fake(
     *,
     layer_norm_eps: float,
     dtype: torch.dtype,
+    layer_norm: str = "standard",
 ) -> Tensor:
-    _check(input_ids, position_ids, token_type_ids, words, positions, segments, norm_weight, norm_bias, dtype)
+    tables = (words, positions, segments, norm_weight, norm_bias)
+    _check(input_ids, position_ids, token_type_ids, *tables, dtype, layer_norm)
     return words.new_empty(input_ids.shape[0], words.shape[1], dtype=dtype)
 
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import _extension
+from fastbert_kernels.layer_norm import LAYER_NORM_CODES, check_layer_norm
 from fastbert_kernels.ops import library, packing
 
 SCHEMA = (
     "encoder_layer(Tensor hidden, Tensor cu_seqlens, Tensor qkv, Tensor attention_output, Tensor intermediate, "
     "Tensor output, Tensor norms, *, int num_attention_heads, int intermediate_size, float layer_norm_eps, "
-    "str activation, str operand) -> Tensor"
+    "str activation, str operand, str layer_norm='standard') -> Tensor"
 )
 ACTIVATIONS = ("gelu", "relu")
 DTYPES = (torch.float32, torch.bfloat16)
@@ -33,6 +34,7 @@ def encoder_layer(
     layer_norm_eps: float,
     activation: str = "gelu",
     operand: str = "float32",
+    layer_norm: str = "standard",
 ) -> Tensor:
     """Self-attention and feed-forward block, each with residual and LayerNorm behind it (Devlin et al. 2019).
 
@@ -48,6 +50,7 @@ def encoder_layer(
         activation: "gelu" (by the error function) or "relu".
         operand: "float32", "bfloat16" (for bfloat16 rows) or "int8" (rows are quantised as they come, each with its own
             scale).
+        layer_norm: kind of both, "standard" or "unbiased" (`fastbert_kernels.layer_norm` has the formulas).
 
     Returns:
         [T, H] of the dtype of `hidden`. A row that is not finite makes NaN of its own sample only.
@@ -68,6 +71,7 @@ def encoder_layer(
         layer_norm_eps=layer_norm_eps,
         activation=activation,
         operand=operand,
+        layer_norm=layer_norm,
     )
 
 
@@ -85,6 +89,7 @@ def _kernel(
     layer_norm_eps: float,
     activation: str,
     operand: str,
+    layer_norm: str = "standard",
 ) -> Tensor:
     _check_rows(hidden, cu_seqlens, num_attention_heads)
     library.check_activation("activation", activation, *ACTIVATIONS)
@@ -101,6 +106,7 @@ def _kernel(
         layer_norm_eps,
         activation,
         operand,
+        layer_norm,
     )
     native = _extension.module()
     hidden, cu_seqlens = library.contiguous(hidden, cu_seqlens)
@@ -124,10 +130,12 @@ def native_weights(
     layer_norm_eps: float,
     activation: str,
     operand: str,
+    layer_norm: str,
 ) -> Any:
     """The struct of csrc/encoder_layer.h; `tensors` (qkv, attention_output, intermediate, output, norms) must outlive
     its use."""
     *packed, norms = tensors
+    check_layer_norm(layer_norm, hidden_size)
     library.check_shape("norms", norms, (4, hidden_size), torch.float32)
     shapes = {
         "qkv": (3 * hidden_size, hidden_size),
@@ -140,7 +148,12 @@ def native_weights(
         library.check_shape(name, memory, (packing.packed_bytes(*shape, operand),), torch.uint8)
         matrices.append(packing.native_matrix(memory, *shape, operand))
     return _extension.module().EncoderLayerWeights(
-        *matrices, norms.data_ptr(), layer_norm_eps, num_attention_heads, library.ACTIVATION_CODES[activation]
+        *matrices,
+        norms.data_ptr(),
+        layer_norm_eps,
+        LAYER_NORM_CODES[layer_norm],
+        num_attention_heads,
+        library.ACTIVATION_CODES[activation],
     )
 
 

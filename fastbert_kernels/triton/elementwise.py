@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastbert_kernels.layer_norm import check_layer_norm
 from fastbert_kernels.triton import configs
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -70,6 +71,7 @@ def _add_layer_norm_kernel(
     num_rows,
     epsilon,
     NUM_COLUMNS: tl.constexpr,
+    UNBIASED: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
@@ -77,7 +79,11 @@ def _add_layer_norm_kernel(
 
         mean = sum z / H, variance = sum (z - mean)^2 / H, x = (z - mean) / sqrt(variance + epsilon) weight + norm_bias
 
-    z and both sums are float32 and stay in registers, and the second sum follows the first: nothing cancels.
+    and where UNBIASED::
+
+        variance = sum (z - mean)^2 / (H - 1), x = (z - mean) / (sqrt(variance) + epsilon) weight + norm_bias
+
+    z and the sums are float32 and stay in registers, and the sum of squares follows that of z: nothing cancels.
 
     Memory traffic: every element of both inputs read once, one written; the three vectors once per BLOCK_ROWS rows,
     from the caches.
@@ -92,10 +98,22 @@ def _add_layer_norm_kernel(
     z += tl.load(bias_ptr + column, mask=real, other=0.0).to(tl.float32)[None, :]
     mean = tl.sum(z, axis=1, keep_dims=True) / NUM_COLUMNS
     centred = tl.where(inside, z - mean, 0.0)
-    variance = tl.sum(centred * centred, axis=1, keep_dims=True) / NUM_COLUMNS
+    if UNBIASED:
+        # The rounding of the mean makes a deviation of 1e-8 where all z are equal, and beside an epsilon outside the
+        # root that counts. What it left is a sum of small numbers, without such rounding.
+        centred = tl.where(inside, centred - tl.sum(centred, axis=1, keep_dims=True) / NUM_COLUMNS, 0.0)
+        # Squares of z beyond 1e19 or below 1e-19 have no float32; those of numbers around 1 have.
+        largest = tl.max(tl.abs(centred), axis=1, keep_dims=True)
+        unit = tl.where(largest > 0, largest, 1.0)
+        part = centred / unit
+        deviation = tl.sqrt(tl.sum(part * part, axis=1, keep_dims=True) / (NUM_COLUMNS - 1)) * unit
+        factor = 1.0 / (deviation + epsilon)
+    else:
+        variance = tl.sum(centred * centred, axis=1, keep_dims=True) / NUM_COLUMNS
+        factor = tl.rsqrt(variance + epsilon)
     weight = tl.load(weight_ptr + column, mask=real, other=0.0).to(tl.float32)
     norm_bias = tl.load(norm_bias_ptr + column, mask=real, other=0.0).to(tl.float32)
-    y = centred * tl.rsqrt(variance + epsilon) * weight[None, :] + norm_bias[None, :]
+    y = centred * factor * weight[None, :] + norm_bias[None, :]
     tl.store(rows_ptr + place, y, mask=inside)
 
 
@@ -143,18 +161,27 @@ def bias_activation_(rows: Tensor, bias: Tensor, activation: str) -> Tensor:
 
 
 def add_layer_norm_(
-    rows: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, norm_bias: Tensor, epsilon: float
+    rows: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    norm_bias: Tensor,
+    epsilon: float,
+    *,
+    kind: str = "standard",
 ) -> Tensor:
     """rows = LayerNorm(rows + bias + residual), in place; computed in float32.
 
     Args:
         rows: [T, H] float32, bfloat16 or float16, contiguous.
         residual: [T, H]. bias, weight, norm_bias: [H], floating point, contiguous.
+        kind: of the LayerNorm, "standard" or "unbiased" (`fastbert_kernels.layer_norm` has the formulas).
 
     Returns:
         `rows`.
     """
     _check_contiguous(rows)
+    check_layer_norm(kind, int(rows.shape[1]))
     if rows.numel() > 0:
         columns = int(rows.shape[1])
         config = configs.add_layer_norm(columns)
@@ -170,6 +197,7 @@ def add_layer_norm_(
                 rows.shape[0],
                 epsilon,
                 NUM_COLUMNS=columns,
+                UNBIASED=kind == "unbiased",
                 BLOCK_ROWS=config.block_rows,
                 BLOCK_COLUMNS=config.block_columns,
                 num_warps=config.num_warps,

@@ -47,9 +47,10 @@ class TestInterpreted:
     @pytest.mark.parametrize("activation", ["gelu", "relu"])
     @pytest.mark.parametrize("sizes", [(32, 64, 4), (60, 35, 3), (384, 1536, 12), (520, 260, 8)])
     @pytest.mark.parametrize("lengths", [[1], [7, 7], [5, 0, 1, 33, 2]])
-    def test_accuracy(self, dtype, activation, sizes, lengths):
+    @pytest.mark.parametrize("layer_norm", ["standard", "unbiased"])
+    def test_accuracy(self, dtype, activation, sizes, lengths, layer_norm):
         """Error against float64 at most twice that of the layer in plain PyTorch calls in the same dtype."""
-        weights = layer_weights(*sizes, activation)
+        weights = layer_weights(*sizes, activation, layer_norm)
         cast = TorchLayer.cast(weights, dtype).weights
         hidden, bounds, longest = inputs_of(weights, lengths, dtype)
         want = TorchLayer.cast(cast, torch.float64)(hidden.double(), bounds, longest)

@@ -62,6 +62,8 @@ def test_wrong_arguments_are_named():
     inputs = arguments(5)
     with pytest.raises(TypeError, match="dtype must be"):
         ops.embed(*inputs, layer_norm_eps=1e-12, dtype=torch.float16)
+    with pytest.raises(ValueError, match="unknown layer_norm 'rms'"):
+        ops.embed(*inputs, layer_norm_eps=1e-12, layer_norm="rms")
     with pytest.raises(ValueError, match="position_ids must have shape"):
         ops.embed(inputs[0], inputs[1][:-1], *inputs[2:], layer_norm_eps=1e-12)
     with pytest.raises(TypeError, match="words must be torch.float32"):
@@ -69,5 +71,5 @@ def test_wrong_arguments_are_named():
 
 
 def test_opcheck():
-    options = {"layer_norm_eps": 1e-12, "dtype": torch.bfloat16}
+    options = {"layer_norm_eps": 1e-12, "dtype": torch.bfloat16, "layer_norm": "unbiased"}
     torch.library.opcheck(torch.ops.fastbert.embed.default, tuple(arguments(5)), options)

@@ -11,6 +11,7 @@ from hypothesis import strategies
 
 from checks import assert_encoder_layer_is_accurate, packed_layer
 from fastbert_kernels.engine.encoder import hidden_dtype
+from fastbert_kernels.layer_norm import LAYER_NORMS
 from support import cu_seqlens_of, layer_weights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int8]
@@ -23,6 +24,13 @@ DTYPES = [torch.float32, torch.bfloat16, torch.int8]
 )
 def test_accuracy(poisoned_memory, dtype, hidden_size, intermediate_size, heads, activation):
     weights = layer_weights(hidden_size, intermediate_size, heads, activation)
+    assert_encoder_layer_is_accurate(weights, [1, 5, 64, 100, 2, 63, 65, 129], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("hidden_size", "intermediate_size", "heads"), [(384, 1536, 6), (40, 90, 5), (7, 5, 7)])
+def test_accuracy_with_the_other_layer_norm(poisoned_memory, dtype, hidden_size, intermediate_size, heads):
+    weights = layer_weights(hidden_size, intermediate_size, heads, layer_norm="unbiased")
     assert_encoder_layer_is_accurate(weights, [1, 5, 64, 100, 2, 63, 65, 129], dtype)
 
 
@@ -40,11 +48,13 @@ def test_batches_of_all_kinds(poisoned_memory, dtype, lengths):
     heads=strategies.integers(1, 4),
     intermediate_size=strategies.integers(1, 150),
     dtype=strategies.sampled_from(DTYPES),
+    layer_norm=strategies.sampled_from(list(LAYER_NORMS)),
     seed=strategies.integers(0, 100),
 )
-def test_any_shape(lengths, head_size, heads, intermediate_size, dtype, seed):
+def test_any_shape(lengths, head_size, heads, intermediate_size, dtype, layer_norm, seed):
+    hypothesis.assume(head_size * heads > 1 or layer_norm == "standard")
     torch.manual_seed(seed)
-    weights = layer_weights(head_size * heads, intermediate_size, heads)
+    weights = layer_weights(head_size * heads, intermediate_size, heads, layer_norm=layer_norm)
     # Where all rows of a LayerNorm are nearly constant, it blows any rounding up.
     weights = dataclasses.replace(weights, layer_norm_eps=0.1)
     assert_encoder_layer_is_accurate(weights, lengths, dtype)
@@ -99,6 +109,7 @@ def test_non_contiguous_rows():
         ({"norms": torch.zeros(4, 40)}, ValueError, "norms must have shape"),
         ({"activation": "tanh"}, ValueError, "unknown activation 'tanh'; choose one of gelu, relu"),
         ({"operand": "float16"}, ValueError, "unknown operand 'float16'"),
+        ({"layer_norm": "rms"}, ValueError, "unknown layer_norm 'rms'; choose one of standard, unbiased"),
         ({"operand": "bfloat16"}, ValueError, "multiplies torch.float32 rows of 48 in float32"),
     ],
 )
@@ -126,4 +137,5 @@ def _arguments(dtype):
         "layer_norm_eps": 1e-12,
         "activation": "gelu",
         "operand": layer.operand,
+        "layer_norm": "unbiased",
     }

@@ -26,7 +26,9 @@ for dtype in (torch.float32, torch.bfloat16):
     assert_pooled_exit_head_is_accurate(pooled_inputs([1, 5, 64], (24, 16, 3), dtype), dtype, "cpu", pooling="mean")
 for shape in [(48, 100, 3), (384, 640, 12), (13, 9, 1)]:
     for dtype in (torch.float32, torch.bfloat16, torch.int8):
-        assert_encoder_layer_is_accurate(layer_weights(*shape), [1, 5, 64, 129, 7, 300], dtype)
+        for layer_norm in ("standard", "unbiased"):
+            weights = layer_weights(*shape, layer_norm=layer_norm)
+            assert_encoder_layer_is_accurate(weights, [1, 5, 64, 129, 7, 300], dtype)
 """
 
 

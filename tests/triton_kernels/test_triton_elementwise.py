@@ -21,6 +21,7 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 from test_triton_compiles import ARCHITECTURES, REGISTERS, resources
 
 from checks import floor
+from fastbert_kernels.layer_norm import LAYER_NORMS
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.elementwise import (
     DTYPES,
@@ -84,17 +85,17 @@ def check_bias_activation(rows, bias, activation):
     assert_only_the_middle_was_written(memory, inner)
 
 
-def check_add_layer_norm(rows, residual, vectors, epsilon=1e-12):
+def check_add_layer_norm(rows, residual, vectors, epsilon=1e-12, kind="standard"):
     inner, memory = amid_poison(rows)
     beside, untouched = amid_poison(residual)
     bias, weight, norm_bias = (amid_poison(vector[None])[0][0] for vector in vectors)
-    got = add_layer_norm_(inner, bias, beside, weight, norm_bias, epsilon)
+    got = add_layer_norm_(inner, bias, beside, weight, norm_bias, epsilon, kind=kind)
     assert got is inner
     assert_only_the_middle_was_written(untouched, beside)
     assert torch.equal(beside, residual)
-    plain = F.layer_norm(rows + bias + residual, bias.shape, weight, norm_bias, epsilon)
-    total, size = rows.double() + bias.double() + residual.double(), bias.shape
-    want = F.layer_norm(total, size, weight.double(), norm_bias.double(), epsilon)
+    plain = LAYER_NORMS[kind](rows + bias + residual, weight, norm_bias, epsilon)
+    total = rows.double() + bias.double() + residual.double()
+    want = LAYER_NORMS[kind](total, weight.double(), norm_bias.double(), epsilon)
     assert_as_accurate_as_pytorch(got, plain, want)
     assert_only_the_middle_was_written(memory, inner)
 
@@ -186,25 +187,45 @@ class TestAddLayerNorm:
     @pytest.mark.parametrize("columns", [1, 2, 7, 64, 384, 512, 513, 768, 1024, 1031])
     def test_accuracy(self, dtype, columns):
         for rows in ROWS:
+            if columns > 1:
+                epsilon = 1e-2 if columns < 3 else 1e-6
+                check_add_layer_norm(*norm_inputs(rows, columns, dtype), epsilon=epsilon, kind="unbiased")
             check_add_layer_norm(*norm_inputs(rows, columns, dtype), epsilon=1e-5 if columns < 3 else 1e-12)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("config", configs.ADD_LAYER_NORM, ids=str)
     def test_every_configuration(self, dtype, config):
         for columns in (config.block_columns - 1, config.block_columns):
-            check_add_layer_norm(*norm_inputs(config.block_rows + 1, columns, dtype))
+            for kind in LAYER_NORMS:
+                check_add_layer_norm(*norm_inputs(config.block_rows + 1, columns, dtype), kind=kind)
 
+    @pytest.mark.filterwarnings("ignore:std_mean")  # of no rows
     @settings(max_examples=60, deadline=None)
-    @given(st.integers(0, 30), st.integers(1, 2100), st.sampled_from(DTYPES), st.sampled_from([1e-12, 1e-5, 0.1]))
-    def test_any_shape(self, rows, columns, dtype, epsilon):
+    @given(
+        st.integers(0, 30),
+        st.integers(2, 2100),
+        st.sampled_from(DTYPES),
+        st.sampled_from([1e-12, 1e-5, 0.1]),
+        st.sampled_from(list(LAYER_NORMS)),
+    )
+    def test_any_shape(self, rows, columns, dtype, epsilon, kind):
         torch.manual_seed(columns)
         # Of two elements, LayerNorm is the sign of their difference: nearly equal ones make any error large.
-        check_add_layer_norm(*norm_inputs(rows, columns, dtype), epsilon=max(epsilon, 1e-2 if columns < 5 else 0.0))
+        epsilon = max(epsilon, 1e-2 if columns < 5 else 0.0)
+        check_add_layer_norm(*norm_inputs(rows, columns, dtype), epsilon=epsilon, kind=kind)
 
+    @pytest.mark.parametrize("kind", LAYER_NORMS)
     @pytest.mark.parametrize("offset", [100.0, -3000.0])
-    def test_a_mean_far_from_zero_takes_no_digits(self, offset):
+    def test_a_mean_far_from_zero_takes_no_digits(self, offset, kind):
         rows, residual, vectors = norm_inputs(5, 768, torch.float32)
-        check_add_layer_norm(rows + offset, residual, vectors)
+        check_add_layer_norm(rows + offset, residual, vectors, kind=kind)
+
+    @pytest.mark.parametrize("size", [1e30, 1e-6, 1e-22])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_huge_and_tiny_values_of_the_unbiased_one(self, dtype, size):
+        rows, residual, vectors = norm_inputs(5, 768, dtype)
+        vectors[0] = size * vectors[0]
+        check_add_layer_norm(size * rows, size * residual, vectors, epsilon=1e-6, kind="unbiased")
 
     def test_sums_that_the_dtype_does_not_hold(self):
         """In float16 the sum of rows and residual would overflow."""
@@ -216,19 +237,29 @@ class TestAddLayerNorm:
         want = F.layer_norm(total, (64,), vectors[1].double(), vectors[2].double(), 1e-12)
         assert (got - want).abs().max() < floor(want, torch.float16)
 
-    def test_equal_elements(self):
+    @pytest.mark.parametrize("kind", LAYER_NORMS)
+    def test_equal_elements(self, kind):
         rows, residual, vectors = norm_inputs(3, 48, torch.float32)
         rows, residual = torch.full_like(rows, 0.5), torch.full_like(residual, 0.25)
-        got = add_layer_norm_(rows, torch.zeros(48), residual, *vectors[1:], 1e-12)
+        got = add_layer_norm_(rows, torch.zeros(48), residual, *vectors[1:], 1e-12, kind=kind)
         torch.testing.assert_close(got, vectors[2].expand(3, -1), rtol=0, atol=0)
 
+    def test_equal_elements_whose_mean_is_rounded(self):
+        """An error of 1e-9 in the mean would come out as 1e-3 beside an epsilon outside the root."""
+        rows, residual, vectors = norm_inputs(4, 768, torch.float32)
+        rows, residual = torch.tensor([0.1, 1 / 3, -0.7, 1e-3])[:, None].expand(4, 768).clone(), 0 * residual
+        check_add_layer_norm(rows, residual, [torch.zeros(768), *vectors[1:]], epsilon=1e-6, kind="unbiased")
+        got = add_layer_norm_(rows, torch.zeros(768), residual, *vectors[1:], 1e-6, kind="unbiased")
+        torch.testing.assert_close(got, vectors[2].expand(4, -1), rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("kind", LAYER_NORMS)
     @pytest.mark.parametrize("poison", [math.nan, math.inf])
     @pytest.mark.parametrize("operand", [0, 1])
-    def test_what_is_not_finite_stays_in_its_row(self, poison, operand):
+    def test_what_is_not_finite_stays_in_its_row(self, poison, operand, kind):
         *matrices, vectors = norm_inputs(7, 40, torch.float32)
-        want = add_layer_norm_(matrices[0].clone(), vectors[0], matrices[1], *vectors[1:], 1e-12)
+        want = add_layer_norm_(matrices[0].clone(), vectors[0], matrices[1], *vectors[1:], 1e-12, kind=kind)
         matrices[operand][2, 7] = poison
-        got = add_layer_norm_(matrices[0], vectors[0], matrices[1], *vectors[1:], 1e-12)
+        got = add_layer_norm_(matrices[0], vectors[0], matrices[1], *vectors[1:], 1e-12, kind=kind)
         assert got[2].isnan().all()
         others = torch.arange(7) != 2
         assert torch.equal(got[others], want[others])
@@ -250,6 +281,11 @@ class TestAddLayerNorm:
         rows, residual, vectors = norm_inputs(1, configs.ADD_LAYER_NORM[-1].block_columns + 1, torch.float32)
         with pytest.raises(ValueError, match="do not fit into a tile"):
             add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-12)
+        with pytest.raises(ValueError, match="unknown layer_norm 'rms'"):
+            add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-12, kind="rms")
+        rows, residual, vectors = norm_inputs(3, 1, torch.float32)
+        with pytest.raises(ValueError, match="needs H >= 2"):
+            add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-12, kind="unbiased")
 
     def test_a_row_beyond_two_to_the_31_elements(self):
         """As above; the kernel takes the distance of the rows for their size, and finds a mean and a variance of 0."""
@@ -260,7 +296,7 @@ class TestAddLayerNorm:
             memory[number * far : number * far + width] = values[0, number]
             residual[number * far : number * far + width] = values[1, number]
         vectors = [torch.zeros(width), torch.ones(width), torch.zeros(width)]
-        options = dict(NUM_COLUMNS=far, BLOCK_ROWS=4, BLOCK_COLUMNS=width)
+        options = dict(NUM_COLUMNS=far, UNBIASED=False, BLOCK_ROWS=4, BLOCK_COLUMNS=width)
         _add_layer_norm_kernel[(1,)](memory, vectors[0], residual, *vectors[1:], 3, 1.0, **options)
         torch.testing.assert_close(memory[2 * far :], values[0, 2] + values[1, 2])
 
@@ -317,10 +353,15 @@ def compile_for(architecture: int) -> None:
         # Other conversions are all that tells float16 from bfloat16.
         for config in configs.ADD_LAYER_NORM[: 2 if dtype == "fp16" else None]:
             for columns in (config.block_columns, config.block_columns * 3 // 4, config.block_columns - 11):
-                values = {"NUM_COLUMNS": columns}
-                values |= {"BLOCK_ROWS": config.block_rows, "BLOCK_COLUMNS": config.block_columns}
-                name = f"layer norm{' odd' if columns % 8 else ''} {dtype} {columns}"
-                resources(architecture, name, _add_layer_norm_kernel, numbers, f"*{dtype}", values, config.num_warps)
+                # The other kind differs by two reductions in registers, the same for every dtype.
+                both = dtype == "bf16" and columns != config.block_columns * 3 // 4
+                for unbiased in (False, True)[: 1 + both]:
+                    values = {"NUM_COLUMNS": columns, "UNBIASED": unbiased}
+                    values |= {"BLOCK_ROWS": config.block_rows, "BLOCK_COLUMNS": config.block_columns}
+                    name = f"layer norm{' unbiased' * unbiased}{' odd' if columns % 8 else ''} {dtype} {columns}"
+                    resources(
+                        architecture, name, _add_layer_norm_kernel, numbers, f"*{dtype}", values, config.num_warps
+                    )
 
 
 if __name__ == "__main__":

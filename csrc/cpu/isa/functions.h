@@ -9,8 +9,7 @@ void product(const PackedMatrix& matrix, const ProductRows& rows, const ProductO
              Range panel_range);
 void quantise_row(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift);
 void add_three_rows(const float* a, const float* b, const float* c, int64_t count, float* out);
-void layer_norm_row(const float* values, const float* weight, const float* bias, float eps, int64_t count, DType dtype,
-                    void* out);
+void layer_norm_row(const float* values, const LayerNorm& norm, int64_t count, DType dtype, void* out);
 void self_attention(const AttentionHead& head, float* scratch);
 int64_t self_attention_scratch(int64_t n, int64_t head_size);
 void exit_head_samples(const HeadSample* samples, int64_t count, int64_t stride, const ExitHeadWeights& weights,

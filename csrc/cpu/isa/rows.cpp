@@ -3,22 +3,46 @@
 #include "cpu/isa/math.h"
 
 namespace fastbert::cpu::FASTBERT_ISA {
+namespace {
+
+template <class Sum>
+Sum mean_of(const float* values, int64_t count) {
+  Sum sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t k = 0; k < count; ++k) sum += values[k];
+  return sum / static_cast<Sum>(count);
+}
+
+template <class Sum>
+Sum squares_around(const float* values, Sum mean, int64_t count) {  // a difference of large sums would lose its digits
+  Sum squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t k = 0; k < count; ++k) squares += (values[k] - mean) * (values[k] - mean);
+  return squares;
+}
+
+}  // namespace
 
 void add_three_rows(const float* a, const float* b, const float* c, int64_t count, float* out) {
 #pragma omp simd
   for (int64_t k = 0; k < count; ++k) out[k] = a[k] + b[k] + c[k];
 }
 
-void layer_norm_row(const float* values, const float* weight, const float* bias, float eps, int64_t count, DType dtype,
-                    void* out) {
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t k = 0; k < count; ++k) sum += values[k];
-  const float mean = sum / static_cast<float>(count);
-  float squares = 0.0f;  // around the mean: a difference of large sums would lose what is looked for
-#pragma omp simd reduction(+ : squares)
-  for (int64_t k = 0; k < count; ++k) squares += (values[k] - mean) * (values[k] - mean);
-  const float scale = 1.0f / __builtin_sqrtf(squares / static_cast<float>(count) + eps);
+void layer_norm_row(const float* values, const LayerNorm& norm, int64_t count, DType dtype, void* out) {
+  const float *weight = norm.weight, *bias = norm.bias;
+  float mean, scale;
+  if (norm.kind == LayerNormKind::standard) {
+    mean = mean_of<float>(values, count);
+    const float squares = squares_around(values, mean, count);
+    scale = 1.0f / __builtin_sqrtf(squares / static_cast<float>(count) + norm.eps);
+  } else {
+    // In float64, as PyTorch has it: the mean of equal values is then their value, and a deviation of 1e-8, to which an
+    // epsilon outside the root gives a weight of its own, is not made up; and squares of large values do not overflow.
+    const double exact = mean_of<double>(values, count);
+    const double squares = squares_around(values, exact, count);
+    mean = static_cast<float>(exact);
+    scale = static_cast<float>(1.0 / (__builtin_sqrt(squares / static_cast<double>(count - 1)) + norm.eps));
+  }
   if (dtype == DType::float32) {
     auto* to = static_cast<float*>(out);
 #pragma omp simd

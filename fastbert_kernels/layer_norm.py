@@ -1,0 +1,43 @@
+"""The kinds of LayerNorm that models have: names, definitions in plain PyTorch, codes of the compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def standard_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """weight (x - m) / sqrt(v + eps) + bias on rows x [..., H], with mean m and v = sum of (x - m)^2 / H (Ba et al.
+    2016)."""
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def unbiased_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """weight (x - m) / (sqrt(v) + eps) + bias on rows x [..., H], with mean m and v = sum of (x - m)^2 / (H - 1).
+
+    The toolkit UER has it, on which the FastBERT of the paper's authors is built. H is at least 2. 16-bit rows are
+    computed in float32.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    deviation, mean = torch.std_mean(wide, dim=-1, keepdim=True)
+    return (weight * ((wide - mean) / (deviation + eps)) + bias).to(x.dtype)
+
+
+LAYER_NORMS: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
+    "standard": standard_layer_norm,
+    "unbiased": unbiased_layer_norm,
+}
+
+# The values of `enum class LayerNormKind` in csrc/layer_norm.h.
+LAYER_NORM_CODES = {name: code for code, name in enumerate(LAYER_NORMS)}
+
+
+def check_layer_norm(kind: str, hidden_size: int) -> None:
+    """ValueError for an unknown kind, or one that rows of `hidden_size` elements do not have."""
+    if kind not in LAYER_NORMS:
+        raise ValueError(f"unknown layer_norm {kind!r}; choose one of {', '.join(LAYER_NORMS)}")
+    if kind == "unbiased" and hidden_size < 2:
+        raise ValueError(f"layer_norm='unbiased' divides by H - 1 and needs H >= 2, not {hidden_size}")
