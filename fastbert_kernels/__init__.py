@@ -3,6 +3,7 @@
 from fastbert_kernels import ops
 from fastbert_kernels._version import __version__
 from fastbert_kernels.environment import info
+from fastbert_kernels.hosts import register_host, unregister_host
 from fastbert_kernels.patching import is_patched, patch, unpatch
 
-__all__ = ["__version__", "info", "is_patched", "ops", "patch", "unpatch"]
+__all__ = ["__version__", "info", "is_patched", "ops", "patch", "register_host", "unpatch", "unregister_host"]

@@ -111,8 +111,8 @@ def _pack_attentive(head: HeadWeights, dtype: torch.dtype) -> _PackedHead:
     weights = native.ExitHeadWeights(
         *(tensor.data_ptr() for tensor in tensors),
         _extension.DTYPE_CODES[head.query.dtype],
-        library.ACTIVATION_CODES["tanh"],
-        library.ACTIVATION_CODES["tanh"],
+        library.ACTIVATION_CODES[head.narrow_activation],
+        library.ACTIVATION_CODES[head.mlp_activation],
     )
     matrix = native_matrix(projection, narrow, width, operand)
     return _PackedHead(native.AttentiveHead(matrix, weights, head.query.shape[0]), [projection, *tensors])

@@ -23,7 +23,7 @@ class Derived(Generic[T]):
 
     def __init__(self, parameters: Sequence[tuple[nn.Module, str]], build: Callable[..., T]) -> None:
         """`build` is called with the current parameters, detached, in the order of `parameters` (module, parameter
-        name)."""
+        name). Where it is an object that holds modules, a deep copy holds those of the copied model."""
         self._parameters = parameters
         self._build = build
         # Aliases, which keep the old storages alive: a new one cannot come to lie at the same address and pass for the
@@ -50,4 +50,4 @@ class Derived(Generic[T]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Derived[T]:
         # A copied model's parameters are other ones, so the value is derived anew, from them.
-        return Derived(copy.deepcopy(self._parameters, memo), self._build)
+        return Derived(copy.deepcopy(self._parameters, memo), copy.deepcopy(self._build, memo))

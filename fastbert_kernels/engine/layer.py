@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,17 @@ from fastbert_kernels.engine.attention import packed_attention
 from fastbert_kernels.engine.weights import LayerWeights
 from fastbert_kernels.layer_norm import LAYER_NORMS
 from fastbert_kernels.ops.packing import pack_linear, product_operand
+
+
+class Layer(Protocol):
+    """What the loop asks of a layer."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the hidden states."""
+
+    def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        """[T, H] in and out; cu_seqlens [B + 1] int32; max_seqlen an upper bound of the sample lengths."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fastbert_kernels import ops
 from fastbert_kernels.criteria import Criterion
-from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.layer import Layer
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule, asked_layers
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights, teacher_classifier
@@ -40,7 +40,7 @@ class LayerLoop:
         backend: of the ops, "auto" or a name of `fastbert_kernels.backends.BACKENDS`.
     """
 
-    layers: list[TorchLayer]
+    layers: Sequence[Layer]
     heads: Sequence[ExitHead | None]
     backend: str
 
@@ -145,7 +145,13 @@ def _ask(
             activation=head.activation,
             **options,
         )
-    return ops.exit_head(*inputs, *head.tensors(), **options)
+    return ops.exit_head(
+        *inputs,
+        *head.tensors(),
+        narrow_activation=head.narrow_activation,
+        mlp_activation=head.mlp_activation,
+        **options,
+    )
 
 
 def bound_to_stay(speed: Tensor, rule: Rule) -> int:

@@ -45,6 +45,8 @@ class HeadWeights:
     value_bias: Tensor  # [C]
     output_weight: Tensor  # [N, C]
     output_bias: Tensor  # [N]
+    narrow_activation: str = "tanh"  # behind the projection; it and the other one "tanh" or "identity"
+    mlp_activation: str = "tanh"  # in front of the output layer
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from torch import nn
 
-from fastbert_kernels.hosts import fastbert_hf, pypi_fastbert
+from fastbert_kernels.engine.rule import Rule
+from fastbert_kernels.hosts import bitvoyage, fastbert_hf, pypi_fastbert
 from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.hosts.heads import AttentiveHead, PooledHead
+from fastbert_kernels.hosts.registered import REGISTERED, register_host, unregister_host
 
-HOSTS: tuple[Host, ...] = (fastbert_hf.HOST, pypi_fastbert.HOST, pypi_fastbert.PAIR_HOST)
+__all__ = ["HOSTS", "AttentiveHead", "Host", "PooledHead", "Rule", "find_host", "register_host", "unregister_host"]
+
+HOSTS: tuple[Host, ...] = (fastbert_hf.HOST, pypi_fastbert.HOST, pypi_fastbert.PAIR_HOST, bitvoyage.HOST)
 
 
 def find_host(model: nn.Module) -> Host:
-    """The host of `model`; TypeError that says what can be patched when there is none."""
-    for host in HOSTS:
+    """The host of `model`, registered ones first; TypeError that says what can be patched when there is none."""
+    hosts = (*REGISTERED, *HOSTS)
+    for host in hosts:
         if host.matches(model):
             return host
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    if kind.startswith("transformers.") and kind.endswith("ForSequenceClassification"):
+        raise TypeError(
+            f"{kind} has no exit heads yet, so no sample could leave early. `fastbert train --backbone FOLDER` makes a "
+            "FastBERT of a saved one, with labelled texts; in Python, fastbert_hf.FastBertForSequenceClassification."
+            "from_backbone(FOLDER, num_labels=N) puts the heads on, fastbert_hf.training trains them, and `fastbert "
+            "distill` trains them on with texts that need no labels"
+        )
     raise TypeError(
-        f"{type(model).__module__}.{type(model).__qualname__} is not a FastBERT model that can be patched; known: "
-        f"{', '.join(host.name for host in HOSTS)}. A plain BERT classifier has no exit heads yet: "
-        "fastbert_hf.FastBertForSequenceClassification.from_backbone(...) puts them on, and distillation trains them"
+        f"{kind} is not a FastBERT model that can be patched; known: {', '.join(host.name for host in hosts)}. "
+        "fastbert_kernels.register_host makes another model with exit heads known (docs/hosts.md). A plain BERT "
+        "classifier has no exit heads yet: fastbert_hf.FastBertForSequenceClassification.from_backbone(...) puts them "
+        "on, and distillation trains them"
     )

@@ -1,0 +1,119 @@
+"""What hosts share that keep their own layers: the encoder from layers and heads, and a call with padded hidden
+states."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastbert_kernels.engine.derived import Derived
+from fastbert_kernels.engine.encoder import Encoder
+from fastbert_kernels.engine.host_layers import CallLayer, HostEncoder, PaddedBatch
+from fastbert_kernels.engine.packed import PackedBatch, Results, cumulative_lengths
+from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
+from fastbert_kernels.engine.weights import teacher_classifier
+from fastbert_kernels.hosts.heads import AttentiveHead, HostHead, PooledHead
+
+
+@dataclass(frozen=True)
+class HostPath:
+    """A model's layers and heads, and how a layer is called.
+
+    Attributes:
+        layers: L modules. heads: L, None behind a layer without exit head; the last layer has one.
+        call_layer: as of `engine.host_layers.HostEncoder`.
+        dtype, backend: as in `patch`.
+    """
+
+    layers: Sequence[nn.Module]
+    heads: Sequence[HostHead | None]
+    call_layer: CallLayer
+    dtype: torch.dtype | None
+    backend: str
+
+    def __post_init__(self) -> None:
+        if not self.layers or not all(isinstance(layer, nn.Module) for layer in self.layers):
+            raise TypeError(f"layers must be one or more torch modules, not {_kinds(self.layers)}")
+        if not all(head is None or isinstance(head, (PooledHead, AttentiveHead)) for head in self.heads):
+            raise TypeError(f"heads must be PooledHead, AttentiveHead or None, not {_kinds(self.heads)}")
+        if len(self.heads) != len(self.layers):
+            raise ValueError(
+                f"there must be as many heads as layers, {len(self.layers)}, not {len(self.heads)}; a layer without "
+                "exit head has None"
+            )
+        if self.heads[-1] is None:
+            raise ValueError("the last layer must have a head: it answers for whoever leaves nowhere else")
+
+    def encoder(self) -> Derived[Encoder]:
+        return Derived([place for head in self.heads if head is not None for place in head.parameters()], self)
+
+    def __call__(self, *tensors: Tensor) -> Encoder:
+        """From the values of the heads' parameters; the layers are called as they are."""
+        precision = tensors[0].dtype
+        if self.dtype not in (None, precision):
+            raise ValueError(
+                f"dtype={self.dtype} is not to be had here: the model's own layers run in the precision of its "
+                f"weights, {precision}; convert them with model.to({self.dtype}) where it is a floating point type"
+            )
+        remaining = iter(tensors)
+        heads = [
+            None if head is None else head.weights(list(itertools.islice(remaining, len(head.parameters()))), precision)
+            for head in self.heads
+        ]
+        if len(counts := {head.num_labels for head in heads if head is not None}) > 1:
+            raise ValueError(f"all heads must have the same number of labels, not {sorted(counts)}")
+        return HostEncoder(self.layers, heads, self.call_layer, self.backend, precision)
+
+
+def run_padded(
+    encoder: HostEncoder,
+    hidden: Tensor,
+    valid: Tensor,
+    speed: float | Tensor | None,
+    *,
+    rule: Rule = ENTROPY_RULE,
+    keep_padding: bool = False,
+) -> Results:
+    """Runs a padded batch through the host's layers.
+
+    Args:
+        hidden: [B, L, H], what the first layer takes. valid: [B, L] bool, tokens that are not padding.
+        speed: a number or [B] for each sample, the threshold of the uncertainty; None runs to full depth.
+        rule: the criterion, and the thresholds of the layers.
+        keep_padding: padding stays where it is and counts as tokens for the heads; layers are told `valid`.
+
+    Raises:
+        ValueError, TypeError: shapes or dtypes do not fit; a sample without tokens, unless its padding is kept.
+    """
+    if hidden.dim() != 3:
+        raise ValueError(f"hidden must be [batch, length, hidden size], not {list(hidden.shape)}")
+    size, length, _ = hidden.shape
+    if not isinstance(valid, Tensor) or valid.dtype != torch.bool:
+        raise TypeError(f"valid must be a bool tensor, not {getattr(valid, 'dtype', type(valid).__name__)}")
+    if valid.shape != (size, length):
+        raise ValueError(f"valid must have shape {[size, length]}, as hidden, not {list(valid.shape)}")
+    thresholds = torch.as_tensor(0.0 if speed is None else speed, dtype=torch.float32, device=hidden.device)
+    if thresholds.shape not in ((), (size,)):
+        raise ValueError(f"speed must be a number or have shape {[size]}, not {list(thresholds.shape)}")
+    if size == 0:
+        return Results.empty(hidden, 0, teacher_classifier(encoder.heads).num_labels)
+    sample_index = torch.arange(size, dtype=torch.int32, device=hidden.device)
+    speeds = thresholds.expand(size).contiguous()
+    hidden = hidden.to(encoder.dtype)
+    batch: PackedBatch
+    if keep_padding:
+        bounds = torch.arange(0, (size + 1) * length, length, dtype=torch.int32, device=hidden.device)
+        batch = PaddedBatch(hidden.flatten(0, 1), bounds, sample_index, speeds, length, valid=valid)
+    else:
+        if not bool(valid.any(dim=1).all()):
+            raise ValueError(f"no valid token in row(s) {(~valid.any(dim=1)).nonzero().flatten().tolist()}")
+        batch = PackedBatch(hidden[valid], cumulative_lengths(valid), sample_index, speeds, length)
+    return encoder.run(batch, None if speed is None else rule)
+
+
+def _kinds(values: Sequence[object]) -> str:
+    return f"[{', '.join(type(value).__name__ for value in values)}]"

@@ -1,0 +1,140 @@
+"""A model of the structure that `hosts.bitvoyage` knows, written for these tests: BERT layers with LayerNorms of their
+own kind, and behind each layer a head that attends to padding too."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+VOCABULARY, WIDTH, NARROW, DEPTH, LABELS = 60, 32, 16, 4, 3
+
+
+class Norm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gamma, self.beta = nn.Parameter(torch.ones(WIDTH)), nn.Parameter(torch.zeros(WIDTH))
+
+    def forward(self, x):
+        return F.layer_norm(x, (WIDTH,), self.gamma, self.beta, 1e-12)
+
+
+class Attention(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.num_attention_heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, hidden, mask=None):
+        query, key, value = (
+            linear(hidden).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
+            for linear in (self.query, self.key, self.value)
+        )
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        scores = scores if mask is None else scores + mask
+        return (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
+
+
+class Residual(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.dense, self.LayerNorm = nn.Linear(width, WIDTH), Norm()
+
+    def forward(self, x, residual):
+        return self.LayerNorm(self.dense(x) + residual)
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.ModuleDict({"self": Attention(WIDTH, 4), "output": Residual(WIDTH)})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(WIDTH, 2 * WIDTH)})
+        self.output = Residual(2 * WIDTH)
+
+    def forward(self, hidden, mask):
+        attended = self.attention["output"](self.attention["self"](hidden, mask), hidden)
+        return self.output(F.gelu(self.intermediate["dense"](attended)), attended)
+
+
+class BranchHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense_narrow = nn.Linear(WIDTH, NARROW)
+        self.selfAttention = Attention(NARROW, 8)
+        self.dense_prelogits = nn.Linear(NARROW, NARROW)
+        self.dense_logits = nn.Linear(NARROW, LABELS)
+
+    def forward(self, hidden):
+        return self.dense_logits(self.dense_prelogits(self.selfAttention(self.dense_narrow(hidden))[:, 0]))
+
+
+class Embeddings(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(VOCABULARY, WIDTH)
+        self.position_embeddings = nn.Embedding(64, WIDTH)
+        self.token_type_embeddings = nn.Embedding(2, WIDTH)
+        self.LayerNorm = Norm()
+
+    def forward(self, ids, segments):
+        positions = self.position_embeddings.weight[: ids.shape[1]]
+        return self.LayerNorm(self.word_embeddings(ids) + positions + self.token_type_embeddings(segments))
+
+
+class Graph(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Layer() for _ in range(DEPTH))
+        self.layer_classifier = BranchHead()
+        names = [f"branch_classifier_{number}" for number in range(DEPTH - 1)]
+        self.layer_classifiers = nn.ModuleDict({name: BranchHead() for name in names})
+        self.layer_classifiers["final_classifier"] = self.layer_classifier
+
+    def uncertainties(self, hidden, mask):
+        """Logits [L, B, N] of all heads and their uncertainties [L, B], nobody leaving."""
+        logits = []
+        for layer, head in zip(self.layers, self.layer_classifiers.values(), strict=True):
+            hidden = layer(hidden, mask)
+            logits.append(head(hidden))
+        every = torch.stack(logits)
+        return every, torch.special.entr(every.softmax(dim=-1)).sum(dim=-1) / math.log(LABELS)
+
+
+class BranchyBert(nn.Module):
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embeddings, self.graph = Embeddings(), Graph()
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0, (3 if "dense_logits" in name else 1) / parameter.shape[-1] ** 0.5)
+
+    def every(self, input_ids, attention_mask, token_type_ids=None):
+        mask = (1 - attention_mask[:, None, None].to(self.graph.layer_classifier.dense_logits.weight.dtype)) * -10000.0
+        segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        return self.graph.uncertainties(self.embeddings(input_ids, segments), mask)
+
+    def forward(
+        self,
+        input_ids,
+        token_type_ids=None,
+        attention_mask=None,
+        inference=False,
+        inference_speed=0.5,
+        labels=None,
+        training_stage=0,
+    ):
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        logits, uncertainty = self.every(input_ids, attention_mask, token_type_ids)
+        if not inference:
+            return F.cross_entropy(logits[-1], labels), logits[-1]
+        sure = uncertainty < inference_speed  # [L, B]
+        first = sure.int().argmax(dim=0)  # the first layer that is sure; 0 where none is
+        samples = torch.arange(len(first))
+        probabilities = logits.softmax(dim=-1)[first, samples] * sure.any(dim=0)[:, None]
+        uncertainties = (uncertainty[first, samples] * sure.any(dim=0))[:, None].expand(-1, LABELS)
+        ran = int(first.max()) if sure.any(dim=0).all() else DEPTH - 1
+        return probabilities, ran, uncertainties
