@@ -6,7 +6,7 @@ import numpy as np
 
 from fastbert_hf.analysis.analysing import Analysis
 from fastbert_hf.analysis.tradeoff import Point
-from fastbert_hf.analysis.uncertainty import HeadAccuracy, UncertaintyInterval
+from fastbert_hf.analysis.uncertainty import ENOUGH_TEXTS, HeadAccuracy, UncertaintyInterval
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -42,19 +42,26 @@ def accuracy_by_uncertainty(analysis: Analysis) -> str:
     """Of the chart of LUHA."""
     sentences = [
         "Above: accuracy of the texts whose uncertainty lies in each tenth of the range, all texts through all layers, "
-        f"with {analysis.confidence:.0%} intervals; below: how many texts these are."
+        f"with {percent(analysis.confidence)} intervals (hollow: fewer than {ENOUGH_TEXTS} texts); below: how many "
+        "texts these are."
     ]
     heads = analysis.accuracy_by_uncertainty
-    sentences += [_from_sure_to_unsure(head, "first student classifier") for head in heads[:1] if head.filled]
-    sentences += [_from_sure_to_unsure(head, "teacher classifier") for head in heads[-1:] if head.filled]
+    sentences += [_from_sure_to_unsure(head, "first student classifier") for head in heads[:1] if head.with_at_least(1)]
+    sentences += [_from_sure_to_unsure(head, "teacher classifier") for head in heads[-1:] if head.with_at_least(1)]
     holds = [head for head in heads if _falls(head)]
     if len(holds) == len(heads):
-        sentences.append("In all of these heads lower uncertainty means higher accuracy, beyond chance.")
+        sentences.append(
+            "In all of these heads the surest texts are right more often than others; the intervals do not overlap."
+        )
     elif holds:
         layers = " and ".join(str(head.layer) for head in holds)
-        sentences.append(f"Lower uncertainty means higher accuracy, beyond chance, in the head of layer {layers} only.")
+        sentences.append(
+            f"Only in the head of layer {layers} are the surest texts right more often without overlap of intervals."
+        )
     else:
-        sentences.append("In none of these heads does this data show, beyond chance, that surer means more accurate.")
+        sentences.append(
+            "In none of these heads are the surest texts right more often without overlap of the intervals."
+        )
     unknown = sum(head.unknown for head in heads)
     if unknown:
         sentences.append(f"{unknown:,} uncertainties are not finite and are left out.")
@@ -79,10 +86,10 @@ def uncertainty(analysis: Analysis) -> str:
     second = fastest.layers[1]
     shown += (
         f"At Speed {fastest.speed:g}, {texts(second.arriving)} of {analysis.samples:,} "
-        f"({percent(second.arriving / analysis.samples)}) go on behind layer {fastest.layers[0].layer}"
+        f"({percent(second.arriving / analysis.samples)}) go on to layer {second.layer}"
     )
     if second.quartiles is not None:
-        shown += f", and the median of their uncertainty at layer {second.layer} is {second.quartiles[1]:.2f}"
+        shown += f", and the median of their uncertainty there is {second.quartiles[1]:.2f}"
     return shown + "."
 
 
@@ -92,8 +99,8 @@ def exits(analysis: Analysis) -> str:
     first = ", ".join(f"{percent(one.samples[0] / analysis.samples)} at Speed {one.speed:g}" for one in analysis.exits)
     return (
         f"Bars: share of the texts that leave behind each layer, in percent. Behind layer {slow.layers[0]} leave "
-        f"{first}; {percent(slow.samples[-1] / analysis.samples)} still run through all layers at Speed {slow.speed:g} and "
-        f"{percent(fast.samples[-1] / analysis.samples)} at Speed {fast.speed:g}."
+        f"{first}; {percent(slow.samples[-1] / analysis.samples)} still run through all layers at Speed {slow.speed:g} "
+        f"and {percent(fast.samples[-1] / analysis.samples)} at Speed {fast.speed:g}."
     )
 
 
@@ -139,8 +146,8 @@ def examples(analysis: Analysis) -> str:
     """Of the two tables of texts."""
     wrong = [sum(one.label != one.prediction for one in group) for group in (analysis.easiest, analysis.hardest)]
     return (
-        f"At Speed {analysis.example_speed:g}: the texts that leave first, the surest first, and those that leave last, the "
-        f"least sure first. {wrong[0]} of the {len(analysis.easiest)} easiest and {wrong[1]} of the "
+        f"At Speed {analysis.example_speed:g}: texts that leave first, the surest first, and those that leave last, "
+        f"the least sure first. {wrong[0]} of the {len(analysis.easiest)} easiest and {wrong[1]} of the "
         f"{len(analysis.hardest)} hardest are answered wrong."
     )
 
@@ -156,7 +163,8 @@ def _compared(difference: float) -> str:
 
 
 def _from_sure_to_unsure(head: HeadAccuracy, name: str) -> str:
-    sure, unsure = head.filled[0], head.filled[-1]
+    filled = head.with_at_least(ENOUGH_TEXTS) or head.with_at_least(1)
+    sure, unsure = filled[0], filled[-1]
     if sure is unsure:
         return f"The {name} has all texts {_where(sure)} and is right on {percent(sure.accuracy or 0)}."
     return (
@@ -175,9 +183,10 @@ def _where(interval: UncertaintyInterval) -> str:
 
 def _falls(head: HeadAccuracy) -> bool:
     """Whether some unsure interval is certainly less accurate than the surest one, and none certainly more."""
-    if len(head.filled) < 2:
+    bands = [interval.band for interval in head.intervals if interval.band is not None]
+    if not bands:
         return False
-    first, *others = [interval.band or (0.0, 1.0) for interval in head.filled]
+    first, *others = bands
     return any(band[1] < first[0] for band in others) and not any(band[0] > first[1] for band in others)
 
 

@@ -7,7 +7,7 @@ apart in grey.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,26 +15,30 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fastbert_hf.analysis.analysing import Analysis
 from fastbert_hf.analysis.exits import Changes, ExitDistribution
-from fastbert_hf.analysis.uncertainty import BINS, HeadAccuracy, UncertaintyAtSpeed
+from fastbert_hf.analysis.uncertainty import (
+    BINS,
+    ENOUGH_TEXTS,
+    HeadAccuracy,
+    UncertaintyAtSpeed,
+    UncertaintyInterval,
+)
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"),
 )
 WIDTH = 7.2  # inches: letters are still readable on a phone
-_GREY = "#6b6b6b"
 # More bars than that are too narrow for their figures.
 _MOST_LABELLED_BARS = 14
-
-Chart = Callable[[Analysis], bytes]
 
 
 def new_figure(height: float) -> Figure:
     """An empty figure of the report's width; `height` in inches."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(h_pad=0.07))
     FigureCanvasAgg(figure)
     return figure
 
@@ -60,16 +64,14 @@ def accuracy_by_uncertainty_chart(analysis: Analysis) -> bytes:
     grid = figure.subplots(2, len(heads), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1.3))
     styles = ((BLUE, "o"), (GREEN, "s"), (VERMILLION, "^"))
     for head, above, below, (colour, marker) in zip(heads, *grid, styles, strict=False):
-        filled = head.filled
-        middles = [(interval.low + interval.high) / 2 for interval in filled]
-        accuracy = [interval.accuracy for interval in filled]
-        low, high = zip(*(interval.band or (0.0, 1.0) for interval in filled), strict=True)
-        errors = [np.subtract(accuracy, low), np.subtract(high, accuracy)]
-        above.errorbar(
-            *(middles, accuracy, errors), color=colour, marker=marker, markersize=5, linewidth=1.5, capsize=2.5
+        filled = head.with_at_least(1)
+        _draw_accuracy(above, head.with_at_least(ENOUGH_TEXTS), color=colour, marker=marker, linewidth=1.5)
+        few = [interval for interval in filled if interval.samples < ENOUGH_TEXTS]
+        _draw_accuracy(
+            *(above, few), color=colour, marker=marker, linestyle="none", markerfacecolor="white", elinewidth=0.8
         )
+        below.bar([_middle(one) for one in filled], [one.samples for one in filled], width=0.085, color=colour)
         above.set_title(_name(head), fontsize=10)
-        below.bar(middles, [interval.samples for interval in filled], width=0.085, color=colour)
         below.set_xticks(np.arange(0, 1.01, 0.2))
         below.set_xlim(0, 1)
         tidy(above)
@@ -88,7 +90,7 @@ def uncertainty_chart(analysis: Analysis) -> bytes:
     columns = 1 if len(analysis.exit_layers) > _MOST_LABELLED_BARS else 2
     rows = -(-len(analysis.uncertainty) // columns)
     figure = new_figure(0.6 + 2.7 * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in grid.flat[len(analysis.uncertainty) :]:
         axes.set_visible(False)
     for axes, at_speed in zip(grid.flat, analysis.uncertainty, strict=False):
@@ -138,6 +140,17 @@ def changes_chart(analysis: Analysis) -> bytes:
     return as_png(figure)
 
 
+def _draw_accuracy(axes: Axes, intervals: Sequence[UncertaintyInterval], **style: Any) -> None:
+    bands = np.asarray([interval.band for interval in intervals], dtype=np.float64).reshape(-1, 2)
+    accuracy = np.asarray([interval.accuracy for interval in intervals], dtype=np.float64)
+    errors = np.abs(bands.T - accuracy)
+    axes.errorbar([_middle(one) for one in intervals], accuracy, errors, markersize=5, capsize=2.5, **style)
+
+
+def _middle(interval: UncertaintyInterval) -> float:
+    return (interval.low + interval.high) / 2
+
+
 def _name(head: HeadAccuracy) -> str:
     return f"layer {head.layer}, {'teacher classifier' if head.teacher else 'student classifier'}"
 
@@ -148,7 +161,7 @@ def _draw_distributions(axes: Axes, at_speed: UncertaintyAtSpeed) -> None:
         counts = np.asarray(layer.counts)
         if counts.any():
             widths = 0.88 * counts / counts.max()
-            axes.barh(heights, widths, left=place - widths / 2, height=0.9 / BINS, color=SKY)
+            axes.barh(heights, widths, left=place - widths / 2, height=1 / BINS, color=SKY)
         if layer.quartiles is not None:
             first, median, third = layer.quartiles
             axes.plot([place, place], [first, third], color=BLUE, linewidth=2.5, solid_capstyle="butt")
@@ -168,12 +181,16 @@ def _draw_exits(axes: Axes, exits: ExitDistribution) -> None:
     bars = axes.bar(exits.layers, shares, width=0.75, color=SKY)
     if len(shares) <= _MOST_LABELLED_BARS:
         _label(axes, bars, shares)
-    axes.axvline(exits.mean, color=VERMILLION, linewidth=1.5, label="mean")
-    axes.axvline(exits.median, color=BLACK, linewidth=1.5, linestyle=":", label="median")
+    # Above the bars, where they cover nothing.
+    axes.plot(exits.mean, 1.24, color=VERMILLION, marker="v", markersize=8, linestyle="none", label="mean")
+    axes.plot(
+        exits.median, 1.38, color=BLACK, marker="D", markersize=6, linestyle="none", fillstyle="none", label="median"
+    )
     axes.set_title(f"Speed {exits.speed:g}: mean {exits.mean:.2f}, median {exits.median:g}", fontsize=10)
-    axes.set_ylim(0, 1.12)
+    axes.set_ylim(0, 1.48)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     tidy(axes)
+    axes.spines["left"].set_bounds(0, 1)
 
 
 def _draw_changes(axes: Axes, names: Sequence[str], changes: Sequence[Changes], samples: int) -> None:

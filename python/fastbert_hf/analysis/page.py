@@ -121,8 +121,10 @@ def _tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
 def _rows(tradeoff: Tradeoff, confidence: float) -> list[list[str]]:
     points = [tradeoff.full_depth, *tradeoff.speeds, *([tradeoff.calibrated] if tradeoff.calibrated else [])]
     timed = any(point.wall_clock for point in points)
-    header = ["", "accuracy", f"{confidence:.0%} interval", "mean exit layer", "FLOPs speed-up"]
-    rows = [header + (["measured speed-up", "ms per text"] if timed else [])]
+    # A hyphen that no line is broken at.
+    speedup = "speed\u2011up"
+    header = ["", "accuracy", f"{percent(confidence)} interval", "mean exit layer", f"FLOPs {speedup}"]
+    rows = [header + ([f"measured {speedup}", "ms per text"] if timed else [])]
     for point in points:
         low, high = point.accuracy_interval
         row = [
@@ -174,8 +176,9 @@ th, td { padding: .35rem .6rem; text-align: right; vertical-align: top; border-b
 th { font-weight: 600; vertical-align: bottom; border-bottom: 2px solid #8a8a8a; }
 tbody th { border-bottom: 1px solid #e2e2e2; vertical-align: top; white-space: nowrap; }
 th:first-child, td.word, th.word { text-align: left; }
-td.word { overflow-wrap: anywhere; }
-td.text { min-width: 14rem; }
+td { white-space: nowrap; }
+td.word { white-space: normal; overflow-wrap: break-word; }
+td.text { min-width: 14rem; overflow-wrap: anywhere; }
 .wrong { color: #a33b00; font-weight: 600; }
 @media (max-width: 40rem) {
   dl { grid-template-columns: 1fr; gap: 0; }

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
-from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
 
 from fastbert_hf.analysis.analysing import Analysis
@@ -61,7 +62,7 @@ def _chart(analysis: Analysis, horizontal: str, speedup_of: Speedup, *, curves: 
     axes.set_xlabel(horizontal)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.set_ylabel("accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     axes.margins(x=0.06, y=0.1)
     tidy(axes)
     figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=9)
@@ -115,16 +116,7 @@ def _label(axes: Axes, speedup: float, point: Point, style: dict[str, Any]) -> A
 def _place(axes: Axes, labels: Sequence[Annotation]) -> None:
     """Moves every label to a place where it covers nothing; one that finds none goes away."""
     renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    # Points and lines in pixels, lines as points close together.
-    occupied = []
-    for line in axes.get_lines():
-        path = np.asarray(line.get_transform().transform_path(line.get_path()).vertices, dtype=np.float64)
-        if not len(path):
-            continue
-        steps = np.linspace(0, len(path) - 1, 8 * len(path))
-        along = np.stack([np.interp(steps, np.arange(len(path)), path[:, axis]) for axis in (0, 1)], axis=1)
-        occupied.append(path if line.get_linestyle() == "None" else along)
-    points = np.concatenate(occupied)
+    points = np.concatenate([_pixels(line) for line in axes.get_lines() if len(np.asarray(line.get_xdata()))])
     placed: list[Bbox] = []
     inside = axes.get_window_extent(renderer)
     for label in labels:
@@ -137,3 +129,13 @@ def _place(axes: Axes, labels: Sequence[Annotation]) -> None:
                 break
         else:
             label.remove()
+
+
+def _pixels(line: Line2D) -> npt.NDArray[np.float64]:
+    """Where a line covers the page, as points at most two pixels apart, or its markers if it has no line; [n, 2]."""
+    corners = np.asarray(line.get_transform().transform(line.get_xydata()), dtype=np.float64)
+    if line.get_linestyle() == "None":
+        return corners
+    way = np.concatenate([[0], np.hypot(*np.diff(corners, axis=0).T).cumsum()])
+    steps = np.linspace(0, way[-1], int(way[-1] / 2) + 2)
+    return np.stack([np.interp(steps, way, corners[:, axis]) for axis in (0, 1)], axis=1)

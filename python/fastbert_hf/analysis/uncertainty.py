@@ -13,6 +13,8 @@ from fastbert_hf.calibration.simulation import exit_heads, uncertainties
 
 INTERVALS = 10
 BINS = 20
+# With fewer, the accuracy in an interval is known to 30 points at best.
+ENOUGH_TEXTS = 10
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,9 @@ class HeadAccuracy:
     intervals: tuple[UncertaintyInterval, ...]
     unknown: int
 
-    @property
-    def filled(self) -> list[UncertaintyInterval]:
-        """The intervals that have samples."""
-        return [interval for interval in self.intervals if interval.samples]
+    def with_at_least(self, samples: int) -> list[UncertaintyInterval]:
+        """The intervals that have so many samples."""
+        return [interval for interval in self.intervals if interval.samples >= samples]
 
 
 @dataclass(frozen=True)

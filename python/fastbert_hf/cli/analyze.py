@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from fastbert_hf.analysis import Analysis, Example, analyse, captions, check_mod
 from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
 from fastbert_hf.analysis.page import Page, Picture, ShownExample, render
 from fastbert_hf.analysis.tradeoff_charts import flops_chart, wall_clock_chart
-from fastbert_hf.calibration import CalibratedSetting, ExitRecords, record_exits
+from fastbert_hf.calibration import SETTING_FILE, CalibratedSetting, ExitRecords, record_exits
 from fastbert_hf.cli import scores
 from fastbert_hf.cli.analysis_times import ROUNDS, TimedModel, batches_to_time, time_models
 from fastbert_hf.cli.errors import CommandError, faults_explained
@@ -98,16 +99,13 @@ def run_analyze(settings: AnalyzeSettings) -> None:
 
     with Progress(console=Console(stderr=True), transient=True) as progress, faults_explained():
         records = {name: _record(subject, settings.batch_size, progress) for name, subject in subjects.items()}
-        for name, subject in subjects.items():
-            if subject.setting is not None:
-                with faults_explained(str(subject.folder)):
-                    subject.setting.check_model(records[name].fingerprint)
+        settings_of = {name: _usable_setting(subject, records[name]) for name, subject in subjects.items()}
         analysis = analyse(
             records[_ANALYSED],
             settings.speeds,
-            setting=subjects[_ANALYSED].setting,
+            setting=settings_of[_ANALYSED],
             compared=records.get(_COMPARED),
-            compared_setting=subjects[_COMPARED].setting if _COMPARED in subjects else None,
+            compared_setting=settings_of.get(_COMPARED),
         )
         timing: dict[str, Any] | None = None
         if settings.timed:
@@ -170,6 +168,17 @@ def _subject(
 def _record(subject: _Subject, batch_size: int, progress: Progress) -> ExitRecords:
     task = progress.add_task("every exit of every text", total=len(subject.dataset))
     return record_exits(subject.model, subject.dataset, batch_size, lambda done: progress.advance(task, done))
+
+
+def _usable_setting(subject: _Subject, records: ExitRecords) -> CalibratedSetting | None:
+    """The setting of the model's folder, unless it was made for other weights, as a note on stderr then says."""
+    if subject.setting is None or subject.setting.fingerprint == records.fingerprint:
+        return subject.setting
+    print(
+        f"note: {subject.folder / SETTING_FILE} was made for other weights and is left out; calibrate again",
+        file=sys.stderr,
+    )
+    return None
 
 
 def _with_times(
@@ -332,7 +341,8 @@ def _facts(
     return facts | {
         "Data": f"{', '.join(parts)}: {analysis.samples:,} texts of {analysis.mean_tokens:.1f} tokens on average",
         "Classes": f"{', '.join(counts)} (always the most frequent: {captions.percent(largest, 1)} right)",
-        "Machine": machine["cuda_device"] or f"{machine['processor']}, {machine['threads']} threads",
+        "Machine": machine["cuda_device"]
+        or f"{machine['processor']}, {machine['threads']} thread{'s' * (machine['threads'] != 1)}",
         "Date": machine["date"].replace("T", " ").replace("+00:00", " UTC"),
         "Versions": ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version),
     }
