@@ -1,6 +1,8 @@
-"""Records for the tests of analyses, and what leaves where in plain Python."""
+"""Records for the tests of analyses, what leaves where in plain Python, and a reader of pages."""
 
 from __future__ import annotations
+
+from html.parser import HTMLParser
 
 import numpy as np
 import torch
@@ -8,6 +10,37 @@ import torch
 from fastbert_hf.calibration import ExitRecords
 from fastbert_hf.calibration.simulation import uncertainties
 from fastbert_hf.flops import ModelShape
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Notes tags, attributes and text, and fails where an element is closed that is not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read_page(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    return reader
 
 
 def make_records(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import BarContainer
@@ -32,7 +33,8 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"),
 )
 WIDTH = 7.2  # inches: letters are still readable on a phone
-# More bars than that are too narrow for their figures.
+# More layers than that do not fit beside each other twice, with figures that can be read.
+_MOST_IN_A_COLUMN = 8
 _MOST_LABELLED_BARS = 14
 
 
@@ -87,7 +89,7 @@ def accuracy_by_uncertainty_chart(analysis: Analysis) -> bytes:
 
 def uncertainty_chart(analysis: Analysis) -> bytes:
     """Distribution of the uncertainty of what reaches each layer, mirrored about the layer; a panel per Speed."""
-    columns = 1 if len(analysis.exit_layers) > _MOST_LABELLED_BARS else 2
+    columns = 1 if len(analysis.exit_layers) > _MOST_IN_A_COLUMN else 2
     rows = -(-len(analysis.uncertainty) // columns)
     figure = new_figure(0.6 + 2.7 * rows)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -109,8 +111,9 @@ def exits_chart(analysis: Analysis) -> bytes:
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(analysis.exits) :]:
         axes.set_visible(False)
+    highest = max(max(exits.samples) for exits in analysis.exits) / analysis.samples
     for axes, exits in zip(grid.flat, analysis.exits, strict=False):
-        _draw_exits(axes, exits)
+        _draw_exits(axes, exits, highest)
         axes.set_xticks(analysis.exit_layers)
     grid[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
     for axes in grid[:, 0]:
@@ -123,8 +126,14 @@ def exits_chart(analysis: Analysis) -> bytes:
 
 def changes_chart(analysis: Analysis) -> bytes:
     """What the last layer corrects and spoils, if everybody left behind one layer, and of what leaves at each Speed."""
-    figure = new_figure(4.0)
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(len(analysis.changes_by_layer) + 1, 4))
+    number = len(analysis.changes_by_layer)
+    if number > _MOST_IN_A_COLUMN:
+        figure = new_figure(6.4)
+        left, right = figure.subplots(2, 1, sharey=True)
+        right.set_ylabel("share of all texts")
+    else:
+        figure = new_figure(4.0)
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(max(number, 4), 4))
     layers = [str(one.layer) for one in analysis.changes_by_layer]
     speeds = [f"{one.speed:g}" for one in analysis.changes_at_speed]
     _draw_changes(left, layers, [one.changes for one in analysis.changes_by_layer], analysis.samples)
@@ -169,28 +178,27 @@ def _draw_distributions(axes: Axes, at_speed: UncertaintyAtSpeed) -> None:
     if at_speed.speed > 0:
         axes.axhline(at_speed.speed, color=VERMILLION, linestyle="--", linewidth=1.2)
     axes.set_title(f"Speed {at_speed.speed:g}" + (": nobody leaves early" if at_speed.speed == 0 else ""), fontsize=10)
-    axes.set_xticks(range(len(at_speed.layers)), [f"{one.layer}\n{one.arriving:,}" for one in at_speed.layers])
-    axes.tick_params(axis="x", labelsize=8 if len(at_speed.layers) <= 8 else 6.5, labelbottom=True)
+    axes.set_xticks(range(len(at_speed.layers)), [f"{one.layer}\n{_short(one.arriving)}" for one in at_speed.layers])
+    axes.tick_params(axis="x", labelsize=8)
     axes.set_ylim(0, 1)
     axes.set_xlim(-0.6, len(at_speed.layers) - 0.4)
     tidy(axes)
 
 
-def _draw_exits(axes: Axes, exits: ExitDistribution) -> None:
+def _draw_exits(axes: Axes, exits: ExitDistribution, highest: float) -> None:
     shares = np.asarray(exits.samples) / sum(exits.samples)
     bars = axes.bar(exits.layers, shares, width=0.75, color=SKY)
     if len(shares) <= _MOST_LABELLED_BARS:
         _label(axes, bars, shares)
     # Above the bars, where they cover nothing.
-    axes.plot(exits.mean, 1.24, color=VERMILLION, marker="v", markersize=8, linestyle="none", label="mean")
-    axes.plot(
-        exits.median, 1.38, color=BLACK, marker="D", markersize=6, linestyle="none", fillstyle="none", label="median"
-    )
+    options: dict[str, Any] = {"linestyle": "none", "transform": axes.get_xaxis_transform()}
+    axes.plot(exits.mean, 0.83, color=VERMILLION, marker="v", markersize=8, label="mean", **options)
+    axes.plot(exits.median, 0.93, color=BLACK, marker="D", markersize=6, fillstyle="none", label="median", **options)
     axes.set_title(f"Speed {exits.speed:g}: mean {exits.mean:.2f}, median {exits.median:g}", fontsize=10)
-    axes.set_ylim(0, 1.48)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set_ylim(0, 1.45 * highest)
+    axes.set_yticks([tick for tick in MaxNLocator(4).tick_values(0, highest) if tick <= highest])
     tidy(axes)
-    axes.spines["left"].set_bounds(0, 1)
+    axes.spines["left"].set_bounds(0, highest)
 
 
 def _draw_changes(axes: Axes, names: Sequence[str], changes: Sequence[Changes], samples: int) -> None:
@@ -202,13 +210,18 @@ def _draw_changes(axes: Axes, names: Sequence[str], changes: Sequence[Changes], 
     axes.axhline(0, color=BLACK, linewidth=0.8)
     if len(names) <= _MOST_LABELLED_BARS:
         _label(axes, up, corrected)
-        _label(axes, down, spoilt)
+        _label(axes, down, spoilt, zero="")
     axes.margins(y=0.12)
     tidy(axes)
 
 
-def _label(axes: Axes, bars: BarContainer, shares: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+def _short(number: int) -> str:
+    """At most four letters: 9999, 10k."""
+    return str(number) if number < 10_000 else f"{number / 1000:.0f}k"
+
+
+def _label(axes: Axes, bars: BarContainer, shares: npt.NDArray[np.float64], zero: str = "0") -> None:
     """Percentages at the ends of bars; smaller where there are many."""
     texts = [f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.1f}" for share in shares]
-    texts = ["0" if share == 0 else text for share, text in zip(shares, texts, strict=True)]
+    texts = [zero if share == 0 else text for share, text in zip(shares, texts, strict=True)]
     axes.bar_label(bars, texts, padding=2, fontsize=8 if len(texts) <= 8 else 6.5, color="#222222")

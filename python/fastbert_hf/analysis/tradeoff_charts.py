@@ -28,7 +28,7 @@ _COMPARED: tuple[dict[str, Any], dict[str, Any]] = (
 # Where a label may stand about its point, in points of 1/72 inch; the first that is free is taken.
 _PLACES = [
     (distance * x, distance * y)
-    for distance in (9, 15, 22)
+    for distance in (9, 15)
     for x, y in ((0, 1), (0, -1), (1, 0.6), (-1, 0.6), (1, -0.6), (-1, -0.6), (1.2, 0), (-1.2, 0))
 ]
 
