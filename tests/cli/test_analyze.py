@@ -15,8 +15,7 @@ from cli_support import assert_complaint, invoke, succeed
 from families import make_model
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import Objective, calibrate, record_exits
-from fastbert_hf.cli import analyze as command
-from fastbert_hf.cli import measure
+from fastbert_hf.cli import analysis_report, measure
 from fastbert_hf.cli.analysis_times import batches_to_time, depths_to_time
 from fastbert_hf.data import TokenisedDataset, read_classification_file
 
@@ -67,7 +66,7 @@ def test_figures_are_those_of_evaluate_and_everything_is_written(trained, data, 
         assert point["wall_clock"]["speedup"] > 0 and len(point["wall_clock"]["speedup_rounds"]) == 3
     assert tradeoff["depths"][-1]["wall_clock"]["speedup"] == 1
     assert found["timing"]["texts"] == 21 and found["timing"]["patched"] == {"analysed": True}
-    assert found["data"]["texts"] == found["figures"]["samples"] == 21
+    assert found["source"]["texts"] == found["figures"]["samples"] == 21
     assert {"torch", "transformers", "matplotlib"} <= set(found["machine"]["versions"]) and found["machine"]["date"]
 
     lines = [line.split("\t") for line in (data / "dev.tsv").read_text().splitlines()[1:]]
@@ -140,14 +139,18 @@ def test_a_calibrated_setting_is_marked_unless_it_is_of_other_weights(trained, d
     records = record_exits(model, dataset)
     setting = calibrate(records, Objective(max_drop=0.3))
     setting.save(folder)
-    _, found = analyze(folder, data / "dev.tsv", tmp_path / "out", "--no-time")
+    _, found = analyze(folder, data / "dev.tsv", tmp_path / "out")
     point = found["figures"]["tradeoff"]["calibrated"]
     assert point["kind"] == "calibrated" and point["flops_speedup"] >= 1
+    assert point["wall_clock"]["speedup"] > 0
+    # Full depth is full depth, whatever the model does by default.
+    full = found["figures"]["tradeoff"]["depths"][-1]
+    assert (full["accuracy"], full["wall_clock"]["speedup"]) == (records.full_depth_accuracy, 1)
     assert "calibrated setting" in (tmp_path / "out" / "report.html").read_text()
     replace(setting, fingerprint="other").save(folder)
-    result, found = analyze(folder, data / "dev.tsv", tmp_path / "out", "--no-time")
+    with pytest.warns(UserWarning, match="other weights"):
+        _, found = analyze(folder, data / "dev.tsv", tmp_path / "out", "--no-time")
     assert found["figures"]["tradeoff"]["calibrated"] is None
-    assert "fastbert_calibration.json was made for other weights and is left out" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -196,7 +199,7 @@ def test_other_peoples_folders_are_left_alone(trained, data, tmp_path, monkeypat
     def full_disk(*arguments):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(command, "render", full_disk)
+    monkeypatch.setattr(analysis_report, "render", full_disk)
     complain("no space left on device", out)
     assert (out / "report.html").read_text() == before
     assert [path.name for path in tmp_path.glob(".*partial")] == []
@@ -212,7 +215,7 @@ def test_no_times_when_patched_answers_differ(trained, data, tmp_path, monkeypat
 
 def test_without_matplotlib_the_extra_is_named(trained, data, monkeypatch):
     for name in [*sys.modules]:
-        if name.startswith(("matplotlib", "fastbert_hf.analysis", "fastbert_hf.cli.analyze")):
+        if name.startswith(("matplotlib", "fastbert_hf.analysis", "fastbert_hf.cli.analy")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = invoke("analyze", trained / "model", "--data", data / "dev.tsv")

@@ -222,10 +222,17 @@ def test_a_calibrated_setting_is_simulated():
 
 def test_times_reach_their_points():
     found = tradeoff(make_records(40), SPEEDS, 0.95)
-    times = {("speed", 0.3): WallClock(1.0, 2.0, (2.0,)), ("depth", 3): WallClock(4.0, 1.2, (1.2,))}
+    setting = calibrate(make_records(300), Objective(max_drop=0.1))
+    found = replace(found, calibrated=tradeoff(make_records(40), SPEEDS, 0.95, setting=setting).calibrated)
+    times = {
+        ("calibrated", None): WallClock(3.0, 1.5, (1.5,)),
+        ("speed", 0.3): WallClock(1.0, 2.0, (2.0,)),
+        ("depth", 3): WallClock(4.0, 1.2, (1.2,)),
+    }
     timed = found.timed(times)
     assert [point.wall_clock for point in timed.speeds] == [None, times["speed", 0.3], None, None]
     assert [point.wall_clock for point in timed.depths] == [None, None, times["depth", 3], None]
+    assert timed.calibrated.wall_clock == times["calibrated", None]
     assert [replace(point, wall_clock=None) for point in timed.speeds] == list(found.speeds)
 
 

@@ -116,9 +116,9 @@ def analyse(
     Args:
         records: of the model.
         speeds: to look at, ascending, at least one, each in [0, 1].
-        setting: saved beside the model, if there is one.
+        setting: of the model, if it has one.
         compared: the same samples recorded with a second model.
-        compared_setting: saved beside that model, if there is one.
+        compared_setting: of that model, if it has one.
     """
     distributions = (0.0, *[speed for speed in speeds if speed > 0][-_SPEEDS_OF_DISTRIBUTIONS:])
     example_speed = speeds[len(speeds) // 2]

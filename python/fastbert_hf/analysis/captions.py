@@ -54,9 +54,9 @@ def accuracy_by_uncertainty(analysis: Analysis) -> str:
             "In all of these heads the surest texts are right more often than others; the intervals do not overlap."
         )
     elif holds:
-        layers = " and ".join(str(head.layer) for head in holds)
+        layers = " and ".join(f"layer {head.layer}" for head in holds)
         sentences.append(
-            f"Only in the head of layer {layers} are the surest texts right more often without overlap of intervals."
+            f"Only in {layers} are the surest texts right more often than others without overlap of the intervals."
         )
     else:
         sentences.append(
@@ -107,7 +107,8 @@ def exits(analysis: Analysis) -> str:
 def flops(analysis: Analysis) -> str:
     """Of the chart of accuracy against FLOPs."""
     return (
-        "Further right is less work, further up is better; the accuracy axis does not begin at 0. "
+        "Further right is less work, further up is better; the axis of speed-up is logarithmic, that of accuracy does "
+        "not begin at 0. "
         + _against_static(analysis, "FLOPs", [(p.flops_speedup, p) for p in analysis.tradeoff.depths])
         + _calibrated(analysis)
         + _against_other(analysis)

@@ -12,7 +12,8 @@ from fastbert_hf.modeling import FastBertForSequenceClassification
 def cut_to_depth(model: FastBertForSequenceClassification, layer: int) -> FastBertForSequenceClassification:
     """The model up to one layer, whose exit head is the teacher classifier and the only head.
 
-    The parameters are those of `model`, not copies: training one of the two changes the other.
+    The parameters are those of `model`, not copies: training one of the two changes the other. A calibrated setting,
+    which is about other heads, is left out.
 
     Args:
         model: not patched.
@@ -31,5 +32,6 @@ def cut_to_depth(model: FastBertForSequenceClassification, layer: int) -> FastBe
     cut.config.backbone_config.num_hidden_layers = layer
     cut.backbone.config.num_hidden_layers = layer
     cut.config.exit_layers = [layer]
+    cut.calibrated_setting = None
     cut.config.check()
     return cut

@@ -11,8 +11,8 @@ from fastbert_hf.calibration.intervals import share_interval
 from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
 
 Kind: TypeAlias = Literal["speed", "depth", "calibrated"]
-# How a point is run: at a Speed, or as a static model of so many layers.
-Key: TypeAlias = tuple[Kind, float]
+# `kind` and `value` of a `Point`.
+Key: TypeAlias = tuple[Kind, float | None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Point:
 
     Attributes:
         kind: "speed": one Speed for all layers; "depth": the head behind one layer answers for every sample, and
-            neither the layers behind it nor the other heads run; "calibrated": the setting saved beside the model.
+            neither the layers behind it nor the other heads run; "calibrated": the setting of the model.
         value: the Speed or the layer; `None` for the calibrated setting.
         accuracy: part of the samples that are predicted right.
         accuracy_interval: of Clopper and Pearson.
@@ -62,7 +62,7 @@ class Tradeoff:
         curve: every Speed.
         speeds: the marked Speeds, ascending.
         depths: static models, one for every layer that has an exit head; the last is full depth.
-        calibrated: the setting saved beside the model, if there is one.
+        calibrated: the setting of the model, if it has one.
     """
 
     curve: SpeedCurve
@@ -78,13 +78,15 @@ class Tradeoff:
     def timed(self, times: Mapping[Key, WallClock]) -> Tradeoff:
         """The same with what was measured."""
 
-        def add(points: Sequence[Point]) -> tuple[Point, ...]:
-            return tuple(
-                point if point.value is None else replace(point, wall_clock=times.get((point.kind, point.value)))
-                for point in points
-            )
+        def add(point: Point) -> Point:
+            return replace(point, wall_clock=times.get((point.kind, point.value)))
 
-        return replace(self, speeds=add(self.speeds), depths=add(self.depths))
+        return replace(
+            self,
+            speeds=tuple(map(add, self.speeds)),
+            depths=tuple(map(add, self.depths)),
+            calibrated=None if self.calibrated is None else add(self.calibrated),
+        )
 
 
 def tradeoff(
@@ -101,7 +103,7 @@ def tradeoff(
         records: the samples.
         speeds: the ones to mark, ascending, in [0, 1].
         confidence: of the intervals, in (0, 1).
-        setting: saved beside the model, if there is one.
+        setting: of the model, if it has one.
         baseline: the same samples recorded with the model whose full depth has a speed-up of 1; `None`: `records`.
     """
     baseline = records if baseline is None else baseline

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
+from matplotlib.ticker import FixedLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from fastbert_hf.analysis.analysing import Analysis
@@ -31,6 +32,8 @@ _PLACES = [
     for distance in (9, 15)
     for x, y in ((0, 1), (0, -1), (1, 0.6), (-1, 0.6), (1, -0.6), (-1, -0.6), (1.2, 0), (-1.2, 0))
 ]
+
+_TICKS = (0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48)
 
 Speedup = Callable[[Point], float | None]
 
@@ -60,6 +63,10 @@ def _chart(analysis: Analysis, horizontal: str, speedup_of: Speedup, *, curves: 
     if analysis.compared is not None:
         labels += _draw(axes, analysis.compared, _COMPARED, "compared model: ", speedup_of, curves)
     axes.set_xlabel(horizontal)
+    # The speed-ups of L / k layers lie evenly on it.
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(_TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.set_ylabel("accuracy")
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")

@@ -16,6 +16,7 @@ from fastbert_hf.cli.errors import CommandError
 from fastbert_hf.cli.models import UNPATCHED, place_and_patch
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.speed import Speed
 
 ROUNDS = 3
 # Every patched model has packed weights of its own, so not every depth of a deep model is timed.
@@ -50,7 +51,7 @@ def batches_to_time(dataset: TokenisedDataset, size: int, samples: int, device: 
 def time_models(
     models: Mapping[str, TimedModel], speeds: Sequence[float], backend: str, track: measure.Track
 ) -> tuple[dict[str, dict[Key, WallClock]], dict[str, dict[str, float]]]:
-    """Times of every model at every Speed, at full depth and cut to fewer layers.
+    """Times of every model at every Speed, with its calibrated setting, at full depth and cut to fewer layers.
 
     Args:
         models: by name; the full depth of the first has the speed-up 1. All have batches of the same texts.
@@ -74,6 +75,8 @@ def time_models(
             agreement[name] = _agreement(timed, adaptive, speeds)
         for speed in speeds:
             variants[name, ("speed", speed)] = _at(name, adaptive, speed)
+        if model.calibrated_setting is not None:
+            variants[name, ("calibrated", None)] = _at(name, adaptive, model.calibrated_setting.rule)
         for layer in depths_to_time(model.config.exit_layers):
             static = cut_to_depth(model, layer)
             # What is said about the first holds for these too.
@@ -106,7 +109,7 @@ def depths_to_time(exit_layers: Sequence[int]) -> list[int]:
     return [*(students[place] for place in chosen), last]
 
 
-def _at(name: str, model: FastBertForSequenceClassification, own_speed: float | None) -> Callable[..., Any]:
+def _at(name: str, model: FastBertForSequenceClassification, own_speed: Speed | None) -> Callable[..., Any]:
     """`model` at `own_speed`, called as `time_variants` calls: with the batches of all models and one Speed for all."""
 
     def run(*, speed: None, **batches: Batch) -> Any:
