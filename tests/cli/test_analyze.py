@@ -27,6 +27,14 @@ SPEEDS = [0.2, 0.6, 0.9]
 OPTIONS = [word for speed in SPEEDS for word in ("--speed", speed)]
 
 
+class NoMatplotlib:
+    """Finds no matplotlib, as where it is not installed."""
+
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "matplotlib":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 @pytest.fixture(autouse=True)
 def another_folder(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
@@ -103,7 +111,7 @@ def test_texts_cannot_break_the_page(trained, tmp_path):
     reader = read_page((tmp_path / "out" / "report.html").read_text())
     assert not {"script", "b"} & {tag for tag, _ in reader.tags}
     shown = [text for text in reader.text if text.startswith("<script>alert(")]
-    assert len(shown) == 20 and all(text.endswith("long\u2026") and len(text) <= 300 for text in shown)
+    assert len(shown) == 20 and all(text.endswith("\u2026") and 290 < len(text) <= 300 for text in shown)
 
 
 def test_two_models_of_different_classes_order_and_depth(trained, data, tiny_backbone, tmp_path):
@@ -217,7 +225,7 @@ def test_without_matplotlib_the_extra_is_named(trained, data, monkeypatch):
     for name in [*sys.modules]:
         if name.startswith(("matplotlib", "fastbert_hf.analysis", "fastbert_hf.cli.analy")):
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(sys, "meta_path", [NoMatplotlib(), *sys.meta_path])
     result = invoke("analyze", trained / "model", "--data", data / "dev.tsv")
     assert_complaint(result, "analyze", "matplotlib is missing; pip install 'fastbert-kernels[demo]'")
 
@@ -233,6 +241,6 @@ def test_what_is_timed_is_spread_over_depths_and_data(trained, data):
     assert [len(batch["input_ids"]) for batch in everything] == [4, 4, 4, 4, 4, 1]
     some = batches_to_time(dataset, 4, 12, "cpu")
     assert [batch["input_ids"].tolist() for batch in some] == [
-        everything[place]["input_ids"].tolist() for place in (0, 2, 5)
+        everything[place]["input_ids"].tolist() for place in (0, 2, 4)
     ]
     assert all("labels" not in batch for batch in some)

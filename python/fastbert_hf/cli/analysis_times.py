@@ -40,6 +40,7 @@ def batches_to_time(dataset: TokenisedDataset, size: int, samples: int, device: 
     starts = np.arange(0, len(dataset), size)
     wanted = max(1, samples // size)
     if wanted < len(starts):
+        starts = starts[: len(dataset) // size]  # full ones
         starts = starts[np.linspace(0, len(starts) - 1, wanted).round().astype(np.int64)]
     batches = (
         dataset.collate([dataset[row] for row in range(start, min(start + size, len(dataset)))])

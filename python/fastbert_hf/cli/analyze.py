@@ -85,7 +85,10 @@ def run_analyze(settings: AnalyzeSettings) -> None:
         own_ids = _with_ids_of(data, label_names_of(other[0]), settings.compare)
         subjects[_COMPARED] = _subject(*other, own_ids, settings.max_length)
 
-    with Progress(console=Console(stderr=True), transient=True) as progress, faults_explained():
+    errors = Console(stderr=True)
+    # Where it is no terminal, the bar would leave an empty line before the message of an error.
+    bar = Progress(console=errors, transient=True, disable=not errors.is_terminal)
+    with bar as progress, faults_explained():
         records = {name: _record(subject, settings.batch_size, progress) for name, subject in subjects.items()}
         analysis = analyse(
             records[ANALYSED],
