@@ -72,7 +72,7 @@ def size_of(png: bytes) -> tuple[int, int]:
 def test_the_page_is_whole_and_needs_nothing_else(compared):
     records = make_records(120)
     other = make_records(120, (1, 2), seed=1) if compared else None
-    setting = calibrate(records, Objective(max_drop=0.2))
+    setting = calibrate(records, Objective(max_drop=0.2), search="one_speed")
     html = make_page(with_times(analyse(records, SPEEDS, setting=setting, compared=other)), EVIL)
     reader = read_page(html)
     names = [tag for tag, _ in reader.tags]
@@ -132,7 +132,7 @@ def test_the_summary_table_has_the_figures():
 def test_charts_are_drawn_for_models_of_every_depth(draw, layers):
     records = make_records(90, layers)
     other = make_records(90, layers, seed=2)
-    setting = calibrate(records, Objective(max_drop=0.2))
+    setting = calibrate(records, Objective(max_drop=0.2), search="one_speed")
     width, height = size_of(draw(with_times(analyse(records, SPEEDS, setting=setting, compared=other))))
     assert width == 1152 and 400 < height < 2400
 
