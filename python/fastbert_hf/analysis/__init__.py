@@ -1,0 +1,58 @@
+"""Analyses of early exits (Liu et al. 2020, section 4): figures from recorded exits, charts, and a page with all of it.
+
+`analyse` computes every figure from `ExitRecords`; `charts`, `tradeoff_charts` and `page` show them and need matplotlib
+and Jinja2 (extra `demo`).
+"""
+
+from __future__ import annotations
+
+from fastbert_hf.analysis.analysing import Analysis, analyse, check_model, check_samples
+from fastbert_hf.analysis.exits import (
+    Changes,
+    Example,
+    ExitDistribution,
+    LayerChanges,
+    SpeedChanges,
+    changes_at_speed,
+    changes_by_layer,
+    easiest_and_hardest,
+    exit_distribution,
+)
+from fastbert_hf.analysis.static_depth import cut_to_depth
+from fastbert_hf.analysis.tradeoff import Key, Point, Tradeoff, WallClock, tradeoff
+from fastbert_hf.analysis.uncertainty import (
+    HeadAccuracy,
+    LayerUncertainty,
+    UncertaintyAtSpeed,
+    UncertaintyInterval,
+    accuracy_by_uncertainty,
+    uncertainty_at_speed,
+)
+
+__all__ = [
+    "Analysis",
+    "Changes",
+    "Example",
+    "ExitDistribution",
+    "HeadAccuracy",
+    "Key",
+    "LayerChanges",
+    "LayerUncertainty",
+    "Point",
+    "SpeedChanges",
+    "Tradeoff",
+    "UncertaintyAtSpeed",
+    "UncertaintyInterval",
+    "WallClock",
+    "accuracy_by_uncertainty",
+    "analyse",
+    "changes_at_speed",
+    "changes_by_layer",
+    "check_model",
+    "check_samples",
+    "cut_to_depth",
+    "easiest_and_hardest",
+    "exit_distribution",
+    "tradeoff",
+    "uncertainty_at_speed",
+]

@@ -1,0 +1,147 @@
+"""All figures of an analysis, from recorded exits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastbert_hf.analysis.exits import (
+    Example,
+    ExitDistribution,
+    LayerChanges,
+    SpeedChanges,
+    changes_at_speed,
+    changes_by_layer,
+    easiest_and_hardest,
+    exit_distribution,
+)
+from fastbert_hf.analysis.tradeoff import Tradeoff, tradeoff
+from fastbert_hf.analysis.uncertainty import (
+    HeadAccuracy,
+    UncertaintyAtSpeed,
+    accuracy_by_uncertainty,
+    uncertainty_at_speed,
+)
+from fastbert_hf.calibration import CalibratedSetting, ExitRecords
+
+CONFIDENCE = 0.95
+EXAMPLES = 10
+# With fewer, easiest and hardest samples are the same ones, and an accuracy is known to 20 points at best.
+FEWEST_SAMPLES = 20
+# Distributions of uncertainty: without early exits, and at the fastest Speeds.
+_SPEEDS_OF_DISTRIBUTIONS = 3
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What early exits do to one model on n samples.
+
+    Attributes:
+        samples: n.
+        samples_per_class: by class id.
+        mean_tokens: of a sample.
+        num_layers: L.
+        exit_layers: those with an exit head.
+        confidence: of all intervals.
+        speeds: the marked ones, ascending.
+        accuracy_by_uncertainty: of the first, a middle and the last head.
+        uncertainty: at Speed 0 and the three highest of `speeds`.
+        exits: at every one of `speeds`.
+        tradeoff: of the model.
+        compared: of a second model on the same samples.
+        changes_by_layer: if everybody left behind one layer.
+        changes_at_speed: at every one of `speeds`.
+        example_speed: the middle one of `speeds`, that of the examples.
+        easiest, hardest: samples.
+    """
+
+    samples: int
+    samples_per_class: tuple[int, ...]
+    mean_tokens: float
+    num_layers: int
+    exit_layers: tuple[int, ...]
+    confidence: float
+    speeds: tuple[float, ...]
+    accuracy_by_uncertainty: tuple[HeadAccuracy, ...]
+    uncertainty: tuple[UncertaintyAtSpeed, ...]
+    exits: tuple[ExitDistribution, ...]
+    tradeoff: Tradeoff
+    compared: Tradeoff | None
+    changes_by_layer: tuple[LayerChanges, ...]
+    changes_at_speed: tuple[SpeedChanges, ...]
+    example_speed: float
+    easiest: list[Example]
+    hardest: list[Example]
+
+
+def check_model(exit_layers: Sequence[int], multi_label: bool) -> None:
+    """Raise `ValueError` for a model that has nothing to analyse."""
+    if multi_label:
+        raise ValueError(
+            "a multi-label model has no single prediction that an early exit keeps or changes, so accuracy by "
+            "uncertainty and by exit is not defined for it; analyse a model that gives a text exactly one class"
+        )
+    if len(exit_layers) < 2:
+        raise ValueError(
+            f"the model has no student classifiers (exit_layers is {list(exit_layers)}), so no text leaves early; "
+            "analyse a model with exit heads behind earlier layers"
+        )
+
+
+def check_samples(labels: Sequence[int], class_names: Sequence[str]) -> None:
+    """Raise `ValueError` for samples, given by their class ids, that say too little."""
+    if len(labels) < FEWEST_SAMPLES:
+        raise ValueError(
+            f"{len(labels)} rows are too few for an analysis; use at least {FEWEST_SAMPLES}, better some hundreds"
+        )
+    if len(set(labels)) == 1:
+        raise ValueError(
+            f"all {len(labels)} rows have the class {class_names[labels[0]]!r}, so accuracy says nothing about the "
+            "other classes; analyse rows of every class"
+        )
+
+
+def analyse(
+    records: ExitRecords,
+    speeds: Sequence[float],
+    *,
+    setting: CalibratedSetting | None = None,
+    compared: ExitRecords | None = None,
+    compared_setting: CalibratedSetting | None = None,
+) -> Analysis:
+    """Every figure; times come in with `Tradeoff.timed`.
+
+    Args:
+        records: of the model.
+        speeds: to look at, ascending, at least one, each in [0, 1].
+        setting: of the model, if it has one.
+        compared: the same samples recorded with a second model.
+        compared_setting: of that model, if it has one.
+    """
+    distributions = (0.0, *[speed for speed in speeds if speed > 0][-_SPEEDS_OF_DISTRIBUTIONS:])
+    example_speed = speeds[len(speeds) // 2]
+    easiest, hardest = easiest_and_hardest(records, example_speed, EXAMPLES)
+    other = None
+    if compared is not None:
+        other = tradeoff(compared, speeds, CONFIDENCE, setting=compared_setting, baseline=records)
+    return Analysis(
+        samples=len(records),
+        samples_per_class=tuple(np.bincount(records.labels.numpy(), minlength=records.shape.num_labels).tolist()),
+        mean_tokens=float(records.lengths.double().mean()),
+        num_layers=records.shape.num_layers,
+        exit_layers=records.exit_layers,
+        confidence=CONFIDENCE,
+        speeds=tuple(speeds),
+        accuracy_by_uncertainty=accuracy_by_uncertainty(records, CONFIDENCE),
+        uncertainty=tuple(uncertainty_at_speed(records, speed) for speed in distributions),
+        exits=tuple(exit_distribution(records, speed) for speed in speeds),
+        tradeoff=tradeoff(records, speeds, CONFIDENCE, setting=setting),
+        compared=other,
+        changes_by_layer=changes_by_layer(records),
+        changes_at_speed=tuple(changes_at_speed(records, speed) for speed in speeds),
+        example_speed=example_speed,
+        easiest=easiest,
+        hardest=hardest,
+    )

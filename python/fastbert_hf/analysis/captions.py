@@ -1,0 +1,233 @@
+"""What each chart says on this data, in words: how to read it, and what it shows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastbert_hf.analysis.analysing import Analysis
+from fastbert_hf.analysis.tradeoff import Point
+from fastbert_hf.analysis.uncertainty import ENOUGH_TEXTS, HeadAccuracy, UncertaintyInterval
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share with the blank that no line is broken at."""
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def points(difference: float) -> str:
+    """The size of a difference of accuracies."""
+    return f"{100 * abs(difference):.1f} points"
+
+
+def texts(number: int) -> str:
+    """A number of texts."""
+    return f"{number:,} text{'' if number == 1 else 's'}"
+
+
+def summary(analysis: Analysis) -> str:
+    """The result in a sentence or two, at the middle Speed."""
+    full = analysis.tradeoff.full_depth
+    point = _middle(analysis)
+    faster = f"{point.flops_speedup:.2f} times fewer FLOPs"
+    if point.wall_clock is not None:
+        faster += f" and a measured speed-up of {point.wall_clock.speedup:.2f}"
+    return (
+        f"At full depth the model is right on {percent(full.accuracy, 1)} of {texts(analysis.samples)}. At Speed "
+        f"{point.value:g} a text runs through {point.mean_exit_layer:.2f} of {analysis.num_layers} layers on average: "
+        f"{faster}, with an accuracy of {percent(point.accuracy, 1)}, {_compared(point.accuracy - full.accuracy)}."
+    )
+
+
+def accuracy_by_uncertainty(analysis: Analysis) -> str:
+    """Of the chart of LUHA."""
+    sentences = [
+        "Above: accuracy of the texts whose uncertainty lies in each tenth of the range, all texts through all layers, "
+        f"with {percent(analysis.confidence)} intervals (hollow: fewer than {ENOUGH_TEXTS} texts); below: how many "
+        "texts these are."
+    ]
+    heads = analysis.accuracy_by_uncertainty
+    sentences += [_from_sure_to_unsure(head, "first student classifier") for head in heads[:1] if head.with_at_least(1)]
+    sentences += [_from_sure_to_unsure(head, "teacher classifier") for head in heads[-1:] if head.with_at_least(1)]
+    holds = [head for head in heads if _falls(head)]
+    if len(holds) == len(heads):
+        sentences.append(
+            "In all of these heads the surest texts are right more often than others; the intervals do not overlap."
+        )
+    elif holds:
+        layers = " and ".join(f"layer {head.layer}" for head in holds)
+        sentences.append(
+            f"Only in {layers} are the surest texts right more often than others without overlap of the intervals."
+        )
+    else:
+        sentences.append(
+            "In none of these heads are the surest texts right more often without overlap of the intervals."
+        )
+    unknown = sum(head.unknown for head in heads)
+    if unknown:
+        sentences.append(f"{unknown:,} uncertainties are not finite and are left out.")
+    return " ".join(sentences)
+
+
+def uncertainty(analysis: Analysis) -> str:
+    """Of the distributions of uncertainty."""
+    fastest = analysis.uncertainty[-1]
+    slowest = analysis.uncertainty[0]
+    medians = [layer.quartiles[1] for layer in slowest.layers if layer.quartiles]
+    shown = (
+        "Each shape is the distribution of the uncertainty of the texts that reach a layer, wide where many lie; the "
+        "diamond is the median, the bar the middle half, the dashed line the Speed below which a text leaves. "
+    )
+    if medians:
+        first, last = slowest.layers[0], slowest.layers[-1]
+        shown += (
+            f"With nobody leaving, the median goes from {medians[0]:.2f} in layer {first.layer} to {medians[-1]:.2f} "
+            f"in layer {last.layer}. "
+        )
+    second = fastest.layers[1]
+    shown += (
+        f"At Speed {fastest.speed:g}, {texts(second.arriving)} of {analysis.samples:,} "
+        f"({percent(second.arriving / analysis.samples)}) go on to layer {second.layer}"
+    )
+    if second.quartiles is not None:
+        shown += f", and the median of their uncertainty there is {second.quartiles[1]:.2f}"
+    return shown + "."
+
+
+def exits(analysis: Analysis) -> str:
+    """Of the distributions of exit layers."""
+    slow, fast = analysis.exits[0], analysis.exits[-1]
+    first = ", ".join(f"{percent(one.samples[0] / analysis.samples)} at Speed {one.speed:g}" for one in analysis.exits)
+    return (
+        f"Bars: share of the texts that leave behind each layer, in percent. Behind layer {slow.layers[0]} leave "
+        f"{first}; {percent(slow.samples[-1] / analysis.samples)} still run through all layers at Speed {slow.speed:g} "
+        f"and {percent(fast.samples[-1] / analysis.samples)} at Speed {fast.speed:g}."
+    )
+
+
+def flops(analysis: Analysis) -> str:
+    """Of the chart of accuracy against FLOPs."""
+    return (
+        "Further right is less work, further up is better; the axis of speed-up is logarithmic, that of accuracy does "
+        "not begin at 0. "
+        + _against_static(analysis, "FLOPs", [(p.flops_speedup, p) for p in analysis.tradeoff.depths])
+        + _calibrated(analysis)
+        + _against_other(analysis)
+    )
+
+
+def wall_clock(analysis: Analysis) -> str:
+    """Of the chart of accuracy against measured speed-up."""
+    depths = [(p.wall_clock.speedup, p) for p in analysis.tradeoff.depths if p.wall_clock is not None]
+    kept = []
+    for point in analysis.tradeoff.speeds:
+        if point.wall_clock is not None:
+            kept.append(f"{percent(point.wall_clock.speedup / point.flops_speedup)} at Speed {point.value:g}")
+    return (
+        "The same against time measured on this machine, over the analysed model at full depth. "
+        f"Of the FLOPs speed-up the clock shows {', '.join(kept)}. " + _against_static(analysis, "time", depths)
+    )
+
+
+def changes(analysis: Analysis) -> str:
+    """Of the chart of corrected and spoilt predictions."""
+    first = analysis.changes_by_layer[0]
+    point = _middle(analysis)
+    total = next(one.total for one in analysis.changes_at_speed if one.speed == point.value)
+    lost, gained = total.wrong_then_right, total.right_then_wrong
+    return (
+        "Upwards: texts that are wrong at the exit and right at the last layer, what an early exit costs; downwards: "
+        "texts that the later layers spoil, what it gains; in percent of all texts. If every text left behind layer "
+        f"{first.layer}, {percent(first.changes.wrong_then_right / analysis.samples, 1)} would be lost and "
+        f"{percent(first.changes.right_then_wrong / analysis.samples, 1)} gained; of what leaves at Speed "
+        f"{point.value:g}, {texts(lost)} {'is' if lost == 1 else 'are'} lost and {texts(gained)} gained."
+    )
+
+
+def examples(analysis: Analysis) -> str:
+    """Of the two tables of texts."""
+    wrong = [sum(one.label != one.prediction for one in group) for group in (analysis.easiest, analysis.hardest)]
+    return (
+        f"At Speed {analysis.example_speed:g}: texts that leave first, the surest first, and those that leave last, "
+        f"the least sure first. {wrong[0]} of the {len(analysis.easiest)} easiest and {wrong[1]} of the "
+        f"{len(analysis.hardest)} hardest are answered wrong."
+    )
+
+
+def _middle(analysis: Analysis) -> Point:
+    return next(point for point in analysis.tradeoff.speeds if point.value == analysis.example_speed)
+
+
+def _compared(difference: float) -> str:
+    if abs(difference) < 0.0005:
+        return "the same as at full depth"
+    return f"{points(difference)} {'more' if difference > 0 else 'less'} than at full depth"
+
+
+def _from_sure_to_unsure(head: HeadAccuracy, name: str) -> str:
+    filled = head.with_at_least(ENOUGH_TEXTS) or head.with_at_least(1)
+    sure, unsure = filled[0], filled[-1]
+    if sure is unsure:
+        return f"The {name} has all texts {_where(sure)} and is right on {percent(sure.accuracy or 0)}."
+    return (
+        f"The {name} (layer {head.layer}) is right on {percent(sure.accuracy or 0)} of the {texts(sure.samples)} "
+        f"{_where(sure)} and on {percent(unsure.accuracy or 0)} of the {unsure.samples:,} {_where(unsure)}."
+    )
+
+
+def _where(interval: UncertaintyInterval) -> str:
+    if interval.low == 0:
+        return f"below uncertainty {interval.high:g}"
+    if interval.high == 1:
+        return f"from uncertainty {interval.low:g} up"
+    return f"between uncertainty {interval.low:g} and {interval.high:g}"
+
+
+def _falls(head: HeadAccuracy) -> bool:
+    """Whether some unsure interval is certainly less accurate than the surest one, and none certainly more."""
+    bands = [interval.band for interval in head.intervals if interval.band is not None]
+    if not bands:
+        return False
+    first, *others = bands
+    return any(band[1] < first[0] for band in others) and not any(band[0] > first[1] for band in others)
+
+
+def _against_static(analysis: Analysis, what: str, depths: list[tuple[float, Point]]) -> str:
+    """How the Speeds compare with static models at the same speed-up, between which is interpolated linearly."""
+    depths = sorted(depths, key=lambda pair: pair[0])
+    if len(depths) < 2:
+        return ""
+    x, y = [speedup for speedup, _ in depths], [point.accuracy for _, point in depths]
+    ahead = []
+    for point in analysis.tradeoff.speeds:
+        measured = point.wall_clock.speedup if point.wall_clock is not None else None
+        speedup = point.flops_speedup if what == "FLOPs" else measured
+        if speedup is not None and x[0] <= speedup <= x[-1]:
+            ahead.append((point, point.accuracy - float(np.interp(speedup, x, y))))
+    if not ahead:
+        return f"No marked Speed lies where static models do in {what}. "
+    words = [
+        f"{points(difference)} {'above' if difference >= 0 else 'below'} at Speed {point.value:g}"
+        for point, difference in ahead
+    ]
+    return f"Against models that only have the first layers, at equal {what}, early exits lie {', '.join(words)}. "
+
+
+def _calibrated(analysis: Analysis) -> str:
+    point = analysis.tradeoff.calibrated
+    if point is None:
+        return ""
+    return (
+        f"The calibrated setting saved beside the model (star) has {percent(point.accuracy, 1)} at "
+        f"{point.flops_speedup:.2f}x. "
+    )
+
+
+def _against_other(analysis: Analysis) -> str:
+    if analysis.compared is None:
+        return ""
+    speed = analysis.example_speed
+    other = next(point for point in analysis.compared.speeds if point.value == speed)
+    return (
+        f"At Speed {speed:g} the compared model has {percent(other.accuracy, 1)} at {other.flops_speedup:.2f}x, the "
+        f"analysed one {percent(_middle(analysis).accuracy, 1)} at {_middle(analysis).flops_speedup:.2f}x."
+    )

@@ -1,0 +1,148 @@
+"""The report as one HTML page that needs nothing else: no network, no script, no other file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, StrictUndefined
+
+from fastbert_hf.analysis.analysing import Analysis
+from fastbert_hf.analysis.captions import percent
+from fastbert_hf.analysis.exits import Example
+from fastbert_hf.analysis.template import TEMPLATE
+from fastbert_hf.analysis.tradeoff import Point, Tradeoff
+
+_LONGEST_TEXT = 300
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart of the report.
+
+    Attributes:
+        name: of its file, without ending.
+        title: heading of its section, or "" where it goes on with the section before.
+        alternative: what it is, for those who cannot see it.
+        caption: how to read it and what it shows.
+        png: the file.
+    """
+
+    name: str
+    title: str
+    alternative: str
+    caption: str
+    png: bytes
+
+    @property
+    def source(self) -> str:
+        """The picture as the address of an `img`."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    """One of the easiest or hardest texts, with names in place of numbers.
+
+    Attributes:
+        number: of the row in the data, from 1.
+        texts: the text, or both of a pair, cut off when long; `None` when texts are left out.
+    """
+
+    number: int
+    exit_layer: int
+    uncertainty: float | None
+    label: str
+    prediction: str
+    texts: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, example: Example, class_names: Sequence[str], texts: Sequence[str] | None) -> ShownExample:
+        """`example` with `texts`, whole."""
+        return cls(
+            number=example.row + 1,
+            exit_layer=example.exit_layer,
+            uncertainty=example.uncertainty,
+            label=class_names[example.label],
+            prediction=class_names[example.prediction],
+            texts=None if texts is None else tuple(shortened(text) for text in texts),
+        )
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the report shows beside the figures of the analysis.
+
+    Attributes:
+        title: of the page.
+        facts: names and values: model, data, machine, date.
+        summary: the result in a sentence or two.
+        pictures: in their order.
+        examples_caption: of the tables of texts.
+        easiest, hardest: rows of these tables.
+        notes: how it was measured, a paragraph each.
+    """
+
+    title: str
+    facts: dict[str, str]
+    summary: str
+    pictures: Sequence[Picture]
+    examples_caption: str
+    easiest: Sequence[ShownExample]
+    hardest: Sequence[ShownExample]
+    notes: Sequence[str]
+
+
+def shortened(text: str) -> str:
+    """`text` on one line, cut off with an ellipsis when it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1].rstrip() + "\u2026"
+
+
+def render(page: Page, analysis: Analysis) -> str:
+    """The page; whatever comes from the data, from paths and from names of classes is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE).render(page=page, tables=_tables(analysis))
+
+
+def _tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
+    """Title and rows, the first of them the header, of the summary of every model."""
+    if analysis.compared is None:
+        return [("", _rows(analysis.tradeoff, analysis.confidence))]
+    return [
+        ("Analysed model", _rows(analysis.tradeoff, analysis.confidence)),
+        (
+            "Compared model, speed-ups over the analysed model at full depth",
+            _rows(analysis.compared, analysis.confidence),
+        ),
+    ]
+
+
+def _rows(tradeoff: Tradeoff, confidence: float) -> list[list[str]]:
+    points = [tradeoff.full_depth, *tradeoff.speeds, *([tradeoff.calibrated] if tradeoff.calibrated else [])]
+    timed = any(point.wall_clock for point in points)
+    # A hyphen that no line is broken at.
+    speedup = "speed\u2011up"
+    header = ["", "accuracy", f"{percent(confidence)} interval", "mean exit layer", f"FLOPs {speedup}"]
+    rows = [header + ([f"measured {speedup}", "ms per text"] if timed else [])]
+    for point in points:
+        low, high = point.accuracy_interval
+        row = [
+            _name(point),
+            percent(point.accuracy, 1),
+            f"{100 * low:.1f} to {percent(high, 1)}",
+            f"{point.mean_exit_layer:.2f}",
+            f"{point.flops_speedup:.2f}x",
+        ]
+        clock = point.wall_clock
+        if timed:
+            row += ["-", "-"] if clock is None else [f"{clock.speedup:.2f}x", f"{clock.milliseconds_per_text:.2f}"]
+        rows.append(row)
+    return rows
+
+
+def _name(point: Point) -> str:
+    if point.kind == "speed":
+        return f"Speed {point.value:g}"
+    return "full depth" if point.kind == "depth" else "calibrated setting"

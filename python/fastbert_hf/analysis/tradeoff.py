@@ -1,0 +1,143 @@
+"""Accuracy against speed-up: one Speed for all layers, static models of fewer layers, and a calibrated setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from fastbert_hf.calibration import CalibratedSetting, ExitRecords, ExitRule, SpeedCurve, simulate, speed_curve
+from fastbert_hf.calibration.intervals import share_interval
+from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
+
+Kind: TypeAlias = Literal["speed", "depth", "calibrated"]
+# `kind` and `value` of a `Point`.
+Key: TypeAlias = tuple[Kind, float | None]
+
+
+@dataclass(frozen=True)
+class WallClock:
+    """Measured time.
+
+    Attributes:
+        milliseconds_per_text: median of the rounds.
+        speedup: over the analysed model at full depth; median of the ratios within a round.
+        speedup_rounds: that ratio in every round.
+    """
+
+    milliseconds_per_text: float
+    speedup: float
+    speedup_rounds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to run a model.
+
+    Attributes:
+        kind: "speed": one Speed for all layers; "depth": the head behind one layer answers for every sample, and
+            neither the layers behind it nor the other heads run; "calibrated": the setting of the model.
+        value: the Speed or the layer; `None` for the calibrated setting.
+        accuracy: part of the samples that are predicted right.
+        accuracy_interval: of Clopper and Pearson.
+        mean_exit_layer: layers executed per sample.
+        flops_speedup: FLOPs of the analysed model at full depth over FLOPs executed, paper's convention.
+        wall_clock: `None` when it was not measured.
+    """
+
+    kind: Kind
+    value: float | None
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    mean_exit_layer: float
+    flops_speedup: float
+    wall_clock: WallClock | None = None
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """What one model can do.
+
+    Attributes:
+        curve: every Speed.
+        speeds: the marked Speeds, ascending.
+        depths: static models, one for every layer that has an exit head; the last is full depth.
+        calibrated: the setting of the model, if it has one.
+    """
+
+    curve: SpeedCurve
+    speeds: tuple[Point, ...]
+    depths: tuple[Point, ...]
+    calibrated: Point | None
+
+    @property
+    def full_depth(self) -> Point:
+        """All layers, and the teacher classifier alone."""
+        return self.depths[-1]
+
+    def timed(self, times: Mapping[Key, WallClock]) -> Tradeoff:
+        """The same with what was measured."""
+
+        def add(point: Point) -> Point:
+            return replace(point, wall_clock=times.get((point.kind, point.value)))
+
+        return replace(
+            self,
+            speeds=tuple(map(add, self.speeds)),
+            depths=tuple(map(add, self.depths)),
+            calibrated=None if self.calibrated is None else add(self.calibrated),
+        )
+
+
+def tradeoff(
+    records: ExitRecords,
+    speeds: Sequence[float],
+    confidence: float,
+    *,
+    setting: CalibratedSetting | None = None,
+    baseline: ExitRecords | None = None,
+) -> Tradeoff:
+    """Accuracy and FLOPs of a model on its recorded samples (Liu et al. 2020, section 4.3 and figure 2).
+
+    Args:
+        records: the samples.
+        speeds: the ones to mark, ascending, in [0, 1].
+        confidence: of the intervals, in (0, 1).
+        setting: of the model, if it has one.
+        baseline: the same samples recorded with the model whose full depth has a speed-up of 1; `None`: `records`.
+    """
+    baseline = records if baseline is None else baseline
+    base = _full_depth_total(baseline)
+    scale = base / _full_depth_total(records)
+    curve = speed_curve(records)
+
+    def of_rule(kind: Kind, value: float | None, rule: ExitRule) -> Point:
+        result = simulate(records, rule)
+        right = int((result.predictions == records.labels.numpy()).sum())
+        interval = share_interval(right, len(records), confidence)
+        return Point(kind, value, result.accuracy, interval, result.mean_exit_layer, scale * result.flops_speedup)
+
+    return Tradeoff(
+        curve=replace(curve, flops_speedup=tuple(scale * speedup for speedup in curve.flops_speedup)),
+        speeds=tuple(of_rule("speed", speed, ExitRule.one_speed(records.student_layers, speed)) for speed in speeds),
+        depths=tuple(_static(records, head, base, confidence) for head in range(len(records.exit_layers))),
+        calibrated=None if setting is None else of_rule("calibrated", None, setting.rule),
+    )
+
+
+def _static(records: ExitRecords, head: int, base: int, confidence: float) -> Point:
+    layer, lengths = records.exit_layers[head], records.lengths.numpy()
+    flops = int((layer * layer_flops(records.shape, lengths) + head_flops(records.shape, lengths)).sum())
+    right = int(records.right[:, head].sum())
+    return Point(
+        kind="depth",
+        value=layer,
+        accuracy=right / len(records),
+        accuracy_interval=share_interval(right, len(records), confidence),
+        mean_exit_layer=float(layer),
+        flops_speedup=base / flops,
+    )
+
+
+def _full_depth_total(records: ExitRecords) -> int:
+    return int(full_depth_flops(records.shape, records.lengths.numpy()).sum())

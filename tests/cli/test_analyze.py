@@ -1,0 +1,246 @@
+"""`fastbert analyze` from files to a page: its figures against `fastbert evaluate`, what it writes, its complaints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+
+import pytest
+from transformers import AutoTokenizer
+
+from analysis_support import read_page
+from cli_support import assert_complaint, invoke, succeed
+from families import make_model
+from fastbert_hf import FastBertForSequenceClassification
+from fastbert_hf.calibration import Objective, calibrate, record_exits
+from fastbert_hf.cli import analysis_report, measure
+from fastbert_hf.cli.analysis_times import batches_to_time, depths_to_time
+from fastbert_hf.data import TokenisedDataset, read_classification_file
+
+CHARTS = {
+    *("accuracy_by_uncertainty", "uncertainty_by_layer", "exit_layers"),
+    *("accuracy_and_flops", "accuracy_and_time", "changed_predictions"),
+}
+SPEEDS = [0.2, 0.6, 0.9]
+OPTIONS = [word for speed in SPEEDS for word in ("--speed", speed)]
+
+
+class NoMatplotlib:
+    """Finds no matplotlib, as where it is not installed."""
+
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "matplotlib":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.fixture(autouse=True)
+def another_folder(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def saved(folder, tiny_backbone, **settings):
+    """An untrained model with the classes no and yes."""
+    names = {"id2label": {0: "no", 1: "yes"}, "num_labels": 2}
+    make_model("bert", **(names | settings)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(folder)
+    return folder
+
+
+def analyze(model, file, out, *options):
+    result = succeed("analyze", model, "--data", file, "--out", out, *options)
+    return result, json.loads((out / "analysis.json").read_text())
+
+
+def test_figures_are_those_of_evaluate_and_everything_is_written(trained, data, tmp_path):
+    out = tmp_path / "analysis"
+    result, found = analyze(trained / "model", data / "dev.tsv", out, *OPTIONS, "--batch-size", 8)
+    assert {path.name for path in out.iterdir()} == {"report.html", "figures", "analysis.json"}
+    assert {path.name for path in (out / "figures").iterdir()} == {f"{name}.png" for name in CHARTS}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (out / "figures").iterdir())
+    assert "accuracy" in result.stdout and f"written: {out}/report.html" in result.stdout
+
+    tradeoff = found["figures"]["tradeoff"]
+    scores = succeed("evaluate", trained / "model", "--data", data / "dev.tsv", *OPTIONS, "--json").stdout
+    full, *adaptive = json.loads(scores)["rows"]
+    assert tradeoff["depths"][-1]["accuracy"] == full["accuracy"]
+    for point, row in zip(tradeoff["speeds"], adaptive, strict=True):
+        assert point["value"] == row["speed"]
+        for name in ("accuracy", "mean_exit_layer", "flops_speedup"):
+            assert point[name] == pytest.approx(row[name])
+    for point in tradeoff["speeds"] + tradeoff["depths"]:
+        assert point["wall_clock"]["speedup"] > 0 and len(point["wall_clock"]["speedup_rounds"]) == 3
+    assert tradeoff["depths"][-1]["wall_clock"]["speedup"] == 1
+    assert found["timing"]["texts"] == 21 and found["timing"]["patched"] == {"analysed": True}
+    assert found["source"]["texts"] == found["figures"]["samples"] == 21
+    assert {"torch", "transformers", "matplotlib"} <= set(found["machine"]["versions"]) and found["machine"]["date"]
+
+    lines = [line.split("\t") for line in (data / "dev.tsv").read_text().splitlines()[1:]]
+    shown = found["examples"]["easiest"] + found["examples"]["hardest"]
+    assert len(shown) == 20 and found["examples"]["speed"] == 0.6
+    for example in shown:
+        label, text = lines[example["number"] - 1]
+        assert (example["label"], example["texts"]) == (label, [text])
+    text = "".join(read_page((out / "report.html").read_text()).text)
+    assert str(trained / "model") in text and lines[shown[0]["number"] - 1][1] in text
+
+
+def test_without_times_and_texts(trained, data, tmp_path):
+    out, file = tmp_path / "analysis", tmp_path / "private.tsv"
+    rows = (data / "dev.tsv").read_text().replace("\tgood", "\tgood secretword").replace("\tbad", "\tbad secretword")
+    file.write_text(rows)
+    _, found = analyze(trained / "model", file, out, "--no-time", "--no-texts")
+    assert not (out / "figures" / "accuracy_and_time.png").exists() and found["timing"] is None
+    assert all(point["wall_clock"] is None for point in found["figures"]["tradeoff"]["speeds"])
+    assert [point["value"] for point in found["figures"]["tradeoff"]["speeds"]] == [0.1, 0.3, 0.5, 0.8]
+    for name in ("report.html", "analysis.json"):
+        assert "secretword" not in (out / name).read_text()
+    assert all(example["texts"] is None for example in found["examples"]["hardest"])
+    analyze(trained / "model", file, out, "--no-time")
+    for name in ("report.html", "analysis.json"):
+        assert "secretword" in (out / name).read_text()
+
+
+def test_texts_cannot_break_the_page(trained, tmp_path):
+    file = tmp_path / "evil.tsv"
+    lines = [f"{('no', 'yes')[n % 2]}\t<script>alert({n})</script> </td> & <b> {'long ' * 200}" for n in range(24)]
+    file.write_text("\n".join(["label\ttext", *lines]) + "\n")
+    analyze(trained / "model", file, tmp_path / "out", "--no-time")
+    reader = read_page((tmp_path / "out" / "report.html").read_text())
+    assert not {"script", "b"} & {tag for tag, _ in reader.tags}
+    shown = [text for text in reader.text if text.startswith("<script>alert(")]
+    assert len(shown) == 20 and all(text.endswith("\u2026") and 290 < len(text) <= 300 for text in shown)
+
+
+def test_two_models_of_different_classes_order_and_depth(trained, data, tiny_backbone, tmp_path):
+    other = saved(tmp_path / "other", tiny_backbone, id2label={0: "yes", 1: "maybe", 2: "no"}, num_labels=3)
+    options = (*OPTIONS, "--compare", other, "--max-length", 20, "--timed-texts", 16, "--batch-size", 8)
+    _, found = analyze(trained / "model", data / "dev.tsv", tmp_path / "out", *options)
+    alone = json.loads(
+        succeed("evaluate", other, "--data", data / "dev.tsv", *OPTIONS, "--max-length", 20, "--json").stdout
+    )
+    compared = found["figures"]["compared"]
+    assert [point["accuracy"] for point in compared["speeds"]] == [row["accuracy"] for row in alone["rows"][1:]]
+    assert [point["value"] for point in compared["depths"]] == [1, 2, 3, 4]
+    assert all(point["wall_clock"]["speedup"] > 0 for point in compared["speeds"] + compared["depths"])
+    assert found["timing"]["texts"] == 16 and found["timing"]["patched"] == {"analysed": True, "compared": True}
+    assert "Compared model" in (tmp_path / "out" / "report.html").read_text()
+    third = saved(tmp_path / "third", tiny_backbone, id2label={0: "no", 1: "perhaps"})
+    refused = invoke("analyze", trained / "model", "--data", data / "dev.tsv", "--compare", third)
+    assert_complaint(refused, "analyze", "the model does not know the class 'yes'; compare models of the same classes")
+
+
+def test_pairs_without_patching(trained, data, tmp_path):
+    _, found = analyze(trained / "model", data / "pairs.tsv", tmp_path / "out", "--backend", "none", "--timed-texts", 8)
+    assert all(len(example["texts"]) == 2 for example in found["examples"]["easiest"])
+    assert found["timing"]["patched"] == {"analysed": False}
+    assert "without the fast kernels" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_calibrated_setting_is_marked_unless_it_is_of_other_weights(trained, data, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(trained / "model", folder)
+    model = FastBertForSequenceClassification.from_pretrained(folder).eval()
+    dataset = TokenisedDataset(read_classification_file(data / "dev.tsv"), AutoTokenizer.from_pretrained(folder), 32)
+    records = record_exits(model, dataset)
+    setting = calibrate(records, Objective(max_drop=0.3))
+    setting.save(folder)
+    _, found = analyze(folder, data / "dev.tsv", tmp_path / "out")
+    point = found["figures"]["tradeoff"]["calibrated"]
+    assert point["kind"] == "calibrated" and point["flops_speedup"] >= 1
+    assert point["wall_clock"]["speedup"] > 0
+    # Full depth is full depth, whatever the model does by default.
+    full = found["figures"]["tradeoff"]["depths"][-1]
+    assert (full["accuracy"], full["wall_clock"]["speedup"]) == (records.full_depth_accuracy, 1)
+    assert "calibrated setting" in (tmp_path / "out" / "report.html").read_text()
+    replace(setting, fingerprint="other").save(folder)
+    with pytest.warns(UserWarning, match="other weights"):
+        _, found = analyze(folder, data / "dev.tsv", tmp_path / "out", "--no-time")
+    assert found["figures"]["tradeoff"]["calibrated"] is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["no\tbad", "yes\tgood"] * 2 + ["no\tbad"], "few.tsv: 5 rows are too few for an analysis; use at least 20"),
+        (["yes\tgood"] * 30, "all 30 rows have the class 'yes'"),
+        (["yes\tgood", "maybe\tbad"] * 15, "line 3: unknown label 'maybe'; use one of the training labels (no, yes)"),
+    ],
+)
+def test_data_that_say_too_little(trained, tmp_path, rows, message):
+    (tmp_path / "few.tsv").write_text("\n".join(["label\ttext", *rows]) + "\n")
+    result = invoke("analyze", trained / "model", "--data", tmp_path / "few.tsv", "--out", tmp_path / "out")
+    assert_complaint(result, "analyze", message)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"problem_type": "multi_label_classification"}, "a multi-label model has no single prediction"),
+        ({"exit_layers": [4]}, "the model has no student classifiers (exit_layers is [4])"),
+    ],
+)
+def test_models_without_early_exits_to_analyse(data, tiny_backbone, tmp_path, settings, message):
+    model = saved(tmp_path / "model", tiny_backbone, **settings)
+    assert_complaint(invoke("analyze", model, "--data", data / "dev.tsv"), "analyze", f"{model}: {message}")
+
+
+def test_other_peoples_folders_are_left_alone(trained, data, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+
+    def complain(message, out):
+        result = invoke("analyze", trained / "model", "--data", data / "dev.tsv", "--no-time", "--out", out)
+        assert_complaint(result, "analyze", message)
+
+    complain("holds notes.txt, which is no part of an analysis; name a new folder", out)
+    complain("a file; name a folder", out / "notes.txt")
+    complain("this one is in use", ".")
+    (out / "notes.txt").unlink()
+    analyze(trained / "model", data / "dev.tsv", out, "--no-time")
+    before = (out / "report.html").read_text()
+
+    def full_disk(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(analysis_report, "render", full_disk)
+    complain("no space left on device", out)
+    assert (out / "report.html").read_text() == before
+    assert [path.name for path in tmp_path.glob(".*partial")] == []
+
+
+def test_no_times_when_patched_answers_differ(trained, data, tmp_path, monkeypatch):
+    wrong = {"patched": {"labels": 0.5, "exit_layers": 0.75, "logits": 1.0}}
+    monkeypatch.setattr(measure, "check_agreement", lambda *arguments: wrong)
+    result = invoke("analyze", trained / "model", "--data", data / "dev.tsv", "--out", tmp_path / "out")
+    assert_complaint(result, "analyze", "50.00% of labels and 75.00% of exit layers are equal")
+    assert "use --backend none or --no-time" in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_without_matplotlib_the_extra_is_named(trained, data, monkeypatch):
+    for name in [*sys.modules]:
+        if name.startswith(("matplotlib", "fastbert_hf.analysis", "fastbert_hf.cli.analy")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NoMatplotlib(), *sys.meta_path])
+    result = invoke("analyze", trained / "model", "--data", data / "dev.tsv")
+    assert_complaint(result, "analyze", "matplotlib is missing; pip install 'fastbert-kernels[demo]'")
+
+
+def test_what_is_timed_is_spread_over_depths_and_data(trained, data):
+    assert depths_to_time([1, 2, 3, 4, 5, 6]) == [1, 2, 3, 4, 5, 6]
+    assert depths_to_time([3, 6]) == [3, 6]
+    chosen = depths_to_time(list(range(1, 25)))
+    assert (chosen[0], chosen[-2:], len(chosen)) == (1, [23, 24], 7) and chosen == sorted(set(chosen))
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    dataset = TokenisedDataset(read_classification_file(data / "dev.tsv"), tokenizer, 32)
+    everything = batches_to_time(dataset, 4, 1000, "cpu")
+    assert [len(batch["input_ids"]) for batch in everything] == [4, 4, 4, 4, 4, 1]
+    some = batches_to_time(dataset, 4, 12, "cpu")
+    assert [batch["input_ids"].tolist() for batch in some] == [
+        everything[place]["input_ids"].tolist() for place in (0, 2, 4)
+    ]
+    assert all("labels" not in batch for batch in some)

@@ -1,0 +1,202 @@
+"""The report of an analysis: a whole page that needs nothing else, with captions that say what the figures are."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import re
+import struct
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib import image
+
+from analysis_support import make_records, read_page
+from fastbert_hf.analysis import Analysis, WallClock, analyse, captions
+from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
+from fastbert_hf.analysis.page import Page, Picture, ShownExample, render, shortened
+from fastbert_hf.analysis.tradeoff_charts import flops_chart, wall_clock_chart
+from fastbert_hf.calibration import Objective, calibrate
+
+SPEEDS = (0.1, 0.3, 0.5, 0.8)
+CHARTS = [
+    accuracy_by_uncertainty_chart,
+    uncertainty_chart,
+    exits_chart,
+    flops_chart,
+    wall_clock_chart,
+    changes_chart,
+]
+EVIL = "<script>alert('x')</script> & \"quoted\" </td></table>"
+
+
+def with_times(analysis: Analysis) -> Analysis:
+    def timed(tradeoff):
+        points = (*tradeoff.speeds, *tradeoff.depths)
+        return tradeoff.timed({(p.kind, p.value): WallClock(2.5, p.flops_speedup, (p.flops_speedup,)) for p in points})
+
+    compared = analysis.compared
+    return replace(analysis, tradeoff=timed(analysis.tradeoff), compared=None if compared is None else timed(compared))
+
+
+def make_page(analysis: Analysis, text: str | None) -> str:
+    names = ("no", EVIL, "yes")
+    texts = None if text is None else (text, "second")
+    png = exits_chart(analysis)
+    return render(
+        Page(
+            title=f"Early exits of {EVIL}",
+            facts={"Data": EVIL},
+            summary=captions.summary(analysis),
+            pictures=[Picture("a", "First", "a chart", EVIL, png), Picture("b", "", "another", "words", png)],
+            examples_caption="examples",
+            easiest=[ShownExample.of(one, names, texts) for one in analysis.easiest],
+            hardest=[ShownExample.of(one, names, texts) for one in analysis.hardest],
+            notes=[EVIL],
+        ),
+        analysis,
+    )
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    """Width and height in pixels, after the whole picture was decoded."""
+    pixels = image.imread(io.BytesIO(png), format="png")
+    assert float(pixels[..., :3].std()) > 0.01  # not blank
+    assert struct.unpack(">II", png[16:24]) == (pixels.shape[1], pixels.shape[0])
+    return pixels.shape[1], pixels.shape[0]
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_the_page_is_whole_and_needs_nothing_else(compared):
+    records = make_records(120)
+    other = make_records(120, (1, 2), seed=1) if compared else None
+    setting = calibrate(records, Objective(max_drop=0.2), search="one_speed")
+    html = make_page(with_times(analyse(records, SPEEDS, setting=setting, compared=other)), EVIL)
+    reader = read_page(html)
+    names = [tag for tag, _ in reader.tags]
+    assert not {"script", "link", "iframe", "object", "form", "base"} & set(names)
+    pictures = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert len(pictures) == 2
+    for attributes in pictures:
+        kind, _, data = attributes["src"].partition(",")
+        assert kind == "data:image/png;base64" and attributes["alt"]
+        assert size_of(base64.b64decode(data, validate=True))[0] > 800
+    for tag, attributes in reader.tags:
+        assert not any(name.startswith("on") for name in attributes), tag
+        assert tag == "img" or not {"src", "href", "srcset", "action"} & set(attributes)
+    assert not re.search(r"@import|url\(|https?:|://", re.sub(r'src="data:[^"]*"', "", html))
+    text = "".join(reader.text)
+    assert text.count("<script>alert('x')</script>") > 20 and "\ufffd" not in text
+    assert names.count("table") == 3 + compared and names.count("h1") == 1
+    assert ("Compared model" in text) == compared and "calibrated setting" in text
+
+
+def test_private_texts_stay_out():
+    records = make_records(120)
+    analysis = analyse(records, SPEEDS)
+    html = make_page(analysis, None)
+    reader = read_page(html)
+    assert "second" not in "".join(reader.text) and ("div", {"dir": "auto"}) not in reader.tags
+    assert ("div", {"dir": "auto"}) in read_page(make_page(analysis, "my text")).tags
+    rows = [example.row + 1 for example in analysis.easiest]
+    assert all(f">{row}</th>" in html for row in rows)
+
+
+def test_long_texts_are_cut_and_short_ones_are_not():
+    assert shortened("a\n  b\tc") == "a b c"
+    assert shortened("x" * 300) == "x" * 300
+    assert shortened("word " * 100) == ("word " * 60)[:299].rstrip() + "\u2026"
+    assert len(shortened("x" * 10_000)) == 300
+
+
+def test_the_summary_table_has_the_figures():
+    analysis = with_times(analyse(make_records(120), SPEEDS))
+    text = "".join(read_page(make_page(analysis, None)).text)
+    for point in (analysis.tradeoff.full_depth, *analysis.tradeoff.speeds):
+        low, high = point.accuracy_interval
+        for figure in (
+            f"{100 * point.accuracy:.1f}\u00a0%",
+            f"{100 * low:.1f} to {100 * high:.1f}\u00a0%",
+            f"{point.mean_exit_layer:.2f}",
+            f"{point.flops_speedup:.2f}x",
+        ):
+            assert figure in text
+    assert "ms per text" in text
+    assert "ms per text" not in "".join(read_page(make_page(analyse(make_records(120), SPEEDS), None)).text)
+
+
+@pytest.mark.parametrize("layers", [(1, 2), (3, 9, 12), tuple(range(1, 25))])
+@pytest.mark.parametrize("draw", CHARTS)
+def test_charts_are_drawn_for_models_of_every_depth(draw, layers):
+    records = make_records(90, layers)
+    other = make_records(90, layers, seed=2)
+    setting = calibrate(records, Objective(max_drop=0.2), search="one_speed")
+    width, height = size_of(draw(with_times(analyse(records, SPEEDS, setting=setting, compared=other))))
+    assert width == 1152 and 400 < height < 2400
+
+
+@pytest.mark.parametrize("speeds", [(0.0,), (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)])
+@pytest.mark.parametrize("draw", CHARTS)
+def test_charts_are_drawn_for_any_speeds(draw, speeds):
+    size_of(draw(with_times(analyse(make_records(40), speeds))))
+
+
+@pytest.mark.parametrize("draw", CHARTS)
+def test_charts_are_drawn_for_models_that_know_nothing_and_everything(draw):
+    records = make_records(40)
+    records.logits[:] = 0.0
+    size_of(draw(with_times(analyse(records, SPEEDS))))
+    sure = make_records(40)
+    sure.logits[:] = 50.0 * torch.nn.functional.one_hot(sure.labels, 3)[:, None]
+    size_of(draw(with_times(analyse(sure, SPEEDS))))
+    broken = make_records(40)
+    broken.logits[:, 1] = torch.nan
+    size_of(draw(with_times(analyse(broken, SPEEDS))))
+
+
+def test_captions_say_what_the_figures_are():
+    records = make_records(400)
+    noise = torch.randn(records.logits.shape, generator=torch.Generator().manual_seed(4))
+    records.logits[:] = 2 * noise + 2 * torch.nn.functional.one_hot(records.labels, 3)[:, None]  # sure is right
+    analysis = with_times(analyse(records, SPEEDS))
+    first = analysis.accuracy_by_uncertainty[0]
+    sure = first.with_at_least(10)[0]
+    caption = captions.accuracy_by_uncertainty(analysis)
+    words = f"{100 * sure.accuracy:.0f}\u00a0% of the {sure.samples} texts below uncertainty 0.1"
+    assert sure.low == 0 and f"The first student classifier (layer 1) is right on {words}" in caption
+    unsure = first.with_at_least(10)[-1]
+    assert f"and on {100 * unsure.accuracy:.0f}\u00a0% of the {unsure.samples}" in caption
+    assert "In all of these heads the surest texts are right more often" in caption
+
+    half = next(point for point in analysis.tradeoff.speeds if point.value == 0.5)
+    full = analysis.tradeoff.full_depth
+    assert f"{100 * abs(half.accuracy - full.accuracy):.1f} points" in captions.summary(analysis)
+    assert f"through {half.mean_exit_layer:.2f} of 4 layers" in captions.summary(analysis)
+    total = next(one.total for one in analysis.changes_at_speed if one.speed == 0.5)
+    assert f"{total.wrong_then_right} texts are lost" in captions.changes(analysis)
+    wrong = sum(one.label != one.prediction for one in analysis.hardest)
+    assert f"{wrong} of the 10 hardest are answered wrong" in captions.examples(analysis)
+    leave = analysis.exits[0].samples[0] / 400
+    assert f"leave {100 * leave:.0f}\u00a0% at Speed 0.1" in captions.exits(analysis)
+    assert "100\u00a0% at Speed 0.8" in captions.wall_clock(analysis)  # as long as the FLOPs say
+
+
+def test_captions_do_not_claim_what_the_data_do_not_show():
+    records = make_records(400)
+    records.logits[:] = torch.randn(records.logits.shape, generator=torch.Generator().manual_seed(5))
+    caption = captions.accuracy_by_uncertainty(analyse(records, SPEEDS))
+    assert "In none of these heads are the surest texts right more often" in caption
+
+
+def test_static_models_are_compared_at_equal_flops():
+    analysis = analyse(make_records(400, seed=3), SPEEDS)
+    depths = sorted((point.flops_speedup, point.accuracy) for point in analysis.tradeoff.depths)
+    point = analysis.tradeoff.speeds[2]
+    (x0, y0), (x1, y1) = next(
+        pair for pair in itertools.pairwise(depths) if pair[0][0] <= point.flops_speedup <= pair[1][0]
+    )
+    difference = point.accuracy - (y0 + (y1 - y0) * (point.flops_speedup - x0) / (x1 - x0))
+    words = f"{100 * abs(difference):.1f} points {'above' if difference >= 0 else 'below'} at Speed 0.5"
+    assert words in captions.flops(analysis)
