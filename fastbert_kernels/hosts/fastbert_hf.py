@@ -72,6 +72,11 @@ def head_parameters(head: Any) -> Parameters:
             f"exit heads of the kind {type(head).__name__} cannot be patched, only AttentiveHead and PooledHead; the "
             "unpatched model serves them"
         )
+    if head.activation != "tanh":
+        raise ValueError(
+            f"attentive heads with the activation {head.activation!r} cannot be patched, only with tanh; the "
+            "unpatched model serves them"
+        )
     parameters = linear_parameters(
         [head.projection, head.query, head.key, head.value, head.attention_output, head.dense, head.classifier]
     )
