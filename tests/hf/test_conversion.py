@@ -315,14 +315,18 @@ def test_checkpoints_that_do_not_match_are_refused(fastbert, tmp_path, change, m
 
 
 class Payload:
+    def __init__(self, path):
+        self.path = path
+
     def __reduce__(self):
-        return eval, ("open('/tmp/fastbert_conversion_ran', 'w')",)
+        return open, (str(self.path), "w")
 
 
 def test_a_pickle_that_would_run_code_is_not_loaded(tmp_path):
-    torch.save({"kernel.a": Payload()}, tmp_path / "evil.bin")
-    with pytest.raises(ConversionError, match="asks for .*eval.*can run code, so it is not loaded"):
+    torch.save({"kernel.a": Payload(tmp_path / "ran")}, tmp_path / "evil.bin")
+    with pytest.raises(ConversionError, match="asks for .*open.*can run code, so it is not loaded"):
         convert_checkpoint(tmp_path / "evil.bin", tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
     torch.save(nn.Linear(2, 2), tmp_path / "module.bin")
     with pytest.raises(ConversionError, match=r"asks for torch.nn.modules.linear.Linear.*save model.state_dict\(\)"):
         convert_checkpoint(tmp_path / "module.bin", tmp_path / "out")
