@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import sys
 from typing import Any
@@ -86,7 +87,8 @@ def _head_weights(head: Any, tensors: list[Tensor], dtype: torch.dtype) -> ExitH
         return PooledHeadWeights.cast(
             tensors[::2], tensors[1::2], pooling=head.pooling, activation=head.activation, dtype=dtype
         )
-    return fold_attentive_head(*tensors, num_attention_heads=head.num_attention_heads, dtype=dtype)
+    folded = fold_attentive_head(*tensors, num_attention_heads=head.num_attention_heads, dtype=dtype)
+    return dataclasses.replace(folded, narrow_activation=head.activation, mlp_activation=head.activation)
 
 
 def forward(

@@ -5,6 +5,9 @@ The FastBERT packages of the paper's authors bring copies of the toolkit along.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +23,9 @@ _LAYER = {
     "feed_forward": "layers.position_ffn.PositionwiseFeedForward",
     "layer_norm_2": LAYER_NORM,
 }
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 def check_kinds(module: nn.Module, kinds: dict[str, str], where: str) -> None:
@@ -67,21 +73,35 @@ def layer_parameters(layer: nn.Module) -> Parameters:
 
 
 def layer_weights(layer: nn.Module, tensors: list[Tensor]) -> LayerWeights:
-    """The layer as the engine takes it, with the GELU by the error function.
+    """The layer as the engine takes it.
 
     Args:
         tensors: the values of `layer_parameters(layer)`.
     """
+    activation = _activation(layer.get_submodule("feed_forward"))
     eps, other = (layer.get_submodule(name).eps for name in ("layer_norm_1", "layer_norm_2"))
     if eps != other:
         raise ValueError(f"layers whose LayerNorms have different eps, {eps} and {other}, cannot be patched")
     return LayerWeights(
         layer.get_submodule("self_attn").heads_num,  # type: ignore[arg-type]
         eps,  # type: ignore[arg-type]
-        F.gelu,
-        "gelu",
+        _ACTIVATIONS[activation],
+        activation,
         torch.cat(tensors[0:6:2]),
         torch.cat(tensors[1:6:2]),
         *tensors[6:],
         layer_norm="unbiased",
+    )
+
+
+def _activation(feed_forward: Any) -> str:
+    """Of UER's GELU, which is that by the error function, or ReLU. Without an attribute for it the layer has GELU."""
+    function = getattr(feed_forward, "act", None)
+    if function is None or (function.__module__.endswith("uer.utils.act_fun") and function.__name__ == "gelu"):
+        return "gelu"
+    if function is F.relu:
+        return "relu"
+    raise ValueError(
+        f"layers with the activation {getattr(function, '__name__', function)} cannot be patched; the unpatched model "
+        "serves them"
     )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 from fastbert_hf.backbones import check_backbone_config, longest_input, read_field
-from fastbert_hf.heads import ACTIVATIONS, POOLINGS
+from fastbert_hf.heads import ACTIVATIONS, ATTENTIVE_ACTIVATIONS, POOLINGS
 
 HEAD_TYPES = ("attentive", "pooled")
 PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification")
@@ -39,7 +39,8 @@ class FastBertConfig(PreTrainedConfig):
         head_pooling: of a pooled head, over the valid tokens: "first", "mean" or "max".
         head_num_dense_layers: dense layers of a pooled head before its classifier, 0 to 2. 0 with pooling "first" is
             the linear highway of DeeBERT (Xin et al. 2020), 1 with "tanh" is BERT's pooler and classifier.
-        head_activation: behind every dense layer of a pooled head: "tanh", "relu" or "gelu".
+        head_activation: behind every dense layer of a pooled head: "tanh", "relu" or "gelu"; in an attentive head
+            "tanh", the paper's, or "identity" for none.
         exit_layers: layers (1-based, ascending, L among them) that have an exit head; `None` means all. Reads as a
             list afterwards.
         **kwargs: `num_labels` or `id2label` (N >= 2 classes), `problem_type` ("single_label_classification", which
@@ -113,7 +114,8 @@ class FastBertConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
         self._check_choice("head_type", self.head_type, HEAD_TYPES)
         self._check_choice("head_pooling", self.head_pooling, POOLINGS)
-        self._check_choice("head_activation", self.head_activation, tuple(ACTIVATIONS))
+        activations = ATTENTIVE_ACTIVATIONS if self.head_type == "attentive" else ACTIVATIONS
+        self._check_choice("head_activation", self.head_activation, tuple(activations))
         self._check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
         dense_layers = self.head_num_dense_layers
         if not _is_integer(dense_layers, 0) or dense_layers > _MAX_DENSE_LAYERS:

@@ -16,6 +16,10 @@ ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": functional.relu,
     "gelu": functional.gelu,
 }
+ATTENTIVE_ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "identity": nn.Identity(),
+}
 
 
 class AttentiveHead(nn.Module):
@@ -29,16 +33,31 @@ class AttentiveHead(nn.Module):
         head_hidden_size: C, the width inside the head.
         num_attention_heads: h; must divide C.
         num_labels: N.
+        activation: behind `projection` and `dense`: "tanh", the paper's, or "identity" for none.
+
+    Raises:
+        ValueError: h does not divide C, or an unknown activation.
     """
 
-    def __init__(self, hidden_size: int, head_hidden_size: int, num_attention_heads: int, num_labels: int) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        head_hidden_size: int,
+        num_attention_heads: int,
+        num_labels: int,
+        *,
+        activation: str = "tanh",
+    ) -> None:
         super().__init__()
+        if activation not in ATTENTIVE_ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ATTENTIVE_ACTIVATIONS)}")
         if head_hidden_size % num_attention_heads:
             raise ValueError(
                 f"head_hidden_size ({head_hidden_size}) must be divisible by num_attention_heads "
                 f"({num_attention_heads})"
             )
         self.num_attention_heads = num_attention_heads
+        self.activation = activation
         self.projection = nn.Linear(hidden_size, head_hidden_size)
         self.query = nn.Linear(head_hidden_size, head_hidden_size)
         self.key = nn.Linear(head_hidden_size, head_hidden_size)
@@ -58,7 +77,8 @@ class AttentiveHead(nn.Module):
         Returns:
             Logits [B, N] in the dtype of the computation.
         """
-        projected = torch.tanh(self.projection(hidden))  # [B, L, C]
+        activation = ATTENTIVE_ACTIVATIONS[self.activation]
+        projected = activation(self.projection(hidden))  # [B, L, C]
         if attention_mask is None:
             first_token = projected[:, 0]  # [B, C]
             key_mask = None
@@ -74,10 +94,13 @@ class AttentiveHead(nn.Module):
         value = self._split_heads(self.value(projected))
         context = functional.scaled_dot_product_attention(query, key, value, attn_mask=key_mask)
         context = context.transpose(1, 2).flatten(1)  # [B, C]
-        return self.classifier(torch.tanh(self.dense(self.attention_output(context))))
+        return self.classifier(activation(self.dense(self.attention_output(context))))
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"num_attention_heads={self.num_attention_heads}, activation={self.activation!r}"
 
 
 class PooledHead(nn.Module):

@@ -444,7 +444,13 @@ class FastBertForSequenceClassification(PreTrainedModel):
 def _make_head(config: FastBertConfig) -> nn.Module:
     num_labels = cast(int, config.num_labels)
     if config.head_type == "attentive":
-        return AttentiveHead(config.hidden_size, config.head_hidden_size, config.head_num_attention_heads, num_labels)
+        return AttentiveHead(
+            config.hidden_size,
+            config.head_hidden_size,
+            config.head_num_attention_heads,
+            num_labels,
+            activation=config.head_activation,
+        )
     return PooledHead(
         config.hidden_size,
         config.head_hidden_size,

@@ -42,6 +42,16 @@ def test_head_is_the_papers_head(length: int) -> None:
     torch.testing.assert_close(head(hidden), expected, rtol=0, atol=1e-12)
 
 
+def test_head_without_activations_is_linear_for_one_token() -> None:
+    """Attention over one token has the weight 1, so everything left is a product of matrices."""
+    head = AttentiveHead(24, 16, 2, 3, activation="identity").double()
+    zero, one, other = torch.zeros(1, 1, 24).double(), *torch.randn(2, 1, 1, 24).double()
+    torch.testing.assert_close(head(one) + head(other) - head(zero), head(one + other), rtol=0, atol=1e-12)
+    assert (make_head()(one) + make_head()(other) - make_head()(zero) - make_head()(one + other)).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="unknown activation 'relu'; choose one of tanh, identity"):
+        AttentiveHead(24, 16, 2, 3, activation="relu")
+
+
 @pytest.mark.parametrize("side", ["left", "right", "both"])
 def test_padding_of_any_amount_and_content_does_not_matter(side: str) -> None:
     head = make_head()

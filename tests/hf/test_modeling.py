@@ -328,7 +328,11 @@ def test_configuration_errors_and_defaults() -> None:
     [
         ({"head_type": "linear"}, "head_type must be one of attentive, pooled; got 'linear'"),
         ({"head_pooling": "last"}, "head_pooling must be one of first, mean, max; got 'last'"),
-        ({"head_activation": "silu"}, "head_activation must be one of tanh, relu, gelu; got 'silu'"),
+        ({"head_activation": "relu"}, "head_activation must be one of tanh, identity; got 'relu'"),
+        (
+            {"head_type": "pooled", "head_activation": "identity"},
+            "head_activation must be one of tanh, relu, gelu; got 'identity'",
+        ),
         ({"head_num_dense_layers": 3}, "head_num_dense_layers must be 0 to 2, got 3"),
         ({"head_num_dense_layers": True}, "head_num_dense_layers must be 0 to 2, got True"),
         ({"problem_type": "regression"}, "problem_type must be one of .*; got 'regression'"),

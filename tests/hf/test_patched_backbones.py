@@ -76,6 +76,19 @@ def test_patched_equals_unpatched(family, head, exit_layers):
     assert {min(allowed), NUM_LAYERS} <= layers <= allowed
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_heads_without_activations(backend):
+    model = random_model("bert", exit_layers=SUBSET, head_activation="identity")
+    assert isinstance(host.encoder(model, None, backend).get(), LayerLoop)  # the compiled one knows tanh only
+    layers = set()
+    for speed in (None, 0.4, torch.linspace(0, 1, len(LENGTHS)), 1.0):
+        _, patched, _ = assert_same_answers(model, padded_batch(LENGTHS), speed, backend)
+        layers.update(patched.exit_layer.tolist())
+    assert layers == set(SUBSET)
+    with pytest.raises(ValueError, match=r"int8 needs the compiled CPU kernels, but .*(tanh|reference)"):
+        fastbert_kernels.patch(model, backend=backend, dtype=torch.int8)
+
+
 @pytest.mark.parametrize("head", ["attentive", "mean, 1 dense"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("backend", "activation"), [("reference", "gelu"), ("auto", "gelu_new")])

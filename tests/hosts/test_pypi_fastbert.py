@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-import random
 import warnings
-from dataclasses import dataclass
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 import fastbert_kernels
 from checks import FLOOR
 from fastbert_kernels.hosts import pypi_fastbert as host
+from fastbert_kernels.hosts import uer_models
 from other_fastberts import imported, register_configuration, spread_weights
+from uer_answers import Unpatched, assert_same, random_texts
 
 LABELS = ["sport", "trade", 3]
 LENGTH = 40
@@ -47,77 +46,9 @@ def model(package, folder):
     return make(package, folder)
 
 
-def random_texts(count, seed=0):
-    """Of 0 to more words than the model takes: Chinese, English, digits, and what no vocabulary has."""
-    generator = random.Random(seed)
-    pieces = [
-        "好",
-        "坏",
-        "天",
-        "气",
-        "书",
-        "很",
-        "bank",
-        "unaffable",
-        "2024",
-        "!",
-        "é",
-        "\U0001d54f",
-        "\u200b",
-        "[SEP]",
-        "ქ",
-    ]
-    lengths = [0, 1, 2, 3, 5, 8, 13, 21, 34, 60]
-    return ["".join(generator.choices([*pieces, " "], k=generator.choice(lengths))) for _ in range(count)]
-
-
-@dataclass
-class Unpatched:
-    """What an unpatched model says behind every layer: uncertainty [texts, L], logits [texts, L, N]."""
-
-    uncertainty: torch.Tensor
-    logits: torch.Tensor
-
-    @classmethod
-    def ask(cls, package, model, inputs):
-        rows, hooks = [], []
-        for classifier in model.classifiers:
-            hooks.append(classifier.register_forward_hook(lambda module, args, output: rows.append(output)))
-        for arguments in inputs:
-            model(*arguments, speed=0.0)
-        for hook in hooks:
-            hook.remove()
-        logits = torch.stack(rows).view(len(inputs), len(model.classifiers), -1)
-        flat = package.fastbert.calc_uncertainty(F.softmax(logits.flatten(0, 1), dim=1), labels_num=model.labels_num)
-        return cls(flat.view(logits.shape[:2]), logits)
-
-    def answers(self, model, speed):
-        early = self.uncertainty < speed
-        early[:, -1] = True
-        layers = early.int().argmax(dim=1)
-        labels = self.logits[torch.arange(len(layers)), layers].argmax(dim=1)
-        return [
-            (model.id2label[label], layer + 1) for label, layer in zip(labels.tolist(), layers.tolist(), strict=True)
-        ]
-
-    def ties(self, speed, tolerance):
-        """Texts with an uncertainty at the Speed, or two labels that are as likely."""
-        top = F.softmax(self.logits, dim=2).topk(2, dim=2).values
-        near = ((self.uncertainty - speed).abs() < tolerance) | (top[..., 0] - top[..., 1] < tolerance)
-        return near.any(dim=1).tolist()
-
-
-def assert_same(got, want, ties, at_most=0.02):
-    assert len(got) == len(want) == len(ties)
-    different = [number for number, pair in enumerate(zip(got, want, strict=True)) if pair[0] != pair[1]]
-    wrong = [number for number in different if not ties[number]]
-    message = f"{sum(ties)} ties among {len(ties)}, {len(different)} answers differ, beyond ties: {wrong}"
-    assert not wrong and sum(ties) <= at_most * len(ties), message
-
-
 def test_labels_and_layers_of_500_texts_at_five_speeds(package, model):
     texts = random_texts(500)
-    unpatched = Unpatched.ask(package, model, [(text,) for text in texts])
+    unpatched = Unpatched.ask(model, [(text,) for text in texts])
     assert [unpatched.answers(model, 0.5)[i] for i in range(20)] == [model(text, speed=0.5) for text in texts[:20]]
     fastbert_kernels.patch(model)
     depths = set()
@@ -132,7 +63,7 @@ def test_labels_and_layers_of_500_texts_at_five_speeds(package, model):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 def test_low_precision_is_close(package, model, dtype):
     texts = random_texts(200, seed=1)
-    unpatched = Unpatched.ask(package, model, [(text,) for text in texts])
+    unpatched = Unpatched.ask(model, [(text,) for text in texts])
     fastbert_kernels.patch(model, dtype=dtype)
     for speed in (0.3, 0.8):
         want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[dtype])
@@ -144,13 +75,14 @@ def test_low_precision_is_close(package, model, dtype):
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_as_accurate_as_the_package_against_float64(package, model, backend):
     texts = random_texts(40, seed=2)
-    exact = Unpatched.ask(package, copy.deepcopy(model).double(), [(text,) for text in texts])
-    plain = Unpatched.ask(package, model, [(text,) for text in texts])
+    exact = Unpatched.ask(copy.deepcopy(model).double(), [(text,) for text in texts])
+    plain = Unpatched.ask(model, [(text,) for text in texts])
     fastbert_kernels.patch(model, backend=backend)
     encoder = host.encoder(model, None, backend).get()
     with torch.inference_mode():
         for speed in (0.0, 0.5):
-            results = host._run(model, encoder, [host._token_ids(model, text) for text in texts], speed)
+            samples = [uer_models.tokens_of(model, text) for text in texts]
+            results = uer_models.run_batch(model, encoder, samples, uer_models.entropy_decision(model, speed))
             place = torch.arange(len(texts)), results.exit_layer - 1
             for got, name in ((results.logits, "logits"), (results.uncertainty, "uncertainty")):
                 want, theirs = getattr(exact, name)[place], getattr(plain, name)[place]
@@ -187,10 +119,15 @@ def test_texts_of_every_kind(package, model):
 def test_batches_are_cut_by_tokens(package, model, monkeypatch):
     texts = random_texts(100, seed=4)
     fastbert_kernels.patch(model)
-    want, sizes, run = model.predict(texts, 0.5), [], host._run
-    monkeypatch.setattr(host, "_WINDOW", 30)
-    monkeypatch.setattr(host, "_BATCH_TOKENS", 64)
-    monkeypatch.setattr(host, "_run", lambda *args: sizes.append(sum(map(len, args[2]))) or run(*args))
+    want, sizes, run = model.predict(texts, 0.5), [], uer_models.run_batch
+    monkeypatch.setattr(uer_models, "_WINDOW", 30)
+    monkeypatch.setattr(uer_models, "_BATCH_TOKENS", 64)
+
+    def counted(model, encoder, samples, decision):
+        sizes.append(sum(len(ids) for ids, _ in samples))
+        return run(model, encoder, samples, decision)
+
+    monkeypatch.setattr(uer_models, "run_batch", counted)
     assert model.predict(texts, 0.5) == want
     assert max(sizes) <= 64 and len(sizes) > 100 * 10 / 64 and min(sizes) >= 1
 
@@ -225,7 +162,7 @@ def test_training_is_as_before_and_noticed(package, model):
         torch.manual_seed(3)
         train_a_step(package, candidate)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
-    fresh = Unpatched.ask(package, other, [(text,) for text in texts])
+    fresh = Unpatched.ask(other, [(text,) for text in texts])
     want = fresh.answers(other, 0.5)
     assert want != stale
     assert_same(model.predict(texts, 0.5), want, fresh.ties(0.5, TOLERANCE[None]), at_most=0.1)
@@ -256,7 +193,7 @@ def test_pairs(package, folder):
     model = make(package, folder, kind="FastBERT_S2")
     texts = random_texts(240, seed=7)
     pairs = [*zip(texts[:120], texts[120:], strict=True), ("", ""), ("好" * 90, "x" * 90)]
-    unpatched = Unpatched.ask(package, model, pairs)
+    unpatched = Unpatched.ask(model, pairs)
     assert unpatched.answers(model, 0.5)[3] == model(*pairs[3], 0.5)
     signature = inspect.signature(model.forward)
     fastbert_kernels.patch(model)

@@ -1,0 +1,295 @@
+"""What the hosts of `fastbert` and `fastplm` share: two packages of the paper's authors on one toolkit, UER.
+
+Such a model takes one text a call, pads it to `seq_length` tokens and masks the padding by adding -10000 to the
+scores. In float32 e^x is 0 below -104, so padding has exactly no weight where scores differ by less than 9896, and the
+result is that of the text alone. Its mask is what the segment embedding is looked up with, from 1 on for tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import numbers
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastbert_kernels import ops
+from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.derived import Derived
+from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
+from fastbert_kernels.engine.packed import PackedBatch, Results
+from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
+from fastbert_kernels.engine.weights import ExitHead
+from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.hosts.bert_layers import Parameters, linear_parameters
+from fastbert_kernels.hosts.uer_layers import attention_parameters, check_kinds, layer_parameters, layer_weights
+
+Answer = tuple[Hashable, int]  # label, number of executed layers
+Decision = tuple[float, Rule | None]  # what the engine gets for a Speed: threshold of all samples, and rule
+# An uncertainty in the packages is at least this divided by what it is normalised with: they clamp probabilities to
+# [eps, 1 - eps] in front of the logarithm.
+ENTROPY_FLOOR = torch.finfo(torch.float32).eps
+
+_WINDOW = 1024  # texts whose tokens are in memory at a time
+_BATCH_TOKENS = 8192
+
+_Sample = tuple[list[int], list[int]]  # token ids and their segments
+
+
+def is_a(model: nn.Module, module: str, name: str) -> bool:
+    """Whether a model is of the class of that name, or of one derived from it, without importing it."""
+    return any(kind.__module__ == module and kind.__qualname__ == name for kind in type(model).__mro__)
+
+
+def check_methods(model: Any, module: str, **owners: str) -> None:
+    """ValueError where a method (by name) is not the one of the class in `module`, so that answers may be others."""
+    for name, owner in owners.items():
+        function = getattr(type(model), name)
+        if (function.__module__, function.__qualname__) != (module, f"{owner}.{name}"):
+            raise ValueError(f"{type(model).__name__} has a {name} of its own, so it cannot be patched")
+
+
+def attentive_head_parameters(head: Any) -> Parameters:
+    """What `fold_attentive_head` takes of a head that looks at the first token, in its order."""
+    check_kinds(head, {"self_atten": "layers.multi_headed_attn.MultiHeadedAttention"}, "an exit head")
+    parameters = [
+        *linear_parameters([head.output_layer_0]),
+        *attention_parameters(head.self_atten),
+        *linear_parameters([head.output_layer_1, head.output_layer_2]),
+    ]
+    parameters.remove((head.self_atten.linear_layers[1], "bias"))  # that of the keys drops out of the softmax
+    return parameters
+
+
+def derived_encoder(
+    layers: Sequence[nn.Module],
+    heads: Sequence[nn.Module],
+    head_parameters: Callable[[Any], Parameters],
+    head_weights: Callable[[Any, list[Tensor], torch.dtype], ExitHead],
+    dtype: torch.dtype | None,
+    backend: str,
+) -> Derived[Encoder]:
+    """The engine's encoder, from L layers of UER, of which some may be the same, and a head behind each.
+
+    Args:
+        head_parameters: of a head. head_weights: from a head, the values of its parameters, and the dtype of the hidden
+            states. dtype, backend: as in `patch`.
+    """
+    distinct = list(dict.fromkeys(layers))
+    # All parameters in one list, so that one comparison tells whether any has changed.
+    parts = [*map(layer_parameters, distinct), *map(head_parameters, heads)]
+
+    def build(*tensors: Tensor) -> Encoder:
+        remaining = iter(tensors)
+        groups = [list(itertools.islice(remaining, len(part))) for part in parts]
+        precision = hidden_dtype(dtype, tensors[0].dtype)
+        weights = {
+            layer: layer_weights(layer, group) for layer, group in zip(distinct, groups[: len(distinct)], strict=True)
+        }
+        return prepare_encoder(
+            [weights[layer] for layer in layers],
+            [head_weights(head, group, precision) for head, group in zip(heads, groups[len(distinct) :], strict=True)],
+            dtype,
+            backend,
+        )
+
+    return Derived(list(itertools.chain.from_iterable(parts)), build)
+
+
+def text_host(
+    name: str,
+    matches: Callable[[nn.Module], bool],
+    encoder: Callable[[Any, torch.dtype | None, str], Derived[Encoder]],
+    decision: Callable[[Any, float], Decision],
+) -> Host:
+    """The host of models called with a text; `decision` is for a model and a Speed, the rest as of `Host`."""
+
+    def forward(model: Any, encoder: Encoder, sentence: str, speed: float = 0.0) -> Answer:
+        return _one(model, encoder, sentence, decision(model, _number(speed)))
+
+    def predict(
+        model: Any, encoder: Encoder, sentences: Iterable[str], speed: float = 0.0
+    ) -> list[Answer | tuple[None, int]]:
+        """What the model answers to each text, in batches.
+
+        Args:
+            sentences: any number of texts, each as a call of the model takes one.
+            speed: the Speed of all of them, as in a call.
+
+        Returns:
+            (label, number of executed layers) of each text, in order. Where logits are not finite the label is None,
+            and a RuntimeWarning names the texts.
+        """
+        return _many(model, encoder, sentences, decision(model, _number(speed)))
+
+    return Host(
+        name=name,
+        matches=matches,
+        encoder=encoder,
+        forward=forward,
+        methods={"predict": predict},
+        inference_only=True,
+        training_methods=("_forward_for_loss",),
+    )
+
+
+def pair_host(
+    name: str,
+    matches: Callable[[nn.Module], bool],
+    encoder: Callable[[Any, torch.dtype | None, str], Derived[Encoder]],
+    decision: Callable[[Any, float], Decision],
+) -> Host:
+    """The host of models called with two texts; arguments as of `text_host`."""
+
+    def forward(model: Any, encoder: Encoder, sent_a: str, sent_b: str, speed: float = 0.0) -> Answer:
+        return _one(model, encoder, model._merge(sent_a, sent_b), decision(model, _number(speed)))
+
+    def predict(
+        model: Any, encoder: Encoder, pairs: Iterable[tuple[str, str]], speed: float = 0.0
+    ) -> list[Answer | tuple[None, int]]:
+        """What the model answers to each pair of texts, in batches.
+
+        Args:
+            pairs: any number of pairs (A-sentence, B-sentence). speed: the Speed of all of them, as in a call.
+
+        Returns:
+            (label, number of executed layers) of each pair, in order. Where logits are not finite the label is None,
+            and a RuntimeWarning names the pairs.
+        """
+        return _many(model, encoder, (model._merge(*pair) for pair in pairs), decision(model, _number(speed)))
+
+    return Host(
+        name=name,
+        matches=matches,
+        encoder=encoder,
+        forward=forward,
+        methods={"predict": predict},
+        inference_only=True,
+        training_methods=("_forward_for_loss",),
+    )
+
+
+def entropy_decision(model: Any, speed: float) -> Decision:
+    """Leave at a normalised entropy below the Speed; where that is below `ENTROPY_FLOOR` nobody leaves early."""
+    if not speed > ENTROPY_FLOOR / math.log(model.labels_num):
+        return 0.0, None
+    return speed, ENTROPY_RULE
+
+
+def _number(speed: Any) -> float:
+    if not isinstance(speed, (numbers.Real, Tensor)):
+        raise TypeError(f"speed must be a number, not {speed!r}")
+    return float(speed)
+
+
+def _one(model: Any, encoder: Encoder, text: str, decision: Decision) -> Answer:
+    (answer,) = _answers(model, encoder, [text], decision)
+    label, layers = answer
+    if label is None:
+        raise ValueError("the logits of this text are not finite, so it has no label; look at the model's weights")
+    return label, layers
+
+
+def _many(model: Any, encoder: Encoder, texts: Iterable[str], decision: Decision) -> list[Answer | tuple[None, int]]:
+    if isinstance(texts, str):
+        raise TypeError("sentences must be a list of texts, not one text; for one text call the model itself")
+    answers = _answers(model, encoder, texts, decision)
+    if bad := [number for number, (label, _) in enumerate(answers) if label is None]:
+        warnings.warn(f"logits are not finite for text(s) {bad}: they have no label", RuntimeWarning, stacklevel=4)
+    return answers
+
+
+@torch.inference_mode()
+def _answers(model: Any, encoder: Encoder, texts: Iterable[str], decision: Decision) -> list[Answer | tuple[None, int]]:
+    if model.training:
+        model.eval()  # as the packages leave it
+    answers: list[Any] = []
+    remaining = iter(texts)
+    while window := list(itertools.islice(remaining, _WINDOW)):
+        samples = [tokens_of(model, text) for text in window]
+        place = len(answers)
+        answers.extend([None] * len(samples))
+        for batch in _batches([len(ids) for ids, _ in samples]):
+            results = run_batch(model, encoder, [samples[number] for number in batch], decision)
+            # Of the probabilities, among which rounding may make other ties than among the logits.
+            labels = F.softmax(results.logits, dim=1).argmax(dim=1).tolist()
+            finite, layers = results.uncertainty.isfinite().tolist(), results.exit_layer.tolist()
+            for number, label, known, layer in zip(batch, labels, finite, layers, strict=True):
+                answers[place + number] = (model.id2label[label] if known else None, layer)
+    return answers
+
+
+def tokens_of(model: Any, text: str) -> tuple[list[int], list[int]]:
+    """Token ids and their segments, without padding; ValueError where the model has no such segment."""
+    ids, segments = model._convert_to_id_and_mask(text)
+    length = sum(segment > 0 for segment in segments)
+    rows = model.kernel.embedding.segment_embedding.weight.shape[0]
+    if max(segments) >= rows:
+        raise ValueError(
+            f"this text has segment {max(segments)}, one for each [SEP], but the model's segments end at {rows - 1}; "
+            "take [SEP] out of it"
+        )
+    return ids[:length], segments[:length]
+
+
+def _batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Numbers of samples of similar length, of up to so many tokens together."""
+    batch: list[int] = []
+    tokens = 0
+    for number in sorted(range(len(lengths)), key=lambda number: lengths[number]):
+        if batch and tokens + lengths[number] > _BATCH_TOKENS:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(number)
+        tokens += lengths[number]
+    if batch:
+        yield batch
+
+
+def run_batch(model: Any, encoder: Encoder, samples: Sequence[_Sample], decision: Decision) -> Results:
+    """What becomes of one batch; `samples` are of `tokens_of`."""
+    device, lengths = model.kernel.embedding.word_embedding.weight.device, [len(ids) for ids, _ in samples]
+    threshold, rule = decision
+
+    def row(parts: Iterable[Iterable[int]]) -> Tensor:
+        return torch.tensor(list(itertools.chain.from_iterable(parts)), device=device)
+
+    ids, segments = (row(parts) for parts in zip(*samples, strict=True))
+    batch = PackedBatch(
+        hidden=_embed(model.kernel, encoder, ids, row(map(range, lengths)), segments),
+        cu_seqlens=torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device),
+        sample_index=torch.arange(len(samples), dtype=torch.int32, device=device),
+        speed=torch.full((len(samples),), threshold, dtype=torch.float32, device=device),
+        max_seqlen=max(lengths),
+    )
+    return encoder.run(batch, rule)
+
+
+def _embed(kernel: Any, encoder: Encoder, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+    """[T, H] of the encoder's dtype, for ids, positions and segments [T]."""
+    own, words = kernel.embedding, kernel.embedding.word_embedding.weight
+    projection = getattr(kernel.encoder, "linear", None)  # of an ALBERT, from the embedding size to the hidden size
+    dtype = encoder.dtype if projection is None else words.dtype
+    if isinstance(encoder, CompiledEncoder) and words.dtype == torch.float32:
+        hidden = ops.embed(
+            ids,
+            positions,
+            segments,
+            words,
+            own.position_embedding.weight,
+            own.segment_embedding.weight,
+            own.layer_norm.gamma,
+            own.layer_norm.beta,
+            layer_norm_eps=own.layer_norm.eps,
+            dtype=dtype,
+            layer_norm="unbiased",
+        )
+    else:
+        rows = own.word_embedding(ids) + own.position_embedding(positions) + own.segment_embedding(segments)
+        hidden = own.layer_norm(rows)
+    return (hidden if projection is None else projection(hidden)).to(encoder.dtype)

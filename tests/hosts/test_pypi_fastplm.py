@@ -1,0 +1,244 @@
+"""The models of the paper's authors (`fastplm` of PyPI): patched against unpatched, text by text and in batches."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import fastbert_kernels
+from checks import FLOOR
+from fastbert_kernels.hosts import pypi_fastplm as host
+from fastbert_kernels.hosts import uer_models
+from other_fastberts import imported, register_configuration, spread_weights
+from uer_answers import Unpatched, assert_same
+from uer_answers import random_texts as texts_with_any_segments
+
+LABELS = ["sport", "trade", 3, "art", "law", "war"]
+LENGTH = 40
+SPEEDS = [0.05, 0.3, 0.5, 0.8, 0.95]
+TOLERANCE = {None: 2e-5, torch.bfloat16: 0.08, torch.int8: 0.16}  # of uncertainties
+BERT = {"hidden_act": "gelu"}
+ALBERT = {"emb_size": 32, "encoder": "albert", "target": "albert", "hidden_act": "relu"}
+GPT = {"encoder": "gpt", "pooling": "last", "hidden_act": "gelu"}
+GCNN = {"embedding": "word", "encoder": "gatedcnn", "kernel_size": 3, "block_size": 2, "emb_size": 16}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    with imported("fastplm", tmp_path_factory.mktemp("home")) as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("configurations")
+
+
+def make(package, folder, *, kind="FastBERT", labels=LABELS, seed=0, options=None, **changes):
+    chosen = getattr(package, kind) if isinstance(kind, str) else kind
+    family = {"FastALBERT": ALBERT, "FastGPT": GPT, "FastGCNN": GCNN}.get(chosen.__name__.removesuffix("_S2"), BERT)
+    name = register_configuration(package, folder, **{**family, **changes})
+    made = chosen(name, labels=list(labels), seq_length=LENGTH, is_load=False, **(options or {}))
+    spread_weights(made, seed)
+    return made
+
+
+@pytest.fixture
+def model(package, folder):
+    return make(package, folder)
+
+
+def random_texts(count, seed=0):
+    """With one [SEP] at most: the package has no segment behind the second."""
+    parts = (text.partition("[SEP]") for text in texts_with_any_segments(count, seed))
+    return [f"{begin}{separator}{end.replace('[SEP]', '')}" for begin, separator, end in parts]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("FastBERT", 500), ("FastALBERT", 200)])
+def test_labels_and_layers_at_five_speeds(package, folder, kind, count):
+    model, texts = make(package, folder, kind=kind), random_texts(count)
+    unpatched = Unpatched.ask(model, [(text,) for text in texts])
+    assert [unpatched.answers(model, 0.5)[i] for i in range(20)] == [model(text, speed=0.5) for text in texts[:20]]
+    fastbert_kernels.patch(model)
+    depths = set()
+    for speed in SPEEDS:
+        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[None])
+        assert_same(model.predict(texts, speed), want, ties)
+        assert_same([model(text, speed=speed) for text in texts[:40]], want[:40], ties[:40], at_most=0.05)
+        depths |= {layers for _, layers in want}
+    assert len(depths) >= 3 and {1, 4} <= depths
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 6, 7, 40])
+def test_the_uncertainty_of_the_most_likely_classes(package, folder, number):
+    """Also of more classes than there are, which makes every uncertainty smaller, and of one, which is none."""
+    model, texts = make(package, folder, options={"uncertainty_N": number}), random_texts(60, seed=1)
+    unpatched = Unpatched.ask(model, [(text,) for text in texts])
+    assert [unpatched.answers(model, 0.3)[i] for i in range(10)] == [model(text, speed=0.3) for text in texts[:10]]
+    fastbert_kernels.patch(model)
+    for speed in (1e-9, 0.1, 0.3, 0.6, 0.9, 2.0):
+        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[None])
+        assert_same(model.predict(texts, speed), want, ties, at_most=0.1)
+    assert {layers for _, layers in model.predict(texts, 2.0)} == ({4} if number == 1 else {1})
+
+
+def test_the_number_of_classes_may_change_after_patching(package, model):
+    texts = random_texts(60, seed=2)
+    all_classes = fastbert_kernels.patch(model).predict(texts, 0.5)
+    model.args.uncertainty_N = 2
+    unpatched = Unpatched.ask(fastbert_kernels.unpatch(copy.deepcopy(model)), [(text,) for text in texts])
+    want = unpatched.answers(model, 0.5)
+    assert want != all_classes
+    assert_same(model.predict(texts, 0.5), want, unpatched.ties(0.5, TOLERANCE[None]), at_most=0.1)
+    for bad in (0, -1, 2.5, "2"):
+        model.args.uncertainty_N = bad
+        with pytest.raises(ValueError, match="uncertainty_N must be None or a number from 1 on"):
+            model("好", 0.5)
+        with pytest.raises(ValueError, match="uncertainty_N must be None or a number from 1 on"):
+            fastbert_kernels.patch(model)
+
+
+@pytest.mark.parametrize("kind", ["FastBERT", "FastALBERT"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_as_accurate_as_the_package_against_float64(package, folder, kind, backend):
+    model, texts = make(package, folder, kind=kind), random_texts(40, seed=3)
+    exact = Unpatched.ask(copy.deepcopy(model).double(), [(text,) for text in texts])
+    plain = Unpatched.ask(model, [(text,) for text in texts])
+    encoder = host.encoder(model, None, backend).get()
+    with torch.inference_mode():
+        for speed in (0.0, 0.5):
+            samples = [uer_models.tokens_of(model, text) for text in texts]
+            results = uer_models.run_batch(model, encoder, samples, host.decision(model, speed))
+            place = torch.arange(len(texts)), results.exit_layer - 1
+            for got, name in ((results.logits, "logits"), (results.uncertainty, "uncertainty")):
+                want, theirs = getattr(exact, name)[place], getattr(plain, name)[place]
+                allowed = 2 * (theirs - want).abs().max() + FLOOR[torch.float32] * want.abs().max().clamp(min=1)
+                assert (got - want).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_low_precision_is_close(package, model, dtype):
+    texts = random_texts(100, seed=4)
+    unpatched = Unpatched.ask(model, [(text,) for text in texts])
+    fastbert_kernels.patch(model, dtype=dtype)
+    for speed in (0.3, 0.8):
+        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[dtype])
+        assert_same(model.predict(texts, speed), want, ties, at_most=0.95)
+
+
+@pytest.mark.parametrize("kind", ["FastBERT_S2", "FastALBERT_S2"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_pairs_have_two_segments(package, folder, kind, strict):
+    model = make(package, folder, kind=kind, options={"strict_length": strict})
+    texts = [text.replace("[SEP]", "") for text in random_texts(120, seed=5)]
+    # Chinese around it makes [SEP] a token of its own; between Latin letters the package splits it.
+    pairs = [(f"{a}好", f"好{b}好") for a, b in zip(texts[:60], texts[60:], strict=True)]
+    pairs += [("", ""), ("good", "bad"), ("好" * 90, "x" * 90)]
+    segments = {segment for a, b in pairs for segment in uer_models.tokens_of(model, model._merge(a, b))[1]}
+    assert segments == {1, 2}
+    unpatched = Unpatched.ask(model, pairs)
+    assert unpatched.answers(model, 0.5)[3] == model(*pairs[3], 0.5)
+    fastbert_kernels.patch(model)
+    for speed in SPEEDS:
+        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[None])
+        assert_same(model.predict(pairs, speed), want, ties, at_most=0.05)
+        assert_same([model(a, sent_b=b, speed=speed) for a, b in pairs[:10]], want[:10], ties[:10], at_most=0.1)
+
+
+def test_a_segment_that_the_model_has_not_is_refused(package, model):
+    text = "好 [SEP] 好 [SEP] 好"
+    with pytest.raises(IndexError):
+        model(text, 0.5)
+    fastbert_kernels.patch(model)
+    for call in (lambda: model(text, 0.5), lambda: model.predict(["好", text], 0.5)):
+        with pytest.raises(ValueError, match="has segment 3, one for each .SEP., but the model's segments end at 2"):
+            call()
+    assert model("好 [SEP] 好 [SEP]", 0.0)[1] == 4
+
+
+def test_dense_heads(package, folder):
+    class Dense(package.FastBERT):
+        MiniClassifier = package.fastalbert.DenseMiniClassifier
+
+    model, texts = make(package, folder, kind=Dense), random_texts(60, seed=6)
+    unpatched = Unpatched.ask(model, [(text,) for text in texts])
+    fastbert_kernels.patch(model)
+    for speed in SPEEDS:
+        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[None])
+        assert_same(model.predict(texts, speed), want, ties, at_most=0.1)
+
+
+@pytest.mark.parametrize("kind", ["FastBERT", "FastALBERT"])
+def test_training_is_noticed(package, folder, kind):
+    model, texts = make(package, folder, kind=kind), random_texts(40, seed=7)
+    stale = fastbert_kernels.patch(model).predict(texts, 0.5)
+    optimiser = package.fastbert.AdamW(model.parameters(), lr=0.05, correct_bias=False)
+    for labels in (["sport", 3], None):
+        optimiser.zero_grad()
+        model._forward_for_loss(["天气好", "bank"], labels).backward()
+        optimiser.step()
+    got = model.predict(texts, 0.5)
+    fresh = Unpatched.ask(fastbert_kernels.unpatch(model), [(text,) for text in texts])
+    assert fresh.answers(model, 0.5) != stale
+    assert_same(got, fresh.answers(model, 0.5), fresh.ties(0.5, TOLERANCE[None]), at_most=0.1)
+
+
+def test_unpatch_restores_and_factories_make_such_models(package, folder):
+    name = register_configuration(package, folder, **BERT)
+    for table, kind in (
+        (package.SINGLE_SENTENCE_CLS_KERNEL_MAP, "FastBERT"),
+        (package.DOUBLE_SENTENCE_CLS_KERNEL_MAP, "FastBERT_S2"),
+    ):
+        table[name] = kind
+    single = package.FastPLM(name, labels=LABELS, is_load=False)
+    pair = package.FastPLM_S2(name, labels=LABELS, is_load=False)
+    for model, arguments in ((single, ("好",)), (pair, ("好", "坏"))):
+        want = model(*arguments)
+        attributes = dict(model.__dict__)
+        fastbert_kernels.patch(model)
+        assert model(*arguments) == want and "patched by fastbert_kernels" in repr(model)
+        assert model.predict([arguments if model is pair else "好"]) == [want]
+        fastbert_kernels.unpatch(model)
+        assert model.__dict__ == attributes and not hasattr(model, "predict")
+
+
+@pytest.mark.parametrize("kind", ["FastBERT", "FastALBERT"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "last"])
+def test_other_poolings_are_refused(package, folder, kind, pooling):
+    model = make(package, folder, kind=kind, options={"pooling": pooling})
+    with pytest.raises(ValueError, match=f"pooling='{pooling}' cannot be patched: in this package that takes padding"):
+        fastbert_kernels.patch(model)
+    assert not fastbert_kernels.is_patched(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("FastGPT", "do not see those behind"), ("FastGPT_S2", "do not see"), ("FastGCNN", "gated convolutions")],
+)
+def test_other_kinds_are_refused(package, folder, kind, reason):
+    model = make(package, folder, kind=kind)
+    with pytest.raises(ValueError, match=f"{kind} cannot be patched: .*{reason}.*the unpatched model serves it"):
+        fastbert_kernels.patch(model)
+
+
+def test_changed_models_are_refused(package, folder, model):
+    class Masked(package.FastBERT):
+        def _mask_transfer(self, mask, emb):
+            return 0 * super()._mask_transfer(mask, emb)
+
+    class Head(package.fastbert.AttMiniClassifier):
+        pass
+
+    with pytest.raises(ValueError, match="Masked has a _mask_transfer of its own"):
+        fastbert_kernels.patch(make(package, folder, kind=Masked))
+    with pytest.raises(ValueError, match="one label has nothing to decide"):
+        fastbert_kernels.patch(make(package, folder, labels=["one"]))
+    model.kernel.encoder.transformer[1].feed_forward.act = torch.nn.functional.silu
+    with pytest.raises(ValueError, match="layers with the activation silu cannot be patched"):
+        fastbert_kernels.patch(model)
+    changed = make(package, folder)
+    changed.classifiers[1] = Head(changed.args, 48, 6)
+    with pytest.raises(ValueError, match="exit heads of the kind Head cannot be patched"):
+        fastbert_kernels.patch(changed)

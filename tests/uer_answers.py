@@ -1,0 +1,84 @@
+"""What the models of the packages `fastbert` and `fastplm` answer to random texts, for tests of their hosts."""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+
+def random_texts(count, seed=0):
+    """Of 0 to more words than the model takes: Chinese, English, digits, and what no vocabulary has."""
+    generator = random.Random(seed)
+    pieces = [
+        "好",
+        "坏",
+        "天",
+        "气",
+        "书",
+        "很",
+        "bank",
+        "unaffable",
+        "2024",
+        "!",
+        "é",
+        "\U0001d54f",
+        "\u200b",
+        "[SEP]",
+        "ქ",
+    ]
+    lengths = [0, 1, 2, 3, 5, 8, 13, 21, 34, 60]
+    return ["".join(generator.choices([*pieces, " "], k=generator.choice(lengths))) for _ in range(count)]
+
+
+@dataclass
+class Unpatched:
+    """What an unpatched model says behind every layer: uncertainty [texts, L], logits [texts, L, N]."""
+
+    uncertainty: torch.Tensor
+    logits: torch.Tensor
+
+    @classmethod
+    def ask(cls, model, inputs):
+        rows, hooks = [], []
+        for classifier in model.classifiers:
+            hooks.append(classifier.register_forward_hook(lambda module, args, output: rows.append(output)))
+        for arguments in inputs:
+            model(*arguments, speed=0.0)
+        for hook in hooks:
+            hook.remove()
+        logits = torch.stack(rows).view(len(inputs), len(model.classifiers), -1)
+        # The function of the model's own package, asked for one text at a time as the package does.
+        calc_uncertainty = sys.modules[type(model).__mro__[-3].__module__].calc_uncertainty
+        options = {"N": model.args.uncertainty_N} if hasattr(model.args, "uncertainty_N") else {}
+        flat = [
+            calc_uncertainty(F.softmax(row[None], dim=1), labels_num=model.labels_num, **options)
+            for row in logits.flatten(0, 1)
+        ]
+        return cls(torch.stack(flat).view(logits.shape[:2]), logits)
+
+    def answers(self, model, speed):
+        early = self.uncertainty < speed
+        early[:, -1] = True
+        layers = early.int().argmax(dim=1)
+        labels = self.logits[torch.arange(len(layers)), layers].argmax(dim=1)
+        return [
+            (model.id2label[label], layer + 1) for label, layer in zip(labels.tolist(), layers.tolist(), strict=True)
+        ]
+
+    def ties(self, speed, tolerance):
+        """Texts with an uncertainty at the Speed, or two labels that are as likely."""
+        top = F.softmax(self.logits, dim=2).topk(2, dim=2).values
+        near = ((self.uncertainty - speed).abs() < tolerance) | (top[..., 0] - top[..., 1] < tolerance)
+        return near.any(dim=1).tolist()
+
+
+def assert_same(got, want, ties, at_most=0.02):
+    assert len(got) == len(want) == len(ties)
+    different = [number for number, pair in enumerate(zip(got, want, strict=True)) if pair[0] != pair[1]]
+    wrong = [number for number in different if not ties[number]]
+    message = f"{sum(ties)} ties among {len(ties)}, {len(different)} answers differ, beyond ties: {wrong}"
+    assert not wrong and sum(ties) <= at_most * len(ties), message
