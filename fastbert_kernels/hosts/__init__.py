@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from fastbert_kernels.engine.rule import Rule
-from fastbert_kernels.hosts import bitvoyage, fastbert_hf, pypi_fastbert
+from fastbert_kernels.hosts import bitvoyage, deebert, fastbert_hf, pypi_fastbert
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.heads import AttentiveHead, PooledHead
 from fastbert_kernels.hosts.registered import REGISTERED, register_host, unregister_host
 
 __all__ = ["HOSTS", "AttentiveHead", "Host", "PooledHead", "Rule", "find_host", "register_host", "unregister_host"]
 
-HOSTS: tuple[Host, ...] = (fastbert_hf.HOST, pypi_fastbert.HOST, pypi_fastbert.PAIR_HOST, bitvoyage.HOST)
+HOSTS: tuple[Host, ...] = (fastbert_hf.HOST, pypi_fastbert.HOST, pypi_fastbert.PAIR_HOST, bitvoyage.HOST, deebert.HOST)
 
 
 def find_host(model: nn.Module) -> Host:
