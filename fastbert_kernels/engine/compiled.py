@@ -57,12 +57,15 @@ class CompiledEncoder:
         )
 
     @staticmethod
-    def unsupported(dtype: torch.dtype, layer: LayerWeights) -> str | None:
-        """None where the compiled encoder runs hidden states of `dtype` through such layers, else the reason."""
+    def unsupported(dtype: torch.dtype, layer: LayerWeights, heads: Sequence[ExitHead | None]) -> str | None:
+        """None where the compiled encoder runs hidden states of `dtype` through such layers and these heads, else the
+        reason."""
         if dtype not in DTYPES:
             return f"they have no {dtype} layers"
         if layer.activation_name not in ACTIVATIONS:
             return f"they have the activations {' and '.join(ACTIVATIONS)}, not {layer.activation_name!r}"
+        if any(isinstance(head, HeadWeights) and head.narrow_activation != "tanh" for head in heads):
+            return "their heads have a tanh behind the projection"
         return None
 
     @torch.compiler.disable

@@ -64,7 +64,7 @@ def prepare_encoder(
     """
     weight = layers[0].qkv_weight
     target = hidden_dtype(dtype, weight.dtype)
-    reason = CompiledEncoder.unsupported(target, layers[0])
+    reason = CompiledEncoder.unsupported(target, layers[0], heads)
     resolved = backends.resolve(backend, weight.device)
     if resolved == "cpu" and reason is None:
         return CompiledEncoder(layers, heads, target, quantised=dtype == torch.int8)
