@@ -1,0 +1,221 @@
+"""Models in the way of DeeBERT (Xin et al., ACL 2020) on a BERT or RoBERTa of Transformers, told by their structure.
+
+Behind each layer there is a *highway*, a classifier of the first token, and behind the last also the model's own
+classifier. A sample leaves where the entropy of its highway in nats is below the layer's threshold; who is not sure of
+the last highway either is answered by the classifier. The engine knows one head per layer, so all get 2 N labels:
+
+- highways have N logits of their own and N that are never likely, which changes neither probabilities nor entropy;
+- the last head computes both its highway and the classifier, and which of them answers is decided here.
+
+A threshold t in nats is the Speed t / log(2 N), and as no entropy exceeds log N, Speed 1 lets everybody out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastbert_kernels.engine.derived import Derived
+from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
+from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
+from fastbert_kernels.engine.rule import Rule
+from fastbert_kernels.engine.weights import PooledHeadWeights
+from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.hosts.bert_layers import Parameters, layer_parameters, layer_weights, linear_parameters
+from fastbert_kernels.hosts.structure import differences, find, refuse
+
+_BACKBONES = ("bert", "roberta")
+_UNLIKELY = -1e4  # a logit whose probability is 0 beside any other
+
+
+def matches(model: nn.Module) -> bool:
+    return _backbone_name(model) is not None
+
+
+def _backbone_name(model: nn.Module) -> str | None:
+    for name in _BACKBONES:
+        parts = (find(model, f"{name}.encoder.{part}") for part in ("layer", "highway"))
+        if all(isinstance(part, nn.ModuleList) for part in parts):
+            return name
+    return None
+
+
+def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+    name = _backbone_name(model)
+    backbone = getattr(model, str(name))
+    layers, highways = list(backbone.encoder.layer), list(backbone.encoder.highway)
+    refuse(model, HOST.name, _differences(model, f"{name}."))
+    heads = [_linear_layers(highway) for highway in highways]
+    classifier = [*_pooler(backbone), model.classifier]
+    labels = {head[-1].out_features for head in (*heads, classifier)}
+    if len({len(head) for head in (*heads, classifier)}) > 1:
+        refuse(model, HOST.name, ["highways and classifier must all have a pooler, or none of them"])
+    if len(labels) > 1 or min(labels) < 2:
+        refuse(model, HOST.name, [f"highways and classifier must have one number of labels, 2 or more, not {labels}"])
+
+    parts: list[Parameters] = [layer_parameters(layer) for layer in layers]
+    parts += [linear_parameters([*head]) for head in (*heads, classifier)]
+    config = model.config
+
+    def build(*tensors: Tensor) -> Encoder:
+        remaining = iter(tensors)
+        groups = [list(itertools.islice(remaining, len(part))) for part in parts]
+        of_layers, of_heads = groups[: len(layers)], groups[len(layers) :]
+        precision = hidden_dtype(dtype, tensors[0].dtype)
+        return prepare_encoder(
+            [
+                layer_weights(
+                    layer, group, num_attention_heads=config.num_attention_heads, activation_name=config.hidden_act
+                )
+                for layer, group in zip(layers, of_layers, strict=True)
+            ],
+            [
+                *(_padded(group, precision) for group in of_heads[:-2]),
+                _side_by_side(of_heads[-2], of_heads[-1], precision),
+            ],
+            dtype,
+            backend,
+        )
+
+    return Derived(list(itertools.chain.from_iterable(parts)), build)
+
+
+def _differences(model: Any, prefix: str) -> list[str]:
+    backbone = getattr(model, prefix[:-1])
+    layers, highways = len(backbone.encoder.layer), len(backbone.encoder.highway)
+    found = differences(model, {"classifier": nn.Linear})
+    if highways != layers:
+        found.append(f"{prefix}encoder.highway has {highways} highways for {layers} layers")
+    if not hasattr(backbone.encoder, "early_exit_entropy"):
+        found.append(f"{prefix}encoder.early_exit_entropy is missing")
+    if find(backbone, "embeddings") is None:
+        found.append(f"{prefix}embeddings is missing")
+    found += [
+        f"config.{name} is missing"
+        for name in ("num_attention_heads", "hidden_act")
+        if not hasattr(getattr(model, "config", None), name)
+    ]
+    if getattr(backbone, "pooler", None) is not None:
+        found += _differences_of_pooler(backbone.pooler, f"{prefix}pooler")
+    for number, highway in enumerate(backbone.encoder.highway):
+        where = f"{prefix}encoder.highway[{number}]"
+        if type(highway) is nn.Linear:
+            continue
+        found += differences(highway, {"classifier": nn.Linear}, f"{where}.")
+        if find(highway, "pooler") is not None:
+            found += _differences_of_pooler(highway.pooler, f"{where}.pooler")
+        known = ("classifier.", "pooler.dense.")
+        found += [f"{where}.{name} is unknown" for name, _ in highway.named_parameters() if not name.startswith(known)]
+    return found
+
+
+def _differences_of_pooler(pooler: Any, where: str) -> list[str]:
+    return differences(pooler, {"dense": nn.Linear, "activation": nn.Tanh}, f"{where}.")
+
+
+def _linear_layers(highway: Any) -> list[nn.Linear]:
+    return [highway] if isinstance(highway, nn.Linear) else [*_pooler(highway), highway.classifier]
+
+
+def _pooler(module: Any) -> list[nn.Linear]:
+    pooler = getattr(module, "pooler", None)
+    return [] if pooler is None else [pooler.dense]
+
+
+def _padded(tensors: list[Tensor], dtype: torch.dtype) -> PooledHeadWeights:
+    """A highway, with as many labels more that are never likely."""
+    *below, weight, bias = tensors
+    weight = torch.cat([weight, torch.zeros_like(weight)])
+    bias = torch.cat([bias, torch.full_like(bias, _UNLIKELY)])
+    return _head([*below, weight, bias], dtype)
+
+
+def _side_by_side(highway: list[Tensor], classifier: list[Tensor], dtype: torch.dtype) -> PooledHeadWeights:
+    """The logits of the one and then those of the other."""
+    first = [torch.cat(pair) for pair in zip(highway[:2], classifier[:2], strict=True)]
+    if len(highway) == 2:
+        return _head(first, dtype)
+    return _head([*first, torch.block_diag(highway[2], classifier[2]), torch.cat([highway[3], classifier[3]])], dtype)
+
+
+def _head(tensors: list[Tensor], dtype: torch.dtype) -> PooledHeadWeights:
+    return PooledHeadWeights.cast(tensors[::2], tensors[1::2], pooling="first", activation="tanh", dtype=dtype)
+
+
+@dataclass(frozen=True)
+class _Thresholds:
+    """Of the model as it is now: one for each layer, in nats."""
+
+    values: list[float]
+    labels: int
+
+    @classmethod
+    def of(cls, entropies: Any, layers: int, labels: int) -> _Thresholds:
+        values = [float(value) for value in entropies]
+        if len(values) != layers or any(map(math.isnan, values)):
+            raise ValueError(
+                f"early_exit_entropy must have a number for each of the {layers} layers, not {values}; "
+                "set_early_exit_entropy or an assignment sets it"
+            )
+        return cls(values, labels)
+
+    def rule(self) -> Rule:
+        return Rule(layer_speeds=tuple(self._speed(value) for value in self.values))
+
+    def _speed(self, value: float) -> float:
+        if value > math.log(self.labels):
+            return 1.0
+        return max(value, 0.0) / math.log(2 * self.labels)
+
+
+def forward(
+    model: Any,
+    encoder: Encoder,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    head_mask: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+    labels: Tensor | None = None,
+    output_layer: int = -1,
+    train_highway: bool = False,
+) -> Any:
+    """(loss with labels,) logits [B, N], (entropy in nats of the answers [B], []), exit layers [B] int64."""
+    unusual = any(argument is not None for argument in (position_ids, head_mask, inputs_embeds))
+    if unusual or input_ids is None or len(input_ids) == 0 or output_layer >= 0 or train_highway:
+        return NotImplemented  # these look at every highway, or at what the packed engine does not have
+    backbone = getattr(model, str(_backbone_name(model)))
+    depth, count = len(backbone.encoder.layer), model.classifier.out_features
+    thresholds = _Thresholds.of(backbone.encoder.early_exit_entropy, depth, count)
+
+    valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
+    if not bool(valid.any(dim=1).all()):
+        raise ValueError(f"no valid token in row(s) {(~valid.any(dim=1)).nonzero().flatten().tolist()}")
+    size, length = input_ids.shape
+    batch = PackedBatch(
+        hidden=backbone.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)[valid].to(encoder.dtype),
+        cu_seqlens=cumulative_lengths(valid),
+        sample_index=torch.arange(size, dtype=torch.int32, device=input_ids.device),
+        speed=torch.ones(size, device=input_ids.device),
+        max_seqlen=length,
+    )
+    results = encoder.run(batch, thresholds.rule())
+    of_highway, of_classifier = results.logits[:, :count], results.logits[:, count:]
+    undecided = (results.exit_layer == depth) & ~(_entropy(of_highway) < thresholds.values[-1])
+    logits = of_classifier.where(undecided[:, None], of_highway)
+    loss = () if labels is None else (F.cross_entropy(logits, labels),)
+    return (*loss, logits, (_entropy(logits), []), results.exit_layer)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
+
+
+HOST = Host(name="DeeBERT on Transformers", matches=matches, encoder=encoder, forward=forward)

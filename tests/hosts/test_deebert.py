@@ -1,0 +1,204 @@
+"""The host of models in the way of DeeBERT, on models of that structure."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from highway_bert import DEPTH, LABELS, VOCABULARY, HighwayModel, entropy_of
+from torch import nn
+
+import fastbert_kernels
+from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.hosts import find_host
+
+KINDS = [("bert", True), ("bert", False), ("roberta", True)]
+LARGEST = math.log(LABELS)
+THRESHOLDS = {
+    "never": [-1] * DEPTH,
+    "low": [0.2] * DEPTH,
+    "middle": [0.5] * DEPTH,
+    "rising": [0.1, 0.3, 0.6, 0.8],
+    "one layer": [0, 0.7, 0, 0],
+}
+
+
+def make_batch(lengths):
+    valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    # Ids above RoBERTa's padding; its positions follow the ids, so padding has to have that of padding.
+    ids = torch.randint(2, VOCABULARY, valid.shape).where(valid, 1)
+    return {"input_ids": ids, "attention_mask": valid.long()}
+
+
+@torch.inference_mode()
+def run(model, batch, **options):
+    return model(**batch, **options)
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=["bert", "bert, no pooler", "roberta"])
+def five_hundred(request):
+    """A model, a batch, and the logits of all heads in float32 and float64."""
+    model = HighwayModel(*request.param).eval()
+    batch = make_batch(torch.randint(1, 40, (500,)).tolist())
+    with torch.inference_mode():
+        return model, batch, model.every(**batch), copy.deepcopy(model).double().every(**batch)
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_answers_are_those_of_the_unpatched_model(five_hundred, name):
+    model, batch, every, precise = five_hundred
+    model.set_thresholds(*THRESHOLDS[name])
+    got = run(fastbert_kernels.patch(copy.deepcopy(model)), batch)
+    own, want = model.decide(every), model.decide(precise)
+    distance = (entropy_of(precise)[:-1] - torch.tensor(THRESHOLDS[name])[:, None]).abs().amin(dim=0)
+    clear = distance > 1e-5
+    assert clear.sum() > 490
+    assert torch.equal(got[2][clear], want[2][clear]) and got[2].dtype == torch.int64
+    assert got[2].unique().numel() >= (3 if name in ("middle", "rising") else 1)
+    assert torch.equal(got[0][clear].argmax(dim=1), want[0][clear].argmax(dim=1))
+    for pair in ((got[0], own[0], want[0]), (got[1][0], own[1][0], want[1][0])):
+        error, plain = ((each - pair[2])[clear].abs().mean() for each in pair[:2])
+        assert error <= 2 * plain + 1e-8
+        torch.testing.assert_close(pair[0][clear].double(), pair[2][clear], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_last_highway_answers_the_sure_and_the_classifier_the_others(backend):
+    model = HighwayModel().eval().set_thresholds(-1, -1, -1, 0.5)
+    batch = make_batch([3, 30, 9, 17, 4, 21, 8, 5])
+    with torch.inference_mode():
+        every = model.every(**batch)
+    sure = entropy_of(every[-2]) < 0.5
+    assert sure.any() and not sure.all()
+    got = run(fastbert_kernels.patch(model, backend=backend), batch)
+    assert got[2].tolist() == [DEPTH] * 8
+    torch.testing.assert_close(got[0], torch.where(sure[:, None], every[-2], every[-1]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("always", [1.001 * LARGEST, math.log(2 * LABELS), 100.0, math.inf])
+def test_a_threshold_above_the_largest_entropy_lets_everybody_out_even_the_evenly_undecided(pooled, always):
+    model = HighwayModel(pooled=pooled).eval().set_thresholds(-1, always, -1, -1)
+    with torch.no_grad():  # all classes equally likely
+        for parameter in model.bert.encoder.highway[1].classifier.parameters():
+            parameter.zero_()
+    got = run(fastbert_kernels.patch(model), make_batch([3, 8, 5]))
+    assert got[2].tolist() == [2, 2, 2]
+    torch.testing.assert_close(got[1][0], torch.full((3,), LARGEST))
+    # The largest entropy itself is no more than a threshold like others: who has it stays.
+    model.set_thresholds(-1, LARGEST - 1e-4, -1, -1)
+    assert run(model, make_batch([3, 8, 5]))[2].tolist() == [DEPTH] * 3
+
+
+def test_thresholds_are_read_at_every_call():
+    model, batch = fastbert_kernels.patch(HighwayModel().eval()), make_batch([3, 8, 5])
+    assert run(model, batch)[2].tolist() == [DEPTH] * 3
+    model.bert.encoder.early_exit_entropy[2] = 9
+    assert run(model, batch)[2].tolist() == [3] * 3
+    for wrong in ([0.5], [0.5, 0.5, math.nan, 0.5]):
+        model.set_thresholds(*wrong)
+        with pytest.raises(ValueError, match="a number for each of the 4 layers"):
+            run(model, batch)
+
+
+def test_it_is_the_packed_engine_that_runs():
+    encoder = find_host(HighwayModel()).encoder(HighwayModel(), None, "cpu").get()
+    assert isinstance(encoder, CompiledEncoder)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_low_precision_is_close(dtype):
+    model = HighwayModel().eval().set_thresholds(0.3, 0.3, 0.3, 9.0)
+    batch = make_batch([3, 30, 9, 17] * 8)
+    want = run(model, batch)
+    got = run(fastbert_kernels.patch(model, dtype=dtype), batch)
+    same = got[2] == want[2]
+    assert same.float().mean() > 0.5
+    assert (got[0] - want[0])[same].abs().mean() < (0.1 if dtype == torch.bfloat16 else 0.3)  # of logits of about 3
+
+
+def test_segments_loss_and_what_the_model_answers_itself():
+    model = HighwayModel().eval().set_thresholds(*THRESHOLDS["middle"])
+    batch = make_batch([3, 30, 9])
+    batch["token_type_ids"] = torch.randint(0, 2, batch["input_ids"].shape)
+    labels = torch.tensor([0, 2, 1])
+    fast = fastbert_kernels.patch(copy.deepcopy(model))
+    got, want = (run(each, batch, labels=labels) for each in (fast, model))
+    torch.testing.assert_close(got[0], want[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(got[1], want[1], rtol=0, atol=1e-4)
+    for options in ({"output_layer": 1}, {"train_highway": True, "labels": labels}):
+        for got, want in zip(run(fast, batch, **options)[:1], run(model, batch, **options)[:1], strict=True):
+            assert torch.equal(got, want)
+    no_mask = {"input_ids": torch.randint(2, VOCABULARY, (2, 7))}
+    torch.testing.assert_close(run(fast, no_mask)[0], run(model, no_mask)[0], rtol=0, atol=1e-4)
+    batch["attention_mask"][1] = 0
+    with pytest.raises(ValueError, match=r"no valid token in row\(s\) \[1\]"):
+        run(fast, batch)
+
+
+def test_unpatch_copies_and_pickles():
+    models = [HighwayModel(seed=seed).eval().set_thresholds(*THRESHOLDS["middle"]) for seed in (0, 1)]
+    model, other = models
+    batch = make_batch([5, 30, 2])
+    attributes, others, state = dict(model.__dict__), dict(other.__dict__), pickle.dumps(model.state_dict())
+    before = run(model, batch)
+    fast = run(fastbert_kernels.patch(model), batch)
+    assert other.__dict__ == others
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        copied.bert.encoder.layer[0].output.dense.weight.zero_()
+    assert not torch.equal(run(copied, batch)[1][0], run(model, batch)[1][0])
+    assert torch.equal(run(model, batch)[0], fast[0])
+    with pytest.raises(TypeError, match="unpatch"):
+        pickle.dumps(model)
+    fastbert_kernels.unpatch(model)
+    assert model.__dict__ == attributes and pickle.dumps(model.state_dict()) == state
+    after = run(pickle.loads(pickle.dumps(model)), batch)
+    assert torch.equal(after[0], before[0]) and torch.equal(after[2], before[2])
+
+
+def relu_pooler(model):
+    model.bert.encoder.highway[2].pooler.activation = nn.ReLU()
+
+
+def no_thresholds(model):
+    del model.bert.encoder.early_exit_entropy
+
+
+def mixed(model):
+    del model.bert.encoder.highway[1].pooler
+
+
+def another_number_of_labels(model):
+    model.classifier = nn.Linear(32, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (relu_pooler, r"bert.encoder.highway\[2\].pooler.activation is a ReLU, not a Tanh"),
+        (no_thresholds, "early_exit_entropy is missing"),
+        (mixed, "must all have a pooler, or none"),
+        (another_number_of_labels, r"one number of labels, 2 or more, not \{3, 5\}"),
+        (lambda model: model.bert.encoder.highway.append(nn.Linear(32, 3)), "has 5 highways for 4 layers"),
+        (lambda model: model.bert.encoder.highway[0].add_module("more", nn.Linear(2, 2)), "more.weight is unknown"),
+        (lambda model: model.__delattr__("classifier"), "classifier is missing"),
+    ],
+    ids=["pooler", "thresholds", "mixed", "labels", "count", "more", "classifier"],
+)
+def test_a_near_miss_is_told_what_differs(change, message):
+    model = HighwayModel()
+    change(model)
+    with pytest.raises(ValueError, match=f"looks like DeeBERT on Transformers, but cannot be patched: .*{message}"):
+        fastbert_kernels.patch(model)
+
+
+def test_other_models_are_not_taken_for_it():
+    assert find_host(HighwayModel()).name == "DeeBERT on Transformers"
+    model = HighwayModel()
+    del model.bert.encoder.highway
+    with pytest.raises(TypeError, match="not a FastBERT model that can be patched"):
+        find_host(model)
