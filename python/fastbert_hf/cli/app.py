@@ -11,6 +11,7 @@ from rich.console import Console
 
 import fastbert_kernels
 from fastbert_hf.cli import options
+from fastbert_hf.cli.calibrate_command import calibrate
 from fastbert_hf.cli.errors import reported
 from fastbert_hf.cli.options import Dtype, Precision
 from fastbert_hf.cli.training_commands import distill, train
@@ -29,6 +30,7 @@ DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the encoder; auto
 
 app.command()(train)
 app.command()(distill)
+app.command()(calibrate)
 
 
 @app.command()
