@@ -56,7 +56,8 @@ def choose(found: Iterable[FoundRule], objective: Objective) -> FoundRule:
     if not allowed:
         fastest = max(one.flops_speedup for one in found)
         raise ValueError(
-            f"no rule has a FLOPs speed-up of {objective.min_speedup:g} or more; the fastest has {fastest:.3g}"
+            f"no rule has a FLOPs speed-up of {objective.min_speedup:g} or more; "
+            f"the fastest has {fastest:.3g}; ask for less"
         )
     return max(allowed, key=lambda one: (one.accuracy, one.flops_speedup))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -123,7 +124,7 @@ def run_calibrate(settings: CalibrateSettings) -> None:
             records = replace(scaling.records, fingerprint=model_fingerprint(model))
         calibration = _calibrate(settings, objective, model, dataset, records)
     if not settings.dry_run:
-        with faults_explained(str(settings.model), "the model's folder must be writable"):
+        with faults_explained(f"{settings.model} cannot be written"):
             _save(settings.model, model, calibration, scaling)
     _report(settings, records, calibration, scaling, tokenised_to=max_length)
 
@@ -174,7 +175,7 @@ def _records(
             other = "other texts" if not known else "other weights than this model has"
             raise CommandError(f"--records {path}: recorded with {other}; delete the file or name another")
         return records
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with _bar() as progress:
         task = progress.add_task("every exit of every text", total=len(dataset))
         records = record_exits(model, dataset, _RECORDING_BATCH, lambda count: progress.advance(task, count))
     if path is not None:
@@ -199,7 +200,7 @@ def _calibrate(
             temperatures_fitted=settings.temperature_scaling,
             seed=settings.seed,
         )
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with _bar() as progress:
         return calibrate_to_latency(
             records,
             objective.max_latency_ms,
@@ -230,10 +231,14 @@ def _clock(
         times,
         batch_size=settings.batch_size or 1,
         texts=sum(len(batch["input_ids"]) for batch in batches),
-        machine=machine["cuda_device"] or f"{machine['processor']}, {machine['threads']} threads",
+        machine=machine["cuda_device"] or f"{machine['processor']}, {machine['threads']} thread(s)",
         precision=f"{str(model.dtype).removeprefix('torch.') if dtype == 'auto' else dtype}, "
         + ("on the fast kernels" if patched else "without the fast kernels"),
     )
+
+
+def _bar() -> Progress:
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _save(
