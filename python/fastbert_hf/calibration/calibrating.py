@@ -45,8 +45,8 @@ class Calibration:
 
     Attributes:
         setting: the best for the wish.
-        compared: the best rule of every criterion with one Speed, the best criterion first, with its figures on the
-            samples that chose; empty where the criterion was fixed beforehand.
+        compared: the best rule with one Speed of every criterion that was looked at, the best criterion first, with its
+            figures on the samples that chose; empty for the search "one_speed".
     """
 
     setting: CalibratedSetting

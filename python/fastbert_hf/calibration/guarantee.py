@@ -62,8 +62,8 @@ class Certificate:
         p_value: of the hypothesis that R is above `max_drop`; 0 for full depth, whose R is 0.
         tested_rules: how many rules were tested, the one that failed included.
         tested_rows: int64 [samples], which of the records these are.
-        compared: best rule of every criterion on the samples that chose, the best criterion first; empty where the
-            criterion was fixed beforehand.
+        compared: best rule of every criterion that was looked at, on the samples that chose, the best criterion first;
+            empty where nothing was chosen.
     """
 
     found: FoundRule

@@ -33,7 +33,7 @@ def show(
     if scaling is not None:
         _show_scaling(console, records, scaling)
     setting = calibration.setting
-    if calibration.compared:
+    if len(calibration.compared) > 1:
         _show_criteria(console, calibration)
     for line in _lines(setting, records.student_layers):
         console.print(line, markup=False)
