@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +18,9 @@ from fastbert_hf.files import write_atomically
 from fastbert_hf.fingerprint import model_fingerprint
 
 SETTING_FILE = "fastbert_calibration.json"
-_FORMAT = 1
+_FORMAT = 2
+# Format 1 had no latency, neither wished for nor measured.
+_READABLE = (1, _FORMAT)
 # Options of `from_pretrained` that say where its files are.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -26,23 +29,29 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Objective:
-    """What is wished for; exactly one of the two.
+    """What is wished for; exactly one of the three.
 
     Attributes:
         max_drop: accuracy that may be lost against full depth, in [0, 1); wanted is the fastest rule.
         min_speedup: FLOPs speed-up to reach, above 0; wanted is the most accurate rule.
+        max_latency_ms: milliseconds per text, above 0, on the machine that calibrates; wanted is the most accurate
+            rule.
     """
 
     max_drop: float | None = None
     min_speedup: float | None = None
+    max_latency_ms: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.max_drop is None) == (self.min_speedup is None):
-            raise ValueError("ask for either max_drop or min_speedup")
+        wishes = (self.max_drop, self.min_speedup, self.max_latency_ms)
+        if sum(wish is not None for wish in wishes) != 1:
+            raise ValueError("ask for exactly one of max_drop, min_speedup and max_latency_ms")
         if self.max_drop is not None and not 0 <= self.max_drop < 1:
             raise ValueError(f"max_drop is a part of the samples, in [0, 1); got {self.max_drop} (1 % is 0.01)")
         if self.min_speedup is not None and not self.min_speedup > 0:
             raise ValueError(f"min_speedup must be above 0, got {self.min_speedup}")
+        if self.max_latency_ms is not None and not 0 < self.max_latency_ms < math.inf:
+            raise ValueError(f"max_latency_ms must be above 0, got {self.max_latency_ms}")
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,27 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """What a clock said about the rule.
+
+    Attributes:
+        ms_per_text: mean wall-clock milliseconds.
+        full_depth_ms_per_text: the same at full depth, measured in turns with it.
+        batch_size: texts per call.
+        texts: how many texts were timed.
+        machine: what it ran on, in words.
+        precision: of the encoder, in words.
+    """
+
+    ms_per_text: float
+    full_depth_ms_per_text: float
+    batch_size: int
+    texts: int
+    machine: str
+    precision: str
+
+
+@dataclass(frozen=True)
 class CalibratedSetting:
     """How to run one model, with what was asked for, what was found, and the evidence.
 
@@ -136,6 +166,7 @@ class CalibratedSetting:
         evidence: why to believe it.
         fingerprint: `model_fingerprint` of the model it holds for.
         curve: single Speed, entropy, all heads: the linear knob.
+        latency: what was measured, where a latency was asked for.
     """
 
     rule: ExitRule
@@ -144,6 +175,7 @@ class CalibratedSetting:
     evidence: Evidence
     fingerprint: str
     curve: SpeedCurve
+    latency: Latency | None = None
 
     def speed_for_speedup(self, flops_speedup: float) -> float:
         """The Speed whose FLOPs speed-up is that; see `SpeedCurve.speed_for_speedup`."""
@@ -168,14 +200,16 @@ class CalibratedSetting:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != _FORMAT:
-                raise ValueError(f"not format {_FORMAT}")
+            if content.pop("format") not in _READABLE:
+                raise ValueError(f"not format {' or '.join(map(str, _READABLE))}")
+            latency = content.pop("latency", None)
             return cls(
                 rule=ExitRule(**_with_tuples(content.pop("rule"))),
                 objective=Objective(**content.pop("objective")),
                 figures=Figures(**_with_tuples(content.pop("figures"))),
                 evidence=Evidence(**content.pop("evidence")),
                 curve=SpeedCurve(**_with_tuples(content.pop("curve"))),
+                latency=None if latency is None else Latency(**latency),
                 **content,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:

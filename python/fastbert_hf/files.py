@@ -45,3 +45,18 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def files_replaced(folder: Path) -> Iterator[Path]:
+    """A new folder to write files into, which take the place of those of their names in `folder` when the block ends
+    without an exception; the other files there stay. Each is replaced in one step, all of them one after the other."""
+    temporary = folder / ".partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in sorted(temporary.iterdir()):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

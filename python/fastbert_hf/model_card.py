@@ -81,7 +81,8 @@ def _describe(config: FastBertConfig, base_model: str | None) -> str:
     labels = "several classes at once, or none" if config.multi_label else "one class"
     return (
         "A FastBERT text classifier: a text leaves the encoder at the first exit head that is sure enough, so that "
-        "easy texts cost less than hard ones. The threshold on the uncertainty, Speed, is chosen with every call.\n\n"
+        "easy texts cost less than hard ones. The threshold on the uncertainty, Speed, is chosen by a calibration or "
+        "with a call.\n\n"
         f"- Backbone: {kind}{origin}, {config.num_hidden_layers} layers of width {config.hidden_size}, up to "
         f"{config.max_position_embeddings} tokens\n"
         f"- Exit heads: {_describe_head(config)}, behind {where}\n"
@@ -114,7 +115,8 @@ answers = predict(model, tokenizer, ["a text", "another text"], speed=0.5)
 print({answer}, answers.exit_layer)
 ```
 
-Without `speed` every text runs through all layers, as it does in `transformers.pipeline("text-classification")`."""
+Without `speed`, and in `transformers.pipeline("text-classification")`, texts leave as the calibration beside the
+model says (`fastbert_calibration.json`); without one every text runs through all layers."""
     if config.multi_label:
         return text
     return f"""{text}

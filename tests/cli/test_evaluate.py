@@ -47,6 +47,7 @@ def one_by_one(folder, file, speed):
         right = sum(label == answer == name for label, answer in zip(labels, answers, strict=True))
         f1.append(2 * right / (labels.count(name) + answers.count(name)))
     return {
+        "setting": "full depth" if speed is None else f"Speed {speed:g}",
         "speed": speed,
         "accuracy": sum(map(str.__eq__, labels, answers)) / len(labels),
         "macro_f1": sum(f1) / len(f1),

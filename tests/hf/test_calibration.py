@@ -89,6 +89,15 @@ def test_records_hold_what_the_data_has(model, dataset, recorded) -> None:
     model.eval()
 
 
+def test_order_of_the_batches_does_not_show(model, dataset, recorded) -> None:
+    assert dataset.lengths != sorted(dataset.lengths)
+    in_order = [
+        model(**{k: v for k, v in batch.items() if k != "labels"}, output_all_exits=True).all_logits
+        for batch in dataset.batches(1)
+    ]
+    torch.testing.assert_close(recorded.logits, torch.cat(in_order).detach(), rtol=1e-4, atol=1e-4)
+
+
 def test_records_survive_a_file(recorded, tmp_path) -> None:
     path = tmp_path / "exits.safetensors"
     recorded.save(path)
@@ -308,6 +317,12 @@ def test_wishes_out_of_reach_or_range_are_refused() -> None:
         best_rule(records, Objective(min_speedup=50))
     with pytest.raises(ValueError, match="no rule has a FLOPs speed-up of 50"):
         compare_criteria(records, Objective(min_speedup=50))
-    for wrong in ({}, {"max_drop": 0.1, "min_speedup": 2}, {"max_drop": 1.0}, {"min_speedup": 0.0}):
+    for wrong in (
+        {},
+        {"max_drop": 0.1, "min_speedup": 2},
+        {"max_drop": 1.0},
+        {"min_speedup": 0.0},
+        {"max_latency_ms": 0.0},
+    ):
         with pytest.raises(ValueError):
             Objective(**wrong)

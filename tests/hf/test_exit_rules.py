@@ -15,6 +15,7 @@ from fastbert_hf import FastBertForSequenceClassification, predict
 from fastbert_hf.calibrated_setting import SETTING_FILE
 from fastbert_hf.calibration import ExitRule, Objective, calibrate, record_exits, simulate
 from fastbert_hf.data import ClassificationData, TokenisedDataset
+from fastbert_hf.exit_rule import uncertainty_by
 from fastbert_hf.training import distil, evaluate
 from training_support import QUICK_DISTILLATION, make_data, make_model, make_tokenizer
 
@@ -146,7 +147,7 @@ def calibrated(model, tmp_path_factory):
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     records = record_exits(model, TokenisedDataset(make_data_of_four(), tokenizer, 16))
-    setting = calibrate(records, Objective(min_speedup=1.3))
+    setting = calibrate(records, Objective(min_speedup=1.3), criterion="entropy")
     setting.save(folder)
     return folder, records, setting
 
@@ -166,9 +167,16 @@ def test_setting_is_used_by_predict_and_pipeline(calibrated) -> None:
     loaded, tokenizer = FastBertForSequenceClassification.from_pretrained(folder), make_tokenizer()
     texts = make_data(300).texts
     expected = simulate(records, setting.rule)
-    assert predict(loaded, tokenizer, texts).exit_layer.tolist() == expected.exit_layers.tolist()
+    # In other batches than those of the records, rounding may move what is at its Speed to the last digit.
+    heads = [EXIT_LAYERS.index(layer) for layer in setting.rule.layers]
+    speeds = torch.tensor(setting.rule.speeds)
+    far = ((uncertainty_by(records.logits[:, heads], "entropy") - speeds).abs() > 1e-5).all(dim=1)
+    assert setting.rule.criterion == "entropy" and far.sum() > 250
+    found = predict(loaded, tokenizer, texts).exit_layer
+    assert found[far].tolist() == expected.exit_layers[far.numpy()].tolist()
     answers = pipeline("text-classification", model=loaded, tokenizer=tokenizer)(texts[:40])
-    assert [int(answer["label"]) for answer in answers] == expected.predictions[:40].tolist()
+    found = torch.tensor([int(answer["label"]) for answer in answers])
+    assert found[far[:40]].tolist() == expected.predictions[:40][far[:40].numpy()].tolist()
 
 
 def test_speedup_is_the_linear_knob(calibrated, batch) -> None:

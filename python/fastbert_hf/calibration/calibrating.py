@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 
 from fastbert_hf.calibrated_setting import CalibratedSetting, Evidence, Figures, Objective
 from fastbert_hf.calibration.curve import speed_curve
-from fastbert_hf.calibration.guarantee import Certificate, certify_one_speed, certify_searched
+from fastbert_hf.calibration.guarantee import (
+    TESTED_SHARE,
+    Certificate,
+    certify_one_speed,
+    certify_searched,
+    check_enough_samples,
+    split_rows,
+)
 from fastbert_hf.calibration.intervals import ratio_interval, share_interval
 from fastbert_hf.calibration.pareto import pareto_front
 from fastbert_hf.calibration.records import ExitRecords, check_several_classes
-from fastbert_hf.calibration.search import choose, compare_criteria, rules_of
+from fastbert_hf.calibration.search import (
+    CriterionChoice,
+    FoundRule,
+    check_criterion,
+    choose,
+    compare_criteria,
+    rules_of,
+)
 from fastbert_hf.calibration.simulation import simulate
-from fastbert_hf.exit_rule import ExitRule
+from fastbert_hf.exit_rule import CriterionName, ExitRule
 from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
 
 Search: TypeAlias = Literal["searched", "one_speed"]
@@ -23,50 +39,129 @@ Search: TypeAlias = Literal["searched", "one_speed"]
 FEWEST_SAMPLES = 100
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """A setting, and what it was chosen from.
+
+    Attributes:
+        setting: the best for the wish.
+        compared: the best rule with one Speed of every criterion that was looked at, the best criterion first, with its
+            figures on the samples that chose; empty for the search "one_speed".
+    """
+
+    setting: CalibratedSetting
+    compared: tuple[FoundRule, ...]
+
+
 def calibrate(
     records: ExitRecords,
     objective: Objective,
     *,
     confidence: float = 0.95,
     search: Search = "searched",
+    criterion: CriterionChoice = "auto",
+    temperatures_fitted: bool = False,
     seed: int = 0,
 ) -> CalibratedSetting:
     """The best setting for `objective`, with its evidence.
 
     `max_drop` comes with the guarantee that `guarantee` describes. `min_speedup` comes with none: the most accurate
-    rule that has the speed-up on all samples.
+    rule that has the speed-up on all samples. `max_latency_ms` needs a clock, see `calibrate_to_latency`.
 
     Args:
         records: samples that the model was not trained on.
         objective: what is wished for.
         confidence: of the guarantee and the intervals, in (0, 1).
-        search: "searched": over criteria, heads and Speeds per layer; "one_speed": entropy with one Speed for all
-            layers, which every model takes as it is, and which spends no samples on choosing.
+        search: "searched": over heads and Speeds per layer; "one_speed": one Speed (or patience) for all student
+            classifiers, which spends no samples on choosing.
+        criterion: "auto" searches for the best one too; with "one_speed" it is the entropy.
+        temperatures_fitted: whether the model has temperatures that were fitted to the choosing samples of
+            `split_rows` with the same seed (`scale_temperatures`). These samples then test nothing.
         seed: of the split into samples that choose and samples that test.
 
     Raises:
         ValueError: too few samples, samples of one class only, numbers out of range, or a speed-up out of reach.
     """
+    return calibrate_and_compare(
+        records,
+        objective,
+        confidence=confidence,
+        search=search,
+        criterion=criterion,
+        temperatures_fitted=temperatures_fitted,
+        seed=seed,
+    ).setting
+
+
+def calibrate_and_compare(
+    records: ExitRecords,
+    objective: Objective,
+    *,
+    confidence: float = 0.95,
+    search: Search = "searched",
+    criterion: CriterionChoice = "auto",
+    temperatures_fitted: bool = False,
+    seed: int = 0,
+) -> Calibration:
+    """As `calibrate`, with the comparison of the criteria."""
+    if objective.max_latency_ms is not None:
+        raise ValueError("a latency has to be measured: use calibrate_to_latency (or fastbert calibrate --latency-ms)")
+    check_samples(records.labels, objective, confidence, search, temperatures_fitted)
+    if objective.max_drop is None:
+        rule, compared = _fast_enough(records, objective, search, criterion)
+        return Calibration(make_setting(records, rule, objective, confidence), compared)
+    if search == "searched":
+        certificate = certify_searched(records, objective.max_drop, confidence, criterion, seed=seed)
+        rows = certificate.tested_rows
+    else:
+        rows = split_rows(len(records), seed=seed)[1] if temperatures_fitted else torch.arange(len(records))
+        name = _fixed(criterion, records)
+        certificate = certify_one_speed(records.rows(rows), objective.max_drop, confidence, name)
+    setting = CalibratedSetting(
+        rule=certificate.found.rule,
+        objective=objective,
+        figures=figures_of(records.rows(rows), certificate.found.rule, confidence),
+        evidence=_with_guarantee(certificate, search, len(records)),
+        fingerprint=records.fingerprint,
+        curve=speed_curve(records),
+    )
+    return Calibration(setting, certificate.compared)
+
+
+def check_samples(
+    labels: torch.Tensor, objective: Objective, confidence: float, search: Search, temperatures_fitted: bool = False
+) -> None:
+    """Raise `ValueError` when no calibration on samples with these `labels` [n] can be worth its name.
+
+    The other arguments are those of `calibrate`. Needs no model, so it can be asked before the samples are recorded.
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
-    if objective.max_drop is None:
-        rule, evidence, measured = (
-            _fast_enough(records, objective, search),
-            _without_guarantee(records, confidence),
-            records,
+    if objective.max_drop is not None:
+        all_tested = search == "one_speed" and not temperatures_fitted
+        check_enough_samples(len(labels), objective.max_drop, confidence, 1.0 if all_tested else TESTED_SHARE)
+    elif len(labels) < FEWEST_SAMPLES:
+        raise ValueError(
+            f"{len(labels)} samples are too few to choose a setting by its accuracy; use at least {FEWEST_SAMPLES}"
         )
-    else:
-        if search == "searched":
-            certificate = certify_searched(records, objective.max_drop, confidence, seed=seed)
-        else:
-            certificate = certify_one_speed(records, objective.max_drop, confidence)
-        rule, evidence = certificate.found.rule, _with_guarantee(certificate, len(records))
-        measured = records.rows(certificate.tested_rows)
+    check_several_classes(labels)
+
+
+def make_setting(records: ExitRecords, rule: ExitRule, objective: Objective, confidence: float) -> CalibratedSetting:
+    """`rule`, which was chosen with all of `records`, as a setting without a guarantee."""
+    wish = "FLOPs speed-up" if objective.min_speedup is not None else "latency"
     return CalibratedSetting(
         rule=rule,
         objective=objective,
-        figures=figures_of(measured, rule, confidence),
-        evidence=evidence,
+        figures=figures_of(records, rule, confidence),
+        evidence=Evidence(
+            samples=len(records),
+            samples_for_choosing=0,
+            confidence=confidence,
+            method=f"the most accurate rule with the wanted {wish} on the same samples",
+            guarantee=None,
+            p_value=None,
+        ),
         fingerprint=records.fingerprint,
         curve=speed_curve(records),
     )
@@ -90,27 +185,40 @@ def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figur
     )
 
 
-def _fast_enough(records: ExitRecords, objective: Objective, search: Search) -> ExitRule:
-    check_several_classes(records)
-    if len(records) < FEWEST_SAMPLES:
-        raise ValueError(
-            f"{len(records)} samples are too few to choose a setting by its accuracy; use at least {FEWEST_SAMPLES}"
-        )
+def candidate_rules(records: ExitRecords, search: Search, criterion: CriterionChoice) -> list[FoundRule]:
+    """Full depth and the rules of one criterion ("auto": the entropy) that `search` looks at, in no order."""
+    name = _fixed(criterion, records)
+    if search == "one_speed" or name == "patience":
+        return rules_of(records, name)
+    return [rules_of(records, name)[0], *pareto_front(records, name).rules]
+
+
+def _fixed(criterion: CriterionChoice, records: ExitRecords) -> CriterionName:
+    check_criterion(criterion, records.shape.num_labels)
+    return "entropy" if criterion == "auto" else criterion
+
+
+def _fast_enough(
+    records: ExitRecords, objective: Objective, search: Search, criterion: CriterionChoice
+) -> tuple[ExitRule, tuple[FoundRule, ...]]:
     if search == "one_speed":
-        return choose(rules_of(records), objective).rule
-    best = compare_criteria(records, objective)[0]
+        return choose(rules_of(records, _fixed(criterion, records)), objective).rule, ()
+    compared = tuple(compare_criteria(records, objective, criterion))
+    best = compared[0]
     if best.rule.criterion == "patience":
-        return best.rule
-    return choose([best, *pareto_front(records, best.rule.criterion, best.rule.top_k).rules], objective).rule
+        return best.rule, compared
+    front = pareto_front(records, best.rule.criterion, best.rule.top_k)
+    return choose([best, *front.rules], objective).rule, compared
 
 
-def _with_guarantee(certificate: Certificate, samples: int) -> Evidence:
+def _with_guarantee(certificate: Certificate, search: Search, samples: int) -> Evidence:
     chosen_with = samples - certificate.samples
-    how = (
-        f"criterion, heads and Speeds per layer searched on {chosen_with} samples, tested on the others"
-        if chosen_with
-        else "one Speed of a grid fixed beforehand"
-    )
+    if search == "searched":
+        how = f"criterion, heads and Speeds per layer searched on {chosen_with} samples, tested on the others"
+    else:
+        how = "one Speed (or patience) of a grid fixed beforehand"
+        if chosen_with:
+            how += f", tested on the samples that fitted no temperature ({chosen_with} did)"
     return Evidence(
         samples=certificate.samples,
         samples_for_choosing=chosen_with,
@@ -121,15 +229,4 @@ def _with_guarantee(certificate: Certificate, samples: int) -> Evidence:
             "same distribution are right at full depth and wrong at their exit, so accuracy falls by at most as much."
         ),
         p_value=certificate.p_value,
-    )
-
-
-def _without_guarantee(records: ExitRecords, confidence: float) -> Evidence:
-    return Evidence(
-        samples=len(records),
-        samples_for_choosing=0,
-        confidence=confidence,
-        method="the most accurate rule with the wanted FLOPs speed-up on the same samples",
-        guarantee=None,
-        p_value=None,
     )

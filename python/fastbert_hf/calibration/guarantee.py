@@ -16,7 +16,7 @@ Clopper-Pearson bound. The rules are tested in an order fixed beforehand, from c
 `max_drop` for all that passed together, so that the fastest of them may be chosen; or full depth, whose R is 0. The
 order may come from anything but the samples of the test. Two ways to get one are here:
 
-- `certify_one_speed`: a grid of Speeds written down in this file, tested on all samples.
+- `certify_one_speed`: a grid of Speeds written down in this file (or every patience), tested on all samples.
 - `certify_searched`: one part of the samples, drawn at random, chooses criterion, heads and Speeds per layer, a Pareto
   front of which is the order; the other part tests it (Laufer-Goldshtein, Fisch, Barzilay and Jaakkola 2023,
   "Efficiently controlling multiple risks with Pareto testing", arXiv 2210.07913).
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ from fastbert_hf.calibrated_setting import Objective
 from fastbert_hf.calibration.curve import sweep
 from fastbert_hf.calibration.pareto import pareto_front, spoilt
 from fastbert_hf.calibration.records import ExitRecords, check_several_classes
-from fastbert_hf.calibration.search import FoundRule, compare_criteria, rules_of
+from fastbert_hf.calibration.search import CriterionChoice, FoundRule, compare_criteria, rules_of
 from fastbert_hf.calibration.simulation import exit_heads, simulate, uncertainties
 from fastbert_hf.exit_rule import CriterionName, ExitRule
 
@@ -45,6 +45,8 @@ from fastbert_hf.exit_rule import CriterionName, ExitRule
 FIXED_SPEEDS = np.union1d(np.geomspace(1e-6, 1e-2, 41), np.linspace(0.01, 1, 100))
 # Rules of a searched front that are tested; a longer way has more places to fail at by chance.
 TESTED_RULES = 40
+# Part of the samples that test, where others choose.
+TESTED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Certificate:
         p_value: of the hypothesis that R is above `max_drop`; 0 for full depth, whose R is 0.
         tested_rules: how many rules were tested, the one that failed included.
         tested_rows: int64 [samples], which of the records these are.
+        compared: best rule of every criterion that was looked at, on the samples that chose, the best criterion first;
+            empty where nothing was chosen.
     """
 
     found: FoundRule
@@ -70,6 +74,7 @@ class Certificate:
     p_value: float
     tested_rules: int
     tested_rows: torch.Tensor
+    compared: tuple[FoundRule, ...] = ()
 
 
 def certify_one_speed(
@@ -85,13 +90,16 @@ def certify_one_speed(
         records: the samples, all of them tested.
         max_drop: accuracy that may be lost, in (0, 1).
         confidence: in (0, 1).
-        criterion: any but "patience". It and `top_k` must not have been chosen by looking at these samples.
+        criterion: "patience" has its numbers of equal predictions tested, from the most to the fewest. It and `top_k`
+            must not have been chosen by looking at these samples.
         top_k: classes that "top_k_entropy" looks at.
 
     Raises:
         ValueError: numbers out of range, too few samples, or samples of one class only.
     """
     _check(records, max_drop, confidence, tested_share=1.0)
+    if criterion == "patience":
+        return certify(records, _patient_first(records, records.student_layers), max_drop, confidence)
     uncertainty = uncertainties(records, criterion, top_k)[:, :-1]
     losses = sweep(uncertainty, FIXED_SPEEDS, [spoilt(records)])[0].round().astype(np.int64)
     passed, tested = fixed_sequence(losses, len(records), max_drop, confidence)
@@ -102,28 +110,54 @@ def certify_one_speed(
 
 
 def certify_searched(
-    records: ExitRecords, max_drop: float, confidence: float = 0.95, *, tested_share: float = 0.5, seed: int = 0
+    records: ExitRecords,
+    max_drop: float,
+    confidence: float = 0.95,
+    criterion: CriterionChoice = "auto",
+    *,
+    tested_share: float = TESTED_SHARE,
+    seed: int = 0,
 ) -> Certificate:
     """The fastest rule that keeps the promise among those of a search over criteria, heads and Speeds per layer.
 
     Args:
-        records: the samples, split at random into those that choose the rules and those that test them.
+        records: the samples, split by `split_rows` into those that choose the rules and those that test them.
         max_drop: accuracy that may be lost, in (0, 1).
         confidence: in (0, 1).
+        criterion: "auto": the one that is best on the samples that choose.
         tested_share: part of the samples for the test, in (0, 1).
         seed: of the split. Trying several and keeping the best voids the guarantee.
 
     Raises:
         ValueError: as `certify_one_speed`, or `tested_share` out of range.
     """
+    choosing_rows, tested_rows = split_rows(len(records), tested_share, seed)
+    _check(records, max_drop, confidence, tested_share)
+    choosing = records.rows(choosing_rows)
+    compared = compare_criteria(choosing, Objective(max_drop=max_drop), criterion)
+    rules = _careful_to_fast(choosing, compared[0].rule)
+    certificate = certify(records.rows(tested_rows), rules, max_drop, confidence, tested_rows)
+    return replace(certificate, compared=tuple(compared))
+
+
+def split_rows(samples: int, tested_share: float = TESTED_SHARE, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the samples that choose and of those that test, int64 each, drawn at random.
+
+    What is to be guaranteed must not have met the second ones, whatever is fitted or chosen.
+
+    Args:
+        samples: n, the positions are in 0..n-1.
+        tested_share: part of the samples for the test, in (0, 1).
+        seed: of the draw.
+
+    Raises:
+        ValueError: `tested_share` out of range.
+    """
     if not 0 < tested_share < 1:
         raise ValueError(f"tested_share must lie between 0 and 1, got {tested_share}")
-    _check(records, max_drop, confidence, tested_share)
-    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))
-    tested_rows = order[: int(len(records) * tested_share)].sort().values
-    choosing = records.rows(order[len(tested_rows) :])
-    rules = _careful_to_fast(choosing, max_drop)
-    return certify(records.rows(tested_rows), rules, max_drop, confidence, tested_rows)
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+    tested = int(samples * tested_share)
+    return order[tested:].sort().values, order[:tested].sort().values
 
 
 def certify(
@@ -201,19 +235,21 @@ def check_enough_samples(samples: int, max_drop: float, confidence: float, teste
 
 def _check(records: ExitRecords, max_drop: float, confidence: float, tested_share: float) -> None:
     check_enough_samples(len(records), max_drop, confidence, tested_share)
-    check_several_classes(records)
+    check_several_classes(records.labels)
 
 
 def _losses(records: ExitRecords, rule: ExitRule, lost: npt.NDArray[np.bool_]) -> int:
     return int(lost[np.arange(len(records)), exit_heads(records, rule)].sum())
 
 
-def _careful_to_fast(records: ExitRecords, max_drop: float) -> list[ExitRule]:
-    """Rules in the order of their test, all from these samples: those of the criterion that is best on them."""
-    best = compare_criteria(records, Objective(max_drop=max_drop))[0].rule
+def _patient_first(records: ExitRecords, layers: tuple[int, ...]) -> list[ExitRule]:
+    return [one.rule for one in reversed(rules_of(records, "patience", layers=layers)[1:])]  # without full depth
+
+
+def _careful_to_fast(records: ExitRecords, best: ExitRule) -> list[ExitRule]:
+    """Rules in the order of their test, all from these samples: those of the criterion of `best`."""
     if best.criterion == "patience":
-        found = rules_of(records, "patience", layers=best.layers)[1:]
-        return [one.rule for one in reversed(found)]  # the most patient first
+        return _patient_first(records, best.layers)
     front = pareto_front(records, best.criterion, best.top_k, quality="kept").rules
     steps = np.unique(np.linspace(0, len(front) - 1, TESTED_RULES).round().astype(np.int64))
     return [front[step].rule for step in steps]

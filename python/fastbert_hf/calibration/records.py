@@ -130,6 +130,8 @@ def record_exits(
 ) -> ExitRecords:
     """Run `model` once over `dataset`, on the device it is on, with every exit head on every sample.
 
+    Samples of similar length share a batch, so that little of it is padding.
+
     Args:
         model: a single-label model, run in eval mode and left in the mode it was in.
         dataset: tokenised samples with labels.
@@ -148,22 +150,23 @@ def record_exits(
         raise ValueError("nothing to calibrate on: the data set is empty")
     if dataset.label_ids is None:
         raise ValueError("nothing to compare with: the data set has no labels")
-    labels = torch.tensor(dataset.label_ids)
+    labels, lengths = torch.tensor(dataset.label_ids), torch.tensor(dataset.lengths)
     check_labels(labels, model.num_labels)
-    logits = []
+    logits = torch.empty(len(dataset), len(model.heads), model.num_labels, dtype=torch.float32)
     was_training = model.training
     model.eval()
     try:
-        for batch in dataset.batches(batch_size):
+        for rows in lengths.argsort(stable=True).split(batch_size):
+            batch = dataset.collate([dataset[row] for row in rows.tolist()])
             inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-            logits.append(model(**inputs, speed=0.0, output_all_exits=True).all_logits.cpu())
-            progress(len(logits[-1]))
+            logits[rows] = model(**inputs, speed=0.0, output_all_exits=True).all_logits.cpu()
+            progress(len(rows))
     finally:
         model.train(was_training)
     return ExitRecords(
-        logits=torch.cat(logits),
+        logits=logits,
         labels=labels,
-        lengths=torch.tensor(dataset.lengths),
+        lengths=lengths,
         shape=ModelShape.from_config(model.config),
         fingerprint=model_fingerprint(model),
     )
@@ -180,11 +183,11 @@ def check_labels(labels: torch.Tensor, num_labels: int) -> None:
         )
 
 
-def check_several_classes(records: ExitRecords) -> None:
-    """Raise `ValueError` when all samples have the same label: accuracy on one class says nothing about the others."""
-    classes = records.labels.unique()
+def check_several_classes(labels: torch.Tensor) -> None:
+    """Raise `ValueError` when all `labels` [n] are the same: accuracy on one class says nothing about the others."""
+    classes = labels.unique()
     if len(classes) == 1:
         raise ValueError(
-            f"all {len(records)} samples have the class {int(classes)}: what is lost on the other classes cannot be "
+            f"all {len(labels)} samples have the class {int(classes)}: what is lost on the other classes cannot be "
             "seen; calibrate on samples of every class"
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from fastbert_hf.calibrated_setting import Objective
 from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.simulation import Simulation, simulate
 from fastbert_hf.exit_rule import CriterionName, ExitRule
+
+CriterionChoice: TypeAlias = CriterionName | Literal["auto"]
 
 # Speeds that a search looks at; more change the accuracy on some thousand samples by less than its noise.
 SEARCHED_SPEEDS = 512
@@ -47,12 +50,14 @@ def choose(found: Iterable[FoundRule], objective: Objective) -> FoundRule:
             least = min(one.drop for one in found)
             raise ValueError(f"every rule loses more accuracy than {objective.max_drop:g}; the least is {least:.4f}")
         return max(allowed, key=lambda one: (one.flops_speedup, one.accuracy))
-    assert objective.min_speedup is not None
+    if objective.min_speedup is None:
+        raise ValueError("no record says how long a rule takes; calibrate_to_latency measures it")
     allowed = [one for one in found if one.flops_speedup >= objective.min_speedup]
     if not allowed:
         fastest = max(one.flops_speedup for one in found)
         raise ValueError(
-            f"no rule has a FLOPs speed-up of {objective.min_speedup:g} or more; the fastest has {fastest:.3g}"
+            f"no rule has a FLOPs speed-up of {objective.min_speedup:g} or more; "
+            f"the fastest has {fastest:.3g}; ask for less"
         )
     return max(allowed, key=lambda one: (one.accuracy, one.flops_speedup))
 
@@ -122,17 +127,30 @@ def best_rule(
     return choose(everything, objective) if best is None else best
 
 
-def compare_criteria(records: ExitRecords, objective: Objective, limit: int = SEARCHED_SPEEDS) -> list[FoundRule]:
+def compare_criteria(
+    records: ExitRecords,
+    objective: Objective,
+    criterion: CriterionChoice = "auto",
+    limit: int = SEARCHED_SPEEDS,
+) -> list[FoundRule]:
     """The best rule of every criterion, each with one Speed or patience, the best criterion first.
 
     "top_k_entropy" is tried with every k of `TOP_KS` that is below the number of classes. Criteria that cannot do what
     is wished for are missing; the figures are those on `records`, on which each rule was chosen too.
 
+    Args:
+        records: the samples.
+        objective: what is wished for.
+        criterion: to look at this one only; "auto" for all.
+        limit: Speeds to look at, of those that differ on `records`.
+
     Raises:
-        ValueError: no criterion does what is wished for.
+        ValueError: no criterion does what is wished for, or "top_k_entropy" with two classes.
     """
-    families: list[tuple[CriterionName, int]] = [("entropy", 2), ("confidence", 2), ("patience", 2)]
-    families += [("top_k_entropy", k) for k in TOP_KS if k < records.shape.num_labels]
+    check_criterion(criterion, records.shape.num_labels)
+    every: list[tuple[CriterionName, int]] = [("entropy", 2), ("confidence", 2), ("patience", 2)]
+    every += [("top_k_entropy", k) for k in TOP_KS if k < records.shape.num_labels]
+    families = [family for family in every if criterion in ("auto", family[0])]
     found, failures = [], []
     for criterion, top_k in families:
         try:
@@ -142,6 +160,12 @@ def compare_criteria(records: ExitRecords, objective: Objective, limit: int = SE
     if not found:
         raise failures[0]
     return sorted(found, key=lambda one: _merit(one, objective), reverse=True)
+
+
+def check_criterion(criterion: CriterionChoice, num_labels: int) -> None:
+    """Raise `ValueError` for "top_k_entropy" with so few classes that it is the entropy."""
+    if criterion == "top_k_entropy" and num_labels <= TOP_KS[0]:
+        raise ValueError(f"with {num_labels} classes top_k_entropy is the entropy; choose entropy")
 
 
 def _best_or_none(found: Iterable[FoundRule], objective: Objective) -> FoundRule | None:

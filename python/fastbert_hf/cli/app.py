@@ -11,6 +11,7 @@ from rich.console import Console
 
 import fastbert_kernels
 from fastbert_hf.cli import options
+from fastbert_hf.cli.calibrate_command import calibrate
 from fastbert_hf.cli.errors import reported
 from fastbert_hf.cli.options import Dtype, Precision
 from fastbert_hf.cli.training_commands import distill, train
@@ -29,6 +30,7 @@ DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the encoder; auto
 
 app.command()(train)
 app.command()(distill)
+app.command()(calibrate)
 
 
 @app.command()
@@ -106,8 +108,15 @@ def evaluate(
     speed: Annotated[
         list[float] | None,
         typer.Option(
-            min=0, max=1, help="Speed to score at, beside full depth; may be repeated. Default: 0.1, 0.3, 0.5, 0.8."
+            min=0,
+            max=1,
+            help="Speed to score at, beside full depth and the calibrated setting, if there is one; may be repeated. "
+            "Default: 0.1, 0.3, 0.5, 0.8.",
         ),
+    ] = None,
+    speedup: Annotated[
+        list[float] | None,
+        typer.Option(help="FLOPs speed-up to score at, of a calibrated model; may be repeated."),
     ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Texts are cut off at this many tokens. Default: where the model ends.")
@@ -121,7 +130,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     out: Annotated[Path | None, typer.Option(help="File to write the JSON into, too.")] = None,
 ) -> None:
-    """Score a saved FastBERT on labelled texts, at full depth and at several Speeds.
+    """Score a saved FastBERT on labelled texts: full depth, its calibrated setting, and several Speeds.
 
     \b
     Prints for each: accuracy, macro F1, mean exit layer and FLOPs speed-up;
@@ -133,6 +142,7 @@ def evaluate(
     Examples:
       fastbert evaluate reviews/model --data test.tsv
       fastbert evaluate reviews/model --data test.tsv --speed 0.2 --time
+      fastbert evaluate reviews/model --data test.tsv --speedup 2 --speedup 4
       fastbert evaluate reviews/model --data glue --subset sst2 \\
           --split validation --dtype bf16 --json
     """
@@ -148,7 +158,8 @@ def evaluate(
             text_column=text_column,
             pair_column=pair_column,
             label_column=label_column,
-            speeds=tuple(sorted(set(speed or SPEEDS))),
+            speeds=tuple(sorted(set(speed or (() if speedup else SPEEDS)))),
+            speedups=tuple(sorted(set(speedup or ()))),
             max_length=max_length,
             batch_size=batch_size,
             timed=timed,
@@ -255,9 +266,16 @@ def predict(
     speed: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="A text leaves at the first layer whose uncertainty is below it. Default: full depth."
+            min=0,
+            max=1,
+            help="A text leaves at the first layer whose uncertainty is below it. Default: the setting of fastbert "
+            "calibrate, or full depth where the model has none.",
         ),
     ] = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="Instead, the FLOPs speed-up wanted of a calibrated model, as 4.")
+    ] = None,
+    full_depth: Annotated[bool, typer.Option("--full-depth", help="Nobody leaves early.")] = False,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens per batch with padding. Default: 4096 on a CPU, 16384 on a GPU.")
     ] = None,
@@ -289,8 +307,10 @@ def predict(
     leaves no half of a file.
 
     \b
-    Speed trades accuracy for time: 0.1 is careful, 0.5 is fast. fastbert demo
-    measures both, also on your own labelled texts.
+    Speed trades accuracy for time: 0.1 is careful, 0.5 is fast, and what
+    either costs depends on the texts. fastbert calibrate measures it on yours
+    and sets what is used here without --speed; --speedup goes by it too. The
+    last line on stderr says what was used.
 
     \b
     Examples:
@@ -307,6 +327,8 @@ def predict(
             file=file,
             out=out,
             speed=speed,
+            speedup=speedup,
+            full_depth=full_depth,
             max_tokens=max_tokens,
             max_length=max_length,
             text_column=text_column,

@@ -14,7 +14,7 @@ from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from fastbert_hf.cli import measure, report
-from fastbert_hf.cli.errors import CommandError
+from fastbert_hf.cli.errors import CommandError, shell_command
 from fastbert_hf.cli.models import make_model
 from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_file
 from fastbert_hf.docstrings import build_docstring_dataset
@@ -101,6 +101,12 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     console.rule("5. Result")
     report.write(settings.out, results, report.pick_examples(test, every, speed=0.5))
     report.show(console, settings.out, results)
+    console.print(
+        f"to choose a Speed for it: {shell_command('fastbert', 'calibrate', settings.out / 'model')} --data FILE "
+        "--max-drop 0.01, with labelled texts that it was not trained on",
+        soft_wrap=True,
+        markup=False,
+    )
     if not agrees:
         raise CommandError(
             "patched and unpatched answers differ, so no speed-up is reported; see results.json, agreement"
@@ -148,7 +154,7 @@ def make_rows(
     speeds: tuple[float, ...],
     every: measure.AllExits,
     accuracy: dict[tuple[str, float | None], float],
-    timings: dict[tuple[str, float | None], measure.Timing],
+    timings: dict[tuple[str, measure.Depth], measure.Timing],
     timed: int,
     agrees: bool,
 ) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ class EvaluateSettings:
     pair_column: str | None
     label_column: str | None
     speeds: tuple[float, ...]
+    speedups: tuple[float, ...]
     max_length: int | None
     batch_size: int
     timed: bool
@@ -54,6 +55,9 @@ def run_evaluate(settings: EvaluateSettings) -> None:
     if settings.out is not None and settings.out.is_dir():
         raise CommandError(f"--out {settings.out}: a folder; name a file")
     model, tokenizer = load_model(settings.model)
+    with faults_explained():
+        for speedup in settings.speedups:  # what is wrong with it is said before the data is read
+            model.resolve_speed(None, speedup, 1)
     positions = model.config.max_position_embeddings
     max_length = min(positions, tokenizer.model_max_length) if settings.max_length is None else settings.max_length
     check_max_length(model, max_length)
@@ -71,7 +75,14 @@ def run_evaluate(settings: EvaluateSettings) -> None:
     patched = place_and_patch(model, settings.backend, settings.dtype)
     dataset = TokenisedDataset(data, tokenizer, max_length)
     with faults_explained():
-        rows = scores.score(model, dataset, settings.speeds, batch_size=settings.batch_size, timed=settings.timed)
+        rows = scores.score(
+            model,
+            dataset,
+            settings.speeds,
+            settings.speedups,
+            batch_size=settings.batch_size,
+            timed=settings.timed,
+        )
     results: dict[str, Any] = {
         "machine": describe_machine(),
         "model": str(settings.model),

@@ -1,4 +1,4 @@
-"""What the demo measures: answers of every exit once, then times of unpatched and patched runs, interleaved."""
+"""What commands measure: answers of every exit once, and times of models, Speeds and rules, interleaved."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,19 @@ from torch import Tensor
 
 import fastbert_kernels
 from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.exit_rule import ExitRule
 from fastbert_hf.flops import ModelShape, flops_speedup
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import evaluate
 
 Batch = dict[str, Tensor]
+Depth = float | ExitRule | None  # when samples leave; None: full depth
 Track = Callable[[Iterable[Any]], Iterable[Any]]  # shows progress over what it iterates
 
+# Of the times of rules.
+_ROUNDS = 3
+_SECONDS_PER_RULE = 3.0  # of a round, at full depth
+_FEWEST_TIMED = 16
 # Samples whose uncertainty lies closer to their Speed than this may leave at another layer in another precision.
 TIE = {"patched": 1e-4, "patched bfloat16": 2e-2, "patched int8": 5e-2}
 
@@ -144,11 +150,11 @@ class Timing:
 def time_variants(
     variants: dict[str, FastBertForSequenceClassification],
     batches: list[Batch],
-    speeds: Iterable[float | None],
+    speeds: Iterable[Depth],
     rounds: int,
     track: Track,
-) -> dict[tuple[str, float | None], Timing]:
-    """Times every variant at every Speed (None: full depth).
+) -> dict[tuple[str, Depth], Timing]:
+    """Times every variant at every Speed or exit rule (None: full depth).
 
     Within a round all of them take turns batch by batch, so that what disturbs the machine disturbs them alike.
     """
@@ -156,7 +162,7 @@ def time_variants(
     inputs = [_without_labels(batch) for batch in batches]
     for name, speed in runs:  # caches, allocators, folded weights
         variants[name](**inputs[0], speed=speed or 0.0)
-    seconds: dict[tuple[str, float | None], list[float]] = {run: [0.0] * rounds for run in runs}
+    seconds: dict[tuple[str, Depth], list[float]] = {run: [0.0] * rounds for run in runs}
     for step in track([(number, batch) for number in range(rounds) for batch in inputs]):
         number, batch = step
         for name, speed in runs:
@@ -164,6 +170,41 @@ def time_variants(
             variants[name](**batch, speed=speed or 0.0).exit_layer.cpu()  # waits for a GPU
             seconds[name, speed][number] += time.perf_counter() - begin
     return {run: Timing(values) for run, values in seconds.items()}
+
+
+@torch.inference_mode()
+def timed_batches(
+    model: FastBertForSequenceClassification, dataset: TokenisedDataset, batch_size: int, seed: int
+) -> list[Batch]:
+    """Batches for `milliseconds_per_text`, on the model's device: texts of all lengths in proportion, shuffled, as many
+    as full depth takes about `_SECONDS_PER_RULE` for."""
+    by_length = torch.tensor(dataset.lengths).argsort(stable=True)
+
+    def batches_of(count: int) -> list[Batch]:
+        chosen = by_length[torch.linspace(0, len(by_length) - 1, count).round().long().unique()]
+        chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
+        padded = [dataset.collate([dataset[row] for row in rows.tolist()]) for rows in chosen.split(batch_size)]
+        whole = [batch for batch in padded if len(batch["input_ids"]) == batch_size] or padded
+        return [{name: tensor.to(model.device) for name, tensor in _without_labels(batch).items()} for batch in whole]
+
+    probe = batches_of(min(len(dataset), max(_FEWEST_TIMED, batch_size)))
+    model(**probe[0], speed=0.0)
+    begin = time.perf_counter()
+    for batch in probe:
+        model(**batch, speed=0.0).exit_layer.cpu()
+    seconds = (time.perf_counter() - begin) / sum(len(batch["input_ids"]) for batch in probe)
+    count = int(_SECONDS_PER_RULE / seconds)
+    return batches_of(min(len(dataset), max(count, len(probe) * batch_size)))
+
+
+def milliseconds_per_text(
+    model: FastBertForSequenceClassification, batches: list[Batch], rules: Sequence[ExitRule], track: Track
+) -> list[float]:
+    """Mean wall-clock time per text of every rule over `batches`: the median of three rounds, in which they take turns
+    batch by batch."""
+    texts = sum(len(batch["input_ids"]) for batch in batches)
+    times = time_variants({"model": model}, batches, rules, _ROUNDS, track)
+    return [1e3 * times["model", rule].median / texts for rule in rules]
 
 
 def ratio(numerator: Timing, denominator: Timing) -> float:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +74,22 @@ def load_model(folder: Path) -> Loaded:
         raise CommandError(f"{folder}: no such folder; {remedy}")
     with faults_explained(str(folder), remedy):
         try:
-            model = FastBertForSequenceClassification.from_pretrained(folder)
+            with _warnings_as_notes():
+                model = FastBertForSequenceClassification.from_pretrained(folder)
         except TypeError as error:  # a config.json of something else
             raise ValueError(str(error)) from error
         return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Warnings of the package in the block, as one line each on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            print(f"note: {warning.message}", file=sys.stderr)
 
 
 def label_names_of(model: FastBertForSequenceClassification) -> list[str]:
@@ -87,6 +102,12 @@ def check_patching(backend: str, dtype: str) -> None:
     """Raise `CommandError` for a precision that nothing would use."""
     if backend == UNPATCHED and dtype != "auto":
         raise CommandError(f"--dtype is for patched models; leave it away or choose another --backend than {UNPATCHED}")
+
+
+def place(model: FastBertForSequenceClassification, backend: str) -> None:
+    """Move the model to the GPU, if there is one and the backend is not that of the CPU."""
+    if torch.cuda.is_available() and backend != "cpu":
+        torch.nn.Module.to(model, "cuda")
 
 
 def place_and_patch(model: FastBertForSequenceClassification, backend: str, dtype: str) -> bool:
@@ -104,8 +125,7 @@ def place_and_patch(model: FastBertForSequenceClassification, backend: str, dtyp
     Raises:
         CommandError: not possible.
     """
-    if torch.cuda.is_available() and backend != "cpu":
-        torch.nn.Module.to(model, "cuda")
+    place(model, backend)
     if backend == UNPATCHED:
         return False
     try:

@@ -16,9 +16,11 @@ import transformers
 
 from fastbert_hf.cli.errors import CommandError
 from fastbert_hf.cli.models import check_patching, load_model, place_and_patch
+from fastbert_hf.cli.setting_in_words import describe_wish
 from fastbert_hf.data import JSON_LINES, read_texts
 from fastbert_hf.data.labels import SEPARATOR
 from fastbert_hf.files import file_written_atomically
+from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.prediction import Predictions, iter_predict
 
 COLUMNS = ("label", "probability", "uncertainty", "exit_layer")
@@ -34,6 +36,8 @@ class PredictSettings:
     file: Path
     out: Path | None
     speed: float | None
+    speedup: float | None
+    full_depth: bool
     max_tokens: int | None
     max_length: int | None
     text_column: str | None
@@ -53,6 +57,7 @@ def run_predict(settings: PredictSettings) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     _check_paths(settings)
+    _check_speed(settings)
     check_patching(settings.backend, settings.dtype)
     # All of the file is looked at before the model is, so that a bad last line does not cost the work before it.
     total = sum(1 for _ in read_texts(settings.file, settings.text_column, settings.pair_column))
@@ -66,7 +71,8 @@ def run_predict(settings: PredictSettings) -> None:
             model,
             tokenizer,
             read_texts(settings.file, settings.text_column, settings.pair_column),
-            speed=settings.speed,
+            speed=0.0 if settings.full_depth else settings.speed,
+            speedup=settings.speedup,
             max_tokens=settings.max_tokens,
             max_length=settings.max_length,
             progress=settings.progress,
@@ -81,10 +87,37 @@ def run_predict(settings: PredictSettings) -> None:
     seconds = time.perf_counter() - begin
     print(
         f"{total:,} texts in {seconds:.1f} s ({total / seconds:,.0f} texts/s), "
-        f"mean exit layer {layers / total:.2f} of {model.config.num_hidden_layers}"
+        f"mean exit layer {layers / total:.2f} of {model.config.num_hidden_layers}; {_what_was_used(settings, model)}"
         + ("" if settings.out is None else f"; written: {settings.out}"),
         file=sys.stderr,
     )
+
+
+def _check_speed(settings: PredictSettings) -> None:
+    given = [
+        name
+        for name, is_given in (
+            ("--speed", settings.speed is not None),
+            ("--speedup", settings.speedup is not None),
+            ("--full-depth", settings.full_depth),
+        )
+        if is_given
+    ]
+    if len(given) > 1:
+        raise CommandError(f"{' and '.join(given)} contradict each other; give one")
+
+
+def _what_was_used(settings: PredictSettings, model: FastBertForSequenceClassification) -> str:
+    setting = model.calibrated_setting
+    if settings.speedup is not None:
+        assert setting is not None
+        return f"speed-up {settings.speedup:g} (Speed {setting.speed_for_speedup(settings.speedup):.4g})"
+    if settings.full_depth or (settings.speed is None and setting is None):
+        return "full depth" + ("" if settings.full_depth else " (not calibrated)")
+    if settings.speed is not None:
+        return f"Speed {settings.speed:g}"
+    assert setting is not None
+    return f"calibrated setting ({describe_wish(setting.objective)})"
 
 
 def _check_paths(settings: PredictSettings) -> None:

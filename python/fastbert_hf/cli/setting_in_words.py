@@ -1,0 +1,61 @@
+"""Exit rules and calibrated settings in words, for people at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastbert_hf.calibrated_setting import CalibratedSetting, Objective
+from fastbert_hf.exit_rule import ExitRule
+
+_UNCERTAINTIES = {"entropy": "normalised entropy", "confidence": "1 - largest probability"}
+
+
+def describe_rule(rule: ExitRule, student_layers: Sequence[int]) -> str:
+    """When a text leaves, in a sentence without an end."""
+    if not rule.layers:
+        return "full depth: no student classifier is asked"
+    if rule.criterion == "patience":
+        when = f"{rule.patience} equal predictions in a row" if rule.patience > 1 else "the first prediction"
+        when = f"a text leaves after {when} ({_layers(rule.layers)})"
+    else:
+        what = _UNCERTAINTIES.get(rule.criterion, f"entropy of the {rule.top_k} likeliest classes")
+        if len(set(rule.speeds)) == 1:
+            speeds = f"Speed {rule.speeds[0]:.4g} ({_layers(rule.layers)})"
+        else:
+            pairs = zip(rule.layers, rule.speeds, strict=True)
+            speeds = "Speed " + ", ".join(f"{speed:.4g} after layer {layer}" for layer, speed in pairs)
+        when = f"a text leaves when the {what} is below {speeds}"
+    left_out = [layer for layer in student_layers if layer not in rule.layers]
+    return when + (f"; not asked: {_layers(left_out)}" if left_out else "")
+
+
+def describe_criterion(rule: ExitRule) -> str:
+    """The criterion and its number."""
+    if rule.criterion == "patience":
+        return f"patience {rule.patience}"
+    name = f"top_k_entropy, k = {rule.top_k}" if rule.criterion == "top_k_entropy" else rule.criterion
+    return f"{name}, Speed {rule.speeds[0]:.3g}" if rule.speeds else name
+
+
+def describe_wish(objective: Objective) -> str:
+    """What was asked for."""
+    if objective.max_drop is not None:
+        return f"lose at most {100 * objective.max_drop:.4g} points of accuracy"
+    if objective.min_speedup is not None:
+        return f"a FLOPs speed-up of {objective.min_speedup:.4g}x or more"
+    return f"at most {objective.max_latency_ms:.4g} ms per text"
+
+
+def describe_measured(setting: CalibratedSetting) -> str:
+    """What was measured of what was asked for."""
+    figures, latency = setting.figures, setting.latency
+    if latency is not None:
+        return f"{latency.ms_per_text:.3g} ms per text, full depth {latency.full_depth_ms_per_text:.3g} ms"
+    if setting.objective.max_drop is not None:
+        change = 100 * figures.drop
+        return f"{change:.2f} points lost" if change >= 0 else f"{-change:.2f} points gained"
+    return f"{figures.flops_speedup:.2f}x"
+
+
+def _layers(layers: Sequence[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"

@@ -1,0 +1,289 @@
+"""`fastbert calibrate`, and what predict and evaluate do with its setting: end to end on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertTokenizerFast
+
+from cli_support import assert_complaint, invoke, succeed
+from families import make_model as make_family_model
+from fastbert_hf import FastBertForSequenceClassification
+from fastbert_hf import predict as predict_texts
+from fastbert_hf.calibrated_setting import CalibratedSetting
+from fastbert_hf.calibration import ExitRecords, figures_of, simulate
+from fastbert_hf.flops import ModelShape, executed_flops, full_depth_flops
+from support import spread_model
+
+WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]
+LABELS = ["no", "perhaps", "yes"]
+
+
+def text_of(number: int) -> str:
+    words = torch.randint(len(WORDS), (1 + number % 9,), generator=torch.Generator().manual_seed(number))
+    return " ".join(WORDS[word] for word in words)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A model whose uncertainties are all over [0, 1], and labels that its teacher mostly gets right."""
+    folder = tmp_path_factory.mktemp("calibrate") / "model"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    model = spread_model()
+    model.config.id2label = dict(enumerate(LABELS))
+    model.save_pretrained(folder)
+    texts = [text_of(number) for number in range(400)]
+    answers = predict_texts(model, tokenizer, texts).labels.tolist()
+    labels = [(answer + (number % 10 == 0)) % 3 for number, answer in enumerate(answers)]
+    rows = [f"{LABELS[label]}\t{text}" for label, text in zip(labels, texts, strict=True)]
+    (folder.parent / "dev.tsv").write_text("\n".join(["label\ttext", *rows]) + "\n")
+    (folder.parent / "texts.txt").write_text("\n".join(texts) + "\n")
+    return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "model")
+
+
+@pytest.fixture
+def dev(original):
+    return original.parent / "dev.tsv"
+
+
+def answers_of(*arguments):
+    result = succeed("predict", *arguments)
+    header, *lines = result.stdout.splitlines()
+    assert header == "label\tprobability\tuncertainty\texit_layer"
+    return [(line.split("\t")[0], int(line.split("\t")[3])) for line in lines], result.stderr.splitlines()[-1]
+
+
+def test_from_labelled_texts_to_the_default_of_predict_and_evaluate(original, folder, dev, tmp_path) -> None:
+    texts, kept = original.parent / "texts.txt", tmp_path / "exits.safetensors"
+    before, line = answers_of(folder, texts)
+    assert {layer for _, layer in before} == {4} and line.endswith("full depth (not calibrated)")
+
+    shown = succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.4, "--records", kept).stdout
+    setting, records = CalibratedSetting.load(folder), ExitRecords.load(kept)
+    assert setting.figures == figures_of(records, setting.rule, 0.95) and setting.figures.flops_speedup >= 1.4
+    for words in (
+        "best first",
+        "setting: a text leaves",
+        "wished: a FLOPs speed-up of 1.4x or more; measured: ",
+        f"accuracy: {setting.figures.accuracy:.2%} (",
+        f"FLOPs speed-up: {setting.figures.flops_speedup:.2f}x (",
+        f"mean exit layer {setting.figures.mean_exit_layer:.2f}",
+        "no guarantee: a speed-up was wished for",
+        f"written: {folder}",
+    ):
+        assert words in shown
+
+    by_default, line = answers_of(folder, texts)
+    expected = simulate(records, setting.rule)
+    assert [layer for _, layer in by_default] == pytest.approx(expected.exit_layers.tolist(), abs=0)
+    assert [name for name, _ in by_default] == [LABELS[label] for label in expected.predictions]
+    assert line.endswith("calibrated setting (a FLOPs speed-up of 1.4x or more)")
+    assert answers_of(folder, texts, "--full-depth")[0] == before
+    knob, line = answers_of(folder, texts, "--speedup", 1.3)
+    speed = setting.speed_for_speedup(1.3)
+    assert knob == answers_of(folder, texts, "--speed", repr(speed))[0] != before
+    assert line.endswith(f"speed-up 1.3 (Speed {speed:.4g})")
+
+    rows = json.loads(
+        succeed("evaluate", folder, "--data", dev, "--speed", 0.5, "--speedup", 1.3, "--time", "--json").stdout
+    )["rows"]
+    assert [row["setting"] for row in rows] == ["full depth", "calibrated", "Speed 0.5", "speed-up 1.3"]
+    calibrated = rows[1]
+    assert calibrated["speed"] is None and calibrated["ms_per_text"] > 0
+    for name in ("accuracy", "flops_speedup", "mean_exit_layer"):
+        assert calibrated[name] == pytest.approx(getattr(setting.figures, name), rel=1e-9)
+    assert rows[0]["flops_speedup"] == 1
+    table = succeed("evaluate", folder, "--data", dev, "--speedup", 1.3).stdout
+    assert "calibrated" in table and "speed-up 1.3" in table and "Speed 0.1" not in table
+
+
+def test_flops_of_a_row_are_those_of_the_heads_that_are_asked(folder, dev) -> None:
+    succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.3, "--criterion", "entropy")
+    setting = CalibratedSetting.load(folder)
+    assert set(setting.rule.layers) < {1, 2, 3}, "the case needs a head that is not asked"
+    row = json.loads(succeed("evaluate", folder, "--data", dev, "--json", "--backend", "none").stdout)["rows"][1]
+    model = FastBertForSequenceClassification.from_pretrained(folder)
+    texts = [line.split("\t")[1] for line in dev.read_text().splitlines()[1:]]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    exits = predict_texts(model, tokenizer, texts).exit_layer.tolist()
+    shape = ModelShape.from_config(model.config)
+    full = done = 0
+    for text, layer in zip(texts, exits, strict=True):
+        tokens = len(tokenizer(text)["input_ids"])
+        one_layer = full_depth_flops(replace(shape, num_layers=5), tokens) - full_depth_flops(shape, tokens)
+        one_head = executed_flops(shape, [1], tokens) - one_layer
+        full += 4 * one_layer + one_head
+        done += layer * one_layer + one_head * sum(head <= layer for head in (*setting.rule.layers, 4))
+    assert row["flops_speedup"] == pytest.approx(float(full / done))
+
+
+def test_guarantee_json_and_dry_run(folder, dev) -> None:
+    options = ("--data", dev, "--max-drop", 0.05, "--confidence", 0.9, "--seed", 3, "--json")
+    found = json.loads(succeed("calibrate", folder, *options, "--dry-run").stdout)
+    assert not (folder / "fastbert_calibration.json").exists() and not found["saved"]
+    evidence = found["setting"]["evidence"]
+    assert (evidence["samples"], evidence["samples_for_choosing"], evidence["confidence"]) == (200, 200, 0.9)
+    assert evidence["guarantee"].startswith("With 0.9 confidence, at most 0.05 of new samples")
+    assert {one["rule"]["criterion"] for one in found["compared"]} >= {"entropy", "confidence", "patience"}
+    again = json.loads(succeed("calibrate", folder, *options).stdout)
+    assert again["saved"] and again["setting"] == found["setting"]
+    assert CalibratedSetting.load(folder).objective.max_drop == 0.05
+    one = succeed("calibrate", folder, "--data", dev, "--max-drop", 0.7, "--one-speed", "--criterion", "confidence")
+    assert "best first" not in one.stdout and "guarantee: With 0.95 confidence" in one.stdout
+    rule = CalibratedSetting.load(folder).rule
+    assert rule.criterion == "confidence" and rule.layers == (1, 2, 3) and len(set(rule.speeds)) == 1
+
+
+def test_nothing_but_full_depth_can_be_guaranteed(folder, dev, tmp_path) -> None:
+    model = FastBertForSequenceClassification.from_pretrained(folder)
+    for head in model.student_classifiers:  # sure, and right about one class only
+        head.classifier.bias.data = torch.tensor([90.0, 0.0, 0.0])
+    model.save_pretrained(folder)
+    shown = succeed("calibrate", folder, "--data", dev, "--max-drop", 0.02).stdout
+    assert "setting: full depth" in shown and "no early exit could be shown at 0.95 confidence" in shown
+    assert {layer for _, layer in answers_of(folder, dev, "--text-column", "text")[0]} == {4}
+
+
+@pytest.mark.parametrize("wish", [("--max-drop", 0.1, "--one-speed"), ("--min-speedup", 1.3)])
+def test_temperatures_are_saved_in_the_weights(original, folder, dev, tmp_path, wish) -> None:
+    kept = tmp_path / "exits.safetensors"
+    (folder / "README.md").write_text("mine")
+    texts = original.parent / "texts.txt"
+    before, _ = answers_of(folder, texts, "--full-depth")
+    options = ("--data", dev, *wish, "--temperature-scaling", "--records", kept)
+    untouched = {path.name: path.read_bytes() for path in folder.iterdir()}
+    dry = json.loads(succeed("calibrate", folder, *options, "--dry-run", "--json").stdout)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == untouched
+    shown = succeed("calibrate", folder, *options).stdout
+    assert "calibration error before" in shown and "temperatures from 200 texts, measured on 200 others" in shown
+    assert (folder / "README.md").read_text() == "mine" and not list(folder.glob(".*"))
+    scaling, setting = dry["temperature_scaling"], CalibratedSetting.load(folder)
+    assert len(scaling["temperatures"]) == 4 and setting.fingerprint == dry["setting"]["fingerprint"]
+    tested = 200 if wish[0] == "--max-drop" else 400
+    assert setting.evidence.samples == tested
+
+    old = FastBertForSequenceClassification.from_pretrained(original)
+    new = FastBertForSequenceClassification.from_pretrained(folder)
+    assert new.calibrated_setting == setting
+    for one, other, temperature in zip(old.heads, new.heads, scaling["temperatures"], strict=True):
+        for name in ("weight", "bias"):
+            was, now = getattr(one.classifier, name), getattr(other.classifier, name)
+            torch.testing.assert_close(now * temperature, was, rtol=1e-6, atol=1e-7)
+    assert answers_of(folder, texts, "--full-depth")[0] == before
+    again = invoke("calibrate", folder, *options)
+    assert_complaint(again, "calibrate", "recorded with other weights than this model has; delete the file")
+
+
+def test_latency_is_measured(folder, dev, monkeypatch) -> None:
+    from fastbert_hf.cli import measure
+
+    monkeypatch.setattr(measure, "_SECONDS_PER_RULE", 0.02)
+    shown = succeed(
+        *("calibrate", folder, "--data", dev, "--latency-ms", 1000, "--batch-size", 4, "--backend", "none")
+    ).stdout
+    assert "wished: at most 1000 ms per text; measured: " in shown and "in batches of 4 (" in shown
+    latency = CalibratedSetting.load(folder).latency
+    assert 0 < latency.ms_per_text < 1000 and latency.batch_size == 4 and latency.texts >= 16
+    assert latency.precision == "float32, without the fast kernels"
+    assert answers_of(folder, dev, "--text-column", "text")[1].endswith("(at most 1000 ms per text)")
+    refused = invoke("calibrate", folder, "--data", dev, "--latency-ms", 1e-6)
+    assert_complaint(refused, "calibrate", "no exit rule takes 1e-06 ms per text or less: full depth takes")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "no wish; give exactly one of --max-drop, --min-speedup, --latency-ms"),
+        (["--max-drop", 0.01, "--min-speedup", 2], "--max-drop and --min-speedup at once; give exactly one"),
+        (["--max-drop", 1], "--max-drop: max_drop is a part of the samples, in [0, 1)"),
+        (["--max-drop", 0], "cannot be shown with any number of samples"),
+        (["--max-drop", 0.01], "400 samples cannot show with 0.95 confidence that at most 0.01 of accuracy is lost"),
+        (["--max-drop", 0.01], "598 samples (299 to test with, the others to choose the setting) are enough if"),
+        (["--max-drop", 0.05, "--confidence", 1.5], "confidence must lie between 0 and 1"),
+        (["--max-drop", 0.05, "--data", "{few}"], "5 samples cannot show"),
+        (["--min-speedup", 2, "--data", "{few}"], "5 samples are too few to choose a setting by its accuracy"),
+        (["--min-speedup", 2, "--data", "{one}"], "all 200 samples have the class 0"),
+        (["--min-speedup", 2, "--data", "{unknown}"], "unknown label 'maybe'"),
+        (["--min-speedup", 50], "no rule has a FLOPs speed-up of 50 or more; the fastest has 1.9; ask for less"),
+        (["--min-speedup", 2, "--batch-size", 1], "--batch-size is for --latency-ms"),
+        (["--min-speedup", 2, "--records", "{few}/x"], "no such folder; make it first"),
+        (["--min-speedup", 2, "--records", "{few}"], "holds no exit records"),
+        (["--min-speedup", 2, "--max-length", 1000], "the model ends at"),
+    ],
+)
+def test_complaints_are_one_line_and_nothing_is_written(folder, dev, tmp_path, options, message) -> None:
+    files = {"few": "no\tbad\nyes\tgood\n" * 2 + "no\tbad\n", "one": "no\tbad\n" * 200, "unknown": "maybe\tbad\n"}
+    paths = {name: tmp_path / f"{name}.tsv" for name in files}
+    for name, content in files.items():
+        paths[name].write_text("label\ttext\n" + content)
+    options = [option.format(**paths) if isinstance(option, str) else option for option in options]
+    if "--data" not in options:
+        options += ["--data", dev]
+    result = invoke("calibrate", folder, *options)
+    assert_complaint(result, "calibrate", message)
+    assert result.stdout == "" and not (folder / "fastbert_calibration.json").exists()
+
+
+def test_models_that_cannot_be_calibrated(folder, dev) -> None:
+    labels = {"id2label": dict(enumerate(LABELS)), "num_labels": 3}
+    for settings, message in (
+        ({"problem_type": "multi_label_classification"}, "this one is multi-label; choose its Speed with"),
+        ({"exit_layers": [4]}, "no student classifiers, so no text can leave early"),
+    ):
+        make_family_model("bert", **labels, **settings).save_pretrained(folder)
+        assert_complaint(invoke("calibrate", folder, "--data", dev, "--min-speedup", 2), "calibrate", message)
+    make_family_model("bert", **labels).bfloat16().save_pretrained(folder)
+    options = ("--data", dev, "--min-speedup", 1.1, "--temperature-scaling")
+    assert_complaint(invoke("calibrate", folder, *options), "calibrate", "must be float32")
+
+
+def test_speeds_that_contradict_or_cannot_be_had(original, folder, dev) -> None:
+    texts = original.parent / "texts.txt"
+    for options, message in (
+        (("--speed", 0.5, "--full-depth"), "--speed and --full-depth contradict each other"),
+        (("--speedup", 2, "--speed", 0.5), "--speed and --speedup contradict each other"),
+        (("--speedup", 2), "speedup needs a calibrated model"),
+    ):
+        assert_complaint(invoke("predict", folder, texts, *options), "predict", message)
+    message = "speedup needs a calibrated model"
+    assert_complaint(invoke("evaluate", folder, "--data", dev, "--speedup", 2), "evaluate", message)
+    succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.2)
+    assert_complaint(invoke("predict", folder, texts, "--speedup", 99), "predict", "no Speed gives a FLOPs speed-up")
+
+
+def test_a_setting_for_other_weights_is_a_note(original, folder, dev) -> None:
+    succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.2)
+    shutil.copy(original / "model.safetensors", folder / "model.safetensors")
+    model = FastBertForSequenceClassification.from_pretrained(original)
+    model.heads[0].classifier.bias.data += 1
+    model.save_pretrained(folder)
+    result = succeed("predict", folder, original.parent / "texts.txt")
+    note, line = result.stderr.splitlines()
+    assert (
+        note.startswith("note: ") and "made for other weights" in note and line.endswith("full depth (not calibrated)")
+    )
+
+
+def test_a_fault_while_saving_leaves_the_model(folder, dev, monkeypatch) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(self, temporary, **options):
+        (temporary / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FastBertForSequenceClassification, "save_pretrained", full_disk)
+    result = invoke("calibrate", folder, "--data", dev, "--min-speedup", 1.2, "--temperature-scaling")
+    assert_complaint(result, "calibrate", "No space left on device")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
