@@ -203,10 +203,12 @@ def _with_times(
 
 def _table(analysis: Analysis) -> list[scores.Row]:
     """The summary as rows for `scores.show`."""
+    tradeoff = analysis.tradeoff
+    calibrated = () if tradeoff.calibrated is None else (tradeoff.calibrated,)
     rows: list[scores.Row] = []
-    for point in (analysis.tradeoff.full_depth, *analysis.tradeoff.speeds):
+    for point in (tradeoff.full_depth, *calibrated, *tradeoff.speeds):
         row: scores.Row = {
-            "speed": point.value if point.kind == "speed" else None,
+            "setting": {"speed": f"Speed {point.value}", "calibrated": "calibrated"}.get(point.kind, "full depth"),
             "accuracy": point.accuracy,
             "mean_exit_layer": point.mean_exit_layer,
             "flops_speedup": point.flops_speedup,
