@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
-from criteria import compare, markdown
-from criteria_chart import draw
+from criteria.chart import draw
+from criteria.figures import compare
+from criteria.tables import markdown
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import ExitRecords, record_exits
 from fastbert_hf.data import ClassificationData, TokenisedDataset

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fastbert_hf.calibration.temperature import fit_temperatures
 
-import criteria
 import many_classes
 import module_docstrings
-from criteria import Contender, Curve, compare, contenders, differences, markdown, wrong_above_right
+from criteria import figures
+from criteria.figures import Contender, Curve, compare, contenders, differences, with_temperatures, wrong_above_right
+from criteria.tables import markdown
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import ExitRecords, ExitRule, simulate
 from fastbert_hf.data import ClassificationData, TokenisedDataset
@@ -24,6 +27,13 @@ from module_docstrings import ModuleDocstrings, build_module_docstrings, find_li
 from training_support import make_model, make_tokenizer
 
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(figures, "_RESAMPLES", 20)
+        yield
 
 
 def write_module(path: Path, texts: list[str]) -> None:
@@ -213,7 +223,7 @@ def test_curves_end_at_full_depth(compared) -> None:
     for name, one in compared["criteria"].items():
         speedups = [at["flops_speedup"] for at in one["curve"]]
         assert speedups == sorted(speedups), name
-        full = next(at for at in one["curve"] if at["rule"]["layers"] == [])
+        full = next(at for at in one["curve"] if at["threshold"] is None)
         assert full["accuracy"] == test.full_depth_accuracy
 
 
@@ -229,13 +239,12 @@ def test_mean_accuracy_lies_on_the_curve() -> None:
     assert curve.mean_accuracy(np.repeat(rows, 2)) == pytest.approx(curve.mean_accuracy(rows), abs=1e-12)
 
 
-def test_a_criterion_does_not_differ_from_itself_and_noise_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criteria, "_RESAMPLES", 100)
+def test_a_criterion_does_not_differ_from_itself_and_noise_does() -> None:
     records = make_records(seed=4)
     same, other = Curve(records, Contender("entropy")), Curve(records, Contender("entropy"))
     noise = Curve(records, Contender("confidence"))
     noise._uncertainty = np.random.default_rng(0).random(noise._uncertainty.shape, dtype=np.float32)
-    found = differences({"a": same, "b": other, "noise": noise})
+    found = differences({"a": same, "b": other, "noise": noise}, "a")
     assert found["a"]["difference"] == found["b"]["difference"] == 0 and found["b"]["interval"] == [0, 0]
     assert found["noise"]["interval"][1] < 0
 
@@ -248,6 +257,29 @@ def test_a_certified_rule_is_measured_on_test(compared) -> None:
         at = one["certified"]["test"]
         assert at["drop"] <= at["spoilt"] + 1e-9 and at["flops_speedup"] > 0
     assert compared["searched"]["certified"]["samples"] == 200
+
+
+def test_temperatures_are_those_of_dev_and_change_no_prediction(compared) -> None:
+    dev, test = make_records(seed=1), make_records(seed=2)
+    found = compared["temperatures"]
+    assert found["temperatures"] == pytest.approx(fit_temperatures(dev))
+    assert found["calibration_error"]["after"] != found["calibration_error"]["before"]
+    for one in found["criteria"].values():
+        assert one["certified"] is None
+        assert max(at["accuracy"] for at in one["curve"] if at["threshold"] is None) == test.full_depth_accuracy
+
+
+def test_temperatures_mend_heads_that_are_too_sure() -> None:
+    dev, test = make_records(seed=1), make_records(seed=2)
+    spoil = torch.tensor([6.0, 1.0, 0.2, 1.0])[:, None]
+    dev, test = (replace(records, logits=records.logits * spoil) for records in (dev, test))
+    contender = Contender("confidence")
+    found = with_temperatures(dev, test, {one.name: Curve(test, one) for one in contenders(12)[:-1]})
+    first, _, third, _ = found["temperatures"]
+    assert first > 3 * third
+    errors = found["calibration_error"]
+    assert all(errors["after"][head] < errors["before"][head] for head in (0, 2))
+    assert found["criteria"][contender.name]["mean_accuracy"]["difference"] > 0
 
 
 def test_tables_and_chart(compared, tmp_path: Path) -> None:
@@ -283,7 +315,6 @@ class Command:
         self.folder, self.builds = folder, 0
         monkeypatch.setattr(many_classes, "build_module_docstrings", self._build)
         monkeypatch.setattr(many_classes, "make_model", lambda *_: (make_model(num_labels=3), make_tokenizer()))
-        monkeypatch.setattr(criteria, "_RESAMPLES", 5)
 
     def _build(self, **_: object) -> ModuleDocstrings:
         self.builds += 1

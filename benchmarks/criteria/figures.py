@@ -1,4 +1,4 @@
-"""Which criterion is best for a model with many classes: figures and tables from recorded exits."""
+"""Which criterion is best, and whether temperatures help: figures from recorded exits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from fastbert_hf.calibration.temperature import divide, expected_calibration_error, fit_temperatures
 from scipy import stats
 
 from fastbert_hf.calibration import (
@@ -29,7 +30,6 @@ from fastbert_hf.calibration.search import TOP_KS
 from fastbert_hf.calibration.simulation import exit_heads, uncertainties
 from fastbert_hf.exit_rule import CriterionName
 from fastbert_hf.flops import full_depth_flops
-from harness import markdown_table
 
 OBJECTIVES = {
     "drop of at most 1 point": Objective(max_drop=0.01),
@@ -86,8 +86,10 @@ def compare(
         if contender.criterion != "patience":
             curves[contender.name] = Curve(test, contender)
     progress("differences to entropy")
-    for name, difference in differences(curves).items():
-        found[name]["mean_accuracy"] = difference
+    for name, mean in differences(curves, "normalised entropy").items():
+        found[name]["mean_accuracy"] = mean
+    progress("temperatures")
+    scaled = with_temperatures(dev, test, curves)
     progress("Speeds per layer")
     return {
         "layers": {
@@ -96,6 +98,7 @@ def compare(
         },
         "mean_tokens": test.lengths.double().mean().item(),
         "criteria": found,
+        "temperatures": scaled,
         "searched": {
             "chosen": {
                 wish: chosen(dev, test, partial(calibrate, dev, objective))
@@ -107,15 +110,16 @@ def compare(
     }
 
 
-def figures(dev: ExitRecords, test: ExitRecords, contender: Contender) -> dict[str, Any]:
-    """Uncertainty per layer, curve, chosen settings and certified Speed of one criterion."""
+def figures(dev: ExitRecords, test: ExitRecords, contender: Contender, certify: bool = True) -> dict[str, Any]:
+    """Uncertainty per layer, curve, chosen settings and, where `dev` is fresh, certified Speed of one criterion."""
     patient = contender.criterion == "patience"
     rules = rules_of(test, contender.criterion, contender.top_k, limit=_CURVE_SPEEDS)
     rules.sort(key=lambda one: one.flops_speedup)
     return {
         "uncertainty": None if patient else uncertainty_by_layer(test, contender),
         "curve": [
-            {"flops_speedup": one.flops_speedup, "accuracy": one.accuracy, "rule": _setting(one.rule)} for one in rules
+            {"flops_speedup": one.flops_speedup, "accuracy": one.accuracy, "threshold": _threshold(one.rule)}
+            for one in rules
         ],
         "accuracy_at": {} if patient else {f"{at:g}": _accuracy_at(rules, at) for at in SPEEDUPS},
         "chosen": {
@@ -123,7 +127,7 @@ def figures(dev: ExitRecords, test: ExitRecords, contender: Contender) -> dict[s
             for wish, objective in OBJECTIVES.items()
         },
         "certified": None
-        if patient
+        if patient or not certify
         else certified(test, certify_one_speed(dev, CERTIFIED_DROP, CONFIDENCE, contender.criterion, contender.top_k)),
     }
 
@@ -217,22 +221,48 @@ class Curve:
         return float(np.interp(_COMPARED, self._full[rows].sum() / flops, right / len(rows)).mean())
 
 
-def differences(curves: dict[str, Curve]) -> dict[str, dict[str, Any]]:
-    """Mean accuracy between speed-ups of 1.5 and 2.5, and its difference to that of the first of `curves` with a
+def differences(curves: dict[str, Curve], baseline: str) -> dict[str, dict[str, Any]]:
+    """Mean accuracy between speed-ups of 1.5 and 2.5, and its difference to that of the curve `baseline` with a
     bootstrap interval over the samples (percentiles, 95 %)."""
-    everything = np.arange(len(next(iter(curves.values()))))
+    everything = np.arange(len(curves[baseline]))
     draw = np.random.default_rng(0)
     resamples = [draw.integers(len(everything), size=len(everything)) for _ in range(_RESAMPLES)]
     drawn = {name: np.array([curve.mean_accuracy(rows) for rows in resamples]) for name, curve in curves.items()}
-    first = next(iter(curves))
     whole = {name: curve.mean_accuracy(everything) for name, curve in curves.items()}
     return {
         name: {
             "value": whole[name],
-            "difference": whole[name] - whole[first],
-            "interval": np.quantile(drawn[name] - drawn[first], (0.025, 0.975)).tolist(),
+            "difference": whole[name] - whole[baseline],
+            "interval": np.quantile(drawn[name] - drawn[baseline], (0.025, 0.975)).tolist(),
         }
         for name in curves
+    }
+
+
+def with_temperatures(dev: ExitRecords, test: ExitRecords, curves: dict[str, Curve]) -> dict[str, Any]:
+    """What changes when every head's logits are divided by a temperature fitted on `dev`.
+
+    Args:
+        dev: samples that the temperatures are fitted to, and that choose settings.
+        test: samples that score them.
+        curves: those of `test` without temperatures, by the name of the criterion.
+    """
+    temperatures = fit_temperatures(dev)
+    scaled_dev, scaled_test = divide(dev, temperatures), divide(test, temperatures)
+    found = {}
+    for contender in contenders(dev.shape.num_labels):
+        if contender.criterion == "patience":  # looks at predictions, which stay
+            continue
+        found[contender.name] = figures(scaled_dev, scaled_test, contender, certify=False)
+        pair = {"before": curves[contender.name], "after": Curve(scaled_test, contender)}
+        found[contender.name]["mean_accuracy"] = differences(pair, "before")["after"]
+    return {
+        "temperatures": list(temperatures),
+        "calibration_error": {
+            name: [expected_calibration_error(logits, test.labels) for logits in records.logits.unbind(dim=1)]
+            for name, records in (("before", test), ("after", scaled_test))
+        },
+        "criteria": found,
     }
 
 
@@ -244,6 +274,13 @@ def _accuracy_at(rules: Iterable[FoundRule], flops_speedup: float) -> float | No
     return float(np.interp(flops_speedup, speedups, accuracies))
 
 
+def _threshold(rule: ExitRule) -> float | None:
+    """The Speed, or the patience, of all its heads; `None` for full depth."""
+    if not rule.layers:
+        return None
+    return rule.patience if rule.criterion == "patience" else rule.speeds[0]
+
+
 def _setting(rule: ExitRule) -> dict[str, Any]:
     return {
         "criterion": Contender(rule.criterion, rule.top_k).name,
@@ -251,104 +288,3 @@ def _setting(rule: ExitRule) -> dict[str, Any]:
         "speeds": list(rule.speeds),
         "patience": rule.patience if rule.criterion == "patience" else None,
     }
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The tables of a result."""
-    data, settings, criteria = result["data"], result["settings"], result["criteria"]
-    samples = data["samples"]
-    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
-    full = result["layers"]["test_accuracy"][-1]
-    parts = [
-        f"# Many classes: {len(data['classes'])} modules by their docstrings",
-        f"{samples['train']:,} docstrings to train, {samples['dev']:,} to choose settings and "
-        f"{samples['test']:,} to test, "
-        f"{result['mean_tokens']:.0f} tokens on average; {settings['epochs']:g} epochs of fine-tuning, "
-        f"{settings['distil_epochs']:g} of self-distillation, seed {settings['seed']}, {settings['precision']}. "
-        f"Sources: {versions}. By `python benchmarks/many_classes.py`.",
-        "Accuracies are of the test part; FLOPs as the paper counts them, at the lengths of the texts.",
-        "## Accuracy of each layer's head",
-        markdown_table([{f"layer {n}": f"{a:.1%}" for n, a in enumerate(result["layers"]["test_accuracy"], 1)}]),
-        "## Uncertainty: 5 %, 50 % and 95 % of the samples lie below",
-        _by_layer(criteria, lambda at: " / ".join(f"{value:.2f}" for value in at["quantiles"])),
-        "## How often a wrong prediction is less sure than a right one (0.5 is chance)",
-        _by_layer(criteria, lambda at: _or_dash(at["wrong_above_right"], "{:.3f}")),
-        f"## One Speed for all layers: accuracy at equal FLOPs (full depth: {full:.1%})",
-        _curve_table(criteria),
-        "Mean accuracy: over speed-ups from 1.5 to 2.5. Its difference to normalised entropy in points, with a 95 % "
-        "bootstrap interval over the test samples.",
-        "## Chosen on dev, measured on test: drop in points, FLOPs speed-up",
-        "One Speed (or patience) and the best set of heads for it; the last row, of any criterion with a Speed per "
-        "layer.",
-        _chosen_table(result),
-        f"## Certified on dev: drop of at most {100 * CERTIFIED_DROP:g} points with {CONFIDENCE:.0%} confidence "
-        "(Learn then Test)",
-        _certified_table(result),
-        "Spoilt: right at full depth, wrong at the exit; this is what the certificate bounds.",
-    ]
-    return "\n\n".join(parts)
-
-
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
-
-
-def _by_layer(criteria: dict[str, Any], cell: Callable[[dict[str, Any]], str]) -> str:
-    return markdown_table(
-        [
-            {"": name, **{f"layer {at['layer']}": cell(at) for at in one["uncertainty"]}}
-            for name, one in criteria.items()
-            if one["uncertainty"] is not None
-        ]
-    )
-
-
-def _curve_table(criteria: dict[str, Any]) -> str:
-    rows = []
-    for name, one in criteria.items():
-        if "mean_accuracy" not in one:
-            continue
-        mean = one["mean_accuracy"]
-        low, high = (100 * end for end in mean["interval"])
-        cells = {f"{at}x": _or_dash(accuracy, "{:.1%}") for at, accuracy in one["accuracy_at"].items()}
-        difference = f"{100 * mean['difference']:+.2f} ({low:+.2f} to {high:+.2f})" if mean["difference"] else "-"
-        rows.append({"": name, **cells, "mean accuracy": f"{mean['value']:.2%}", "difference": difference})
-    return markdown_table(rows)
-
-
-def _chosen_table(result: dict[str, Any]) -> str:
-    rows = []
-    everything = {**result["criteria"], "any, a Speed per layer": result["searched"]}
-    for name, one in everything.items():
-        cells = {}
-        for wish in OBJECTIVES:
-            found = one["chosen"].get(wish, {"not_found": ""})
-            cells[wish] = (
-                "-"
-                if "not_found" in found
-                else f"{100 * found['test']['drop']:.1f}, {found['test']['flops_speedup']:.2f}x"
-            )
-        rows.append({"": name, **cells})
-    return markdown_table(rows)
-
-
-def _certified_table(result: dict[str, Any]) -> str:
-    rows = []
-    everything = {**result["criteria"], "any, a Speed per layer": result["searched"]}
-    for name, one in everything.items():
-        if one["certified"] is None:
-            continue
-        found = one["certified"]
-        speeds = sorted(set(found["rule"]["speeds"]))
-        speed = "none" if not speeds else f"{speeds[0]:.3g}" if len(speeds) == 1 else "per layer"
-        rows.append(
-            {
-                "": name,
-                "Speed": speed,
-                "tested on": f"{found['samples']:,}",
-                "test: drop in points": f"{100 * found['test']['drop']:.1f}",
-                "test: spoilt": f"{found['test']['spoilt']:.1%}",
-                "test: FLOPs speed-up": f"{found['test']['flops_speedup']:.2f}x",
-            }
-        )
-    return markdown_table(rows)
