@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from fastbert_hf.calibration.temperature import divide, expected_calibration_error, fit_temperatures
 from scipy import stats
 
 from fastbert_hf.calibration import (
@@ -28,6 +27,7 @@ from fastbert_hf.calibration.curve import candidate_speeds, exit_flops, running_
 from fastbert_hf.calibration.pareto import spoilt
 from fastbert_hf.calibration.search import TOP_KS
 from fastbert_hf.calibration.simulation import exit_heads, uncertainties
+from fastbert_hf.calibration.temperature import divide, expected_calibration_error, fit_temperatures
 from fastbert_hf.exit_rule import CriterionName
 from fastbert_hf.flops import full_depth_flops
 
@@ -126,9 +126,11 @@ def figures(dev: ExitRecords, test: ExitRecords, contender: Contender, certify: 
             wish: chosen(dev, test, partial(best_rule, dev, objective, contender.criterion, contender.top_k))
             for wish, objective in OBJECTIVES.items()
         },
-        "certified": None
-        if patient or not certify
-        else certified(test, certify_one_speed(dev, CERTIFIED_DROP, CONFIDENCE, contender.criterion, contender.top_k)),
+        "certified": certified(
+            test, certify_one_speed(dev, CERTIFIED_DROP, CONFIDENCE, contender.criterion, contender.top_k)
+        )
+        if certify
+        else None,
     }
 
 
@@ -171,7 +173,7 @@ def chosen(dev: ExitRecords, test: ExitRecords, find: Callable[[], Any]) -> dict
 
 def on_both(dev: ExitRecords, test: ExitRecords, rule: ExitRule) -> dict[str, Any]:
     """What `rule` does on both parts."""
-    both: dict[str, Any] = {"rule": _setting(rule)}
+    both: dict[str, Any] = {"rule": setting(rule)}
     for name, records in (("dev", dev), ("test", test)):
         result = simulate(records, rule)
         both[name] = {
@@ -189,7 +191,7 @@ def certified(test: ExitRecords, certificate: Any) -> dict[str, Any]:
     result = simulate(test, rule)
     spoils = spoilt(test)[np.arange(len(test)), exit_heads(test, rule)]
     return {
-        "rule": _setting(rule),
+        "rule": setting(rule),
         "samples": certificate.samples,
         "losses": certificate.losses,
         "tested_rules": certificate.tested_rules,
@@ -281,7 +283,8 @@ def _threshold(rule: ExitRule) -> float | None:
     return rule.patience if rule.criterion == "patience" else rule.speeds[0]
 
 
-def _setting(rule: ExitRule) -> dict[str, Any]:
+def setting(rule: ExitRule) -> dict[str, Any]:
+    """`rule` as plain values."""
     return {
         "criterion": Contender(rule.criterion, rule.top_k).name,
         "layers": list(rule.layers),

@@ -110,15 +110,11 @@ def _certified_table(result: dict[str, Any]) -> str:
     rows = []
     everything = {**result["criteria"], "any, a Speed per layer": result["searched"]}
     for name, one in everything.items():
-        if one["certified"] is None:
-            continue
         found = one["certified"]
-        speeds = sorted(set(found["rule"]["speeds"]))
-        speed = "none" if not speeds else f"{speeds[0]:.3g}" if len(speeds) == 1 else "per layer"
         rows.append(
             {
                 "": name,
-                "Speed": speed,
+                "Speed": speed_in_words(found["rule"]),
                 "tested on": f"{found['samples']:,}",
                 "test: drop in points": f"{100 * found['test']['drop']:.1f}",
                 "test: spoilt": f"{found['test']['spoilt']:.1%}",
@@ -126,3 +122,13 @@ def _certified_table(result: dict[str, Any]) -> str:
             }
         )
     return markdown_table(rows)
+
+
+def speed_in_words(rule: dict[str, Any]) -> str:
+    """What the heads of a `figures.setting` compare with, as a cell of a table."""
+    if not rule["layers"]:
+        return "full depth"
+    if rule["patience"] is not None:
+        return f"{rule['patience']} in a row"
+    speeds = set(rule["speeds"])
+    return f"{speeds.pop():.3g}" if len(speeds) == 1 else "per layer"

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastbert_hf.calibration.temperature import fit_temperatures
 
 import many_classes
 import module_docstrings
-from criteria import figures
+from criteria import figures, tables
 from criteria.figures import Contender, Curve, compare, contenders, differences, with_temperatures, wrong_above_right
 from criteria.tables import markdown
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import ExitRecords, ExitRule, simulate
+from fastbert_hf.calibration.temperature import fit_temperatures
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.flops import ModelShape
 from fastbert_hf.training import evaluate
@@ -250,10 +250,7 @@ def test_a_criterion_does_not_differ_from_itself_and_noise_does() -> None:
 
 
 def test_a_certified_rule_is_measured_on_test(compared) -> None:
-    for name, one in {**compared["criteria"], "searched": compared["searched"]}.items():
-        if one["certified"] is None:
-            assert name == "patience"
-            continue
+    for one in (*compared["criteria"].values(), compared["searched"]):
         at = one["certified"]["test"]
         assert at["drop"] <= at["spoilt"] + 1e-9 and at["flops_speedup"] > 0
     assert compared["searched"]["certified"]["samples"] == 200
@@ -288,8 +285,21 @@ def test_tables_and_chart(compared, tmp_path: Path) -> None:
     for heading in ("12 modules", "normalised entropy", "entropy of the top 10", "patience", "any, a Speed per layer"):
         assert heading in text
     assert "None" not in text and "nan" not in text
+    certified = [line for line in text.split("## Certified")[1].splitlines() if line.startswith("| ")]
+    assert len(certified) == 2 + len(compared["criteria"]) + 1 and certified[-2].startswith("| patience | ")
     many_classes.draw(result, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_settings_in_words() -> None:
+    rules = [
+        ExitRule(()),
+        ExitRule((1, 2), (0.25, 0.25)),
+        ExitRule((1, 2), (0.25, 0.5)),
+        ExitRule((1, 2), criterion="patience", patience=2),
+    ]
+    words = ["full depth", "0.25", "per layer", "2 in a row"]
+    assert [tables.speed_in_words(figures.setting(rule)) for rule in rules] == words
 
 
 # The command.
