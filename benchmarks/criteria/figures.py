@@ -37,12 +37,14 @@ OBJECTIVES = {
     "speed-up of 2": Objective(min_speedup=2.0),
 }
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
+PAPERS_SPEEDS = (0.1, 0.3, 0.5, 0.8)
 CERTIFIED_DROP, CONFIDENCE = 0.02, 0.95
 QUANTILES = (0.05, 0.5, 0.95)
 # Where the accuracies of two criteria are compared as a whole, and how often the samples are drawn again for it.
 _COMPARED = np.linspace(1.5, 2.5, 21)
 _RESAMPLES = 500
 _CURVE_SPEEDS = 200
+_STORED_SPEEDS = 80
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def compare(
 def figures(dev: ExitRecords, test: ExitRecords, contender: Contender, certify: bool = True) -> dict[str, Any]:
     """Uncertainty per layer, curve, chosen settings and, where `dev` is fresh, certified Speed of one criterion."""
     patient = contender.criterion == "patience"
-    rules = rules_of(test, contender.criterion, contender.top_k, limit=_CURVE_SPEEDS)
+    rules = rules_of(test, contender.criterion, contender.top_k, limit=_STORED_SPEEDS)
     rules.sort(key=lambda one: one.flops_speedup)
     return {
         "uncertainty": None if patient else uncertainty_by_layer(test, contender),
@@ -121,6 +123,7 @@ def figures(dev: ExitRecords, test: ExitRecords, contender: Contender, certify: 
             {"flops_speedup": one.flops_speedup, "accuracy": one.accuracy, "threshold": _threshold(one.rule)}
             for one in rules
         ],
+        "at_speeds": {} if patient else {f"{speed:g}": _at_speed(test, contender, speed) for speed in PAPERS_SPEEDS},
         "accuracy_at": {} if patient else {f"{at:g}": _accuracy_at(rules, at) for at in SPEEDUPS},
         "chosen": {
             wish: chosen(dev, test, partial(best_rule, dev, objective, contender.criterion, contender.top_k))
@@ -135,7 +138,11 @@ def figures(dev: ExitRecords, test: ExitRecords, contender: Contender, certify: 
 
 
 def uncertainty_by_layer(records: ExitRecords, contender: Contender) -> list[dict[str, Any]]:
-    """How the uncertainty of every head spreads, and how well it tells right predictions from wrong ones."""
+    """How the uncertainty of every head spreads, and how well it tells the samples apart that should not leave.
+
+    `wrong_above_right`: wrong predictions from right ones. `spoilt_above_kept`: predictions that are wrong but right at
+    full depth from all others, which is what leaving early has to get right.
+    """
     uncertainty = uncertainties(records, contender.criterion, contender.top_k)
     return [
         {
@@ -143,23 +150,27 @@ def uncertainty_by_layer(records: ExitRecords, contender: Contender) -> list[dic
             "quantiles": np.quantile(column, QUANTILES).tolist(),
             "below_0.1": float((column < 0.1).mean()),
             "above_0.9": float((column > 0.9).mean()),
-            "wrong_above_right": wrong_above_right(column, right),
+            "wrong_above_right": separation(column, right),
+            "spoilt_above_kept": separation(column, ~spoils),
         }
-        for layer, column, right in zip(records.exit_layers, uncertainty.T, records.right.T, strict=True)
+        for layer, column, right, spoils in zip(
+            records.exit_layers, uncertainty.T, records.right.T, spoilt(records).T, strict=True
+        )
     ]
 
 
-def wrong_above_right(uncertainty: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> float | None:
-    """How often a wrong prediction is less sure than a right one, ties half (area under the ROC curve); 0.5 by chance.
+def separation(uncertainty: npt.NDArray[np.float32], good: npt.NDArray[np.bool_]) -> float | None:
+    """How often a sample that is not `good` is less sure than one that is, ties half (area under the ROC curve); 0.5 by
+    chance.
 
-    `None` where all predictions are right, or all are wrong.
+    `None` where all samples are good, or none is.
     """
-    count = int(right.sum())
-    if count in (0, len(right)):
+    count = int(good.sum())
+    if count in (0, len(good)):
         return None
     ranks = stats.rankdata(uncertainty)
-    wrong = len(right) - count
-    return float((ranks[~right].sum() - wrong * (wrong + 1) / 2) / (wrong * count))
+    others = len(good) - count
+    return float((ranks[~good].sum() - others * (others + 1) / 2) / (others * count))
 
 
 def chosen(dev: ExitRecords, test: ExitRecords, find: Callable[[], Any]) -> dict[str, Any]:
@@ -266,6 +277,12 @@ def with_temperatures(dev: ExitRecords, test: ExitRecords, curves: dict[str, Cur
         },
         "criteria": found,
     }
+
+
+def _at_speed(records: ExitRecords, contender: Contender, speed: float) -> dict[str, float]:
+    rule = ExitRule.one_speed(records.student_layers, speed, contender.criterion, contender.top_k)
+    result = simulate(records, rule)
+    return {"accuracy": result.accuracy, "flops_speedup": result.flops_speedup}
 
 
 def _accuracy_at(rules: Iterable[FoundRule], flops_speedup: float) -> float | None:

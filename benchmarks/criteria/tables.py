@@ -27,8 +27,12 @@ def markdown(result: dict[str, Any]) -> str:
         markdown_table([{f"layer {n}": f"{a:.1%}" for n, a in enumerate(result["layers"]["test_accuracy"], 1)}]),
         "## Uncertainty: 5 %, 50 % and 95 % of the samples lie below",
         _by_layer(criteria, lambda at: " / ".join(f"{value:.2f}" for value in at["quantiles"])),
+        "## What one Speed means: accuracy, FLOPs speed-up",
+        _speeds_table(criteria),
         "## How often a wrong prediction is less sure than a right one (0.5 is chance)",
         _by_layer(criteria, lambda at: _or_dash(at["wrong_above_right"], "{:.3f}")),
+        "## How often a prediction that full depth would mend is less sure than another (0.5 is chance)",
+        _by_layer(criteria, lambda at: _or_dash(at["spoilt_above_kept"], "{:.3f}")),
         f"## One Speed for all layers: accuracy at equal FLOPs (full depth: {full:.1%})",
         _curve_table(criteria),
         "Mean accuracy: over speed-ups from 1.5 to 2.5. Its difference to normalised entropy in points, with a 95 % "
@@ -60,6 +64,22 @@ def _by_layer(criteria: dict[str, Any], cell: Callable[[dict[str, Any]], str]) -
             {"": name, **{f"layer {at['layer']}": cell(at) for at in one["uncertainty"]}}
             for name, one in criteria.items()
             if one["uncertainty"] is not None
+        ]
+    )
+
+
+def _speeds_table(criteria: dict[str, Any]) -> str:
+    return markdown_table(
+        [
+            {
+                "": name,
+                **{
+                    f"Speed {speed}": f"{at['accuracy']:.1%}, {at['flops_speedup']:.2f}x"
+                    for speed, at in one["at_speeds"].items()
+                },
+            }
+            for name, one in criteria.items()
+            if one["at_speeds"]
         ]
     )
 

@@ -15,7 +15,16 @@ import torch
 import many_classes
 import module_docstrings
 from criteria import figures, tables
-from criteria.figures import Contender, Curve, compare, contenders, differences, with_temperatures, wrong_above_right
+from criteria.figures import (
+    Contender,
+    Curve,
+    compare,
+    contenders,
+    differences,
+    separation,
+    uncertainty_by_layer,
+    with_temperatures,
+)
 from criteria.tables import markdown
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import ExitRecords, ExitRule, simulate
@@ -184,15 +193,26 @@ def test_contenders_have_every_k_below_the_number_of_classes() -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_wrong_above_right_counts_pairs(ties: bool) -> None:
+def test_separation_counts_pairs(ties: bool) -> None:
     draw = np.random.default_rng(0)
     uncertainty = draw.integers(4, size=37).astype(np.float32) if ties else draw.random(37, dtype=np.float32)
     right = draw.random(37) < 0.6
     pairs = [(w > r) + 0.5 * (w == r) for w in uncertainty[~right] for r in uncertainty[right]]
-    assert wrong_above_right(uncertainty, right) == pytest.approx(np.mean(pairs))
-    assert (
-        wrong_above_right(uncertainty, np.ones(37, bool)) is None is wrong_above_right(uncertainty, np.zeros(37, bool))
-    )
+    assert separation(uncertainty, right) == pytest.approx(np.mean(pairs))
+    assert separation(uncertainty, np.ones(37, bool)) is None is separation(uncertainty, np.zeros(37, bool))
+
+
+def test_separations_by_layer() -> None:
+    records = make_records(seed=2)
+    found = uncertainty_by_layer(records, Contender("confidence"))
+    unsure = 1 - records.logits.softmax(dim=-1).amax(dim=-1).numpy()
+    right = records.right
+    for head, at in enumerate(found):
+        assert at["wrong_above_right"] == pytest.approx(separation(unsure[:, head], right[:, head]), abs=1e-3)
+        mended = right[:, -1] & ~right[:, head]
+        wanted = separation(unsure[:, head], ~mended)
+        assert at["spoilt_above_kept"] == (None if wanted is None else pytest.approx(wanted, abs=1e-3))
+    assert found[-1]["spoilt_above_kept"] is None
 
 
 def test_chosen_rules_keep_the_wish_on_dev_and_are_measured_on_test(compared) -> None:
@@ -218,11 +238,15 @@ def test_what_cannot_be_chosen_says_why() -> None:
     assert "-" in markdown(result_of(slow))
 
 
-def test_curves_end_at_full_depth(compared) -> None:
+def test_curves_and_speeds_are_those_of_the_simulation(compared) -> None:
     test = make_records(seed=2)
     for name, one in compared["criteria"].items():
         speedups = [at["flops_speedup"] for at in one["curve"]]
         assert speedups == sorted(speedups), name
+        for speed, at in one["at_speeds"].items():
+            contender = next(c for c in contenders(12) if c.name == name)
+            wanted = simulate(test, ExitRule.one_speed([1, 2, 3], float(speed), contender.criterion, contender.top_k))
+            assert (at["accuracy"], at["flops_speedup"]) == (wanted.accuracy, wanted.flops_speedup)
         full = next(at for at in one["curve"] if at["threshold"] is None)
         assert full["accuracy"] == test.full_depth_accuracy
 
