@@ -64,25 +64,38 @@ TASKS = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
-    parser.add_argument("--rows", type=int, help="training samples of every task at most")
+    parser.add_argument("--seeds", type=_positive, default=1, help="how many, from 0")
+    parser.add_argument("--rows", type=_positive, help="training samples of every task at most")
     parser.add_argument("--out", type=Path, default=RESULTS / "training_cpu.json")
     parser.add_argument("--models", type=Path, help="folder to keep the trained models in, one per row")
     parser.add_argument("--force", action="store_true", help="run rows again that are there")
     parser.add_argument("--tables", action="store_true", help="only write the tables of the result file")
-    options = parser.parse_args()
-    if not options.tables and options.data is None:
+    options = parser.parse_args(argv)
+    if options.tables:
+        return options
+    if options.data is None:
         parser.error("--data FOLDER is needed (or --tables)")
+    files = [options.data / task / f"{part}.tsv" for task in options.tasks for part in ("train", "dev", "test")]
+    missing = [str(file) for file in files if not file.exists()]
+    if missing:
+        parser.error(f"there is no {', '.join(missing)}; choose another --data, or tasks that are there with --tasks")
     return options
 
 
-def main() -> None:
-    options = parse_arguments()
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parse_arguments(argv)
     transformers.utils.logging.set_verbosity_error()
     console = Console()
     results = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}

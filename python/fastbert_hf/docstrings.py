@@ -74,13 +74,13 @@ def build_docstring_dataset(seed: int = 0, train_per_class: int = 1000, test_per
     train: list[tuple[str, int]] = []
     test: list[tuple[str, int]] = []
     for label, name in enumerate(LIBRARIES):
-        files = list(_python_files(roots[name]))
+        files = list(python_files(roots[name]))
         random.Random(f"{seed} {name}").shuffle(files)
         parts: tuple[list[str], list[str]] = ([], [])
         sizes = (test_per_class, train_per_class)
         for file in files:
             part, size = (parts[0], sizes[0]) if len(parts[0]) < sizes[0] else (parts[1], sizes[1])
-            part.extend(_unused_paragraphs(file, used)[: min(_MAX_PER_MODULE, size - len(part))])
+            part.extend(unused_paragraphs(file, used)[: min(_MAX_PER_MODULE, size - len(part))])
             if len(parts[1]) == train_per_class:
                 break
         else:
@@ -113,7 +113,7 @@ def _find_roots() -> dict[str, Path]:
     return roots
 
 
-def _python_files(root: Path) -> Iterator[Path]:
+def python_files(root: Path) -> Iterator[Path]:
     """Source files below `root` in an order that does not depend on the file system."""
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(set(subfolders) - _SKIPPED_DIRECTORIES)
@@ -122,7 +122,7 @@ def _python_files(root: Path) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
-def _unused_paragraphs(file: Path, used: set[str]) -> list[str]:
+def unused_paragraphs(file: Path, used: set[str]) -> list[str]:
     """First paragraphs in `file` that are not in `used` yet, which they are added to."""
     try:
         with warnings.catch_warnings():

@@ -1,0 +1,1 @@
+"""Figures, tables and the chart of exit criteria, from recorded exits."""

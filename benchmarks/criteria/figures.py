@@ -1,0 +1,310 @@
+"""Which criterion is best, and whether temperatures help: figures from recorded exits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from fastbert_hf.calibration import (
+    ExitRecords,
+    ExitRule,
+    FoundRule,
+    Objective,
+    best_rule,
+    calibrate,
+    certify_one_speed,
+    certify_searched,
+    rules_of,
+    simulate,
+)
+from fastbert_hf.calibration.curve import candidate_speeds, exit_flops, running_minimum, sweep
+from fastbert_hf.calibration.pareto import spoilt
+from fastbert_hf.calibration.search import TOP_KS
+from fastbert_hf.calibration.simulation import exit_heads, uncertainties
+from fastbert_hf.calibration.temperature import divide, expected_calibration_error, fit_temperatures
+from fastbert_hf.exit_rule import CriterionName
+from fastbert_hf.flops import full_depth_flops
+
+OBJECTIVES = {
+    "drop of at most 1 point": Objective(max_drop=0.01),
+    "speed-up of 1.5": Objective(min_speedup=1.5),
+    "speed-up of 2": Objective(min_speedup=2.0),
+}
+SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
+PAPERS_SPEEDS = (0.1, 0.3, 0.5, 0.8)
+CERTIFIED_DROP, CONFIDENCE = 0.02, 0.95
+QUANTILES = (0.05, 0.5, 0.95)
+# Where the accuracies of two criteria are compared as a whole, and how often the samples are drawn again for it.
+_COMPARED = np.linspace(1.5, 2.5, 21)
+_RESAMPLES = 500
+_CURVE_SPEEDS = 200
+_STORED_SPEEDS = 80
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A criterion and, for "top_k_entropy", its k."""
+
+    criterion: CriterionName
+    top_k: int = 2
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        if self.criterion == "top_k_entropy":
+            return f"entropy of the top {self.top_k}"
+        return {"entropy": "normalised entropy", "confidence": "1 - largest probability"}.get(
+            self.criterion, self.criterion
+        )
+
+
+def contenders(classes: int) -> list[Contender]:
+    """All criteria, with every k that is below the number of classes."""
+    by_k = [Contender("top_k_entropy", k) for k in TOP_KS if k < classes]
+    return [Contender("entropy"), *by_k, Contender("confidence"), Contender("patience")]
+
+
+def compare(
+    dev: ExitRecords, test: ExitRecords, progress: Callable[[str], None] = lambda doing: None
+) -> dict[str, Any]:
+    """All figures, as plain values.
+
+    Args:
+        dev: samples that choose settings.
+        test: samples that score them.
+        progress: called with the name of each criterion before its figures are computed.
+    """
+    found = {}
+    curves = {}
+    for contender in contenders(dev.shape.num_labels):
+        progress(contender.name)
+        found[contender.name] = figures(dev, test, contender)
+        if contender.criterion != "patience":
+            curves[contender.name] = Curve(test, contender)
+    progress("differences to entropy")
+    for name, mean in differences(curves, "normalised entropy").items():
+        found[name]["mean_accuracy"] = mean
+    progress("temperatures")
+    scaled = with_temperatures(dev, test, curves)
+    progress("Speeds per layer")
+    return {
+        "layers": {
+            "dev_accuracy": dev.right.mean(axis=0).tolist(),
+            "test_accuracy": test.right.mean(axis=0).tolist(),
+        },
+        "mean_tokens": test.lengths.double().mean().item(),
+        "criteria": found,
+        "temperatures": scaled,
+        "searched": {
+            "chosen": {
+                wish: chosen(dev, test, partial(calibrate, dev, objective))
+                for wish, objective in OBJECTIVES.items()
+                if objective.min_speedup is not None
+            },
+            "certified": certified(test, certify_searched(dev, CERTIFIED_DROP, CONFIDENCE)),
+        },
+    }
+
+
+def figures(dev: ExitRecords, test: ExitRecords, contender: Contender, certify: bool = True) -> dict[str, Any]:
+    """Uncertainty per layer, curve, chosen settings and, where `dev` is fresh, certified Speed of one criterion."""
+    patient = contender.criterion == "patience"
+    rules = rules_of(test, contender.criterion, contender.top_k, limit=_STORED_SPEEDS)
+    rules.sort(key=lambda one: one.flops_speedup)
+    return {
+        "uncertainty": None if patient else uncertainty_by_layer(test, contender),
+        "curve": [
+            {"flops_speedup": one.flops_speedup, "accuracy": one.accuracy, "threshold": _threshold(one.rule)}
+            for one in rules
+        ],
+        "at_speeds": {} if patient else {f"{speed:g}": _at_speed(test, contender, speed) for speed in PAPERS_SPEEDS},
+        "accuracy_at": {} if patient else {f"{at:g}": _accuracy_at(rules, at) for at in SPEEDUPS},
+        "chosen": {
+            wish: chosen(dev, test, partial(best_rule, dev, objective, contender.criterion, contender.top_k))
+            for wish, objective in OBJECTIVES.items()
+        },
+        "certified": certified(
+            test, certify_one_speed(dev, CERTIFIED_DROP, CONFIDENCE, contender.criterion, contender.top_k)
+        )
+        if certify
+        else None,
+    }
+
+
+def uncertainty_by_layer(records: ExitRecords, contender: Contender) -> list[dict[str, Any]]:
+    """How the uncertainty of every head spreads, and how well it tells the samples apart that should not leave.
+
+    `wrong_above_right`: wrong predictions from right ones. `spoilt_above_kept`: predictions that are wrong but right at
+    full depth from all others, which is what leaving early has to get right.
+    """
+    uncertainty = uncertainties(records, contender.criterion, contender.top_k)
+    return [
+        {
+            "layer": layer,
+            "quantiles": np.quantile(column, QUANTILES).tolist(),
+            "below_0.1": float((column < 0.1).mean()),
+            "above_0.9": float((column > 0.9).mean()),
+            "wrong_above_right": separation(column, right),
+            "spoilt_above_kept": separation(column, ~spoils),
+        }
+        for layer, column, right, spoils in zip(
+            records.exit_layers, uncertainty.T, records.right.T, spoilt(records).T, strict=True
+        )
+    ]
+
+
+def separation(uncertainty: npt.NDArray[np.float32], good: npt.NDArray[np.bool_]) -> float | None:
+    """How often a sample that is not `good` is less sure than one that is, ties half (area under the ROC curve); 0.5 by
+    chance.
+
+    `None` where all samples are good, or none is.
+    """
+    count = int(good.sum())
+    if count in (0, len(good)):
+        return None
+    ranks = stats.rankdata(uncertainty)
+    others = len(good) - count
+    return float((ranks[~good].sum() - others * (others + 1) / 2) / (others * count))
+
+
+def chosen(dev: ExitRecords, test: ExitRecords, find: Callable[[], Any]) -> dict[str, Any]:
+    """What the `rule` that `find` chooses on `dev` does on both parts; or why there is none."""
+    try:
+        rule = find().rule
+    except ValueError as reason:
+        return {"not_found": str(reason)}
+    return on_both(dev, test, rule)
+
+
+def on_both(dev: ExitRecords, test: ExitRecords, rule: ExitRule) -> dict[str, Any]:
+    """What `rule` does on both parts."""
+    both: dict[str, Any] = {"rule": setting(rule)}
+    for name, records in (("dev", dev), ("test", test)):
+        result = simulate(records, rule)
+        both[name] = {
+            "accuracy": result.accuracy,
+            "drop": result.drop,
+            "flops_speedup": result.flops_speedup,
+            "mean_exit_layer": result.mean_exit_layer,
+        }
+    return both
+
+
+def certified(test: ExitRecords, certificate: Any) -> dict[str, Any]:
+    """A certified rule, and on `test` what it does and the part of the samples that it spoils."""
+    rule = certificate.found.rule
+    result = simulate(test, rule)
+    spoils = spoilt(test)[np.arange(len(test)), exit_heads(test, rule)]
+    return {
+        "rule": setting(rule),
+        "samples": certificate.samples,
+        "losses": certificate.losses,
+        "tested_rules": certificate.tested_rules,
+        "test": {
+            "accuracy": result.accuracy,
+            "drop": result.drop,
+            "spoilt": float(spoils.mean()),
+            "flops_speedup": result.flops_speedup,
+        },
+    }
+
+
+class Curve:
+    """Accuracy against FLOPs speed-up of one Speed for all heads, on samples that are drawn again and again."""
+
+    def __init__(self, records: ExitRecords, contender: Contender) -> None:
+        heads = list(range(len(records.student_layers)))
+        self._uncertainty = uncertainties(records, contender.criterion, contender.top_k)[:, heads]
+        self._speeds = candidate_speeds(running_minimum(self._uncertainty), _CURVE_SPEEDS)
+        self._right, self._flops = records.right, exit_flops(records, heads)
+        self._full = full_depth_flops(records.shape, records.lengths.numpy()).astype(np.float64)
+
+    def __len__(self) -> int:
+        return len(self._right)
+
+    def mean_accuracy(self, rows: npt.NDArray[np.int64]) -> float:
+        """Mean over the speed-ups `_COMPARED` of the accuracy on the samples `rows`."""
+        right, flops = sweep(self._uncertainty[rows], self._speeds, [self._right[rows], self._flops[rows]])
+        return float(np.interp(_COMPARED, self._full[rows].sum() / flops, right / len(rows)).mean())
+
+
+def differences(curves: dict[str, Curve], baseline: str) -> dict[str, dict[str, Any]]:
+    """Mean accuracy between speed-ups of 1.5 and 2.5, and its difference to that of the curve `baseline` with a
+    bootstrap interval over the samples (percentiles, 95 %)."""
+    everything = np.arange(len(curves[baseline]))
+    draw = np.random.default_rng(0)
+    resamples = [draw.integers(len(everything), size=len(everything)) for _ in range(_RESAMPLES)]
+    drawn = {name: np.array([curve.mean_accuracy(rows) for rows in resamples]) for name, curve in curves.items()}
+    whole = {name: curve.mean_accuracy(everything) for name, curve in curves.items()}
+    return {
+        name: {
+            "value": whole[name],
+            "difference": whole[name] - whole[baseline],
+            "interval": np.quantile(drawn[name] - drawn[baseline], (0.025, 0.975)).tolist(),
+        }
+        for name in curves
+    }
+
+
+def with_temperatures(dev: ExitRecords, test: ExitRecords, curves: dict[str, Curve]) -> dict[str, Any]:
+    """What changes when every head's logits are divided by a temperature fitted on `dev`.
+
+    Args:
+        dev: samples that the temperatures are fitted to, and that choose settings.
+        test: samples that score them.
+        curves: those of `test` without temperatures, by the name of the criterion.
+    """
+    temperatures = fit_temperatures(dev)
+    scaled_dev, scaled_test = divide(dev, temperatures), divide(test, temperatures)
+    found = {}
+    for contender in contenders(dev.shape.num_labels):
+        if contender.criterion == "patience":  # looks at predictions, which stay
+            continue
+        found[contender.name] = figures(scaled_dev, scaled_test, contender, certify=False)
+        pair = {"before": curves[contender.name], "after": Curve(scaled_test, contender)}
+        found[contender.name]["mean_accuracy"] = differences(pair, "before")["after"]
+    return {
+        "temperatures": list(temperatures),
+        "calibration_error": {
+            name: [expected_calibration_error(logits, test.labels) for logits in records.logits.unbind(dim=1)]
+            for name, records in (("before", test), ("after", scaled_test))
+        },
+        "criteria": found,
+    }
+
+
+def _at_speed(records: ExitRecords, contender: Contender, speed: float) -> dict[str, float]:
+    rule = ExitRule.one_speed(records.student_layers, speed, contender.criterion, contender.top_k)
+    result = simulate(records, rule)
+    return {"accuracy": result.accuracy, "flops_speedup": result.flops_speedup}
+
+
+def _accuracy_at(rules: Iterable[FoundRule], flops_speedup: float) -> float | None:
+    """Between the two rules next to `flops_speedup`; `None` where no rule is as fast."""
+    speedups, accuracies = zip(*sorted((one.flops_speedup, one.accuracy) for one in rules), strict=True)
+    if flops_speedup > speedups[-1]:
+        return None
+    return float(np.interp(flops_speedup, speedups, accuracies))
+
+
+def _threshold(rule: ExitRule) -> float | None:
+    """The Speed, or the patience, of all its heads; `None` for full depth."""
+    if not rule.layers:
+        return None
+    return rule.patience if rule.criterion == "patience" else rule.speeds[0]
+
+
+def setting(rule: ExitRule) -> dict[str, Any]:
+    """`rule` as plain values."""
+    return {
+        "criterion": Contender(rule.criterion, rule.top_k).name,
+        "layers": list(rule.layers),
+        "speeds": list(rule.speeds),
+        "patience": rule.patience if rule.criterion == "patience" else None,
+    }
