@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Makes the pictures and figures of docs/when_it_pays.md, from models that benchmarks/training.py trained and kept:
+#
+#   python benchmarks/training.py --data DATA --tasks sst2 mrpc --variants distilled joint --seeds 2 --models MODELS
+#   scripts/analyse_trained.sh DATA MODELS 1
+#
+# The models are copied, calibrated on every second line of test.tsv (their epochs were chosen by dev.tsv) and analysed on
+# the others; no text of the data goes into any output. Times are measured too, so nothing else should run.
+set -euo pipefail
+
+if [[ $# -ne 3 ]]; then
+  echo "usage: $0 DATA MODELS SEED   (the head of this file says more)" >&2
+  exit 2
+fi
+data=$(realpath "$1") models=$(realpath "$2") seed=$3
+root=$(cd "$(dirname "$0")/.." && pwd)
+fastbert=$root/.venv/bin/fastbert
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+ln -s "$data" "$work/data"
+cd "$work" # the outputs name models and data as seen from here
+
+# analyse TASK MAX_LENGTH PICTURES [OTHER VARIANT]
+analyse() {
+  local task=$1 max_length=$2 pictures=$3 compare=()
+  cp -r "$models/$task-distilled-$seed" "$task-distilled"
+  awk 'NR == 1 || NR % 2 == 0' "data/$task/test.tsv" >"$task-calibration.tsv"
+  awk 'NR == 1 || NR % 2 == 1' "data/$task/test.tsv" >"$task-test.tsv"
+  "$fastbert" calibrate "$task-distilled" --data "$task-calibration.tsv" --max-length "$max_length" --max-drop 0.02
+  if [[ $# -gt 3 ]]; then
+    cp -r "$models/$task-$4-$seed" "$task-$4"
+    compare=(--compare "$task-$4")
+  fi
+  "$fastbert" analyze "$task-distilled" --data "$task-test.tsv" --max-length "$max_length" --no-texts \
+    "${compare[@]}" --out "$task"
+  mkdir -p "$root/docs/pictures"
+  for picture in $pictures; do
+    cp "$task/figures/$picture.png" "$root/docs/pictures/${task}_$picture.png"
+  done
+  cp "$task/analysis.json" "$root/benchmarks/results/analysis_${task}_cpu.json"
+  cp "$task-distilled/fastbert_calibration.json" "$root/benchmarks/results/calibration_${task}_cpu.json"
+}
+
+analyse sst2 64 "accuracy_by_uncertainty uncertainty_by_layer exit_layers accuracy_and_flops accuracy_and_time changed_predictions"
+analyse mrpc 128 "accuracy_and_flops accuracy_and_time" joint
