@@ -156,8 +156,8 @@ def test_a_calibrated_setting_is_marked_unless_it_is_of_other_weights(trained, d
     assert (full["accuracy"], full["wall_clock"]["speedup"]) == (records.full_depth_accuracy, 1)
     assert "calibrated setting" in (tmp_path / "out" / "report.html").read_text()
     replace(setting, fingerprint="other").save(folder)
-    with pytest.warns(UserWarning, match="other weights"):
-        _, found = analyze(folder, data / "dev.tsv", tmp_path / "out", "--no-time")
+    result, found = analyze(folder, data / "dev.tsv", tmp_path / "out", "--no-time")
+    assert "note: " in result.stderr and "other weights" in result.stderr
     assert found["figures"]["tradeoff"]["calibrated"] is None
 
 
