@@ -139,7 +139,7 @@ def run(model, *arguments, **options):
 def test_answers_are_those_of_the_unpatched_model(backend, left, speed):
     fastbert_kernels.register_host(Model, **DESCRIPTION)
     model = Model().eval()
-    ids = make_ids(torch.randint(1, 24, (100,)).tolist(), left)
+    ids = make_ids(torch.randint(1, 24, (500,)).tolist(), left)
     patched = fastbert_kernels.patch(copy.deepcopy(model), backend=backend)
     logits, uncertainty, layers = run(patched, ids, speed)
     precise, plain = run(copy.deepcopy(model).double(), ids, speed), run(model, ids, speed)
