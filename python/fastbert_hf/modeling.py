@@ -11,12 +11,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, PreTrainedModel, initialization
 
-from fastbert_hf import backbones
+from fastbert_hf import backbones, passes
 from fastbert_hf.calibrated_setting import CalibratedSetting, find_setting
 from fastbert_hf.configuration import FastBertConfig
-from fastbert_hf.exit_decision import ExitDecision
-from fastbert_hf.heads import AttentiveHead, PooledHead, uncertainty
-from fastbert_hf.inputs import check_inputs, make_position_ids
+from fastbert_hf.heads import AttentiveHead, PooledHead
+from fastbert_hf.inputs import check_inputs
 from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
 from fastbert_hf.speed import ResolvedSpeed, Speed, resolve_speed
 
@@ -233,19 +232,16 @@ class FastBertForSequenceClassification(PreTrainedModel):
         Warns:
             RuntimeWarning: an uncertainty is not finite (CPU only). Such a sample does not exit before the last layer.
         """
-        valid = self._check(input_ids, attention_mask, token_type_ids)
+        batch = self._check(input_ids, attention_mask, token_type_ids)
         resolved = self.resolve_speed(speed, speedup, input_ids.shape[0])
-
         if input_ids.shape[0] == 0:  # the layers of Transformers do not take an empty batch
-            output = self._empty_output(output_all_exits, input_ids.device)
+            output = passes.empty_output(self, output_all_exits)
         elif output_all_exits:
-            output = self._run_all_exits(input_ids, valid, token_type_ids, resolved)
+            output = passes.run_all_exits(self, batch, resolved)
         elif resolved is None:
-            output = self._run_full_depth(input_ids, valid, token_type_ids)
+            output = passes.run_full_depth(self, batch)
         else:
-            output = self._run_adaptive(
-                input_ids, valid, token_type_ids, ExitDecision(resolved, self.config.multi_label)
-            )
+            output = passes.run_adaptive(self, batch, resolved)
 
         warn_if_not_finite(output.uncertainty)
         if labels is None:
@@ -293,22 +289,23 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
         The backbone runs layer by layer as they are asked for; no exit head runs. Arguments and errors as in `forward`.
         """
-        valid = self._check(input_ids, attention_mask, token_type_ids)
+        batch = self._check(input_ids, attention_mask, token_type_ids)
         if input_ids.shape[0] == 0:
             empty = torch.zeros(*input_ids.shape, self.config.hidden_size, dtype=self.dtype, device=input_ids.device)
             return iter([empty] * len(self.heads))
-        return self._exit_states(input_ids, valid, token_type_ids)
+        return passes.exit_states(self, batch)
 
     def _check(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, token_type_ids: torch.Tensor | None
-    ) -> torch.Tensor:
-        return check_inputs(
+    ) -> passes.PaddedBatch:
+        valid = check_inputs(
             input_ids,
             attention_mask,
             token_type_ids,
             self.config.max_position_embeddings,
             has_segments=backbones.has_segments(self.backbone),
         )
+        return passes.PaddedBatch(input_ids, valid, token_type_ids)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if not self.config.multi_label:
@@ -319,126 +316,6 @@ class FastBertForSequenceClassification(PreTrainedModel):
                 f"got {labels.dtype} {list(labels.shape)}"
             )
         return functional.binary_cross_entropy_with_logits(logits, labels.float())
-
-    def _uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
-        return uncertainty(logits, self.config.multi_label)
-
-    def _empty_output(self, output_all_exits: bool, device: torch.device) -> FastBertOutput:
-        # float32 whatever torch.set_default_dtype says.
-        all_logits = torch.zeros(0, len(self.heads), self.num_labels, dtype=torch.float32, device=device)
-        all_uncertainty = all_logits[:, :, 0]
-        return FastBertOutput(
-            logits=all_logits[:, -1],
-            uncertainty=all_uncertainty[:, -1],
-            exit_layer=torch.zeros(0, dtype=torch.int64, device=device),
-            all_logits=all_logits if output_all_exits else None,
-            all_uncertainty=all_uncertainty if output_all_exits else None,
-        )
-
-    def _embed(self, input_ids: torch.Tensor, valid: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
-        position_ids = make_position_ids(valid, backbones.first_position(self.backbone.config))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen_for_distillation):
-            return backbones.embed(self.backbone, input_ids, position_ids, token_type_ids)
-
-    def _run_layer(self, layer: nn.Module, hidden: torch.Tensor, layer_mask: Any) -> torch.Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen_for_distillation):
-            return backbones.run_layer(layer, hidden, layer_mask)
-
-    def _exit_states(
-        self, input_ids: torch.Tensor, valid: torch.Tensor, token_type_ids: torch.Tensor | None
-    ) -> Iterator[torch.Tensor]:
-        """The hidden states [B, L, H] behind every exit layer in turn."""
-        hidden = self._embed(input_ids, valid, token_type_ids)
-        layer_mask = backbones.make_layer_mask(self.backbone, hidden, valid)
-        for number, layer in enumerate(self.layers, start=1):
-            hidden = self._run_layer(layer, hidden, layer_mask)
-            if number in self.config.exit_layers:
-                yield hidden
-
-    def _run_full_depth(
-        self, input_ids: torch.Tensor, valid: torch.Tensor, token_type_ids: torch.Tensor | None
-    ) -> FastBertOutput:
-        for hidden in self._exit_states(input_ids, valid, token_type_ids):
-            last_hidden = hidden
-        logits = self.teacher_classifier(last_hidden, valid).float()
-        exit_layer = torch.full((logits.shape[0],), len(self.layers), dtype=torch.int64, device=logits.device)
-        return FastBertOutput(logits=logits, uncertainty=self._uncertainty(logits), exit_layer=exit_layer)
-
-    def _run_all_exits(
-        self,
-        input_ids: torch.Tensor,
-        valid: torch.Tensor,
-        token_type_ids: torch.Tensor | None,
-        speed: ResolvedSpeed | None,
-    ) -> FastBertOutput:
-        states = self._exit_states(input_ids, valid, token_type_ids)
-        all_logits = torch.stack(
-            [head(hidden, valid).float() for head, hidden in zip(self.heads, states, strict=True)], dim=1
-        )
-        if speed is None:
-            all_uncertainty = self._uncertainty(all_logits)  # [B, E]
-            exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
-        else:
-            decision = ExitDecision(speed, self.config.multi_label)
-            all_uncertainty = decision.uncertainty(all_logits)
-            exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
-            everybody = torch.arange(exits.shape[0], device=exits.device)
-            for index, layer in enumerate(self.config.exit_layers[:-1]):
-                if decision.asks(layer):
-                    _, exits[:, index] = decision.leaves(layer, all_logits[:, index], everybody)
-        exits[:, -1] = True
-        first = exits.int().argmax(dim=1)  # the first of equal maxima
-        rows = torch.arange(first.shape[0], device=first.device)
-        return FastBertOutput(
-            logits=all_logits[rows, first],
-            uncertainty=all_uncertainty[rows, first],
-            exit_layer=torch.tensor(self.config.exit_layers, device=first.device)[first],
-            all_logits=all_logits,
-            all_uncertainty=all_uncertainty,
-        )
-
-    def _run_adaptive(
-        self,
-        input_ids: torch.Tensor,
-        valid: torch.Tensor,
-        token_type_ids: torch.Tensor | None,
-        decision: ExitDecision,
-    ) -> FastBertOutput:
-        """Layer by layer on the survivors only; what has left is written to its row of the result."""
-        batch_size, num_layers, device = input_ids.shape[0], len(self.layers), input_ids.device
-        logits = torch.zeros(batch_size, self.num_labels, dtype=torch.float32, device=device)
-        uncertainty = torch.zeros(batch_size, dtype=torch.float32, device=device)
-        exit_layer = torch.full((batch_size,), num_layers, dtype=torch.int64, device=device)
-
-        heads = dict(zip(self.config.exit_layers, self.heads, strict=True))
-        alive = torch.arange(batch_size, device=device)  # input row of every survivor
-        hidden = self._embed(input_ids, valid, token_type_ids)
-        layer_mask = backbones.make_layer_mask(self.backbone, hidden, valid)
-        for number, layer in enumerate(self.layers, start=1):
-            hidden = self._run_layer(layer, hidden, layer_mask)
-            last = number == num_layers
-            if not last and (number not in heads or not decision.asks(number)):
-                continue
-            layer_logits = heads[number](hidden, valid).float()
-            if last:
-                layer_uncertainty = decision.uncertainty(layer_logits)
-                exits = torch.ones_like(layer_uncertainty, dtype=torch.bool)
-            else:
-                layer_uncertainty, exits = decision.leaves(number, layer_logits, alive)
-            leaving = alive[exits]
-            if leaving.numel() == 0:
-                continue
-            logits[leaving] = layer_logits[exits]
-            uncertainty[leaving] = layer_uncertainty[exits]
-            exit_layer[leaving] = number
-
-            stays = ~exits
-            alive = alive[stays]
-            if alive.numel() == 0:
-                break
-            hidden, valid = hidden[stays], valid[stays]
-            layer_mask = backbones.make_layer_mask(self.backbone, hidden, valid)
-        return FastBertOutput(logits=logits, uncertainty=uncertainty, exit_layer=exit_layer)
 
 
 def _make_head(config: FastBertConfig) -> nn.Module:

@@ -1,0 +1,153 @@
+"""The ways of a batch through a FastBERT model in plain PyTorch: to full depth, past every exit head, or until one lets
+its samples go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastbert_hf import backbones
+from fastbert_hf.exit_decision import ExitDecision
+from fastbert_hf.heads import uncertainty
+from fastbert_hf.inputs import make_position_ids
+from fastbert_hf.outputs import FastBertOutput
+from fastbert_hf.speed import ResolvedSpeed
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Checked inputs of B samples.
+
+    Attributes:
+        input_ids: int64 or int32 [B, L].
+        valid: bool [B, L], False for padding.
+        token_type_ids: int64 or int32 [B, L], or `None` for one segment.
+    """
+
+    input_ids: torch.Tensor
+    valid: torch.Tensor
+    token_type_ids: torch.Tensor | None
+
+
+def exit_states(model: Any, batch: PaddedBatch) -> Iterator[torch.Tensor]:
+    """The hidden states [B, L, H] behind every exit layer in turn, computed as they are asked for; B >= 1."""
+    hidden = _embed(model, batch)
+    layer_mask = backbones.make_layer_mask(model.backbone, hidden, batch.valid)
+    for number, layer in enumerate(model.layers, start=1):
+        hidden = _run_layer(model, layer, hidden, layer_mask)
+        if number in model.config.exit_layers:
+            yield hidden
+
+
+def run_full_depth(model: Any, batch: PaddedBatch) -> FastBertOutput:
+    """All layers; the teacher classifier alone answers."""
+    for hidden in exit_states(model, batch):
+        last_hidden = hidden
+    logits = model.teacher_classifier(last_hidden, batch.valid).float()
+    exit_layer = torch.full((logits.shape[0],), len(model.layers), dtype=torch.int64, device=logits.device)
+    return FastBertOutput(
+        logits=logits, uncertainty=uncertainty(logits, model.config.multi_label), exit_layer=exit_layer
+    )
+
+
+def run_all_exits(model: Any, batch: PaddedBatch, speed: ResolvedSpeed | None) -> FastBertOutput:
+    """All layers and all exit heads on all samples; what `speed` selects is as in `run_adaptive`."""
+    states = exit_states(model, batch)
+    all_logits = torch.stack(
+        [head(hidden, batch.valid).float() for head, hidden in zip(model.heads, states, strict=True)], dim=1
+    )
+    exit_layers, multi_label = model.config.exit_layers, model.config.multi_label
+    if speed is None:
+        all_uncertainty = uncertainty(all_logits, multi_label)  # [B, E]
+        exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
+    else:
+        decision = ExitDecision(speed, multi_label)
+        all_uncertainty = decision.uncertainty(all_logits)
+        exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
+        everybody = torch.arange(exits.shape[0], device=exits.device)
+        for index, layer in enumerate(exit_layers[:-1]):
+            if decision.asks(layer):
+                _, exits[:, index] = decision.leaves(layer, all_logits[:, index], everybody)
+    exits[:, -1] = True
+    first = exits.int().argmax(dim=1)  # the first of equal maxima
+    rows = torch.arange(first.shape[0], device=first.device)
+    return FastBertOutput(
+        logits=all_logits[rows, first],
+        uncertainty=all_uncertainty[rows, first],
+        exit_layer=torch.tensor(exit_layers, device=first.device)[first],
+        all_logits=all_logits,
+        all_uncertainty=all_uncertainty,
+    )
+
+
+def run_adaptive(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBertOutput:
+    """Layer by layer on the survivors only; what has left is written to its row of the result."""
+    batch_size, num_layers, device = len(batch.input_ids), len(model.layers), batch.input_ids.device
+    logits = torch.zeros(batch_size, model.num_labels, dtype=torch.float32, device=device)
+    uncertainties = torch.zeros(batch_size, dtype=torch.float32, device=device)
+    exit_layer = torch.full((batch_size,), num_layers, dtype=torch.int64, device=device)
+
+    decision = ExitDecision(speed, model.config.multi_label)
+    heads = dict(zip(model.config.exit_layers, model.heads, strict=True))
+    alive = torch.arange(batch_size, device=device)  # input row of every survivor
+    hidden, valid = _embed(model, batch), batch.valid
+    layer_mask = backbones.make_layer_mask(model.backbone, hidden, valid)
+    for number, layer in enumerate(model.layers, start=1):
+        hidden = _run_layer(model, layer, hidden, layer_mask)
+        last = number == num_layers
+        if not last and (number not in heads or not decision.asks(number)):
+            continue
+        layer_logits = heads[number](hidden, valid).float()
+        if last:
+            layer_uncertainty = decision.uncertainty(layer_logits)
+            exits = torch.ones_like(layer_uncertainty, dtype=torch.bool)
+        else:
+            layer_uncertainty, exits = decision.leaves(number, layer_logits, alive)
+        leaving = alive[exits]
+        if leaving.numel() == 0:
+            continue
+        logits[leaving] = layer_logits[exits]
+        uncertainties[leaving] = layer_uncertainty[exits]
+        exit_layer[leaving] = number
+
+        stays = ~exits
+        alive = alive[stays]
+        if alive.numel() == 0:
+            break
+        hidden, valid = hidden[stays], valid[stays]
+        layer_mask = backbones.make_layer_mask(model.backbone, hidden, valid)
+    return FastBertOutput(logits=logits, uncertainty=uncertainties, exit_layer=exit_layer)
+
+
+def empty_output(model: Any, output_all_exits: bool) -> FastBertOutput:
+    """For a batch of no samples."""
+    # float32 whatever torch.set_default_dtype says.
+    all_logits = torch.zeros(0, len(model.heads), model.num_labels, dtype=torch.float32, device=model.device)
+    all_uncertainty = all_logits[:, :, 0]
+    return FastBertOutput(
+        logits=all_logits[:, -1],
+        uncertainty=all_uncertainty[:, -1],
+        exit_layer=torch.zeros(0, dtype=torch.int64, device=model.device),
+        all_logits=all_logits if output_all_exits else None,
+        all_uncertainty=all_uncertainty if output_all_exits else None,
+    )
+
+
+def _embed(model: Any, batch: PaddedBatch) -> torch.Tensor:
+    position_ids = make_position_ids(batch.valid, backbones.first_position(model.backbone.config))
+    with _autograd(model):
+        return backbones.embed(model.backbone, batch.input_ids, position_ids, batch.token_type_ids)
+
+
+def _run_layer(model: Any, layer: nn.Module, hidden: torch.Tensor, layer_mask: Any) -> torch.Tensor:
+    with _autograd(model):
+        return backbones.run_layer(layer, hidden, layer_mask)
+
+
+def _autograd(model: Any) -> torch.set_grad_enabled:
+    """Off in a frozen backbone."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and not model.frozen_for_distillation)
