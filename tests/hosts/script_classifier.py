@@ -54,12 +54,15 @@ class ScriptClassifier(nn.Module):
 
     def every(self, src, mask):
         """Logits [L, B, N] behind all layers, nobody leaving."""
-        hidden, logits = self.embedding(src, mask), []
-        blocked = (mask <= 0)[:, None, None].to(hidden.dtype) * -10000.0
+        hidden, blocked, logits = *self.prepare(src, mask), []
         for layer, classifier in zip(self.encoder.transformer, self.classifiers, strict=True):
             hidden = layer(hidden, blocked)
             logits.append(classifier(hidden, blocked))
         return torch.stack(logits)
+
+    def prepare(self, src, mask):
+        hidden = self.embedding(src, mask)
+        return hidden, (mask <= 0)[:, None, None].to(hidden.dtype) * -10000.0
 
     def leaving(self, logits):
         """Layers [B], from 1, at which samples leave."""
@@ -73,11 +76,19 @@ class ScriptClassifier(nn.Module):
             return nn.functional.cross_entropy(logits, label), logits
         if not fast:
             return None, self.every(src, mask)[-1]
-        logits = self.every(src, mask)
-        return None, logits[self.leaving(logits) - 1, torch.arange(len(src))]
+        hidden, blocked = self.prepare(src, mask)
+        answers, left = hidden.new_empty(len(src), self.labels_num), torch.arange(len(src))
+        for layer, classifier in zip(self.encoder.transformer, self.classifiers, strict=True):
+            hidden = layer(hidden, blocked)
+            answers[left] = logits = classifier(hidden, blocked)
+            stays = uncertainty_of(logits) > self.threshold
+            hidden, blocked, left = hidden[stays], blocked[stays], left[stays]
+            if len(left) == 0:
+                break
+        return None, answers
 
 
 def uncertainty_of(logits):
-    """[L, B], by the function of PyTorch, which keeps probabilities off 0 and 1."""
+    """[..., B], by the function of PyTorch, which keeps probabilities off 0 and 1."""
     entropy = torch.distributions.Categorical(probs=logits.softmax(dim=-1)).entropy()
     return entropy / math.log(logits.shape[-1])

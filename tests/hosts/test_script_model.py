@@ -59,11 +59,12 @@ def five_hundred():
 def test_answers_are_those_of_the_unpatched_model(five_hundred, speed, backend):
     model, batch, every, precise = five_hundred
     model.threshold = speed
-    assert torch.equal(run(model, batch), every[model.leaving(every) - 1, torch.arange(500)])
     got = run(fastbert_kernels.patch(copy.deepcopy(model), backend=backend), batch)
     clear = ((uncertainty_of(every) - speed).abs() > TIE).all(dim=0)
     assert (~clear).sum() <= 10
     layers = model.leaving(every)
+    own = every[layers - 1, torch.arange(500)]
+    torch.testing.assert_close(run(model, batch)[clear], own[clear], rtol=0, atol=1e-4)
     assert layers.unique().numel() >= (3 if speed < 0.8 else 2)
     want, plain = (logits[layers - 1, torch.arange(500)][clear] for logits in (precise, every))
     allowed = 2 * (plain - want).abs().max() + FLOOR[torch.float32] * want.abs().max().clamp(min=1)
