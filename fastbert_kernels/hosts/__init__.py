@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from fastbert_kernels.engine.rule import Rule
-from fastbert_kernels.hosts import bitvoyage, deebert, fastbert_hf, pypi_fastbert, pypi_fastplm
+from fastbert_kernels.hosts import bitvoyage, deebert, fastbert_hf, pypi_fastbert, pypi_fastplm, script_model
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.heads import AttentiveHead, PooledHead
 from fastbert_kernels.hosts.registered import REGISTERED, register_host, unregister_host
@@ -18,6 +18,7 @@ HOSTS: tuple[Host, ...] = (
     pypi_fastbert.PAIR_HOST,
     pypi_fastplm.HOST,
     pypi_fastplm.PAIR_HOST,
+    script_model.HOST,
     bitvoyage.HOST,
     deebert.HOST,
 )

@@ -261,7 +261,7 @@ def run_batch(model: Any, encoder: Encoder, samples: Sequence[_Sample], decision
 
     ids, segments = (row(parts) for parts in zip(*samples, strict=True))
     batch = PackedBatch(
-        hidden=_embed(model.kernel, encoder, ids, row(map(range, lengths)), segments),
+        hidden=embed(model.kernel, encoder, ids, row(map(range, lengths)), segments),
         cu_seqlens=torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device),
         sample_index=torch.arange(len(samples), dtype=torch.int32, device=device),
         speed=torch.full((len(samples),), threshold, dtype=torch.float32, device=device),
@@ -270,8 +270,8 @@ def run_batch(model: Any, encoder: Encoder, samples: Sequence[_Sample], decision
     return encoder.run(batch, rule)
 
 
-def _embed(kernel: Any, encoder: Encoder, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-    """[T, H] of the encoder's dtype, for ids, positions and segments [T]."""
+def embed(kernel: Any, encoder: Encoder, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+    """[T, H] of the encoder's dtype, for ids, positions and segments [T]; `kernel` has `embedding` and `encoder`."""
     own, words = kernel.embedding, kernel.embedding.word_embedding.weight
     projection = getattr(kernel.encoder, "linear", None)  # of an ALBERT, from the embedding size to the hidden size
     dtype = encoder.dtype if projection is None else words.dtype

@@ -4,21 +4,34 @@ own kind, and behind each layer a head that attends to padding too."""
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-VOCABULARY, WIDTH, NARROW, DEPTH, LABELS = 60, 32, 16, 4, 3
+VOCABULARY, DEPTH, LABELS = 60, 4, 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    vocabulary: int = VOCABULARY
+    positions: int = 64
+    width: int = 32
+    heads: int = 4
+    intermediate: int = 64
+    narrow: int = 16  # of the heads
+    depth: int = DEPTH
+    labels: int = LABELS
 
 
 class Norm(nn.Module):
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.gamma, self.beta = nn.Parameter(torch.ones(WIDTH)), nn.Parameter(torch.zeros(WIDTH))
+        self.gamma, self.beta = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
 
     def forward(self, x):
-        return F.layer_norm(x, (WIDTH,), self.gamma, self.beta, 1e-12)
+        return F.layer_norm(x, x.shape[-1:], self.gamma, self.beta, 1e-12)
 
 
 class Attention(nn.Module):
@@ -38,20 +51,21 @@ class Attention(nn.Module):
 
 
 class Residual(nn.Module):
-    def __init__(self, width):
+    def __init__(self, inner, width):
         super().__init__()
-        self.dense, self.LayerNorm = nn.Linear(width, WIDTH), Norm()
+        self.dense, self.LayerNorm = nn.Linear(inner, width), Norm(width)
 
     def forward(self, x, residual):
         return self.LayerNorm(self.dense(x) + residual)
 
 
 class Layer(nn.Module):
-    def __init__(self):
+    def __init__(self, sizes):
         super().__init__()
-        self.attention = nn.ModuleDict({"self": Attention(WIDTH, 4), "output": Residual(WIDTH)})
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(WIDTH, 2 * WIDTH)})
-        self.output = Residual(2 * WIDTH)
+        attention, output = Attention(sizes.width, sizes.heads), Residual(sizes.width, sizes.width)
+        self.attention = nn.ModuleDict({"self": attention, "output": output})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(sizes.width, sizes.intermediate)})
+        self.output = Residual(sizes.intermediate, sizes.width)
 
     def forward(self, hidden, mask):
         attended = self.attention["output"](self.attention["self"](hidden, mask), hidden)
@@ -59,24 +73,24 @@ class Layer(nn.Module):
 
 
 class BranchHead(nn.Module):
-    def __init__(self):
+    def __init__(self, sizes):
         super().__init__()
-        self.dense_narrow = nn.Linear(WIDTH, NARROW)
-        self.selfAttention = Attention(NARROW, 8)
-        self.dense_prelogits = nn.Linear(NARROW, NARROW)
-        self.dense_logits = nn.Linear(NARROW, LABELS)
+        self.dense_narrow = nn.Linear(sizes.width, sizes.narrow)
+        self.selfAttention = Attention(sizes.narrow, 8)
+        self.dense_prelogits = nn.Linear(sizes.narrow, sizes.narrow)
+        self.dense_logits = nn.Linear(sizes.narrow, sizes.labels)
 
     def forward(self, hidden):
         return self.dense_logits(self.dense_prelogits(self.selfAttention(self.dense_narrow(hidden))[:, 0]))
 
 
 class Embeddings(nn.Module):
-    def __init__(self):
+    def __init__(self, sizes):
         super().__init__()
-        self.word_embeddings = nn.Embedding(VOCABULARY, WIDTH)
-        self.position_embeddings = nn.Embedding(64, WIDTH)
-        self.token_type_embeddings = nn.Embedding(2, WIDTH)
-        self.LayerNorm = Norm()
+        self.word_embeddings = nn.Embedding(sizes.vocabulary, sizes.width)
+        self.position_embeddings = nn.Embedding(sizes.positions, sizes.width)
+        self.token_type_embeddings = nn.Embedding(2, sizes.width)
+        self.LayerNorm = Norm(sizes.width)
 
     def forward(self, ids, segments):
         positions = self.position_embeddings.weight[: ids.shape[1]]
@@ -84,12 +98,12 @@ class Embeddings(nn.Module):
 
 
 class Graph(nn.Module):
-    def __init__(self):
+    def __init__(self, sizes):
         super().__init__()
-        self.layers = nn.ModuleList(Layer() for _ in range(DEPTH))
-        self.layer_classifier = BranchHead()
-        names = [f"branch_classifier_{number}" for number in range(DEPTH - 1)]
-        self.layer_classifiers = nn.ModuleDict({name: BranchHead() for name in names})
+        self.layers = nn.ModuleList(Layer(sizes) for _ in range(sizes.depth))
+        self.layer_classifier = BranchHead(sizes)
+        names = [f"branch_classifier_{number}" for number in range(sizes.depth - 1)]
+        self.layer_classifiers = nn.ModuleDict({name: BranchHead(sizes) for name in names})
         self.layer_classifiers["final_classifier"] = self.layer_classifier
 
     def uncertainties(self, hidden, mask):
@@ -99,14 +113,14 @@ class Graph(nn.Module):
             hidden = layer(hidden, mask)
             logits.append(head(hidden))
         every = torch.stack(logits)
-        return every, torch.special.entr(every.softmax(dim=-1)).sum(dim=-1) / math.log(LABELS)
+        return every, torch.special.entr(every.softmax(dim=-1)).sum(dim=-1) / math.log(every.shape[-1])
 
 
 class BranchyBert(nn.Module):
-    def __init__(self, seed=0):
+    def __init__(self, seed=0, sizes=Sizes()):
         super().__init__()
         torch.manual_seed(seed)
-        self.embeddings, self.graph = Embeddings(), Graph()
+        self.embeddings, self.graph = Embeddings(sizes), Graph(sizes)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if parameter.dim() > 1:
@@ -135,6 +149,6 @@ class BranchyBert(nn.Module):
         first = sure.int().argmax(dim=0)  # the first layer that is sure; 0 where none is
         samples = torch.arange(len(first))
         probabilities = logits.softmax(dim=-1)[first, samples] * sure.any(dim=0)[:, None]
-        uncertainties = (uncertainty[first, samples] * sure.any(dim=0))[:, None].expand(-1, LABELS)
-        ran = int(first.max()) if sure.any(dim=0).all() else DEPTH - 1
+        uncertainties = (uncertainty[first, samples] * sure.any(dim=0))[:, None].expand_as(probabilities)
+        ran = int(first.max()) if sure.any(dim=0).all() else len(uncertainty) - 1
         return probabilities, ran, uncertainties

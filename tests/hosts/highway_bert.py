@@ -33,26 +33,28 @@ class FirstTokenLinear(Highway):
 
 
 class HighwayModel(nn.Module):
-    def __init__(self, family="bert", pooled=True, seed=0):
+    def __init__(self, family="bert", pooled=True, seed=0, **sizes):
         super().__init__()
         torch.manual_seed(seed)
         make_config, make_backbone = FAMILIES[family]
-        self.config = make_config(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            num_hidden_layers=DEPTH,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=64,
-            type_vocab_size=2,
-        )
+        defaults = {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "num_hidden_layers": DEPTH,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "max_position_embeddings": 64,
+            "type_vocab_size": 2,
+        }
+        self.config = make_config(**{**defaults, **sizes})
         self.family = family
         backbone = make_backbone(self.config, add_pooling_layer=pooled)
         kind = Highway if pooled else FirstTokenLinear
-        backbone.encoder.highway = nn.ModuleList(kind(self.config) for _ in range(DEPTH))
-        backbone.encoder.early_exit_entropy = [-1] * DEPTH
+        depth = self.config.num_hidden_layers
+        backbone.encoder.highway = nn.ModuleList(kind(self.config) for _ in range(depth))
+        backbone.encoder.early_exit_entropy = [-1] * depth
         setattr(self, family, backbone)
-        self.classifier = nn.Linear(32, LABELS)
+        self.classifier = nn.Linear(self.config.hidden_size, LABELS)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if parameter.dim() > 1:
@@ -103,7 +105,7 @@ class HighwayModel(nn.Module):
         samples = torch.arange(len(first))
         logits = every[output_layer] if output_layer >= 0 else every[first, samples]
         loss = () if labels is None else (nn.functional.cross_entropy(logits, labels),)
-        return (*loss, logits, (entropy[first, samples], []), (first + 1).clamp(max=DEPTH))
+        return (*loss, logits, (entropy[first, samples], []), (first + 1).clamp(max=len(every) - 1))
 
 
 def entropy_of(logits):

@@ -1,0 +1,135 @@
+"""`FastBertClassifier` of the authors' script run_fastbert.py (github.com/autoliuweijie/FastBERT), told by its
+structure, since it is in no package.
+
+Its parts are of the toolkit UER, as those of the package `fastbert`, but a call takes a batch of token ids, and the
+Speed is the model's attribute `threshold`. A sample leaves at an uncertainty that is not above it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastbert_kernels.engine.derived import Derived
+from fastbert_kernels.engine.encoder import Encoder
+from fastbert_kernels.engine.folding import fold_attentive_head
+from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
+from fastbert_kernels.engine.rule import ENTROPY_RULE
+from fastbert_kernels.engine.weights import HeadWeights
+from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.hosts.bert_layers import Parameters
+from fastbert_kernels.hosts.structure import differences, find, refuse
+from fastbert_kernels.hosts.uer_layers import LAYER_NORM, check_kinds
+from fastbert_kernels.hosts.uer_models import (
+    ENTROPY_FLOOR,
+    Decision,
+    attentive_head_parameters,
+    derived_encoder,
+    embed,
+)
+
+_LINEAR = {f"output_layer_{number}": nn.Linear for number in range(3)}
+_ABOVE_ALL = 2.0  # no uncertainty reaches it
+
+
+def matches(model: nn.Module) -> bool:
+    layers, heads = find(model, "encoder.transformer"), find(model, "classifiers")
+    return (
+        isinstance(layers, nn.ModuleList)
+        and isinstance(heads, nn.ModuleList)
+        and len(heads) > 0
+        and all(find(head, "self_atten") is not None for head in heads)
+    )
+
+
+def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+    layers, heads = list(model.encoder.transformer), list(model.classifiers)
+    found = [] if find(model, "embedding") is not None else ["embedding is missing"]
+    found += [f"{name} is missing" for name in ("threshold", "labels_num") if not hasattr(model, name)]
+    if len(heads) != len(layers):
+        found.append(f"classifiers has {len(heads)} heads for {len(layers)} layers")
+    for number, head in enumerate(heads):
+        found += _differences_of_head(head, f"classifiers[{number}].")
+    refuse(model, HOST.name, found)
+    if model.labels_num < 2:
+        raise ValueError("a model with one label has nothing to decide and cannot be patched")
+    check_kinds(model.encoder, {"": "encoders.bert_encoder.BertEncoder"}, "the encoder")
+    check_kinds(model.embedding, {"": "layers.embeddings.BertEmbedding", "layer_norm": LAYER_NORM}, "the embedding")
+    return derived_encoder(layers, heads, _head_parameters, _head_weights, dtype, backend)
+
+
+def _differences_of_head(head: Any, prefix: str) -> list[str]:
+    known = (*(f"{name}." for name in _LINEAR), "self_atten.")
+    strange = [f"{prefix}{name} is unknown" for name, _ in head.named_parameters() if not name.startswith(known)]
+    return differences(head, _LINEAR, prefix) + strange
+
+
+def _head_parameters(head: Any) -> Parameters:
+    pooling = getattr(head, "pooling", "first")
+    if pooling in ("mean", "max", "last"):  # anything else is the first token to it
+        raise ValueError(
+            f"exit heads with pooling={pooling!r} cannot be patched: in this script that takes padding, too (the mean "
+            "even goes over the features); the unpatched model serves them, as does pooling='first' patched"
+        )
+    return attentive_head_parameters(head)
+
+
+def _head_weights(head: Any, tensors: list[Tensor], dtype: torch.dtype) -> HeadWeights:
+    return fold_attentive_head(*tensors, num_attention_heads=head.self_atten.heads_num, dtype=dtype)
+
+
+def _decision(model: Any) -> Decision:
+    """Leave at a normalised entropy that is not above `threshold`, so with NaN at once, and where that is below
+    `ENTROPY_FLOOR` not early. In float32 "at most t" is "below the number next to t"."""
+    threshold = float(model.threshold)
+    if threshold < ENTROPY_FLOOR / math.log(model.labels_num):
+        return 0.0, None
+    if not threshold < _ABOVE_ALL:
+        return _ABOVE_ALL, ENTROPY_RULE
+    above = torch.nextafter(torch.tensor(threshold, dtype=torch.float32), torch.tensor(torch.inf))
+    return above.item(), ENTROPY_RULE
+
+
+def forward(
+    model: Any, encoder: Encoder, src: Tensor, label: Tensor | None, mask: Tensor, fast: bool = True
+) -> tuple[None, Tensor] | Any:
+    """None, where training has the loss, and logits [B, N] of the head that answers: with `fast` the one at which a
+    sample leaves, else the last.
+
+    Args:
+        src: token ids [B, L]. label: not looked at. mask: segments [B, L] from 1 on, 0 for padding.
+
+    Raises:
+        ValueError: logits that are not finite, in fast mode, as the unpatched model does.
+    """
+    valid = mask > 0
+    if len(src) == 0 or not bool(valid[:, 0].all()):
+        return NotImplemented  # nothing to do, or answers at a first position that is padding
+    size, length = src.shape
+    positions = torch.arange(length, device=src.device).expand(size, length)
+    threshold, rule = _decision(model) if fast else (0.0, None)
+    batch = PackedBatch(
+        hidden=embed(model, encoder, src[valid], positions[valid], mask[valid]),
+        cu_seqlens=cumulative_lengths(valid),
+        sample_index=torch.arange(size, dtype=torch.int32, device=src.device),
+        speed=torch.full((size,), threshold, dtype=torch.float32, device=src.device),
+        max_seqlen=length,
+    )
+    logits = encoder.run(batch, rule).logits
+    if fast and not bool((finite := logits.isfinite().all(dim=1)).all()):
+        rows = (~finite).nonzero().flatten().tolist()
+        raise ValueError(f"logits of row(s) {rows} are not finite, so they have no uncertainty; look at the weights")
+    return None, logits.to(model.embedding.word_embedding.weight.dtype)
+
+
+HOST = Host(
+    name="FastBertClassifier of run_fastbert.py",
+    matches=matches,
+    encoder=encoder,
+    forward=forward,
+    # The script's optimiser writes past the version counters, between `train()` and `eval()`.
+    training_methods=("train",),
+)
