@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import itertools
 import platform
 import random
 import re
-import sysconfig
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastbert_hf.data import ClassificationData
-from fastbert_hf.docstrings import STANDARD_LIBRARY, python_files, unused_paragraphs
+from fastbert_hf.docstrings import STANDARD_LIBRARY, find_libraries, python_files, unused_paragraphs
 
 LIBRARIES = ("networkx", "numpy", "scipy", STANDARD_LIBRARY, "sympy", "torch", "transformers")
 FEWEST, MOST = 60, 200
@@ -87,7 +85,7 @@ def build_module_docstrings(
     if not 1 <= fewest <= most:
         raise ValueError(f"fewest must be at least 1 and at most `most`, got {fewest} and {most}")
     read = {}
-    for library, root in (find_libraries() if roots is None else roots).items():
+    for library, root in (find_libraries(LIBRARIES) if roots is None else roots).items():
         for name, files in _public_modules(library, root):
             progress(name)
             random.Random(f"{seed} {name}").shuffle(files)
@@ -112,30 +110,6 @@ def build_module_docstrings(
     if roots is None:
         versions |= {name: importlib.metadata.version(name) for name in LIBRARIES if name != STANDARD_LIBRARY}
     return ModuleDocstrings(train, dev, test, versions)
-
-
-def find_libraries() -> dict[str, Path]:
-    """Folder of every library of `LIBRARIES`, found without importing it.
-
-    Raises:
-        ModuleNotFoundError: naming all that are missing.
-    """
-    roots, missing = {}, []
-    for name in LIBRARIES:
-        if name == STANDARD_LIBRARY:
-            roots[name] = Path(sysconfig.get_path("stdlib"))
-            continue
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.submodule_search_locations:
-            missing.append(name)
-        else:
-            roots[name] = Path(spec.submodule_search_locations[0])
-    if missing:
-        raise ModuleNotFoundError(
-            f"the module docstrings are read from the sources of {', '.join(missing)}, not installed here; "
-            f"pip install {' '.join(missing)}"
-        )
-    return roots
 
 
 def _public_modules(library: str, root: Path) -> list[tuple[str, list[Path]]]:

@@ -103,7 +103,8 @@ def forward(
         src: token ids [B, L]. label: not looked at. mask: segments [B, L] from 1 on, 0 for padding.
 
     Raises:
-        ValueError: logits that are not finite, in fast mode, as the unpatched model does.
+        ValueError: logits that are not finite, in fast mode, as the unpatched model does by its torch.distributions
+            (whose checks torch.compile turns off for a whole process; this one stays).
     """
     valid = mask > 0
     if len(src) == 0 or not bool(valid[:, 0].all()):

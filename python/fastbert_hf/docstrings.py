@@ -9,7 +9,7 @@ import random
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def build_docstring_dataset(seed: int = 0, train_per_class: int = 1000, test_per
     """
     if train_per_class < 1 or test_per_class < 1:
         raise ValueError("train_per_class and test_per_class must be at least 1")
-    roots = _find_roots()
+    roots = find_libraries(LIBRARIES)
     used: set[str] = set()
     train: list[tuple[str, int]] = []
     test: list[tuple[str, int]] = []
@@ -93,12 +93,16 @@ def build_docstring_dataset(seed: int = 0, train_per_class: int = 1000, test_per
     return DocstringDataset(train=_shuffled(train, seed), test=_shuffled(test, seed))
 
 
-def _find_roots() -> dict[str, Path]:
-    """Folder of every library, found without importing it."""
-    roots = {STANDARD_LIBRARY: Path(sysconfig.get_path("stdlib"))}
-    missing = []
-    for name in LIBRARIES:
+def find_libraries(names: Sequence[str]) -> dict[str, Path]:
+    """Folder of every library in `names`, found without importing it; `STANDARD_LIBRARY` is one of them.
+
+    Raises:
+        ModuleNotFoundError: naming all that are missing.
+    """
+    roots, missing = {}, []
+    for name in names:
         if name == STANDARD_LIBRARY:
+            roots[name] = Path(sysconfig.get_path("stdlib"))
             continue
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.submodule_search_locations:
@@ -107,7 +111,7 @@ def _find_roots() -> dict[str, Path]:
             roots[name] = Path(spec.submodule_search_locations[0])
     if missing:
         raise ModuleNotFoundError(
-            f"the docstring data set reads the sources of {', '.join(missing)}, not installed here; "
+            f"docstrings are read from the sources of {', '.join(missing)}, not installed here; "
             f"pip install {' '.join(missing)}"
         )
     return roots

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import many_classes
-import module_docstrings
 from criteria import figures, tables
 from criteria.figures import (
     Contender,
@@ -30,9 +29,10 @@ from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import ExitRecords, ExitRule, simulate
 from fastbert_hf.calibration.temperature import fit_temperatures
 from fastbert_hf.data import ClassificationData, TokenisedDataset
+from fastbert_hf.docstrings import find_libraries
 from fastbert_hf.flops import ModelShape
 from fastbert_hf.training import evaluate
-from module_docstrings import ModuleDocstrings, build_module_docstrings, find_libraries, mask
+from module_docstrings import ModuleDocstrings, build_module_docstrings, mask
 from training_support import make_model, make_tokenizer
 
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -157,10 +157,9 @@ def test_one_class_is_too_few(roots) -> None:
         build(roots, fewest=11)
 
 
-def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module_docstrings, "LIBRARIES", ("stdlib", "no_such_library", "torch", "nor_this_one"))
+def test_missing_libraries_are_named() -> None:
     with pytest.raises(ModuleNotFoundError, match="pip install no_such_library nor_this_one"):
-        find_libraries()
+        find_libraries(["stdlib", "no_such_library", "torch", "nor_this_one"])
 
 
 # Figures.
