@@ -27,7 +27,7 @@ class Criterion(str, Enum):
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of a saved FastBERT and its tokenizer.")],
+    model: options.SavedModel,
     data: Annotated[
         str,
         option(
@@ -87,7 +87,7 @@ def calibrate(
         option(f"Kernels: auto, {', '.join(BACKENDS)}, or none (unpatched).", panel=CLOCK, default="auto"),
     ] = None,
     dtype: Annotated[Dtype | None, option("Precision of the encoder.", panel=CLOCK, default="auto")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: options.AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing into MODEL_DIR.")] = False,
 ) -> None:
     """Choose when texts may leave a saved FastBERT, from labelled texts.

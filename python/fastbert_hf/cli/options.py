@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fastbert_kernels.backends import BACKENDS
+
 DATA = "Data"
 MODEL = "Model"
 STEP_1 = "Step 1: backbone and teacher classifier"
@@ -79,6 +81,21 @@ def option(help: str, *names: str, panel: str | None = None, default: str | floa
         help += f" Default: {format(default, 'g') if isinstance(default, float) else default}."
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
 
+
+SavedModel = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of a saved FastBERT and its tokenizer.")]
+LabelledData = Annotated[
+    str, option("Labelled texts: .tsv, .csv, .jsonl, .parquet, a folder or a name of datasets.", panel=DATA)
+]
+TestSplit = Annotated[str | None, option("Part of a data set, as test.", panel=DATA)]
+CutOff = Annotated[
+    int | None, typer.Option(min=1, help="Texts are cut off at this many tokens. Default: where the model ends.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts per batch, in the order of the data.")]
+Backend = Annotated[
+    str, typer.Option(help=f"Kernels: auto (the best for this machine), {', '.join(BACKENDS)}, or none (unpatched).")
+]
+DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the encoder; auto: that of the saved weights.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 Subset = Annotated[str | None, option("Configuration of a data set, as sst2 of glue.", panel=DATA)]
 TextColumn = Annotated[
