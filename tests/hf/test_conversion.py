@@ -56,6 +56,8 @@ def test_a_package_and_the_converted_model_give_the_same_answers(package, reques
     report = convert(made, tmp_path / "out", format=package, label_names=["a", "b", "c"])
     assert_answers_of(made, tmp_path / "out")
     assert report.comparison.equal_exits == 1 and len(report.comparison.layers) == 3
+    (residual,) = (note for note in report.notes if note.startswith("LayerNorm"))
+    assert 0 < float(re.search(r"at most 1 \+ (\S+)$", residual)[1]) < 1e-5
     for layer in report.comparison.layers:
         assert 0 < layer.logits_float64 < 3e-5 and 0 < layer.logits < 5e-5 and 0 < layer.uncertainty < 1e-5
 
@@ -244,6 +246,10 @@ def test_bitvoyage(bitvoyage, tmp_path):
     model = FastBertForSequenceClassification.from_pretrained(tmp_path / "out")
     assert report.format == "bitvoyage" and not report.tokenizer
     assert set(report.left_out.values()) == {"another name of the last exit head"}
+    with pytest.raises(ConversionError, match="has 3 classes, but there are names for 1"):
+        convert_checkpoint(
+            bitvoyage["checkpoint"], tmp_path / "other", settings=bitvoyage["settings"], label_names=["a"]
+        )
     assert report.mapped.keys() | report.left_out.keys() == bitvoyage["model"].state_dict().keys()
     assert model.config.head_activation == "identity" and report.comparison.equal_exits == 1
     assert all(layer.logits_float64 < 1e-5 and layer.logits < 1e-4 for layer in report.comparison.layers)
@@ -286,7 +292,12 @@ HEAD = "classifiers.1.output_layer_0.weight"
         (drop("kernel.embedding.word_embedding.weight"), "missing kernel.embedding.word_embedding.weight"),
         (put("classifiers.3.output_layer_0.weight", 128, 32), "unexpected classifiers.3.output_layer_0.weight"),
         (put("kernel.subencoder.weight", 3), "unexpected kernel.subencoder.weight"),
-        (put("kernel.encoder.transformer.4.layer_norm_1.gamma", 32), "missing classifiers.3.* and 51 more"),
+        (
+            put("kernel.encoder.transformer.4.layer_norm_1.gamma", 32),
+            r"missing classifiers.\{3,4\}.output_layer_0.bias, .*, kernel.encoder.transformer.3.layer_norm_1.gamma, "
+            r".*, kernel.encoder.transformer.\{3,4\}.self_attn.linear_layers.2.weight$",
+        ),
+        (put("more.weight", 1), "unexpected more.weight$"),
         (put(HEAD, 128, 31), rf"{HEAD} is \[128, 31\], but \[128, 32\] follows from"),
         (put("classifiers.2.output_layer_2.bias", 4), r"output_layer_2.bias is \[4\], but \[3\]"),
         (put("kernel.embedding.segment_embedding.weight", 2, 32), "has 2 rows, not the 3"),
@@ -300,7 +311,8 @@ HEAD = "classifiers.1.output_layer_0.weight"
         ),
         (lambda s: {n.replace("kernel.", "model."): v for n, v in s.items()}, "are of no format known here"),
         (lambda s: s | {HEAD: s[HEAD] / 0}, f"NaN or inf in {HEAD}"),
-        (lambda s: {"model": s, "epoch": 3}, "not a plain state dict: model, epoch are no tensor"),
+        (lambda s: {"model": s, "epoch": 3}, "not a plain state dict: model, epoch are not tensors under a name"),
+        (lambda s: {3: s[HEAD]}, "not a plain state dict: 3 is not a tensor under a name"),
         (lambda s: list(s.values()), "holds a list, not the names and tensors"),
         (lambda s: {}, "holds a dict, not the names and tensors"),
     ],
@@ -409,10 +421,16 @@ def test_blank_lines_of_a_vocabulary_keep_their_place(fastbert, tmp_path):
 def test_other_refusals(fastbert, tmp_path):
     with pytest.raises(ConversionError, match="unknown format 'onnx'"):
         convert(fastbert, tmp_path / "out", format="onnx")
-    with pytest.raises(ConversionError, match="not a checkpoint of the format bitvoyage: missing"):
+    with pytest.raises(
+        ConversionError,
+        match="not a checkpoint of the format bitvoyage: it has none of its names, but such as classifiers.0",
+    ):
         convert(fastbert, tmp_path / "out", format="bitvoyage")
-    with pytest.raises(ConversionError, match="2 classes|num_labels"):
+    with pytest.raises(ConversionError, match=r"has 3 classes, but there are names for 2 \(--label\)"):
         convert(fastbert, tmp_path / "out", label_names=["a", "b"])
+    for names in (["a", "b", "a"], ["a", " ", "b"]):
+        with pytest.raises(ConversionError, match="names .--label. that differ and are not blank, not"):
+            convert(fastbert, tmp_path / "out", label_names=names)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("mine")
     with pytest.raises(ConversionError, match="there: exists"):

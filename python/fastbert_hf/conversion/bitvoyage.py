@@ -13,6 +13,7 @@ from fastbert_hf.configuration import FastBertConfig
 from fastbert_hf.conversion.checkpoint import (
     ConversionError,
     Entry,
+    check_label_names,
     check_names,
     check_settings,
     count_layers,
@@ -47,6 +48,7 @@ def read(state: Mapping[str, torch.Tensor], settings: Mapping[str, Any], labels:
             "repository's commit a451f98, before which the head that was trained was not the one that answers"
         )
     sizes = solve_sizes(state, entries)
+    check_label_names(labels, sizes["N"])
     backbone = (sizes["V"], sizes["P"], sizes["H"], depth, sizes["I"])
     found = ("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "intermediate_size")
     check_settings(

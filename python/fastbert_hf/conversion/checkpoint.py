@@ -64,10 +64,13 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         ) from None
     if not isinstance(loaded, dict) or not loaded:
         raise ConversionError(f"{path}: holds a {type(loaded).__name__}, not the names and tensors of a state dict")
-    strange = [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    strange = [
+        str(name) for name, value in loaded.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))
+    ]
     if strange:
         raise ConversionError(
-            f"{path}: not a plain state dict: {listed(strange)} {'are' if len(strange) > 1 else 'is'} no tensor; "
+            f"{path}: not a plain state dict: {listed(strange)} "
+            f"{'are not tensors' if len(strange) > 1 else 'is not a tensor'} under a name; "
             "save model.state_dict() alone"
         )
     if all(name.startswith("module.") for name in loaded):
@@ -101,13 +104,34 @@ def read_settings(paths: Sequence[Path]) -> dict[str, Any]:
 def check_names(names: Iterable[str], expected: Iterable[str], format: str) -> None:
     """Raise `ConversionError` unless a checkpoint has exactly the `expected` names."""
     have, want = set(names), set(expected)
+    if have.isdisjoint(want):
+        raise ConversionError(
+            f"not a checkpoint of the format {format}: it has none of its names, but such as {listed(sorted(have)[:3])}"
+        )
     problems = [
-        f"{kind} {listed(sorted(some))}"
+        f"{kind} {', '.join(_all_of(some))}"
         for kind, some in (("missing", want - have), ("unexpected", have - want))
         if some
     ]
     if problems:
         raise ConversionError(f"not a checkpoint of the format {format}: {'; '.join(problems)}")
+
+
+def _all_of(names: Iterable[str]) -> list[str]:
+    """All names, those that differ in the number of a layer as one, as a shell writes it: `layer.{0,1,2}.bias`."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    plain = []
+    for name in names:
+        parts = re.fullmatch(r"(.*?)\b(\d+)\b(.*)", name)
+        if parts:
+            numbers.setdefault((parts[1], parts[3]), []).append(int(parts[2]))
+        else:
+            plain.append(name)
+    numbered = [
+        f"{begin}{{{','.join(map(str, sorted(found)))}}}{end}" if len(found) > 1 else f"{begin}{found[0]}{end}"
+        for (begin, end), found in numbers.items()
+    ]
+    return sorted(plain + numbered)
 
 
 def solve_sizes(state: Mapping[str, torch.Tensor], entries: Sequence[Entry]) -> dict[str, int]:
@@ -142,6 +166,15 @@ def check_settings(settings: Mapping[str, Any], found: Mapping[str, Any]) -> Non
     ]
     if wrong:
         raise ConversionError("; ".join(wrong))
+
+
+def check_label_names(names: Mapping[str, Any], classes: int) -> None:
+    """Raise `ConversionError` unless the names of the classes, if `id2label` has them, are as many and different."""
+    given = list(names.get("id2label", {}).values())
+    if given and len(given) != classes:
+        raise ConversionError(f"the checkpoint has {classes} classes, but there are names for {len(given)} (--label)")
+    if len(set(given)) < len(given) or not all(name.strip() for name in given):
+        raise ConversionError(f"classes must have names (--label) that differ and are not blank, not {given}")
 
 
 def count_layers(names: Iterable[str], pattern: str) -> int:

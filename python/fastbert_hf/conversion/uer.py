@@ -15,6 +15,7 @@ from fastbert_hf.configuration import FastBertConfig
 from fastbert_hf.conversion.checkpoint import (
     ConversionError,
     Entry,
+    check_label_names,
     check_names,
     check_settings,
     count_layers,
@@ -73,6 +74,7 @@ def read(
     left_out = {name: "pretraining head" for name in state if name.startswith(f"{kernel}target.")}
     check_names(state.keys() - left_out.keys(), (entry.source for entry in entries), format)
     sizes = solve_sizes(state, entries)
+    check_label_names(labels, sizes["N"])
     hidden_size, inner = sizes["H"], sizes["I"]
     found = {"hidden_size": hidden_size, "emb_size": hidden_size, "feedforward_size": inner, "layers_num": depth}
     check_settings(settings, found)
@@ -88,7 +90,9 @@ def read(
     weights = Weights({name.removeprefix(kernel): value for name, value in state.items() if name not in left_out})
     logits = _forward(weights, probe, depth, heads, activation, deviations)
     shrink = math.sqrt((hidden_size - 1) / hidden_size)
-    eps = equivalent_eps(torch.cat([deviation.flatten() for deviation in deviations]) * shrink, EPS * shrink)
+    rows = torch.cat([deviation.flatten() for deviation in deviations]) * shrink
+    eps = equivalent_eps(rows, EPS * shrink)
+    residual = float(((rows + EPS * shrink) / (rows**2 + eps).sqrt() - 1).abs().max())
 
     parameters = {entry.target: state[entry.source].double() for entry in entries}
     for entry in entries:
@@ -123,7 +127,7 @@ def read(
             "at the first token",
             f"LayerNorm divides by the unbiased deviation plus {EPS:g} there: its weights are multiplied with "
             f"sqrt({hidden_size - 1}/{hidden_size}), and layer_norm_eps {eps:.3g} inside the root comes nearest on the "
-            "random texts",
+            f"random texts, where rows then differ by a factor of at most 1 + {residual:.1e}",
             "segments: row 1 of the table (first text) became token type 0, row 2 (second text) token type 1; row 0 "
             "(padding) is left out, since nothing attends to padding",
             f"inputs: a single text is [CLS] and its tokens, without [SEP]; {pairs}",
