@@ -36,7 +36,20 @@ def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], 
     LIBRARY.define(schema)
     for dispatch_key in dispatch_keys:
         LIBRARY.impl(name, kernel, dispatch_key)
+        LIBRARY.impl(name, _without_autocast(name, dispatch_key.lower()), f"Autocast{dispatch_key}")
     torch.library.register_fake(f"fastbert::{name}", fake, lib=LIBRARY)
+
+
+def _without_autocast(name: str, device_type: str) -> Callable[..., Any]:
+    """The op in the precision of its arguments: native code takes the addresses of what PyTorch computes in between,
+    which would be of another dtype under autocast."""
+    op = getattr(torch.ops.fastbert, name)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device_type, enabled=False):
+            return op(*args, **kwargs)
+
+    return kernel
 
 
 def show_triton(name: str) -> None:
