@@ -1,11 +1,35 @@
-"""No test of the hosts depends on what another test left behind."""
+"""No test of the hosts depends on what another test left behind; and how many ties they found, at the end of a run."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import pytest
 import torch
 
 from fastbert_kernels.hosts.registered import REGISTERED
+
+_TIES = "ties, answers"
+
+
+@pytest.fixture
+def count_ties(record_property):
+    """Called with how many of how many answers may be others patched, since an uncertainty lies at the Speed."""
+    return lambda ties, answers: record_property(_TIES, (int(ties), answers))
+
+
+def pytest_terminal_summary(terminalreporter):
+    ties, answers = Counter(), Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == _TIES:
+                test = report.nodeid.partition("[")[0]
+                ties[test] += value[0]
+                answers[test] += value[1]
+    if answers:
+        terminalreporter.section("patched against unpatched: answers with an uncertainty at the Speed")
+    for test in answers:
+        terminalreporter.line(f"{test}: {ties[test]} of {answers[test]}")
 
 
 @pytest.fixture(autouse=True)

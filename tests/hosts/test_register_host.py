@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fast_path import only_the_fast_path
 from torch import nn
 
 import fastbert_kernels
@@ -137,16 +138,18 @@ def run(model, *arguments, **options):
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
 @pytest.mark.parametrize("speed", [0.0, 0.2, 0.5, 0.8, 1.0])
-def test_answers_are_those_of_the_unpatched_model(backend, left, speed):
+def test_answers_are_those_of_the_unpatched_model(count_ties, backend, left, speed):
     fastbert_kernels.register_host(Model, **DESCRIPTION)
     model = Model().eval()
     ids = make_ids(torch.randint(1, 24, (500,)).tolist(), left)
     patched = fastbert_kernels.patch(copy.deepcopy(model), backend=backend)
-    logits, uncertainty, layers = run(patched, ids, speed)
+    with only_the_fast_path(patched):
+        logits, uncertainty, layers = run(patched, ids, speed)
     precise, plain = run(copy.deepcopy(model).double(), ids, speed), run(model, ids, speed)
     same = (layers == precise[2]) & (plain[2] == precise[2])
-    every = [uncertainty_of(logits) for row in ids[~same] for logits in run_every(model, row)]
-    assert (~same).sum() == 0 or min(abs(u - speed) for u in every) < 1e-5
+    count_ties((~same).sum(), 500)
+    for row in ids[~same]:
+        assert min(abs(uncertainty_of(logits) - speed) for logits in run_every(model, row)) < 1e-5
     assert layers.unique().numel() >= (3 if speed in (0.2, 0.5) else 1)
     for got, own, want in zip((logits, uncertainty), plain, precise, strict=False):
         assert (got - want)[same].abs().mean() <= 2 * (own - want)[same].abs().mean()
