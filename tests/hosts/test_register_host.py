@@ -337,6 +337,18 @@ def test_another_precision_than_that_of_the_weights_is_refused():
     assert fastbert_kernels.is_patched(fastbert_kernels.patch(Model(), dtype=torch.float32))
 
 
+def test_weights_moved_to_another_precision_are_refused_at_every_call():
+    fastbert_kernels.register_host(Model, **DESCRIPTION)
+    model, ids = fastbert_kernels.patch(Model().eval(), dtype=torch.float32), make_ids([3, 5])
+    run(model, ids)
+    model.to(torch.bfloat16)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"dtype=torch.float32 is not to be had here.*torch.bfloat16"):
+            run(model, ids)
+    model.to(torch.float32)
+    run(model, ids)
+
+
 @pytest.mark.parametrize(
     ("forward", "error", "message"),
     [
