@@ -125,7 +125,7 @@ def text_host(
             (label, number of executed layers) of each text, in order. Where logits are not finite the label is None,
             and a RuntimeWarning names the texts.
         """
-        return _many(model, encoder, sentences, decision(model, _number(speed)))
+        return _many(model, encoder, _checked(sentences), decision(model, _number(speed)))
 
     return Host(
         name=name,
@@ -161,7 +161,8 @@ def pair_host(
             (label, number of executed layers) of each pair, in order. Where logits are not finite the label is None,
             and a RuntimeWarning names the pairs.
         """
-        return _many(model, encoder, (model._merge(*pair) for pair in pairs), decision(model, _number(speed)))
+        merged = (model._merge(*pair) for pair in _checked_pairs(pairs))
+        return _many(model, encoder, merged, decision(model, _number(speed)))
 
     return Host(
         name=name,
@@ -195,9 +196,23 @@ def _one(model: Any, encoder: Encoder, text: str, decision: Decision) -> Answer:
     return label, layers
 
 
-def _many(model: Any, encoder: Encoder, texts: Iterable[str], decision: Decision) -> list[Answer | tuple[None, int]]:
-    if isinstance(texts, str):
+def _checked(sentences: Iterable[str]) -> Iterator[str]:
+    if isinstance(sentences, str):
         raise TypeError("sentences must be a list of texts, not one text; for one text call the model itself")
+    for number, sentence in enumerate(sentences):
+        if not isinstance(sentence, str):
+            raise TypeError(f"sentences must be a list of texts, but number {number} is {sentence!r}")
+        yield sentence
+
+
+def _checked_pairs(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for number, pair in enumerate(pairs):
+        if not isinstance(pair, (tuple, list)) or [isinstance(text, str) for text in pair] != [True, True]:
+            raise TypeError(f"pairs must be a list of pairs of texts, but number {number} is {pair!r}")
+        yield pair[0], pair[1]
+
+
+def _many(model: Any, encoder: Encoder, texts: Iterable[str], decision: Decision) -> list[Answer | tuple[None, int]]:
     answers = _answers(model, encoder, texts, decision)
     if bad := [number for number, (label, _) in enumerate(answers) if label is None]:
         warnings.warn(f"logits are not finite for text(s) {bad}: they have no label", RuntimeWarning, stacklevel=4)
