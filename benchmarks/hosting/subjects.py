@@ -228,8 +228,20 @@ def _deebert(size: Size, scope: ExitStack, folder: Path) -> Subject:
     from highway_bert import HighwayModel
 
     class Leaving(HighwayModel):
-        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        def forward(
+            self,
+            input_ids: Tensor | None = None,
+            attention_mask: Tensor | None = None,
+            token_type_ids: Tensor | None = None,
+            position_ids: Tensor | None = None,
+            head_mask: Tensor | None = None,
+            inputs_embeds: Tensor | None = None,
+            labels: Tensor | None = None,
+            output_layer: int = -1,
+            train_highway: bool = False,
+        ) -> Any:
             """One text leaves where it is sure; of several none does, as in the published code."""
+            assert input_ids is not None and attention_mask is not None
             encoder = self.bert.encoder
             hidden = self.bert.embeddings(input_ids=input_ids)
             blocked = (1.0 - attention_mask[:, None, None].float()) * torch.finfo(hidden.dtype).min

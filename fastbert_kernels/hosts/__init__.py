@@ -23,14 +23,18 @@ HOSTS: tuple[Host, ...] = (
     deebert.HOST,
 )
 
+_WRAPPED = {"module", "_orig_mod"}  # where DataParallel and torch.compile have the model
+
 
 def find_host(model: nn.Module) -> Host:
     """The host of `model`, registered ones first; TypeError that says what can be patched when there is none."""
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    if kind.startswith("torch.") and (inner := _WRAPPED & model._modules.keys()):
+        raise TypeError(f"{kind} is PyTorch's wrapper of a model; patch the model in it, model.{inner.pop()}")
     hosts = (*REGISTERED, *HOSTS)
     for host in hosts:
         if host.matches(model):
             return host
-    kind = f"{type(model).__module__}.{type(model).__qualname__}"
     if kind.startswith("transformers.") and kind.endswith("ForSequenceClassification"):
         raise TypeError(
             f"{kind} has no exit heads yet, so no sample could leave early. `fastbert train --backbone FOLDER` makes a "

@@ -18,7 +18,7 @@ from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import BERT
 from fastbert_kernels.hosts.heads import AttentiveHead
 from fastbert_kernels.hosts.host_path import HostPath, run_padded
-from fastbert_kernels.hosts.structure import differences, find, refuse
+from fastbert_kernels.hosts.structure import differences, differences_of_call, find, refuse, unknown_parameters
 
 # An attribute of the model: True answers a sample that is sure at no layer with zeros, as the unpatched model does.
 ZERO_UNDECIDED = "fastbert_zero_undecided"
@@ -56,12 +56,12 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
     for number, head in enumerate(heads):
         prefix = f"{HEADS}[{number}]."
         found += differences(head, _HEAD, prefix)
-        strange = {name for name, _ in head.named_parameters()} - {
-            f"{name}.{kind}" for name in _HEAD for kind in ("weight", "bias")
-        }
-        found += [f"{prefix}{name} is unknown" for name in sorted(strange)]
+        found += unknown_parameters(head, tuple(f"{name}." for name in _HEAD), prefix)
         if not isinstance(getattr(head.selfAttention, "num_attention_heads", None), int):
             found.append(f"{prefix}selfAttention.num_attention_heads is missing")
+    # The last head has a second name.
+    found += unknown_parameters(model, ("embeddings.", f"{LAYERS}.", f"{HEADS}.", "graph.layer_classifier."))
+    found += differences_of_call(model, forward)
     refuse(model, HOST.name, found)
     return HostPath(layers, [_describe(head) for head in heads], _call_layer, dtype, backend).encoder()
 

@@ -28,7 +28,7 @@ from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import PooledHeadWeights
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import Parameters, layer_parameters, layer_weights, linear_parameters
-from fastbert_kernels.hosts.structure import differences, find, refuse
+from fastbert_kernels.hosts.structure import differences, differences_of_call, find, refuse, unknown_parameters
 
 _BACKBONES = ("bert", "roberta")
 _UNLIKELY = -1e4  # a logit whose probability is 0 beside any other
@@ -53,11 +53,7 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
     refuse(model, HOST.name, _differences(model, f"{name}."))
     heads = [_linear_layers(highway) for highway in highways]
     classifier = [*_pooler(backbone), model.classifier]
-    labels = {head[-1].out_features for head in (*heads, classifier)}
-    if len({len(head) for head in (*heads, classifier)}) > 1:
-        refuse(model, HOST.name, ["highways and classifier must all have a pooler, or none of them"])
-    if len(labels) > 1 or min(labels) < 2:
-        refuse(model, HOST.name, [f"highways and classifier must have one number of labels, 2 or more, not {labels}"])
+    refuse(model, HOST.name, _differences_of_heads(f"{name}.", heads, classifier))
 
     parts: list[Parameters] = [layer_parameters(layer) for layer in layers]
     parts += [linear_parameters([*head]) for head in (*heads, classifier)]
@@ -110,9 +106,24 @@ def _differences(model: Any, prefix: str) -> list[str]:
         found += differences(highway, {"classifier": nn.Linear}, f"{where}.")
         if find(highway, "pooler") is not None:
             found += _differences_of_pooler(highway.pooler, f"{where}.pooler")
-        known = ("classifier.", "pooler.dense.")
-        found += [f"{where}.{name} is unknown" for name, _ in highway.named_parameters() if not name.startswith(known)]
-    return found
+        found += unknown_parameters(highway, ("classifier.", "pooler.dense."), f"{where}.")
+    known = (f"{prefix}{part}." for part in ("embeddings", "encoder.layer", "encoder.highway", "pooler"))
+    return found + unknown_parameters(model, (*known, "classifier.")) + differences_of_call(model, forward)
+
+
+def _differences_of_heads(prefix: str, heads: list[list[nn.Linear]], classifier: list[nn.Linear]) -> list[str]:
+    """Of heads that are well formed each by itself."""
+    linear = [str(number) for number, head in enumerate(heads) if len(head) == 1]
+    if linear and len(linear) < len(heads):
+        return [f"{prefix}encoder.highway[{', '.join(linear)}] has no pooler, but the other highways have one"]
+    if linear and len(classifier) > 1:
+        return [f"the highways have no pooler, but the classifier has {prefix}pooler in front of it"]
+    if not linear and len(classifier) == 1:
+        return [f"the highways have a pooler, but the classifier has no {prefix}pooler in front of it"]
+    labels = sorted({head[-1].out_features for head in (*heads, classifier)})
+    if len(labels) > 1:
+        return [f"highways and classifier have different numbers of labels, {' and '.join(map(str, labels))}"]
+    return [] if labels[0] > 1 else ["with one label there is nothing to decide"]
 
 
 def _differences_of_pooler(pooler: Any, where: str) -> list[str]:
@@ -209,7 +220,7 @@ def forward(
     results = encoder.run(batch, thresholds.rule())
     of_highway, of_classifier = results.logits[:, :count], results.logits[:, count:]
     undecided = (results.exit_layer == depth) & ~(_entropy(of_highway) < thresholds.values[-1])
-    logits = of_classifier.where(undecided[:, None], of_highway)
+    logits = of_classifier.where(undecided[:, None], of_highway).to(model.classifier.weight.dtype)
     loss = () if labels is None else (F.cross_entropy(logits, labels),)
     return (*loss, logits, (_entropy(logits), []), results.exit_layer)
 

@@ -21,7 +21,7 @@ from fastbert_kernels.engine.rule import ENTROPY_RULE
 from fastbert_kernels.engine.weights import HeadWeights
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import Parameters
-from fastbert_kernels.hosts.structure import differences, find, refuse
+from fastbert_kernels.hosts.structure import differences, differences_of_call, find, refuse, unknown_parameters
 from fastbert_kernels.hosts.uer_layers import LAYER_NORM, check_kinds
 from fastbert_kernels.hosts.uer_models import (
     ENTROPY_FLOOR,
@@ -53,6 +53,8 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
         found.append(f"classifiers has {len(heads)} heads for {len(layers)} layers")
     for number, head in enumerate(heads):
         found += _differences_of_head(head, f"classifiers[{number}].")
+    found += unknown_parameters(model, ("embedding.", "encoder.transformer.", "classifiers."))
+    found += differences_of_call(model, forward)
     refuse(model, HOST.name, found)
     if model.labels_num < 2:
         raise ValueError("a model with one label has nothing to decide and cannot be patched")
@@ -63,8 +65,7 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
 
 def _differences_of_head(head: Any, prefix: str) -> list[str]:
     known = (*(f"{name}." for name in _LINEAR), "self_atten.")
-    strange = [f"{prefix}{name} is unknown" for name, _ in head.named_parameters() if not name.startswith(known)]
-    return differences(head, _LINEAR, prefix) + strange
+    return differences(head, _LINEAR, prefix) + unknown_parameters(head, known, prefix)
 
 
 def _head_parameters(head: Any) -> Parameters:

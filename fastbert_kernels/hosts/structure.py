@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -25,6 +27,19 @@ def differences(model: nn.Module, expected: Mapping[str, type[nn.Module]], prefi
         elif type(module) is not kind:  # a derived class may compute something else
             found.append(f"{prefix}{path} is a {type(module).__name__}, not a {kind.__name__}")
     return found
+
+
+def unknown_parameters(model: nn.Module, known: tuple[str, ...], prefix: str = "") -> list[str]:
+    """Parameters of `model` whose names begin with nothing in `known`: it has more to compute with."""
+    return [f"{prefix}{name} is unknown" for name, _ in model.named_parameters() if not name.startswith(known)]
+
+
+def differences_of_call(model: nn.Module, forward: Callable[..., Any]) -> list[str]:
+    """Whether the model's own forward takes otherwise than `forward(model, encoder, ...)` of its host, in whose place
+    that will be called."""
+    _self, *own = inspect.signature(type(model).forward).parameters
+    _model, _encoder, *expected = inspect.signature(forward).parameters
+    return [] if own == expected else [f"forward takes ({', '.join(own)}), not ({', '.join(expected)})"]
 
 
 def refuse(model: nn.Module, kind: str, found: list[str]) -> None:

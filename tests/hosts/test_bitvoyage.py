@@ -146,6 +146,19 @@ def add_to_a_head(model):
     model.graph.layer_classifier.dense_extra = nn.Linear(16, 16)
 
 
+def add_to_the_model(model):
+    model.graph.gate = nn.Linear(2, 2)
+
+
+class ForwardOfItsOwn(BranchyBert):
+    def forward(self, ids, speed):
+        return super().forward(ids, inference=True, inference_speed=speed)
+
+
+def another_forward(model):
+    model.__class__ = ForwardOfItsOwn
+
+
 def drop_from_a_layer(model):
     del model.graph.layers[1].output.dense
 
@@ -156,10 +169,15 @@ def drop_from_a_layer(model):
         (drop_a_head, "layer_classifiers has 3 heads for 4 layers"),
         (derive_a_linear, r"layer_classifiers\[3\].dense_logits is a MyLinear, not a Linear"),
         (add_to_a_head, r"layer_classifiers\[3\].dense_extra.bias is unknown"),
+        (add_to_the_model, "graph.gate.weight is unknown"),
+        (
+            another_forward,
+            r"forward takes \(ids, speed\), not \(input_ids, token_type_ids, attention_mask, ",
+        ),
         (drop_from_a_layer, r"layers\[1\].output.dense is missing"),
         (lambda model: model.__delattr__("embeddings"), "embeddings is missing"),
     ],
-    ids=["head", "class", "extra", "layer", "embeddings"],
+    ids=["head", "class", "extra", "gate", "forward", "layer", "embeddings"],
 )
 def test_a_near_miss_is_told_what_differs(change, message):
     model = BranchyBert()

@@ -11,6 +11,7 @@ import torch
 from fast_path import only_the_fast_path
 from highway_bert import DEPTH, LABELS, VOCABULARY, HighwayModel, entropy_of
 from torch import nn
+from torch.nn.utils import prune
 
 import fastbert_kernels
 from fastbert_kernels.engine.compiled import CompiledEncoder
@@ -124,6 +125,49 @@ def test_low_precision_is_close(dtype):
     assert (got[0] - want[0])[same].abs().mean() < (0.1 if dtype == torch.bfloat16 else 0.3)  # of logits of about 3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_of_another_precision_answers_in_it(dtype):
+    model = HighwayModel().eval().set_thresholds(*THRESHOLDS["middle"])
+    batch = make_batch([3, 30, 9, 17])
+    fast = fastbert_kernels.patch(copy.deepcopy(model))
+    run(fast, batch)
+    for each in (model, fast):  # the one that is patched, too
+        each.to(dtype)
+    got, want = run(fast, batch), run(model, batch)
+    assert got[0].dtype == want[0].dtype == dtype and got[1][0].dtype == want[1][0].dtype
+    assert torch.equal(got[2], want[2])
+    torch.testing.assert_close(got[0], want[0], rtol=0, atol=1e-4 if dtype == torch.float64 else 0.1)
+
+
+@pytest.mark.parametrize("pruned_first", [True, False], ids=["before", "after"])
+def test_pruned_weights_are_refused_until_pruning_is_permanent(pruned_first):
+    model, batch = HighwayModel().eval().set_thresholds(*THRESHOLDS["middle"]), make_batch([3, 30, 9, 17])
+    pruned = model.bert.encoder.highway[0].classifier
+    if not pruned_first:
+        fastbert_kernels.patch(model)
+    prune.l1_unstructured(pruned, "weight", 0.3)
+    with pytest.raises(
+        ValueError, match=r"needs the parameter 'weight'.*Linear\(.* has none .*prune.remove makes that"
+    ):
+        run(fastbert_kernels.patch(model) if pruned_first else model, batch)
+    prune.remove(pruned, "weight")
+    got, want = run(fastbert_kernels.patch(model), batch), run(fastbert_kernels.unpatch(model), batch)
+    torch.testing.assert_close(got[0], want[0], rtol=0, atol=1e-4)
+
+
+def test_a_layer_without_bias_is_refused():
+    model = HighwayModel()
+    model.classifier = nn.Linear(32, LABELS, bias=False)
+    with pytest.raises(ValueError, match="needs the parameter 'bias'.*bias=False.*has none .made without"):
+        fastbert_kernels.patch(model)
+
+
+@pytest.mark.parametrize(("wrap", "inner"), [(nn.DataParallel, "module"), (torch.compile, "_orig_mod")])
+def test_a_wrapped_model_is_told_where_the_model_is(wrap, inner):
+    with pytest.raises(TypeError, match=f"PyTorch's wrapper of a model; patch the model in it, model.{inner}$"):
+        fastbert_kernels.patch(wrap(HighwayModel()))
+
+
 def test_segments_loss_and_what_the_model_answers_itself():
     model = HighwayModel().eval().set_thresholds(*THRESHOLDS["middle"])
     batch = make_batch([3, 30, 9])
@@ -176,8 +220,35 @@ def mixed(model):
     del model.bert.encoder.highway[1].pooler
 
 
+def linear_highways(model):
+    for highway in model.bert.encoder.highway:
+        del highway.pooler
+
+
+def no_pooler(model):
+    model.bert.pooler = None
+
+
 def another_number_of_labels(model):
     model.classifier = nn.Linear(32, 5)
+
+
+def one_label(model):
+    for holder in (model, *model.bert.encoder.highway):
+        holder.classifier = nn.Linear(32, 1)
+
+
+def learned_exits(model):
+    model.bert.encoder.lte_classifier = nn.Linear(32, 1)
+
+
+class ForwardOfItsOwn(HighwayModel):
+    def forward(self, input_ids, attention_mask, patience=0):
+        return super().forward(input_ids, attention_mask)
+
+
+def another_forward(model):
+    model.__class__ = ForwardOfItsOwn
 
 
 @pytest.mark.parametrize(
@@ -185,13 +256,24 @@ def another_number_of_labels(model):
     [
         (relu_pooler, r"bert.encoder.highway\[2\].pooler.activation is a ReLU, not a Tanh"),
         (no_thresholds, "early_exit_entropy is missing"),
-        (mixed, "must all have a pooler, or none"),
-        (another_number_of_labels, r"one number of labels, 2 or more, not \{3, 5\}"),
+        (mixed, r"highway\[1\] has no pooler, but the other highways have one"),
+        (linear_highways, "the highways have no pooler, but the classifier has bert.pooler in front of it"),
+        (no_pooler, "the highways have a pooler, but the classifier has no bert.pooler in front of it"),
+        (another_number_of_labels, "different numbers of labels, 3 and 5"),
+        (one_label, "with one label there is nothing to decide"),
+        (learned_exits, "bert.encoder.lte_classifier.weight is unknown"),
+        (
+            another_forward,
+            r"forward takes \(input_ids, attention_mask, patience\), not \(input_ids, attention_",
+        ),
         (lambda model: model.bert.encoder.highway.append(nn.Linear(32, 3)), "has 5 highways for 4 layers"),
         (lambda model: model.bert.encoder.highway[0].add_module("more", nn.Linear(2, 2)), "more.weight is unknown"),
         (lambda model: model.__delattr__("classifier"), "classifier is missing"),
     ],
-    ids=["pooler", "thresholds", "mixed", "labels", "count", "more", "classifier"],
+    ids=[
+        *("pooler", "thresholds", "mixed", "linear", "no pooler", "labels", "one label", "learned", "forward"),
+        *("count", "more", "classifier"),
+    ],
 )
 def test_a_near_miss_is_told_what_differs(change, message):
     model = HighwayModel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -207,6 +208,28 @@ def test_unpatch_restores_and_factories_make_such_models(package, folder):
         assert model.predict([arguments if model is pair else "好"]) == [want]
         fastbert_kernels.unpatch(model)
         assert model.__dict__ == attributes and not hasattr(model, "predict")
+
+
+@pytest.mark.parametrize("kind", ["FastBERT", "FastALBERT", "FastBERT_S2"])
+def test_unpatch_copies_and_pickles(package, folder, kind):
+    model, second = (make(package, folder, kind=kind, seed=seed) for seed in (0, 1))
+    texts = [(text.replace("[SEP]", ""), "坏")[: 1 + kind.endswith("_S2")] for text in random_texts(20, seed=8)]
+    want, others = [model(*text, speed=0.5) for text in texts], [second(*text, speed=0.5) for text in texts]
+    attributes = dict(second.__dict__)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fastbert_kernels.patch(model)
+    assert second.__dict__ == attributes and [second(*text, speed=0.5) for text in texts] == others
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for classifier in copied.classifiers:
+            classifier.output_layer_2.bias.copy_(torch.tensor([1e4] + [0.0] * 5))
+    assert {copied(*text, speed=0.5) for text in texts} == {("sport", 1)}
+    assert [model(*text, speed=0.5) for text in texts] == want
+    with pytest.raises(TypeError, match="unpatch"):
+        pickle.dumps(model)
+    fastbert_kernels.unpatch(model)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert [pickle.loads(pickle.dumps(model))(*text, speed=0.5) for text in texts] == want
 
 
 @pytest.mark.parametrize("kind", ["FastBERT", "FastALBERT"])

@@ -210,6 +210,15 @@ def test_unpatch_copies_and_pickles():
     assert torch.equal(run(pickle.loads(pickle.dumps(model)), batch), before)
 
 
+class ForwardOfItsOwn(ScriptClassifier):
+    def forward(self, src, label, mask, fast=True, teacher=None):
+        return super().forward(src, label, mask, fast)
+
+
+def another_forward(model):
+    model.__class__ = ForwardOfItsOwn
+
+
 def other_pooling(model):
     model.classifiers[1].pooling = "max"
 
@@ -229,11 +238,13 @@ class Scaled(nn.Linear):
             r"classifiers\[2\].output_layer_1 is a Scaled, not a Linear",
         ),
         (lambda model: model.classifiers[0].add_module("more", nn.Linear(2, 2)), "more.weight is unknown"),
+        (lambda model: model.add_module("gate", nn.Linear(2, 2)), "gate.weight is unknown"),
+        (another_forward, r"forward takes \(src, label, mask, fast, teacher\), not \(src, label, mask, fast\)"),
         (other_pooling, "pooling='max' cannot be patched"),
         (lambda model: model.encoder.transformer.__setitem__(1, nn.Identity()), "an encoder layer is a Identity"),
         (lambda model: setattr(model, "labels_num", 1), "one label has nothing to decide"),
     ],
-    ids=["threshold", "embedding", "count", "linear", "more", "pooling", "layer", "labels"],
+    ids=["threshold", "embedding", "count", "linear", "more", "gate", "forward", "pooling", "layer", "labels"],
 )
 def test_a_near_miss_is_told_what_differs(change, message):
     model = ScriptClassifier()
