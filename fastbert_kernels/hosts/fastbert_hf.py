@@ -31,6 +31,9 @@ def matches(model: nn.Module) -> bool:
 
 
 def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+    own = type(model).forward
+    if (own.__module__, own.__qualname__) != ("fastbert_hf.modeling", "FastBertForSequenceClassification.forward"):
+        raise ValueError(f"{type(model).__name__} has a forward of its own, so it cannot be patched")
     config, layers, heads = model.config, model.layers, model.heads
     if config.multi_label:
         raise ValueError(

@@ -8,10 +8,10 @@ import pickle
 import pytest
 import torch
 from branchy_bert import DEPTH, LABELS, VOCABULARY, BranchyBert
-from fast_path import only_the_fast_path
 from torch import nn
 
 import fastbert_kernels
+from fast_path import only_the_fast_path
 from fastbert_kernels.hosts import find_host
 
 SPEEDS = [0.1, 0.3, 0.5, 0.8, 1.0]

@@ -8,12 +8,12 @@ import pickle
 
 import pytest
 import torch
-from fast_path import only_the_fast_path
 from highway_bert import DEPTH, LABELS, VOCABULARY, HighwayModel, entropy_of
 from torch import nn
 from torch.nn.utils import prune
 
 import fastbert_kernels
+from fast_path import only_the_fast_path
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.hosts import find_host
 

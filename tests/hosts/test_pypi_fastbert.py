@@ -9,10 +9,10 @@ import warnings
 
 import pytest
 import torch
-from fast_path import only_the_fast_path
 
 import fastbert_kernels
 from checks import FLOOR
+from fast_path import only_the_fast_path
 from fastbert_kernels.hosts import pypi_fastbert as host
 from fastbert_kernels.hosts import uer_models
 from other_fastberts import imported, register_configuration, spread_weights

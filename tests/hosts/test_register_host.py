@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fast_path import only_the_fast_path
 from torch import nn
 
 import fastbert_kernels
+from fast_path import only_the_fast_path
 from fastbert_kernels.hosts import AttentiveHead, PooledHead, Rule, find_host
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "hosts.md"

@@ -8,12 +8,12 @@ import pickle
 
 import pytest
 import torch
-from fast_path import only_the_fast_path
 from script_classifier import DEPTH, LABELS, VOCABULARY, ScriptClassifier, uncertainty_of
 from torch import nn
 
 import fastbert_kernels
 from checks import FLOOR
+from fast_path import only_the_fast_path
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.hosts import find_host
 from other_fastberts import imported

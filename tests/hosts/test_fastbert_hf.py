@@ -1,0 +1,35 @@
+"""The host of this project's own model; tests/test_patching.py and hf/test_patched_backbones.py have more of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastbert_kernels
+from answers import assert_same_answers
+from fastbert_hf import FastBertForSequenceClassification
+from support import padded_batch, spread_model
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("speed", [0.2, 0.4, 0.5, 0.6, 0.8])
+def test_labels_and_layers_of_500_inputs(count_ties, backend, speed):
+    batch = padded_batch(torch.randint(1, 60, (500,)).tolist())
+    unpatched, patched, decided = assert_same_answers(spread_model(), batch, speed, backend)
+    count_ties((~decided).sum(), 500)
+    assert decided.sum() >= 490 and unpatched.exit_layer.unique().numel() >= 2
+    assert torch.equal(patched.logits.argmax(dim=1)[decided], unpatched.logits.argmax(dim=1)[decided])
+
+
+def test_a_forward_of_the_users_own_is_not_passed_over():
+    class Mine(FastBertForSequenceClassification):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    class Plain(FastBertForSequenceClassification):
+        pass
+
+    config = spread_model().config
+    with pytest.raises(ValueError, match="Mine has a forward of its own, so it cannot be patched"):
+        fastbert_kernels.patch(Mine(config))
+    assert fastbert_kernels.is_patched(fastbert_kernels.patch(Plain(config)))
