@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,10 @@ class PooledHead:
         if not 1 <= len(self.layers) <= MAX_LAYERS:
             raise ValueError(f"a PooledHead has 1 to {MAX_LAYERS} layers, not {len(self.layers)}")
         _check_linear(self, **{f"layers[{number}]": layer for number, layer in enumerate(self.layers)})
+        layers: list[Any] = list(self.layers)
+        for number, (before, layer) in enumerate(itertools.pairwise(layers), start=1):
+            _check_widths(self, f"layers[{number}]", layer, before.out_features)
+        _check_labels(self, self.layers[-1])
         _check_choice("pooling", self.pooling, *POOLINGS)
         _check_choice("activation", self.activation, *ACTIVATIONS)
 
@@ -79,6 +85,15 @@ class AttentiveHead:
                 if (module := getattr(self, field.name)) is not None or field.name != "attention_output"
             },
         )
+        width: Any = self.projection.out_features
+        for name in ("query", "key", "value", "attention_output", "dense"):
+            if getattr(self, name) is not None:
+                _check_widths(self, name, getattr(self, name), width, width)
+        _check_widths(self, "classifier", self.classifier, width)
+        _check_labels(self, self.classifier)
+        heads = self.num_attention_heads
+        if type(heads) is not int or heads < 1 or width % heads:
+            raise ValueError(f"num_attention_heads of AttentiveHead must divide its width {width}, not {heads!r}")
         _check_choice("narrow_activation", self.narrow_activation, "tanh", "identity")
         _check_choice("mlp_activation", self.mlp_activation, "tanh", "identity")
 
@@ -111,6 +126,16 @@ def _check_linear(head: HostHead, **modules: nn.Module | None) -> None:
             )
         if module.bias is None:
             raise ValueError(f"{name} of {type(head).__name__} has no bias; give it one of zeros")
+
+
+def _check_widths(head: HostHead, name: str, layer: Any, inputs: int, outputs: int | None = None) -> None:
+    if layer.in_features != inputs or outputs not in (None, layer.out_features):
+        raise ValueError(f"{name} of {type(head).__name__} must be {inputs} -> {outputs or 'any'}, not {layer}")
+
+
+def _check_labels(head: HostHead, last: Any) -> None:
+    if last.out_features < 2:
+        raise ValueError(f"a {type(head).__name__} must have two labels or more: with one there is nothing to decide")
 
 
 def _check_choice(name: str, value: str, *allowed: str) -> None:

@@ -299,6 +299,10 @@ class MyLinear(nn.Linear):
     pass
 
 
+def with_attentive(**changes):
+    return lambda model: [AttentiveHead(**{**model.attentive, "num_attention_heads": 4, **changes})]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -315,6 +319,23 @@ class MyLinear(nn.Linear):
             ValueError,
             "unknown pooling 'last'",
         ),
+        ({"heads": lambda model: [PooledHead([nn.Linear(2, 1)])]}, ValueError, "PooledHead must have two labels or mo"),
+        (
+            {"heads": lambda model: [PooledHead([nn.Linear(4, 5), nn.Linear(6, 3)])]},
+            ValueError,
+            r"layers\[1\] of PooledHead must be 5 -> any, not Linear\(in_features=6",
+        ),
+        *(
+            (
+                {"heads": with_attentive(num_attention_heads=heads)},
+                ValueError,
+                f"must divide its width 16, not {heads!r}",
+            )
+            for heads in (3, 0, -1, 2.0, "4", True)
+        ),
+        ({"heads": with_attentive(key=nn.Linear(WIDTH, 8))}, ValueError, "key of AttentiveHead must be 16 -> 16, not"),
+        ({"heads": with_attentive(classifier=nn.Linear(8, 3))}, ValueError, "classifier .* must be 16 -> any, not"),
+        ({"heads": with_attentive(classifier=nn.Linear(WIDTH, 1))}, ValueError, "AttentiveHead must have two labels"),
         (
             {"heads": lambda model: [*model.heads()[:4], PooledHead([nn.Linear(WIDTH, 4)])]},
             ValueError,
