@@ -240,7 +240,7 @@ def _deebert(size: Size, scope: ExitStack, folder: Path) -> Subject:
             output_layer: int = -1,
             train_highway: bool = False,
         ) -> Any:
-            """One text leaves where it is sure; of several none does, as in the published code."""
+            """One text leaves where it is sure; of several none does: the published code takes one."""
             assert input_ids is not None and attention_mask is not None
             encoder = self.bert.encoder
             hidden = self.bert.embeddings(input_ids=input_ids)
@@ -276,7 +276,7 @@ def _deebert(size: Size, scope: ExitStack, folder: Path) -> Subject:
         ask,
         batches_leave=False,
         undecided=model.classifier,
-        note="as published, a text leaves early only where it is alone in its batch",
+        note="the published code takes one text at a time; in batches it runs to full depth here",
     )
 
 

@@ -198,8 +198,12 @@ def forward(
     output_layer: int = -1,
     train_highway: bool = False,
 ) -> Any:
-    """(loss with labels,) logits [B, N], (entropy in nats of the answers [B], []), exit layers [B] int64."""
-    unusual = any(argument is not None for argument in (position_ids, head_mask, inputs_embeds))
+    """(loss with labels,) logits [B, N], (), (entropy in nats of the answers [B], []) and the exit layer: int64 [B], or
+    an int for one text, which is all that the published code takes; that has what each highway said in the empty
+    places."""
+    unusual = any(argument is not None for argument in (position_ids, head_mask, inputs_embeds)) or any(
+        getattr(model.config, name, False) for name in ("output_hidden_states", "output_attentions")
+    )
     if unusual or input_ids is None or len(input_ids) == 0 or output_layer >= 0 or train_highway:
         return NotImplemented  # these look at every highway, or at what the packed engine does not have
     backbone = getattr(model, str(_backbone_name(model)))
@@ -222,7 +226,8 @@ def forward(
     undecided = (results.exit_layer == depth) & ~(_entropy(of_highway) < thresholds.values[-1])
     logits = of_classifier.where(undecided[:, None], of_highway).to(model.classifier.weight.dtype)
     loss = () if labels is None else (F.cross_entropy(logits, labels),)
-    return (*loss, logits, (_entropy(logits), []), results.exit_layer)
+    exit_layer = results.exit_layer if size > 1 else int(results.exit_layer)
+    return (*loss, logits, (), (_entropy(logits), []), exit_layer)
 
 
 def _entropy(logits: Tensor) -> Tensor:

@@ -105,7 +105,9 @@ class HighwayModel(nn.Module):
         samples = torch.arange(len(first))
         logits = every[output_layer] if output_layer >= 0 else every[first, samples]
         loss = () if labels is None else (nn.functional.cross_entropy(logits, labels),)
-        return (*loss, logits, (entropy[first, samples], []), (first + 1).clamp(max=len(every) - 1))
+        layers = (first + 1).clamp(max=len(every) - 1)
+        exit_layer = layers if len(layers) > 1 else int(layers)
+        return (*loss, logits, (), (entropy[first, samples], []), exit_layer)
 
 
 def entropy_of(logits):

@@ -61,10 +61,10 @@ def test_answers_are_those_of_the_unpatched_model(five_hundred, count_ties, name
     clear = distance > 1e-5
     assert clear.sum() > 490
     count_ties((~clear).sum(), 500)
-    assert torch.equal(got[2][clear], want[2][clear]) and got[2].dtype == torch.int64
-    assert got[2].unique().numel() >= (3 if name in ("middle", "rising") else 1)
+    assert torch.equal(got[-1][clear], want[-1][clear]) and got[-1].dtype == torch.int64
+    assert got[-1].unique().numel() >= (3 if name in ("middle", "rising") else 1)
     assert torch.equal(got[0][clear].argmax(dim=1), want[0][clear].argmax(dim=1))
-    for pair in ((got[0], own[0], want[0]), (got[1][0], own[1][0], want[1][0])):
+    for pair in ((got[0], own[0], want[0]), (got[-2][0], own[-2][0], want[-2][0])):
         error, plain = ((each - pair[2])[clear].abs().mean() for each in pair[:2])
         assert error <= 2 * plain + 1e-8
         torch.testing.assert_close(pair[0][clear].double(), pair[2][clear], rtol=0, atol=1e-4)
@@ -79,7 +79,7 @@ def test_the_last_highway_answers_the_sure_and_the_classifier_the_others(backend
     sure = entropy_of(every[-2]) < 0.5
     assert sure.any() and not sure.all()
     got = run(fastbert_kernels.patch(model, backend=backend), batch)
-    assert got[2].tolist() == [DEPTH] * 8
+    assert got[-1].tolist() == [DEPTH] * 8
     torch.testing.assert_close(got[0], torch.where(sure[:, None], every[-2], every[-1]), rtol=0, atol=1e-4)
 
 
@@ -91,18 +91,18 @@ def test_a_threshold_above_the_largest_entropy_lets_everybody_out_even_the_evenl
         for parameter in model.bert.encoder.highway[1].classifier.parameters():
             parameter.zero_()
     got = run(fastbert_kernels.patch(model), make_batch([3, 8, 5]))
-    assert got[2].tolist() == [2, 2, 2]
-    torch.testing.assert_close(got[1][0], torch.full((3,), LARGEST))
+    assert got[-1].tolist() == [2, 2, 2]
+    torch.testing.assert_close(got[-2][0], torch.full((3,), LARGEST))
     # The largest entropy itself is no more than a threshold like others: who has it stays.
     model.set_thresholds(-1, LARGEST - 1e-4, -1, -1)
-    assert run(model, make_batch([3, 8, 5]))[2].tolist() == [DEPTH] * 3
+    assert run(model, make_batch([3, 8, 5]))[-1].tolist() == [DEPTH] * 3
 
 
 def test_thresholds_are_read_at_every_call():
     model, batch = fastbert_kernels.patch(HighwayModel().eval()), make_batch([3, 8, 5])
-    assert run(model, batch)[2].tolist() == [DEPTH] * 3
+    assert run(model, batch)[-1].tolist() == [DEPTH] * 3
     model.bert.encoder.early_exit_entropy[2] = 9
-    assert run(model, batch)[2].tolist() == [3] * 3
+    assert run(model, batch)[-1].tolist() == [3] * 3
     for wrong in ([0.5], [0.5, 0.5, math.nan, 0.5]):
         model.set_thresholds(*wrong)
         with pytest.raises(ValueError, match="a number for each of the 4 layers"):
@@ -120,7 +120,7 @@ def test_low_precision_is_close(dtype):
     batch = make_batch([3, 30, 9, 17] * 8)
     want = run(model, batch)
     got = run(fastbert_kernels.patch(model, dtype=dtype), batch)
-    same = got[2] == want[2]
+    same = got[-1] == want[-1]
     assert same.float().mean() > 0.5
     assert (got[0] - want[0])[same].abs().mean() < (0.1 if dtype == torch.bfloat16 else 0.3)  # of logits of about 3
 
@@ -134,8 +134,8 @@ def test_a_model_of_another_precision_answers_in_it(dtype):
     for each in (model, fast):  # the one that is patched, too
         each.to(dtype)
     got, want = run(fast, batch), run(model, batch)
-    assert got[0].dtype == want[0].dtype == dtype and got[1][0].dtype == want[1][0].dtype
-    assert torch.equal(got[2], want[2])
+    assert got[0].dtype == want[0].dtype == dtype and got[-2][0].dtype == want[-2][0].dtype
+    assert torch.equal(got[-1], want[-1])
     torch.testing.assert_close(got[0], want[0], rtol=0, atol=1e-4 if dtype == torch.float64 else 0.1)
 
 
@@ -168,6 +168,16 @@ def test_a_wrapped_model_is_told_where_the_model_is(wrap, inner):
         fastbert_kernels.patch(wrap(HighwayModel()))
 
 
+def test_the_result_has_the_form_of_the_published_one():
+    """(loss,) logits, what highways said, (entropy, entropies of highways), exit layer, which may be a key."""
+    model = HighwayModel().eval().set_thresholds(*THRESHOLDS["middle"])
+    fast, batch = fastbert_kernels.patch(copy.deepcopy(model)), make_batch([9])
+    for options in ({}, {"labels": torch.tensor([1])}):
+        got, want = run(fast, batch, **options), run(model, batch, **options)
+        assert [type(part) for part in got] == [type(part) for part in want] and len(got) == 4 + len(options)
+        assert {1: "a", 2: "b", 3: "c", 4: "d"}[got[-1]] and got[-1] == want[-1]
+
+
 def test_segments_loss_and_what_the_model_answers_itself():
     model = HighwayModel().eval().set_thresholds(*THRESHOLDS["middle"])
     batch = make_batch([3, 30, 9])
@@ -177,6 +187,11 @@ def test_segments_loss_and_what_the_model_answers_itself():
     got, want = (run(each, batch, labels=labels) for each in (fast, model))
     torch.testing.assert_close(got[0], want[0], rtol=0, atol=1e-4)
     torch.testing.assert_close(got[1], want[1], rtol=0, atol=1e-4)
+    for each in (fast, model):
+        each.config.output_hidden_states = True
+    assert torch.equal(run(fast, batch)[0], run(model, batch)[0])
+    for each in (fast, model):
+        each.config.output_hidden_states = False
     for options in ({"output_layer": 1}, {"train_highway": True, "labels": labels}):
         for got, want in zip(run(fast, batch, **options)[:1], run(model, batch, **options)[:1], strict=True):
             assert torch.equal(got, want)
@@ -198,14 +213,14 @@ def test_unpatch_copies_and_pickles():
     copied = copy.deepcopy(model)
     with torch.no_grad():
         copied.bert.encoder.layer[0].output.dense.weight.zero_()
-    assert not torch.equal(run(copied, batch)[1][0], run(model, batch)[1][0])
+    assert not torch.equal(run(copied, batch)[-2][0], run(model, batch)[-2][0])
     assert torch.equal(run(model, batch)[0], fast[0])
     with pytest.raises(TypeError, match="unpatch"):
         pickle.dumps(model)
     fastbert_kernels.unpatch(model)
     assert model.__dict__ == attributes and pickle.dumps(model.state_dict()) == state
     after = run(pickle.loads(pickle.dumps(model)), batch)
-    assert torch.equal(after[0], before[0]) and torch.equal(after[2], before[2])
+    assert torch.equal(after[0], before[0]) and torch.equal(after[-1], before[-1])
 
 
 def relu_pooler(model):
