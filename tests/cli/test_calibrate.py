@@ -190,9 +190,22 @@ def test_temperatures_are_saved_in_the_weights(original, folder, dev, tmp_path, 
     assert_complaint(again, "calibrate", "recorded with other weights than this model has; delete the file")
 
 
-def test_latency_is_measured(folder, dev, monkeypatch) -> None:
-    from fastbert_hf.cli import measure
+def test_records_of_other_texts_or_labels_are_refused(folder, dev, tmp_path) -> None:
+    kept, other = tmp_path / "exits.safetensors", tmp_path / "other.tsv"
+    options = ("--min-speedup", 1.2, "--records", kept, "--dry-run")
+    first = succeed("calibrate", folder, "--data", dev, *options).stdout
+    assert succeed("calibrate", folder, "--data", dev, *options).stdout == first
+    header, line, *lines = dev.read_text().splitlines()
+    label, text = line.split("\t")
+    another_word = text.replace("good", "bad") if "good" in text else " ".join(["good", *text.split()[1:]])
+    another_label = LABELS[(LABELS.index(label) + 1) % 3]
+    for changed in (f"{label}\t{another_word}", f"{another_label}\t{text}"):
+        other.write_text("\n".join([header, changed, *lines]) + "\n")
+        refused = invoke("calibrate", folder, "--data", other, *options)
+        assert_complaint(refused, "calibrate", "recorded with other texts or labels; delete the file or name another")
 
+
+def test_latency_is_measured(folder, dev, monkeypatch) -> None:
     monkeypatch.setattr(measure, "_SECONDS_PER_RULE", 0.02)
     shown = succeed(
         *("calibrate", folder, "--data", dev, "--latency-ms", 1000, "--batch-size", 4, "--backend", "none")

@@ -170,9 +170,9 @@ def _records(
     path = settings.records
     if path is not None and path.exists():
         records = ExitRecords.load(path)
-        known = (records.labels.tolist(), records.lengths.tolist()) == (dataset.label_ids, dataset.lengths)
+        known = (records.labels.tolist(), records.texts) == (dataset.label_ids, dataset.fingerprint)
         if not known or records.fingerprint != model_fingerprint(model):
-            other = "other texts" if not known else "other weights than this model has"
+            other = "other texts or labels" if not known else "other weights than this model has"
             raise CommandError(f"--records {path}: recorded with {other}; delete the file or name another")
         return records
     with _bar() as progress:
