@@ -150,6 +150,25 @@ def test_guarantee_json_and_dry_run(folder, dev) -> None:
     assert rule.criterion == "confidence" and rule.layers == (1, 2, 3) and len(set(rule.speeds)) == 1
 
 
+def test_predict_says_where_the_guarantee_does_not_hold(original, folder, dev) -> None:
+    texts = original.parent / "texts.txt"
+    succeed("calibrate", folder, "--data", dev, "--max-drop", 0.1, "--one-speed")
+    wish = "calibrated setting (lose at most 10 points of accuracy"
+    for dtype in ("auto", "fp32"):
+        assert answers_of(folder, texts, "--dtype", dtype)[1].endswith(f"{wish})")
+    line = answers_of(folder, texts, "--dtype", "bf16")[1]
+    assert line.endswith(f"{wish}; guaranteed in float32, not with --dtype bf16)")
+    assert answers_of(folder, texts, "--dtype", "bf16", "--full-depth")[1].endswith("full depth")
+    succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.2)
+    line = answers_of(folder, texts, "--dtype", "bf16")[1]
+    assert line.endswith("calibrated setting (a FLOPs speed-up of 1.2x or more)")
+
+
+def test_one_point_is_one_point() -> None:
+    assert describe_wish(Objective(max_drop=0.01)) == "lose at most 1 point of accuracy"
+    assert describe_wish(Objective(max_drop=0.005)) == "lose at most 0.5 points of accuracy"
+
+
 def test_nothing_but_full_depth_can_be_guaranteed(folder, dev, tmp_path) -> None:
     model = FastBertForSequenceClassification.from_pretrained(folder)
     for head in model.student_classifiers:  # sure, and right about one class only

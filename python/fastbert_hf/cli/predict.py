@@ -15,7 +15,7 @@ from typing import TextIO
 import transformers
 
 from fastbert_hf.cli.errors import CommandError
-from fastbert_hf.cli.models import check_patching, load_model, place_and_patch
+from fastbert_hf.cli.models import DTYPES, check_patching, load_model, place_and_patch
 from fastbert_hf.cli.setting_in_words import describe_wish
 from fastbert_hf.data import JSON_LINES, read_texts
 from fastbert_hf.data.labels import SEPARATOR
@@ -117,7 +117,10 @@ def _what_was_used(settings: PredictSettings, model: FastBertForSequenceClassifi
     if settings.speed is not None:
         return f"Speed {settings.speed:g}"
     assert setting is not None
-    return f"calibrated setting ({describe_wish(setting.objective)})"
+    wish = describe_wish(setting.objective)
+    if setting.evidence.guarantee is not None and DTYPES.get(settings.dtype, model.dtype) != model.dtype:
+        wish += f"; guaranteed in {str(model.dtype).removeprefix('torch.')}, not with --dtype {settings.dtype}"
+    return f"calibrated setting ({wish})"
 
 
 def _check_paths(settings: PredictSettings) -> None:
