@@ -270,6 +270,7 @@ def test_a_rule_that_is_named_twice_is_timed_once(monkeypatch) -> None:
         (["--min-speedup", 2, "--batch-size", 1], "--batch-size is for --latency-ms"),
         (["--min-speedup", 2, "--records", "{few}/x"], "no such folder; make it first"),
         (["--min-speedup", 2, "--records", "{few}"], "holds no exit records"),
+        (["--min-speedup", 2, "--records", "."], "--records .: a folder; name a file"),
         (["--min-speedup", 2, "--max-length", 1000], "the model ends at"),
     ],
 )

@@ -96,6 +96,8 @@ def run_calibrate(settings: CalibrateSettings) -> None:
     objective = _objective(settings)
     if settings.records is not None and not settings.records.parent.is_dir():
         raise CommandError(f"--records {settings.records}: no such folder; make it first")
+    if settings.records is not None and settings.records.is_dir():
+        raise CommandError(f"--records {settings.records}: a folder; name a file")
     model, tokenizer = load_model(settings.model)
     with faults_explained():
         _check_model(model, settings)
