@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -285,6 +286,15 @@ def test_complaints_are_one_line_and_nothing_is_written(folder, dev, tmp_path, o
     result = invoke("calibrate", folder, *options)
     assert_complaint(result, "calibrate", message)
     assert result.stdout == "" and not (folder / "fastbert_calibration.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_model_runs(folder, dev, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (folder, os.W_OK))
+    options = ("--data", dev, "--min-speedup", 1.2, "--records", tmp_path / "exits.safetensors")
+    refused = invoke("calibrate", folder, *options)
+    assert_complaint(refused, "calibrate", f"{folder}: cannot be written into; copy the model, or see the setting with")
+    assert not (tmp_path / "exits.safetensors").exists()
+    assert "dry run: nothing was written" in succeed("calibrate", folder, *options, "--dry-run").stdout
 
 
 def test_models_that_cannot_be_calibrated(folder, dev) -> None:

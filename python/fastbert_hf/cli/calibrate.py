@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -99,6 +100,10 @@ def run_calibrate(settings: CalibrateSettings) -> None:
     if settings.records is not None and settings.records.is_dir():
         raise CommandError(f"--records {settings.records}: a folder; name a file")
     model, tokenizer = load_model(settings.model)
+    if not settings.dry_run and not os.access(settings.model, os.W_OK):  # known before the work, not after it
+        raise CommandError(
+            f"{settings.model}: cannot be written into; copy the model, or see the setting with --dry-run"
+        )
     with faults_explained():
         _check_model(model, settings)
         max_length = settings.max_length or min(model.config.max_position_embeddings, tokenizer.model_max_length)
