@@ -160,6 +160,9 @@ def test_predict_says_where_the_guarantee_does_not_hold(original, folder, dev) -
     line = answers_of(folder, texts, "--dtype", "bf16")[1]
     assert line.endswith(f"{wish}; guaranteed in float32, not with --dtype bf16)")
     assert answers_of(folder, texts, "--dtype", "bf16", "--full-depth")[1].endswith("full depth")
+    succeed("calibrate", folder, "--data", dev, "--max-drop", 0.1, "--one-speed", "--max-length", 8)
+    assert answers_of(folder, texts, "--max-length", 8)[1].endswith(f"{wish})")
+    assert answers_of(folder, texts)[1].endswith(f"{wish}; guaranteed with --max-length 8)")
     succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.2)
     line = answers_of(folder, texts, "--dtype", "bf16")[1]
     assert line.endswith("calibrated setting (a FLOPs speed-up of 1.2x or more)")

@@ -130,6 +130,7 @@ def run_calibrate(settings: CalibrateSettings) -> None:
             fold_temperatures(model, scaling.temperatures)
             records = replace(scaling.records, fingerprint=model_fingerprint(model))
         calibration = _calibrate(settings, objective, model, dataset, records)
+        calibration = replace(calibration, setting=replace(calibration.setting, max_length=max_length))
     if not settings.dry_run:
         with faults_explained(f"{settings.model} cannot be written"):
             _save(settings.model, model, calibration, scaling)
