@@ -167,6 +167,7 @@ class CalibratedSetting:
         fingerprint: `model_fingerprint` of the model it holds for.
         curve: single Speed, entropy, all heads: the linear knob.
         latency: what was measured, where a latency was asked for.
+        max_length: tokens at which the samples were cut off; `None` where that is not known.
     """
 
     rule: ExitRule
@@ -176,6 +177,7 @@ class CalibratedSetting:
     fingerprint: str
     curve: SpeedCurve
     latency: Latency | None = None
+    max_length: int | None = None
 
     def speed_for_speedup(self, flops_speedup: float) -> float:
         """The Speed whose FLOPs speed-up is that; see `SpeedCurve.speed_for_speedup`."""

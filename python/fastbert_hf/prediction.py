@@ -182,7 +182,7 @@ def iter_predict(
     # What is wrong with it is said now, not at the first window.
     model.resolve_speed(speed, speedup, len(texts) if isinstance(texts, Sized) else 1)
     tokenise = WindowTokeniser(
-        tokenizer, _resolve_max_length(model, tokenizer, max_length), model.get_input_embeddings().num_embeddings
+        tokenizer, resolve_max_length(model, tokenizer, max_length), model.get_input_embeddings().num_embeddings
     )
     return _predictions(model, tokenised_ahead(texts, tokenise, window), speed, speedup, max_tokens, progress, total)
 
@@ -236,7 +236,12 @@ def _check_eval_mode(model: Any) -> None:
         raise RuntimeError("the model is in train mode, its answers would be random; call model.eval() first")
 
 
-def _resolve_max_length(model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int:
+def resolve_max_length(model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int:
+    """At how many tokens texts are cut off; `None`: where the model or the tokenizer ends.
+
+    Raises:
+        ValueError: `max_length` leaves no room for a text, or is more than the model has positions.
+    """
     positions = model.config.max_position_embeddings
     if max_length is None:
         return min(positions, tokenizer.model_max_length)

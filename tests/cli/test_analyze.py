@@ -84,6 +84,8 @@ def test_figures_are_those_of_evaluate_and_everything_is_written(trained, data, 
         label, text = lines[example["number"] - 1]
         assert (example["label"], example["texts"]) == (label, [text])
     text = "".join(read_page((out / "report.html").read_text()).text)
+    counts = [sum(line[0] == name for line in lines) for name in ("no", "yes")]
+    assert f"no: {counts[0]}, yes: {counts[1]} (always the most frequent: " in text
     assert str(trained / "model") in text and lines[shown[0]["number"] - 1][1] in text
 
 

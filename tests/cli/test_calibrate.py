@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +18,9 @@ from families import make_model as make_family_model
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf import predict as predict_texts
 from fastbert_hf.calibrated_setting import CalibratedSetting
-from fastbert_hf.calibration import ExitRecords, figures_of, simulate
+from fastbert_hf.calibration import ExitRecords, ExitRule, Objective, figures_of, simulate
+from fastbert_hf.cli import measure
+from fastbert_hf.cli.setting_in_words import describe_wish
 from fastbert_hf.flops import ModelShape, executed_flops, full_depth_flops
 from support import spread_model
 
@@ -146,6 +151,28 @@ def test_guarantee_json_and_dry_run(folder, dev) -> None:
     assert rule.criterion == "confidence" and rule.layers == (1, 2, 3) and len(set(rule.speeds)) == 1
 
 
+def test_predict_says_where_the_guarantee_does_not_hold(original, folder, dev) -> None:
+    texts = original.parent / "texts.txt"
+    succeed("calibrate", folder, "--data", dev, "--max-drop", 0.1, "--one-speed")
+    wish = "calibrated setting (lose at most 10 points of accuracy"
+    for dtype in ("auto", "fp32"):
+        assert answers_of(folder, texts, "--dtype", dtype)[1].endswith(f"{wish})")
+    line = answers_of(folder, texts, "--dtype", "bf16")[1]
+    assert line.endswith(f"{wish}; guaranteed in float32, not with --dtype bf16)")
+    assert answers_of(folder, texts, "--dtype", "bf16", "--full-depth")[1].endswith("full depth")
+    succeed("calibrate", folder, "--data", dev, "--max-drop", 0.1, "--one-speed", "--max-length", 8)
+    assert answers_of(folder, texts, "--max-length", 8)[1].endswith(f"{wish})")
+    assert answers_of(folder, texts)[1].endswith(f"{wish}; guaranteed with --max-length 8)")
+    succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.2)
+    line = answers_of(folder, texts, "--dtype", "bf16")[1]
+    assert line.endswith("calibrated setting (a FLOPs speed-up of 1.2x or more)")
+
+
+def test_one_point_is_one_point() -> None:
+    assert describe_wish(Objective(max_drop=0.01)) == "lose at most 1 point of accuracy"
+    assert describe_wish(Objective(max_drop=0.005)) == "lose at most 0.5 points of accuracy"
+
+
 def test_nothing_but_full_depth_can_be_guaranteed(folder, dev, tmp_path) -> None:
     model = FastBertForSequenceClassification.from_pretrained(folder)
     for head in model.student_classifiers:  # sure, and right about one class only
@@ -186,9 +213,22 @@ def test_temperatures_are_saved_in_the_weights(original, folder, dev, tmp_path, 
     assert_complaint(again, "calibrate", "recorded with other weights than this model has; delete the file")
 
 
-def test_latency_is_measured(folder, dev, monkeypatch) -> None:
-    from fastbert_hf.cli import measure
+def test_records_of_other_texts_or_labels_are_refused(folder, dev, tmp_path) -> None:
+    kept, other = tmp_path / "exits.safetensors", tmp_path / "other.tsv"
+    options = ("--min-speedup", 1.2, "--records", kept, "--dry-run")
+    first = succeed("calibrate", folder, "--data", dev, *options).stdout
+    assert succeed("calibrate", folder, "--data", dev, *options).stdout == first
+    header, line, *lines = dev.read_text().splitlines()
+    label, text = line.split("\t")
+    another_word = text.replace("good", "bad") if "good" in text else " ".join(["good", *text.split()[1:]])
+    another_label = LABELS[(LABELS.index(label) + 1) % 3]
+    for changed in (f"{label}\t{another_word}", f"{another_label}\t{text}"):
+        other.write_text("\n".join([header, changed, *lines]) + "\n")
+        refused = invoke("calibrate", folder, "--data", other, *options)
+        assert_complaint(refused, "calibrate", "recorded with other texts or labels; delete the file or name another")
 
+
+def test_latency_is_measured(folder, dev, monkeypatch) -> None:
     monkeypatch.setattr(measure, "_SECONDS_PER_RULE", 0.02)
     shown = succeed(
         *("calibrate", folder, "--data", dev, "--latency-ms", 1000, "--batch-size", 4, "--backend", "none")
@@ -200,6 +240,20 @@ def test_latency_is_measured(folder, dev, monkeypatch) -> None:
     assert answers_of(folder, dev, "--text-column", "text")[1].endswith("(at most 1000 ms per text)")
     refused = invoke("calibrate", folder, "--data", dev, "--latency-ms", 1e-6)
     assert_complaint(refused, "calibrate", "no exit rule takes 1e-06 ms per text or less: full depth takes")
+
+
+def test_a_rule_that_is_named_twice_is_timed_once(monkeypatch) -> None:
+    """The rule that is chosen may be full depth, which is timed beside it."""
+    ticks = itertools.count()
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(ticks))  # a call takes one second
+    batches, full_depth = [{"input_ids": torch.zeros(2, 3)}] * 5, ExitRule(())
+    other = ExitRule((1,), (0.5,))
+
+    def model(input_ids, speed):
+        return SimpleNamespace(exit_layer=input_ids)
+
+    times = measure.milliseconds_per_text(model, batches, [full_depth, other, full_depth], lambda steps: steps)
+    assert times == [500, 500, 500]
 
 
 @pytest.mark.parametrize(
@@ -220,6 +274,7 @@ def test_latency_is_measured(folder, dev, monkeypatch) -> None:
         (["--min-speedup", 2, "--batch-size", 1], "--batch-size is for --latency-ms"),
         (["--min-speedup", 2, "--records", "{few}/x"], "no such folder; make it first"),
         (["--min-speedup", 2, "--records", "{few}"], "holds no exit records"),
+        (["--min-speedup", 2, "--records", "."], "--records .: a folder; name a file"),
         (["--min-speedup", 2, "--max-length", 1000], "the model ends at"),
     ],
 )
@@ -234,6 +289,15 @@ def test_complaints_are_one_line_and_nothing_is_written(folder, dev, tmp_path, o
     result = invoke("calibrate", folder, *options)
     assert_complaint(result, "calibrate", message)
     assert result.stdout == "" and not (folder / "fastbert_calibration.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_model_runs(folder, dev, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (folder, os.W_OK))
+    options = ("--data", dev, "--min-speedup", 1.2, "--records", tmp_path / "exits.safetensors")
+    refused = invoke("calibrate", folder, *options)
+    assert_complaint(refused, "calibrate", f"{folder}: cannot be written into; copy the model, or see the setting with")
+    assert not (tmp_path / "exits.safetensors").exists()
+    assert "dry run: nothing was written" in succeed("calibrate", folder, *options, "--dry-run").stdout
 
 
 def test_models_that_cannot_be_calibrated(folder, dev) -> None:

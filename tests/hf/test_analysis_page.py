@@ -190,6 +190,24 @@ def test_captions_do_not_claim_what_the_data_do_not_show():
     assert "In none of these heads are the surest texts right more often" in caption
 
 
+@pytest.mark.parametrize(("unsure", "words"), [(0, "has all texts below"), (3, "has 397 of 400 texts below")])
+def test_captions_count_texts_outside_the_one_interval_that_has_many(unsure, words):
+    records = make_records(400)
+    records.logits[:] = 50.0 * torch.nn.functional.one_hot(records.labels, 3)[:, None]  # sure of everything
+    records.logits[:unsure, 0] = 0.0
+    caption = captions.accuracy_by_uncertainty(analyse(records, SPEEDS))
+    assert f"The first student classifier {words} uncertainty 0.1 and is right on 100\u00a0% of them" in caption
+
+
+def test_heads_that_only_cost_are_no_saving():
+    records = make_records(400)
+    records.logits[:, :-1] = 0.0  # nobody leaves early
+    analysis = analyse(records, SPEEDS)
+    summary, point = captions.summary(analysis), analysis.tradeoff.speeds[2]
+    assert point.value == 0.5 and point.flops_speedup < 1
+    assert f"{1 / point.flops_speedup:.2f} times the FLOPs" in summary and "fewer" not in summary
+
+
 def test_static_models_are_compared_at_equal_flops():
     analysis = analyse(make_records(400, seed=3), SPEEDS)
     depths = sorted((point.flops_speedup, point.accuracy) for point in analysis.tradeoff.depths)

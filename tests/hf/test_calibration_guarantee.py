@@ -131,6 +131,13 @@ def test_searched_rules_keep_the_promise(monkeypatch) -> None:
     assert faster > DRAWS / 2
 
 
+def test_few_samples_guarantee_more_than_full_depth() -> None:
+    """The fastest rule that spoils none of the choosing samples often fails; more careful ones are tested before it."""
+    population = make_population(20_000, heads=4)
+    for number, rows in enumerate(draws(population, 600, 8)):
+        assert certify_searched(population.rows(rows), 0.02, seed=number).found.flops_speedup > 1.2
+
+
 @pytest.mark.parametrize("criterion", ["patience", "confidence", "top_k_entropy"])
 def test_named_criterion_is_the_one_that_is_certified(criterion) -> None:
     records = make_population(600, heads=4)

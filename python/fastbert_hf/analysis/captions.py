@@ -28,7 +28,8 @@ def summary(analysis: Analysis) -> str:
     """The result in a sentence or two, at the middle Speed."""
     full = analysis.tradeoff.full_depth
     point = _middle(analysis)
-    faster = f"{point.flops_speedup:.2f} times fewer FLOPs"
+    speedup = point.flops_speedup
+    faster = f"{speedup:.2f} times fewer FLOPs" if speedup >= 1 else f"{1 / speedup:.2f} times the FLOPs"
     if point.wall_clock is not None:
         faster += f" and a measured speed-up of {point.wall_clock.speedup:.2f}"
     return (
@@ -167,7 +168,9 @@ def _from_sure_to_unsure(head: HeadAccuracy, name: str) -> str:
     filled = head.with_at_least(ENOUGH_TEXTS) or head.with_at_least(1)
     sure, unsure = filled[0], filled[-1]
     if sure is unsure:
-        return f"The {name} has all texts {_where(sure)} and is right on {percent(sure.accuracy or 0)}."
+        all_texts = head.unknown + sum(interval.samples for interval in head.intervals)
+        share = "all" if sure.samples == all_texts else f"{sure.samples:,} of {all_texts:,}"
+        return f"The {name} has {share} texts {_where(sure)} and is right on {percent(sure.accuracy or 0)} of them."
     return (
         f"The {name} (layer {head.layer}) is right on {percent(sure.accuracy or 0)} of the {texts(sure.samples)} "
         f"{_where(sure)} and on {percent(unsure.accuracy or 0)} of the {unsure.samples:,} {_where(unsure)}."

@@ -33,6 +33,7 @@ class ExitRecords:
         lengths: int64 [n], tokens of every sample, at least 1.
         shape: sizes of the model, which decide the FLOPs.
         fingerprint: `model_fingerprint` of the model; "" when the logits come from elsewhere.
+        texts: `TokenisedDataset.fingerprint` of the samples; "" for logits from elsewhere and for a part of them.
 
     Raises:
         ValueError: no sample, tensors whose dtypes or shapes are not those above, or labels that the model does not
@@ -44,6 +45,7 @@ class ExitRecords:
     lengths: torch.Tensor
     shape: ModelShape
     fingerprint: str = ""
+    texts: str = ""
 
     def __post_init__(self) -> None:
         size, num_labels = len(self.labels), self.shape.num_labels
@@ -97,7 +99,7 @@ class ExitRecords:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file; a fault leaves the old file or none."""
-        description = {"shape": asdict(self.shape), "fingerprint": self.fingerprint}
+        description = {"shape": asdict(self.shape), "fingerprint": self.fingerprint, "texts": self.texts}
         tensors = {"logits": self.logits, "labels": self.labels, "lengths": self.lengths}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_atomically(path, save(tensors, metadata={_METADATA_KEY: json.dumps(description)}))
@@ -114,11 +116,12 @@ class ExitRecords:
             with safe_open(path, framework="pt") as file:
                 description = json.loads((file.metadata() or {})[_METADATA_KEY])
                 tensors = {name: file.get_tensor(name) for name in ("logits", "labels", "lengths")}
+            layers = description["shape"].pop("exit_layers")
+            shape = ModelShape(**description["shape"], exit_layers=None if layers is None else tuple(layers))
+            fingerprints = {name: description[name] for name in ("fingerprint", "texts")}
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} holds no exit records ({error}); record them again") from error
-        layers = description["shape"].pop("exit_layers")
-        shape = ModelShape(**description["shape"], exit_layers=None if layers is None else tuple(layers))
-        return cls(**tensors, shape=shape, fingerprint=description["fingerprint"])
+        return cls(**tensors, shape=shape, **fingerprints)
 
 
 @torch.inference_mode()
@@ -169,6 +172,7 @@ def record_exits(
         lengths=lengths,
         shape=ModelShape.from_config(model.config),
         fingerprint=model_fingerprint(model),
+        texts=dataset.fingerprint,
     )
 
 

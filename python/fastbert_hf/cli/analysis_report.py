@@ -162,7 +162,7 @@ def _pictures(analysis: Analysis) -> list[Picture]:
 
 
 def _facts(source: Source, analysis: Analysis, data: ClassificationData, machine: dict[str, Any]) -> dict[str, str]:
-    counts = [f"{name} {n:,}" for name, n in zip(data.label_names, analysis.samples_per_class, strict=True)]
+    counts = [f"{name}: {n:,}" for name, n in zip(data.label_names, analysis.samples_per_class, strict=True)]
     if len(counts) > _MOST_CLASSES:
         counts = [*counts[:_MOST_CLASSES], f"and {len(counts) - _MOST_CLASSES} more"]
     largest = max(analysis.samples_per_class) / analysis.samples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -96,7 +97,13 @@ def run_calibrate(settings: CalibrateSettings) -> None:
     objective = _objective(settings)
     if settings.records is not None and not settings.records.parent.is_dir():
         raise CommandError(f"--records {settings.records}: no such folder; make it first")
+    if settings.records is not None and settings.records.is_dir():
+        raise CommandError(f"--records {settings.records}: a folder; name a file")
     model, tokenizer = load_model(settings.model)
+    if not settings.dry_run and not os.access(settings.model, os.W_OK):  # known before the work, not after it
+        raise CommandError(
+            f"{settings.model}: cannot be written into; copy the model, or see the setting with --dry-run"
+        )
     with faults_explained():
         _check_model(model, settings)
         max_length = settings.max_length or min(model.config.max_position_embeddings, tokenizer.model_max_length)
@@ -123,6 +130,7 @@ def run_calibrate(settings: CalibrateSettings) -> None:
             fold_temperatures(model, scaling.temperatures)
             records = replace(scaling.records, fingerprint=model_fingerprint(model))
         calibration = _calibrate(settings, objective, model, dataset, records)
+        calibration = replace(calibration, setting=replace(calibration.setting, max_length=max_length))
     if not settings.dry_run:
         with faults_explained(f"{settings.model} cannot be written"):
             _save(settings.model, model, calibration, scaling)
@@ -170,9 +178,9 @@ def _records(
     path = settings.records
     if path is not None and path.exists():
         records = ExitRecords.load(path)
-        known = (records.labels.tolist(), records.lengths.tolist()) == (dataset.label_ids, dataset.lengths)
+        known = (records.labels.tolist(), records.texts) == (dataset.label_ids, dataset.fingerprint)
         if not known or records.fingerprint != model_fingerprint(model):
-            other = "other texts" if not known else "other weights than this model has"
+            other = "other texts or labels" if not known else "other weights than this model has"
             raise CommandError(f"--records {path}: recorded with {other}; delete the file or name another")
         return records
     with _bar() as progress:

@@ -158,7 +158,7 @@ def time_variants(
 
     Within a round all of them take turns batch by batch, so that what disturbs the machine disturbs them alike.
     """
-    runs = [(name, speed) for speed in speeds for name in variants]
+    runs = list(dict.fromkeys((name, speed) for speed in speeds for name in variants))  # what is there twice runs once
     inputs = [_without_labels(batch) for batch in batches]
     for name, speed in runs:  # caches, allocators, folded weights
         variants[name](**inputs[0], speed=speed or 0.0)

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TextIO
 
 import transformers
+from transformers import PreTrainedTokenizerBase
 
 from fastbert_hf.cli.errors import CommandError
-from fastbert_hf.cli.models import check_patching, load_model, place_and_patch
+from fastbert_hf.cli.models import DTYPES, check_patching, load_model, place_and_patch
 from fastbert_hf.cli.setting_in_words import describe_wish
 from fastbert_hf.data import JSON_LINES, read_texts
 from fastbert_hf.data.labels import SEPARATOR
 from fastbert_hf.files import file_written_atomically
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.prediction import Predictions, iter_predict
+from fastbert_hf.prediction import Predictions, iter_predict, resolve_max_length
 
 COLUMNS = ("label", "probability", "uncertainty", "exit_layer")
 
@@ -87,7 +88,8 @@ def run_predict(settings: PredictSettings) -> None:
     seconds = time.perf_counter() - begin
     print(
         f"{total:,} texts in {seconds:.1f} s ({total / seconds:,.0f} texts/s), "
-        f"mean exit layer {layers / total:.2f} of {model.config.num_hidden_layers}; {_what_was_used(settings, model)}"
+        f"mean exit layer {layers / total:.2f} of {model.config.num_hidden_layers}; "
+        + _what_was_used(settings, model, tokenizer)
         + ("" if settings.out is None else f"; written: {settings.out}"),
         file=sys.stderr,
     )
@@ -107,7 +109,9 @@ def _check_speed(settings: PredictSettings) -> None:
         raise CommandError(f"{' and '.join(given)} contradict each other; give one")
 
 
-def _what_was_used(settings: PredictSettings, model: FastBertForSequenceClassification) -> str:
+def _what_was_used(
+    settings: PredictSettings, model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase
+) -> str:
     setting = model.calibrated_setting
     if settings.speedup is not None:
         assert setting is not None
@@ -117,7 +121,13 @@ def _what_was_used(settings: PredictSettings, model: FastBertForSequenceClassifi
     if settings.speed is not None:
         return f"Speed {settings.speed:g}"
     assert setting is not None
-    return f"calibrated setting ({describe_wish(setting.objective)})"
+    wish = describe_wish(setting.objective)
+    if setting.evidence.guarantee is not None:
+        if DTYPES.get(settings.dtype, model.dtype) != model.dtype:
+            wish += f"; guaranteed in {str(model.dtype).removeprefix('torch.')}, not with --dtype {settings.dtype}"
+        if setting.max_length not in (None, resolve_max_length(model, tokenizer, settings.max_length)):
+            wish += f"; guaranteed with --max-length {setting.max_length}"
+    return f"calibrated setting ({wish})"
 
 
 def _check_paths(settings: PredictSettings) -> None:

@@ -40,7 +40,8 @@ def describe_criterion(rule: ExitRule) -> str:
 def describe_wish(objective: Objective) -> str:
     """What was asked for."""
     if objective.max_drop is not None:
-        return f"lose at most {100 * objective.max_drop:.4g} points of accuracy"
+        allowed = f"{100 * objective.max_drop:.4g}"
+        return f"lose at most {allowed} {'point' if allowed == '1' else 'points'} of accuracy"
     if objective.min_speedup is not None:
         return f"a FLOPs speed-up of {objective.min_speedup:.4g}x or more"
     return f"at most {objective.max_latency_ms:.4g} ms per text"

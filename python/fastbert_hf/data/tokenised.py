@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +54,11 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
     def lengths(self) -> list[int]:
         """Number of tokens of every sample."""
         return [len(ids) for ids in self._encoded.get("input_ids", [])]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of the tokens of all samples in their order; labels are not in it."""
+        return hashlib.sha256(json.dumps(self._encoded, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self._size
