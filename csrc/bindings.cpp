@@ -186,11 +186,11 @@ PYBIND11_MODULE(_C, module) {
            }),
            "layers"_a, "pooling"_a, "activation"_a);
   py::class_<EncoderWeights>(module, "EncoderWeights")
-      .def(py::init([](std::vector<EncoderLayerWeights> layers, std::vector<std::optional<ExitHead>> heads,
-                       int64_t num_labels) {
-             if (layers.empty() || heads.size() != layers.size() || !heads.back())
+      .def(py::init([](std::vector<std::optional<EncoderLayerWeights>> layers,
+                       std::vector<std::optional<ExitHead>> heads, int64_t num_labels) {
+             if (layers.empty() || !layers.front() || heads.size() != layers.size() || !heads.back())
                throw std::invalid_argument(
-                   "an encoder has at least one layer, a head or None behind each, and a head behind the last");
+                   "an encoder begins with a layer, has a head or None behind each, and a head behind the last");
              return EncoderWeights{std::move(layers), std::move(heads), num_labels};
            }),
            "layers"_a, "heads"_a, "num_labels"_a);

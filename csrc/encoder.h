@@ -23,8 +23,10 @@ struct AttentiveHead {
 using ExitHead = std::variant<AttentiveHead, PackedPooledHead>;
 
 struct EncoderWeights {
-  std::vector<EncoderLayerWeights> layers;     // L
-  std::vector<std::optional<ExitHead>> heads;  // L; nothing behind a layer without a head, the last one has one
+  // L; nothing: the head that belongs to it is a second one behind the layer before. The first is there.
+  std::vector<std::optional<EncoderLayerWeights>> layers;
+  // L; nothing: no head behind the layer. The last is there.
+  std::vector<std::optional<ExitHead>> heads;
   int64_t num_labels;
 };
 

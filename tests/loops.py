@@ -10,7 +10,7 @@ import torch
 from fastbert_kernels import ops
 from fastbert_kernels.engine.buckets import MAX_SAMPLES
 from fastbert_kernels.engine.compiled import CompiledEncoder
-from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.layer import NoLayer, TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.weights import HeadWeights, PooledHeadWeights
@@ -86,9 +86,10 @@ def make_encoder(kind, layers, heads):
     """`kind`: of ENCODERS or GRAPHED."""
     dtype = torch.float64 if kind.endswith("float64") else torch.float32
     heads = [None if head is None else cast(head, dtype) for head in heads]
-    layers = [TorchLayer.cast(layer.weights, dtype) for layer in layers]
+    weights = [None if isinstance(layer, NoLayer) else layer.weights for layer in layers]
     if kind == "compiled":
-        return CompiledEncoder([layer.weights for layer in layers], heads, dtype, quantised=False)
+        return CompiledEncoder(weights, heads, dtype, quantised=False)
+    layers = [NoLayer(dtype) if layer is None else TorchLayer.cast(layer, dtype) for layer in weights]
     if kind in GRAPHED:
         plain = LayerLoop(layers, heads, "reference")
         return graphed(plain, whole_depth_samples=MAX_SAMPLES * kind.startswith("chained"), move=ALWAYS_MOVE)[0]

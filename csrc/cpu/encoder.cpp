@@ -30,7 +30,7 @@ class Loop {
         weights_(weights),
         results_(results),
         depth_(static_cast<int64_t>(weights.layers.size())),
-        width_(weights.layers.front().qkv.depth),
+        width_(weights.layers.front()->qkv.depth),
         batch_(input.batch),
         now_(input.batch),
         next_(input.batch),
@@ -49,10 +49,11 @@ class Loop {
   void run() {
     const void* hidden = input_.hidden;
     for (int64_t layer = 1; layer <= depth_ && batch_ > 0; ++layer) {
-      void* out = rows_[0].get();
-      encoder_layer(hidden, input_.dtype, now_.cu_seqlens.data(), batch_, weights_.layers[layer - 1], out);
-      std::swap(rows_[0], rows_[1]);  // the layer's output is in rows_[1] now
-      hidden = rows_[1].get();
+      if (const auto& weights = weights_.layers[layer - 1]) {
+        encoder_layer(hidden, input_.dtype, now_.cu_seqlens.data(), batch_, *weights, rows_[0].get());
+        std::swap(rows_[0], rows_[1]);  // the layer's output is in rows_[1] now
+        hidden = rows_[1].get();
+      }
       const std::optional<ExitHead>& head = weights_.heads[layer - 1];
       if (!head || (layer < depth_ && !may_leave(layer))) continue;
       Stopwatch watch(true);

@@ -30,17 +30,26 @@ class CompiledEncoder:
     """Packed weights, and the native structs that point to them."""
 
     def __init__(
-        self, layers: Sequence[LayerWeights], heads: Sequence[ExitHead | None], dtype: torch.dtype, *, quantised: bool
+        self,
+        layers: Sequence[LayerWeights | None],
+        heads: Sequence[ExitHead | None],
+        dtype: torch.dtype,
+        *,
+        quantised: bool,
     ) -> None:
         native = _extension.module()
         self.dtype = dtype
         self.num_labels = teacher_classifier(heads).num_labels
-        self._layers = [PackedLayer.pack(layer, dtype, quantised=quantised) for layer in layers]
+        packed = (None if layer is None else PackedLayer.pack(layer, dtype, quantised=quantised) for layer in layers)
+        self._layers = list(packed)
         self._heads = [None if head is None else _pack_head(head, dtype) for head in heads]
+        assert layers[0] is not None
         width = layers[0].qkv_weight.shape[1]
         self._weights = native.EncoderWeights(
             [
-                native_weights(
+                None
+                if layer is None
+                else native_weights(
                     layer.tensors,
                     width,
                     layer.num_attention_heads,

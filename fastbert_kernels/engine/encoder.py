@@ -10,7 +10,7 @@ import torch
 from fastbert_kernels import backends
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.graphs import GraphedLoop
-from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.layer import NoLayer, TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule
@@ -50,30 +50,34 @@ def hidden_dtype(dtype: torch.dtype | None, weights: torch.dtype) -> torch.dtype
 
 
 def prepare_encoder(
-    layers: Sequence[LayerWeights], heads: Sequence[ExitHead | None], dtype: torch.dtype | None, backend: str
+    layers: Sequence[LayerWeights | None], heads: Sequence[ExitHead | None], dtype: torch.dtype | None, backend: str
 ) -> Encoder:
     """Makes an encoder.
 
     Args:
-        layers: L layers, as the model has them.
+        layers: L layers, as the model has them. None, not in the first place: the head that belongs to it is a second
+            one behind the layer before, asked of those whom the first did not let out.
         heads: L exit heads made for `hidden_dtype`, None behind a layer without one; the last layer has one.
         dtype: precision; None keeps that of the weights. backend: as in `patch`.
 
     Raises:
         ValueError: dtype int8, which only the compiled CPU kernels have.
     """
-    weight = layers[0].qkv_weight
+    first = layers[0]
+    assert first is not None
+    weight = first.qkv_weight
     target = hidden_dtype(dtype, weight.dtype)
-    reason = CompiledEncoder.unsupported(target, layers[0], heads)
+    reason = CompiledEncoder.unsupported(target, first, heads)
     resolved = backends.resolve(backend, weight.device)
     if resolved == "cpu" and reason is None:
         return CompiledEncoder(layers, heads, target, quantised=dtype == torch.int8)
     if dtype == torch.int8:
         detail = reason or f"this is backend {backend!r} on {weight.device.type}"
         raise ValueError(f"dtype=torch.int8 needs the compiled CPU kernels, but {detail}; take torch.bfloat16 instead")
-    kind = _layer_kind(resolved, target, layers[0])
+    kind = _layer_kind(resolved, target, first)
     loop = GraphedLoop if _on_gpu(resolved) else LayerLoop
-    return loop([kind.cast(layer, target) for layer in layers], list(heads), backend)
+    made = [NoLayer(target) if layer is None else kind.cast(layer, target) for layer in layers]
+    return loop(made, list(heads), backend)
 
 
 def _on_gpu(backend: str) -> bool:

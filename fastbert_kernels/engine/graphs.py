@@ -41,7 +41,7 @@ from fastbert_kernels.engine.buckets import (
     Bucket,
     MoveCost,
 )
-from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.layer import NoLayer, TorchLayer
 from fastbert_kernels.engine.loop import HostCopy, LayerLoop, bound_to_stay, let_out
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.plans import Place, Plan
@@ -68,7 +68,7 @@ class GraphedLoop:
 
     def __init__(
         self,
-        layers: list[TorchLayer],
+        layers: Sequence[TorchLayer | NoLayer],
         heads: Sequence[ExitHead | None],
         backend: str,
         *,
@@ -89,8 +89,10 @@ class GraphedLoop:
         self.layers, self.heads, self.backend = layers, heads, backend
         self._plain = LayerLoop(layers, heads, backend)
         self._move, self._late, self._max_buckets = move, late, max_buckets
-        weight = layers[0].weights.qkv_weight
-        self._device, self._hidden_size = weight.device, weight.shape[1]
+        first = layers[0]
+        assert isinstance(first, TorchLayer)
+        self._weight = first.weights.qkv_weight
+        self._device, self._hidden_size = self._weight.device, self._weight.shape[1]
         self._whole_depth_samples = whole_depth_samples
         self._places: dict[tuple[Bucket, Plan], Place] = {}
         with torch.inference_mode(False):
@@ -258,7 +260,7 @@ class GraphedLoop:
         assert head is not None
         layer_speed = self._layer_speeds[end - 1] if plan.limited and not last else None
         if self._results is None:
-            self._results = Results.empty(self.layers[0].weights.qkv_weight, MAX_SAMPLES + 1, head.num_labels)
+            self._results = Results.empty(self._weight, MAX_SAMPLES + 1, head.num_labels)
         results = self._results
 
         def span(inputs: PackedBatch) -> tuple[PackedBatch, Tensor]:
@@ -272,7 +274,7 @@ class GraphedLoop:
 
     def _idle(self, bucket: Bucket, first: int) -> PackedBatch:
         """Dummies only, as they stand in front of layer `first`."""
-        like, slots = self.layers[0].weights.qkv_weight, bucket.slots
+        like, slots = self._weight, bucket.slots
         return PackedBatch(
             hidden=like.new_zeros(bucket.tokens, self._hidden_size, dtype=self.dtype),
             cu_seqlens=like.new_zeros(slots + 1, dtype=torch.int32),

@@ -62,6 +62,16 @@ class TorchLayer:
 
 
 @dataclass(frozen=True)
+class NoLayer:
+    """Leaves everything as it is: the head behind it is a second one behind the layer before."""
+
+    dtype: torch.dtype
+
+    def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        return hidden
+
+
+@dataclass(frozen=True)
 class PackedLayer:
     """Weights as the compiled CPU kernels read them; arguments of `ops.encoder_layer`."""
 

@@ -19,8 +19,9 @@ class Rule:
 
     Attributes:
         criterion, top_k, patience: see `fastbert_kernels.criteria`.
-        layer_speeds: L numbers in [0, 1]; 0: the head behind this layer is not asked, and costs nothing. The last one
-            is not looked at, since the teacher classifier lets everybody out; nor are those of layers without a head.
+        layer_speeds: L numbers from 0; 0: the head behind this layer is not asked, and costs nothing; above 1, it lets
+            everybody out, except whose own Speed is lower. The last one is not looked at, since the teacher classifier
+            lets everybody out; nor are those of layers without a head.
 
     Raises:
         ValueError: an unknown criterion, or a number out of range.
@@ -35,8 +36,8 @@ class Rule:
         # The enum itself, also where its value was given: a plain string is equal to it, but has another hash.
         object.__setattr__(self, "criterion", check_criterion(self.criterion, self.top_k, self.patience))
         for layer, speed in enumerate((self.layer_speeds or ())[:-1], start=1):
-            if not 0 <= speed <= 1:
-                raise ValueError(f"the Speed of layer {layer} must lie in [0, 1] and not be NaN, got {speed}")
+            if not speed >= 0:
+                raise ValueError(f"the Speed of layer {layer} must be at least 0 and not NaN, got {speed}")
 
     def asks(self, layer: int) -> bool:
         """Whether the head behind `layer` (from 1), if there is one, is asked."""

@@ -2,12 +2,8 @@
 
 Behind each layer there is a *highway*, a classifier of the first token, and behind the last also the model's own
 classifier. A sample leaves where the entropy of its highway in nats is below the layer's threshold; who is not sure of
-the last highway either is answered by the classifier. The engine knows one head per layer, so all get 2 N labels:
-
-- highways have N logits of their own and N that are never likely, which changes neither probabilities nor entropy;
-- the last head computes both its highway and the classifier, and which of them answers is decided here.
-
-A threshold t in nats is the Speed t / log(2 N), and as no entropy exceeds log N, Speed 1 lets everybody out.
+the last highway either is answered by the classifier, a second head behind the last layer. A threshold t in nats is the
+Speed t / log N.
 """
 
 from __future__ import annotations
@@ -31,7 +27,6 @@ from fastbert_kernels.hosts.bert_layers import Parameters, layer_parameters, lay
 from fastbert_kernels.hosts.structure import differences, differences_of_call, find, refuse, unknown_parameters
 
 _BACKBONES = ("bert", "roberta")
-_UNLIKELY = -1e4  # a logit whose probability is 0 beside any other
 
 
 def matches(model: nn.Module) -> bool:
@@ -51,12 +46,11 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
     backbone = getattr(model, str(name))
     layers, highways = list(backbone.encoder.layer), list(backbone.encoder.highway)
     refuse(model, HOST.name, _differences(model, f"{name}."))
-    heads = [_linear_layers(highway) for highway in highways]
-    classifier = [*_pooler(backbone), model.classifier]
-    refuse(model, HOST.name, _differences_of_heads(f"{name}.", heads, classifier))
+    heads = [*(_linear_layers(highway) for highway in highways), [*_pooler(backbone), model.classifier]]
+    refuse(model, HOST.name, _differences_of_labels(heads))
 
     parts: list[Parameters] = [layer_parameters(layer) for layer in layers]
-    parts += [linear_parameters([*head]) for head in (*heads, classifier)]
+    parts += [linear_parameters([*head]) for head in heads]
     config = model.config
 
     def build(*tensors: Tensor) -> Encoder:
@@ -66,15 +60,15 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
         precision = hidden_dtype(dtype, tensors[0].dtype)
         return prepare_encoder(
             [
-                layer_weights(
-                    layer, group, num_attention_heads=config.num_attention_heads, activation_name=config.hidden_act
-                )
-                for layer, group in zip(layers, of_layers, strict=True)
+                *(
+                    layer_weights(
+                        layer, group, num_attention_heads=config.num_attention_heads, activation_name=config.hidden_act
+                    )
+                    for layer, group in zip(layers, of_layers, strict=True)
+                ),
+                None,
             ],
-            [
-                *(_padded(group, precision) for group in of_heads[:-2]),
-                _side_by_side(of_heads[-2], of_heads[-1], precision),
-            ],
+            [_head(group, precision) for group in of_heads],
             dtype,
             backend,
         )
@@ -111,16 +105,8 @@ def _differences(model: Any, prefix: str) -> list[str]:
     return found + unknown_parameters(model, (*known, "classifier.")) + differences_of_call(model, forward)
 
 
-def _differences_of_heads(prefix: str, heads: list[list[nn.Linear]], classifier: list[nn.Linear]) -> list[str]:
-    """Of heads that are well formed each by itself."""
-    linear = [str(number) for number, head in enumerate(heads) if len(head) == 1]
-    if linear and len(linear) < len(heads):
-        return [f"{prefix}encoder.highway[{', '.join(linear)}] has no pooler, but the other highways have one"]
-    if linear and len(classifier) > 1:
-        return [f"the highways have no pooler, but the classifier has {prefix}pooler in front of it"]
-    if not linear and len(classifier) == 1:
-        return [f"the highways have a pooler, but the classifier has no {prefix}pooler in front of it"]
-    labels = sorted({head[-1].out_features for head in (*heads, classifier)})
+def _differences_of_labels(heads: list[list[nn.Linear]]) -> list[str]:
+    labels = sorted({head[-1].out_features for head in heads})
     if len(labels) > 1:
         return [f"highways and classifier have different numbers of labels, {' and '.join(map(str, labels))}"]
     return [] if labels[0] > 1 else ["with one label there is nothing to decide"]
@@ -137,22 +123,6 @@ def _linear_layers(highway: Any) -> list[nn.Linear]:
 def _pooler(module: Any) -> list[nn.Linear]:
     pooler = getattr(module, "pooler", None)
     return [] if pooler is None else [pooler.dense]
-
-
-def _padded(tensors: list[Tensor], dtype: torch.dtype) -> PooledHeadWeights:
-    """A highway, with as many labels more that are never likely."""
-    *below, weight, bias = tensors
-    weight = torch.cat([weight, torch.zeros_like(weight)])
-    bias = torch.cat([bias, torch.full_like(bias, _UNLIKELY)])
-    return _head([*below, weight, bias], dtype)
-
-
-def _side_by_side(highway: list[Tensor], classifier: list[Tensor], dtype: torch.dtype) -> PooledHeadWeights:
-    """The logits of the one and then those of the other."""
-    first = [torch.cat(pair) for pair in zip(highway[:2], classifier[:2], strict=True)]
-    if len(highway) == 2:
-        return _head(first, dtype)
-    return _head([*first, torch.block_diag(highway[2], classifier[2]), torch.cat([highway[3], classifier[3]])], dtype)
 
 
 def _head(tensors: list[Tensor], dtype: torch.dtype) -> PooledHeadWeights:
@@ -177,12 +147,10 @@ class _Thresholds:
         return cls(values, labels)
 
     def rule(self) -> Rule:
-        return Rule(layer_speeds=tuple(self._speed(value) for value in self.values))
-
-    def _speed(self, value: float) -> float:
-        if value > math.log(self.labels):
-            return 1.0
-        return max(value, 0.0) / math.log(2 * self.labels)
+        largest = math.log(self.labels)
+        # Above the largest entropy, which rounding may exceed, everybody leaves.
+        speeds = (math.inf if value > largest else max(value, 0.0) / largest for value in self.values)
+        return Rule(layer_speeds=(*speeds, 0.0))
 
 
 def forward(
@@ -218,15 +186,14 @@ def forward(
         hidden=backbone.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)[valid].to(encoder.dtype),
         cu_seqlens=cumulative_lengths(valid),
         sample_index=torch.arange(size, dtype=torch.int32, device=input_ids.device),
-        speed=torch.ones(size, device=input_ids.device),
+        speed=torch.full((size,), torch.inf, device=input_ids.device),  # the thresholds are the layers'
         max_seqlen=length,
     )
     results = encoder.run(batch, thresholds.rule())
-    of_highway, of_classifier = results.logits[:, :count], results.logits[:, count:]
-    undecided = (results.exit_layer == depth) & ~(_entropy(of_highway) < thresholds.values[-1])
-    logits = of_classifier.where(undecided[:, None], of_highway).to(model.classifier.weight.dtype)
+    logits = results.logits.to(model.classifier.weight.dtype)
     loss = () if labels is None else (F.cross_entropy(logits, labels),)
-    exit_layer = results.exit_layer if size > 1 else int(results.exit_layer)
+    layers = results.exit_layer.clamp(max=depth)
+    exit_layer = layers if size > 1 else int(layers)
     return (*loss, logits, (), (_entropy(logits), []), exit_layer)
 
 

@@ -33,7 +33,7 @@ class FirstTokenLinear(Highway):
 
 
 class HighwayModel(nn.Module):
-    def __init__(self, family="bert", pooled=True, seed=0, **sizes):
+    def __init__(self, family="bert", pooled=True, classifier_pooled=None, *, seed=0, **sizes):
         super().__init__()
         torch.manual_seed(seed)
         make_config, make_backbone = FAMILIES[family]
@@ -48,7 +48,8 @@ class HighwayModel(nn.Module):
         }
         self.config = make_config(**{**defaults, **sizes})
         self.family = family
-        backbone = make_backbone(self.config, add_pooling_layer=pooled)
+        classifier_pooled = pooled if classifier_pooled is None else classifier_pooled
+        backbone = make_backbone(self.config, add_pooling_layer=classifier_pooled)
         kind = Highway if pooled else FirstTokenLinear
         depth = self.config.num_hidden_layers
         backbone.encoder.highway = nn.ModuleList(kind(self.config) for _ in range(depth))

@@ -17,7 +17,7 @@ from fast_path import only_the_fast_path
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.hosts import find_host
 
-KINDS = [("bert", True), ("bert", False), ("roberta", True)]
+KINDS = [("bert", True), ("bert", False), ("roberta", True), ("bert", False, True), ("bert", True, False)]
 LARGEST = math.log(LABELS)
 THRESHOLDS = {
     "never": [-1] * DEPTH,
@@ -40,7 +40,11 @@ def run(model, batch, **options):
     return model(**batch, **options)
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=["bert", "bert, no pooler", "roberta"])
+@pytest.fixture(
+    scope="module",
+    params=KINDS,
+    ids=["bert", "bert, no pooler", "roberta", "only the classifier has a pooler", "only the highways have poolers"],
+)
 def five_hundred(request):
     """A model, a batch, and the logits of all heads in float32 and float64."""
     model = HighwayModel(*request.param).eval()
@@ -81,6 +85,14 @@ def test_the_last_highway_answers_the_sure_and_the_classifier_the_others(backend
     got = run(fastbert_kernels.patch(model, backend=backend), batch)
     assert got[-1].tolist() == [DEPTH] * 8
     torch.testing.assert_close(got[0], torch.where(sure[:, None], every[-2], every[-1]), rtol=0, atol=1e-4)
+
+
+def test_a_highway_may_be_a_linear_itself():
+    wrapped = HighwayModel(pooled=False).eval().set_thresholds(*THRESHOLDS["middle"])
+    bare, batch = copy.deepcopy(wrapped), make_batch([3, 30, 9, 17, 4, 21, 8, 5])
+    bare.bert.encoder.highway = nn.ModuleList(highway.classifier for highway in bare.bert.encoder.highway)
+    got, want = (run(fastbert_kernels.patch(model), batch) for model in (bare, wrapped))
+    assert torch.equal(got[0], want[0]) and torch.equal(got[-1], want[-1]) and got[-1].unique().numel() > 1
 
 
 @pytest.mark.parametrize("pooled", [True, False])
@@ -231,19 +243,6 @@ def no_thresholds(model):
     del model.bert.encoder.early_exit_entropy
 
 
-def mixed(model):
-    del model.bert.encoder.highway[1].pooler
-
-
-def linear_highways(model):
-    for highway in model.bert.encoder.highway:
-        del highway.pooler
-
-
-def no_pooler(model):
-    model.bert.pooler = None
-
-
 def another_number_of_labels(model):
     model.classifier = nn.Linear(32, 5)
 
@@ -271,9 +270,6 @@ def another_forward(model):
     [
         (relu_pooler, r"bert.encoder.highway\[2\].pooler.activation is a ReLU, not a Tanh"),
         (no_thresholds, "early_exit_entropy is missing"),
-        (mixed, r"highway\[1\] has no pooler, but the other highways have one"),
-        (linear_highways, "the highways have no pooler, but the classifier has bert.pooler in front of it"),
-        (no_pooler, "the highways have a pooler, but the classifier has no bert.pooler in front of it"),
         (another_number_of_labels, "different numbers of labels, 3 and 5"),
         (one_label, "with one label there is nothing to decide"),
         (learned_exits, "bert.encoder.lte_classifier.weight is unknown"),
@@ -286,7 +282,7 @@ def another_forward(model):
         (lambda model: model.__delattr__("classifier"), "classifier is missing"),
     ],
     ids=[
-        *("pooler", "thresholds", "mixed", "linear", "no pooler", "labels", "one label", "learned", "forward"),
+        *("pooler", "thresholds", "labels", "one label", "learned", "forward"),
         *("count", "more", "classifier"),
     ],
 )
