@@ -160,8 +160,9 @@ def _cuda(
     **criterion: Any,
 ) -> tuple[Tensor, ...]:
     native = _extension.module()
-    hidden, cu_seqlens, speed, history = library.contiguous(hidden, cu_seqlens, speed, history)
-    weights, biases = library.contiguous(*weights), library.contiguous(*biases)
+    cu_seqlens, speed, history = library.contiguous(cu_seqlens, speed, history)
+    hidden, *weights = library.aligned(hidden, *weights)
+    biases = library.contiguous(*biases)
     dtype = _extension.DTYPE_CODES[hidden.dtype]
     head = native.PooledHeadWeights(
         [weight.data_ptr() for weight in weights],

@@ -49,6 +49,14 @@ def test_activations_and_criteria(backend, narrow_activation, criterion):
     )
 
 
+def test_views_into_larger_tensors(backend):
+    """The kernels read 16 bytes at a time, and here nothing begins where 16 divides the address."""
+    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    views = [torch.cat((x.flatten()[:1], x.flatten()))[1:].view(x.shape) for x in head]
+    for got, want in zip(ops.exit_head(*views, backend=backend), ops.exit_head(*head, backend=backend), strict=True):
+        torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("pooling", ["first", "mean", "max"])
 @pytest.mark.parametrize("sizes", [(768, 2), (384, 384, 5), (136, 64, 32, 500)])
