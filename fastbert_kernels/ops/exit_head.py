@@ -148,6 +148,8 @@ def _kernel(
     chosen = backends.resolve(backend, hidden.device)
     if hidden.dtype == torch.float64:
         chosen = "reference"  # no compiled kernel has float64
+    if chosen == "reference":
+        backends.refuse_reference("exit_head", f"{hidden.dtype}, backend {backend!r}")
     if chosen == "cpu":
         options["projection_packed"] = projection_packed
     return IMPLEMENTATIONS[chosen](hidden, *tensors, **options)

@@ -108,6 +108,8 @@ def _kernel(hidden: Tensor, *arguments: Any, backend: str = "auto", **options: A
     chosen = backends.resolve(backend, hidden.device)
     if hidden.dtype == torch.float64:
         chosen = "reference"  # no compiled kernel has float64
+    if chosen == "reference":
+        backends.refuse_reference("pooled_exit_head", f"{hidden.dtype}, backend {backend!r}")
     return IMPLEMENTATIONS[chosen](hidden, *arguments, **options)
 
 
