@@ -30,7 +30,7 @@ def backend(request):
     return request.param
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("hidden_size", "narrow", "heads", "labels"),
     [(768, 128, 2, 2), (384, 128, 2, 5), (8, 64, 1, 1000), (136, 256, 8, 3), (1024, 128, 4, 20)],
@@ -65,7 +65,7 @@ def test_pooled_exit_head(poisoned_memory, backend, dtype, pooling, sizes):
     assert_pooled_exit_head_is_accurate(inputs, dtype, backend, pooling=pooling)
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8], ids=str)
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_compact(poisoned_memory, backend, dtype, share):
     lengths = torch.randint(0, 130, (257,)).tolist()
