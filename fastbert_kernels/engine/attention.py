@@ -22,6 +22,8 @@ def packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, num_heads
     query, key, value = qkv.unflatten(1, (3, num_heads, -1)).unbind(1)  # [T, heads, d] each
     if not qkv.is_cuda:
         return _per_sample(query, key, value, cu_seqlens)
+    if qkv.shape[0] == 0:  # only samples without tokens are left
+        return query.flatten(1)
     if _varlen_takes(qkv.dtype, query.shape[2]):
         from torch.nn.attention.varlen import varlen_attn  # its kernels need CUDA
 

@@ -113,6 +113,17 @@ def test_attention_on_a_gpu_takes_the_kernels_that_have_the_head_size(monkeypatc
     assert called == ["varlen_attn" if varlen else "_padded"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_on_a_gpu_without_tokens(monkeypatch, dtype):
+    """What is left when all samples with tokens have left. Neither form is asked; the padded one would look for a first
+    row."""
+    monkeypatch.setattr(varlen_module, "varlen_attn", None)
+    with FakeTensorMode():
+        qkv = torch.empty(0, 3 * 2 * 32, dtype=dtype, device="cuda")
+        out = attention.packed_attention(qkv, torch.empty(3, dtype=torch.int32, device="cuda"), 5, 2)
+        assert out.shape == (0, 64) and out.dtype == dtype
+
+
 def test_padded_attention_keeps_a_bad_sample_to_itself():
     qkv = torch.randn(3, 12, 4, 8, dtype=torch.float64)
     qkv[:, 0] = float("nan")
