@@ -122,8 +122,8 @@ def main() -> None:
         )
         print(f"\n{parts[-1]}", flush=True)
         result["cases"].append(case)
-    if not options.quick:
-        save(options.out, f"compaction_{device.type}", result, "\n\n".join(parts))
+        if not options.quick:  # after each case, so that what is stopped keeps those it has
+            save(options.out, f"compaction_{device.type}", result, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -105,7 +107,39 @@ def _first_available(device_type: str) -> str:
     raise AssertionError("the reference backend is always available")
 
 
-@cache
 def warn_about_fallback(op: str, reason: str) -> None:
     """Says once for each reason that a compiled kernel leaves a shape to the reference."""
-    warnings.warn(f"fastbert_kernels.{op} runs in plain PyTorch: {reason}", RuntimeWarning, stacklevel=4)
+    refuse_reference(op, reason)
+    warn_once(op, reason)
+
+
+@cache
+def warn_once(op: str, reason: str) -> None:
+    warnings.warn(f"fastbert_kernels.{op} runs in plain PyTorch: {reason}", RuntimeWarning, stacklevel=5)
+
+
+class _Thread(threading.local):
+    reference_refused = False
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def reference_refused() -> Iterator[None]:
+    """Inside, in this thread, an op raises RuntimeError where it would run in plain PyTorch.
+
+    The reference asks the device for numbers. A CUDA graph capture that meets such a question fails, and torch is not
+    itself again after that: its allocator takes the capture for under way and refuses `torch.cuda.empty_cache()`.
+    """
+    _thread.reference_refused = True
+    try:
+        yield
+    finally:
+        _thread.reference_refused = False
+
+
+def refuse_reference(op: str, reason: str) -> None:
+    """Comes before an op runs in plain PyTorch, for this reason."""
+    if _thread.reference_refused:
+        raise RuntimeError(f"fastbert_kernels.{op} runs in plain PyTorch, which waits for the device: {reason}")

@@ -175,8 +175,7 @@ cudaError_t launch(Arguments arguments, int64_t batch, int device, void* stream)
   const size_t shared_bytes = static_cast<size_t>(arguments.stages) * Layout<C>::stage_bytes + scratch_bytes;
   arguments.chunks = (arguments.hidden_size * static_cast<int>(sizeof(T)) + CHUNK_BYTES - 1) / CHUNK_BYTES;
   const auto kernel = exit_head_kernel<T, C>;
-  status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(shared_bytes));
+  status = allow_shared_memory(kernel, limits.block);
   if (status != cudaSuccess) return status;
   FASTBERT_LAUNCH(kernel, static_cast<unsigned>(batch), THREADS, shared_bytes, stream, arguments);
   return cudaGetLastError();

@@ -318,8 +318,7 @@ cudaError_t launch_linear(Arguments arguments, const ExitHeadShape& shape, int d
       static_cast<int>(LinearScratch::partial_size<T>(arguments.hidden_size, arguments.num_heads));
   const int64_t shared_bytes = scratch_offset + scratch_bytes;
   const auto kernel = linear_exit_head_kernel<T>;
-  status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(shared_bytes));
+  status = allow_shared_memory(kernel, limits.block);
   if (status != cudaSuccess) return status;
   FASTBERT_LAUNCH(kernel, static_cast<unsigned>(shape.batch), THREADS, static_cast<size_t>(shared_bytes), stream,
                   arguments, static_cast<int>(scratch_offset), partial_size);

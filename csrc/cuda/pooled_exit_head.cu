@@ -149,11 +149,9 @@ __global__ void __launch_bounds__(THREADS, 2) pooled_exit_head_kernel(const Pool
 }
 
 template <typename T, int SAMPLES>
-cudaError_t launch_group(const PooledArguments& arguments, size_t shared_bytes, void* stream) {
+cudaError_t launch_group(const PooledArguments& arguments, size_t shared_bytes, int shared_limit, void* stream) {
   const auto kernel = pooled_exit_head_kernel<T, SAMPLES>;
-  const cudaError_t status =
-      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(shared_bytes));
+  const cudaError_t status = allow_shared_memory(kernel, shared_limit);
   if (status != cudaSuccess) return status;
   const auto blocks = static_cast<unsigned>((static_cast<int64_t>(arguments.batch) + SAMPLES - 1) / SAMPLES);
   FASTBERT_LAUNCH(kernel, blocks, THREADS, shared_bytes, stream, arguments);
@@ -178,13 +176,13 @@ cudaError_t launch(const PooledArguments& arguments, int device, void* stream) {
   while (samples > 1 && shared_bytes(samples) > static_cast<size_t>(shared_limit)) samples /= 2;
   switch (samples) {
     case 1:
-      return launch_group<T, 1>(arguments, shared_bytes(1), stream);
+      return launch_group<T, 1>(arguments, shared_bytes(1), shared_limit, stream);
     case 2:
-      return launch_group<T, 2>(arguments, shared_bytes(2), stream);
+      return launch_group<T, 2>(arguments, shared_bytes(2), shared_limit, stream);
     case 4:
-      return launch_group<T, 4>(arguments, shared_bytes(4), stream);
+      return launch_group<T, 4>(arguments, shared_bytes(4), shared_limit, stream);
     default:
-      return launch_group<T, 8>(arguments, shared_bytes(8), stream);
+      return launch_group<T, 8>(arguments, shared_bytes(8), shared_limit, stream);
   }
 }
 

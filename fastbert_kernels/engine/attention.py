@@ -22,13 +22,21 @@ def packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, num_heads
     query, key, value = qkv.unflatten(1, (3, num_heads, -1)).unbind(1)  # [T, heads, d] each
     if not qkv.is_cuda:
         return _per_sample(query, key, value, cu_seqlens)
-    if qkv.dtype in (torch.float16, torch.bfloat16):
+    if qkv.shape[0] == 0:  # only samples without tokens are left
+        return query.flatten(1)
+    if _varlen_takes(qkv.dtype, query.shape[2]):
         from torch.nn.attention.varlen import varlen_attn  # its kernels need CUDA
 
         attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
         assert isinstance(attended, Tensor)  # a tuple only with return_aux
         return attended.flatten(1)
     return _padded(query, key, value, cu_seqlens, max_seqlen)
+
+
+def _varlen_takes(dtype: torch.dtype, head_size: int) -> bool:
+    """What the FlashAttention kernels behind `varlen_attn` have; only `scaled_dot_product_attention` pads other
+    sizes."""
+    return dtype in (torch.float16, torch.bfloat16) and head_size % 8 == 0 and head_size <= 256
 
 
 def _per_sample(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:

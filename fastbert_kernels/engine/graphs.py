@@ -121,12 +121,16 @@ class GraphedLoop:
             if self._recorder is None:
                 return
             try:
-                for bucket in sorted(buckets, key=lambda bucket: (bucket.tokens, bucket.slots), reverse=True):
-                    if place := self._place(bucket, plan):
-                        self._all_stages(place)
-                        self._chain(place)
+                with self._recorder.turn():  # what is run once beforehand writes to memory that runs share
+                    self._record(buckets, plan)
             except _NotRecorded as error:
                 self._give_up(str(error))
+
+    def _record(self, buckets: Iterable[Bucket], plan: Plan) -> None:
+        for bucket in sorted(buckets, key=lambda bucket: (bucket.tokens, bucket.slots), reverse=True):
+            if place := self._place(bucket, plan):
+                self._all_stages(place)
+                self._chain(place)
 
     @torch.compiler.disable
     def run(self, batch: PackedBatch, rule: Rule | None) -> Results:

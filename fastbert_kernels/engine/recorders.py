@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastbert_kernels import _extension
+from fastbert_kernels import _extension, backends
 from fastbert_kernels.engine.packed import PackedBatch
 
 
@@ -88,13 +88,20 @@ class CudaRecorder:
     def record(self, span: Span, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
         stream = torch.cuda.current_stream(self._device)
         with self._capturing:
-            # Once as it is: kernels are compiled and loaded and library handles made, which a capture must not do.
+            # Once as it is: kernels are compiled and loaded and library handles made, which a capture must not do. What
+            # a capture could not hold shows here, because torch does not recover from a capture that fails.
             self._stream.wait_stream(stream)
-            with torch.cuda.stream(self._stream):
-                span(stand_in)
-            stream.wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream), backends.reference_refused():
+                    span(stand_in)
+            finally:
+                stream.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph(keep_graph=True)  # for chains
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            # The outer context, since the inner one leaves its stream current where a capture fails.
+            with (
+                torch.cuda.stream(stream),
+                torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"),
+            ):
                 outputs, counts = span(inputs)
             graph.instantiate()
         return Stage(inputs, graph.replay, outputs, counts, graph)

@@ -125,7 +125,10 @@ def _check(
 
 def _kernel(*arguments, backend: str = "auto"):
     _check(*arguments)
-    return IMPLEMENTATIONS[backends.resolve(backend, arguments[0].device)](*arguments)
+    chosen = backends.resolve(backend, arguments[0].device)
+    if chosen == "reference":
+        backends.refuse_reference("compact", f"backend {backend!r}")
+    return IMPLEMENTATIONS[chosen](*arguments)
 
 
 def _fake(*arguments, backend: str = "auto"):

@@ -148,6 +148,8 @@ def _kernel(
     chosen = backends.resolve(backend, hidden.device)
     if hidden.dtype == torch.float64:
         chosen = "reference"  # no compiled kernel has float64
+    if chosen == "reference":
+        backends.refuse_reference("exit_head", f"{hidden.dtype}, backend {backend!r}")
     if chosen == "cpu":
         options["projection_packed"] = projection_packed
     return IMPLEMENTATIONS[chosen](hidden, *tensors, **options)
@@ -261,8 +263,8 @@ def _cuda(
     **criterion: Any,
 ) -> tuple[Tensor, ...]:
     native = _extension.module()
-    hidden, cu_seqlens, speed, history = library.contiguous(hidden, cu_seqlens, speed, history)
-    alive = library.contiguous(*weights)
+    cu_seqlens, speed, history = library.contiguous(cu_seqlens, speed, history)
+    hidden, *alive = library.aligned(hidden, *weights)
     dtype = _extension.DTYPE_CODES[hidden.dtype]
     native_weights, shape = _native_arguments(hidden, speed.shape[0], alive, narrow_activation, mlp_activation)
     if reason := native.exit_head_cuda_unsupported(shape, native_weights, dtype):

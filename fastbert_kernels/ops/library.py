@@ -150,6 +150,12 @@ def contiguous(*tensors: Tensor | None) -> list[Any]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
+def aligned(*tensors: Tensor) -> list[Tensor]:
+    """Each contiguous and at an address that 16 divides: the CUDA kernels read 16 bytes at a time, and a view into a
+    larger tensor may begin anywhere."""
+    return [tensor if tensor.data_ptr() % 16 == 0 else tensor.clone() for tensor in contiguous(*tensors)]
+
+
 def current_stream(device: torch.device) -> int:
     """The address of torch's current stream on `device`, as the launchers take it."""
     return torch.cuda.current_stream(device).cuda_stream

@@ -108,6 +108,8 @@ def _kernel(hidden: Tensor, *arguments: Any, backend: str = "auto", **options: A
     chosen = backends.resolve(backend, hidden.device)
     if hidden.dtype == torch.float64:
         chosen = "reference"  # no compiled kernel has float64
+    if chosen == "reference":
+        backends.refuse_reference("pooled_exit_head", f"{hidden.dtype}, backend {backend!r}")
     return IMPLEMENTATIONS[chosen](hidden, *arguments, **options)
 
 
@@ -160,8 +162,9 @@ def _cuda(
     **criterion: Any,
 ) -> tuple[Tensor, ...]:
     native = _extension.module()
-    hidden, cu_seqlens, speed, history = library.contiguous(hidden, cu_seqlens, speed, history)
-    weights, biases = library.contiguous(*weights), library.contiguous(*biases)
+    cu_seqlens, speed, history = library.contiguous(cu_seqlens, speed, history)
+    hidden, *weights = library.aligned(hidden, *weights)
+    biases = library.contiguous(*biases)
     dtype = _extension.DTYPE_CODES[hidden.dtype]
     head = native.PooledHeadWeights(
         [weight.data_ptr() for weight in weights],

@@ -183,7 +183,7 @@ class CpuLibrary:
         self._library.pooled_exit_head_unsupported.restype = ctypes.c_char_p
         self._library.depth_graph_unsupported.restype = ctypes.c_char_p
         self._library.make_stage.restype = ctypes.c_void_p
-        for name in ("launches", "shared_bytes", "bank_conflicts", "matrix_products"):
+        for name in ("launches", "shared_bytes", "granted_shared_bytes", "bank_conflicts", "matrix_products"):
             getattr(self._library, name).restype = ctypes.c_int64
         self.configure()
 
@@ -197,6 +197,10 @@ class CpuLibrary:
     def shared_bytes(self) -> int:
         """Dynamic shared memory of the latest launch."""
         return self._library.shared_bytes()
+
+    def granted_shared_bytes(self) -> int:
+        """What the kernel of the latest launch may have."""
+        return self._library.granted_shared_bytes()
 
     def bank_conflicts(self) -> int:
         """Rows of matrix loads in the latest launch that had to wait for another row."""

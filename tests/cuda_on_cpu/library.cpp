@@ -64,6 +64,8 @@ int64_t launches() { return cuda_on_cpu::machine.launches; }
 
 int64_t shared_bytes() { return cuda_on_cpu::machine.shared_bytes; }
 
+int64_t granted_shared_bytes() { return cuda_on_cpu::machine.granted_shared_bytes; }
+
 int64_t bank_conflicts() { return cuda_on_cpu::machine.bank_conflicts; }
 
 int device() { return current_device; }

@@ -119,6 +119,15 @@ def test_two_blocks_fit_a_multiprocessor_when_there_are_enough_samples(library):
     assert 2 * (library.shared_bytes() + reserved) <= cpu_library.SHARED_MEMORY[90][1]
 
 
+def test_a_large_batch_takes_no_shared_memory_from_recorded_small_ones(library):
+    """The limit is the kernel's, and a graph may be made from a launch that was recorded before."""
+    library.configure(multiprocessors=2, capability=90)
+    check_head(library, [4, 5], FLOAT32, 768, 128, 2, 2)
+    recorded = library.shared_bytes()
+    check_head(library, [4, 5, 6], FLOAT32, 768, 128, 2, 2)
+    assert library.shared_bytes() < recorded <= library.granted_shared_bytes()
+
+
 def test_empty_batch(library):
     check_head(library, [], BFLOAT16, 64, 128, 2, 2)
 

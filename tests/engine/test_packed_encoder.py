@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.attention.varlen as varlen_module
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastbert_kernels
 from fastbert_kernels import ops
@@ -14,6 +16,15 @@ from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.hosts import fastbert_hf as host
 from support import cu_seqlens_of, folded_head, spread_model
+
+FORMS_ON_A_GPU = [
+    (torch.bfloat16, 64, True),
+    (torch.float16, 8, True),
+    (torch.bfloat16, 256, True),
+    (torch.float16, 26, False),
+    (torch.bfloat16, 264, False),
+    (torch.float32, 64, False),
+]
 
 
 @pytest.mark.parametrize("lengths", [[5], [4, 4, 4], [1, 9, 2, 130, 64]])
@@ -88,6 +99,29 @@ def test_padded_attention_equals_attention_per_sample(lengths):
     cu_seqlens = cu_seqlens_of(lengths)
     want = attention._per_sample(*qkv, cu_seqlens)
     assert (attention._padded(*qkv, cu_seqlens, max(lengths) + 3) - want).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("dtype", "head_size", "varlen"), FORMS_ON_A_GPU)
+def test_attention_on_a_gpu_takes_the_kernels_that_have_the_head_size(monkeypatch, dtype, head_size, varlen):
+    """FlashAttention has head sizes that are multiples of 8, up to 256; TinyBERT's is 26."""
+    called = []
+    for module, name in ((varlen_module, "varlen_attn"), (attention, "_padded")):
+        monkeypatch.setattr(module, name, lambda query, *_, name=name: called.append(name) or query.flatten(1))
+    with FakeTensorMode():
+        qkv = torch.empty(7, 3 * 2 * head_size, dtype=dtype, device="cuda")
+        attention.packed_attention(qkv, torch.empty(3, dtype=torch.int32, device="cuda"), 5, 2)
+    assert called == ["varlen_attn" if varlen else "_padded"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_on_a_gpu_without_tokens(monkeypatch, dtype):
+    """What is left when all samples with tokens have left. Neither form is asked; the padded one would look for a first
+    row."""
+    monkeypatch.setattr(varlen_module, "varlen_attn", None)
+    with FakeTensorMode():
+        qkv = torch.empty(0, 3 * 2 * 32, dtype=dtype, device="cuda")
+        out = attention.packed_attention(qkv, torch.empty(3, dtype=torch.int32, device="cuda"), 5, 2)
+        assert out.shape == (0, 64) and out.dtype == dtype
 
 
 def test_padded_attention_keeps_a_bad_sample_to_itself():

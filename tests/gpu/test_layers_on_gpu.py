@@ -105,6 +105,21 @@ def test_layer(poisoned_memory, dtype, activation, sizes, lengths):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_head_size_of_tinybert(poisoned_memory, dtype):
+    test_layer(None, dtype, "gelu", (312, 1200, 12), ODD_LENGTHS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [FusedLayer, TorchLayer])
+def test_no_tokens(dtype, kind):
+    """Samples without tokens, which is what is left when all others have left."""
+    layer = kind(weights_on_gpu((384, 1536, 12), dtype))
+    hidden, cu_seqlens, _ = inputs_on_gpu([0, 0], 384, dtype)
+    assert layer(hidden, cu_seqlens, 64).shape == (0, 384)
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_nan_stays_in_its_sample(dtype):
     layer = FusedLayer(weights_on_gpu((384, 1536, 12), dtype))
     hidden, *bounds = inputs_on_gpu([40, 30, 50], 384, dtype)

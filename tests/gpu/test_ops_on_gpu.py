@@ -30,7 +30,7 @@ def backend(request):
     return request.param
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("hidden_size", "narrow", "heads", "labels"),
     [(768, 128, 2, 2), (384, 128, 2, 5), (8, 64, 1, 1000), (136, 256, 8, 3), (1024, 128, 4, 20)],
@@ -49,6 +49,14 @@ def test_activations_and_criteria(backend, narrow_activation, criterion):
     )
 
 
+def test_views_into_larger_tensors(backend):
+    """The kernels read 16 bytes at a time, and here nothing begins where 16 divides the address."""
+    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    views = [torch.cat((x.flatten()[:1], x.flatten()))[1:].view(x.shape) for x in head]
+    for got, want in zip(ops.exit_head(*views, backend=backend), ops.exit_head(*head, backend=backend), strict=True):
+        torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("pooling", ["first", "mean", "max"])
 @pytest.mark.parametrize("sizes", [(768, 2), (384, 384, 5), (136, 64, 32, 500)])
@@ -57,7 +65,7 @@ def test_pooled_exit_head(poisoned_memory, backend, dtype, pooling, sizes):
     assert_pooled_exit_head_is_accurate(inputs, dtype, backend, pooling=pooling)
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8], ids=str)
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_compact(poisoned_memory, backend, dtype, share):
     lengths = torch.randint(0, 130, (257,)).tolist()

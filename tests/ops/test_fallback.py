@@ -5,16 +5,18 @@ The sentences of the CUDA kernels themselves are tested in tests/cuda_on_cpu.
 
 from __future__ import annotations
 
+import re
 import types
 import warnings
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from fastbert_kernels import _extension, backends, ops, reference
 from fastbert_kernels.backends import Backend
-from support import cast_exit_head_inputs, exit_head_inputs, pooled_inputs
+from support import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
 
 OPTIONS = {"criterion": "patience", "patience": 2, "history": torch.tensor([[0, 1], [1, 1]], dtype=torch.int32)}
 ATTENTIVE = {"narrow_activation": "identity", "mlp_activation": "identity", **OPTIONS}
@@ -36,9 +38,9 @@ def gpu_backends_on_the_cpu(monkeypatch):
         pooled_exit_head_cuda_unsupported=lambda head, dtype: f"not {head.sizes} in dtype {dtype}",
     )
     monkeypatch.setattr(_extension, "module", lambda: module)
-    backends.warn_about_fallback.cache_clear()
+    backends.warn_once.cache_clear()
     yield
-    backends.warn_about_fallback.cache_clear()
+    backends.warn_once.cache_clear()
 
 
 def assert_runs_on_the_reference(op, inputs, options, backend, reason):
@@ -52,6 +54,9 @@ def assert_runs_on_the_reference(op, inputs, options, backend, reason):
     for result in results:
         for got, wanted in zip(result, want, strict=True):
             assert torch.equal(got, wanted)
+    refused = f"fastbert_kernels.{op} runs in plain PyTorch, which waits for the device: {reason}"
+    with backends.reference_refused(), pytest.raises(RuntimeError, match=re.escape(refused)):
+        getattr(ops, op)(*inputs, **options, backend=backend)
 
 
 def test_attentive_head_in_cuda():
@@ -82,3 +87,22 @@ def test_pooled_head_in_triton():
     options = {**POOLED, "criterion": "top_k_entropy", "top_k": 3}
     reason = "the Triton kernel finds the most likely of at most 8192 classes, not of 9000"
     assert_runs_on_the_reference("pooled_exit_head", inputs, options, "triton", reason)
+
+
+def test_the_reference_itself_can_be_refused():
+    """By name, for float64, and in this thread alone."""
+    head = exit_head_inputs([3, 4])
+    pooled = pooled_inputs([3, 4], (16, 2), torch.float32)
+    rows = compaction_inputs([3, 4], [True, False])
+    calls = (
+        ("exit_head.*float64, backend 'auto'", lambda: ops.exit_head(*head)),
+        ("pooled_exit_head.*float32, backend 'reference'", lambda: ops.pooled_exit_head(*pooled, backend="reference")),
+        ("compact.*backend 'reference'", lambda: ops.compact(*rows, backend="reference")),
+    )
+    for message, call in calls:
+        with backends.reference_refused():
+            with pytest.raises(RuntimeError, match=message):
+                call()
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(call).result()
+        call()
