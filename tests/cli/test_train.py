@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from cli_support import (
     weights,
 )
 from fastbert_hf import FastBertForSequenceClassification, predict
+from hub import put_data_set, put_model
 
 
 def options_of(data, backbone, **changes):
@@ -240,6 +242,33 @@ def test_a_data_set_of_datasets_beside_a_file(tiny_backbone, data, tmp_path):
     changes = {"--train": tmp_path / "saved", "--train-split": "train", "--out": tmp_path / "out"}
     succeed("train", *options_of(data, tiny_backbone, **changes), *QUICK, "--no-distil")
     assert load(tmp_path / "out")[0].config.id2label == {0: "no", 1: "yes"}
+
+
+def test_a_backbone_and_a_data_set_by_their_hub_names(tiny_backbone, data, tmp_path):
+    rows = {
+        part: [line.split("\t") for line in (data / f"{part}.tsv").read_text().splitlines()[1:]]
+        for part in ("train", "dev")
+    }
+    parts = {part: [(text, int(label == "yes")) for label, text in lines] for part, lines in rows.items()}
+    put_model(tmp_path / "models", "someone/tiny", tiny_backbone)
+    put_data_set(tmp_path / "sets", "someone/reviews", "films", parts, ["no", "yes"])
+    names = {"--train": "someone/reviews", "--dev": "someone/reviews", "--subset": "films"}
+    names |= {"--train-split": "train", "--dev-split": "dev", "--out": tmp_path / "names"}
+    quick = [*QUICK, "--epochs", 1, "--no-distil"]
+    command = [sys.executable, "-c", "from fastbert_hf.cli import main; main()", "train"]
+    caches = {"HF_HUB_CACHE": str(tmp_path / "models"), "HF_DATASETS_CACHE": str(tmp_path / "sets")}
+    result = subprocess.run(
+        [*command, *map(str, [*options_of(data, "someone/tiny", **names), *quick])],
+        env=os.environ | caches | {"HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    succeed("train", *options_of(data, tiny_backbone), *quick, "--out", tmp_path / "files")
+    assert_same_weights(tmp_path / "files", tmp_path / "names")
+    assert results_of(tmp_path / "files")["dev"] == results_of(tmp_path / "names")["dev"]
+    assert "base_model: someone/tiny" in (tmp_path / "names" / "model" / "README.md").read_text()
 
 
 def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
