@@ -292,6 +292,7 @@ def test_errors() -> None:
         ("warmup_fraction", 1.0, "warmup_fraction must be at least 0 and below 1"),
         ("weight_decay", -0.1, "weight_decay must be at least 0"),
         ("seed", True, "seed must be an integer"),
+        ("seed", 2**32, "seed must be an integer of at least 0 and at most 4294967295, got 4294967296"),
         ("precision", "fp16", "precision must be one of fp32, bf16, got 'fp16'"),
         ("keep_checkpoints", 1, "keep_checkpoints must be an integer of at least 2"),
         ("best_by", "loss", "best_by must be one of accuracy, macro_f1"),
