@@ -30,6 +30,8 @@ from cli_support import (
     weights,
 )
 from fastbert_hf import FastBertForSequenceClassification, predict
+from fastbert_hf.cli.output_folder import OutputFolder
+from fastbert_hf.cli.run_config import TrainConfig
 from hub import put_data_set, put_model
 
 
@@ -173,6 +175,15 @@ def test_ctrl_c_in_a_terminal(tiny_backbone, data, tmp_path):
     assert process.returncode == 130, stderr
     assert command_to_go_on(stderr) == ["train", "--out", str(out), "--resume"]
     assert "Traceback" not in stderr and list((out / "fine_tune").glob("checkpoint-*"))
+
+
+def test_ctrl_c_in_several_processes_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    output = OutputFolder(("train",), tmp_path, TrainConfig, None, {}, resume=False)
+    assert output.how_to_go_on() == "stopped before training began"
+    output.begin()
+    command = f"fastbert train --out {tmp_path} --resume"
+    assert output.how_to_go_on() == f"stopped; go on, in 2 processes again, with: {command}"
 
 
 def test_step_1_alone_and_joint_training(tiny_backbone, data, tmp_path):
