@@ -329,6 +329,15 @@ def test_complaints_are_one_line(tiny_backbone, data, tmp_path, changes, message
     assert not (tmp_path / "out").exists()
 
 
+def test_a_backbone_without_its_tokenizer_is_refused(tiny_backbone, data, tmp_path):
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_backbone / name, tmp_path / "bare")
+    result = invoke("train", *options_of(data, tmp_path / "bare"), *QUICK, "--out", tmp_path / "out")
+    assert_complaint(result, "train", "bare: no tokenizer beside the weights; save it there")
+    assert not (tmp_path / "out").exists()
+
+
 def test_complaints_about_options_alone(data, tmp_path):
     out = ["--out", tmp_path / "out"]
     assert_complaint(invoke("train", *out), "train", "no data to train on; name labelled texts with --train")
