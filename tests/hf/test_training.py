@@ -222,6 +222,14 @@ def test_same_seed_same_result() -> None:
     assert fine_tune(make_model(), make_tokenizer(), make_data(), replace(QUICK, seed=1)).losses != losses[0]
 
 
+@pytest.mark.filterwarnings("ignore:uncertainty is not finite")
+@pytest.mark.parametrize("step", [fine_tune, distil, train_jointly])
+def test_a_run_that_diverges_is_an_error(step: Any) -> None:
+    settings = replace(QUICK_DISTILLATION if step is distil else QUICK, learning_rate=1e30)
+    with pytest.raises(ValueError, match="training diverged, .*; lower the learning rate"):
+        step(make_model(), make_tokenizer(), make_data(), settings)
+
+
 def test_bf16_training_leaves_no_trace_on_the_model() -> None:
     model = make_model()
     result = fine_tune(model, make_tokenizer(), make_data(), replace(QUICK, precision="bf16"))

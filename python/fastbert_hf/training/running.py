@@ -91,6 +91,8 @@ def run_step(
             model.eval()
     if interrupt.requested:
         raise KeyboardInterrupt(f"stopped with a checkpoint in {run_dir}; resume=True goes on from there")
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise ValueError("training diverged, and left weights that are not finite; lower the learning rate")
     epochs = epoch_metrics(trainer.state.log_history, steps_per_epoch)
     best_step = trainer.state.best_global_step
     return TrainingResult(
