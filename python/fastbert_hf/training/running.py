@@ -19,7 +19,7 @@ from transformers.integrations import TensorBoardCallback
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.interruption import CheckpointOnInterrupt
-from fastbert_hf.training.run_folder import MetricsFile, describe_run, epoch_metrics, open_run
+from fastbert_hf.training.run_folder import BestCheckpoint, MetricsFile, describe_run, epoch_metrics, open_run
 from fastbert_hf.training.settings import TrainingSettings
 from fastbert_hf.training.trainer import StepTrainer
 
@@ -79,6 +79,7 @@ def run_step(
             description = describe_run(trainer.step_name, model, data, dev, settings)
             checkpoint = _open_shared_run(folder, description, resume, trainer)
             trainer.add_callback(interrupt)
+            trainer.add_callback(BestCheckpoint())
             trainer.add_callback(MetricsFile(folder, steps_per_epoch))
             _add_tensorboard(trainer, folder, checkpoint)
         # Processes are interrupted at different steps and would wait for each other; they keep the last epoch's.
