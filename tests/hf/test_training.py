@@ -230,6 +230,14 @@ def test_a_run_that_diverges_is_an_error(step: Any) -> None:
         step(make_model(), make_tokenizer(), make_data(), settings)
 
 
+@pytest.mark.parametrize(("precision", "other"), [("fp32", "bf16"), ("bf16", "no")])
+def test_the_precision_is_that_of_the_settings(precision: Any, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(QUICK, precision=precision, epochs=1)
+    expected = fine_tune(make_model(), make_tokenizer(), make_data(), settings).losses
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", other)  # as `accelerate launch --mixed_precision` does
+    assert fine_tune(make_model(), make_tokenizer(), make_data(), settings).losses == expected
+
+
 def test_bf16_training_leaves_no_trace_on_the_model() -> None:
     model = make_model()
     result = fine_tune(model, make_tokenizer(), make_data(), replace(QUICK, precision="bf16"))

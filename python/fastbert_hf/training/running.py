@@ -131,6 +131,8 @@ def _arguments(settings: TrainingSettings, folder: Path, *, keeps_run: bool, has
         report_to="none",
         disable_tqdm=False,
     )
+    # Else that of accelerate's launcher would win, and run.json would not tell.
+    arguments.mixed_precision = "bf16" if settings.precision == "bf16" else "no"
     devices = max(1, arguments.n_gpu) * arguments.world_size
     if settings.batch_size % devices:
         raise ValueError(
