@@ -147,8 +147,16 @@ class FastBertForSequenceClassification(PreTrainedModel):
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in `PreTrainedModel.save_pretrained`; the calibrated setting, if there is one, is saved too."""
         super().save_pretrained(save_directory, *args, **kwargs)
+        self._save_setting(save_directory)
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        # With push_to_hub=True, save_pretrained of the base class uploads before the setting is in the folder.
+        self._save_setting(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def _save_setting(self, folder: Any) -> None:
         if self.calibrated_setting is not None:
-            self.calibrated_setting.save(Path(save_directory))
+            self.calibrated_setting.save(Path(folder))
 
     def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
         # With push_to_hub=True save_pretrained uploads before it returns.

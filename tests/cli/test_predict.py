@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 from transformers import AutoTokenizer, BertTokenizerFast
 from typer.testing import CliRunner
 
@@ -98,6 +100,13 @@ def test_every_kind_of_file(model_dir, tmp_path, expected, name, content, option
     assert_rows(rows_of(out.read_text(encoding="utf-8")), expected)
     assert result.stdout == "" and f"written: {out}" in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {name, "out.tsv"}
+
+
+def test_parquet(model_dir, tmp_path, expected):
+    parquet.write_table(pyarrow.table({"id": range(len(TEXTS)), "text": TEXTS}), tmp_path / "t.parquet")
+    result = invoke(model_dir, tmp_path / "t.parquet", "--speed", 0.5)
+    assert result.exit_code == 0, result.output
+    assert_rows(rows_of(result.stdout), expected)
 
 
 def test_json_lines_out_and_pairs_in(model_dir, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,9 @@ from cli_support import (
     weights,
 )
 from fastbert_hf import FastBertForSequenceClassification, predict
+from fastbert_hf.cli.output_folder import OutputFolder
+from fastbert_hf.cli.run_config import TrainConfig
+from hub import put_data_set, put_model
 
 
 def options_of(data, backbone, **changes):
@@ -173,6 +177,15 @@ def test_ctrl_c_in_a_terminal(tiny_backbone, data, tmp_path):
     assert "Traceback" not in stderr and list((out / "fine_tune").glob("checkpoint-*"))
 
 
+def test_ctrl_c_in_several_processes_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    output = OutputFolder(("train",), tmp_path, TrainConfig, None, {}, resume=False)
+    assert output.how_to_go_on() == "stopped before training began"
+    output.begin()
+    command = f"fastbert train --out {tmp_path} --resume"
+    assert output.how_to_go_on() == f"stopped; go on, in 2 processes again, with: {command}"
+
+
 def test_step_1_alone_and_joint_training(tiny_backbone, data, tmp_path):
     options = [*options_of(data, tiny_backbone), *QUICK]
     succeed("train", *options, "--no-distil", "--out", tmp_path / "first")
@@ -242,6 +255,33 @@ def test_a_data_set_of_datasets_beside_a_file(tiny_backbone, data, tmp_path):
     assert load(tmp_path / "out")[0].config.id2label == {0: "no", 1: "yes"}
 
 
+def test_a_backbone_and_a_data_set_by_their_hub_names(tiny_backbone, data, tmp_path):
+    rows = {
+        part: [line.split("\t") for line in (data / f"{part}.tsv").read_text().splitlines()[1:]]
+        for part in ("train", "dev")
+    }
+    parts = {part: [(text, int(label == "yes")) for label, text in lines] for part, lines in rows.items()}
+    put_model(tmp_path / "models", "someone/tiny", tiny_backbone)
+    put_data_set(tmp_path / "sets", "someone/reviews", "films", parts, ["no", "yes"])
+    names = {"--train": "someone/reviews", "--dev": "someone/reviews", "--subset": "films"}
+    names |= {"--train-split": "train", "--dev-split": "dev", "--out": tmp_path / "names"}
+    quick = [*QUICK, "--epochs", 1, "--no-distil"]
+    command = [sys.executable, "-c", "from fastbert_hf.cli import main; main()", "train"]
+    caches = {"HF_HUB_CACHE": str(tmp_path / "models"), "HF_DATASETS_CACHE": str(tmp_path / "sets")}
+    result = subprocess.run(
+        [*command, *map(str, [*options_of(data, "someone/tiny", **names), *quick])],
+        env=os.environ | caches | {"HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    succeed("train", *options_of(data, tiny_backbone), *quick, "--out", tmp_path / "files")
+    assert_same_weights(tmp_path / "files", tmp_path / "names")
+    assert results_of(tmp_path / "files")["dev"] == results_of(tmp_path / "names")["dev"]
+    assert "base_model: someone/tiny" in (tmp_path / "names" / "model" / "README.md").read_text()
+
+
 def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     command = [sys.executable, "-c", "from fastbert_hf.cli import main; main()", "train"]
@@ -271,7 +311,8 @@ def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
         ({"--max-length": "100"}, "max_length is 100, but the model ends at 32 tokens"),
         ({"--epochs": "0"}, "fine_tune.epochs must be above 0, got 0"),
         ({"--temperature": "-1"}, "distil.temperature must be above 0"),
-        ({"--seed": "-1"}, "seed must be an integer of at least 0, got -1"),
+        ({"--seed": "-1"}, "seed must be an integer of at least 0 and at most 4294967295, got -1"),
+        ({"--seed": "4294967296"}, "seed must be an integer of at least 0 and at most 4294967295, got 4294967296"),
         ({"--config": "{data}/absent.yaml"}, "absent.yaml: cannot be read"),
         ({"--out": "{data}/train.tsv"}, "train.tsv: a file; choose another name"),
         ({"--out": "{data}/train.tsv/out"}, "train.tsv/out: "),
@@ -285,6 +326,15 @@ def test_complaints_are_one_line(tiny_backbone, data, tmp_path, changes, message
     }
     result = invoke("train", *options_of(data, tiny_backbone, **changes))
     assert_complaint(result, "train", message.format(data=data))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_backbone_without_its_tokenizer_is_refused(tiny_backbone, data, tmp_path):
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_backbone / name, tmp_path / "bare")
+    result = invoke("train", *options_of(data, tmp_path / "bare"), *QUICK, "--out", tmp_path / "out")
+    assert_complaint(result, "train", "bare: no tokenizer beside the weights; save it there")
     assert not (tmp_path / "out").exists()
 
 

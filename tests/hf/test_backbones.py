@@ -194,6 +194,21 @@ def test_buffers_of_old_checkpoints_are_no_obstacle(tmp_path: Path) -> None:
     FastBertForSequenceClassification.from_backbone(str(tmp_path), 2)
 
 
+def test_old_names_of_layer_norm_are_read(tmp_path: Path) -> None:
+    """As in the checkpoints of bert-base-uncased and bert-base-chinese."""
+    source = save_with_head("bert", AutoModelForMaskedLM, tmp_path)
+    with torch.no_grad():
+        for name, parameter in source.named_parameters():
+            if "LayerNorm" in name:  # ones and zeros are what a fresh one has
+                parameter.normal_()
+    source.save_pretrained(tmp_path)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    change_weights(tmp_path, lambda name: next((name.replace(*pair) for pair in old.items() if pair[0] in name), name))
+    model = FastBertForSequenceClassification.from_backbone(str(tmp_path), 2)
+    weights = source.base_model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.backbone.state_dict().items())
+
+
 SMALL = dict(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 
 

@@ -70,6 +70,15 @@ def test_special_tokens_of_a_bert_tokenizer(vocabulary: str) -> None:
     assert pair[0]["token_type_ids"] == [0, 0, 0, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize(("pairs", "special"), [(None, 2), (["c"], 3)])
+def test_no_room_for_text_is_refused(pairs: list[str] | None, special: int) -> None:
+    data = TextData(["a b"], pairs)
+    for max_length in (1, special):
+        with pytest.raises(ValueError, match=rf"max_length must be above {special} \(the special tokens\), got"):
+            TokenisedDataset(data, make_tokenizer(), max_length)
+    assert TokenisedDataset(data, make_tokenizer(), special + 1).lengths == [special + 1]
+
+
 def test_no_segment_ids_where_the_tokenizer_is_of_a_model_without(vocabulary: str) -> None:
     pair = TokenisedDataset(TextData(["a b"], ["d"]), DistilBertTokenizerFast(vocabulary), max_length=9)
     assert pair[0].keys() == {"input_ids", "attention_mask"}

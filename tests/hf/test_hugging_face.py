@@ -17,7 +17,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertTokenizerFast,
-    PreTrainedModel,
     pipeline,
 )
 from transformers.utils import ModelOutput
@@ -116,10 +115,6 @@ def test_output_is_a_model_output() -> None:
     assert isinstance(output, ModelOutput)
     assert list(output) == ["logits", "uncertainty", "exit_layer"]
     assert output["exit_layer"] is output.exit_layer and output.to_tuple()[0] is output.logits
-
-
-def test_push_to_hub_is_transformers_own() -> None:
-    assert FastBertForSequenceClassification.push_to_hub is PreTrainedModel.push_to_hub
 
 
 def test_import_brings_what_classifying_needs_and_no_more() -> None:

@@ -222,6 +222,22 @@ def test_same_seed_same_result() -> None:
     assert fine_tune(make_model(), make_tokenizer(), make_data(), replace(QUICK, seed=1)).losses != losses[0]
 
 
+@pytest.mark.filterwarnings("ignore:uncertainty is not finite")
+@pytest.mark.parametrize("step", [fine_tune, distil, train_jointly])
+def test_a_run_that_diverges_is_an_error(step: Any) -> None:
+    settings = replace(QUICK_DISTILLATION if step is distil else QUICK, learning_rate=1e30)
+    with pytest.raises(ValueError, match="training diverged, .*; lower the learning rate"):
+        step(make_model(), make_tokenizer(), make_data(), settings)
+
+
+@pytest.mark.parametrize(("precision", "other"), [("fp32", "bf16"), ("bf16", "no")])
+def test_the_precision_is_that_of_the_settings(precision: Any, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(QUICK, precision=precision, epochs=1)
+    expected = fine_tune(make_model(), make_tokenizer(), make_data(), settings).losses
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", other)  # as `accelerate launch --mixed_precision` does
+    assert fine_tune(make_model(), make_tokenizer(), make_data(), settings).losses == expected
+
+
 def test_bf16_training_leaves_no_trace_on_the_model() -> None:
     model = make_model()
     result = fine_tune(model, make_tokenizer(), make_data(), replace(QUICK, precision="bf16"))
@@ -292,6 +308,7 @@ def test_errors() -> None:
         ("warmup_fraction", 1.0, "warmup_fraction must be at least 0 and below 1"),
         ("weight_decay", -0.1, "weight_decay must be at least 0"),
         ("seed", True, "seed must be an integer"),
+        ("seed", 2**32, "seed must be an integer of at least 0 and at most 4294967295, got 4294967296"),
         ("precision", "fp16", "precision must be one of fp32, bf16, got 'fp16'"),
         ("keep_checkpoints", 1, "keep_checkpoints must be an integer of at least 2"),
         ("best_by", "loss", "best_by must be one of accuracy, macro_f1"),

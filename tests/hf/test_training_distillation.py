@@ -192,6 +192,26 @@ def test_teacher_is_in_eval_mode_and_the_backbone_runs_once_per_batch(
     assert all(epoch["learning_rate"] > 0 for epoch in result.epochs)
 
 
+def test_weight_decay_reaches_the_weights_of_students_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its effect: without a gradient, AdamW changes a parameter by the decay alone."""
+
+    class Still(DistillationTrainer):
+        def loss_and_logits(self, model: Any, inputs: Any) -> Any:
+            loss, logits = super().loss_and_logits(model, inputs)
+            return loss * 0, logits
+
+    monkeypatch.setattr(distillation_module, "DistillationTrainer", Still)
+    model = make_model(dropout=0.0)
+    with torch.no_grad():
+        model.student_classifiers[0].dense.bias.fill_(0.25)  # biases are 0 at first, which would hide a decay
+    before = snapshot(model)
+    settings = dict(epochs=1, weight_decay=0.5, learning_rate=0.1, warmup_fraction=0, batch_size=1)
+    distil(model, make_tokenizer(), make_data(1), replace(QUICK_DISTILLATION, **settings))
+    for name, value in model.state_dict().items():
+        decays = name.startswith(("heads.0.", "heads.1.")) and name.endswith("weight")
+        torch.testing.assert_close(value, before[name] * (0.95 if decays else 1), msg=name)
+
+
 def test_distillation_keeps_a_frozen_model_frozen(fine_tuned: FastBertForSequenceClassification) -> None:
     model = copy.deepcopy(fine_tuned)
     model.freeze_for_distillation()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +15,9 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.training import distil, fine_tune, train_jointly
-from training_support import QUICK, QUICK_DISTILLATION, make_data, make_model, make_tokenizer
+from training_support import QUICK, QUICK_DISTILLATION, State, make_data, make_model, make_tokenizer, snapshot
 
 TESTS = Path(__file__).parents[1]
 
@@ -43,7 +45,32 @@ def train(folder: Path) -> dict[str, Any]:
     report["steps"] = {name: result.steps for name, result in results.items()}
     report["weights"] = sum(parameter.double().abs().sum().item() for parameter in model.parameters())
     report["cache is gone"] = list((folder / "cache").iterdir()) == []
+    report["resumed is whole"] = train_with_a_stop(folder)
     return report
+
+
+def train_with_a_stop(folder: Path) -> bool:
+    """Whether a run with Ctrl-C in its second epoch ends as one without, dropout and all."""
+
+    def run(name: str, model: FastBertForSequenceClassification, **options: Any) -> State:
+        fine_tune(model, make_tokenizer(), make_data(64), QUICK, run_dir=folder / name, **options)
+        return snapshot(model)
+
+    def press(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 11:
+            signal.raise_signal(signal.SIGINT)
+
+    calls = 0
+    whole = run("whole", make_model())
+    stopped = make_model()
+    stopped.layers[0].register_forward_hook(press)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", stopped)
+    assert (folder / "stopped" / "checkpoint-8").exists()
+    resumed = run("stopped", make_model(), resume=True)
+    return all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
@@ -65,6 +92,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
                 assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5), step
         assert two["steps"] == one["steps"] and two["steps"]["uneven"] == 6
         assert two["cache is gone"]
+        assert two["resumed is whole"] and one["resumed is whole"]
     assert both[0]["weights"] == both[1]["weights"]
     assert [path.name for path in sorted((tmp_path / "two" / "fine_tune").glob("checkpoint-*"))] == [
         "checkpoint-16",

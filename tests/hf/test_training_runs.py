@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from fastbert_hf import FastBertForSequenceClassification
@@ -181,6 +183,36 @@ def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
     again = make_model()
     assert run("fine_tune", again, tmp_path, resume=True).epochs == result.epochs  # nothing left to do
     assert changed(snapshot(whole), again) == set()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_checkpoint_with_other_names_is_not_resumed_from(tmp_path: Path, step: str) -> None:
+    """Trainer alone would warn and go on with what the model happened to have."""
+    run(step, make_model(), tmp_path)
+    file = tmp_path / "checkpoint-24" / "model.safetensors"
+    renamed = {name.replace("heads.0.dense", "heads.0.other"): value for name, value in load_file(file).items()}
+    save_file(renamed, file, {"format": "pt"})
+    with pytest.raises(RuntimeError, match=r"lacks \['heads.0.dense.*has unknown \['heads.0.other"):
+        run(step, make_model(), tmp_path, resume=True)
+
+
+def test_a_run_goes_on_in_a_folder_that_was_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole, settings = make_model(), replace(QUICK, epochs=6)  # of which the last is not the best
+
+    def train(model: FastBertForSequenceClassification, folder: str, resume: bool = False) -> TrainingResult:
+        data, dev = make_data(), make_data(30)
+        return fine_tune(model, make_tokenizer(), data, settings, dev=dev, run_dir=folder, resume=resume)
+
+    best = train(whole, "first").best_epoch
+    assert best is not None and best < 5
+    Path("first").rename("second")
+    resumed = make_model()
+    result = train(resumed, "second", resume=True)
+    assert changed(snapshot(whole), resumed) == set() and result.best_epoch == best
+    shutil.rmtree(f"second/checkpoint-{int(8 * best)}")
+    with pytest.raises(ValueError, match=f"checkpoint-{int(8 * best)} is gone, which had the best score"):
+        train(resumed, "second", resume=True)
 
 
 def test_resuming_before_the_first_checkpoint_begins_at_the_beginning(tmp_path: Path) -> None:

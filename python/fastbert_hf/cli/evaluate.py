@@ -73,8 +73,8 @@ def run_evaluate(settings: EvaluateSettings) -> None:
             multi_label=model.config.multi_label,
         )
     patched = place_and_patch(model, settings.backend, settings.dtype)
-    dataset = TokenisedDataset(data, tokenizer, max_length)
     with faults_explained():
+        dataset = TokenisedDataset(data, tokenizer, max_length)
         rows = scores.score(
             model,
             dataset,

@@ -50,7 +50,7 @@ def make_model(backbone: str | None, data: ClassificationData, seed: int, **sett
         **settings: of the heads, see `FastBertForSequenceClassification.from_backbone`.
 
     Raises:
-        CommandError: no such backbone, one that cannot be used, or settings that do not fit it.
+        CommandError: no such backbone, one that cannot be used or has no tokenizer, or settings that do not fit it.
     """
     backbone = packaged_backbone() if backbone is None else backbone
     if data.multi_label:
@@ -60,7 +60,10 @@ def make_model(backbone: str | None, data: ClassificationData, seed: int, **sett
         model = FastBertForSequenceClassification.from_backbone(
             backbone, num_labels=len(data.label_names), id2label=data.id2label, **settings
         )
-        return model, AutoTokenizer.from_pretrained(backbone)
+        tokenizer = AutoTokenizer.from_pretrained(backbone)
+        if len(tokenizer) == len(tokenizer.all_special_ids):  # what Transformers makes up where there is none
+            raise ValueError("no tokenizer beside the weights; save it there with tokenizer.save_pretrained")
+        return model, tokenizer
 
 
 def load_model(folder: Path) -> Loaded:

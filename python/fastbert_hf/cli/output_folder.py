@@ -73,6 +73,7 @@ class OutputFolder(Generic[Config]):
             check_same(read_config(kind, self._stored, {}), self.config, folder)
         # Set by accelerate launch and torchrun.
         self._writes = os.environ.get("RANK", "0") == "0"
+        self._processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.console = Console(quiet=not self._writes)
 
     def holds_run(self) -> bool:
@@ -97,7 +98,9 @@ class OutputFolder(Generic[Config]):
         """What to say after Ctrl-C."""
         if not self._stored.is_file():
             return "stopped before training began"
-        return f"stopped; go on with: {shell_command('fastbert', *self._command, '--out', self.folder, '--resume')}"
+        processes = "" if self._processes == 1 else f", in {self._processes} processes again,"
+        command = shell_command("fastbert", *self._command, "--out", self.folder, "--resume")
+        return f"stopped; go on{processes} with: {command}"
 
     def finish(
         self,

@@ -18,7 +18,7 @@ def predict(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="UTF-8 texts: .txt (one per line), .tsv or .csv (with a header), .jsonl (one object per line).",
+            help="Texts: .txt (one per line), .tsv or .csv (with a header), .jsonl (one object per line) or .parquet.",
         ),
     ],
     out: Annotated[

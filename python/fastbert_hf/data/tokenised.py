@@ -29,9 +29,15 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
     Attributes:
         label_ids: those of `ClassificationData`, else `None`.
         collate: pads a list of items to its longest; int64 tensors, and float32 [B, N] for multi-label `labels`.
+
+    Raises:
+        ValueError: a `max_length` that the special tokens alone take up.
     """
 
     def __init__(self, data: TextData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        special = tokenizer.num_special_tokens_to_add(pair=data.pairs is not None)
+        if max_length <= special:  # tokenizers then leave nothing of a text, or do not cut it at all
+            raise ValueError(f"max_length must be above {special} (the special tokens), got {max_length}")
         self.label_ids: list[Any] | None = None
         self._classes: int | None = None
         if isinstance(data, ClassificationData):

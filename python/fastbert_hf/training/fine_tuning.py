@@ -48,7 +48,8 @@ def fine_tune(
 
     Raises:
         ValueError: no data; other classes than the model has; `run_dir` holds a run and `resume` is not given, or
-            another run; a batch size that the devices cannot share.
+            another run; a batch size that the devices cannot share; weights that are not finite in the end.
+        RuntimeError: the checkpoint to go on from has not the model's parameters.
         KeyboardInterrupt: after Ctrl-C.
     """
     check_texts(data)

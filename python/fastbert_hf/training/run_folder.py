@@ -145,6 +145,22 @@ def epoch_metrics(log_history: list[dict[str, float]], steps_per_epoch: int) -> 
     return list(epochs.values())
 
 
+class BestCheckpoint(TrainerCallback):
+    """Finds the best checkpoint where the run's folder is now.
+
+    Trainer knows the path of the run's beginning. When it leads nowhere any more, because the folder was moved or the
+    process runs in another one, Trainer forgets that checkpoint, and the run would end with the last epoch's weights.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if not state.best_global_step:
+            return
+        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}"
+        if not checkpoint.is_dir():
+            raise ValueError(f"{checkpoint} is gone, which had the best score; start again in another folder")
+        state.best_model_checkpoint = str(checkpoint)
+
+
 class MetricsFile(TrainerCallback):
     """Keeps `metrics.jsonl` up to date: one JSON object per epoch, see `epoch_metrics`."""
 

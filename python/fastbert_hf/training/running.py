@@ -19,7 +19,7 @@ from transformers.integrations import TensorBoardCallback
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.interruption import CheckpointOnInterrupt
-from fastbert_hf.training.run_folder import MetricsFile, describe_run, epoch_metrics, open_run
+from fastbert_hf.training.run_folder import BestCheckpoint, MetricsFile, describe_run, epoch_metrics, open_run
 from fastbert_hf.training.settings import TrainingSettings
 from fastbert_hf.training.trainer import StepTrainer
 
@@ -79,6 +79,7 @@ def run_step(
             description = describe_run(trainer.step_name, model, data, dev, settings)
             checkpoint = _open_shared_run(folder, description, resume, trainer)
             trainer.add_callback(interrupt)
+            trainer.add_callback(BestCheckpoint())
             trainer.add_callback(MetricsFile(folder, steps_per_epoch))
             _add_tensorboard(trainer, folder, checkpoint)
         # Processes are interrupted at different steps and would wait for each other; they keep the last epoch's.
@@ -91,6 +92,8 @@ def run_step(
             model.eval()
     if interrupt.requested:
         raise KeyboardInterrupt(f"stopped with a checkpoint in {run_dir}; resume=True goes on from there")
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise ValueError("training diverged, and left weights that are not finite; lower the learning rate")
     epochs = epoch_metrics(trainer.state.log_history, steps_per_epoch)
     best_step = trainer.state.best_global_step
     return TrainingResult(
@@ -128,6 +131,8 @@ def _arguments(settings: TrainingSettings, folder: Path, *, keeps_run: bool, has
         report_to="none",
         disable_tqdm=False,
     )
+    # Else that of accelerate's launcher would win, and run.json would not tell.
+    arguments.mixed_precision = "bf16" if settings.precision == "bf16" else "no"
     devices = max(1, arguments.n_gpu) * arguments.world_size
     if settings.batch_size % devices:
         raise ValueError(

@@ -55,7 +55,7 @@ class TrainingSettings:
         self._check_integer("batch_size", least=1)
         self._check_number("warmup_fraction", least=0, below=1)
         self._check_number("weight_decay", least=0)
-        self._check_integer("seed", least=0)
+        self._check_integer("seed", least=0, most=2**32 - 1)  # NumPy's generator takes no more
         self._check_choice("precision", Precision)
         self._check_integer("max_length", least=1)
         self._check_choice("best_by", Score)
@@ -81,10 +81,12 @@ class TrainingSettings:
             ]
             raise ValueError(f"{name} must be {' and '.join(bounds)}, got {value!r}")
 
-    def _check_integer(self, name: str, *, least: int) -> None:
+    def _check_integer(self, name: str, *, least: int, most: int | None = None) -> None:
         value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        if not is_integer or value < least or (most is not None and value > most):
+            bounds = f"at least {least}" + ("" if most is None else f" and at most {most}")
+            raise ValueError(f"{name} must be an integer of {bounds}, got {value!r}")
 
     def _check_choice(self, name: str, choices: Any) -> None:
         value = getattr(self, name)

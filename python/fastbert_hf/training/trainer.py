@@ -107,6 +107,14 @@ class StepTrainer(Trainer):
         if self.args.should_save:
             self.fastbert.config.save_pretrained(output_dir or str(self.args.output_dir))
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # Trainer loads checkpoints with strict=False, and of what is left over it only warns.
+        if load_result.missing_keys or load_result.unexpected_keys:
+            raise RuntimeError(
+                f"the checkpoint is not of this model: it lacks {load_result.missing_keys} and has unknown "
+                f"{load_result.unexpected_keys}; go on with the versions it was written with, or in another folder"
+            )
+
     def _scores(self, prediction: EvalPrediction) -> dict[str, float]:
         labels = torch.as_tensor(prediction.label_ids)
         predicted = predictions_of(torch.as_tensor(prediction.predictions), self.multi_label)  # [n, E] or [n, E, N]
