@@ -158,12 +158,6 @@ class FastBertForSequenceClassification(PreTrainedModel):
         if self.calibrated_setting is not None:
             self.calibrated_setting.save(Path(folder))
 
-    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
-        # With push_to_hub=True save_pretrained uploads before it returns.
-        if self.calibrated_setting is not None:
-            self.calibrated_setting.save(Path(working_dir))
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
-
     @property
     def layers(self) -> nn.ModuleList:
         """The backbone's L encoder layers, whatever its family calls them."""

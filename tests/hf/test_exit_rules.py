@@ -5,13 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub import CommitOperationAdd, ModelCard
-from transformers import AutoModelForSequenceClassification, modeling_utils, pipeline
-from transformers.utils import hub as transformers_hub
+from transformers import AutoModelForSequenceClassification, pipeline
 
 import fastbert_kernels
 from fastbert_hf import FastBertForSequenceClassification, predict
@@ -212,29 +209,6 @@ def test_saving_the_model_saves_its_setting(calibrated, tmp_path) -> None:
     FastBertForSequenceClassification.from_pretrained(folder).save_pretrained(tmp_path)
     assert (tmp_path / SETTING_FILE).read_text() == (folder / SETTING_FILE).read_text()
     assert FastBertForSequenceClassification.from_pretrained(tmp_path).calibrated_setting == setting
-
-
-def test_pushing_the_model_pushes_its_setting(calibrated, tmp_path, monkeypatch) -> None:
-    class Hub:
-        """Takes commits and keeps the names of their files."""
-
-        def __init__(self) -> None:
-            self.commits: list[set[str]] = []
-
-        def create_repo(self, repo_id: str, **options: object) -> SimpleNamespace:
-            return SimpleNamespace(repo_id=repo_id)
-
-        def create_commit(self, operations: list[CommitOperationAdd], **options: object) -> None:
-            self.commits.append({operation.path_in_repo for operation in operations})
-
-    hub = Hub()
-    for module in (modeling_utils, transformers_hub):
-        monkeypatch.setattr(module, "hf_api", lambda: hub)
-        monkeypatch.setattr(module, "create_and_tag_model_card", lambda *_, **__: ModelCard("---\n---\n"))
-    model = FastBertForSequenceClassification.from_pretrained(calibrated[0])
-    model.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/model")
-    model.push_to_hub("me/model")
-    assert len(hub.commits) == 2 and all({SETTING_FILE, "config.json"} <= files for files in hub.commits)
 
 
 def test_setting_for_other_weights_is_left_out_with_a_warning(calibrated, tmp_path, batch) -> None:
