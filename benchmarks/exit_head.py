@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastbert_hf.heads import AttentiveHead, normalised_entropy
+from fastbert_hf.exits.uncertainty import normalised_entropy
+from fastbert_hf.heads import AttentiveHead
 from fastbert_kernels import backends, ops
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.hosts import fastbert_hf as host

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
-from fastbert_hf.speed import resolve_speed
+from fastbert_hf.exits.resolution import resolve_speed
 
 
 class StubModel:

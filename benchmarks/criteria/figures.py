@@ -28,7 +28,7 @@ from fastbert_hf.calibration.pareto import spoilt
 from fastbert_hf.calibration.search import TOP_KS
 from fastbert_hf.calibration.simulation import exit_heads, uncertainties
 from fastbert_hf.calibration.temperature import divide, expected_calibration_error, fit_temperatures
-from fastbert_hf.exit_rule import CriterionName
+from fastbert_hf.exits.rule import CriterionName
 from fastbert_hf.flops import full_depth_flops
 
 OBJECTIVES = {

@@ -7,7 +7,7 @@ import copy
 import torch
 
 from fastbert_hf import FastBertForSequenceClassification
-from fastbert_hf.heads import normalised_entropy
+from fastbert_hf.exits.uncertainty import normalised_entropy
 from peers.contestant import ADAPTIVE_PEER, TORCH_DTYPES, Answer, Contestant, Entry, Request, Setup
 from peers.transformers_eager import BASELINE
 

@@ -131,7 +131,7 @@ def forward(
 
 
 def _rule(resolved: Any) -> Rule | None:
-    """Of a `fastbert_hf.speed.ResolvedSpeed`; None for full depth."""
+    """Of a `fastbert_hf.exits.resolution.ResolvedSpeed`; None for full depth."""
     if resolved is None:
         return None
     return Rule(Criterion(resolved.criterion), resolved.top_k, resolved.patience, resolved.layer_speeds)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from fastbert_hf.configuration import FastBertConfig
-from fastbert_hf.exit_rule import ExitRule
+from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.outputs import FastBertOutput
 from fastbert_hf.prediction import Predictions, iter_predict, predict

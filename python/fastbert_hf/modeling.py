@@ -12,12 +12,12 @@ from torch.nn import functional
 from transformers import AutoConfig, PreTrainedModel, initialization
 
 from fastbert_hf import backbones, passes
-from fastbert_hf.calibrated_setting import CalibratedSetting, find_setting
 from fastbert_hf.configuration import FastBertConfig
+from fastbert_hf.exits.calibrated_setting import CalibratedSetting, find_setting
+from fastbert_hf.exits.resolution import ResolvedSpeed, Speed, resolve_speed
 from fastbert_hf.heads import AttentiveHead, PooledHead
 from fastbert_hf.inputs import check_inputs
 from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
-from fastbert_hf.speed import ResolvedSpeed, Speed, resolve_speed
 
 # What from_backbone may set besides the backbone and the number of classes.
 _BACKBONE_OVERRIDES = (

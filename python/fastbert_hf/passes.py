@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from fastbert_hf import backbones
-from fastbert_hf.exit_decision import ExitDecision
-from fastbert_hf.heads import uncertainty
+from fastbert_hf.exits.decision import ExitDecision
+from fastbert_hf.exits.resolution import ResolvedSpeed
+from fastbert_hf.exits.uncertainty import uncertainty
 from fastbert_hf.inputs import make_position_ids
 from fastbert_hf.outputs import FastBertOutput
-from fastbert_hf.speed import ResolvedSpeed
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from transformers import PreTrainedTokenizerBase
 
 from fastbert_hf.data import Text
-from fastbert_hf.speed import Speed
+from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser, tokenised_ahead
 
 # Tokens of a batch, padding included. On two CPU cores and a 6-layer MiniLM, larger batches were no faster patched and

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastbert_hf.heads import AttentiveHead, normalised_entropy
+from fastbert_hf.exits.uncertainty import normalised_entropy
+from fastbert_hf.heads import AttentiveHead
 from fastbert_kernels import reference
 from support import cu_seqlens_of, folded_head
 

@@ -12,10 +12,10 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 import fastbert_kernels
 from fastbert_hf import FastBertForSequenceClassification, predict
-from fastbert_hf.calibrated_setting import SETTING_FILE
 from fastbert_hf.calibration import ExitRule, Objective, calibrate, record_exits, simulate
 from fastbert_hf.data import ClassificationData, TokenisedDataset
-from fastbert_hf.exit_rule import uncertainty_by
+from fastbert_hf.exits.calibrated_setting import SETTING_FILE
+from fastbert_hf.exits.uncertainty import uncertainty_by
 from fastbert_hf.training import distil, evaluate
 from training_support import QUICK_DISTILLATION, make_data, make_model, make_tokenizer
 
@@ -128,7 +128,7 @@ def test_heads_that_are_not_asked_are_not_run(model, batch) -> None:
 
 
 def test_patience_starts_anew_after_an_answer_that_is_not_a_number(model, batch) -> None:
-    from fastbert_hf.exit_decision import ExitDecision
+    from fastbert_hf.exits.decision import ExitDecision
 
     resolved = model.resolve_speed(ExitRule((1, 3, 4), criterion="patience", patience=2), None, 3)
     decision = ExitDecision(resolved, multi_label=False)

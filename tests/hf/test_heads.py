@@ -5,15 +5,8 @@ import math
 import pytest
 import torch
 
-from fastbert_hf.heads import (
-    ACTIVATIONS,
-    POOLINGS,
-    AttentiveHead,
-    PooledHead,
-    mean_binary_entropy,
-    normalised_entropy,
-    uncertainty,
-)
+from fastbert_hf.exits.uncertainty import mean_binary_entropy, normalised_entropy, uncertainty
+from fastbert_hf.heads import ACTIVATIONS, POOLINGS, AttentiveHead, PooledHead
 
 
 def full_self_attention(head: AttentiveHead, hidden: torch.Tensor) -> torch.Tensor:

@@ -16,9 +16,9 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 
 from fastbert_hf import FastBertForSequenceClassification
-from fastbert_hf.calibrated_setting import SETTING_FILE
 from fastbert_hf.calibration import Objective, calibrate, record_exits
 from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.exits.calibrated_setting import SETTING_FILE
 from hub import put_model
 from training_support import make_data, make_model, make_tokenizer
 

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification, FastBertOutput
-from fastbert_hf.heads import AttentiveHead, PooledHead, mean_binary_entropy, normalised_entropy
+from fastbert_hf.exits.uncertainty import mean_binary_entropy, normalised_entropy
+from fastbert_hf.heads import AttentiveHead, PooledHead
 
 NUM_LAYERS = 4
 # Speeds that leave nobody, somebody and everybody behind at the first layers of the random model below.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastbert_hf.exit_rule import ExitRule
+from fastbert_hf.exits.resolution import resolve_speed
+from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.inputs import check_inputs, make_position_ids
-from fastbert_hf.speed import resolve_speed
 
 
 def resolve(speed: object, batch_size: int = 3, **options: object):

@@ -9,15 +9,6 @@ comparable before.
 
 from __future__ import annotations
 
-from fastbert_hf.calibrated_setting import (
-    SETTING_FILE,
-    CalibratedSetting,
-    Evidence,
-    Figures,
-    Latency,
-    Objective,
-    SpeedCurve,
-)
 from fastbert_hf.calibration.calibrating import (
     Calibration,
     Search,
@@ -34,8 +25,17 @@ from fastbert_hf.calibration.records import ExitRecords, record_exits
 from fastbert_hf.calibration.search import CriterionChoice, FoundRule, best_rule, choose, compare_criteria, rules_of
 from fastbert_hf.calibration.simulation import Simulation, simulate
 from fastbert_hf.calibration.temperature import TemperatureScaling, fold_temperatures, scale_temperatures
-from fastbert_hf.exit_rule import ExitRule
-from fastbert_hf.fingerprint import model_fingerprint
+from fastbert_hf.exits.calibrated_setting import (
+    SETTING_FILE,
+    CalibratedSetting,
+    Evidence,
+    Figures,
+    Latency,
+    Objective,
+    SpeedCurve,
+)
+from fastbert_hf.exits.fingerprint import model_fingerprint
+from fastbert_hf.exits.rule import ExitRule
 
 __all__ = [
     "SETTING_FILE",

@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 
-from fastbert_hf.calibrated_setting import CalibratedSetting, Evidence, Figures, Objective
 from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.guarantee import (
     TESTED_SHARE,
@@ -30,7 +29,8 @@ from fastbert_hf.calibration.search import (
     rules_of,
 )
 from fastbert_hf.calibration.simulation import simulate
-from fastbert_hf.exit_rule import CriterionName, ExitRule
+from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Evidence, Figures, Objective
+from fastbert_hf.exits.rule import CriterionName, ExitRule
 from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
 
 Search: TypeAlias = Literal["searched", "one_speed"]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fastbert_hf.calibrated_setting import SpeedCurve
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.simulation import indices_of, uncertainties
-from fastbert_hf.exit_rule import CriterionName
+from fastbert_hf.exits.calibrated_setting import SpeedCurve
+from fastbert_hf.exits.rule import CriterionName
 from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
 
 Doubles = npt.NDArray[np.float64]

@@ -34,13 +34,13 @@ import numpy.typing as npt
 import torch
 from scipy import special
 
-from fastbert_hf.calibrated_setting import Objective
 from fastbert_hf.calibration.curve import sweep
 from fastbert_hf.calibration.pareto import pareto_front, spoilt
 from fastbert_hf.calibration.records import ExitRecords, check_several_classes
 from fastbert_hf.calibration.search import CriterionChoice, FoundRule, compare_criteria, rules_of
 from fastbert_hf.calibration.simulation import exit_heads, simulate, uncertainties
-from fastbert_hf.exit_rule import CriterionName, ExitRule
+from fastbert_hf.exits.calibrated_setting import Objective
+from fastbert_hf.exits.rule import CriterionName, ExitRule
 
 # The grid of `certify_one_speed`, fixed here, never fitted to data. Fine near 0, where a sure model has its samples.
 FIXED_SPEEDS = np.union1d(np.geomspace(1e-6, 1e-2, 41), np.linspace(0.01, 1, 100))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastbert_hf.calibrated_setting import CalibratedSetting, Latency, Objective
 from fastbert_hf.calibration.calibrating import (
     Calibration,
     Search,
@@ -18,7 +17,8 @@ from fastbert_hf.calibration.calibrating import (
 )
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import CriterionChoice, FoundRule
-from fastbert_hf.exit_rule import ExitRule
+from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Latency, Objective
+from fastbert_hf.exits.rule import ExitRule
 
 # Rules, beside full depth, that are measured before one is chosen.
 _MEASURED_FIRST = 5

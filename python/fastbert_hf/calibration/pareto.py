@@ -12,7 +12,7 @@ from fastbert_hf.calibration.curve import Doubles, candidate_speeds, exit_flops,
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import SEARCHED_SPEEDS, FoundRule
 from fastbert_hf.calibration.simulation import Floats, first_exits, measure, uncertainties
-from fastbert_hf.exit_rule import CriterionName, ExitRule
+from fastbert_hf.exits.rule import CriterionName, ExitRule
 from fastbert_hf.flops import head_flops, layer_flops
 
 Booleans = npt.NDArray[np.bool_]

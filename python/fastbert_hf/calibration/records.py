@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.exits.fingerprint import model_fingerprint
 from fastbert_hf.files import write_atomically
-from fastbert_hf.fingerprint import model_fingerprint
 from fastbert_hf.flops import ModelShape
 from fastbert_hf.modeling import FastBertForSequenceClassification
 

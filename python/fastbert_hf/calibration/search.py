@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from fastbert_hf.calibrated_setting import Objective
 from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.simulation import Simulation, simulate
-from fastbert_hf.exit_rule import CriterionName, ExitRule
+from fastbert_hf.exits.calibrated_setting import Objective
+from fastbert_hf.exits.rule import CriterionName, ExitRule
 
 CriterionChoice: TypeAlias = CriterionName | Literal["auto"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbert_hf.calibration.records import ExitRecords
-from fastbert_hf.exit_rule import CriterionName, ExitRule, uncertainty_by
+from fastbert_hf.exits.rule import CriterionName, ExitRule
+from fastbert_hf.exits.uncertainty import normalised_entropy, uncertainty_by
 from fastbert_hf.flops import ModelShape, executed_flops, full_depth_flops
-from fastbert_hf.heads import normalised_entropy
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Integers: TypeAlias = npt.NDArray[np.int64]

@@ -15,8 +15,8 @@ from fastbert_hf.cli import measure
 from fastbert_hf.cli.errors import CommandError
 from fastbert_hf.cli.models import UNPATCHED, place_and_patch
 from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.speed import Speed
 
 ROUNDS = 3
 # Every patched model has packed weights of its own, so not every depth of a deep model is timed.

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fastbert_hf.calibrated_setting import SETTING_FILE, CalibratedSetting
 from fastbert_hf.calibration import Calibration, ExitRecords, TemperatureScaling
 from fastbert_hf.cli.setting_in_words import describe_criterion, describe_measured, describe_rule, describe_wish
+from fastbert_hf.exits.calibrated_setting import SETTING_FILE, CalibratedSetting
 
 
 def show(

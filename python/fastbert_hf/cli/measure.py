@@ -15,7 +15,7 @@ from torch import Tensor
 
 import fastbert_kernels
 from fastbert_hf.data import TokenisedDataset
-from fastbert_hf.exit_rule import ExitRule
+from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.flops import ModelShape, flops_speedup
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import evaluate

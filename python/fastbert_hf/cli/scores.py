@@ -13,7 +13,7 @@ from rich.table import Table
 from fastbert_hf.calibration.simulation import shape_with_heads
 from fastbert_hf.cli import measure
 from fastbert_hf.data import TokenisedDataset
-from fastbert_hf.exit_rule import ExitRule
+from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.flops import Convention, ModelShape, flops_speedup
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import evaluate

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastbert_hf.calibrated_setting import CalibratedSetting, Objective
-from fastbert_hf.exit_rule import ExitRule
+from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Objective
+from fastbert_hf.exits.rule import ExitRule
 
 _UNCERTAINTIES = {"entropy": "normalised entropy", "confidence": "1 - largest probability"}
 

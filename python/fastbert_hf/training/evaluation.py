@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.speed import Speed
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fastbert_hf.exit_rule import uncertainty_by
-from fastbert_hf.heads import uncertainty
-from fastbert_hf.speed import ResolvedSpeed
+from fastbert_hf.exits.resolution import ResolvedSpeed
+from fastbert_hf.exits.uncertainty import uncertainty, uncertainty_by
 
 
 class ExitDecision:

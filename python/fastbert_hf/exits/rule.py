@@ -1,14 +1,10 @@
-"""When samples leave: the rule, and the uncertainty that it compares with Speed."""
+"""When samples leave: the rule."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
-
-import torch
-
-from fastbert_hf.heads import normalised_entropy
 
 CriterionName: TypeAlias = Literal["entropy", "top_k_entropy", "confidence", "patience"]
 
@@ -60,22 +56,3 @@ class ExitRule:
         """The same Speed at all `layers`."""
         layers = tuple(layers)
         return cls(layers, (speed,) * len(layers), criterion, top_k=top_k)
-
-
-def uncertainty_by(logits: torch.Tensor, criterion: CriterionName, top_k: int = 2) -> torch.Tensor:
-    """The uncertainty of single-label predictions that `criterion` looks at.
-
-    Args:
-        logits: float [..., N].
-        criterion: "entropy" and "patience" have the normalised entropy.
-        top_k: classes of "top_k_entropy"; all of them where there are fewer.
-
-    Returns:
-        float32 [...], in [0, 1]; NaN where the logits are not finite.
-    """
-    if criterion == "top_k_entropy":
-        logits = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values
-    if criterion == "confidence":
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return (1 - torch.softmax(wide, dim=-1).amax(dim=-1)).float()
-    return normalised_entropy(logits)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from transformers.utils import cached_file
 
-from fastbert_hf.exit_rule import ExitRule
+from fastbert_hf.exits.fingerprint import model_fingerprint
+from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.files import write_atomically
-from fastbert_hf.fingerprint import model_fingerprint
 
 SETTING_FILE = "fastbert_calibration.json"
 _FORMAT = 2

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from fastbert_hf.exit_rule import CriterionName, ExitRule
+from fastbert_hf.exits.rule import CriterionName, ExitRule
 
 Speed: TypeAlias = float | torch.Tensor | Sequence[float] | ExitRule
 
