@@ -30,7 +30,7 @@ lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(VENV)/bin/clang-format --dry-run --Werror $(shell git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
-	$(PYTHON) -m mypy fastbert_kernels python/fastbert_hf
+	$(PYTHON) -m mypy fastbert_kernels python/fastbert_hf python/fastbert_cli
 	$(PYTHON) scripts/readme_numbers.py --check
 
 clean:

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoTokenizer, BertConfig, BertTokenizerFast, PreTrainedTokenizerBase, set_seed
 
+from fastbert_cli.measure import AllExits, run_all_exits
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
-from fastbert_hf.cli.measure import AllExits, run_all_exits
 from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_file
 from fastbert_hf.files import write_atomically
 from fastbert_hf.flops import Convention, ModelShape, flops_speedup

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, BertTokenizerFast
 from typer.testing import CliRunner
 
-from fastbert_hf.cli.app import app
+from fastbert_cli.app import app
 from fastbert_hf.training.trainer import StepTrainer
 
 WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 import training
-from fastbert_hf.cli.measure import AllExits
+from fastbert_cli.measure import AllExits
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.flops import ModelShape, flops_speedup
 from training import Task

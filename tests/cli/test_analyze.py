@@ -13,10 +13,11 @@ from transformers import AutoTokenizer
 from analysis_support import read_page
 from cli_support import assert_complaint, invoke, succeed
 from families import make_model
+from fastbert_cli import measure
+from fastbert_cli.analyze import report
+from fastbert_cli.analyze.times import batches_to_time, depths_to_time
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import Objective, calibrate, record_exits
-from fastbert_hf.cli import analysis_report, measure
-from fastbert_hf.cli.analysis_times import batches_to_time, depths_to_time
 from fastbert_hf.data import TokenisedDataset, read_classification_file
 
 CHARTS = {
@@ -209,7 +210,7 @@ def test_other_peoples_folders_are_left_alone(trained, data, tmp_path, monkeypat
     def full_disk(*arguments):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(analysis_report, "render", full_disk)
+    monkeypatch.setattr(report, "render", full_disk)
     complain("no space left on device", out)
     assert (out / "report.html").read_text() == before
     assert [path.name for path in tmp_path.glob(".*partial")] == []
@@ -225,7 +226,7 @@ def test_no_times_when_patched_answers_differ(trained, data, tmp_path, monkeypat
 
 def test_without_matplotlib_the_extra_is_named(trained, data, monkeypatch):
     for name in [*sys.modules]:
-        if name.startswith(("matplotlib", "fastbert_hf.analysis", "fastbert_hf.cli.analy")):
+        if name.startswith(("matplotlib", "fastbert_hf.analysis", "fastbert_cli.analyze.")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NoMatplotlib(), *sys.meta_path])
     result = invoke("analyze", trained / "model", "--data", data / "dev.tsv")

@@ -15,11 +15,11 @@ from transformers import AutoTokenizer, BertTokenizerFast
 
 from cli_support import assert_complaint, invoke, succeed
 from families import make_model as make_family_model
+from fastbert_cli import measure
+from fastbert_cli.setting_in_words import describe_wish
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf import predict as predict_texts
 from fastbert_hf.calibration import ExitRecords, ExitRule, Objective, figures_of, simulate
-from fastbert_hf.cli import measure
-from fastbert_hf.cli.setting_in_words import describe_wish
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting
 from fastbert_hf.flops import ModelShape, executed_flops, full_depth_flops
 from support import spread_model

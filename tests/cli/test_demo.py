@@ -9,9 +9,10 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 from typer.testing import CliRunner
 
+from fastbert_cli import measure
+from fastbert_cli.app import app
+from fastbert_cli.demo import report
 from fastbert_hf import FastBertForSequenceClassification
-from fastbert_hf.cli import measure, report
-from fastbert_hf.cli.app import app
 from fastbert_hf.data import ClassificationData
 
 WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]
@@ -118,7 +119,7 @@ def test_ratio_is_taken_within_rounds():
 
 
 def test_no_speed_up_is_reported_where_answers_differ():
-    from fastbert_hf.cli.demo import make_rows
+    from fastbert_cli.demo.run import make_rows
     from support import spread_model
 
     runs = [(name, speed) for name in ("unpatched", "patched") for speed in (None, 0.3)]

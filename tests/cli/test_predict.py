@@ -12,10 +12,10 @@ from pyarrow import parquet
 from transformers import AutoTokenizer, BertTokenizerFast
 from typer.testing import CliRunner
 
+from fastbert_cli.app import app
+from fastbert_cli.predict import run
 from fastbert_hf import FastBertForSequenceClassification, Predictions
 from fastbert_hf import predict as predict_texts
-from fastbert_hf.cli import predict
-from fastbert_hf.cli.app import app
 from support import spread_model
 
 WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]
@@ -136,7 +136,7 @@ def test_json_has_no_nan(tmp_path):
         id2label={0: "no", 1: "yes"},
     )
     for name, want in (("o.jsonl", '"probability": null, "uncertainty": null'), ("o.tsv", "nan\tnan\t4")):
-        with predict._output(tmp_path / name) as write:
+        with run._output(tmp_path / name) as write:
             write(part)
         assert want in (tmp_path / name).read_text()
 
@@ -207,7 +207,7 @@ def test_a_run_that_stops_leaves_the_old_file(model_dir, texts_file, tmp_path, m
         raise error("text 4 is odd")
 
     model = FastBertForSequenceClassification.from_pretrained(model_dir).eval()
-    monkeypatch.setattr(predict, "iter_predict", breaks_off)
+    monkeypatch.setattr(run, "iter_predict", breaks_off)
     out = tmp_path / "out.tsv"
     out.write_text("old")
     result = invoke(model_dir, texts_file, "--out", out)

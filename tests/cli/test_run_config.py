@@ -10,11 +10,11 @@ import pytest
 import typer
 import yaml
 
-from fastbert_hf.cli import options
-from fastbert_hf.cli.app import app
-from fastbert_hf.cli.config_values import describe, fits
-from fastbert_hf.cli.errors import CommandError
-from fastbert_hf.cli.run_config import DistilConfig, TrainConfig, as_sections, check_same, read_config, write_config
+from fastbert_cli import options
+from fastbert_cli.app import app
+from fastbert_cli.config_values import describe, fits
+from fastbert_cli.errors import CommandError
+from fastbert_cli.run_config import DistilConfig, TrainConfig, as_sections, check_same, read_config, write_config
 from fastbert_hf.configuration import FastBertConfig
 from fastbert_hf.training import DISTILLATION, FINE_TUNING
 

@@ -29,9 +29,9 @@ from cli_support import (
     text_of,
     weights,
 )
+from fastbert_cli.output_folder import OutputFolder
+from fastbert_cli.run_config import TrainConfig
 from fastbert_hf import FastBertForSequenceClassification, predict
-from fastbert_hf.cli.output_folder import OutputFolder
-from fastbert_hf.cli.run_config import TrainConfig
 from hub import put_data_set, put_model
 
 
@@ -129,7 +129,7 @@ def full_disk(*arguments, **options):
     ("writer", "where"),
     [
         ("fastbert_hf.FastBertForSequenceClassification.save_pretrained", "step 1"),
-        ("fastbert_hf.cli.output_folder.write_model_card", "{out}"),
+        ("fastbert_cli.output_folder.write_model_card", "{out}"),
     ],
 )
 def test_a_full_disk_loses_nothing_that_was_finished(whole, tmp_path, monkeypatch, writer, where):
@@ -161,7 +161,7 @@ def test_what_is_finished_is_not_done_again(whole, tmp_path, monkeypatch):
 def test_ctrl_c_in_a_terminal(tiny_backbone, data, tmp_path):
     out = tmp_path / "out"
     options = [*options_of(data, tiny_backbone), *QUICK, "--epochs", 10_000, "--no-distil", "--out", out]
-    command = [sys.executable, "-c", "from fastbert_hf.cli import main; main()", "train", *map(str, options)]
+    command = [sys.executable, "-c", "from fastbert_cli import main; main()", "train", *map(str, options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + 60
@@ -266,7 +266,7 @@ def test_a_backbone_and_a_data_set_by_their_hub_names(tiny_backbone, data, tmp_p
     names = {"--train": "someone/reviews", "--dev": "someone/reviews", "--subset": "films"}
     names |= {"--train-split": "train", "--dev-split": "dev", "--out": tmp_path / "names"}
     quick = [*QUICK, "--epochs", 1, "--no-distil"]
-    command = [sys.executable, "-c", "from fastbert_hf.cli import main; main()", "train"]
+    command = [sys.executable, "-c", "from fastbert_cli import main; main()", "train"]
     caches = {"HF_HUB_CACHE": str(tmp_path / "models"), "HF_DATASETS_CACHE": str(tmp_path / "sets")}
     result = subprocess.run(
         [*command, *map(str, [*options_of(data, "someone/tiny", **names), *quick])],
@@ -284,7 +284,7 @@ def test_a_backbone_and_a_data_set_by_their_hub_names(tiny_backbone, data, tmp_p
 
 def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
-    command = [sys.executable, "-c", "from fastbert_hf.cli import main; main()", "train"]
+    command = [sys.executable, "-c", "from fastbert_cli import main; main()", "train"]
     options = [*options_of(data, tiny_backbone), *QUICK, *QUICK_DISTIL, "--out", tmp_path / "out"]
     result = subprocess.run([*launch, *command, *map(str, options)], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -1,0 +1,14 @@
+"""The console command `fastbert`. The only part of the package that sees both the model and the kernels."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point; says what to install when a command's needs are missing."""
+    try:
+        from fastbert_cli.app import app
+    except ModuleNotFoundError as error:
+        sys.exit(f"fastbert: {error.name} is missing; pip install 'fastbert-kernels[train]' has all it needs")
+    app()

@@ -1,0 +1,220 @@
+"""`fastbert analyze`: what early exits do to a saved model, as a page, charts and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from fastbert_cli import scores
+from fastbert_cli.analyze.report import ANALYSED, FIGURES, REPORT, RESULTS, Source, write
+from fastbert_cli.analyze.times import ROUNDS, TimedModel, batches_to_time, time_models
+from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.models import UNPATCHED, check_max_length, label_names_of, load_model, place_and_patch
+from fastbert_hf.analysis import Analysis, analyse, check_model, check_samples
+from fastbert_hf.calibration import ExitRecords, record_exits
+from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_data
+from fastbert_hf.modeling import FastBertForSequenceClassification
+
+_COMPARED = "compared"
+
+
+@dataclass(frozen=True)
+class AnalyzeSettings:
+    """Options of `fastbert analyze`; see its help."""
+
+    model: Path
+    compare: Path | None
+    data: str
+    split: str | None
+    subset: str | None
+    text_column: str | None
+    pair_column: str | None
+    label_column: str | None
+    speeds: tuple[float, ...]
+    max_length: int | None
+    batch_size: int
+    timed: bool
+    timed_texts: int
+    texts: bool
+    backend: str
+    out: Path
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model and what it is run on."""
+
+    model: FastBertForSequenceClassification
+    dataset: TokenisedDataset
+
+
+def run_analyze(settings: AnalyzeSettings) -> None:
+    """Writes `settings.out` and prints the scores.
+
+    Raises:
+        CommandError: options that contradict each other, a model that cannot be used, or data that say too little.
+        DataFileError: the file or data set cannot be used, or has labels that the model does not know.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    _check_out(settings.out)
+    model, tokenizer = _load(settings.model, settings.backend)
+    other = None if settings.compare is None else _load(settings.compare, settings.backend)
+    class_names = label_names_of(model)
+    with faults_explained():
+        data = read_classification_data(
+            settings.data,
+            class_names,
+            split=settings.split,
+            subset=settings.subset,
+            text_column=settings.text_column,
+            pair_column=settings.pair_column,
+            label_column=settings.label_column,
+        )
+    with faults_explained(settings.data):
+        check_samples(data.label_ids, class_names)
+    subjects = {ANALYSED: _subject(model, tokenizer, data, settings.max_length)}
+    if settings.compare is not None and other is not None:
+        own_ids = _with_ids_of(data, label_names_of(other[0]), settings.compare)
+        subjects[_COMPARED] = _subject(*other, own_ids, settings.max_length)
+
+    errors = Console(stderr=True)
+    # Where it is no terminal, the bar would leave an empty line before the message of an error.
+    bar = Progress(console=errors, transient=True, disable=not errors.is_terminal)
+    with bar as progress, faults_explained():
+        records = {name: _record(subject, settings.batch_size, progress) for name, subject in subjects.items()}
+        analysis = analyse(
+            records[ANALYSED],
+            settings.speeds,
+            setting=model.calibrated_setting,
+            compared=records.get(_COMPARED),
+            compared_setting=None if other is None else other[0].calibrated_setting,
+        )
+        timing: dict[str, Any] | None = None
+        if settings.timed:
+            analysis, timing = _with_times(analysis, subjects, settings, progress)
+    source = Source(
+        model=str(settings.model),
+        compared=None if settings.compare is None else str(settings.compare),
+        data=settings.data,
+        split=settings.split,
+        subset=settings.subset,
+        max_length=settings.max_length,
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+    write(settings.out, analysis, source, timing, data, with_texts=settings.texts)
+    console = Console(highlight=False, soft_wrap=True)
+    scores.show(console, _table(analysis))
+    console.print(f"written: {settings.out}/{REPORT}, {FIGURES}/, {RESULTS}", markup=False)
+
+
+def _check_out(out: Path) -> None:
+    """Raise `CommandError` unless `out` is new, empty, or holds an earlier analysis and nothing else."""
+    if out.exists() and not out.is_dir():
+        raise CommandError(f"--out {out}: a file; name a folder")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise CommandError(f"--out {out}: the folder is replaced as a whole, and this one is in use; name a new one")
+    if out.is_dir():
+        others = sorted(path.name for path in out.iterdir() if path.name not in (REPORT, FIGURES, RESULTS))
+        if others:
+            raise CommandError(f"--out {out}: holds {others[0]}, which is no part of an analysis; name a new folder")
+
+
+def _load(folder: Path, backend: str) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
+    """The model on the device where it is timed, not patched."""
+    model, tokenizer = load_model(folder)
+    with faults_explained(str(folder)):
+        check_model(model.config.exit_layers, model.config.multi_label)
+    if backend != "cpu":
+        place_and_patch(model, UNPATCHED, "auto")
+    return model, tokenizer
+
+
+def _with_ids_of(data: ClassificationData, class_names: Sequence[str], folder: Path) -> ClassificationData:
+    """`data` with the class ids of another model."""
+    used = [data.label_names[number] for number in sorted(set(data.label_ids))]
+    for name in used:
+        if name not in class_names:
+            raise CommandError(
+                f"--compare {folder}: the model does not know the class {name!r}; compare models of the same classes"
+            )
+    ids = [class_names.index(data.label_names[number]) for number in data.label_ids]
+    return replace(data, label_ids=ids, label_names=list(class_names))
+
+
+def _subject(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    data: ClassificationData,
+    max_length: int | None,
+) -> _Subject:
+    longest = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+    if max_length is not None:
+        check_max_length(model, max_length)
+        longest = max_length
+    with faults_explained():
+        return _Subject(model, TokenisedDataset(data, tokenizer, longest))
+
+
+def _record(subject: _Subject, batch_size: int, progress: Progress) -> ExitRecords:
+    task = progress.add_task("every exit of every text", total=len(subject.dataset))
+    return record_exits(subject.model, subject.dataset, batch_size, lambda done: progress.advance(task, done))
+
+
+def _with_times(
+    analysis: Analysis, subjects: dict[str, _Subject], settings: AnalyzeSettings, progress: Progress
+) -> tuple[Analysis, dict[str, Any]]:
+    """The analysis with times, and how they were taken."""
+
+    def track(items: Iterable[Any]) -> Iterable[Any]:
+        return progress.track(list(items), description="times")
+
+    models = {
+        name: TimedModel(
+            subject.model,
+            batches_to_time(subject.dataset, settings.batch_size, settings.timed_texts, subject.model.device),
+        )
+        for name, subject in subjects.items()
+    }
+    times, agreement = time_models(models, settings.speeds, settings.backend, track)
+    compared = analysis.compared
+    analysis = replace(
+        analysis,
+        tradeoff=analysis.tradeoff.timed(times[ANALYSED]),
+        compared=None if compared is None else compared.timed(times[_COMPARED]),
+    )
+    texts = sum(len(batch["input_ids"]) for batch in models[ANALYSED].batches)
+    return analysis, {
+        "texts": texts,
+        "batch_size": settings.batch_size,
+        "rounds": ROUNDS,
+        "backend": settings.backend,
+        "patched": {name: name in agreement for name in models},
+        "agreement_of_patched_and_unpatched": agreement,
+    }
+
+
+def _table(analysis: Analysis) -> list[scores.Row]:
+    """The summary as rows for `scores.show`."""
+    tradeoff = analysis.tradeoff
+    calibrated = () if tradeoff.calibrated is None else (tradeoff.calibrated,)
+    rows: list[scores.Row] = []
+    for point in (tradeoff.full_depth, *calibrated, *tradeoff.speeds):
+        row: scores.Row = {
+            "setting": {"speed": f"Speed {point.value}", "calibrated": "calibrated"}.get(point.kind, "full depth"),
+            "accuracy": point.accuracy,
+            "mean_exit_layer": point.mean_exit_layer,
+            "flops_speedup": point.flops_speedup,
+        }
+        if point.wall_clock is not None:
+            row["ms_per_text"] = point.wall_clock.milliseconds_per_text
+            row["speedup"] = point.wall_clock.speedup
+        rows.append(row)
+    return rows

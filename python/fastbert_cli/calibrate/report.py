@@ -1,0 +1,124 @@
+"""What `fastbert calibrate` prints."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastbert_cli.setting_in_words import describe_criterion, describe_measured, describe_rule, describe_wish
+from fastbert_hf.calibration import Calibration, ExitRecords, TemperatureScaling
+from fastbert_hf.exits.calibrated_setting import SETTING_FILE, CalibratedSetting
+
+
+def show(
+    console: Console,
+    records: ExitRecords,
+    calibration: Calibration,
+    scaling: TemperatureScaling | None,
+    saved: Path | None,
+) -> None:
+    """Print the comparison, the setting, its figures and what they are worth.
+
+    Args:
+        console: to print to.
+        records: all samples.
+        calibration: what was found.
+        scaling: of the temperatures, if there was one.
+        saved: the model's folder; `None` if nothing was written.
+    """
+    if scaling is not None:
+        _show_scaling(console, records, scaling)
+    setting = calibration.setting
+    if len(calibration.compared) > 1:
+        _show_criteria(console, calibration)
+    for line in _lines(setting, records.student_layers):
+        console.print(line, markup=False)
+    if saved is None:
+        console.print("dry run: nothing was written", markup=False)
+    else:
+        console.print(f"written: {saved / SETTING_FILE}; used from now on unless a call says otherwise", markup=False)
+
+
+def as_values(scaling: TemperatureScaling) -> dict[str, Any]:
+    """`scaling` without the samples, for JSON."""
+    return {field.name: getattr(scaling, field.name) for field in fields(scaling) if field.name != "records"}
+
+
+def _lines(setting: CalibratedSetting, student_layers: tuple[int, ...]) -> list[str]:
+    figures, evidence = setting.figures, setting.evidence
+    low, high = figures.accuracy_interval
+    slow, fast = figures.flops_speedup_interval
+    sure = f"{evidence.confidence:.4g}"
+    lines = [
+        f"setting: {describe_rule(setting.rule, student_layers)}",
+        f"wished: {describe_wish(setting.objective)}; measured: {describe_measured(setting)}",
+        f"accuracy: {figures.accuracy:.2%} ({low:.2%} to {high:.2%}), full depth {figures.full_depth_accuracy:.2%}",
+        f"FLOPs speed-up: {figures.flops_speedup:.2f}x ({slow:.2f}x to {fast:.2f}x), mean exit layer "
+        f"{figures.mean_exit_layer:.2f}; on {evidence.samples} texts, intervals at {sure} confidence",
+    ]
+    if setting.latency is not None:
+        latency = setting.latency
+        lines.append(
+            f"time: {latency.ms_per_text:.3g} ms per text in batches of {latency.batch_size} ({latency.texts} texts, "
+            f"{latency.precision}, {latency.machine}), full depth {latency.full_depth_ms_per_text:.3g} ms"
+        )
+    if evidence.guarantee is None:
+        wish = "latency" if setting.latency is not None else "speed-up"
+        lines.append(
+            f"no guarantee: a {wish} was wished for, and the same texts chose the setting and measured it, so its "
+            "accuracy may look a little better than it is; --max-drop guarantees one"
+        )
+    elif setting.rule.layers:
+        lines.append(f"guarantee: {evidence.guarantee} (p = {evidence.p_value:.3g}; {evidence.method})")
+    else:
+        lines.append(
+            f"no early exit could be shown at {sure} confidence to keep the promise, so only full depth does, and no "
+            "time is saved; more texts, a larger --max-drop or less --confidence may help"
+        )
+    return lines
+
+
+def _show_criteria(console: Console, calibration: Calibration) -> None:
+    setting = calibration.setting
+    chosen_with = setting.evidence.samples_for_choosing or setting.evidence.samples
+    table = _table(f"criteria, each with one Speed, on the {chosen_with} texts that chose")
+    table.add_column("best first")
+    for heading in ("layers asked", "accuracy", "points lost", "FLOPs speed-up"):
+        table.add_column(heading, justify="right")
+    for found in calibration.compared:
+        table.add_row(
+            describe_criterion(found.rule),
+            ", ".join(map(str, found.rule.layers)) or "none",
+            f"{found.accuracy:.2%}",
+            f"{100 * found.drop:.2f}",
+            f"{found.flops_speedup:.2f}x",
+        )
+    console.print(table)
+    console.print()
+
+
+def _show_scaling(console: Console, records: ExitRecords, scaling: TemperatureScaling) -> None:
+    tested = len(records) - scaling.fitted_samples
+    heads = _table(f"temperatures from {scaling.fitted_samples} texts, measured on {tested} others")
+    for heading in ("layer", "temperature", "calibration error before", "after"):
+        heads.add_column(heading, justify="right")
+    rows = zip(records.exit_layers, scaling.temperatures, scaling.error_before, scaling.error_after, strict=True)
+    for layer, temperature, before, after in rows:
+        heads.add_row(str(layer), f"{temperature:.3f}", f"{before:.4f}", f"{after:.4f}")
+    console.print(heads)
+    console.print()
+    curve = _table("FLOPs speed-up of one Speed at equal accuracy, on these others")
+    for heading in ("points lost", "before", "after"):
+        curve.add_column(heading, justify="right")
+    for drop, before, after in zip(scaling.drops, scaling.speedup_before, scaling.speedup_after, strict=True):
+        curve.add_row(f"{100 * drop:g}", f"{before:.2f}x", f"{after:.2f}x")
+    console.print(curve)
+    console.print()
+
+
+def _table(title: str) -> Table:
+    return Table(box=None, pad_edge=False, title=title, title_justify="left")

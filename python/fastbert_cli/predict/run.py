@@ -1,0 +1,201 @@
+"""`fastbert predict`: a saved model over a file of texts, row by row."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from fastbert_cli.errors import CommandError
+from fastbert_cli.models import DTYPES, check_patching, load_model, place_and_patch
+from fastbert_cli.setting_in_words import describe_wish
+from fastbert_hf.data import JSON_LINES, read_texts
+from fastbert_hf.data.labels import SEPARATOR
+from fastbert_hf.files import file_written_atomically
+from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.prediction import Predictions, iter_predict, resolve_max_length
+
+COLUMNS = ("label", "probability", "uncertainty", "exit_layer")
+
+Row = tuple[str, float | list[float], float, int]
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Options of `fastbert predict`; see its help."""
+
+    model: Path
+    file: Path
+    out: Path | None
+    speed: float | None
+    speedup: float | None
+    full_depth: bool
+    max_tokens: int | None
+    max_length: int | None
+    text_column: str | None
+    pair_column: str | None
+    backend: str
+    dtype: str
+    progress: bool | None
+
+
+def run_predict(settings: PredictSettings) -> None:
+    """Writes a row for every text of `settings.file` and reports on stderr.
+
+    Raises:
+        CommandError: options that contradict each other, or a model that cannot be used.
+        DataFileError: the file cannot be used.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    _check_paths(settings)
+    _check_speed(settings)
+    check_patching(settings.backend, settings.dtype)
+    # All of the file is looked at before the model is, so that a bad last line does not cost the work before it.
+    total = sum(1 for _ in read_texts(settings.file, settings.text_column, settings.pair_column))
+    model, tokenizer = load_model(settings.model)
+    place_and_patch(model, settings.backend, settings.dtype)
+
+    begin = time.perf_counter()
+    layers = 0
+    try:
+        answers = iter_predict(
+            model,
+            tokenizer,
+            read_texts(settings.file, settings.text_column, settings.pair_column),
+            speed=0.0 if settings.full_depth else settings.speed,
+            speedup=settings.speedup,
+            max_tokens=settings.max_tokens,
+            max_length=settings.max_length,
+            progress=settings.progress,
+            total=total,
+        )
+        with closing(answers), _output(settings.out) as write:
+            for part in answers:
+                write(part)
+                layers += int(part.exit_layer.sum())
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    seconds = time.perf_counter() - begin
+    print(
+        f"{total:,} texts in {seconds:.1f} s ({total / seconds:,.0f} texts/s), "
+        f"mean exit layer {layers / total:.2f} of {model.config.num_hidden_layers}; "
+        + _what_was_used(settings, model, tokenizer)
+        + ("" if settings.out is None else f"; written: {settings.out}"),
+        file=sys.stderr,
+    )
+
+
+def _check_speed(settings: PredictSettings) -> None:
+    given = [
+        name
+        for name, is_given in (
+            ("--speed", settings.speed is not None),
+            ("--speedup", settings.speedup is not None),
+            ("--full-depth", settings.full_depth),
+        )
+        if is_given
+    ]
+    if len(given) > 1:
+        raise CommandError(f"{' and '.join(given)} contradict each other; give one")
+
+
+def _what_was_used(
+    settings: PredictSettings, model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase
+) -> str:
+    setting = model.calibrated_setting
+    if settings.speedup is not None:
+        assert setting is not None
+        return f"speed-up {settings.speedup:g} (Speed {setting.speed_for_speedup(settings.speedup):.4g})"
+    if settings.full_depth or (settings.speed is None and setting is None):
+        return "full depth" + ("" if settings.full_depth else " (not calibrated)")
+    if settings.speed is not None:
+        return f"Speed {settings.speed:g}"
+    assert setting is not None
+    wish = describe_wish(setting.objective)
+    if setting.evidence.guarantee is not None:
+        if DTYPES.get(settings.dtype, model.dtype) != model.dtype:
+            wish += f"; guaranteed in {str(model.dtype).removeprefix('torch.')}, not with --dtype {settings.dtype}"
+        if setting.max_length not in (None, resolve_max_length(model, tokenizer, settings.max_length)):
+            wish += f"; guaranteed with --max-length {setting.max_length}"
+    return f"calibrated setting ({wish})"
+
+
+def _check_paths(settings: PredictSettings) -> None:
+    if settings.pair_column is not None and settings.text_column is None:
+        raise CommandError("--pair-column goes with --text-column: one names the first text, the other the second")
+    out = settings.out
+    if out is None:
+        return
+    if out.suffix.lower() not in (".tsv", *JSON_LINES):
+        raise CommandError(f"--out {out}: unknown ending; name it .tsv or {' or '.join(JSON_LINES)}")
+    if not out.parent.is_dir():
+        raise CommandError(f"--out {out}: no such folder; make it first")
+    if out.exists() and not out.is_file():
+        raise CommandError(f"--out {out}: not a file that can be replaced; choose another name")
+    if out.exists() and settings.file.exists() and out.samefile(settings.file):
+        raise CommandError(f"--out {out}: that is the file of the texts; choose another name")
+
+
+@contextmanager
+def _output(out: Path | None) -> Iterator[Callable[[Predictions], None]]:
+    """A function that writes the rows of some predictions, to stdout or to a file that appears when all is done."""
+    if out is None:
+        yield _table_writer(sys.stdout)
+        return
+    try:
+        with file_written_atomically(out) as file:
+            yield _json_writer(file) if out.suffix.lower() in JSON_LINES else _table_writer(file)
+    except OSError as error:
+        raise CommandError(f"--out {out}: cannot be written ({error.strerror})") from error
+
+
+def _table_writer(file: TextIO) -> Callable[[Predictions], None]:
+    file.write("\t".join(COLUMNS) + "\n")
+
+    def write(part: Predictions) -> None:
+        for name, probability, uncertainty, layer in _rows(part):
+            shown = probability if isinstance(probability, list) else [probability]
+            # A table has no quoting: a tab or a line break in a name would make another column or row.
+            cells = (
+                " ".join(name.split()),
+                SEPARATOR.join(f"{x:.6f}" for x in shown),
+                f"{uncertainty:.6f}",
+                str(layer),
+            )
+            file.write("\t".join(cells) + "\n")
+
+    return write
+
+
+def _json_writer(file: TextIO) -> Callable[[Predictions], None]:
+    def write(part: Predictions) -> None:
+        for row in _rows(part):
+            # JSON knows no NaN.
+            values = [None if isinstance(x, float) and not math.isfinite(x) else x for x in row]
+            file.write(json.dumps(dict(zip(COLUMNS, values, strict=True)), ensure_ascii=False) + "\n")
+
+    return write
+
+
+def _rows(part: Predictions) -> Iterator[Row]:
+    """Label and its probability; of a multi-label model all labels of a text, possibly none, and theirs."""
+    probabilities = part.probabilities.double().round(decimals=6)
+    uncertainty = part.uncertainty.double().round(decimals=6)
+    values: Iterable[float | list[float]]
+    if part.multi_label:
+        names = [SEPARATOR.join(classes) for classes in part.label_names]
+        values = [row[chosen].tolist() for row, chosen in zip(probabilities, part.labels, strict=True)]
+    else:
+        names = [str(name) for name in part.label_names]
+        values = probabilities.amax(dim=-1).tolist()
+    return zip(names, values, uncertainty.tolist(), part.exit_layer.tolist(), strict=True)

@@ -1,0 +1,133 @@
+"""`fastbert train`: from labelled texts and a pretrained backbone to a finished FastBERT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.models import check_max_length, make_model
+from fastbert_cli.output_folder import OutputFolder
+from fastbert_cli.run_config import TrainConfig
+from fastbert_cli.texts import check_subset, read_labelled, read_unlabelled
+from fastbert_hf.data import ClassificationData, TextData, join_texts
+from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.training import TrainingResult, distil, fine_tune, train_jointly
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What a run learns from.
+
+    Attributes:
+        train: labelled texts.
+        dev: labelled texts to score on.
+        to_distil: texts for step 2: those of `train`, alone or without labels together with more texts.
+        unlabelled: how many of them have no label.
+    """
+
+    train: ClassificationData
+    dev: ClassificationData | None
+    to_distil: TextData
+    unlabelled: int
+
+
+def run_train(output: OutputFolder[TrainConfig]) -> None:
+    """Runs the steps that the configuration asks for and writes the model.
+
+    Raises:
+        CommandError: options that do not fit together, a backbone that cannot be used, or a step that cannot run.
+        DataFileError: a file or data set cannot be used.
+        KeyboardInterrupt: after Ctrl-C; the last checkpoint is there.
+    """
+    config, console = output.config, output.console
+    _check(config)
+    with faults_explained():
+        data = read_data(config)
+    if config.data.unlabelled and not _has_unlabelled(config):
+        console.print("note: texts without labels are for step 2, which this run does not have; they are not read")
+    numbers = f"{len(data.train)} texts to train on"
+    if data.dev is not None:
+        numbers += f", {len(data.dev)} to score on"
+    if data.unlabelled:
+        numbers += f", {data.unlabelled} without labels"
+    console.print(f"{numbers}; classes: {', '.join(data.train.label_names)}", markup=False, soft_wrap=True)
+
+    model, tokenizer = make_model(config.model.backbone, data.train, config.run.seed, **config.model.of_the_heads())
+    check_max_length(model, config.model.max_length)
+    if config.run.steps == "both" and len(model.student_classifiers) == 0:
+        raise CommandError("no student classifier to distil behind one exit layer; name more, or add --no-distil")
+    output.begin()
+    training = train_model(output, model, tokenizer, data)
+    backbone = config.model.backbone
+    output.finish(
+        model,
+        tokenizer,
+        data.dev,
+        training,
+        {
+            "classes": data.train.label_names,
+            "train": len(data.train),
+            "dev": 0 if data.dev is None else len(data.dev),
+            "unlabelled": data.unlabelled,
+        },
+        base_model=None if backbone is None or Path(backbone).exists() else backbone,
+    )
+
+
+def train_model(
+    output: OutputFolder[TrainConfig],
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TrainData,
+) -> dict[str, TrainingResult]:
+    """The steps, in the folders of their names; returns what they report."""
+    config, console = output.config, output.console
+    precision = config.run.precision
+    if config.run.steps == "joint":
+        console.rule(f"Joint training of all exit heads, in {precision}")
+        with faults_explained("joint training"):
+            options = output.of_step("joint")
+            return {"joint": train_jointly(model, tokenizer, data.train, config.fine_tuning(), dev=data.dev, **options)}
+    console.rule(f"Step 1: backbone and teacher classifier, in {precision}")
+    with faults_explained("step 1"):
+        options = output.of_step("fine_tune")
+        results = {"fine_tune": fine_tune(model, tokenizer, data.train, config.fine_tuning(), dev=data.dev, **options)}
+    if config.run.steps == "both":
+        console.rule(f"Step 2: student classifiers, in {precision}")
+        with faults_explained("step 2"):
+            options = output.of_step("distil")
+            settings = config.distillation(output.folder / "distil")
+            results["distil"] = distil(model, tokenizer, data.to_distil, settings, dev=data.dev, **options)
+    return results
+
+
+def read_data(config: TrainConfig) -> TrainData:
+    """Reads what the section `data` names; raises `DataFileError` or `ValueError`."""
+    section = config.data
+    multi_label = section.multi_label
+    assert section.train is not None
+    train = read_labelled(section.train, None, section, split=section.train_split, multi_label=multi_label)
+    dev = None
+    if section.dev is not None:
+        names = train.label_names
+        dev = read_labelled(section.dev, names, section, split=section.dev_split, multi_label=multi_label)
+    unlabelled = [read_unlabelled(file, section) for file in section.unlabelled] if _has_unlabelled(config) else []
+    to_distil = join_texts(train, *unlabelled) if unlabelled else train
+    return TrainData(train, dev, to_distil, sum(map(len, unlabelled)))
+
+
+def _has_unlabelled(config: TrainConfig) -> bool:
+    return bool(config.data.unlabelled) and config.run.steps == "both"
+
+
+def _check(config: TrainConfig) -> None:
+    if config.data.train is None:
+        raise CommandError("no data to train on; name labelled texts with --train")
+    check_subset(config.data, config.data.train, config.data.dev)
+    if _has_unlabelled(config) and config.distil.targets != "soft":
+        raise CommandError(
+            f"--targets {config.distil.targets} learns from labels, which --unlabelled has not; choose one of them"
+        )
