@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import pytest
+
+from fastbert_hf import FastBertForSequenceClassification
+from model_support import make_model
+
+
+@pytest.fixture
+def model() -> FastBertForSequenceClassification:
+    return make_model()
