@@ -124,9 +124,12 @@ fastbert::ExitHeadShape make_shape(int64_t tokens, int64_t batch, int64_t hidden
   return {tokens, batch, hidden_size, narrow_size, num_heads, num_labels};
 }
 
-fastbert::Decision make_decision(int criterion, int top_k, int patience, Address speed, Address history) {
-  return {static_cast<fastbert::Criterion>(criterion), top_k, patience, at<const float>(speed),
-          at<const int32_t>(history)};
+fastbert::ExitRule make_rule(int criterion, int parameter) {
+  return {static_cast<fastbert::Criterion>(criterion), parameter};
+}
+
+fastbert::Decision make_decision(int criterion, int parameter, Address speed, Address history) {
+  return {make_rule(criterion, parameter), at<const float>(speed), at<const int32_t>(history)};
 }
 
 fastbert::DecisionOutputs make_decision_outputs(Address logits, Address uncertainty, Address history, Address keep) {
@@ -228,21 +231,16 @@ PYBIND11_MODULE(_C, module) {
     cpu::encoder_layer(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens), batch, weights,
                        at<void>(out));
   });
-  module.def("run_encoder_cpu",
-             [](Address hidden, int dtype, Address cu_seqlens, int64_t batch, Address speed, Address layer_speed,
-                int criterion, int top_k, int patience, const EncoderWeights& weights, const Results& results) {
-               const py::gil_scoped_release release;
-               const EncoderInput input{at<const void>(hidden),
-                                        static_cast<DType>(dtype),
-                                        at<const int32_t>(cu_seqlens),
-                                        batch,
-                                        at<const float>(speed),
-                                        at<const float>(layer_speed),
-                                        static_cast<Criterion>(criterion),
-                                        top_k,
-                                        patience};
-               cpu::run_encoder(input, weights, results);
-             });
+  module.def("run_encoder_cpu", [](Address hidden, int dtype, Address cu_seqlens, int64_t batch, int criterion,
+                                   int parameter, Address speed, Address layer_speed, Address asked,
+                                   const EncoderWeights& weights, const Results& results) {
+    const py::gil_scoped_release release;
+    const EncoderInput input{at<const void>(hidden),          static_cast<DType>(dtype),
+                             at<const int32_t>(cu_seqlens),   batch,
+                             make_rule(criterion, parameter), at<const float>(speed),
+                             at<const float>(layer_speed),    at<const uint8_t>(asked)};
+    cpu::run_encoder(input, weights, results);
+  });
   module.def("embed_cpu", [](Address word_ids, Address position_ids, Address segment_ids, int64_t count, Address words,
                              Address positions, Address segments, Address norm, Address norm_bias, float layer_norm_eps,
                              int layer_norm, int64_t hidden_size, int dtype, Address out) {

@@ -1,12 +1,12 @@
 // When a sample may leave, decided from the logits of one exit head.
 //
 //   uncertainty   entropy, patience:  -sum_c p_c log p_c / log N,  p = softmax(logits), 0 log 0 = 0
-//                 top_k_entropy:      the same over the top_k most likely classes, renormalised, / log top_k
-//                                     (over all classes when top_k >= N)
+//                 top_k_entropy:      the same over the k = parameter most likely classes, renormalised, / log k
+//                                     (over all classes when k >= N)
 //                 confidence:         1 - max p
 //   prediction    the first class with the largest logit
 //   streak        how many heads in a row predicted it: one more than before if the prediction is that of history, else 1
-//   keep          patience:           !(streak >= patience)
+//   keep          patience:           !(streak >= parameter)
 //                 the others:         !(uncertainty < speed)
 //
 // When a logit is NaN or +inf, all are -inf, or the sample has no tokens: uncertainty NaN, prediction -1, streak 0,
@@ -19,10 +19,13 @@ namespace fastbert {
 // The values are part of the binding's contract with fastbert_kernels/criteria.py.
 enum class Criterion : int32_t { entropy = 0, top_k_entropy = 1, confidence = 2, patience = 3 };
 
-struct Decision {
+struct ExitRule {
   Criterion criterion;
-  int32_t top_k;           // >= 2, for top_k_entropy
-  int32_t patience;        // >= 1, for patience
+  int32_t parameter;  // top_k_entropy: k >= 2. patience: heads in a row >= 1. The others have none, and it is 0.
+};
+
+struct Decision {
+  ExitRule rule;
   const float* speed;      // [B]
   const int32_t* history;  // [B, 2] prediction and streak of the head before, or nullptr at the first head
 };

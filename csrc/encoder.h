@@ -34,13 +34,12 @@ struct EncoderInput {
   const void* hidden;  // [T, H] embeddings, left as they are
   DType dtype;         // float32 or bfloat16
   const int32_t* cu_seqlens;
-  int64_t batch;             // B
-  const float* speed;        // [B], or nullptr: full depth, and only the last head answers
-  const float* layer_speed;  // [L] or nullptr; the threshold of a sample is the smaller Speed of the two, and a head
-                             // behind a layer with Speed 0 is not asked; the last layer's is not looked at
-  Criterion criterion;
-  int32_t top_k;
-  int32_t patience;
+  int64_t batch;  // B
+  ExitRule rule;
+  const float* speed;        // [B]
+  const float* layer_speed;  // [L]; the threshold of a sample behind a layer is the smaller Speed of the two
+  const uint8_t* asked;      // [L]; 0: the head behind a layer is not asked. The last one always is, and lets everybody
+                             // out, so the last entries of both are not looked at.
 };
 
 namespace cpu {

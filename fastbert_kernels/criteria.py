@@ -1,7 +1,8 @@
-"""The criteria by which a sample may leave: names, parameters, and the codes of the compiled kernels."""
+"""The criteria by which a sample may leave: their names, their parameters, and their codes in the compiled kernels."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -24,20 +25,47 @@ class Criterion(str, Enum):
         return list(Criterion).index(self)
 
 
-def check_criterion(criterion: str, top_k: int, patience: int) -> Criterion:
-    """The criterion of that name; ValueError for an unknown name or a parameter out of range.
+@dataclass(frozen=True)
+class Parameter:
+    """The one number that a criterion has beside Speed.
+
+    Attributes:
+        meaning: what it counts.
+        smallest: the least that makes sense.
+    """
+
+    meaning: str
+    smallest: int
+
+
+# Criteria that are not here have no parameter, and 0 in its place.
+PARAMETERS: dict[Criterion, Parameter] = {
+    Criterion.TOP_K_ENTROPY: Parameter("most likely classes, all of them where there are fewer", smallest=2),
+    Criterion.PATIENCE: Parameter("equal predictions in a row", smallest=1),
+}
+
+
+def check_criterion(criterion: str, parameter: int) -> Criterion:
+    """Return the criterion of that name.
 
     Args:
-        top_k: classes that TOP_K_ENTROPY looks at, at least 2; all of them where there are fewer.
-        patience: equal predictions in a row that PATIENCE asks for, at least 1.
+        criterion: a name in `Criterion`.
+        parameter: the number of `PARAMETERS`, or 0 for a criterion that has none.
+
+    Raises:
+        ValueError: an unknown name, or a parameter that does not fit it.
     """
     try:
         known = Criterion(criterion)
     except ValueError:
         names = ", ".join(name.value for name in Criterion)
         raise ValueError(f"unknown criterion {criterion!r}; choose one of {names}") from None
-    if top_k < 2:
-        raise ValueError(f"top_k must be at least 2, not {top_k}: the entropy of one class is always 0")
-    if patience < 1:
-        raise ValueError(f"patience must be at least 1, not {patience}")
+    wanted = PARAMETERS.get(known)
+    if wanted is None and parameter != 0:
+        raise ValueError(f"the criterion {known.value!r} has no parameter, so it must be 0, not {parameter}")
+    if wanted is not None and parameter < wanted.smallest:
+        raise ValueError(
+            f"the parameter of the criterion {known.value!r} is a number of {wanted.meaning}, and must be at least "
+            f"{wanted.smallest}, not {parameter}"
+        )
     return known

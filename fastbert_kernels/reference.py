@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastbert_kernels.criteria import Criterion
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "tanh": torch.tanh,
@@ -35,32 +37,41 @@ def normalised_entropy(logits: Tensor) -> Tensor:
     return (-terms.sum(dim=-1) / math.log(logits.shape[-1])).clamp(0, 1)
 
 
+# What each criterion compares with Speed, or reports where it compares nothing, from logits [B, N] and its parameter.
+UNCERTAINTIES: dict[Criterion, Callable[[Tensor, int], Tensor]] = {
+    Criterion.ENTROPY: lambda logits, _: normalised_entropy(logits),
+    Criterion.TOP_K_ENTROPY: lambda logits, k: normalised_entropy(logits.topk(min(k, logits.shape[-1]), dim=-1).values),
+    Criterion.CONFIDENCE: lambda logits, _: 1 - F.softmax(logits, dim=-1).amax(dim=-1),
+    Criterion.PATIENCE: lambda logits, _: normalised_entropy(logits),
+}
+
+
 def decide(
-    logits: Tensor, speed: Tensor, history: Tensor | None, criterion: str, top_k: int, patience: int
+    logits: Tensor, speed: Tensor, history: Tensor | None, criterion: str, parameter: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which samples stay, from the logits of one exit head; `fastbert_kernels.criteria` names the criteria.
+    """Decide which samples stay, from the logits of one exit head.
 
     Args:
-        logits: [B, N]. speed: [B] float32. history: [B, 2] int32 of the head before, or None at the first head.
+        logits: [B, N].
+        speed: [B] float32.
+        history: [B, 2] int32 of the head before, or None at the first head.
+        criterion: a name of `fastbert_kernels.criteria`.
+        parameter: the number that belongs to it.
 
     Returns:
         uncertainty [B], of the dtype of `logits`; history [B, 2] int32: the prediction (the first class with the
         largest logit) and how many heads in a row made it; keep [B] bool. A sample whose uncertainty is NaN has the
         prediction -1 and the streak 0, and stays.
     """
-    if criterion == "top_k_entropy":
-        uncertainty = normalised_entropy(logits.topk(min(top_k, logits.shape[-1]), dim=-1).values)
-    elif criterion == "confidence":
-        uncertainty = 1 - F.softmax(logits, dim=-1).amax(dim=-1)
-    else:
-        uncertainty = normalised_entropy(logits)
+    rule = Criterion(criterion)
+    uncertainty = UNCERTAINTIES[rule](logits, parameter)
     unknown = uncertainty.isnan()
     prediction = torch.where(unknown, -1, logits.argmax(dim=-1)).int()
     streak = torch.ones_like(prediction)
     if history is not None:
         streak = torch.where(prediction == history[:, 0], history[:, 1] + 1, streak)
     streak = torch.where(unknown, 0, streak)
-    leaves = (streak >= patience) if criterion == "patience" else (uncertainty < speed)
+    leaves = (streak >= parameter) if rule is Criterion.PATIENCE else (uncertainty < speed)
     return uncertainty, torch.stack([prediction, streak], dim=1), ~leaves | unknown
 
 
@@ -81,8 +92,7 @@ def exit_head(
     narrow_activation: str = "tanh",
     mlp_activation: str = "tanh",
     criterion: str = "entropy",
-    top_k: int = 2,
-    patience: int = 1,
+    parameter: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The attentive exit head with folded weights on a packed batch; see `fastbert_kernels.ops.exit_head`.
 
@@ -108,7 +118,7 @@ def exit_head(
 
     features = ACTIVATIONS[mlp_activation](pooled.flatten(1) @ value + value_bias)
     logits = F.linear(features, output_weight, output_bias)
-    return logits, *decide(logits, speed, history, criterion, top_k, patience)
+    return logits, *decide(logits, speed, history, criterion, parameter)
 
 
 def pooled_exit_head(
@@ -122,8 +132,7 @@ def pooled_exit_head(
     pooling: str = "first",
     activation: str = "tanh",
     criterion: str = "entropy",
-    top_k: int = 2,
-    patience: int = 1,
+    parameter: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The pooled exit head on a packed batch; see `fastbert_kernels.ops.pooled_exit_head`. Linear layers are
     float32."""
@@ -132,7 +141,7 @@ def pooled_exit_head(
         if number:
             features = ACTIVATIONS[activation](features)
         features = F.linear(features, weight.to(features.dtype), bias)
-    return features, *decide(features, speed, history, criterion, top_k, patience)
+    return features, *decide(features, speed, history, criterion, parameter)
 
 
 def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:

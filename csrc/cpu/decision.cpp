@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <stdexcept>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -12,34 +13,34 @@
 namespace fastbert::cpu {
 namespace {
 
-float top_k_entropy(const float* logits, int64_t num_labels, int64_t top_k) {
+float top_k_entropy(const float* logits, int64_t num_labels, int64_t k) {
   const Kernels& set = kernels();
-  if (top_k >= num_labels) return set.normalised_entropy(logits, num_labels);
+  if (k >= num_labels) return set.normalised_entropy(logits, num_labels);
   for (int64_t i = 0; i < num_labels; ++i)
     if (logits[i] != logits[i]) return logits[i];  // NaN has no place in an order
   std::vector<float> largest(logits, logits + num_labels);
-  std::nth_element(largest.begin(), largest.begin() + (top_k - 1), largest.end(), std::greater<float>());
-  return set.normalised_entropy(largest.data(), top_k);
+  std::nth_element(largest.begin(), largest.begin() + (k - 1), largest.end(), std::greater<float>());
+  return set.normalised_entropy(largest.data(), k);
 }
 
-float measure_uncertainty(const float* logits, int64_t num_labels, const Decision& decision) {
-  switch (decision.criterion) {
-    case Criterion::top_k_entropy:
-      return top_k_entropy(logits, num_labels, decision.top_k);
-    case Criterion::confidence:
-      return 1.0f - kernels().largest_probability(logits, num_labels);
+float measure_uncertainty(const float* logits, int64_t num_labels, const ExitRule& rule) {
+  switch (rule.criterion) {
     case Criterion::entropy:
     case Criterion::patience:
-      break;
+      return kernels().normalised_entropy(logits, num_labels);
+    case Criterion::top_k_entropy:
+      return top_k_entropy(logits, num_labels, rule.parameter);
+    case Criterion::confidence:
+      return 1.0f - kernels().largest_probability(logits, num_labels);
   }
-  return kernels().normalised_entropy(logits, num_labels);
+  throw std::logic_error("a criterion without a formula in csrc/cpu/decision.cpp");
 }
 
 }  // namespace
 
 void decide_sample(int64_t b, int64_t num_labels, const Decision& decision, const DecisionOutputs& outputs) {
   const float* logits = outputs.logits + b * num_labels;
-  const float uncertainty = measure_uncertainty(logits, num_labels, decision);
+  const float uncertainty = measure_uncertainty(logits, num_labels, decision.rule);
   outputs.uncertainty[b] = uncertainty;
   int32_t* history = outputs.history + 2 * b;
   if (uncertainty != uncertainty) {
@@ -51,8 +52,8 @@ void decide_sample(int64_t b, int64_t num_labels, const Decision& decision, cons
   history[0] = static_cast<int32_t>(std::max_element(logits, logits + num_labels) - logits);
   const bool repeated = decision.history && decision.history[2 * b] == history[0];
   history[1] = repeated ? decision.history[2 * b + 1] + 1 : 1;
-  const bool leaves =
-      decision.criterion == Criterion::patience ? history[1] >= decision.patience : uncertainty < decision.speed[b];
+  const bool leaves = decision.rule.criterion == Criterion::patience ? history[1] >= decision.rule.parameter
+                                                                     : uncertainty < decision.speed[b];
   outputs.keep[b] = !leaves;
 }
 

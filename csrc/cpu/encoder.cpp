@@ -34,13 +34,13 @@ class Loop {
         batch_(input.batch),
         now_(input.batch),
         next_(input.batch),
-        threshold_(input.layer_speed ? input.batch : 0),
+        threshold_(input.batch),
         logits_(input.batch * weights.num_labels),
         uncertainty_(input.batch),
         history_(2 * input.batch),
         keep_(input.batch) {
     std::copy_n(input.cu_seqlens, batch_ + 1, now_.cu_seqlens.begin());
-    if (input.speed) std::copy_n(input.speed, batch_, now_.speed.begin());
+    std::copy_n(input.speed, batch_, now_.speed.begin());
     std::iota(now_.index.begin(), now_.index.end(), 0);
     const int64_t bytes = now_.cu_seqlens[batch_] * width_ * element_size(input.dtype);
     for (AlignedArray<char>& rows : rows_) rows = aligned_array<char>(bytes);
@@ -73,15 +73,13 @@ class Loop {
   // Whether the head behind `layer`, which is not the last, is asked and can let anyone out; else it is not computed. No
   // uncertainty is below 0.
   bool may_leave(int64_t layer) const {
-    if (!input_.speed) return false;
-    if (input_.layer_speed && !(input_.layer_speed[layer - 1] > 0.0f)) return false;
-    if (input_.criterion == Criterion::patience) return true;
+    if (!input_.asked[layer - 1]) return false;
+    if (input_.rule.criterion == Criterion::patience) return true;
     return std::any_of(now_.speed.begin(), now_.speed.begin() + batch_, [](float speed) { return speed > 0.0f; });
   }
 
   // What the uncertainties behind `layer` have to be below, [batch_].
   const float* thresholds(int64_t layer) {
-    if (!input_.layer_speed) return now_.speed.data();
     const float limit = input_.layer_speed[layer - 1];
     std::transform(now_.speed.begin(), now_.speed.begin() + batch_, threshold_.begin(),
                    [limit](float speed) { return std::min(speed, limit); });  // a NaN stays one
@@ -89,8 +87,7 @@ class Loop {
   }
 
   void decide(const ExitHead& head, const void* hidden, int64_t layer) {
-    const Decision decision{input_.criterion, input_.top_k, input_.patience, thresholds(layer),
-                            has_history_ ? now_.history.data() : nullptr};
+    const Decision decision{input_.rule, thresholds(layer), has_history_ ? now_.history.data() : nullptr};
     const DecisionOutputs outputs{logits_.data(), uncertainty_.data(), history_.data(), keep_.data()};
     if (const auto* attentive = std::get_if<AttentiveHead>(&head)) {
       const ExitHeadShape shape{

@@ -40,17 +40,17 @@ struct EntropySums {
   }
 };
 
-// One warp: the normalised entropy of the `top_k` largest of more than `top_k` logits.
-__device__ __forceinline__ float compute_top_k_entropy(const float* logits, int num_labels, int top_k, float maximum,
+// One warp: the normalised entropy of the `k` largest of more than `k` logits.
+__device__ __forceinline__ float compute_top_k_entropy(const float* logits, int num_labels, int k, float maximum,
                                                        int lane) {
-  unsigned smallest = 0;  // ends as the largest number that top_k logits reach: the top_k-th of them
+  unsigned smallest = 0;  // ends as the largest number that k logits reach: the k-th of them
   for (unsigned bit = 1u << 31; bit != 0; bit >>= 1) {
     int reached = 0;
 #pragma unroll 1
     for (int label = lane; label < num_labels; label += WARP_SIZE) {
       reached += order_of(logits[label]) >= (smallest | bit);
     }
-    if (__reduce_add_sync(FULL_WARP, reached) >= top_k) smallest |= bit;
+    if (__reduce_add_sync(FULL_WARP, reached) >= k) smallest |= bit;
   }
   EntropySums sums;
   int above = 0;
@@ -62,9 +62,26 @@ __device__ __forceinline__ float compute_top_k_entropy(const float* logits, int 
   }
   above = __reduce_add_sync(FULL_WARP, above);
   // Of logits equal to the smallest, as many as there is room for: which of them does not matter.
-  if (lane == 0) sums.add(value_of(smallest) - maximum, static_cast<float>(top_k - above));
+  if (lane == 0) sums.add(value_of(smallest) - maximum, static_cast<float>(k - above));
   sums.sum_warp();
-  return sums.normalised_entropy(top_k);
+  return sums.normalised_entropy(k);
+}
+
+// One warp: what the criterion compares with Speed. `maximum` and `sums` are those of all logits.
+__device__ __forceinline__ float measure_uncertainty(const ExitRule& rule, const float* logits, int num_labels,
+                                                     float maximum, const EntropySums& sums, int lane) {
+  switch (rule.criterion) {
+    case Criterion::entropy:
+    case Criterion::patience:
+      return sums.normalised_entropy(num_labels);
+    case Criterion::top_k_entropy:
+      return rule.parameter < num_labels ? compute_top_k_entropy(logits, num_labels, rule.parameter, maximum, lane)
+                                         : sums.normalised_entropy(num_labels);
+    case Criterion::confidence:
+      return 1 - 1 / sums.exponentials;
+  }
+  __trap();  // a criterion without a formula
+  return NAN;
 }
 
 // One lane: what follows from uncertainty and prediction. An invalid sample has prediction -1.
@@ -77,8 +94,8 @@ __device__ __forceinline__ void write_decision(const Decision& decision, const D
   outputs.uncertainty[sample] = uncertainty;
   outputs.history[2 * sample] = prediction;
   outputs.history[2 * sample + 1] = streak;
-  outputs.keep[sample] = decision.criterion == Criterion::patience ? !(streak >= decision.patience)
-                                                                   : !(uncertainty < decision.speed[sample]);
+  outputs.keep[sample] = decision.rule.criterion == Criterion::patience ? !(streak >= decision.rule.parameter)
+                                                                        : !(uncertainty < decision.speed[sample]);
 }
 
 // One warp: everything of a sample but its logits, which lie in shared memory.
@@ -100,14 +117,7 @@ __device__ __forceinline__ void decide(const Decision& decision, const DecisionO
 #pragma unroll 1
   for (int label = lane; label < num_labels; label += WARP_SIZE) sums.add(logits[label] - maximum);
   sums.sum_warp();
-  float uncertainty;
-  if (decision.criterion == Criterion::confidence) {
-    uncertainty = 1 - 1 / sums.exponentials;
-  } else if (decision.criterion == Criterion::top_k_entropy && decision.top_k < num_labels) {
-    uncertainty = compute_top_k_entropy(logits, num_labels, decision.top_k, maximum, lane);
-  } else {
-    uncertainty = sums.normalised_entropy(num_labels);
-  }
+  float uncertainty = measure_uncertainty(decision.rule, logits, num_labels, maximum, sums, lane);
   if (!(sums.exponentials >= 1)) {  // the largest logit alone adds 1, so this is NaN: a logit was NaN or infinite
     uncertainty = NAN;
     prediction = -1;

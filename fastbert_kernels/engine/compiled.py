@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from fastbert_kernels import _extension
 from fastbert_kernels.engine.layer import PackedLayer
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
+from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import (
     ExitHead,
     HeadWeights,
@@ -78,30 +79,37 @@ class CompiledEncoder:
         return None
 
     @torch.compiler.disable
-    def run(self, batch: PackedBatch, rule: Rule | None) -> Results:
+    def run(self, batch: PackedBatch, rule: Rule) -> Results:
         """See `engine.encoder.Encoder`."""
-        decision = ENTROPY_RULE if rule is None else rule
-        decision.check_layers(len(self._layers))
+        rule.check_layers(len(self._layers))
+        layer_speed, asked = _layer_speeds(rule, len(self._layers))
         size = batch.sample_index.shape[0]
         results = Results.empty(batch.hidden, size, self.num_labels)
         hidden, cu_seqlens, speed = library.contiguous(batch.hidden, batch.cu_seqlens, batch.speed)
-        speeds = decision.layer_speeds
-        layer_speed = None if speeds is None else torch.tensor(speeds, dtype=torch.float32, device="cpu")
         native = _extension.module()
         native.run_encoder_cpu(
             hidden.data_ptr(),
             _extension.DTYPE_CODES[hidden.dtype],
             cu_seqlens.data_ptr(),
             size,
-            0 if rule is None else speed.data_ptr(),
-            0 if layer_speed is None else layer_speed.data_ptr(),
-            decision.criterion.code,
-            decision.top_k,
-            decision.patience,
+            rule.criterion.code,
+            rule.parameter,
+            speed.data_ptr(),
+            layer_speed.data_ptr(),
+            asked.data_ptr(),
             self._weights,
             native.Results(results.logits.data_ptr(), results.uncertainty.data_ptr(), results.exit_layer.data_ptr()),
         )
         return results
+
+
+@lru_cache(maxsize=64)  # a single short text takes little longer than to make these
+def _layer_speeds(rule: Rule, depth: int) -> tuple[Tensor, Tensor]:
+    """Return the limits of the layers, [L] float32, and whether their heads are asked, [L] uint8, as csrc/encoder.h
+    takes them."""
+    asked = [rule.asks(layer) for layer in range(1, depth + 1)]
+    speeds = torch.tensor(rule.limits(depth), dtype=torch.float32, device="cpu")
+    return speeds, torch.tensor(asked, dtype=torch.uint8, device="cpu")
 
 
 @dataclass(frozen=True)

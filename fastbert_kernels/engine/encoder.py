@@ -24,12 +24,12 @@ class Encoder(Protocol):
     def dtype(self) -> torch.dtype:
         """Of the hidden states."""
 
-    def run(self, batch: PackedBatch, rule: Rule | None) -> Results:
+    def run(self, batch: PackedBatch, rule: Rule) -> Results:
         """Runs every sample until an exit head lets it out, or to the last layer.
 
         Args:
             batch: B >= 1 samples; used up.
-            rule: when a head lets a sample out. None runs to full depth, and only the teacher classifier is evaluated.
+            rule: when a head lets a sample out; with `FULL_DEPTH` only the teacher classifier is evaluated.
 
         Returns:
             With the uncertainty that the rule's criterion compares (its entropy for PATIENCE and at full depth).

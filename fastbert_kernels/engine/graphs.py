@@ -133,7 +133,7 @@ class GraphedLoop:
                 self._chain(place)
 
     @torch.compiler.disable
-    def run(self, batch: PackedBatch, rule: Rule | None) -> Results:
+    def run(self, batch: PackedBatch, rule: Rule) -> Results:
         """See `engine.encoder.Encoder`. The results are the caller's own."""
         plan = Plan.of(rule, self.heads)
         wanted = Bucket.smallest(batch.hidden.shape[0], batch.sample_index.shape[0], batch.max_seqlen)
@@ -150,19 +150,19 @@ class GraphedLoop:
                 self._lock.release()
         return self._plain.run(batch, rule)
 
-    def _replay(self, batch: PackedBatch, place: Place, rule: Rule | None) -> Results:
+    def _replay(self, batch: PackedBatch, place: Place, rule: Rule) -> Results:
         size = survivors = batch.sample_index.shape[0]
         tokens, depth, position = batch.hidden.shape[0], len(self.layers), 0
-        bound = size if rule is None else None
+        bound = None if rule.early_exits else size
         counts: deque[tuple[Bucket, HostCopy]] = deque()
         source = dataclasses.replace(batch, sample_index=batch.sample_index + 1)
-        if rule is not None and rule.layer_speeds is not None:
-            self._fill_layer_speeds(rule.layer_speeds)
-        if rule is not None and (chain := self._chain(place)) is not None:
+        if place.plan.limited:
+            self._fill_layer_speeds(rule.limits(depth))
+        if rule.early_exits and (chain := self._chain(place)) is not None:
             _load(place.stages[0, place.plan.exits[0]].inputs, source, size, tokens)
             chain()
             return self._answers(size)
-        speed = None if rule is None else HostCopy(batch.speed)
+        speed = HostCopy(batch.speed) if rule.early_exits else None
         while survivors:
             end = depth if survivors == bound else place.plan.exit_behind(position)
             stage = self._stage(place, position, end)
@@ -179,7 +179,7 @@ class GraphedLoop:
             of, copy = counts.popleft()
             slots, rows = copy.wait()[0].tolist()
             survivors, tokens = survivors - (of.slots - slots), tokens - (of.tokens - rows)
-            if bound is None and rule is not None and speed is not None:
+            if bound is None and speed is not None:
                 bound = bound_to_stay(speed.wait()[0], rule)
             place = self._shrink(place, tokens, survivors, depth - position)
         return self._answers(size)

@@ -52,7 +52,7 @@ class HostEncoder:
     backend: str
     dtype: torch.dtype
 
-    def run(self, batch: PackedBatch, rule: Rule | None) -> Results:
+    def run(self, batch: PackedBatch, rule: Rule) -> Results:
         """See `engine.encoder.Encoder`; every sample has a token."""
         padding = _Padding(batch)
         layers = [HostLayer(layer, self.call_layer, padding, self.dtype) for layer in self.layers]

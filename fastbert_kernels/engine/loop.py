@@ -13,6 +13,7 @@ matter: see `engine.graphs`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from fastbert_kernels import ops
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.layer import Layer
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule, asked_layers
+from fastbert_kernels.engine.rule import Rule, asked_layers
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights, teacher_classifier
 
 
@@ -48,28 +49,27 @@ class LayerLoop:
     def dtype(self) -> torch.dtype:
         return self.layers[0].dtype
 
-    def run(self, batch: PackedBatch, rule: Rule | None) -> Results:
+    def run(self, batch: PackedBatch, rule: Rule) -> Results:
         """See `engine.encoder.Encoder`."""
         depth = len(self.layers)
         survivors = batch.sample_index.shape[0]
         results = Results.empty(batch.hidden, survivors, teacher_classifier(self.heads).num_labels)
-        asked, decision = asked_layers(rule, self.heads), ENTROPY_RULE if rule is None else rule
-        layer_speeds = decision.layer_speeds or (None,) * depth
-        speed = batch.speed
+        asked, limits, speed = asked_layers(rule, self.heads), rule.limits(depth), batch.speed
         # On a GPU to ask would be to wait, so there the answer comes with the first survivor count.
-        bound = None if speed.is_cuda or rule is None else bound_to_stay(speed, rule)
+        bound = None if speed.is_cuda else bound_to_stay(speed, rule)
         for number, (layer, head) in enumerate(zip(self.layers, self.heads, strict=True), start=1):
             batch.hidden = layer(batch.hidden, batch.cu_seqlens, batch.max_seqlen)
             last = number == depth
             if head is None or number not in asked or (not last and survivors == bound):
                 continue
-            layer_speed = None if last else layer_speeds[number - 1]
-            counts = let_out(head, batch, results, number, last, decision, layer_speed, self.backend)
+            limit = limits[number - 1]
+            layer_speed = None if last or limit == math.inf else limit
+            counts = let_out(head, batch, results, number, last, rule, layer_speed, self.backend)
             if last:
                 break
             if bound is None:
                 counts, speed = _read(counts, speed)
-                bound = bound_to_stay(speed, decision)
+                bound = bound_to_stay(speed, rule)
             else:
                 (counts,) = _read(counts)
             survivors, tokens = counts.tolist()
@@ -96,7 +96,7 @@ def let_out(
     Args:
         layer: number of layers executed, 1..L.
         last: everybody leaves, whatever their uncertainty.
-        rule: its criterion and the parameters of that.
+        rule: its criterion and parameter.
         layer_speed: no sample's Speed counts as more here; a number, or float32 [] on the device. None: no limit.
 
     Returns:
@@ -131,8 +131,7 @@ def _ask(
     options: dict[str, Any] = {
         "history": batch.history,
         "criterion": rule.criterion.value,
-        "top_k": rule.top_k,
-        "patience": rule.patience,
+        "parameter": rule.parameter,
         "backend": backend,
     }
     inputs = (batch.hidden, batch.cu_seqlens, speed)

@@ -21,7 +21,8 @@ class Plan:
     """All of a rule but its Speeds.
 
     Attributes:
-        decision: the rule's criterion, with the parameter of that. limited: whether layers have a Speed.
+        decision: the rule's criterion and parameter.
+        limited: whether layers have a Speed.
         exits: the layers whose head is asked, ascending; the last layer is always among them.
     """
 
@@ -30,15 +31,17 @@ class Plan:
     exits: tuple[int, ...]
 
     @classmethod
-    def of(cls, rule: Rule | None, heads: Sequence[ExitHead | None]) -> Plan | None:
-        """None where no graph can serve the rule. Full depth shares the plan of the paper's rule, of which it needs one
-        stage from the first layer to the last."""
-        rule = ENTROPY_RULE if rule is None else rule
+    def of(cls, rule: Rule, heads: Sequence[ExitHead | None]) -> Plan | None:
+        """Return the plan of a rule, or None where no graph can serve it.
+
+        Full depth shares the plan of the paper's rule, of which it needs one stage from the first layer to the last.
+        """
+        if not rule.early_exits:
+            rule = ENTROPY_RULE
         exits = asked_layers(rule, heads)
         if rule.criterion is Criterion.PATIENCE:
             return None
-        top_k = rule.top_k if rule.criterion is Criterion.TOP_K_ENTROPY else ENTROPY_RULE.top_k
-        return cls(Rule(rule.criterion, top_k), rule.layer_speeds is not None, exits)
+        return cls(Rule(rule.criterion, rule.parameter), rule.layer_speeds is not None, exits)
 
     def exit_behind(self, position: int) -> int:
         """The number of layers up to the first head behind `position` of them that is asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,34 +19,53 @@ class Rule:
     not asked does not count in the streak either.
 
     Attributes:
-        criterion, top_k, patience: see `fastbert_kernels.criteria`.
-        layer_speeds: L numbers from 0; 0: the head behind this layer is not asked, and costs nothing; above 1, it lets
-            everybody out, except whose own Speed is lower. The last one is not looked at, since the teacher classifier
-            lets everybody out; nor are those of layers without a head.
+        criterion: what is compared, see `fastbert_kernels.criteria`.
+        parameter: the number that belongs to it; 0 for a criterion that has none.
+        layer_speeds: for each of L layers a number from 0, infinity for no limit besides the samples' own Speeds, or
+            None: the head behind this layer is not asked, and costs nothing. The last one is not looked at, since the
+            teacher classifier lets everybody out; nor are those of layers without a head. None for the whole: every
+            head is asked, without limits.
+        early_exits: False: full depth, where no head but the last is asked.
 
     Raises:
-        ValueError: an unknown criterion, or a number out of range.
+        ValueError: an unknown criterion, a number out of range, or a rule that says more than full depth.
     """
 
     criterion: Criterion = Criterion.ENTROPY
-    top_k: int = 2
-    patience: int = 1
-    layer_speeds: tuple[float, ...] | None = None
+    parameter: int = 0
+    layer_speeds: tuple[float | None, ...] | None = None
+    early_exits: bool = True
 
     def __post_init__(self) -> None:
         # The enum itself, also where its value was given: a plain string is equal to it, but has another hash.
-        object.__setattr__(self, "criterion", check_criterion(self.criterion, self.top_k, self.patience))
+        object.__setattr__(self, "criterion", check_criterion(self.criterion, self.parameter))
         for layer, speed in enumerate((self.layer_speeds or ())[:-1], start=1):
-            if not speed >= 0:
+            if speed is not None and not speed >= 0:
                 raise ValueError(f"the Speed of layer {layer} must be at least 0 and not NaN, got {speed}")
+        if not self.early_exits and (self.layer_speeds is not None or self.criterion is not Criterion.ENTROPY):
+            raise ValueError("without early exits there is nothing more to say: leave out criterion and layer_speeds")
 
     def asks(self, layer: int) -> bool:
-        """Whether the head behind `layer` (from 1), if there is one, is asked."""
-        speeds = self.layer_speeds
-        return speeds is None or layer == len(speeds) or speeds[layer - 1] > 0
+        """Return whether the head behind `layer` (from 1), which is not the last, has to be asked if there is one.
+
+        A Speed of 0 is none to ask at, except for PATIENCE: no uncertainty is below it.
+        """
+        if not self.early_exits or self.layer_speeds is None:
+            return self.early_exits
+        speed = self.layer_speeds[layer - 1]
+        return speed is not None and (speed > 0 or self.criterion is Criterion.PATIENCE)
+
+    def limits(self, depth: int) -> tuple[float, ...]:
+        """Return of each layer the Speed above which no sample's own counts behind it, infinity where none is.
+
+        Args:
+            depth: L.
+        """
+        speeds = self.layer_speeds or (None,) * depth
+        return tuple(math.inf if speed is None else speed for speed in speeds)
 
     def check_layers(self, depth: int) -> None:
-        """Raises ValueError where the rule is not for `depth` layers."""
+        """Raise ValueError where the rule is not for `depth` layers."""
         if self.layer_speeds is not None and len(self.layer_speeds) != depth:
             raise ValueError(
                 f"a rule for {len(self.layer_speeds)} layers cannot run {depth}; give layer_speeds one entry per layer"
@@ -53,20 +73,20 @@ class Rule:
 
 
 ENTROPY_RULE = Rule()  # the paper's: at every head, each sample's own Speed
+FULL_DEPTH = Rule(early_exits=False)
 
 
-def asked_layers(rule: Rule | None, heads: Sequence[object | None]) -> tuple[int, ...]:
-    """The layers whose head is asked, ascending; the last is always among them, and for None (full depth) the only one.
+def asked_layers(rule: Rule, heads: Sequence[object | None]) -> tuple[int, ...]:
+    """Return the layers whose head is asked, ascending; the last is always among them.
 
     Args:
+        rule: when samples leave.
         heads: L, None behind a layer without exit head.
 
     Raises:
         ValueError: the rule is for another number of layers.
     """
     depth = len(heads)
-    if rule is None:
-        return (depth,)
     rule.check_layers(depth)
     numbered = enumerate(heads, start=1)
     return tuple(number for number, head in numbered if number == depth or (head is not None and rule.asks(number)))

@@ -148,9 +148,10 @@ class _Thresholds:
 
     def rule(self) -> Rule:
         largest = math.log(self.labels)
-        # Above the largest entropy, which rounding may exceed, everybody leaves.
-        speeds = (math.inf if value > largest else max(value, 0.0) / largest for value in self.values)
-        return Rule(layer_speeds=(*speeds, 0.0))
+        # No entropy is below 0, so there is nothing to ask. Above the largest, which rounding may exceed, everybody
+        # leaves.
+        speeds = (None if value <= 0 else math.inf if value > largest else value / largest for value in self.values)
+        return Rule(layer_speeds=(*speeds, None))
 
 
 def forward(

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastbert_kernels import ops
-from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
-from fastbert_kernels.engine.rule import Rule
+from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import Parameters, layer_parameters, layer_weights, linear_parameters
@@ -130,11 +129,15 @@ def forward(
     )
 
 
-def _rule(resolved: Any) -> Rule | None:
-    """Of a `fastbert_hf.exits.resolution.ResolvedSpeed`; None for full depth."""
+def _rule(resolved: Any) -> Rule:
+    """Return the engine's rule for a `fastbert_hf.exits.resolution.ResolvedSpeed`, or for None, full depth."""
     if resolved is None:
-        return None
-    return Rule(Criterion(resolved.criterion), resolved.top_k, resolved.patience, resolved.layer_speeds)
+        return FULL_DEPTH
+    parameter = {"top_k_entropy": resolved.top_k, "patience": resolved.patience}.get(resolved.criterion, 0)
+    speeds = resolved.layer_speeds
+    if speeds is not None:  # 0 there: not asked
+        speeds = tuple(speed if speed > 0 else None for speed in speeds)
+    return Rule(resolved.criterion, parameter, speeds)
 
 
 def _pack(

@@ -14,7 +14,7 @@ from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.host_layers import CallLayer, HostEncoder, PaddedBatch
 from fastbert_kernels.engine.packed import PackedBatch, Results, cumulative_lengths
-from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import teacher_classifier
 from fastbert_kernels.hosts.heads import AttentiveHead, HostHead, PooledHead
 
@@ -112,7 +112,7 @@ def run_padded(
         if not bool(valid.any(dim=1).all()):
             raise ValueError(f"no valid token in row(s) {(~valid.any(dim=1)).nonzero().flatten().tolist()}")
         batch = PackedBatch(hidden[valid], cumulative_lengths(valid), sample_index, speeds, length)
-    return encoder.run(batch, None if speed is None else rule)
+    return encoder.run(batch, FULL_DEPTH if speed is None else rule)
 
 
 def _kinds(values: Sequence[object]) -> str:

@@ -16,7 +16,7 @@ from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
-from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.bert_layers import Parameters, linear_parameters
 from fastbert_kernels.hosts.uer_layers import LAYER_NORM, check_kinds
@@ -107,10 +107,10 @@ def decision(model: Any, speed: float) -> Decision:
     """
     labels, number = model.labels_num, _top_n(model) or model.labels_num
     if number == 1 or not speed > ENTROPY_FLOOR / math.log(number):
-        return 0.0, None
+        return 0.0, FULL_DEPTH
     if number >= labels:
         return speed * math.log(number) / math.log(labels), ENTROPY_RULE
-    return speed, Rule(Criterion.TOP_K_ENTROPY, top_k=number)
+    return speed, Rule(Criterion.TOP_K_ENTROPY, number)
 
 
 HOST = text_host(

@@ -17,7 +17,7 @@ from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
-from fastbert_kernels.engine.rule import ENTROPY_RULE
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH
 from fastbert_kernels.engine.weights import HeadWeights
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import Parameters
@@ -87,7 +87,7 @@ def _decision(model: Any) -> Decision:
     `ENTROPY_FLOOR` not early. In float32 "at most t" is "below the number next to t"."""
     threshold = float(model.threshold)
     if threshold < ENTROPY_FLOOR / math.log(model.labels_num):
-        return 0.0, None
+        return 0.0, FULL_DEPTH
     if not threshold < _ABOVE_ALL:
         return _ABOVE_ALL, ENTROPY_RULE
     above = torch.nextafter(torch.tensor(threshold, dtype=torch.float32), torch.tensor(torch.inf))
@@ -112,7 +112,7 @@ def forward(
         return NotImplemented  # nothing to do, or answers at a first position that is padding
     size, length = src.shape
     positions = torch.arange(length, device=src.device).expand(size, length)
-    threshold, rule = _decision(model) if fast else (0.0, None)
+    threshold, rule = _decision(model) if fast else (0.0, FULL_DEPTH)
     batch = PackedBatch(
         hidden=embed(model, encoder, src[valid], positions[valid], mask[valid]),
         cu_seqlens=cumulative_lengths(valid),

@@ -23,14 +23,14 @@ from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import Parameters, linear_parameters
 from fastbert_kernels.hosts.uer_layers import attention_parameters, check_kinds, layer_parameters, layer_weights
 
 Answer = tuple[Hashable, int]  # label, number of executed layers
-Decision = tuple[float, Rule | None]  # what the engine gets for a Speed: threshold of all samples, and rule
+Decision = tuple[float, Rule]  # what the engine gets for a Speed: threshold of all samples, and rule
 # An uncertainty in the packages is at least this divided by what it is normalised with: they clamp probabilities to
 # [eps, 1 - eps] in front of the logarithm.
 ENTROPY_FLOOR = torch.finfo(torch.float32).eps
@@ -178,7 +178,7 @@ def pair_host(
 def entropy_decision(model: Any, speed: float) -> Decision:
     """Leave at a normalised entropy below the Speed; where that is below `ENTROPY_FLOOR` nobody leaves early."""
     if not speed > ENTROPY_FLOOR / math.log(model.labels_num):
-        return 0.0, None
+        return 0.0, FULL_DEPTH
     return speed, ENTROPY_RULE
 
 

@@ -38,8 +38,7 @@ def exit_head(
     projection_packed: Tensor | None = None,
     history: Tensor | None = None,
     criterion: str = "entropy",
-    top_k: int = 2,
-    patience: int = 1,
+    parameter: int = 0,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Attention pooling, MLP, softmax, uncertainty and exit decision of every sample of a packed batch.
@@ -65,7 +64,8 @@ def exit_head(
         projection_packed: the projection as `packing.pack_linear` returns it for the dtype of `hidden`, so that the
             compiled CPU kernel need not pack it at every call; no other backend reads it.
         history: [B, 2] int32, as returned by the head before; None at the first head.
-        criterion, top_k, patience: see `fastbert_kernels.criteria`.
+        criterion: a name of `fastbert_kernels.criteria`.
+        parameter: the number that belongs to it; 0 for a criterion that has none.
         backend: "auto" or a name of `fastbert_kernels.backends.BACKENDS`.
 
     Returns:
@@ -94,8 +94,7 @@ def exit_head(
         projection_packed=projection_packed,
         history=history,
         criterion=criterion,
-        top_k=top_k,
-        patience=patience,
+        parameter=parameter,
         backend=backend,
     )
 
@@ -109,10 +108,9 @@ def _check(
     mlp_activation: str = "tanh",
     history: Tensor | None = None,
     criterion: str = "entropy",
-    top_k: int = 2,
-    patience: int = 1,
+    parameter: int = 0,
 ) -> None:
-    library.check_head_inputs(hidden, cu_seqlens, speed, history, criterion, top_k, patience)
+    library.check_head_inputs(hidden, cu_seqlens, speed, history, criterion, parameter)
     library.check_activation("narrow_activation", narrow_activation, "tanh", "identity")
     library.check_activation("mlp_activation", mlp_activation, "tanh", "identity")
     projection_weight, projection_bias, query, query_bias, value, value_bias, output_weight, output_bias = weights

@@ -20,7 +20,7 @@ from fastbert_kernels.reference import ACTIVATIONS
 LIBRARY = torch.library.Library("fastbert", "DEF")
 
 # Arguments that the ops with an exit decision have in common, after their own.
-DECISION_SCHEMA = "Tensor? history=None, str criterion='entropy', int top_k=2, int patience=1, str backend='auto'"
+DECISION_SCHEMA = "Tensor? history=None, str criterion='entropy', int parameter=0, str backend='auto'"
 DECISION_RESULT = "(Tensor logits, Tensor uncertainty, Tensor history, Tensor keep)"
 
 # The values of `enum class Activation` in csrc/activation.h.
@@ -100,8 +100,7 @@ def check_head_inputs(
     speed: Tensor,
     history: Tensor | None,
     criterion: str,
-    top_k: int,
-    patience: int,
+    parameter: int,
 ) -> int:
     """Checks what every exit head takes; returns the number of samples B."""
     if hidden.dim() != 2 or not hidden.is_floating_point():
@@ -115,7 +114,7 @@ def check_head_inputs(
         check_shape("history", history, (batch, 2), torch.int32)
         check_device(hidden.device, history=history)
     check_device(hidden.device, cu_seqlens=cu_seqlens, speed=speed)
-    check_criterion(criterion, top_k, patience)
+    check_criterion(criterion, parameter)
     return batch
 
 
@@ -135,13 +134,12 @@ def native_decision(
     history: Tensor | None,
     outputs: tuple[Tensor, ...],
     criterion: str = "entropy",
-    top_k: int = 2,
-    patience: int = 1,
+    parameter: int = 0,
 ) -> tuple[Any, Any]:
     """The structs of csrc/decision.h; `speed` and `history` must be contiguous and outlive the call."""
     native = _extension.module()
     previous = 0 if history is None else history.data_ptr()
-    decision = native.Decision(Criterion(criterion).code, top_k, patience, speed.data_ptr(), previous)
+    decision = native.Decision(Criterion(criterion).code, parameter, speed.data_ptr(), previous)
     return decision, native.DecisionOutputs(*(output.data_ptr() for output in outputs))
 
 

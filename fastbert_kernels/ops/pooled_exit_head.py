@@ -33,8 +33,7 @@ def pooled_exit_head(
     activation: str = "tanh",
     history: Tensor | None = None,
     criterion: str = "entropy",
-    top_k: int = 2,
-    patience: int = 1,
+    parameter: int = 0,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pooling, one to three linear layers, softmax, uncertainty and exit decision of every sample of a packed batch.
@@ -48,7 +47,7 @@ def pooled_exit_head(
         biases: of each layer [out], float32 (float64 when `hidden` is).
         pooling: "first", "mean" or "max", over the sample's tokens.
         activation: between layers: "identity", "tanh", "relu" or "gelu".
-        history, criterion, top_k, patience, backend: as in `exit_head`.
+        history, criterion, parameter, backend: as in `exit_head`.
 
     Returns, Raises:
         As `exit_head`.
@@ -63,8 +62,7 @@ def pooled_exit_head(
         activation=activation,
         history=history,
         criterion=criterion,
-        top_k=top_k,
-        patience=patience,
+        parameter=parameter,
         backend=backend,
     )
 
@@ -80,10 +78,9 @@ def _check(
     activation: str = "tanh",
     history: Tensor | None = None,
     criterion: str = "entropy",
-    top_k: int = 2,
-    patience: int = 1,
+    parameter: int = 0,
 ) -> None:
-    library.check_head_inputs(hidden, cu_seqlens, speed, history, criterion, top_k, patience)
+    library.check_head_inputs(hidden, cu_seqlens, speed, history, criterion, parameter)
     library.check_activation("activation", activation, *reference.ACTIVATIONS)
     library.check_activation("pooling", pooling, *POOLINGS)
     if not 1 <= len(weights) <= MAX_LAYERS or len(biases) != len(weights):

@@ -9,19 +9,22 @@ import triton.language as tl
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.triton import configs
 
+ENTROPY = tl.constexpr(Criterion.ENTROPY.code)
 TOP_K_ENTROPY = tl.constexpr(Criterion.TOP_K_ENTROPY.code)
 CONFIDENCE = tl.constexpr(Criterion.CONFIDENCE.code)
 PATIENCE = tl.constexpr(Criterion.PATIENCE.code)
 LABELS_AT_ONCE = tl.constexpr(128)
 
 
-def rule_and_classes(criterion: str, top_k: int, labels: int) -> tuple[Criterion, int]:
-    """What a kernel decides by, and over how many classes: the entropy of the k most likely of k classes is that of
-    all."""
+def rule_and_classes(criterion: str, parameter: int, labels: int) -> tuple[Criterion, int]:
+    """Return what a kernel decides by, and the number of classes whose entropy it may measure.
+
+    The entropy of the k most likely of k classes is that of all.
+    """
     rule = Criterion(criterion)
-    if rule != Criterion.TOP_K_ENTROPY:
+    if rule is not Criterion.TOP_K_ENTROPY:
         return rule, labels
-    return (rule, top_k) if top_k < labels else (Criterion.ENTROPY, labels)
+    return (rule, parameter) if parameter < labels else (Criterion.ENTROPY, labels)
 
 
 def unsupported_rule(rule: Criterion, labels: int) -> str | None:
@@ -85,8 +88,7 @@ def decide(
     logits_ptr,
     num_labels,
     log_classes,
-    top_k,
-    patience,
+    parameter,
     speed_ptr,
     history_ptr,
     uncertainty_ptr,
@@ -110,12 +112,14 @@ def decide(
         top, prediction, total, weighted = _add_labels(logits, start, top, prediction, total, weighted)
 
     known = total > 0  # not if it is NaN, nor if all logits are -inf
-    if CRITERION == CONFIDENCE:
-        uncertainty = 1.0 - 1.0 / total
-    elif CRITERION == TOP_K_ENTROPY:
-        uncertainty = _entropy_of_largest(logits_ptr, num_labels, top_k, top, ALL_LABELS) / log_classes
-    else:
+    if CRITERION == ENTROPY or CRITERION == PATIENCE:  # noqa: SIM109, since Triton has no `in`
         uncertainty = (tl.log(total) - weighted / total) / log_classes
+    elif CRITERION == TOP_K_ENTROPY:
+        uncertainty = _entropy_of_largest(logits_ptr, num_labels, parameter, top, ALL_LABELS) / log_classes
+    elif CRITERION == CONFIDENCE:
+        uncertainty = 1.0 - 1.0 / total
+    else:
+        tl.static_assert(False, "a criterion without a formula in fastbert_kernels/triton/decision.py")
     # Comparisons, since the hardware's minimum and maximum drop a NaN.
     uncertainty = tl.where(uncertainty < 0, 0.0, tl.where(uncertainty > 1, 1.0, uncertainty))
     uncertainty = tl.where(known, uncertainty, float("nan"))
@@ -123,7 +127,7 @@ def decide(
     streak = tl.where(known, 1, 0)
     if HAS_HISTORY:
         streak = tl.where(known & (tl.load(history_ptr) == prediction), tl.load(history_ptr + 1) + 1, streak)
-    leaves = known & (streak >= patience) if CRITERION == PATIENCE else uncertainty < tl.load(speed_ptr)
+    leaves = known & (streak >= parameter) if CRITERION == PATIENCE else uncertainty < tl.load(speed_ptr)
     tl.store(uncertainty_ptr, uncertainty)
     tl.store(new_history_ptr, prediction)
     tl.store(new_history_ptr + 1, streak)

@@ -42,8 +42,7 @@ def _exit_head_kernel(
     num_heads,
     num_labels,
     log_classes,
-    top_k,
-    patience,
+    parameter,
     HIDDEN_SIZE: tl.constexpr,
     NARROW_SIZE: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
@@ -165,8 +164,7 @@ def _exit_head_kernel(
         logits_ptr,
         num_labels,
         log_classes,
-        top_k,
-        patience,
+        parameter,
         speed_ptr + sample,
         history_ptr + 2 * sample,
         uncertainty_ptr + sample,
@@ -199,8 +197,7 @@ def exit_head(
     mlp_activation: str = "tanh",
     history: Tensor | None = None,
     criterion: str = "entropy",
-    top_k: int = 2,
-    patience: int = 1,
+    parameter: int = 0,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The attentive exit head with folded weights on a packed batch; see `fastbert_kernels.ops.exit_head`.
@@ -213,7 +210,7 @@ def exit_head(
     heads, narrow, hidden_size, labels = (
         int(size) for size in (*query.shape[:2], hidden.shape[1], output_weight.shape[0])
     )
-    rule, classes = rule_and_classes(criterion, top_k, labels)
+    rule, classes = rule_and_classes(criterion, parameter, labels)
     if reason := unsupported(hidden.dtype, hidden_size, narrow, heads, labels, rule):
         backends.warn_about_fallback("exit_head", reason)
         return reference.exit_head(
@@ -222,8 +219,7 @@ def exit_head(
             mlp_activation=mlp_activation,
             history=history,
             criterion=criterion,
-            top_k=top_k,
-            patience=patience,
+            parameter=parameter,
         )
     batch = speed.shape[0]
     logits = hidden.new_empty(batch, labels, dtype=torch.float32)
@@ -252,8 +248,7 @@ def exit_head(
             heads,
             labels,
             math.log(classes),
-            classes,
-            patience,
+            parameter,
             **constants(config, hidden_size, narrow, labels),
             **more,
             MLP_TANH=mlp_activation == "tanh",

@@ -77,8 +77,7 @@ def _pooled_exit_head_kernel(
     num_labels,
     scratch_size,
     log_classes,
-    top_k,
-    patience,
+    parameter,
     NUM_LAYERS: tl.constexpr,
     POOLING: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -147,8 +146,7 @@ def _pooled_exit_head_kernel(
         logits_ptr,
         num_labels,
         log_classes,
-        top_k,
-        patience,
+        parameter,
         speed_ptr + sample,
         history_ptr + 2 * sample,
         uncertainty_ptr + sample,
@@ -171,8 +169,7 @@ def pooled_exit_head(
     activation: str = "tanh",
     history: Tensor | None = None,
     criterion: str = "entropy",
-    top_k: int = 2,
-    patience: int = 1,
+    parameter: int = 0,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pooling, linear layers and decision on a packed batch; see `fastbert_kernels.ops.pooled_exit_head`.
@@ -180,7 +177,7 @@ def pooled_exit_head(
     `wrap` as in `exit_head`. What the kernel does not cover runs on the reference and warns once.
     """
     labels = int(weights[-1].shape[0])
-    rule, classes = rule_and_classes(criterion, top_k, labels)
+    rule, classes = rule_and_classes(criterion, parameter, labels)
     if reason := unsupported_rule(rule, labels):
         backends.warn_about_fallback("pooled_exit_head", reason)
         return reference.pooled_exit_head(
@@ -189,8 +186,7 @@ def pooled_exit_head(
             activation=activation,
             history=history,
             criterion=criterion,
-            top_k=top_k,
-            patience=patience,
+            parameter=parameter,
         )
     batch = speed.shape[0]
     logits = hidden.new_empty(batch, labels, dtype=torch.float32)
@@ -224,8 +220,7 @@ def pooled_exit_head(
             labels,
             max(widths[:-1]),
             math.log(classes),
-            classes,
-            patience,
+            parameter,
             NUM_LAYERS=len(weights),
             POOLING=POOLINGS.index(pooling),
             ACTIVATION=ACTIVATIONS.index(activation),

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 
+from fastbert_kernels.criteria import Criterion
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*sorted(ROOT.glob("csrc/cuda/*.cu")), *sorted(ROOT.glob("tests/cuda_on_cpu/*.cpp"))]
 HEADERS = [*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*.cuh"), *ROOT.glob("tests/cuda_on_cpu/*.h")]
@@ -22,7 +24,6 @@ FLAGS = ["-std=c++17", "-fPIC", "-DFASTBERT_HOST_SHIM"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1"]
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
-CRITERIA = {"entropy": 0, "top_k_entropy": 1, "confidence": 2, "patience": 3}  # csrc/decision.h
 ACTIVATIONS = {"identity": 0, "tanh": 1, "relu": 2, "gelu": 3}  # csrc/activation.h
 POOLINGS = {"first": 0, "mean": 1, "max": 2}  # csrc/pooled_exit_head.h
 # Shared memory of a block and of a multiprocessor, by compute capability.
@@ -102,7 +103,7 @@ class PooledHeadWeights(ctypes.Structure):
 
 
 class DecisionFields(ctypes.Structure):
-    NUMBERS = ("criterion", "top_k", "patience")
+    NUMBERS = ("criterion", "parameter")
     _fields_ = [(name, ctypes.c_int32) for name in NUMBERS] + [("speed", ctypes.c_void_p), ("history", ctypes.c_void_p)]
 
 
@@ -117,13 +118,12 @@ class Decision:
 
     speed: torch.Tensor
     criterion: str = "entropy"
-    top_k: int = 2
-    patience: int = 1
+    parameter: int = 0
     history: torch.Tensor | None = None
 
     def fields(self) -> DecisionFields:
         history = None if self.history is None else self.history.data_ptr()
-        return DecisionFields(CRITERIA[self.criterion], self.top_k, self.patience, self.speed.data_ptr(), history)
+        return DecisionFields(Criterion(self.criterion).code, self.parameter, self.speed.data_ptr(), history)
 
 
 class HeadOutputs(NamedTuple):

@@ -26,16 +26,23 @@ def random_decision(batch: int, seed: int = 0) -> Decision:
     return Decision(torch.rand(batch, generator=torch.Generator().manual_seed(seed + 1000)))
 
 
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    return torch.special.entr(torch.softmax(logits, -1)).sum(-1) / math.log(logits.shape[1])
+
+
+# From logits [B, N] in descending order and the criterion's parameter, [B].
+UNCERTAINTIES = {
+    "entropy": lambda logits, _: entropy(logits),
+    "top_k_entropy": lambda logits, k: entropy(logits[:, :k]),
+    "confidence": lambda logits, _: 1 - torch.softmax(logits, -1)[:, 0],
+    "patience": lambda logits, _: entropy(logits),
+}
+
+
 def decision_reference(logits: torch.Tensor, decision: Decision) -> tuple[torch.Tensor, torch.Tensor]:
     """csrc/decision.h up to keep: uncertainty [B] and history [B, 2] from logits [B, N], in the dtype of the logits."""
-    labels = logits.shape[1]
     valid = ~(logits.isnan() | (logits == math.inf)).any(1) & ~(logits == -math.inf).all(1)
-    if decision.criterion == "confidence":
-        uncertainty = 1 - torch.softmax(logits, -1).amax(1)
-    else:
-        classes = min(decision.top_k, labels) if decision.criterion == "top_k_entropy" else labels
-        p = torch.softmax(logits.sort(dim=1, descending=True).values[:, :classes], -1)
-        uncertainty = torch.special.entr(p).sum(-1) / math.log(classes)
+    uncertainty = UNCERTAINTIES[decision.criterion](logits.sort(dim=1, descending=True).values, decision.parameter)
     history = torch.zeros(len(logits), 2, dtype=torch.int32)
     for sample in range(len(logits)):
         prediction = logits[sample].argmax().item() if valid[sample] else -1
@@ -67,7 +74,7 @@ def check_outputs(
     assert error(outputs.uncertainty, uncertainty) <= 2 * error(rival, uncertainty) + FLOOR
     assert torch.equal(outputs.history, history)
     if decision.criterion == "patience":
-        assert torch.equal(outputs.keep.bool(), outputs.history[:, 1] < decision.patience)
+        assert torch.equal(outputs.keep.bool(), outputs.history[:, 1] < decision.parameter)
     else:
         assert torch.equal(outputs.keep.bool(), ~(outputs.uncertainty < decision.speed))
 

@@ -24,6 +24,8 @@
 #define __launch_bounds__(...)
 #define __forceinline__ inline
 
+inline void __trap() { cuda_on_cpu::fail("__trap"); }
+
 void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value);  // graph_api.cpp
 
 namespace cuda_on_cpu {

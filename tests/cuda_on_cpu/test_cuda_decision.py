@@ -7,8 +7,11 @@ import math
 import head_cases
 import pytest
 import torch
-from cpu_library import CRITERIA, Decision, HeadOutputs
+from cpu_library import Decision, HeadOutputs
 from head_cases import FLOAT32
+
+from decisions import EVERY_CRITERION, options_of
+from fastbert_kernels.criteria import Criterion
 
 HEADS = ["attentive", "linear", "pooled"]
 INFINITY, NAN = math.inf, math.nan
@@ -24,8 +27,7 @@ def decide(library, head: str, logits: torch.Tensor, decision: Decision) -> Head
         own = Decision(
             decision.speed[sample : sample + 1].clone(),
             decision.criterion,
-            decision.top_k,
-            decision.patience,
+            decision.parameter,
             None if decision.history is None else decision.history[sample : sample + 1].clone(),
         )
         labels = logits.shape[1]
@@ -47,12 +49,12 @@ def check(library, head: str, logits: torch.Tensor, decision: Decision) -> HeadO
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", list(Criterion))
 @pytest.mark.parametrize("labels", [2, 3, 31, 32, 33, 100, 1031])
 def test_criteria_short(library, head, criterion, labels):
     logits = torch.randn(3, labels) * torch.tensor([[0.01], [1.0], [5.0]])
     history = torch.tensor([[0, 4], [1, 1], [-1, 0]], dtype=torch.int32)
-    check(library, head, logits, Decision(torch.rand(3), criterion, top_k=5, patience=2, history=history))
+    check(library, head, logits, Decision(torch.rand(3), **options_of(criterion, 5), history=history))
 
 
 @pytest.mark.parametrize("head", ["attentive", "pooled"])
@@ -67,7 +69,7 @@ def test_top_k_with_equal_logits_short(library, head, top_k):
             [4.0, -INFINITY, -INFINITY, 3.0, -INFINITY, -INFINITY, -INFINITY, -INFINITY],
         ]
     )
-    outputs = check(library, head, logits, Decision(torch.rand(4), "top_k_entropy", top_k=top_k))
+    outputs = check(library, head, logits, Decision(torch.rand(4), "top_k_entropy", top_k))
     if top_k >= 8:
         plain = decide(library, head, logits, Decision(torch.rand(4)))
         assert torch.equal(outputs.uncertainty, plain.uncertainty)
@@ -80,7 +82,7 @@ def test_streak_over_three_heads_short(library, head):
     keeps, history = [], None
     for predictions in sequence:
         logits = 3 * torch.nn.functional.one_hot(torch.tensor(predictions), 3).float()
-        decision = Decision(torch.full((4,), NAN), "patience", patience=2, history=history)
+        decision = Decision(torch.full((4,), NAN), "patience", 2, history=history)
         outputs = check(library, head, logits, decision)
         keeps.append(outputs.keep.tolist())
         history = outputs.history
@@ -89,8 +91,8 @@ def test_streak_over_three_heads_short(library, head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_what_is_not_a_number_stays_short(library, head, criterion):
+@pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
+def test_what_is_not_a_number_stays_short(library, head, options):
     """In any place among the logits; the streak ends and begins again."""
     bad = [
         [INFINITY, 0.0, 0.0],
@@ -101,7 +103,7 @@ def test_what_is_not_a_number_stays_short(library, head, criterion):
         [0.0, -NAN, 1],
     ]
     history = torch.tensor([[i % 3, 7] for i in range(6)], dtype=torch.int32)
-    decision = Decision(torch.full((6,), 2.0), criterion, top_k=2, patience=1, history=history)
+    decision = Decision(torch.full((6,), 2.0), **options, history=history)
     outputs = decide(library, head, torch.tensor(bad), decision)
     assert outputs.uncertainty.isnan().all() and outputs.keep.tolist() == [1] * 6
     assert outputs.history.tolist() == [[-1, 0]] * 6
@@ -110,11 +112,11 @@ def test_what_is_not_a_number_stays_short(library, head, criterion):
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_samples_without_tokens_short(library, head, criterion):
+@pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
+def test_samples_without_tokens_short(library, head, options):
     """A NaN of two samples without tokens, between others, is the same as a NaN among the logits."""
     history = torch.tensor([[0, 7]] * 4, dtype=torch.int32)
-    decision = Decision(torch.full((4,), 2.0), criterion, top_k=2, patience=1, history=history)
+    decision = Decision(torch.full((4,), 2.0), **options, history=history)
     hidden, cu_seqlens, weights = head_cases.head_inputs([3, 0, 0, 2], FLOAT32, 8, 64, 1, 3)
     if head == "pooled":
         layers = [(torch.randn(3, 8), torch.randn(3))]

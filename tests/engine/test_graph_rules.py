@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 import torch
 
-from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
+from decisions import EVERY_CRITERION, options_of
+from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from loops import random_batch, random_loop
 from recording import ALWAYS_MOVE, CheckedLayer, assert_equal_runs, graphed, without_heads
 
 DEPTH = 4
+RECORDED = [criterion for criterion in Criterion if criterion is not Criterion.PATIENCE]
 RULES = [
-    None,
+    FULL_DEPTH,
     ENTROPY_RULE,
-    Rule("confidence"),
-    Rule("top_k_entropy", top_k=2),
-    Rule(layer_speeds=(0.9, 0.4, 0.8, 0.0)),
-    Rule(layer_speeds=(0.2, 0.9, 0.5, 0.0)),
-    Rule(layer_speeds=(0.0, 0.9, 0.0, 0.0)),
-    Rule("confidence", layer_speeds=(0.5, 0.0, 0.7, 0.0)),
-    Rule("patience", patience=2),
+    *(Rule(**options) for options in EVERY_CRITERION),
+    Rule("patience", 2),
+    Rule(layer_speeds=(0.9, 0.4, 0.8, None)),
+    Rule(layer_speeds=(0.2, 0.9, math.inf, None)),
+    Rule(layer_speeds=(None, 0.9, None, None)),
+    Rule("confidence", layer_speeds=(0.5, None, 0.7, None)),
 ]
 
 
@@ -40,16 +43,17 @@ def test_many_rules_through_one_loop(poisoned_memory, options):
 
 
 @pytest.mark.parametrize("whole_depth_samples", [0, 8])
-@pytest.mark.parametrize("criterion", ["entropy", "top_k_entropy", "confidence"])
+@pytest.mark.parametrize("criterion", RECORDED)
 def test_another_speed_of_a_layer_is_no_new_recording(whole_depth_samples, criterion):
     plain = random_loop(depth=DEPTH)
     loop, recorder = graphed(plain, whole_depth_samples=whole_depth_samples)
     batch, exits = random_batch([5, 9, 3, 20, 1, 7, 30, 2], 1.0), []
-    all_speeds = [(0.1, 0.4, 0.6, 0.0), (0.4, 0.2, 0.5, 0.0), (0.01, 0.01, 0.01, 0.5)]
-    loop.prepare([(77, 8, 30)], Rule(criterion, layer_speeds=all_speeds[0]))
+    all_speeds = [(0.1, 0.4, 0.6, None), (0.4, 0.2, 0.5, None), (0.01, 0.01, 0.01, 0.5)]
+    rules = [Rule(**options_of(criterion, 2), layer_speeds=speeds) for speeds in (*all_speeds, all_speeds[0])]
+    loop.prepare([(77, 8, 30)], rules[0])
     assert len(recorder.recorded) == DEPTH
-    for speeds in (*all_speeds, all_speeds[0]):
-        exits.append(assert_equal_runs(loop, plain, batch, Rule(criterion, layer_speeds=speeds)).exit_layer.tolist())
+    for rule in rules:
+        exits.append(assert_equal_runs(loop, plain, batch, rule).exit_layer.tolist())
     assert exits[3] == exits[0] and exits[0] != exits[1] != exits[2] != exits[0]
     assert len(recorder.recorded) == DEPTH and recorder.replayed
 
@@ -61,21 +65,20 @@ def test_what_a_rule_has_recorded():
     batch, recorded = random_batch([5, 9], 1e-6), []
     for rule in (
         ENTROPY_RULE,
-        Rule(top_k=3, patience=4),  # parameters that entropy does not have
-        None,  # the only stage from the first layer to the last
+        FULL_DEPTH,  # the only stage from the first layer to the last
         Rule("confidence"),
-        Rule("top_k_entropy", top_k=2),
-        Rule("top_k_entropy", top_k=3),
-        Rule(layer_speeds=(0.5, 0.5, 0.5, 0.0)),
-        Rule(layer_speeds=(0.0, 0.5, 0.0, 0.0)),
-        Rule(layer_speeds=(0.0, 0.3, 0.0, 0.7)),
-        Rule(layer_speeds=(0.0, 0.0, 0.0, 0.0)),
-        Rule("patience"),
+        Rule("top_k_entropy", 2),
+        Rule("top_k_entropy", 3),
+        Rule(layer_speeds=(0.5, 0.5, 0.5, None)),
+        Rule(layer_speeds=(None, 0.5, None, None)),
+        Rule(layer_speeds=(None, 0.3, 0.0, 0.7)),
+        Rule(layer_speeds=(None, None, None, None)),
+        Rule("patience", 1),
     ):
         before = len(recorder.recorded)
         assert_equal_runs(loop, plain, batch, rule)
         recorded.append(len(recorder.recorded) - before)
-    assert recorded == [DEPTH, 0, 1, DEPTH, DEPTH, DEPTH, DEPTH, 2, 0, 1, 0]
+    assert recorded == [DEPTH, 1, DEPTH, DEPTH, DEPTH, DEPTH, 2, 0, 1, 0]
 
 
 @pytest.mark.parametrize("whole_depth_samples", [0, 8])
@@ -83,8 +86,8 @@ def test_patience_runs_plainly(whole_depth_samples):
     plain = random_loop(depth=DEPTH)
     loop, recorder = graphed(plain, whole_depth_samples=whole_depth_samples)
     for patience in (1, 2, 3):
-        assert_equal_runs(loop, plain, random_batch([5, 9, 3], 0.5), Rule("patience", patience=patience))
-    loop.prepare([(10, 1, 10)], Rule("patience"))
+        assert_equal_runs(loop, plain, random_batch([5, 9, 3], 0.5), Rule("patience", patience))
+    loop.prepare([(10, 1, 10)], Rule("patience", 1))
     assert not recorder.recorded
 
 
@@ -96,9 +99,9 @@ def test_buckets_are_counted_for_each_rule():
     for rule, replayed in (
         (ENTROPY_RULE, True),
         (Rule("confidence"), True),
-        (Rule("top_k_entropy"), False),
+        (Rule("top_k_entropy", 2), False),
         (Rule(layer_speeds=(0.5, 0.5, 0.5, 0.5)), False),
-        (None, True),
+        (FULL_DEPTH, True),
         (Rule("confidence"), True),
     ):
         recorder.replayed.clear()
@@ -110,10 +113,10 @@ def test_buckets_are_counted_for_each_rule():
 def test_prepare_for_a_rule(whole_depth_samples):
     plain = random_loop(depth=DEPTH)
     loop, recorder = graphed(plain, whole_depth_samples=whole_depth_samples)
-    loop.prepare([(20, 1, 20), (100, 8, 64)], Rule("confidence", layer_speeds=(0.0, 1.0, 1.0, 0.0)))
+    loop.prepare([(20, 1, 20), (100, 8, 64)], Rule("confidence", layer_speeds=(None, 1.0, 1.0, None)))
     assert [stage.inputs.hidden.shape[0] for stage in recorder.recorded] == [128] * 3 + [64] * 3
     batch = random_batch([30, 2, 60, 1], 0.5)
-    assert_equal_runs(loop, plain, batch, Rule("confidence", layer_speeds=(0.0, 0.2, 0.4, 1.0)))
+    assert_equal_runs(loop, plain, batch, Rule("confidence", layer_speeds=(None, 0.2, 0.4, 1.0)))
     assert len(recorder.recorded) == 6 and recorder.replayed
     assert_equal_runs(loop, plain, batch, ENTROPY_RULE)
     assert len(recorder.recorded) > 6
@@ -126,5 +129,5 @@ def test_rules_changed_between_inference_mode_and_outside():
     for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
         with mode():
             for speed in (0.2, 0.9):
-                rule = Rule(layer_speeds=(speed, 1 - speed, 0.0, 0.0))
+                rule = Rule(layer_speeds=(speed, 1 - speed, None, None))
                 assert_equal_runs(loop, plain, random_batch([100, 20], [0.9, 0.5]), rule)

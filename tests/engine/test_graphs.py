@@ -20,7 +20,7 @@ from fastbert_kernels.engine.buckets import (
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
-from fastbert_kernels.engine.rule import ENTROPY_RULE
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH
 from loops import random_batch, random_loop
 from recording import ALWAYS_MOVE, CheckedLayer, HostileRecorder, assert_equal_runs, graphed, without_heads
 
@@ -45,7 +45,7 @@ def random_lengths(most=500):
 def test_equals_the_plain_loop(poisoned_memory, lengths, speed, without, options):
     plain = without_heads(random_loop(depth=DEPTH, layer=CheckedLayer), *without)
     loop, recorder = graphed(plain, move=ALWAYS_MOVE, **options)
-    rule = None if speed is None else ENTROPY_RULE
+    rule = FULL_DEPTH if speed is None else ENTROPY_RULE
     for _ in range(2):  # with fresh memory, and with what the first run left in it
         assert_equal_runs(loop, plain, random_batch(lengths, speed or 0.0), rule)
     assert recorder.replayed
@@ -63,7 +63,8 @@ def test_random_batches_through_one_loop(late, move, whole_depth_samples, batche
     for _ in range(batches):
         lengths = random_lengths()
         speed = random.choice([0.0, 0.5, 0.9, 2.0, torch.rand(len(lengths)), torch.rand(len(lengths)).round()])
-        want = assert_equal_runs(loop, plain, random_batch(lengths, speed), random.choice([None, *[ENTROPY_RULE] * 9]))
+        rule = random.choice([FULL_DEPTH, *[ENTROPY_RULE] * 9])
+        want = assert_equal_runs(loop, plain, random_batch(lengths, speed), rule)
         layers.update(want.exit_layer.tolist())
     assert layers == set(range(1, DEPTH + 1))
     used = {(stage.inputs.hidden.shape[0], stage.inputs.speed.shape[0]) for stage in recorder.replayed}
@@ -85,7 +86,7 @@ def test_stages_that_run(late):
     assert replays(random_batch([5, 9], 1e-6)) == (DEPTH, DEPTH)
     assert replays(random_batch([5, 9], 0.0)) == (DEPTH, min(2 + late, DEPTH))
     assert replays(random_batch([5, 9], [0.0, 2.0])) == (DEPTH, min(2 + late, DEPTH))
-    assert replays(random_batch([5, 9], 2.0), None) == (DEPTH, 1)
+    assert replays(random_batch([5, 9], 2.0), FULL_DEPTH) == (DEPTH, 1)
 
 
 def test_the_chain_ends_where_the_last_sample_leaves():
@@ -96,7 +97,7 @@ def test_the_chain_ends_where_the_last_sample_leaves():
         deepest = int(assert_equal_runs(loop, plain, random_batch([5, 9], speed)).exit_layer.max())
         assert len(recorder.replayed) == deepest
     recorder.replayed.clear()
-    assert_equal_runs(loop, plain, random_batch([5, 9], 2.0), None)
+    assert_equal_runs(loop, plain, random_batch([5, 9], 2.0), FULL_DEPTH)
     assert len(recorder.replayed) == 1
 
 
@@ -197,7 +198,7 @@ def test_a_move_by_a_late_count_takes_dummies_along():
     plain = random_loop(depth=DEPTH, layer=CheckedLayer)
     many = random_batch([5] * 200, 0.0)
     first, second = (
-        LayerLoop(plain.layers[:depth], plain.heads[:depth], "reference").run(copy.copy(many), None).uncertainty
+        LayerLoop(plain.layers[:depth], plain.heads[:depth], "reference").run(copy.copy(many), FULL_DEPTH).uncertainty
         for depth in (1, 2)
     )
     row = (first - second).argsort(descending=True)[:9]  # these are surer behind the second layer

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import fastbert_kernels
+from decisions import EVERY_CRITERION
 from fastbert_kernels import ops
 from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.loop import HostCopy, bound_to_stay
-from fastbert_kernels.engine.rule import Rule
+from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from loops import random_batch, random_loop
 from support import cu_seqlens_of, padded_batch, spread_model
 
@@ -59,7 +60,7 @@ def test_every_sample_leaves_as_if_it_were_alone(poisoned_memory, speed):
 
 
 def test_at_full_depth_only_the_teacher_is_asked(asked):
-    result = random_loop(depth=DEPTH).run(random_batch(LENGTHS, 1.0), None)
+    result = random_loop(depth=DEPTH).run(random_batch(LENGTHS, 1.0), FULL_DEPTH)
     assert asked == [DEPTH] and result.exit_layer.tolist() == [DEPTH] * len(LENGTHS)
 
 
@@ -83,12 +84,10 @@ def test_the_loop_ends_with_the_last_sample(asked):
     assert asked == [1] and result.exit_layer.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(
-    ("criterion", "number"), [("entropy", 4), ("top_k_entropy", 4), ("confidence", 4), ("patience", 0)]
-)
-def test_bound_to_stay(criterion, number):
+@pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
+def test_bound_to_stay(options):
     speed = torch.tensor([0.0, -0.0, 1e-30, math.nan, -1.0, 0.5, math.inf])
-    assert bound_to_stay(speed, Rule(criterion)) == number
+    assert bound_to_stay(speed, Rule(**options)) == (0 if options["criterion"] == "patience" else 4)
 
 
 def test_a_host_copy_is_a_copy():
@@ -115,7 +114,7 @@ def test_torch_compile_of_the_loop_with_a_rule():
     loop, batch = random_loop(depth=3), random_batch([5, 9, 2, 30], 0.9)
     torch._dynamo.reset()
     compiled = torch.compile(loop.run, backend="aot_eager")
-    for rule in (Rule(layer_speeds=(0.5, 0.8, 0.0)), Rule("patience", layer_speeds=(0.0, 1.0, 0.0))):
+    for rule in (Rule(layer_speeds=(0.5, 0.8, None)), Rule("patience", 1, (None, 1.0, None))):
         with torch.no_grad():
             want, got = loop.run(copy.copy(batch), rule), compiled(copy.copy(batch), rule)
         assert torch.equal(got.exit_layer, want.exit_layer)

@@ -12,9 +12,11 @@ import math
 import pytest
 import torch
 
+from decisions import uncertainty_of
 from fastbert_kernels import ops
+from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.layer import NoLayer
-from fastbert_kernels.engine.rule import Rule, asked_layers
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule, asked_layers
 from fastbert_kernels.engine.weights import HeadWeights
 from loops import ENCODERS, GRAPHED, attentive, evaluate, make_batch, make_encoder, pooled, random_loop
 from support import cu_seqlens_of
@@ -23,21 +25,18 @@ DEPTH = 8
 LENGTHS = [7, 1, 30, 3, 40, 2, 33, 9, 4, 12, 1, 25, 6, 18, 11, 3, 8, 21, 5, 14]
 BAD = 5  # this sample's rows are NaN
 KINDS = [*ENCODERS, *GRAPHED]
+TRIED = {Criterion.TOP_K_ENTROPY: (2, 5), Criterion.PATIENCE: (1, 2, 3)}  # parameters, among 3 classes
 CRITERIA = {
-    "entropy": {},
-    "confidence": {"criterion": "confidence"},
-    "top 2 of 3": {"criterion": "top_k_entropy", "top_k": 2},
-    "top 5 of 3": {"criterion": "top_k_entropy", "top_k": 5},
-    "patience 1": {"criterion": "patience", "patience": 1},
-    "patience 2": {"criterion": "patience", "patience": 2},
-    "patience 3": {"criterion": "patience", "patience": 3},
+    f"{criterion.value} {parameter}": {"criterion": criterion.value, "parameter": parameter}
+    for criterion in Criterion
+    for parameter in TRIED.get(criterion, (0,))
 }
 LAYER_SPEEDS = {
     "none": None,
-    "all": (0.05, 0.3, 0.5, 0.15, 0.1, 0.4, 0.3, 0.0),
-    "some": (0.0, 0.15, 1.0, 0.0, 0.3, 0.0, 0.5, math.nan),  # the last is not looked at; the third has no head
-    "one": (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
-    "nobody": (0.0,) * DEPTH,
+    "all": (0.05, 0.3, 0.5, 0.15, 0.1, 0.4, 0.3, None),
+    "some": (None, 0.15, 1.0, 0.0, math.inf, None, 0.5, math.nan),  # the last is not looked at; the third has no head
+    "one": (None, None, None, 1.0, None, None, None, 1.0),
+    "nobody": (None,) * DEPTH,
 }
 SPEEDS = {
     "1": 1.0,
@@ -87,28 +86,15 @@ def single(value):
     return float(torch.tensor(value, dtype=torch.float32))
 
 
-def measure(logits, criterion, top_k):
-    """What the criterion compares, or what is reported where it compares nothing."""
-    if any(math.isnan(logit) for logit in logits):
-        return math.nan
-    if criterion == "top_k_entropy":
-        logits = sorted(logits)[-top_k:]
-    exponentials = [math.exp(logit - max(logits)) for logit in logits]
-    probabilities = [exponential / sum(exponentials) for exponential in exponentials]
-    if criterion == "confidence":
-        return 1 - max(probabilities)
-    return -sum(p * math.log(p) for p in probabilities if p > 0) / math.log(len(logits))
-
-
 def walk(logits, rule, speed):
     """(exit layer, how far the closest decision on the way was from the other one) of a sample."""
     closest, previous, streak = math.inf, None, 0
     for layer in range(1, DEPTH):
         values = logits[layer - 1]
         limit = math.inf if rule.layer_speeds is None else rule.layer_speeds[layer - 1]
-        if values is None or limit == 0:
+        if values is None or limit is None:
             continue
-        uncertainty = measure(values, rule.criterion, rule.top_k)
+        uncertainty = uncertainty_of(values, rule.criterion, rule.parameter)
         if math.isnan(uncertainty):
             previous, streak = None, 0
             continue
@@ -116,12 +102,13 @@ def walk(logits, rule, speed):
             prediction = values.index(max(values))
             streak, previous = (streak + 1 if prediction == previous else 1), prediction
             second, first = sorted(values)[-2:]
-            distance, leaves = first - second, streak >= rule.patience
+            distance, leaves = first - second, streak >= rule.parameter
         elif math.isnan(speed):
             continue
         else:
             threshold = min(single(speed), single(limit))
-            distance, leaves = abs(uncertainty - threshold), uncertainty < threshold
+            distance = abs(uncertainty - threshold) if threshold > 0 else math.inf
+            leaves = uncertainty < threshold
         closest = min(closest, distance)
         if leaves:
             return layer, closest
@@ -153,7 +140,7 @@ def assert_as_walked(encoder, rule, speed):
         assert got.exit_layer[b] == layer
         want = torch.tensor(logits[layer - 1])
         torch.testing.assert_close(got.logits[b], want, rtol=1e-5, atol=tolerance, equal_nan=True)
-        uncertainty = torch.tensor(measure(logits[layer - 1], rule.criterion, rule.top_k))
+        uncertainty = torch.tensor(uncertainty_of(logits[layer - 1], rule.criterion, rule.parameter))
         torch.testing.assert_close(got.uncertainty[b], uncertainty, rtol=1e-5, atol=tolerance, equal_nan=True)
     assert decided == len(LENGTHS) if exact else decided > 0.8 * len(LENGTHS)
     assert got.exit_layer[BAD] == DEPTH and got.uncertainty[BAD].isnan()
@@ -183,7 +170,7 @@ def test_the_cases_tell_rules_apart():
         assert len(set(itertools.chain.from_iterable(exits.values()))) >= 4
         apart = ["all", "some", "nobody"] if criterion.startswith("patience") else list(LAYER_SPEEDS)
         assert len({exits[name, "1"] for name in apart}) == len(apart)
-    different = [walked(criterion, "all", "spread") for criterion in CRITERIA if criterion != "top 5 of 3"]
+    different = [walked(criterion, "all", "spread") for criterion in CRITERIA if criterion != "top_k_entropy 5"]
     assert len(set(different)) == len(different)
 
 
@@ -204,14 +191,15 @@ def test_one_sample(kind, criterion, b):
     [
         (Rule(layer_speeds=(1.0,) * DEPTH), 1.0, 1),
         (Rule("confidence"), 1.0, 1),
-        (Rule("patience"), 0.0, 1),
-        (Rule("patience", layer_speeds=(0, 1e-3, *[0] * 6)), 0.0, 2),
+        (Rule("patience", 1), 0.0, 1),
+        (Rule("patience", 1, (None, 0.0, *[None] * 6)), 0.0, 2),
         (Rule(layer_speeds=(math.inf,) * DEPTH), math.inf, 1),
         (Rule(layer_speeds=(1.0,) * DEPTH), 0.0, DEPTH),
         (Rule(layer_speeds=(0.0,) * DEPTH), 1.0, DEPTH),
-        (Rule("patience", layer_speeds=(0.0,) * DEPTH), 1.0, DEPTH),
-        (Rule("patience", patience=7), 1.0, DEPTH),  # with six students
-        (None, 1.0, DEPTH),
+        (Rule(layer_speeds=(None,) * DEPTH), 1.0, DEPTH),
+        (Rule("patience", 1, (None,) * DEPTH), 1.0, DEPTH),
+        (Rule("patience", 7), 1.0, DEPTH),  # with six students
+        (FULL_DEPTH, 1.0, DEPTH),
     ],
     ids=str,
 )
@@ -227,7 +215,7 @@ def test_all_leave_at_one_layer(kind, rule, speed, layer):
 def test_weights_of_heads_that_are_not_asked_do_not_matter(kind, criterion, changed):
     """Not even where that head would break a streak, or let everybody out."""
     heads = list(scenario().heads)
-    rule = Rule(**CRITERIA[criterion], layer_speeds=(0.8, 0.0, 0.0, 0.0, 0.8, 0.0, 0.5, 0.0))
+    rule = Rule(**CRITERIA[criterion], layer_speeds=(0.8, None, None, None, 0.8, None, 0.5, None))
     encoder = make_encoder(kind, scenario().layers, heads)
     want = encoder.run(batch_with(0.9, encoder.dtype), rule)
     for number in (2, 4):
@@ -255,7 +243,7 @@ def test_heads_that_are_not_asked_are_not_computed(monkeypatch, kind, criterion)
         monkeypatch.setattr(ops, name, call)
 
     encoder = make_encoder(kind, scenario().layers, scenario().heads)
-    rule = Rule(**CRITERIA[criterion], layer_speeds=(1e-9, 0.0, 1.0, 0.0, 1e-9, 0.0, 0.0, 1.0))
+    rule = Rule(**CRITERIA[criterion], layer_speeds=(1e-9, None, 1.0, None, 1e-9, None, None, 1.0))
     encoder.run(batch_with(1.0, encoder.dtype), rule)  # records
     for name in ("exit_head", "pooled_exit_head", "compact"):
         counted(name)
@@ -275,11 +263,14 @@ def test_a_rule_for_another_number_of_layers(kind):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"criterion": "margin"}, "unknown criterion 'margin'"),
-        ({"top_k": 1}, "top_k must be at least 2"),
-        ({"patience": 0}, "patience must be at least 1"),
+        ({"criterion": "mood"}, "unknown criterion 'mood'"),
+        ({"parameter": 1}, "'entropy' has no parameter"),
+        ({"criterion": "top_k_entropy", "parameter": 1}, "must be at least 2"),
+        ({"criterion": "patience"}, "must be at least 1"),
         ({"layer_speeds": (-0.1, 0.5)}, "the Speed of layer 1 must be at least 0 and not NaN, got -0.1"),
-        ({"layer_speeds": (0.5, math.nan, 0.5)}, "the Speed of layer 2 must"),
+        ({"layer_speeds": (None, math.nan, 0.5)}, "the Speed of layer 2 must"),
+        ({"early_exits": False, "layer_speeds": (0.5, 0.5)}, "leave out criterion and layer_speeds"),
+        ({"early_exits": False, "criterion": "confidence"}, "leave out criterion and layer_speeds"),
     ],
 )
 def test_what_a_rule_refuses(fields, message):
@@ -294,7 +285,8 @@ def test_a_rule_by_the_name_of_its_criterion_is_the_same_rule():
 
 def test_which_heads_are_asked():
     heads = scenario().heads  # none behind the third layer
-    assert asked_layers(Rule(), heads) == (1, 2, 4, 5, 6, 7, 8)
-    assert asked_layers(Rule(layer_speeds=(0.0, 0.5, 0.5, 0.0, 1.0, 0.0, 0.0, 0.0)), heads) == (2, 5, 8)
-    assert asked_layers(None, heads) == (8,)
-    assert [Rule(layer_speeds=(0.0, 0.5, 0.0)).asks(layer) for layer in (1, 2, 3)] == [False, True, True]
+    speeds = (0.0, 0.5, 0.5, None, 1.0, None, None, None)
+    assert asked_layers(ENTROPY_RULE, heads) == (1, 2, 4, 5, 6, 7, 8)
+    assert asked_layers(Rule(layer_speeds=speeds), heads) == (2, 5, 8)  # no uncertainty is below 0
+    assert asked_layers(Rule("patience", 1, speeds), heads) == (1, 2, 5, 8)
+    assert asked_layers(FULL_DEPTH, heads) == (8,)

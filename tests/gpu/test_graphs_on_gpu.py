@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import math
 import random
 import warnings
 
 import pytest
 import torch
 
+from decisions import options_of
 from fastbert_kernels import _extension
 from fastbert_kernels.backends import BACKENDS
+from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.buckets import MoveCost
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
-from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from loops import random_batch, random_loop
 
 pytestmark = pytest.mark.gpu
@@ -54,9 +57,8 @@ def assert_same_answers(got, want, batch, dtype=torch.bfloat16, rule=ENTROPY_RUL
     speed = torch.empty_like(batch.speed)
     speed[batch.sample_index.long()] = batch.speed
     same = got.exit_layer == want.exit_layer
-    if rule is not None and rule.layer_speeds is not None:
-        layer_speeds = speed.new_tensor(rule.layer_speeds)
-        speed = speed.minimum(layer_speeds[torch.minimum(got.exit_layer, want.exit_layer) - 1])
+    limits = speed.new_tensor(rule.limits(int(want.exit_layer.max())))
+    speed = speed.minimum(limits[torch.minimum(got.exit_layer, want.exit_layer) - 1])
     earlier = torch.where(got.exit_layer < want.exit_layer, got.uncertainty, want.uncertainty)
     assert ((earlier - speed).abs()[~same] < TOLERANCE[dtype]).all()
     torch.testing.assert_close(
@@ -84,7 +86,7 @@ def synchronisation_forbidden():
 def test_recorded_equals_launched(backend, dtype, fused, options, speed):
     layer = pytest.importorskip("fastbert_kernels.engine.fused_layer").FusedLayer if fused else TorchLayer
     plain, graphed = loops(backend, dtype, layer, move=MoveCost(seconds=0), **options)
-    rule = None if speed is None else ENTROPY_RULE
+    rule = FULL_DEPTH if speed is None else ENTROPY_RULE
     for lengths in ([9], [64, 1, 0, 130, 5], [40] * 30, [9], [512, 300]):
         batch = batch_of(lengths, speed or 0.0, dtype)
         got = graphed.run(copy.copy(batch), rule)
@@ -92,13 +94,18 @@ def test_recorded_equals_launched(backend, dtype, fused, options, speed):
 
 
 @pytest.mark.parametrize("options", [{"whole_depth_samples": 0}, {}], ids=str)
-@pytest.mark.parametrize("criterion", ["entropy", "top_k_entropy", "confidence"])
+@pytest.mark.parametrize("criterion", [name for name in Criterion if name is not Criterion.PATIENCE])
 def test_rules_recorded_equal_launched(backend, options, criterion):
     """A Speed per layer, other Speeds without a new recording, and heads that are not asked."""
     plain, graphed = loops(backend, move=MoveCost(seconds=0), **options)
-    rules = [Rule(criterion)] + [
-        Rule(criterion, layer_speeds=speeds)
-        for speeds in ((0.3, 0, 0.8, 0.5, 0, 0), (0.8, 0, 0.2, 0.9, 0, 0), (0, 0, 0.6, 0, 0, 0))
+    named = options_of(criterion, 2)
+    rules = [Rule(**named)] + [
+        Rule(**named, layer_speeds=speeds)
+        for speeds in (
+            (0.3, None, 0.8, 0.5, None, None),
+            (0.8, None, 0.2, 0.9, None, None),
+            (None, None, 0.6, None, None, None),
+        )
     ]
     for rule in [*rules, *reversed(rules)]:
         for lengths in ([9], [64, 1, 0, 130, 5], [40] * 30):
@@ -111,7 +118,7 @@ def test_rules_recorded_equal_launched(backend, options, criterion):
 def test_patience_is_launched(backend):
     plain, graphed = loops(backend)
     batch = batch_of([9, 64, 3, 30], 0.5)
-    rule = Rule("patience", patience=2, layer_speeds=(1, 0, 1, 0, 0, 0))
+    rule = Rule("patience", 2, (math.inf, None, math.inf, None, None, None))
     assert torch.equal(graphed.run(copy.copy(batch), rule).exit_layer, plain.run(copy.copy(batch), rule).exit_layer)
     assert not graphed._places
 
@@ -134,8 +141,8 @@ def test_two_hundred_batches_and_steady_memory(backend):
 def test_neither_loop_waits_for_the_device(backend):
     plain, graphed = loops(backend)
     batch = batch_of([9, 64, 3, 30], [0.0, 0.5, 0.9, 2.0])
-    speeds, others = (0.5, 0, 0.9, 0.1, 0, 0), (0.9, 0, 0.1, 0.5, 0, 0)
-    pairs = [(rule, rule) for rule in (None, ENTROPY_RULE, Rule("patience"))]
+    speeds, others = (0.5, None, 0.9, 0.1, None, None), (0.9, None, 0.1, 0.5, None, None)
+    pairs = [(rule, rule) for rule in (FULL_DEPTH, ENTROPY_RULE, Rule("patience", 1))]
     pairs.append((Rule(layer_speeds=speeds), Rule(layer_speeds=others)))
     for loop, (first, second) in itertools.product((plain, graphed), pairs):
         loop.run(copy.copy(batch), first)  # compiles or records
@@ -183,14 +190,14 @@ def test_runs_on_different_streams_follow_each_other(backend):
     """The second run must not write into the memory of the first, which its stream has hardly begun with."""
     plain, graphed = loops(backend)
     first, second = batch_of([9, 30, 4], 0.0), batch_of([5, 20, 11], 0.0)
-    wanted = [plain.run(copy.copy(batch), None) for batch in (first, second)]
-    graphed.run(copy.copy(first), None)
+    wanted = [plain.run(copy.copy(batch), FULL_DEPTH) for batch in (first, second)]
+    graphed.run(copy.copy(first), FULL_DEPTH)
     torch.cuda.synchronize()
     streams, got = [torch.cuda.Stream(), torch.cuda.Stream()], []
     for stream, batch, cycles in zip(streams, (first, second), (50_000_000, 0), strict=True):
         with torch.cuda.stream(stream):
             torch.cuda._sleep(cycles)
-            got.append(graphed.run(copy.copy(batch), None))
+            got.append(graphed.run(copy.copy(batch), FULL_DEPTH))
     torch.cuda.synchronize()
     for result, want, batch in zip(got, wanted, (first, second), strict=True):
         assert_same_answers(result, want, batch)

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from checks import assert_exit_head_is_accurate, assert_pooled_exit_head_is_accurate, check_compaction
+from decisions import options_of
 from fastbert_kernels import ops
 from fastbert_kernels.backends import BACKENDS
+from fastbert_kernels.criteria import Criterion
 from support import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
 
 pytestmark = pytest.mark.gpu
@@ -41,9 +43,9 @@ def test_exit_head(poisoned_memory, backend, dtype, hidden_size, narrow, heads, 
 
 
 @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
-@pytest.mark.parametrize("criterion", ["entropy", "top_k_entropy", "confidence", "patience"])
+@pytest.mark.parametrize("criterion", list(Criterion))
 def test_activations_and_criteria(backend, narrow_activation, criterion):
-    options = {"narrow_activation": narrow_activation, "mlp_activation": "identity", "criterion": criterion, "top_k": 3}
+    options = {"narrow_activation": narrow_activation, "mlp_activation": "identity", **options_of(criterion, 3)}
     assert_exit_head_is_accurate(
         exit_head_inputs(ODD_LENGTHS, 768, 128, 8, 20), torch.bfloat16, backend, "cuda", **options
     )

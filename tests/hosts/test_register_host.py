@@ -180,8 +180,8 @@ def test_a_rule():
 
     fastbert_kernels.register_host(Model, **{**DESCRIPTION, "forward": forward})
     model, ids = fastbert_kernels.patch(Model().eval()), make_ids([5, 1, 9, 9])
-    assert run(model, ids, Rule(layer_speeds=(0, 0, 1, 0, 0))).tolist() == [3] * 4
-    assert run(model, ids, Rule(criterion="patience", patience=4)).tolist() == [5] * 4
+    assert run(model, ids, Rule(layer_speeds=(None, None, 1, None, None))).tolist() == [3] * 4
+    assert run(model, ids, Rule(criterion="patience", parameter=4)).tolist() == [5] * 4
 
 
 def test_layers_see_batches_that_shrink_in_both_directions():

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decisions import EVERY_CRITERION, options_of, uncertainty_of
 from fastbert_kernels import ops
-from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.criteria import PARAMETERS, Criterion
 
 BACKENDS = ["cpu", "reference"]
 
@@ -25,31 +26,19 @@ def decide(logits, speed=0.5, backend="cpu", **options):
     return uncertainty, history, keep
 
 
-def definition(logits, criterion, top_k):
-    """Uncertainty of one row of finite logits, from the definition, in Python floats."""
-    logits = sorted((float(x) for x in logits), reverse=True)
-    if criterion == "top_k_entropy":
-        logits = logits[:top_k]
-    exponentials = [math.exp(x - logits[0]) for x in logits]
-    p = [e / sum(exponentials) for e in exponentials]
-    if criterion == "confidence":
-        return 1 - max(p)
-    return -sum(x * math.log(x) for x in p if x > 0) / math.log(len(p))
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("criterion", list(Criterion))
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.lists(st.lists(st.floats(-30, 30, width=32), min_size=7, max_size=7), min_size=1, max_size=5),
-    top_k=st.integers(2, 9),
+    parameter=st.integers(2, 9),
     speed=st.floats(0, 1, width=32),
 )
-def test_every_criterion_follows_its_definition(backend, criterion, rows, top_k, speed):
+def test_every_criterion_follows_its_definition(backend, criterion, rows, parameter, speed):
     logits = torch.tensor(rows)
-    uncertainty, history, keep = decide(logits, speed, backend, criterion=criterion.value, top_k=top_k, patience=2)
+    uncertainty, history, keep = decide(logits, speed, backend, **options_of(criterion, parameter))
     for row, u, (prediction, streak), stays in zip(rows, uncertainty, history.tolist(), keep, strict=True):
-        want = definition(row, criterion.value, top_k)
+        want = uncertainty_of(row, criterion.value, parameter)
         assert abs(float(u) - want) < 2e-6
         assert prediction == row.index(max(row)) and streak == 1
         if criterion is Criterion.PATIENCE:
@@ -63,9 +52,9 @@ def test_every_criterion_follows_its_definition(backend, criterion, rows, top_k,
 @pytest.mark.parametrize("labels", [2, 17, 1031])
 def test_few_and_many_labels(backend, criterion, labels):
     rows = 4 * torch.randn(6, labels)
-    uncertainty, history, _ = decide(rows, 0.5, backend, criterion=criterion.value, top_k=10)
+    uncertainty, history, _ = decide(rows, 0.5, backend, **options_of(criterion, 10))
     for row, u, (prediction, _) in zip(rows, uncertainty, history.tolist(), strict=True):
-        assert abs(float(u) - definition(row, criterion.value, 10)) < 4e-6
+        assert abs(float(u) - uncertainty_of(row, criterion.value, 10)) < 4e-6
         assert prediction == int(row.argmax())
 
 
@@ -75,26 +64,26 @@ def test_patience_counts_equal_predictions_in_a_row(backend):
     for winner in (2, 2, 0, 0, 0, 1):
         logits = torch.zeros(1, 3)
         logits[0, winner] = 5
-        _, history, keep = decide(logits, 1.0, backend, criterion="patience", patience=3, history=history)
+        _, history, keep = decide(logits, 1.0, backend, criterion="patience", parameter=3, history=history)
         seen.append((*history[0].tolist(), bool(keep[0])))
     assert seen == [(2, 1, True), (2, 2, True), (0, 1, True), (0, 2, True), (0, 3, False), (1, 1, True)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_patience_of_one_lets_everybody_out_at_once(backend):
-    _, _, keep = decide(torch.randn(4, 3), 0.0, backend, criterion="patience", patience=1)
+    _, _, keep = decide(torch.randn(4, 3), 0.0, backend, criterion="patience", parameter=1)
     assert not keep.any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("criterion", list(Criterion))
+@pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_a_number_stays_and_breaks_the_streak(backend, criterion, bad):
+def test_what_is_not_a_number_stays_and_breaks_the_streak(backend, options, bad):
     # Each row on its own, with its logits as the bias: a product with a NaN would spread it over the batch.
     for row, logits in enumerate(torch.tensor([[4.0, 1.0, 0.0], [4.0, bad, 0.0], [4.0, 1.0, 0.0]])):
         arguments = (torch.zeros(1, 3), torch.tensor([0, 1]).int(), torch.ones(1), [torch.zeros(3, 3)], [logits])
-        options = {"criterion": criterion.value, "patience": 2, "history": torch.tensor([[0, 1]]).int()}
-        _, uncertainty, history, keep = ops.pooled_exit_head(*arguments, backend=backend, **options)
+        before = torch.tensor([[0, 1]]).int()
+        _, uncertainty, history, keep = ops.pooled_exit_head(*arguments, backend=backend, history=before, **options)
         if row == 1:
             assert uncertainty.isnan().all() and history.tolist() == [[-1, 0]] and keep.all()
         else:
@@ -111,8 +100,15 @@ def test_ties_go_to_the_first_class(backend):
     ("options", "message"),
     [
         ({"criterion": "mood"}, "unknown criterion 'mood'; choose one of entropy, top_k_entropy, confidence, patience"),
-        ({"criterion": "top_k_entropy", "top_k": 1}, "top_k must be at least 2"),
-        ({"criterion": "patience", "patience": 0}, "patience must be at least 1"),
+        ({"criterion": "top_k_entropy"}, "'top_k_entropy' is a number of most likely classes.*at least 2, not 0"),
+        ({"criterion": "top_k_entropy", "parameter": 1}, "at least 2, not 1"),
+        ({"criterion": "patience"}, "'patience' is a number of equal predictions in a row.*at least 1, not 0"),
+        ({"criterion": "patience", "parameter": -3}, "at least 1, not -3"),
+        *(
+            ({"criterion": name.value, "parameter": 2}, f"'{name.value}' has no parameter, so it must be 0, not 2")
+            for name in Criterion
+            if name not in PARAMETERS
+        ),
         ({"history": torch.zeros(2, 3).int()}, r"history must have shape \[2, 2\]"),
     ],
 )

@@ -200,7 +200,8 @@ def test_opcheck():
     for dtype in (torch.float32, torch.bfloat16):
         inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), dtype)
         torch.library.opcheck(torch.ops.fastbert.exit_head.default, tuple(inputs))
-    options = {"history": torch.zeros(2, 2).int(), "criterion": "patience", "narrow_activation": "identity"}
+    options = {"history": torch.zeros(2, 2).int(), "criterion": "patience", "parameter": 1}
+    options["narrow_activation"] = "identity"
     torch.library.opcheck(torch.ops.fastbert.exit_head.default, tuple(inputs), options)
 
 

@@ -18,7 +18,7 @@ from fastbert_kernels import _extension, backends, ops, reference
 from fastbert_kernels.backends import Backend
 from support import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
 
-OPTIONS = {"criterion": "patience", "patience": 2, "history": torch.tensor([[0, 1], [1, 1]], dtype=torch.int32)}
+OPTIONS = {"criterion": "patience", "parameter": 2, "history": torch.tensor([[0, 1], [1, 1]], dtype=torch.int32)}
 ATTENTIVE = {"narrow_activation": "identity", "mlp_activation": "identity", **OPTIONS}
 POOLED = {"pooling": "mean", "activation": "gelu", **OPTIONS}
 
@@ -84,7 +84,7 @@ def test_attentive_head_in_triton():
 def test_pooled_head_in_triton():
     pytest.importorskip("triton.language", reason="triton is not installed")
     inputs = pooled_inputs([3, 4], (16, 9000), torch.float32)
-    options = {**POOLED, "criterion": "top_k_entropy", "top_k": 3}
+    options = {**POOLED, "criterion": "top_k_entropy", "parameter": 3}
     reason = "the Triton kernel finds the most likely of at most 8192 classes, not of 9000"
     assert_runs_on_the_reference("pooled_exit_head", inputs, options, "triton", reason)
 

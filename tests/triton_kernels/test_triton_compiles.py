@@ -111,7 +111,7 @@ def compile_for(architecture: int) -> None:
     from fastbert_kernels.triton.pooled_exit_head import POOLINGS, _pooled_exit_head_kernel
 
     index_types = dict.fromkeys(("cu_seqlens_ptr", "history_ptr", "new_history_ptr"), "*i32")
-    decision_types = {"keep_ptr": "*i1", "num_labels": "i32", "log_classes": "fp32", "top_k": "i32", "patience": "i32"}
+    decision_types = {"keep_ptr": "*i1", "num_labels": "i32", "log_classes": "fp32", "parameter": "i32"}
 
     def head(kernel, config, narrow, dtype, hidden_size=768, labels=2, fold="fp32", criterion=Criterion.ENTROPY, **own):
         """A launch makes a constant of the number of heads where it is 1; else one compilation is for 2 to 8."""

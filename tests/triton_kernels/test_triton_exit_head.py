@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, EVERY_CRITERION, LENGTHS, assert_as_accurate_as_pytorch, in_double, moved
+from triton_cases import DTYPES, LENGTHS, assert_as_accurate_as_pytorch, in_double, moved
 
+from decisions import EVERY_CRITERION
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.exit_head import exit_head
@@ -60,8 +61,9 @@ class TestExitHead:
     @pytest.mark.parametrize("labels", [2, 7, 150])
     @pytest.mark.parametrize(
         "options",
-        [{}, {"criterion": "confidence"}, {"criterion": "patience", "patience": 3}]
-        + [{"criterion": "top_k_entropy", "top_k": k} for k in (2, 5, 40, 2000)],
+        EVERY_CRITERION
+        + [{"criterion": "patience", "parameter": 3}]
+        + [{"criterion": "top_k_entropy", "parameter": k} for k in (5, 40, 2000)],
     )
     def test_criteria(self, options, labels):
         inputs = exit_head_inputs([3, 1, 0, 9, 2, 4], labels=labels)
@@ -71,7 +73,7 @@ class TestExitHead:
             history = torch.stack([previous, torch.full_like(previous, streak)], dim=1)
             assert_as_accurate_as_pytorch(inputs, torch.float32, history=history, **options)
 
-    @pytest.mark.parametrize("options", [{}, *EVERY_CRITERION[1:], {"criterion": "top_k_entropy", "top_k": 1030}])
+    @pytest.mark.parametrize("options", [*EVERY_CRITERION, {"criterion": "top_k_entropy", "parameter": 1030}])
     def test_criteria_among_many_classes(self, options):
         assert_as_accurate_as_pytorch(exit_head_inputs([2, 3], labels=1031), torch.float32, **options)
 
@@ -84,7 +86,7 @@ class TestExitHead:
         bias[3:6] = -0.0
         assert exit_head(*inputs)[2].tolist() == [[20, 1]]
         for top_k in (2, 25, 26, 49):
-            options: dict[str, Any] = {"criterion": "top_k_entropy", "top_k": top_k}
+            options: dict[str, Any] = {"criterion": "top_k_entropy", "parameter": top_k}
             want = reference.exit_head(*in_double(inputs), **options)[1].float()
             torch.testing.assert_close(exit_head(*inputs, **options)[1], want, rtol=0, atol=1e-6)
 
@@ -177,7 +179,7 @@ class TestExitHead:
     )
     def test_other_shapes_run_on_the_reference(self, shape, dtype, reason):
         inputs = cast_exit_head_inputs(exit_head_inputs([3, 4], *shape), dtype)
-        options: dict[str, Any] = {"criterion": "top_k_entropy", "top_k": 3}
+        options: dict[str, Any] = {"criterion": "top_k_entropy", "parameter": 3}
         with pytest.warns(RuntimeWarning, match=reason):
             result = exit_head(*inputs, **options)
         for got, want in zip(result, reference.exit_head(*inputs, **options), strict=True):

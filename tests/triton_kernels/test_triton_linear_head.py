@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, EVERY_CRITERION, FLOOR, LENGTHS, assert_as_accurate_as_pytorch
+from triton_cases import DTYPES, FLOOR, LENGTHS, assert_as_accurate_as_pytorch
 
+from decisions import EVERY_CRITERION
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.exit_head import exit_head
 from interpreting import INTERPRETING, run_interpreted

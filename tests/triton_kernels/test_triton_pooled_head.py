@@ -9,8 +9,9 @@ import torch
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, EVERY_CRITERION, FLOOR, moved
+from triton_cases import DTYPES, FLOOR, moved
 
+from decisions import EVERY_CRITERION
 from fastbert_kernels import reference
 from fastbert_kernels.triton.pooled_exit_head import pooled_exit_head
 from interpreting import INTERPRETING, run_interpreted

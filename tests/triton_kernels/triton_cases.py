@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
@@ -15,12 +14,6 @@ LENGTHS = [1, 5, 0, 63, 64, 65, 100, 129, 300]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # The smallest error worth telling from zero: a few units in the last place of a float32 logit.
 FLOOR = 4e-6
-EVERY_CRITERION: list[dict[str, Any]] = [
-    {},
-    {"criterion": "confidence"},
-    {"criterion": "patience"},
-    {"criterion": "top_k_entropy", "top_k": 5},
-]
 
 
 def in_double(inputs):

@@ -1,0 +1,43 @@
+"""The criteria as tests see them: each with options for the ops, and its definition in plain Python."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastbert_kernels.criteria import PARAMETERS, Criterion
+
+
+def options_of(criterion: str, parameter: int) -> dict[str, Any]:
+    """Options of an op; the parameter only for a criterion that has one."""
+    named = Criterion(criterion)
+    return {"criterion": named.value, "parameter": parameter if named in PARAMETERS else 0}
+
+
+# With the smallest parameter.
+EVERY_CRITERION = [
+    options_of(criterion, PARAMETERS[criterion].smallest if criterion in PARAMETERS else 0) for criterion in Criterion
+]
+
+
+def uncertainty_of(logits: Sequence[float], criterion: str, parameter: int) -> float:
+    """What the criterion compares, or what is reported where it compares nothing, of one sample's logits."""
+    if any(math.isnan(logit) for logit in logits):
+        return math.nan
+    formulas = {
+        "entropy": _entropy,
+        "top_k_entropy": lambda descending: _entropy(descending[:parameter]),
+        "confidence": lambda descending: 1 - _softmax(descending)[0],
+        "patience": _entropy,
+    }
+    return formulas[Criterion(criterion).value](sorted(map(float, logits), reverse=True))
+
+
+def _softmax(descending: list[float]) -> list[float]:
+    exponentials = [math.exp(logit - descending[0]) for logit in descending]
+    return [exponential / sum(exponentials) for exponential in exponentials]
+
+
+def _entropy(descending: list[float]) -> float:
+    return -sum(p * math.log(p) for p in _softmax(descending) if p > 0) / math.log(len(descending))
