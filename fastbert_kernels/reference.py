@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def normalised_entropy(logits: Tensor) -> Tensor:
-    """Uncertainty `-sum_c p_c log p_c / log N` of softmax(logits) (FastBERT, equation 7).
+    """Return the uncertainty `-sum_c p_c log p_c / log N` of softmax(logits) (FastBERT, equation 7).
 
     Args:
         logits: [B, N], N >= 2.
@@ -94,7 +94,7 @@ def exit_head(
     criterion: str = "entropy",
     parameter: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The attentive exit head with folded weights on a packed batch; see `fastbert_kernels.ops.exit_head`.
+    """Evaluate the attentive head with folded weights on a packed batch; see `fastbert_kernels.ops.exit_head`.
 
     Everything is float32, except that float64 input is computed in float64 (the oracle) and the projection runs in the
     dtype of `hidden`.
@@ -134,8 +134,10 @@ def pooled_exit_head(
     criterion: str = "entropy",
     parameter: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The pooled exit head on a packed batch; see `fastbert_kernels.ops.pooled_exit_head`. Linear layers are
-    float32."""
+    """Evaluate the pooled head on a packed batch; see `fastbert_kernels.ops.pooled_exit_head`.
+
+    Linear layers are float32.
+    """
     features = pool(hidden, cu_seqlens, pooling)
     for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if number:
@@ -145,7 +147,8 @@ def pooled_exit_head(
 
 
 def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:
-    """First row, mean or maximum of each sample's rows: [B, H] float32 (float64 for float64); NaN without tokens."""
+    """Return the first row, mean or maximum of each sample's rows, [B, H] float32 (float64 for float64); NaN without
+    tokens."""
     rows = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     sample_of_token, begins, has_tokens = _samples(cu_seqlens, hidden.shape[0])
     if pooling == "first":
@@ -156,7 +159,7 @@ def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:
 
 
 def _samples(cu_seqlens: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The sample of each token [T], and for each sample its first row [B] and whether it has any [B]."""
+    """Return the sample of each token [T], and for each sample its first row [B] and whether it has any [B]."""
     begins, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
     samples = torch.arange(begins.shape[0], device=cu_seqlens.device)
     return torch.repeat_interleave(samples, ends - begins, output_size=tokens), begins, begins < ends
@@ -182,7 +185,7 @@ def compact(
     out_uncertainty: Tensor,
     out_exit_layer: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Survivors moved together, results of the others written to their place; see `fastbert_kernels.ops.compact`."""
+    """Move survivors together and write the results of the others; see `fastbert_kernels.ops.compact`."""
     leaving = sample_index[~keep].long()
     out_logits[leaving] = logits[~keep]
     out_uncertainty[leaving] = uncertainty[~keep]

@@ -6,7 +6,7 @@
 
 namespace fastbert::cpu {
 
-// Reads outputs.logits of sample b, [N], and writes its uncertainty, history and keep.
+// Read outputs.logits of sample b, [N], and write its uncertainty, history and keep.
 void decide_sample(int64_t b, int64_t num_labels, const Decision& decision, const DecisionOutputs& outputs);
 
 }  // namespace fastbert::cpu

@@ -22,7 +22,7 @@ constexpr int THREADS = WARPS * WARP_SIZE;
 constexpr int BLOCKS_PER_MULTIPROCESSOR = 4;
 constexpr int UNITS_IN_FLIGHT = 4;  // loads that a lane starts before it stores the first
 
-// What a block adds up over the whole batch.
+// The sums of a block over the whole batch.
 enum Sum {
   SURVIVORS,         // B'
   TOKENS,            // T'

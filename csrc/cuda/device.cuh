@@ -29,7 +29,7 @@ namespace fastbert::cuda {
 constexpr int WARP_SIZE = 32;
 constexpr unsigned FULL_WARP = 0xffffffffu;
 
-// Makes `device` current for a launch. The runtime is linked statically, so its current device is not the caller's.
+// Make `device` current for a launch. The runtime is linked statically, so its current device is not the caller's.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
@@ -53,7 +53,7 @@ class DeviceGuard {
   cudaError_t status_ = cudaSuccess;
 };
 
-// Lets a kernel without static shared memory have all that the device gives a block. Not what one launch needs: the
+// Let a kernel without static shared memory have all that the device gives a block. Not what one launch needs: the
 // limit is the kernel's, so a later launch would take from a graph that is recorded but not yet made.
 template <typename Kernel>
 cudaError_t allow_shared_memory(Kernel kernel, int bytes_per_block) {

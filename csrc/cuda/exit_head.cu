@@ -1,4 +1,4 @@
-// The exit head of a packed batch in one launch: csrc/exit_head.h has the formulas.
+// The attentive head of a packed batch in one launch: csrc/exit_head.h has the formulas.
 //
 // Launch: one block of 8 warps per sample. All that a block reads comes as one stream of chunks through a ring of
 // stages in shared memory, filled by cp.async several chunks ahead, so that memory is busy from the first to the last:

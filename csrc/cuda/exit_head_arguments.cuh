@@ -1,4 +1,4 @@
-// What both kernels of the exit head are launched with, and the last step they share.
+// The arguments of both kernels of the attentive head, and the last step they share.
 #pragma once
 #include "../exit_head.h"
 #include "decision.cuh"

@@ -1,4 +1,4 @@
-// The attention of the exit head over one tile of Z, which lies in the registers of the block's warps.
+// The attention of the attentive head over one tile of Z, which lies in the registers of the block's warps.
 #pragma once
 #include "exit_head_shared.cuh"
 

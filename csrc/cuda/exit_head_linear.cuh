@@ -1,5 +1,5 @@
-// The exit head with narrow_activation = identity, without projecting every token: csrc/exit_head.h has the formulas.
-// In one launch, one block of 8 warps per sample:
+// The attentive head with narrow_activation = identity, without a projection of every token: csrc/exit_head.h has the
+// formulas. In one launch, one block of 8 warps per sample:
 //
 //   x_0         -> Z_0 = x_0 projection_weight^T + projection_bias -> u_i -> keys_i = u_i projection_weight     [h, H]
 //   all tokens  -> scores keys_i . x_j -> running maximum and sum -> contexts += p_ij x_j (online softmax)      [h, H]
@@ -74,7 +74,7 @@ __device__ __forceinline__ LinearScratch make_scratch(float* memory, const Argum
   return scratch;
 }
 
-// Starts the copy of tile `tile`; rows of a sample are one piece of memory.
+// Start the copy of tile `tile`; rows of a sample are one piece of memory.
 template <typename T>
 __device__ __forceinline__ void copy_tile(const Arguments& arguments, unsigned char* stages, const T* hidden,
                                           int length, int tile) {
@@ -296,7 +296,7 @@ __global__ void __launch_bounds__(THREADS, 2)
   classify(arguments, scratch.first, arguments.narrow_size, reinterpret_cast<float*>(shared), sample);
 }
 
-// Launches the kernel, unless the other one reads less (see the top) or shared memory is too small: then `launched`
+// Launch the kernel, unless the other one reads less (see the top) or shared memory is too small: then `launched`
 // stays false.
 template <typename T>
 cudaError_t launch_linear(Arguments arguments, const ExitHeadShape& shape, int device, void* stream, bool& launched) {

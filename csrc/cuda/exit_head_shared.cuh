@@ -1,4 +1,4 @@
-// What a block of the exit head holds in shared memory: a ring of stages that chunks of the inputs stream through, and
+// The shared memory of a block of the attentive head: a ring of stages that chunks of the inputs stream through, and
 // scratch arrays. How a chunk is copied and how it is multiplied stand side by side, because both must agree on where
 // things lie. A chunk is one of
 //
@@ -73,12 +73,12 @@ struct Scratch {
 template <int C>
 using Accumulators = float[2][Layout<C>::column_tiles][4];
 
-// Where a unit of a row lies in a stage. The exclusive or spreads 8 rows of the same unit over all banks.
+// The place of a unit of a row in a stage. The exclusive or spreads 8 rows of the same unit over all banks.
 __device__ __forceinline__ int unit_offset(int row, int unit) {
   return row * CHUNK_BYTES + (unit ^ (row % UNITS)) * 16;
 }
 
-// Starts the copy of one chunk of `count` rows (at most `capacity`) to shared memory. Rows up to the next multiple of
+// Start the copy of one chunk of `count` rows (at most `capacity`) to shared memory. Rows up to the next multiple of
 // 32 and columns past the hidden size become zero; further rows are left alone, no warp with tokens reads them.
 template <typename T, int capacity>
 __device__ __forceinline__ void copy_chunk(unsigned char* stage, const T* source, int count, int hidden_size,
@@ -98,7 +98,7 @@ __device__ __forceinline__ void copy_chunk(unsigned char* stage, const T* source
   }
 }
 
-// Starts the copy of the FOLD_ROWS rows from `begin` of query or value, [h * C, C] of F, as they lie.
+// Start the copy of the FOLD_ROWS rows from `begin` of query or value, [h * C, C] of F, as they lie.
 template <typename F, int C>
 __device__ __forceinline__ void copy_fold(unsigned char* stage, const void* matrix, int begin) {
   const F* source = static_cast<const F*>(matrix) + static_cast<int64_t>(begin) * C;

@@ -1,4 +1,4 @@
-// The order in which a block of the exit head reads its chunks (exit_head_shared.cuh), several ahead of their use.
+// The order in which a block of the attentive head reads its chunks (exit_head_shared.cuh), several ahead of their use.
 #pragma once
 #include "exit_head_shared.cuh"
 

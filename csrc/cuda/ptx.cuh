@@ -5,7 +5,7 @@
 
 namespace fastbert::cuda {
 
-// Starts the copy of 16 bytes to shared memory, past the L1 cache. With `valid` false nothing is read and the 16 bytes
+// Start the copy of 16 bytes to shared memory, past the L1 cache. With `valid` false nothing is read and the 16 bytes
 // become zero; `source` must be a legal address all the same.
 __device__ __forceinline__ void copy_16_bytes_async(void* shared_target, const void* source, bool valid) {
 #ifdef FASTBERT_HOST_SHIM
@@ -17,7 +17,7 @@ __device__ __forceinline__ void copy_16_bytes_async(void* shared_target, const v
 #endif
 }
 
-// Closes a group of copies. Groups complete in order; an empty group is complete at once.
+// Close a group of copies. Groups complete in order; an empty group is complete at once.
 __device__ __forceinline__ void commit_copies() {
 #ifdef FASTBERT_HOST_SHIM
   cuda_on_cpu::commit_copies();
@@ -26,7 +26,7 @@ __device__ __forceinline__ void commit_copies() {
 #endif
 }
 
-// Waits until at most `pending` of this thread's groups are still under way.
+// Wait until at most `pending` of this thread's groups are still under way.
 template <int pending>
 __device__ __forceinline__ void wait_for_copies() {
 #ifdef FASTBERT_HOST_SHIM
@@ -52,7 +52,7 @@ __device__ __forceinline__ void wait_for_all_but(int pending) {
   }
 }
 
-// Loads four 8x8 matrices of 16-bit elements. Lanes 8 m .. 8 m + 7 give the addresses of the 16-byte rows of matrix m;
+// Load four 8x8 matrices of 16-bit elements. Lanes 8 m .. 8 m + 7 give the addresses of the 16-byte rows of matrix m;
 // lane l receives in fragment[m] the elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4.
 __device__ __forceinline__ void load_matrices(uint32_t (&fragment)[4], const void* shared_row) {
 #ifdef FASTBERT_HOST_SHIM

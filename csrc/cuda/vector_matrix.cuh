@@ -45,8 +45,8 @@ __device__ __forceinline__ void unpack(float (&value)[UNIT_SIZE<T>], const uint4
   }
 }
 
-// Where an element lies in a vector of `size` floats that is multiplied with units of T. For 16-bit types a unit meets
-// 32 bytes of the vector; the first 16 bytes of all units come before the second, so that a warp reads no bank twice.
+// The place of an element in a vector of `size` floats that meets units of T. For 16-bit types a unit meets 32 bytes of
+// the vector; the first 16 bytes of all units come before the second, so that a warp reads no bank twice.
 template <typename T>
 __device__ __forceinline__ int split_index(int element, int size) {
   if constexpr (sizeof(T) == 4) return element;

@@ -1,4 +1,4 @@
-"""What recorded graphs have fixed of a rule, and where they are kept."""
+"""The part of a rule that recorded graphs have fixed, and where the graphs are kept."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Plan:
         return cls(Rule(rule.criterion, rule.parameter), rule.layer_speeds is not None, exits)
 
     def exit_behind(self, position: int) -> int:
-        """The number of layers up to the first head behind `position` of them that is asked."""
+        """Return the number of layers up to the first head behind `position` of them that is asked."""
         return self.exits[bisect.bisect_right(self.exits, position)]
 
     def spans(self) -> list[tuple[int, int]]:
-        """The layers between one head that is asked and the next, as (done before, done behind)."""
+        """Return the layers between one head that is asked and the next, as (done before, done behind)."""
         return list(itertools.pairwise([0, *self.exits]))
 
 
@@ -57,7 +57,11 @@ class Place:
     """Where a batch runs: what is recorded of one bucket by one plan.
 
     Attributes:
-        limits: see `Bucket.limits`. stages: by the layers (done before, done behind). chain: replays all of them.
+        bucket: its capacity.
+        plan: its rule.
+        limits: see `Bucket.limits`.
+        stages: by the layers (done before, done behind).
+        chain: replays all of them.
     """
 
     bucket: Bucket

@@ -1,4 +1,4 @@
-"""By which rule samples leave: what a call says of the exit heads, beside the Speed that each sample has."""
+"""The rule by which samples leave: all that a call says of the exit heads, beside the Speed of each sample."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def _place_kernel(
     batch,
     BLOCK_SAMPLES: tl.constexpr,
 ):
-    """Places of BLOCK_SAMPLES samples: with k_b = keep (0 or 1) and n_b the length of sample b::
+    """Place BLOCK_SAMPLES samples. With k_b = keep (0 or 1) and n_b the length of sample b, write::
 
         rank_b        = k_0 + .. + k_{b-1}                      its index among the survivors
         destination_b = k_0 n_0 + .. + k_{b-1} n_{b-1}          its first row among theirs; -1 for a sample that leaves
@@ -101,10 +101,11 @@ def _move_kernel(
     BLOCK_WORDS: tl.constexpr,
     BLOCK_LABELS: tl.constexpr,
 ):
-    """Moves sample `program_id(0)`. When it survives, its rows, which are one contiguous piece of memory, are shared
-    among the programs of axis 1; when it leaves, the first of them writes its results to row `sample_index` of the
-    original batch. That one also fills the entries behind the survivors: cu_seqlens with T', sample index, Speed
-    and history with 0.
+    """Move sample `program_id(0)`, or write its results.
+
+    When it survives, its rows, which are one contiguous piece of memory, are shared among the programs of axis 1; when
+    it leaves, the first of them writes its results to row `sample_index` of the original batch. That one also fills the
+    entries behind the survivors: cu_seqlens with T', sample index, Speed and history with 0.
 
     Memory traffic: rows of survivors read once and written once, logits of leaving samples read once and written once.
     """
@@ -156,9 +157,10 @@ def compact(
     *,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Survivors moved together, results of the others written to their place; see `fastbert_kernels.ops.compact`.
+    """Move survivors together and write the results of the others; see `fastbert_kernels.ops.compact`.
 
-    `wrap` is put around the kernels before their launch: `torch.library.wrap_triton` shows them to a tracer.
+    Args:
+        wrap: is put around the kernels before their launch; `torch.library.wrap_triton` shows them to a tracer.
     """
     batch, labels = keep.shape[0], int(logits.shape[1])
     words = _as_words(hidden.contiguous())
@@ -216,8 +218,8 @@ def compact(
 
 
 def _as_words(hidden: Tensor) -> Tensor:
-    """The rows as the widest integers up to 4 bytes that fit, which Triton joins to 16-byte accesses: bits are moved,
-    not numbers."""
+    """Return the rows as the widest integers up to 4 bytes that fit, which Triton joins to 16-byte accesses: bits are
+    moved, not numbers."""
     row_bytes, offset = hidden.shape[1] * hidden.element_size(), hidden.storage_offset() * hidden.element_size()
     for dtype in (torch.int32, torch.int16):
         if row_bytes % dtype.itemsize == 0 and offset % dtype.itemsize == 0:
@@ -226,5 +228,5 @@ def _as_words(hidden: Tensor) -> Tensor:
 
 
 def _parts(words: Tensor, batch: int, block_words: int) -> int:
-    """Programs per sample: enough that a sample of mean length takes one step; a longer one takes more steps."""
+    """Return the programs per sample: enough that one of mean length takes one step; a longer one takes more steps."""
     return min(max(1, triton.cdiv(words.numel(), batch * block_words)), 64)

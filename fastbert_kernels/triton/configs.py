@@ -25,6 +25,8 @@ SHORT = 64  # a mean length up to this takes the short tile
 
 @dataclass(frozen=True)
 class ExitHeadConfig:
+    """The launch of an attentive head."""
+
     block_tokens: int  # rows of a tile of hidden states
     block_hidden: int  # step of the projection along H
     block_rows: int  # rows of a query or value matrix, or of output weights, per step
@@ -34,6 +36,8 @@ class ExitHeadConfig:
 
 @dataclass(frozen=True)
 class CompactConfig:
+    """The two launches of a compaction."""
+
     block_samples: int  # samples that one program of the first launch places
     block_words: int  # words of at most 4 bytes that one step of the second launch copies
     num_warps: int
@@ -41,6 +45,8 @@ class CompactConfig:
 
 @dataclass(frozen=True)
 class PooledExitHeadConfig:
+    """The launch of a pooled head."""
+
     block_tokens: int  # rows of a tile of hidden states
     block_columns: int  # columns of it
     block: int  # rows and columns of a tile of weights; labels per step
@@ -49,7 +55,7 @@ class PooledExitHeadConfig:
 
 @dataclass(frozen=True)
 class TileConfig:
-    """Of an element-wise kernel."""
+    """The launch of an element-wise kernel."""
 
     block_rows: int
     block_columns: int
@@ -107,19 +113,19 @@ ADD_LAYER_NORM = (
 
 
 def exit_head(hidden: Tensor, batch: int, narrow: int) -> ExitHeadConfig:
-    """The configuration for `hidden` [T, H] of `batch` samples on its device."""
+    """Return the configuration for `hidden` [T, H] of `batch` samples on its device."""
     table = EXIT_HEAD.get(_capability(hidden.device), EXIT_HEAD[DEFAULT])
     short, long = table[hidden.element_size() == 2, narrow]
     return short if short == long or hidden.shape[0] <= SHORT * batch else long
 
 
 def linear_exit_head(hidden: Tensor, narrow: int) -> ExitHeadConfig:
-    """The configuration of the kernel that does not project the tokens, for `hidden` [T, H]."""
+    """Return the configuration of the kernel that does not project the tokens, for `hidden` [T, H]."""
     return LINEAR_EXIT_HEAD[hidden.element_size() == 2, narrow]
 
 
 def add_layer_norm(hidden_size: int) -> TileConfig | None:
-    """The configuration for rows of `hidden_size` elements; None where no tile is wide enough."""
+    """Return the configuration for rows of `hidden_size` elements, or None where no tile is wide enough."""
     for config in ADD_LAYER_NORM:
         if hidden_size <= config.block_columns:
             return config

@@ -1,5 +1,7 @@
-"""From the logits of one sample to its uncertainty, its prediction and whether it stays: device functions for Triton
-kernels of exit heads. `reference.decide` is the specification."""
+"""The exit decision of one sample, from its logits: device functions for the Triton kernels of exit heads.
+
+`reference.decide` is the specification.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def rule_and_classes(criterion: str, parameter: int, labels: int) -> tuple[Crite
 
 
 def unsupported_rule(rule: Criterion, labels: int) -> str | None:
-    """None where `decide` can run, else the reason."""
+    """Return why `decide` cannot run, or None."""
     if rule == Criterion.TOP_K_ENTROPY and labels > configs.MAX_TOP_K_LABELS:
         return f"the Triton kernel finds the most likely of at most {configs.MAX_TOP_K_LABELS} classes, not of {labels}"
     return None
@@ -36,7 +38,7 @@ def unsupported_rule(rule: Criterion, labels: int) -> str | None:
 
 @triton.jit
 def _add_labels(logits, start, top, prediction, total, weighted):
-    """Takes the next block of logits l, whose first label is `start`, into the running sums over the labels so far::
+    """Take the next block of logits l, whose first label is `start`, into the running sums over the labels so far::
 
         top = max l,  prediction = the first label that has it,  total = sum exp(l - top),
         weighted = sum exp(l - top) (l - top)
@@ -57,7 +59,7 @@ def _add_labels(logits, start, top, prediction, total, weighted):
 
 @triton.jit
 def _entropy_of_largest(logits_ptr, num_labels, count, top, ALL_LABELS: tl.constexpr):
-    """Entropy of the softmax over the `count` largest of the logits [num_labels], whose maximum is `top`.
+    """Return the entropy of the softmax over the `count` largest of the logits [num_labels], whose maximum is `top`.
 
     The smallest of them is found bit by bit: as integers in the order of the floats, it is the largest number that at
     least `count` of them reach. Equal logits have equal terms, so that it does not matter which of them are taken.
@@ -98,9 +100,11 @@ def decide(
     HAS_HISTORY: tl.constexpr,
     ALL_LABELS: tl.constexpr,
 ):
-    """Writes uncertainty, history and keep of one sample, to whose entries all pointers point, from its logits, which
-    this program has written. `log_classes` is the largest entropy there can be; ALL_LABELS is the power of 2 from
-    `num_labels` on."""
+    """Write uncertainty, history and keep of one sample, to whose entries all pointers point, from its logits.
+
+    This program has written the logits. `log_classes` is the largest entropy there can be, ALL_LABELS the power of 2
+    from `num_labels` on.
+    """
     tl.debug_barrier()  # a thread reads logits of others
     top = -float("inf")
     prediction = -1

@@ -1,4 +1,4 @@
-"""What an encoder layer does between its matrix products, as two Triton kernels: bias and activation, and bias,
+"""The steps of an encoder layer between its matrix products, as two Triton kernels: bias and activation, and bias,
 residual and LayerNorm. Both work in place on what the product wrote."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ACTIVATIONS = ("gelu", "relu")  # as Transformers calls them
 
 @triton.jit
 def gelu(x):
-    """x Phi(x), the GELU by the error function, to 3e-8 and float32 rounding; NaN stays NaN.
+    """Return x Phi(x), the GELU by the error function, to 3e-8 and float32 rounding; NaN stays NaN.
 
     log2 Phi(-|x|) is smooth: here its minimax fit on |x| < 6.2, weighted with the error that it makes in the result;
     beyond, the polynomial goes on falling. For x < 0 nothing cancels. It takes a third of the instructions of erf
@@ -44,7 +44,7 @@ def _bias_activation_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """x = f(x + bias) on one tile of `rows`, computed in float32; f is GELU or ReLU. Tiles are numbered along the rows.
+    """Compute x = f(x + bias) on one tile of `rows`, in float32; f is GELU or ReLU. Tiles are numbered along the rows.
 
     Memory traffic: every element read once and written once; the bias once per BLOCK_ROWS rows, from the caches.
     """
@@ -75,7 +75,7 @@ def _add_layer_norm_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """x = LayerNorm(x + bias + residual) on BLOCK_ROWS whole rows (Ba et al. 2016), with z = x + bias + residual::
+    """Compute x = LayerNorm(z) on BLOCK_ROWS whole rows (Ba et al. 2016), with z = x + bias + residual::
 
         mean = sum z / H, variance = sum (z - mean)^2 / H, x = (z - mean) / sqrt(variance + epsilon) weight + norm_bias
 
@@ -118,7 +118,7 @@ def _add_layer_norm_kernel(
 
 
 def unsupported(dtype: torch.dtype, hidden_size: int, activation: str) -> str | None:
-    """None where the kernels serve such a layer, else the reason."""
+    """Return why the kernels cannot serve such a layer, or None."""
     if dtype not in DTYPES:
         return f"the Triton kernels have no {dtype}"
     if configs.add_layer_norm(hidden_size) is None:
@@ -130,10 +130,11 @@ def unsupported(dtype: torch.dtype, hidden_size: int, activation: str) -> str | 
 
 
 def bias_activation_(rows: Tensor, bias: Tensor, activation: str) -> Tensor:
-    """rows = f(rows + bias), in place; computed in float32.
+    """Compute rows = f(rows + bias) in place, in float32.
 
     Args:
-        rows: [T, I] float32, bfloat16 or float16, contiguous. bias: [I], floating point, contiguous.
+        rows: [T, I] float32, bfloat16 or float16, contiguous.
+        bias: [I], floating point, contiguous.
         activation: one of ACTIVATIONS; "gelu" is the one by the error function.
 
     Returns:
@@ -170,11 +171,15 @@ def add_layer_norm_(
     *,
     kind: str = "standard",
 ) -> Tensor:
-    """rows = LayerNorm(rows + bias + residual), in place; computed in float32.
+    """Compute rows = LayerNorm(rows + bias + residual) in place, in float32.
 
     Args:
         rows: [T, H] float32, bfloat16 or float16, contiguous.
-        residual: [T, H]. bias, weight, norm_bias: [H], floating point, contiguous.
+        bias: [H], floating point, contiguous.
+        residual: [T, H].
+        weight: [H], floating point, contiguous.
+        norm_bias: [H], floating point, contiguous.
+        epsilon: the small number of the formulas.
         kind: of the LayerNorm, "standard" or "unbiased" (`fastbert_kernels.layer_norm` has the formulas).
 
     Returns:
@@ -211,6 +216,8 @@ def _check_contiguous(rows: Tensor) -> None:
 
 
 def _device_guard(rows: Tensor) -> AbstractContextManager:
-    """Triton launches on the current device. Dynamo, which sees these launches as they are, has a guard of its own and
-    cannot look into this one."""
+    """Make the device of `rows` current, on which Triton launches.
+
+    Dynamo, which sees these launches as they are, has a guard of its own and cannot look into this one.
+    """
     return contextlib.nullcontext() if torch.compiler.is_compiling() else torch.cuda.device_of(rows)

@@ -1,5 +1,7 @@
-"""The exit head as one Triton kernel: one program per sample, one launch per layer. `exit_head_linear.py` has the other
-kernel, for the identity as narrow activation."""
+"""The attentive head as one Triton kernel: one program per sample, one launch per layer.
+
+`exit_head_linear.py` has the other kernel, for the identity as narrow activation.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def _exit_head_kernel(
     HAS_HISTORY: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """The exit decision of sample `program_id(0)`, whose rows of `hidden` are X [n, H]::
+    """Decide on sample `program_id(0)`, whose rows of `hidden` are X [n, H]::
 
         Z      = f(X projection_weight^T + projection_bias)                   tile by tile, in registers
         u_i    = Z_0 query_i + query_bias_i                                   i = 1..h
@@ -200,10 +202,12 @@ def exit_head(
     parameter: int = 0,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The attentive exit head with folded weights on a packed batch; see `fastbert_kernels.ops.exit_head`.
+    """Evaluate the attentive head with folded weights on a packed batch; see `fastbert_kernels.ops.exit_head`.
 
-    `wrap` is put around the kernel before its launch: `torch.library.wrap_triton` shows it to a tracer. A shape or
-    dtype that the kernel does not cover runs on the reference and warns once.
+    A shape or dtype that the kernel does not cover runs on the reference and warns once.
+
+    Args:
+        wrap: is put around the kernel before its launch; `torch.library.wrap_triton` shows it to a tracer.
     """
     weights = (projection_weight, projection_bias, query, query_bias, value, value_bias, output_weight, output_bias)
     # Sizes of the weights are constants of the kernel. Under a tracer they may be symbols; int() makes numbers of them.
@@ -262,7 +266,7 @@ def exit_head(
 
 
 def projecting_reads_less(hidden: Tensor, batch: int, config: configs.ExitHeadConfig) -> bool:
-    """Whether `_exit_head_kernel`, with tiles of `config`, is the better choice with the identity as narrow activation.
+    """Return whether `_exit_head_kernel`, with tiles of `config`, is the better one without a narrow activation.
 
     It reads the projection weights once a tile, the other kernel three times. In 16 bits, where the matrix units do the
     products on the way, that is less up to three tiles a sample; in float32 the products are what takes the time.
@@ -271,7 +275,7 @@ def projecting_reads_less(hidden: Tensor, batch: int, config: configs.ExitHeadCo
 
 
 def constants(config: configs.ExitHeadConfig, hidden_size: int, narrow: int, labels: int) -> dict[str, int]:
-    """The compile-time arguments that both kernels have for one shape."""
+    """Return the compile-time arguments that both kernels have for one shape."""
     return {
         "HIDDEN_SIZE": hidden_size,
         "NARROW_SIZE": narrow,
@@ -286,7 +290,7 @@ def constants(config: configs.ExitHeadConfig, hidden_size: int, narrow: int, lab
 def unsupported(
     dtype: torch.dtype, hidden_size: int, narrow: int, heads: int, labels: int, rule: Criterion
 ) -> str | None:
-    """None where the kernel can run, else the reason."""
+    """Return why the kernel cannot run, or None."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"the Triton kernel has no {dtype}"
     if narrow not in configs.NARROW_SIZES:

@@ -1,4 +1,4 @@
-"""The exit head with the identity as narrow activation, which need not project the tokens: one Triton program per
+"""The attentive head with the identity as narrow activation, which need not project the tokens: one Triton program per
 sample. Its launcher is in `exit_head.py`."""
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from fastbert_kernels.triton.layers import MAX_HEADS, classify, score_vectors
 
 @triton.jit
 def _multiply(a, b, sums, WIDEN: tl.constexpr):
-    """sums + a @ b for float32 `b` and `sums`, about as precise as float32: where `a` has 16 bits the matrix units get
-    `b`, which must be within its range, as the sum of two numbers of that dtype."""
+    """Return sums + a @ b for float32 `b` and `sums`, about as precise as float32.
+
+    Where `a` has 16 bits the matrix units get `b`, which must be within its range, as the sum of two numbers of that
+    dtype.
+    """
     if a.dtype == tl.float32:
         sums = tl.dot(a, b, sums, input_precision="ieee")
     else:
@@ -38,7 +41,7 @@ def _project(
     BLOCK_HIDDEN: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """projection_weight [C, H] times each of `count` vectors [count, H] divided by `divisor`: [C, MAX_HEADS]."""
+    """Return projection_weight [C, H] times each of `count` vectors [count, H] over `divisor`: [C, MAX_HEADS]."""
     narrow = tl.arange(0, NARROW_SIZE)[:, None]
     head = tl.arange(0, MAX_HEADS)[None, :]
     products = tl.zeros([NARROW_SIZE, MAX_HEADS], tl.float32)
@@ -90,7 +93,7 @@ def linear_exit_head_kernel(
     HAS_HISTORY: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """The exit decision of sample `program_id(0)`, whose rows of `hidden` are X [n, H]::
+    """Decide on sample `program_id(0)`, whose rows of `hidden` are X [n, H]::
 
         Z_0        = x_0 projection_weight^T + projection_bias                    [C]
         u_i        = Z_0 query_i + query_bias_i                                   [C]     i = 1..h

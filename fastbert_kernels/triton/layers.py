@@ -14,7 +14,7 @@ MAX_HEADS = tl.constexpr(8)
 
 @triton.jit
 def tanh(x):
-    """tanh to about 2 units in the last place of float32; NaN stays NaN, an infinity becomes 1 or -1.
+    """Return tanh(x) to about 2 units in the last place of float32; NaN stays NaN, an infinity becomes 1 or -1.
 
     Near zero, where 1 - 2 / (1 + exp(2x)) cancels, a polynomial in x^2: the minimax fit of (tanh(x) / x - 1) / x^2 on
     |x| < 0.55, relative error of tanh 4e-8.
@@ -28,7 +28,7 @@ def tanh(x):
 
 @triton.jit
 def _vector_times_matrix(vector_ptr, matrix_ptr, rows, COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
-    """vector [rows] @ matrix [rows, COLUMNS] in float32, BLOCK_ROWS rows at a time with the next ones under way."""
+    """Return vector [rows] @ matrix [rows, COLUMNS] in float32, BLOCK_ROWS rows at a time, the next ones under way."""
     row = tl.arange(0, BLOCK_ROWS)
     column = tl.arange(0, COLUMNS)
     sums = tl.zeros([BLOCK_ROWS, COLUMNS], tl.float32)
@@ -43,7 +43,7 @@ def _vector_times_matrix(vector_ptr, matrix_ptr, rows, COLUMNS: tl.constexpr, BL
 def score_vectors(
     first_ptr, query_ptr, query_bias_ptr, scorer_ptr, pooled_size, NARROW_SIZE: tl.constexpr, BLOCK_ROWS: tl.constexpr
 ):
-    """scorer [h, C] = Z_0 query_i + query_bias_i for first = Z_0 [C]; pooled_size is h * C."""
+    """Compute scorer [h, C] = Z_0 query_i + query_bias_i for first = Z_0 [C]; pooled_size is h * C."""
     narrow = tl.arange(0, NARROW_SIZE)
     for offset in range(0, pooled_size, NARROW_SIZE):
         u = _vector_times_matrix(first_ptr, query_ptr + offset * NARROW_SIZE, NARROW_SIZE, NARROW_SIZE, BLOCK_ROWS)
@@ -66,7 +66,7 @@ def classify(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_LABELS: tl.constexpr,
 ):
-    """logits [N] = g(pooled [h * C] value + value_bias) output_weight^T + output_bias; NaN for a sample of length 0."""
+    """Compute logits [N] = g(pooled [h * C] value + value_bias) output_weight^T + output_bias; NaN at length 0."""
     narrow = tl.arange(0, NARROW_SIZE)
     features = _vector_times_matrix(pooled_ptr, value_ptr, pooled_size, NARROW_SIZE, BLOCK_ROWS)
     features += tl.load(value_bias_ptr + narrow)

@@ -35,7 +35,7 @@ def _activate(x, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def _dense(x_ptr, weight_ptr, bias_ptr, out_ptr, size_in, size_out, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
-    """out [size_out] = f(weight [size_out, size_in] x + bias), BLOCK x BLOCK weights at a time."""
+    """Compute out [size_out] = f(weight [size_out, size_in] x + bias), BLOCK x BLOCK weights at a time."""
     for start in range(0, size_out, BLOCK):
         row = start + tl.arange(0, BLOCK)
         inside_out = row < size_out
@@ -88,7 +88,7 @@ def _pooled_exit_head_kernel(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The exit decision of sample `program_id(0)`, whose rows of `hidden` are X [n, H]: pooled to one row (the first,
+    """Decide on sample `program_id(0)`, whose rows of `hidden` are X [n, H]: pooled to one row (the first,
     the mean, or the largest value per column), then NUM_LAYERS linear layers with f between them, then `decide`.
 
     Memory traffic of a sample: its n * H elements of `hidden` once (H for the first row); all weights once from the
@@ -172,9 +172,12 @@ def pooled_exit_head(
     parameter: int = 0,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pooling, linear layers and decision on a packed batch; see `fastbert_kernels.ops.pooled_exit_head`.
+    """Evaluate the pooled head on a packed batch; see `fastbert_kernels.ops.pooled_exit_head`.
 
-    `wrap` as in `exit_head`. What the kernel does not cover runs on the reference and warns once.
+    A rule that the kernel does not cover runs on the reference and warns once.
+
+    Args:
+        wrap: as in `exit_head`.
     """
     labels = int(weights[-1].shape[0])
     rule, classes = rule_and_classes(criterion, parameter, labels)
