@@ -1,9 +1,17 @@
-// Activations of exit heads. The values are part of the binding's contract with fastbert_kernels/ops/library.py.
+// Activations of exit heads and encoder layers.
 #pragma once
 #include <cstdint>
 
+#include "named.h"
+
 namespace fastbert {
 
-enum class Activation : int32_t { identity = 0, tanh = 1, relu = 2, gelu = 3 };  // gelu by the error function
+enum class Activation : int32_t { identity, tanh, relu, gelu };  // gelu by the error function
+
+inline constexpr Named<Activation> kActivationNames[] = {{"identity", Activation::identity},
+                                                         {"tanh", Activation::tanh},
+                                                         {"relu", Activation::relu},
+                                                         {"gelu", Activation::gelu}};
+constexpr const auto& names_of(Activation) { return kActivationNames; }
 
 }  // namespace fastbert

@@ -10,6 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "binding/functions.h"
+#include "binding/names.h"
+#include "binding/tensor.h"
 #include "compact.h"
 #include "cpu/kernels.h"
 #include "cpu/profile.h"
@@ -23,6 +26,14 @@
 namespace py = pybind11;
 using namespace pybind11::literals;
 
+#ifdef FASTBERT_WITH_CUDA
+void fastbert::binding::check_cuda(int status, const char* op) {
+  if (status != 0)
+    throw std::runtime_error(std::string("fastbert_kernels: ") + op + " failed with CUDA error " +
+                             std::to_string(status));
+}
+#endif
+
 namespace {
 
 using Address = std::uintptr_t;
@@ -33,11 +44,7 @@ T* at(Address address) {
 }
 
 #ifdef FASTBERT_WITH_CUDA
-void check_cuda(int status, const char* op) {
-  if (status != 0)
-    throw std::runtime_error(std::string("fastbert_kernels: ") + op + " failed with CUDA error " +
-                             std::to_string(status));
-}
+using fastbert::binding::check_cuda;
 
 py::object or_none(const char* reason) { return reason ? py::object(py::str(reason)) : py::none(); }
 
@@ -136,30 +143,6 @@ fastbert::DecisionOutputs make_decision_outputs(Address logits, Address uncertai
   return {at<float>(logits), at<float>(uncertainty), at<int32_t>(history), at<uint8_t>(keep)};
 }
 
-fastbert::PackedBatch make_batch(Address hidden, Address cu_seqlens, Address keep, Address sample_index, Address speed,
-                                 Address history, Address logits, Address uncertainty, int64_t batch, int64_t tokens,
-                                 int64_t row_bytes, int64_t num_labels, int64_t layer) {
-  return {at<const void>(hidden),
-          at<const int32_t>(cu_seqlens),
-          at<const uint8_t>(keep),
-          at<const int32_t>(sample_index),
-          at<const float>(speed),
-          at<const int32_t>(history),
-          at<const float>(logits),
-          at<const float>(uncertainty),
-          batch,
-          tokens,
-          row_bytes,
-          num_labels,
-          layer};
-}
-
-fastbert::CompactedBatch make_compacted(Address hidden, Address cu_seqlens, Address sample_index, Address speed,
-                                        Address history, Address counts) {
-  return {at<void>(hidden), at<int32_t>(cu_seqlens), at<int32_t>(sample_index),
-          at<float>(speed), at<int32_t>(history),    at<int32_t>(counts)};
-}
-
 fastbert::Results make_results(Address logits, Address uncertainty, Address exit_layer) {
   return {at<float>(logits), at<float>(uncertainty), at<int64_t>(exit_layer)};
 }
@@ -201,10 +184,6 @@ PYBIND11_MODULE(_C, module) {
   py::class_<PooledHeadWeights>(module, "PooledHeadWeights").def(py::init(&make_pooled_weights));
   py::class_<Decision>(module, "Decision").def(py::init(&make_decision));
   py::class_<DecisionOutputs>(module, "DecisionOutputs").def(py::init(&make_decision_outputs));
-  py::class_<PackedBatch>(module, "PackedBatch")
-      .def(py::init(&make_batch), "hidden"_a, "cu_seqlens"_a, "keep"_a, "sample_index"_a, "speed"_a, "history"_a,
-           "logits"_a, "uncertainty"_a, "batch"_a, "tokens"_a, "row_bytes"_a, "num_labels"_a, "layer"_a);
-  py::class_<CompactedBatch>(module, "CompactedBatch").def(py::init(&make_compacted));
   py::class_<Results>(module, "Results").def(py::init(&make_results));
 
   module.def("cpu_instruction_set", [] { return cpu::kernels().name; });
@@ -241,20 +220,6 @@ PYBIND11_MODULE(_C, module) {
                              at<const float>(layer_speed),    at<const uint8_t>(asked)};
     cpu::run_encoder(input, weights, results);
   });
-  module.def("embed_cpu", [](Address word_ids, Address position_ids, Address segment_ids, int64_t count, Address words,
-                             Address positions, Address segments, Address norm, Address norm_bias, float layer_norm_eps,
-                             int layer_norm, int64_t hidden_size, int dtype, Address out) {
-    const py::gil_scoped_release release;
-    const TokenIds ids{at<const int64_t>(word_ids), at<const int64_t>(position_ids), at<const int64_t>(segment_ids),
-                       count};
-    const EmbeddingWeights weights{
-        at<const float>(words),
-        at<const float>(positions),
-        at<const float>(segments),
-        {at<const float>(norm), at<const float>(norm_bias), layer_norm_eps, static_cast<LayerNormKind>(layer_norm)},
-        hidden_size};
-    cpu::embed(ids, weights, static_cast<DType>(dtype), at<void>(out));
-  });
   module.def("start_profile", [] { cpu::profile() = {true, {}}; });
   module.def("stop_profile", [] {
     py::dict seconds;
@@ -279,10 +244,8 @@ PYBIND11_MODULE(_C, module) {
     const py::gil_scoped_release release;
     cpu::decide(at<const float>(logits), batch, num_labels, decision, outputs);
   });
-  module.def("compact_cpu", [](const PackedBatch& batch, const CompactedBatch& compacted, const Results& results) {
-    const py::gil_scoped_release release;
-    cpu::compact(batch, compacted, results);
-  });
+  binding::bind_compact(module);
+  binding::bind_embed(module);
 
 #ifdef FASTBERT_WITH_CUDA
   module.attr("cuda_version") = FASTBERT_CUDA_VERSION;
@@ -311,10 +274,6 @@ PYBIND11_MODULE(_C, module) {
       .def(py::init<const std::vector<std::pair<Address, Address>>&, int>())
       .def("launch", &DepthGraph::launch);
   module.def("depth_graph_unsupported", [] { return or_none(cuda::depth_graph_unsupported()); });
-  module.def("compact_cuda", [](const PackedBatch& batch, const CompactedBatch& compacted, const Results& results,
-                                int device, Address stream) {
-    check_cuda(cuda::compact(batch, compacted, results, device, at<void>(stream)), "compact");
-  });
 #else
   module.attr("cuda_version") = py::none();
   module.attr("cuda_architectures") = py::none();

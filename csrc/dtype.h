@@ -1,10 +1,16 @@
-// Element types that kernels accept. The values are part of the binding's contract with fastbert_kernels/_extension.py.
+// Element types that kernels accept.
 #pragma once
 #include <cstdint>
 
+#include "named.h"
+
 namespace fastbert {
 
-enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3 };
+enum class DType : int32_t { float32, bfloat16, float16, int8 };
+
+inline constexpr Named<DType> kDTypeNames[] = {
+    {"float32", DType::float32}, {"bfloat16", DType::bfloat16}, {"float16", DType::float16}, {"int8", DType::int8}};
+constexpr const auto& names_of(DType) { return kDTypeNames; }
 
 inline int64_t element_size(DType dtype) {
   switch (dtype) {

@@ -2,13 +2,18 @@
 #pragma once
 #include <cstdint>
 
+#include "named.h"
+
 namespace fastbert {
 
-// The values are part of the binding's contract with fastbert_kernels/layer_norm.py.
 enum class LayerNormKind : int32_t {
-  standard = 0,  // (x - m) / sqrt(s / H + eps) weight + bias
-  unbiased = 1,  // (x - m) / (sqrt(s / (H - 1)) + eps) weight + bias, H >= 2
+  standard,  // (x - m) / sqrt(s / H + eps) weight + bias
+  unbiased,  // (x - m) / (sqrt(s / (H - 1)) + eps) weight + bias, H >= 2
 };
+
+inline constexpr Named<LayerNormKind> kLayerNormNames[] = {{"standard", LayerNormKind::standard},
+                                                           {"unbiased", LayerNormKind::unbiased}};
+constexpr const auto& names_of(LayerNormKind) { return kLayerNormNames; }
 
 struct LayerNorm {
   const float* weight;  // [H]

@@ -147,36 +147,14 @@ def _outputs(hidden: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     )
 
 
-def _native(
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    keep: Tensor,
-    sample_index: Tensor,
-    speed: Tensor,
-    history: Tensor,
-    logits: Tensor,
-    uncertainty: Tensor,
-    layer: int,
-    *results: Tensor,
-):
-    """The compiled kernels of both devices; they share the structs of csrc/compact.h."""
-    native = _extension.module()
-    inputs = library.contiguous(hidden, cu_seqlens, keep, sample_index, speed, history, logits, uncertainty)
+def _native(*arguments: Any) -> tuple[Tensor, ...]:
+    """The compiled kernels of both devices."""
+    *inputs, layer, out_logits, out_uncertainty, out_exit_layer = arguments
+    hidden, _, keep, *_ = inputs
     outputs = _outputs(hidden, keep.shape[0])
-    batch = native.PackedBatch(
-        *(tensor.data_ptr() for tensor in inputs),
-        batch=keep.shape[0],
-        tokens=hidden.shape[0],
-        row_bytes=hidden.shape[1] * hidden.element_size(),
-        num_labels=logits.shape[1],
-        layer=layer,
+    _extension.module().compact(
+        *library.contiguous(*inputs), layer, out_logits, out_uncertainty, out_exit_layer, outputs
     )
-    compacted = native.CompactedBatch(*(tensor.data_ptr() for tensor in outputs))
-    written = native.Results(*(tensor.data_ptr() for tensor in results))
-    if hidden.is_cuda:
-        native.compact_cuda(batch, compacted, written, hidden.device.index, library.current_stream(hidden.device))
-    else:
-        native.compact_cpu(batch, compacted, written)
     return outputs
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import _extension
-from fastbert_kernels.layer_norm import LAYER_NORM_CODES, check_layer_norm
+from fastbert_kernels.layer_norm import check_layer_norm
 from fastbert_kernels.ops import library
 
 SCHEMA = (
@@ -85,6 +85,17 @@ def _check(
             library.check_shape(name, ids, (count,), torch.int64, torch.int32)
     library.check_shape("norm_weight", norm_weight, (width,), torch.float32)
     library.check_shape("norm_bias", norm_bias, (width,), torch.float32)
+    library.check_device(
+        words.device,
+        input_ids=input_ids,
+        position_ids=position_ids,
+        positions=positions,
+        segments=segments,
+        norm_weight=norm_weight,
+        norm_bias=norm_bias,
+    )
+    if token_type_ids is not None:
+        library.check_device(words.device, token_type_ids=token_type_ids)
 
 
 def _kernel(
@@ -104,27 +115,8 @@ def _kernel(
     tables = (words, positions, segments, norm_weight, norm_bias)
     _check(input_ids, position_ids, token_type_ids, *tables, dtype, layer_norm)
     out = torch.empty(input_ids.shape[0], words.shape[1], dtype=dtype)
-    if out.numel() == 0:
-        return out
-    ids = [None if x is None else x.long().contiguous() for x in (input_ids, position_ids, token_type_ids)]
-    named = zip(("input_ids", "position_ids", "token_type_ids"), ids, (words, positions, segments), strict=True)
-    for name, values, table in named:
-        if values is not None:
-            low, high = torch.stack(values.aminmax()).tolist()
-            if low < 0 or high >= table.shape[0]:
-                raise IndexError(f"{name} must lie in 0..{table.shape[0] - 1}, but they go from {low} to {high}")
-    native = _extension.module()
-    alive = library.contiguous(*tables)
-    native.embed_cpu(
-        *(0 if values is None else values.data_ptr() for values in ids),
-        input_ids.shape[0],
-        *(table.data_ptr() for table in alive),
-        layer_norm_eps,
-        LAYER_NORM_CODES[layer_norm],
-        words.shape[1],
-        _extension.DTYPE_CODES[dtype],
-        out.data_ptr(),
-    )
+    ids = (None if x is None else x.long() for x in (input_ids, position_ids, token_type_ids))
+    _extension.module().embed(*library.contiguous(*ids, *tables), layer_norm_eps, layer_norm, out)
     return out
 
 

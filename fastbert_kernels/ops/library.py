@@ -86,7 +86,7 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torc
 def check_device(device: torch.device, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if tensor.device != device:
-            raise ValueError(f"{name} is on {tensor.device}, but hidden is on {device}; move it there first")
+            raise ValueError(f"{name} is on {tensor.device}, not on {device}; move it there first")
 
 
 def check_activation(name: str, activation: str, *allowed: str) -> None:

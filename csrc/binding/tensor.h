@@ -1,0 +1,136 @@
+// A torch.Tensor as argument of a native function. C++ reads its dtype, shape, strides and device itself, and a pointer
+// leaves this class only after a check of all four, so that arguments in the wrong order or of the wrong size are
+// errors in Python and no access to other memory. Reading a tensor takes about 70 ns (docs/architecture.md).
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <type_traits>
+
+#include "binding/dlpack.h"
+#include "dtype.h"
+
+namespace fastbert::binding {
+
+namespace py = pybind11;
+
+using Device = dlpack::Device;
+inline constexpr Device kCpu{dlpack::kCpu, 0};
+
+inline bool operator==(Device a, Device b) { return a.type == b.type && a.index == b.index; }
+
+template <class T>
+struct Element;  // the name and data type in Python of the elements of a kernel's pointer
+template <>
+struct Element<float> {
+  static constexpr const char* name = "torch.float32";
+  static constexpr dlpack::DataType dtype{dlpack::kFloat, 32, 1};
+};
+template <>
+struct Element<int64_t> {
+  static constexpr const char* name = "torch.int64";
+  static constexpr dlpack::DataType dtype{dlpack::kInt, 64, 1};
+};
+template <>
+struct Element<int32_t> {
+  static constexpr const char* name = "torch.int32";
+  static constexpr dlpack::DataType dtype{dlpack::kInt, 32, 1};
+};
+template <>
+struct Element<uint8_t> {
+  static constexpr const char* name = "torch.uint8";
+  static constexpr dlpack::DataType dtype{dlpack::kUnsigned, 8, 1};
+};
+template <>
+struct Element<bool> {
+  static constexpr const char* name = "torch.bool";
+  static constexpr dlpack::DataType dtype{dlpack::kBool, 8, 1};
+};
+
+using Shape = std::initializer_list<int64_t>;
+
+class Tensor {
+ public:
+  Tensor() = default;
+  // Valid as long as the Python object is alive and nobody changes its shape. What is no tensor, or has no memory, shows
+  // at the first check, which knows the argument's name.
+  explicit Tensor(py::handle object);
+
+  // Each of these throws TypeError or ValueError with `name`, what is needed and what came.
+
+  // Its sizes, for as many dimensions as asked for.
+  template <size_t Dimensions>
+  std::array<int64_t, Dimensions> sizes(const char* name) const {
+    check_dimensions(name, Dimensions);
+    std::array<int64_t, Dimensions> sizes;
+    for (size_t i = 0; i < Dimensions; ++i) sizes[i] = view_.shape[i];
+    return sizes;
+  }
+
+  // Its elements, contiguous.
+  template <class T>
+  T* checked(const char* name, Shape shape, Device device) const {
+    using Plain = std::remove_const_t<T>;
+    check(name, shape, device);
+    if (!has_type(Element<Plain>::dtype)) refuse_type(name, Element<Plain>::name);
+    return static_cast<T*>(memory());
+  }
+
+  // The same for rows of any dtype that dtype() has checked, or of which bytes are moved only.
+  void* checked(const char* name, Shape shape, Device device) const {
+    check(name, shape, device);
+    return memory();
+  }
+
+  // Its dtype, one of `allowed`.
+  DType dtype(const char* name, std::initializer_list<DType> allowed) const;
+
+  void check_same_dtype(const char* name, const Tensor& other) const;
+  Device device(const char* name) const;
+  int64_t element_bytes() const { return view_.dtype.bits * view_.dtype.lanes / 8; }
+
+ private:
+  bool has_type(dlpack::DataType dtype) const {
+    return view_.dtype.code == dtype.code && view_.dtype.bits == dtype.bits && view_.dtype.lanes == dtype.lanes;
+  }
+  void* memory() const { return static_cast<char*>(view_.data) + view_.byte_offset; }
+  void check_readable(const char* name) const;
+  void check_dimensions(const char* name, size_t dimensions) const;
+  void check(const char* name, Shape shape, Device device) const;
+  [[noreturn]] void refuse_type(const char* name, const char* wanted) const;
+
+  py::handle object_;
+  bool readable_ = false;
+  dlpack::Tensor view_ = {};
+};
+
+// ValueError for a device that the kernels of this build do not run on.
+void check_on_cpu(const char* name, Device device);
+
+// torch's current stream on a CUDA device (a cudaStream_t).
+void* current_stream(Device device);
+
+// cu_seqlens [B + 1] on the CPU: begins with 0, does not decrease, and ends within the T rows of `hidden`.
+void check_cu_seqlens(const int32_t* cu_seqlens, int64_t batch, int64_t tokens);
+
+// All of values [count] in 0..rows - 1, or IndexError.
+template <class Integer>
+void check_indices(const char* name, const Integer* values, int64_t count, int64_t rows);
+
+}  // namespace fastbert::binding
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<fastbert::binding::Tensor> {
+  PYBIND11_TYPE_CASTER(fastbert::binding::Tensor, const_name("torch.Tensor"));
+
+  bool load(handle source, bool) {
+    value = fastbert::binding::Tensor(source);
+    return true;
+  }
+};
+
+}  // namespace pybind11::detail
