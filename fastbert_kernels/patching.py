@@ -12,18 +12,24 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from fastbert_kernels import backends
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts import find_host
 from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.hosts.derived import Derived
 
 Model = TypeVar("Model", bound=nn.Module)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 _PATCH = "_fastbert_patch"  # where a patched instance carries its Patch
+_ONE_GRAPH = (
+    "a tracer or exporter needs one graph for all inputs, but here the data decides which layers run. Serve the "
+    "patched model from Python; or unpatch(model) and export it at full depth (fastbert_hf: without speed), or its "
+    "backbone alone"
+)
 
 
 @dataclass
@@ -32,11 +38,11 @@ class Patch:
     was."""
 
     host: Host
-    encoder: Derived[Encoder]
+    encoder: Derived[Encoder] | None  # None: to be made at the next call
     backend: str
     dtype: torch.dtype | None
     previous: dict[str, Any] = field(default_factory=dict)  # attributes that the instance itself, not its class, had
-    warned: bool = False
+    said: set[str] = field(default_factory=set)  # warnings, each of which is given once
 
     @property
     def replaced(self) -> tuple[str, ...]:
@@ -47,14 +53,35 @@ class Patch:
         """The method that this patch took the place of."""
         return self.previous.get(name) or types.MethodType(getattr(type(model), name), model)
 
+    @torch.compiler.disable  # identities and counters mean nothing to a tracer
+    def current(self, model: nn.Module) -> Encoder:
+        """Return the encoder of the model as it is now.
+
+        Raises:
+            ValueError: modules were changed so that only they themselves know what they compute.
+        """
+        if self.encoder is None or not self.encoder.guard.intact():
+            self.encoder = self.host.encoder(model, self.dtype, self.backend)
+        if not self.host.inference_only and self.encoder.guard.in_train_mode():
+            raise ValueError(
+                "a layer or exit head within it is in train mode, where dropout is active; call model.eval()"
+            )
+        return self.encoder.get()
+
+    def say_once(self, message: str) -> None:
+        """Warn the caller of the model, unless the same was said before."""
+        if message not in self.said:
+            self.said.add(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=6)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Patch:
         return Patch(
             self.host,
-            copy.deepcopy(self.encoder, memo),
+            None,  # of the copied model, whose modules nobody has looked at yet
             self.backend,
             self.dtype,
             copy.deepcopy(self.previous, memo),
-            self.warned,
+            set(self.said),
         )
 
     def __reduce__(self) -> NoReturn:
@@ -147,7 +174,7 @@ def _make_forward(model: nn.Module) -> Any:
 def _make_training_method(model: nn.Module, name: str) -> Any:
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         state: Patch = self.__dict__[_PATCH]
-        state.encoder.forget()
+        state.encoder = None
         return state.own(self, name)(*args, **kwargs)
 
     return _dressed(method, getattr(model, name))
@@ -155,7 +182,8 @@ def _make_training_method(model: nn.Module, name: str) -> Any:
 
 def _make_method(function: Callable[..., Any]) -> Any:
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return function(self, self.__dict__[_PATCH].encoder.get(), *args, **kwargs)
+        _refuse_tracers(args, kwargs)
+        return function(self, self.__dict__[_PATCH].current(self), *args, **kwargs)
 
     _model, _encoder, *parameters = inspect.signature(function).parameters.values()
     return _dressed(method, function, parameters)
@@ -175,24 +203,50 @@ def _dressed(method: Any, original: Callable[..., Any], parameters: Sequence[ins
 
 def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     state: Patch = model.__dict__[_PATCH]
-    if torch.compiler.is_exporting():
-        raise RuntimeError(
-            "torch.export needs one graph for all inputs, but here the data decides which layers run; export the "
-            "backbone alone (all layers, no exits), or serve the patched model from Python"
-        )
+    _refuse_tracers(args, kwargs)
     if state.host.inference_only or not (model.training or torch.is_grad_enabled()):
-        result = state.host.forward(model, state.encoder.get(), *args, **kwargs)
+        result = _fast(model, state, args, kwargs)
         if result is not NotImplemented:
             return result
-    elif not model.training and not state.warned:
-        state.warned = True
-        warnings.warn(
+    elif not model.training:
+        state.say_once(
             "this patched model was called with autograd on, so its own forward answered; "
-            "call it under torch.inference_mode() (or torch.no_grad()) for the fast path",
-            RuntimeWarning,
-            stacklevel=5,
+            "call it under torch.inference_mode() (or torch.no_grad()) for the fast path"
         )
     return state.own(model, "forward")(*args, **kwargs)
+
+
+def _fast(model: nn.Module, state: Patch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what the host's fast path answers, NotImplemented where the model's own forward has to."""
+    if _autocast_is_on():
+        state.say_once(
+            "torch.autocast does not reach the layers of a patched model, which has the precision that patch(model, "
+            "dtype=...) gave it"
+        )
+    try:
+        encoder = state.current(model)
+    except ValueError as error:
+        state.say_once(
+            f"this model was changed after patch(model), and its own forward answers from now on, without the fast "
+            f"path: {error}"
+        )
+        return NotImplemented
+    return state.host.forward(model, encoder, *args, **kwargs)
+
+
+def _autocast_is_on() -> bool:
+    return torch._C._is_any_autocast_enabled()
+
+
+def _refuse_tracers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise RuntimeError in everything that records one graph for all inputs."""
+    if (
+        torch.compiler.is_exporting()
+        or torch.jit.is_tracing()
+        or get_proxy_mode() is not None
+        or any(isinstance(value, fx.Proxy) for value in (*args, *kwargs.values()))
+    ):
+        raise RuntimeError(_ONE_GRAPH)
 
 
 def _extra_repr(model: nn.Module) -> str:

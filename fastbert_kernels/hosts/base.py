@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
+from fastbert_kernels.hosts.derived import Derived
 
 
 @dataclass(frozen=True)

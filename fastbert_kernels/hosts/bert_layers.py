@@ -3,22 +3,31 @@ CamemBERT, ELECTRA and others share, and DistilBERT's."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastbert_kernels.engine.weights import LayerWeights
+from fastbert_kernels.hosts.guard import is_as_its_class
 
-Parameters = list[tuple[nn.Module, str]]  # as `engine.derived.Derived` takes them
+Parameters = list[tuple[nn.Module, str]]  # as `hosts.derived.Derived` takes them
+
+
+# Ways of Transformers to compute the same attention.
+_SAME_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Names within a layer: of its Linear layers and LayerNorms, in the order in which data meets them, and of the
-    activation."""
+    """Names within a layer: of the attention, of its Linear layers and LayerNorms, in the order in which data meets
+    them, and of the activation."""
 
+    attention: str
     query: str
     key: str
     value: str
@@ -46,6 +55,7 @@ class LayerNames:
 
 
 BERT = LayerNames(
+    attention="attention.self",
     query="attention.self.query",
     key="attention.self.key",
     value="attention.self.value",
@@ -57,6 +67,7 @@ BERT = LayerNames(
     activation="intermediate.intermediate_act_fn",
 )
 DISTILBERT = LayerNames(
+    attention="attention",
     query="attention.q_lin",
     key="attention.k_lin",
     value="attention.v_lin",
@@ -107,13 +118,15 @@ def linear_parameters(modules: list[nn.Module]) -> Parameters:
     return [(module, name) for module in modules for name in ("weight", "bias")]
 
 
-def layer_weights(
-    layer: nn.Module, tensors: list[Tensor], *, num_attention_heads: int, activation_name: str
-) -> LayerWeights:
-    """The layer as the engine takes it.
+def layer_weights(layer: nn.Module, tensors: list[Tensor]) -> LayerWeights:
+    """Describe the layer as the engine takes it, with the numbers that its modules hold.
 
     Args:
+        layer: as `names_of` lets it pass.
         tensors: the values of `layer_parameters(layer)`.
+
+    Raises:
+        ValueError: the engine's layer has no place for one of these numbers.
     """
     names = names_of(layer)
     eps, other = (
@@ -121,12 +134,62 @@ def layer_weights(
     )
     if eps != other:
         raise ValueError(f"layers whose LayerNorms have different eps, {eps} and {other}, cannot be patched")
+    activation = activation_of(layer)
     return LayerWeights(
-        num_attention_heads,
+        _attention_heads(layer.get_submodule(names.attention), tensors[0]),
         eps,
-        layer.get_submodule(names.activation),
-        activation_name,
+        activation,
+        activation_name(activation),
         torch.cat(tensors[0:6:2]),
         torch.cat(tensors[1:6:2]),
         *tensors[6:],
     )
+
+
+def activation_of(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what the layer calls between its two feed-forward products: a module, or a function."""
+    owner, _, name = names_of(layer).activation.rpartition(".")
+    return getattr(layer.get_submodule(owner), name)
+
+
+def activation_name(activation: Callable[[Tensor], Tensor]) -> str:
+    """Name an activation as Transformers does where native code computes the same; any other has the name of its kind,
+    which no native code knows, so that it is called itself."""
+    kind: Any = type(activation)
+    if not isinstance(activation, nn.Module):
+        known: dict[object, str] = {F.relu: "relu", torch.relu: "relu", F.gelu: "gelu"}
+        return known.get(activation, getattr(activation, "__qualname__", kind.__qualname__))
+    if is_as_its_class(activation):
+        if kind is nn.ReLU:
+            return "relu"
+        if kind is nn.GELU and activation.approximate == "none":
+            return "gelu"
+        if (kind.__module__, kind.__qualname__) == ("transformers.activations", "GELUActivation"):
+            inner: Any = activation.act
+            if inner is F.gelu or getattr(inner, "__func__", None) is kind._gelu_python:
+                return "gelu"
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _attention_heads(attention: Any, query_weight: Tensor) -> int:
+    """Return the number of heads by which a self-attention divides its width."""
+    width, size = query_weight.shape[0], getattr(attention, "attention_head_size", None)
+    if type(size) is not int or size < 1 or width % size or width != query_weight.shape[1]:
+        raise ValueError(
+            f"attention of {tuple(query_weight.shape)} by heads of {size} cannot be patched: the heads must divide the "
+            "hidden size; the unpatched model serves it"
+        )
+    if not math.isclose(scaling := getattr(attention, "scaling", size**-0.5), size**-0.5, rel_tol=1e-6):
+        raise ValueError(
+            f"attention that scales its scores by {scaling} instead of {size**-0.5:.6g} (one over the root of a head's "
+            "size) cannot be patched; the unpatched model serves it"
+        )
+    if getattr(attention, "is_causal", False) or getattr(attention, "is_decoder", False):
+        raise ValueError("attention that looks back only (causal) cannot be patched; the unpatched model serves it")
+    chosen = getattr(getattr(attention, "config", None), "_attn_implementation", "eager")
+    if chosen not in _SAME_ATTENTION:
+        raise ValueError(
+            f"attn_implementation={chosen!r} may compute something else than attention and cannot be patched; known "
+            f"are {', '.join(_SAME_ATTENTION)}"
+        )
+    return width // size

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.host_layers import HostEncoder
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import BERT
+from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.heads import AttentiveHead
 from fastbert_kernels.hosts.host_path import HostPath, run_padded
 from fastbert_kernels.hosts.structure import differences, differences_of_call, find, refuse, unknown_parameters
@@ -63,7 +63,7 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
     found += unknown_parameters(model, ("embeddings.", f"{LAYERS}.", f"{HEADS}.", "graph.layer_classifier."))
     found += differences_of_call(model, forward)
     refuse(model, HOST.name, found)
-    return HostPath(layers, [_describe(head) for head in heads], _call_layer, dtype, backend).encoder()
+    return HostPath(model, layers, [_describe(head) for head in heads], _call_layer, dtype, backend, heads).encoder()
 
 
 def _describe(head: Any) -> AttentiveHead:

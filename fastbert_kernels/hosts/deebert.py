@@ -17,16 +17,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
 from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import PooledHeadWeights
+from fastbert_kernels.hosts import guard
 from fastbert_kernels.hosts.base import Host
-from fastbert_kernels.hosts.bert_layers import Parameters, layer_parameters, layer_weights, linear_parameters
+from fastbert_kernels.hosts.bert_layers import (
+    Parameters,
+    activation_of,
+    layer_parameters,
+    layer_weights,
+    linear_parameters,
+)
+from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.structure import differences, differences_of_call, find, refuse, unknown_parameters
 
 _BACKBONES = ("bert", "roberta")
+_PACKAGES = ("transformers.", "torch.")  # where the classes of layers are defined
 
 
 def matches(model: nn.Module) -> bool:
@@ -47,11 +55,16 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
     layers, highways = list(backbone.encoder.layer), list(backbone.encoder.highway)
     refuse(model, HOST.name, _differences(model, f"{name}."))
     heads = [*(_linear_layers(highway) for highway in highways), [*_pooler(backbone), model.classifier]]
+    own = {f"{name}.encoder.layer": backbone.encoder.layer}
+    others = {f"{name}.encoder.highway": backbone.encoder.highway, "classifier": model.classifier}
+    if getattr(backbone, "pooler", None) is not None:
+        others[f"{name}.pooler"] = backbone.pooler
+    changed = guard.differences(own, _PACKAGES, [*map(activation_of, layers)]) + guard.differences(others)
+    refuse(model, HOST.name, changed)
     refuse(model, HOST.name, _differences_of_labels(heads))
 
     parts: list[Parameters] = [layer_parameters(layer) for layer in layers]
     parts += [linear_parameters([*head]) for head in heads]
-    config = model.config
 
     def build(*tensors: Tensor) -> Encoder:
         remaining = iter(tensors)
@@ -60,12 +73,7 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
         precision = hidden_dtype(dtype, tensors[0].dtype)
         return prepare_encoder(
             [
-                *(
-                    layer_weights(
-                        layer, group, num_attention_heads=config.num_attention_heads, activation_name=config.hidden_act
-                    )
-                    for layer, group in zip(layers, of_layers, strict=True)
-                ),
+                *(layer_weights(layer, group) for layer, group in zip(layers, of_layers, strict=True)),
                 None,
             ],
             [_head(group, precision) for group in of_heads],
@@ -73,7 +81,7 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
             backend,
         )
 
-    return Derived(list(itertools.chain.from_iterable(parts)), build)
+    return Derived(model, list(itertools.chain.from_iterable(parts)), build, [*own.values(), *others.values()])
 
 
 def _differences(model: Any, prefix: str) -> list[str]:
@@ -86,11 +94,6 @@ def _differences(model: Any, prefix: str) -> list[str]:
         found.append(f"{prefix}encoder.early_exit_entropy is missing")
     if find(backbone, "embeddings") is None:
         found.append(f"{prefix}embeddings is missing")
-    found += [
-        f"config.{name} is missing"
-        for name in ("num_attention_heads", "hidden_act")
-        if not hasattr(getattr(model, "config", None), name)
-    ]
     if getattr(backbone, "pooler", None) is not None:
         found += _differences_of_pooler(backbone.pooler, f"{prefix}pooler")
     for number, highway in enumerate(backbone.encoder.highway):

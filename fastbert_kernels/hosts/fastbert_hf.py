@@ -13,14 +13,24 @@ from torch.nn import functional as F
 
 from fastbert_kernels import ops
 from fastbert_kernels.engine.compiled import CompiledEncoder
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.base import Host
-from fastbert_kernels.hosts.bert_layers import Parameters, layer_parameters, layer_weights, linear_parameters
+from fastbert_kernels.hosts.bert_layers import (
+    Parameters,
+    activation_of,
+    layer_parameters,
+    layer_weights,
+    linear_parameters,
+)
+from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.hosts.guard import differences
+from fastbert_kernels.hosts.structure import refuse
+
+_PACKAGES = ("transformers.", "torch.", "fastbert_hf.")
 
 
 def matches(model: nn.Module) -> bool:
@@ -41,6 +51,8 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
         )
     # All parameters in one list, so that one comparison tells whether any has changed.
     parts = [*map(layer_parameters, layers), *map(head_parameters, heads)]
+    replaced = {"backbone.embeddings": model.backbone.embeddings, "layers": layers, "heads": heads}
+    refuse(model, HOST.name, differences(replaced, _PACKAGES, [*map(activation_of, layers)]))
 
     def build(*tensors: Tensor) -> Encoder:
         remaining = iter(tensors)
@@ -50,18 +62,13 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
         for number, head, group in zip(config.exit_layers, heads, groups[len(layers) :], strict=True):
             exit_heads[number - 1] = _head_weights(head, group, precision)
         return prepare_encoder(
-            [
-                layer_weights(
-                    layer, group, num_attention_heads=config.num_attention_heads, activation_name=config.hidden_act
-                )
-                for layer, group in zip(layers, groups[: len(layers)], strict=True)
-            ],
+            [layer_weights(layer, group) for layer, group in zip(layers, groups[: len(layers)], strict=True)],
             exit_heads,
             dtype,
             backend,
         )
 
-    return Derived(list(itertools.chain.from_iterable(parts)), build)
+    return Derived(model, list(itertools.chain.from_iterable(parts)), build, replaced.values())
 
 
 def head_parameters(head: Any) -> Parameters:

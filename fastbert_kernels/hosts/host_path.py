@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.host_layers import CallLayer, HostEncoder, PaddedBatch
 from fastbert_kernels.engine.packed import PackedBatch, Results, cumulative_lengths
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import teacher_classifier
+from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.hosts.guard import differences
 from fastbert_kernels.hosts.heads import AttentiveHead, HostHead, PooledHead
+from fastbert_kernels.hosts.structure import refuse
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,20 @@ class HostPath:
     """A model's layers and heads, and how a layer is called.
 
     Attributes:
+        model: whose they are.
         layers: L modules. heads: L, None behind a layer without exit head; the last layer has one.
         call_layer: as of `engine.host_layers.HostEncoder`.
         dtype, backend: as in `patch`.
+        head_modules: the modules that the heads are in the model, where more is known of them than their linear layers.
     """
 
+    model: nn.Module
     layers: Sequence[nn.Module]
     heads: Sequence[HostHead | None]
     call_layer: CallLayer
     dtype: torch.dtype | None
     backend: str
+    head_modules: Sequence[nn.Module] = ()
 
     def __post_init__(self) -> None:
         if not self.layers or not all(isinstance(layer, nn.Module) for layer in self.layers):
@@ -49,10 +55,15 @@ class HostPath:
             raise ValueError("the last layer must have a head: it answers for whoever leaves nowhere else")
 
     def encoder(self) -> Derived[Encoder]:
-        return Derived([place for head in self.heads if head is not None for place in head.parameters()], self)
+        parameters = [place for head in self.heads if head is not None for place in head.parameters()]
+        replaced = list(dict.fromkeys((*self.head_modules, *(module for module, _ in parameters))))
+        names = {module: name for name, module in self.model.named_modules()}
+        found = differences({names.get(module, "exit head"): module for module in replaced})
+        refuse(self.model, "a model of its own layers", found)
+        return Derived(self.model, parameters, self._build, replaced)
 
-    def __call__(self, *tensors: Tensor) -> Encoder:
-        """From the values of the heads' parameters; the layers are called as they are."""
+    def _build(self, *tensors: Tensor) -> Encoder:
+        """Make the encoder from the values of the heads' parameters; the layers are called as they are."""
         precision = tensors[0].dtype
         if self.dtype not in (None, precision):
             raise ValueError(

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.weights import HeadWeights
 from fastbert_kernels.hosts.bert_layers import Parameters
+from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.uer_layers import LAYER_NORM, check_kinds
 from fastbert_kernels.hosts.uer_models import (
     attentive_head_parameters,
@@ -43,7 +43,9 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
         model.kernel.embedding, {"": "layers.embeddings.BertEmbedding", "layer_norm": LAYER_NORM}, "the embedding"
     )
     layers, heads = list(model.kernel.encoder.transformer), list(model.classifiers)
-    return derived_encoder(layers, heads, _head_parameters, _head_weights, dtype, backend)
+    return derived_encoder(
+        model, model.kernel.embedding, layers, heads, _head_parameters, _head_weights, dtype, backend
+    )
 
 
 def _head_parameters(head: Any) -> Parameters:

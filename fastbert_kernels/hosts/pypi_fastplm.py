@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fastbert_kernels.criteria import Criterion
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.bert_layers import Parameters, linear_parameters
+from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.uer_layers import LAYER_NORM, check_kinds
 from fastbert_kernels.hosts.uer_models import (
     ENTROPY_FLOOR,
@@ -58,7 +58,9 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
     check_kinds(kernel.embedding, {"": "layers.embeddings.BertEmbedding", "layer_norm": LAYER_NORM}, "the embedding")
     # An ALBERT is one layer, used again and again.
     layers = [kernel.encoder.transformer] * kernel.encoder.layers_num if albert else list(kernel.encoder.transformer)
-    return derived_encoder(layers, list(model.classifiers), _head_parameters, _head_weights, dtype, backend)
+    return derived_encoder(
+        model, kernel.embedding, layers, list(model.classifiers), _head_parameters, _head_weights, dtype, backend
+    )
 
 
 def _is_pooled(head: nn.Module) -> bool:

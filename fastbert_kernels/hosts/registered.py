@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.host_layers import CallLayer, HostEncoder
 from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
 from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.heads import HostHead
 from fastbert_kernels.hosts.host_path import HostPath, run_padded
 
@@ -98,7 +98,7 @@ def register_host(
         raise ValueError(f"a host {name!r} is registered already: unregister_host it first, or give another name=")
 
     def encoder(model: nn.Module, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
-        return HostPath(list(layers(model)), list(heads(model)), call_layer, dtype, backend).encoder()
+        return HostPath(model, list(layers(model)), list(heads(model)), call_layer, dtype, backend).encoder()
 
     def patched_forward(model: nn.Module, encoder: HostEncoder, *args: Any, **kwargs: Any) -> Any:
         return forward(model, Run(encoder, keep_padding), *args, **kwargs)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
@@ -21,6 +20,7 @@ from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH
 from fastbert_kernels.engine.weights import HeadWeights
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import Parameters
+from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.structure import differences, differences_of_call, find, refuse, unknown_parameters
 from fastbert_kernels.hosts.uer_layers import LAYER_NORM, check_kinds
 from fastbert_kernels.hosts.uer_models import (
@@ -60,7 +60,7 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
         raise ValueError("a model with one label has nothing to decide and cannot be patched")
     check_kinds(model.encoder, {"": "encoders.bert_encoder.BertEncoder"}, "the encoder")
     check_kinds(model.embedding, {"": "layers.embeddings.BertEmbedding", "layer_norm": LAYER_NORM}, "the embedding")
-    return derived_encoder(layers, heads, _head_parameters, _head_weights, dtype, backend)
+    return derived_encoder(model, model.embedding, layers, heads, _head_parameters, _head_weights, dtype, backend)
 
 
 def _differences_of_head(head: Any, prefix: str) -> list[str]:

@@ -20,13 +20,15 @@ from torch.nn import functional as F
 
 from fastbert_kernels import ops
 from fastbert_kernels.engine.compiled import CompiledEncoder
-from fastbert_kernels.engine.derived import Derived
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import Parameters, linear_parameters
+from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.hosts.guard import differences
+from fastbert_kernels.hosts.structure import refuse
 from fastbert_kernels.hosts.uer_layers import attention_parameters, check_kinds, layer_parameters, layer_weights
 
 Answer = tuple[Hashable, int]  # label, number of executed layers
@@ -67,6 +69,8 @@ def attentive_head_parameters(head: Any) -> Parameters:
 
 
 def derived_encoder(
+    model: nn.Module,
+    embedding: nn.Module,
     layers: Sequence[nn.Module],
     heads: Sequence[nn.Module],
     head_parameters: Callable[[Any], Parameters],
@@ -74,13 +78,18 @@ def derived_encoder(
     dtype: torch.dtype | None,
     backend: str,
 ) -> Derived[Encoder]:
-    """The engine's encoder, from L layers of UER, of which some may be the same, and a head behind each.
+    """Derive the engine's encoder from L layers of UER, of which some may be the same, and a head behind each.
 
     Args:
+        model: whose they are. embedding: as `embed` reads it.
         head_parameters: of a head. head_weights: from a head, the values of its parameters, and the dtype of the hidden
             states. dtype, backend: as in `patch`.
     """
     distinct = list(dict.fromkeys(layers))
+    replaced = {"embedding": embedding}
+    replaced |= {f"layer {number}": layer for number, layer in enumerate(distinct, start=1)}
+    replaced |= {f"exit head {number}": head for number, head in enumerate(heads, start=1)}
+    refuse(model, "a FastBERT of UER", differences(replaced))
     # All parameters in one list, so that one comparison tells whether any has changed.
     parts = [*map(layer_parameters, distinct), *map(head_parameters, heads)]
 
@@ -98,7 +107,7 @@ def derived_encoder(
             backend,
         )
 
-    return Derived(list(itertools.chain.from_iterable(parts)), build)
+    return Derived(model, list(itertools.chain.from_iterable(parts)), build, replaced.values())
 
 
 def text_host(

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from branchy_bert import DEPTH, LABELS, VOCABULARY, BranchyBert
+from hooked import assert_hooks_are_heeded
 from torch import nn
 
 import fastbert_kernels
@@ -194,3 +195,12 @@ def test_other_models_are_not_taken_for_it():
     for other in (model, nn.ModuleDict({"graph": nn.ModuleDict({"layers": nn.ModuleList()})})):
         with pytest.raises(TypeError, match="not a FastBERT model that can be patched"):
             find_host(other)
+
+
+def test_hooks_on_heads_are_heeded_and_those_on_layers_called():
+    batch, places = make_batch([3, 30, 9, 17]), ("graph.layer_classifiers.final_classifier.dense_narrow",)
+    assert_hooks_are_heeded(lambda: BranchyBert().eval(), lambda model: infer(model, batch, 0.0)[0], *places)
+    model, called = patched(BranchyBert().eval()), []
+    model.graph.layers[0].register_forward_hook(lambda *_: called.append(True))
+    infer(model, batch, 0.5)
+    assert called

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from hooked import assert_hooks_are_heeded
 
 import fastbert_kernels
 from checks import FLOOR
@@ -302,3 +303,11 @@ def test_a_method_of_the_users_own_is_not_hidden(package, folder, where):
     with pytest.raises(ValueError, match="has an attribute 'predict' of its own.*rename it"):
         fastbert_kernels.patch(model)
     assert model.predict() == "mine" and not fastbert_kernels.is_patched(model)
+
+
+def test_hooks_are_heeded(package, folder):
+    texts = random_texts(5)
+    places = ("kernel.embedding", "kernel.encoder.transformer.1.feed_forward.linear_1", "classifiers.0.output_layer_0")
+    assert_hooks_are_heeded(
+        lambda: make(package, folder), lambda model: [model(text, speed=0.5) for text in texts], *places
+    )

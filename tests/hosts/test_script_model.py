@@ -8,6 +8,7 @@ import pickle
 
 import pytest
 import torch
+from hooked import assert_hooks_are_heeded
 from script_classifier import DEPTH, LABELS, VOCABULARY, ScriptClassifier, uncertainty_of
 from torch import nn
 
@@ -261,3 +262,9 @@ def test_the_package_of_the_same_authors_is_not_taken_for_it():
     wrapped.kernel.encoder = model.encoder
     with pytest.raises(TypeError, match="not a FastBERT model that can be patched"):
         find_host(wrapped)
+
+
+def test_hooks_are_heeded():
+    batch = make_batch([3, 30, 9, 17])
+    places = ("embedding", "encoder.transformer.1", "encoder.transformer.0.self_attn.final_linear", "classifiers.0")
+    assert_hooks_are_heeded(lambda: ScriptClassifier().eval(), lambda model: run(model, batch), *places)

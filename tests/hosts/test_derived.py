@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastbert_kernels.engine.derived import Derived
+from fastbert_kernels.hosts.derived import Derived
 
 
 def change(module, value):
@@ -26,7 +26,7 @@ def test_no_thread_gets_the_old_value_while_another_derives_the_new_one():
             assert may_end.wait(20)
         return weight.item()
 
-    derived = Derived([(module, "weight")], build)
+    derived = Derived(module, [(module, "weight")], build, [])
     slow = threading.Thread(target=derived.get)
     assert derived.get() == 1.0
     change(module, 2.0)
@@ -49,7 +49,7 @@ def test_a_value_that_could_not_be_derived_is_tried_again():
             raise ValueError("too large")
         return weight.item()
 
-    derived = Derived([(module, "weight")], build)
+    derived = Derived(module, [(module, "weight")], build, [])
     assert derived.get() == 1.0
     change(module, 2.0)
     for _ in range(2):
