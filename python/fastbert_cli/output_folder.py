@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from fastbert_cli import scores
+from fastbert_cli.config_file import Config, as_sections, check_same, read_config, write_config
 from fastbert_cli.errors import CommandError, faults_explained, shell_command
-from fastbert_cli.run_config import Config, as_sections, check_same, read_config, write_config
+from fastbert_cli.training import CONFIG_FILE
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.files import folder_written_atomically, write_atomically
 from fastbert_hf.machine import describe_machine
@@ -23,8 +24,6 @@ from fastbert_hf.model_card import write_model_card
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import TrainingResult
 from fastbert_hf.training.run_folder import RUN_FILE
-
-CONFIG_FILE = "config.yaml"
 
 
 class OutputFolder(Generic[Config]):
@@ -73,7 +72,6 @@ class OutputFolder(Generic[Config]):
             check_same(read_config(kind, self._stored, {}), self.config, folder)
         # Set by accelerate launch and torchrun.
         self._writes = os.environ.get("RANK", "0") == "0"
-        self._processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.console = Console(quiet=not self._writes)
 
     def holds_run(self) -> bool:
@@ -93,14 +91,6 @@ class OutputFolder(Generic[Config]):
         """`run_dir` and `resume` of a training step; one that had not begun begins."""
         folder = self.folder / name
         return {"run_dir": folder, "resume": self.resume and (folder / RUN_FILE).exists()}
-
-    def how_to_go_on(self) -> str:
-        """What to say after Ctrl-C."""
-        if not self._stored.is_file():
-            return "stopped before training began"
-        processes = "" if self._processes == 1 else f", in {self._processes} processes again,"
-        command = shell_command("fastbert", *self._command, "--out", self.folder, "--resume")
-        return f"stopped; go on{processes} with: {command}"
 
     def finish(
         self,

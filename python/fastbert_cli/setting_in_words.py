@@ -37,7 +37,7 @@ def describe_criterion(rule: ExitRule) -> str:
     return f"{name}, Speed {rule.speeds[0]:.3g}" if rule.speeds else name
 
 
-def describe_wish(objective: Objective) -> str:
+def describe_objective(objective: Objective) -> str:
     """What was asked for."""
     if objective.max_drop is not None:
         allowed = f"{100 * objective.max_drop:.4g}"

@@ -1,27 +1,55 @@
-"""What the training commands read: labelled texts, and texts without labels."""
+"""The texts that commands read: labelled ones, and texts without labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 from fastbert_cli.errors import CommandError
-from fastbert_cli.run_config import DistilDataSection, TrainDataSection
+from fastbert_cli.models import label_names_of
+from fastbert_cli.options import LabelledTexts
 from fastbert_hf.data import ClassificationData, TextData, read_classification_data, read_unlabelled_texts
 from fastbert_hf.data.files import PLAIN
+from fastbert_hf.modeling import FastBertForSequenceClassification
 
-Section = TrainDataSection | DistilDataSection
+
+class Columns(Protocol):
+    """Where the sections of training configurations say what is read of a file or a data set."""
+
+    @property
+    def subset(self) -> str | None: ...
+    @property
+    def text_column(self) -> str | None: ...
+    @property
+    def pair_column(self) -> str | None: ...
+    @property
+    def label_column(self) -> str | None: ...
+
+
+def read_for(model: FastBertForSequenceClassification, texts: LabelledTexts) -> ClassificationData:
+    """Return labelled texts with the class ids of `model`.
+
+    Raises:
+        DataFileError: the file or data set cannot be used, or has labels that the model does not know.
+        ValueError: `pair_column` without `text_column`.
+    """
+    where = asdict(texts)
+    return read_classification_data(
+        where.pop("data"), label_names_of(model), multi_label=model.config.multi_label, **where
+    )
 
 
 def read_labelled(
-    source: str, label_names: Sequence[str] | None, section: Section, *, split: str | None, multi_label: bool
+    source: str, label_names: Sequence[str] | None, columns: Columns, *, split: str | None, multi_label: bool
 ) -> ClassificationData:
-    """Labelled texts with the columns and, of a data set, the subset that `section` names.
+    """Return labelled texts of `source`, which is one of several: a subset is for the data sets among them.
 
     Args:
         source: file, folder or name of a data set.
         label_names: known classes, if there are any.
-        section: of the configuration.
+        columns: section of the configuration.
         split: of the data set.
         multi_label: a text may have any number of classes.
 
@@ -33,22 +61,22 @@ def read_labelled(
         source,
         label_names,
         split=split,
-        subset=None if Path(source).is_file() else section.subset,
-        text_column=section.text_column,
-        pair_column=section.pair_column,
-        label_column=section.label_column,
+        subset=None if Path(source).is_file() else columns.subset,
+        text_column=columns.text_column,
+        pair_column=columns.pair_column,
+        label_column=columns.label_column,
         multi_label=multi_label,
     )
 
 
-def check_subset(section: Section, *sources: str | None) -> None:
+def check_subset(columns: Columns, *sources: str | None) -> None:
     """Raise `CommandError` for a subset when all of `sources` are files, which have none."""
-    if section.subset is not None and all(source is None or Path(source).is_file() for source in sources):
-        raise CommandError(f"--subset {section.subset} is for data sets, and there are files only; leave it away")
+    if columns.subset is not None and all(source is None or Path(source).is_file() for source in sources):
+        raise CommandError(f"--subset {columns.subset} is for data sets, and there are files only; leave it out")
 
 
-def read_unlabelled(file: str, section: Section) -> TextData:
-    """The texts of `file`; the names of columns are for those files that have some.
+def read_unlabelled(file: str, columns: Columns) -> TextData:
+    """Return the texts of `file`; the names of columns are for those files that have some.
 
     Raises:
         DataFileError: the file cannot be used.
@@ -56,4 +84,4 @@ def read_unlabelled(file: str, section: Section) -> TextData:
     """
     if Path(file).suffix.lower() in PLAIN:
         return read_unlabelled_texts(file)
-    return read_unlabelled_texts(file, section.text_column, section.pair_column)
+    return read_unlabelled_texts(file, columns.text_column, columns.pair_column)

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, BertTokenizerFast
 from cli_support import assert_complaint, invoke, succeed
 from families import make_model as make_family_model
 from fastbert_cli import measure
-from fastbert_cli.setting_in_words import describe_wish
+from fastbert_cli.setting_in_words import describe_objective
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf import predict as predict_texts
 from fastbert_hf.calibration import ExitRecords, ExitRule, Objective, figures_of, simulate
@@ -81,11 +81,11 @@ def test_from_labelled_texts_to_the_default_of_predict_and_evaluate(original, fo
     for words in (
         "best first",
         "setting: a text leaves",
-        "wished: a FLOPs speed-up of 1.4x or more; measured: ",
+        "target: a FLOPs speed-up of 1.4x or more; measured: ",
         f"accuracy: {setting.figures.accuracy:.2%} (",
         f"FLOPs speed-up: {setting.figures.flops_speedup:.2f}x (",
         f"mean exit layer {setting.figures.mean_exit_layer:.2f}",
-        "no guarantee: a speed-up was wished for",
+        "no guarantee: the target is a speed-up, and the same texts",
         f"written: {folder}",
     ):
         assert words in shown
@@ -169,8 +169,8 @@ def test_predict_says_where_the_guarantee_does_not_hold(original, folder, dev) -
 
 
 def test_one_point_is_one_point() -> None:
-    assert describe_wish(Objective(max_drop=0.01)) == "lose at most 1 point of accuracy"
-    assert describe_wish(Objective(max_drop=0.005)) == "lose at most 0.5 points of accuracy"
+    assert describe_objective(Objective(max_drop=0.01)) == "lose at most 1 point of accuracy"
+    assert describe_objective(Objective(max_drop=0.005)) == "lose at most 0.5 points of accuracy"
 
 
 def test_nothing_but_full_depth_can_be_guaranteed(folder, dev, tmp_path) -> None:
@@ -233,7 +233,7 @@ def test_latency_is_measured(folder, dev, monkeypatch) -> None:
     shown = succeed(
         *("calibrate", folder, "--data", dev, "--latency-ms", 1000, "--batch-size", 4, "--backend", "none")
     ).stdout
-    assert "wished: at most 1000 ms per text; measured: " in shown and "in batches of 4 (" in shown
+    assert "target: at most 1000 ms per text; measured: " in shown and "in batches of 4 (" in shown
     latency = CalibratedSetting.load(folder).latency
     assert 0 < latency.ms_per_text < 1000 and latency.batch_size == 4 and latency.texts >= 16
     assert latency.precision == "float32, without the fast kernels"
@@ -259,7 +259,7 @@ def test_a_rule_that_is_named_twice_is_timed_once(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "no wish; give exactly one of --max-drop, --min-speedup, --latency-ms"),
+        ([], "no target; give exactly one of --max-drop, --min-speedup, --latency-ms"),
         (["--max-drop", 0.01, "--min-speedup", 2], "--max-drop and --min-speedup at once; give exactly one"),
         (["--max-drop", 1], "--max-drop: max_drop is a part of the samples, in [0, 1)"),
         (["--max-drop", 0], "cannot be shown with any number of samples"),

@@ -30,7 +30,8 @@ from cli_support import (
     weights,
 )
 from fastbert_cli.output_folder import OutputFolder
-from fastbert_cli.run_config import TrainConfig
+from fastbert_cli.train.command import TrainConfig
+from fastbert_cli.training import how_to_go_on
 from fastbert_hf import FastBertForSequenceClassification, predict
 from hub import put_data_set, put_model
 
@@ -180,10 +181,10 @@ def test_ctrl_c_in_a_terminal(tiny_backbone, data, tmp_path):
 def test_ctrl_c_in_several_processes_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     output = OutputFolder(("train",), tmp_path, TrainConfig, None, {}, resume=False)
-    assert output.how_to_go_on() == "stopped before training began"
+    assert how_to_go_on(("train",), tmp_path) == "stopped before training began"
     output.begin()
     command = f"fastbert train --out {tmp_path} --resume"
-    assert output.how_to_go_on() == f"stopped; go on, in 2 processes again, with: {command}"
+    assert how_to_go_on(("train",), tmp_path) == f"stopped; go on, in 2 processes again, with: {command}"
 
 
 def test_step_1_alone_and_joint_training(tiny_backbone, data, tmp_path):

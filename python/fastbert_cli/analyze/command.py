@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import Annotated, ClassVar
 
 from fastbert_cli import options
-from fastbert_cli.errors import reported
+from fastbert_cli.command import Command, Option
 
 
-def analyze(
-    model: options.SavedModel,
-    data: options.LabelledData,
-    split: options.TestSplit = None,
-    subset: options.Subset = None,
-    text_column: options.TextColumn = None,
-    pair_column: options.PairColumn = None,
-    label_column: options.LabelColumn = None,
-    compare: Annotated[
-        Path | None, typer.Option(help="Second model, drawn in the same charts of accuracy against speed-up.")
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder for the page, the charts and the figures; replaced as a whole.")
-    ] = Path("analysis-out"),
-    speed: Annotated[
-        list[float] | None,
-        typer.Option(min=0, max=1, help="Speed to look at; may be repeated. Default: 0.1, 0.3, 0.5, 0.8."),
-    ] = None,
-    max_length: options.CutOff = None,
-    batch_size: options.BatchSize = 32,
-    timed: Annotated[bool, typer.Option("--time/--no-time", help="Measure times too.")] = True,
-    timed_texts: Annotated[
-        int, typer.Option(min=1, help="Texts to measure times on, spread evenly over the data.")
-    ] = 640,
-    texts: Annotated[
-        bool, typer.Option("--texts/--no-texts", help="Show the easiest and the hardest texts; they may be private.")
-    ] = True,
-    backend: options.Backend = "auto",
-) -> None:
-    """Analyse what early exits do to a saved FastBERT, as one page with charts.
+@dataclass(frozen=True)
+class Analyze(Command):
+    """Analyze what early exits do to a saved FastBERT, as one page with charts.
 
     \b
     For people: report.html, one file that needs no network, and its charts in
@@ -56,26 +28,33 @@ def analyze(
       fastbert analyze reviews/model --data test.tsv --compare plain/model \\
           --out reviews/analysis --no-texts
     """
-    with reported("analyze", lambda: f"stopped; {out} was not written", extra="demo"):
-        from fastbert_cli.analyze.run import AnalyzeSettings, run_analyze
-        from fastbert_cli.scores import SPEEDS
 
-        settings = AnalyzeSettings(
-            model=model,
-            compare=compare,
-            data=data,
-            split=split,
-            subset=subset,
-            text_column=text_column,
-            pair_column=pair_column,
-            label_column=label_column,
-            speeds=tuple(sorted(set(speed or SPEEDS))),
-            max_length=max_length,
-            batch_size=batch_size,
-            timed=timed,
-            timed_texts=timed_texts,
-            texts=texts,
-            backend=backend,
-            out=out,
-        )
-        run_analyze(settings)
+    extra: ClassVar[str] = "demo"
+
+    model: options.SavedModel
+    labelled: options.LabelledTexts
+    compare: Annotated[Path | None, Option("Second model, drawn in the same charts of accuracy against speed-up.")] = (
+        None
+    )
+    out: Annotated[Path, Option("Folder for the page, the charts and the figures; replaced as a whole.")] = Path(
+        "analysis-out"
+    )
+    speed: Annotated[tuple[float, ...], Option("Speed to look at; may be repeated.", min=0, max=1)] = options.SPEEDS
+    max_length: options.CutOff = None
+    batch_size: options.BatchSize = 32
+    timed: Annotated[bool, Option("Measure times too.", "--time/--no-time")] = True
+    timed_texts: Annotated[int, Option("Texts to measure times on, spread evenly over the data.", min=1)] = 640
+    texts: Annotated[
+        bool, Option("Show the easiest and the hardest texts; they may be private.", "--texts/--no-texts")
+    ] = True
+    backend: options.Backend = "auto"
+
+    def run(self) -> None:
+        """Write the page."""
+        from fastbert_cli.analyze.run import run_analyze
+
+        run_analyze(self)
+
+    def stopped(self) -> str:
+        """Return that the folder is as it was."""
+        return f"stopped; {self.out} was not written"

@@ -13,38 +13,19 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from fastbert_cli import scores
+from fastbert_cli.analyze.command import Analyze
 from fastbert_cli.analyze.report import ANALYSED, FIGURES, REPORT, RESULTS, Source, write
 from fastbert_cli.analyze.times import ROUNDS, TimedModel, batches_to_time, time_models
 from fastbert_cli.errors import CommandError, faults_explained
-from fastbert_cli.models import UNPATCHED, check_max_length, label_names_of, load_model, place_and_patch
+from fastbert_cli.models import label_names_of, load_model, longest_text, place_and_patch
+from fastbert_cli.options import UNPATCHED, Patching
+from fastbert_cli.texts import read_for
 from fastbert_hf.analysis import Analysis, analyse, check_model, check_samples
 from fastbert_hf.calibration import ExitRecords, record_exits
-from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_data
+from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
 
 _COMPARED = "compared"
-
-
-@dataclass(frozen=True)
-class AnalyzeSettings:
-    """Options of `fastbert analyze`; see its help."""
-
-    model: Path
-    compare: Path | None
-    data: str
-    split: str | None
-    subset: str | None
-    text_column: str | None
-    pair_column: str | None
-    label_column: str | None
-    speeds: tuple[float, ...]
-    max_length: int | None
-    batch_size: int
-    timed: bool
-    timed_texts: int
-    texts: bool
-    backend: str
-    out: Path
 
 
 @dataclass(frozen=True)
@@ -55,8 +36,8 @@ class _Subject:
     dataset: TokenisedDataset
 
 
-def run_analyze(settings: AnalyzeSettings) -> None:
-    """Writes `settings.out` and prints the scores.
+def run_analyze(options: Analyze) -> None:
+    """Writes `options.out` and prints the scores.
 
     Raises:
         CommandError: options that contradict each other, a model that cannot be used, or data that say too little.
@@ -64,55 +45,47 @@ def run_analyze(settings: AnalyzeSettings) -> None:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    _check_out(settings.out)
-    model, tokenizer = _load(settings.model, settings.backend)
-    other = None if settings.compare is None else _load(settings.compare, settings.backend)
+    _check_out(options.out)
+    model, tokenizer = _load(options.model, options.backend)
+    other = None if options.compare is None else _load(options.compare, options.backend)
     class_names = label_names_of(model)
     with faults_explained():
-        data = read_classification_data(
-            settings.data,
-            class_names,
-            split=settings.split,
-            subset=settings.subset,
-            text_column=settings.text_column,
-            pair_column=settings.pair_column,
-            label_column=settings.label_column,
-        )
-    with faults_explained(settings.data):
+        data = read_for(model, options.labelled)
+    with faults_explained(options.labelled.data):
         check_samples(data.label_ids, class_names)
-    subjects = {ANALYSED: _subject(model, tokenizer, data, settings.max_length)}
-    if settings.compare is not None and other is not None:
-        own_ids = _with_ids_of(data, label_names_of(other[0]), settings.compare)
-        subjects[_COMPARED] = _subject(*other, own_ids, settings.max_length)
+    subjects = {ANALYSED: _subject(model, tokenizer, data, options.max_length)}
+    if options.compare is not None and other is not None:
+        own_ids = _with_ids_of(data, label_names_of(other[0]), options.compare)
+        subjects[_COMPARED] = _subject(*other, own_ids, options.max_length)
 
     errors = Console(stderr=True)
     # Where it is no terminal, the bar would leave an empty line before the message of an error.
     bar = Progress(console=errors, transient=True, disable=not errors.is_terminal)
     with bar as progress, faults_explained():
-        records = {name: _record(subject, settings.batch_size, progress) for name, subject in subjects.items()}
+        records = {name: _record(subject, options.batch_size, progress) for name, subject in subjects.items()}
         analysis = analyse(
             records[ANALYSED],
-            settings.speeds,
+            sorted(set(options.speed)),
             setting=model.calibrated_setting,
             compared=records.get(_COMPARED),
             compared_setting=None if other is None else other[0].calibrated_setting,
         )
         timing: dict[str, Any] | None = None
-        if settings.timed:
-            analysis, timing = _with_times(analysis, subjects, settings, progress)
+        if options.timed:
+            analysis, timing = _with_times(analysis, subjects, options, progress)
     source = Source(
-        model=str(settings.model),
-        compared=None if settings.compare is None else str(settings.compare),
-        data=settings.data,
-        split=settings.split,
-        subset=settings.subset,
-        max_length=settings.max_length,
+        model=str(options.model),
+        compared=None if options.compare is None else str(options.compare),
+        data=options.labelled.data,
+        split=options.labelled.split,
+        subset=options.labelled.subset,
+        max_length=options.max_length,
         dtype=str(model.dtype).removeprefix("torch."),
     )
-    write(settings.out, analysis, source, timing, data, with_texts=settings.texts)
+    write(options.out, analysis, source, timing, data, with_texts=options.texts)
     console = Console(highlight=False, soft_wrap=True)
     scores.show(console, _table(analysis))
-    console.print(f"written: {settings.out}/{REPORT}, {FIGURES}/, {RESULTS}", markup=False)
+    console.print(f"written: {options.out}/{REPORT}, {FIGURES}/, {RESULTS}", markup=False)
 
 
 def _check_out(out: Path) -> None:
@@ -133,7 +106,7 @@ def _load(folder: Path, backend: str) -> tuple[FastBertForSequenceClassification
     with faults_explained(str(folder)):
         check_model(model.config.exit_layers, model.config.multi_label)
     if backend != "cpu":
-        place_and_patch(model, UNPATCHED, "auto")
+        place_and_patch(model, Patching(UNPATCHED))
     return model, tokenizer
 
 
@@ -155,10 +128,7 @@ def _subject(
     data: ClassificationData,
     max_length: int | None,
 ) -> _Subject:
-    longest = min(model.config.max_position_embeddings, tokenizer.model_max_length)
-    if max_length is not None:
-        check_max_length(model, max_length)
-        longest = max_length
+    longest = longest_text(model, tokenizer, max_length)
     with faults_explained():
         return _Subject(model, TokenisedDataset(data, tokenizer, longest))
 
@@ -169,7 +139,7 @@ def _record(subject: _Subject, batch_size: int, progress: Progress) -> ExitRecor
 
 
 def _with_times(
-    analysis: Analysis, subjects: dict[str, _Subject], settings: AnalyzeSettings, progress: Progress
+    analysis: Analysis, subjects: dict[str, _Subject], options: Analyze, progress: Progress
 ) -> tuple[Analysis, dict[str, Any]]:
     """The analysis with times, and how they were taken."""
 
@@ -179,11 +149,11 @@ def _with_times(
     models = {
         name: TimedModel(
             subject.model,
-            batches_to_time(subject.dataset, settings.batch_size, settings.timed_texts, subject.model.device),
+            batches_to_time(subject.dataset, options.batch_size, options.timed_texts, subject.model.device),
         )
         for name, subject in subjects.items()
     }
-    times, agreement = time_models(models, settings.speeds, settings.backend, track)
+    times, agreement = time_models(models, sorted(set(options.speed)), options.backend, track)
     compared = analysis.compared
     analysis = replace(
         analysis,
@@ -193,9 +163,9 @@ def _with_times(
     texts = sum(len(batch["input_ids"]) for batch in models[ANALYSED].batches)
     return analysis, {
         "texts": texts,
-        "batch_size": settings.batch_size,
+        "batch_size": options.batch_size,
         "rounds": ROUNDS,
-        "backend": settings.backend,
+        "backend": options.backend,
         "patched": {name: name in agreement for name in models},
         "agreement_of_patched_and_unpatched": agreement,
     }

@@ -12,7 +12,8 @@ import torch
 
 from fastbert_cli import measure
 from fastbert_cli.errors import CommandError
-from fastbert_cli.models import UNPATCHED, place_and_patch
+from fastbert_cli.models import place_and_patch
+from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_hf.analysis import Key, WallClock, cut_to_depth
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.exits.resolution import Speed
@@ -72,7 +73,7 @@ def time_models(
     for name, timed in models.items():
         model = timed.model
         adaptive = copy.deepcopy(model)
-        if place_and_patch(adaptive, backend, "auto"):
+        if place_and_patch(adaptive, Patching(backend)):
             agreement[name] = _agreement(timed, adaptive, speeds)
         for speed in speeds:
             variants[name, ("speed", speed)] = _at(name, adaptive, speed)
@@ -81,7 +82,7 @@ def time_models(
         for layer in depths_to_time(model.config.exit_layers):
             static = cut_to_depth(model, layer)
             # What is said about the first holds for these too.
-            place_and_patch(static, backend if name in agreement else UNPATCHED, "auto")
+            place_and_patch(static, Patching(backend if name in agreement else UNPATCHED))
             variants[name, ("depth", layer)] = _at(name, static, None)
     inputs: Any = [
         dict(zip(models, batches, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fastbert_cli.setting_in_words import describe_criterion, describe_measured, describe_rule, describe_wish
+from fastbert_cli.setting_in_words import describe_criterion, describe_measured, describe_objective, describe_rule
 from fastbert_hf.calibration import Calibration, ExitRecords, TemperatureScaling
 from fastbert_hf.exits.calibrated_setting import SETTING_FILE, CalibratedSetting
 
@@ -55,7 +55,7 @@ def _lines(setting: CalibratedSetting, student_layers: tuple[int, ...]) -> list[
     sure = f"{evidence.confidence:.4g}"
     lines = [
         f"setting: {describe_rule(setting.rule, student_layers)}",
-        f"wished: {describe_wish(setting.objective)}; measured: {describe_measured(setting)}",
+        f"target: {describe_objective(setting.objective)}; measured: {describe_measured(setting)}",
         f"accuracy: {figures.accuracy:.2%} ({low:.2%} to {high:.2%}), full depth {figures.full_depth_accuracy:.2%}",
         f"FLOPs speed-up: {figures.flops_speedup:.2f}x ({slow:.2f}x to {fast:.2f}x), mean exit layer "
         f"{figures.mean_exit_layer:.2f}; on {evidence.samples} texts, intervals at {sure} confidence",
@@ -67,9 +67,9 @@ def _lines(setting: CalibratedSetting, student_layers: tuple[int, ...]) -> list[
             f"{latency.precision}, {latency.machine}), full depth {latency.full_depth_ms_per_text:.3g} ms"
         )
     if evidence.guarantee is None:
-        wish = "latency" if setting.latency is not None else "speed-up"
+        asked = "latency" if setting.latency is not None else "speed-up"
         lines.append(
-            f"no guarantee: a {wish} was wished for, and the same texts chose the setting and measured it, so its "
+            f"no guarantee: the target is a {asked}, and the same texts chose the setting and measured it, so its "
             "accuracy may look a little better than it is; --max-drop guarantees one"
         )
     elif setting.rule.layers:

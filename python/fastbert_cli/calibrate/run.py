@@ -1,4 +1,4 @@
-"""`fastbert calibrate`: from labelled texts and a wish to a setting in the model's folder."""
+"""`fastbert calibrate`: from labelled texts and a target to a setting in the model's folder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -17,23 +17,22 @@ from transformers.utils import logging
 
 from fastbert_cli import measure
 from fastbert_cli.calibrate import report
+from fastbert_cli.calibrate.command import Calibrate
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import (
-    check_max_length,
     check_patching,
-    label_names_of,
     load_model,
+    longest_text,
     place,
     place_and_patch,
 )
+from fastbert_cli.texts import read_for
 from fastbert_hf.calibration import (
     Calibration,
     Clock,
-    CriterionChoice,
     ExitRecords,
     ExitRule,
     Objective,
-    Search,
     TemperatureScaling,
     calibrate_and_compare,
     calibrate_to_latency,
@@ -43,9 +42,9 @@ from fastbert_hf.calibration import (
     record_exits,
     scale_temperatures,
 )
-from fastbert_hf.calibration.search import check_criterion
+from fastbert_hf.calibration.search import CriterionChoice, check_criterion
 from fastbert_hf.calibration.temperature import check_foldable
-from fastbert_hf.data import TokenisedDataset, read_classification_data
+from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.files import files_replaced
 from fastbert_hf.machine import describe_machine
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -53,111 +52,68 @@ from fastbert_hf.modeling import FastBertForSequenceClassification
 _RECORDING_BATCH = 32
 
 
-@dataclass(frozen=True)
-class CalibrateSettings:
-    """Options of `fastbert calibrate`; see its help."""
-
-    model: Path
-    data: str
-    max_drop: float | None
-    min_speedup: float | None
-    latency_ms: float | None
-    split: str | None
-    subset: str | None
-    text_column: str | None
-    pair_column: str | None
-    label_column: str | None
-    max_length: int | None
-    records: Path | None
-    criterion: CriterionChoice
-    one_speed: bool
-    confidence: float
-    seed: int
-    temperature_scaling: bool
-    batch_size: int | None
-    backend: str | None
-    dtype: str | None
-    as_json: bool
-    dry_run: bool
-
-    @property
-    def search(self) -> Search:
-        """What the library calls it."""
-        return "one_speed" if self.one_speed else "searched"
-
-
-def run_calibrate(settings: CalibrateSettings) -> None:
+def run_calibrate(options: Calibrate) -> None:
     """Prints what was found and, unless it is a dry run, writes it into the model's folder.
 
     Raises:
-        CommandError: a wish, options, samples or a model that cannot be used.
+        CommandError: a target, options, samples or a model that cannot be used.
         DataFileError: the file or data set cannot be used, or has labels that the model does not know.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    objective = _objective(settings)
-    if settings.records is not None and not settings.records.parent.is_dir():
-        raise CommandError(f"--records {settings.records}: no such folder; make it first")
-    if settings.records is not None and settings.records.is_dir():
-        raise CommandError(f"--records {settings.records}: a folder; name a file")
-    model, tokenizer = load_model(settings.model)
-    if not settings.dry_run and not os.access(settings.model, os.W_OK):  # known before the work, not after it
+    objective = _objective(options)
+    if options.records is not None and not options.records.parent.is_dir():
+        raise CommandError(f"--records {options.records}: no such folder; make it first")
+    if options.records is not None and options.records.is_dir():
+        raise CommandError(f"--records {options.records}: a folder; name a file")
+    model, tokenizer = load_model(options.model)
+    if not options.dry_run and not os.access(options.model, os.W_OK):  # known before the work, not after it
         raise CommandError(
-            f"{settings.model}: cannot be written into; copy the model, or see the setting with --dry-run"
+            f"{options.model}: cannot be written into; copy the model, or see the setting with --dry-run"
         )
     with faults_explained():
-        _check_model(model, settings)
-        max_length = settings.max_length or min(model.config.max_position_embeddings, tokenizer.model_max_length)
-        check_max_length(model, max_length)
-        data = read_classification_data(
-            settings.data,
-            label_names_of(model),
-            split=settings.split,
-            subset=settings.subset,
-            text_column=settings.text_column,
-            pair_column=settings.pair_column,
-            label_column=settings.label_column,
-            multi_label=False,
-        )
+        _check_model(model, options)
+        max_length = longest_text(model, tokenizer, options.max_length)
+        data = read_for(model, options.texts)
         # Before the model runs over all of it.
         labels = torch.tensor(data.label_ids)
-        check_samples(labels, objective, settings.confidence, settings.search, settings.temperature_scaling)
+        check_samples(labels, objective, options.confidence, options.search, options.temperature_scaling)
         dataset = TokenisedDataset(data, tokenizer, max_length)
-        place(model, settings.backend or "auto")
-        records = _records(settings, model, dataset)
+        place(model, options.patching.backend)
+        records = _records(options, model, dataset)
         scaling = None
-        if settings.temperature_scaling:
-            scaling = scale_temperatures(records, seed=settings.seed)
+        if options.temperature_scaling:
+            scaling = scale_temperatures(records, seed=options.seed)
             fold_temperatures(model, scaling.temperatures)
             records = replace(scaling.records, fingerprint=model_fingerprint(model))
-        calibration = _calibrate(settings, objective, model, dataset, records)
+        calibration = _calibrate(options, objective, model, dataset, records)
         calibration = replace(calibration, setting=replace(calibration.setting, max_length=max_length))
-    if not settings.dry_run:
-        with faults_explained(f"{settings.model} cannot be written"):
-            _save(settings.model, model, calibration, scaling)
-    _report(settings, records, calibration, scaling, tokenised_to=max_length)
+    if not options.dry_run:
+        with faults_explained(f"{options.model} cannot be written"):
+            _save(options.model, model, calibration, scaling)
+    _report(options, records, calibration, scaling, tokenised_to=max_length)
 
 
-def _objective(settings: CalibrateSettings) -> Objective:
-    wishes = {
-        "--max-drop": settings.max_drop,
-        "--min-speedup": settings.min_speedup,
-        "--latency-ms": settings.latency_ms,
+def _objective(options: Calibrate) -> Objective:
+    targets = {
+        "--max-drop": options.max_drop,
+        "--min-speedup": options.min_speedup,
+        "--latency-ms": options.latency_ms,
     }
-    given = [name for name, value in wishes.items() if value is not None]
+    given = [name for name, value in targets.items() if value is not None]
     if len(given) != 1:
-        what = "no wish" if not given else " and ".join(given) + " at once"
-        raise CommandError(f"{what}; give exactly one of {', '.join(wishes)}")
-    clock = {"--batch-size": settings.batch_size, "--backend": settings.backend, "--dtype": settings.dtype}
+        what = "no target" if not given else " and ".join(given) + " at once"
+        raise CommandError(f"{what}; give exactly one of {', '.join(targets)}")
+    clock = {"--batch-size": options.batch_size, "--backend": options.backend, "--dtype": options.dtype}
     idle = [name for name, value in clock.items() if value is not None]
-    if idle and settings.latency_ms is None:
-        raise CommandError(f"{idle[0]} is for --latency-ms, which alone measures times; leave it away")
-    check_patching(settings.backend or "auto", settings.dtype or "auto")
+    if idle and options.latency_ms is None:
+        raise CommandError(f"{idle[0]} is for --latency-ms, which alone measures times; leave it out")
+    check_patching(options.patching)
     with faults_explained(given[0]):
-        return Objective(settings.max_drop, settings.min_speedup, settings.latency_ms)
+        return Objective(options.max_drop, options.min_speedup, options.latency_ms)
 
 
-def _check_model(model: FastBertForSequenceClassification, settings: CalibrateSettings) -> None:
+def _check_model(model: FastBertForSequenceClassification, options: Calibrate) -> None:
     if model.config.multi_label:
         raise CommandError(
             "calibration is for models that give a text exactly one class, and this one is multi-label; choose its "
@@ -167,16 +123,14 @@ def _check_model(model: FastBertForSequenceClassification, settings: CalibrateSe
         raise CommandError(
             "this model has no student classifiers, so no text can leave early; train it with more --exit-layers"
         )
-    check_criterion(settings.criterion, model.num_labels)
-    if settings.temperature_scaling:
+    check_criterion(options.criterion, model.num_labels)
+    if options.temperature_scaling:
         check_foldable(model)
 
 
-def _records(
-    settings: CalibrateSettings, model: FastBertForSequenceClassification, dataset: TokenisedDataset
-) -> ExitRecords:
-    """Those of `settings.records` if they are there, else those of a pass of the model, which are written there."""
-    path = settings.records
+def _records(options: Calibrate, model: FastBertForSequenceClassification, dataset: TokenisedDataset) -> ExitRecords:
+    """Those of `options.records` if they are there, else those of a pass of the model, which are written there."""
+    path = options.records
     if path is not None and path.exists():
         records = ExitRecords.load(path)
         known = (records.labels.tolist(), records.texts) == (dataset.label_ids, dataset.fingerprint)
@@ -193,7 +147,7 @@ def _records(
 
 
 def _calibrate(
-    settings: CalibrateSettings,
+    options: Calibrate,
     objective: Objective,
     model: FastBertForSequenceClassification,
     dataset: TokenisedDataset,
@@ -203,33 +157,33 @@ def _calibrate(
         return calibrate_and_compare(
             records,
             objective,
-            confidence=settings.confidence,
-            search=settings.search,
-            criterion=settings.criterion,
-            temperatures_fitted=settings.temperature_scaling,
-            seed=settings.seed,
+            confidence=options.confidence,
+            search=options.search,
+            criterion=cast(CriterionChoice, options.criterion),
+            temperatures_fitted=options.temperature_scaling,
+            seed=options.seed,
         )
     with _bar() as progress:
         return calibrate_to_latency(
             records,
             objective.max_latency_ms,
-            _clock(settings, model, dataset, progress),
-            confidence=settings.confidence,
-            search=settings.search,
-            criterion=settings.criterion,
+            _clock(options, model, dataset, progress),
+            confidence=options.confidence,
+            search=options.search,
+            criterion=cast(CriterionChoice, options.criterion),
         )
 
 
 def _clock(
-    settings: CalibrateSettings,
+    options: Calibrate,
     model: FastBertForSequenceClassification,
     dataset: TokenisedDataset,
     progress: Progress,
 ) -> Clock:
-    backend, dtype = settings.backend or "auto", settings.dtype or "auto"
-    patched = place_and_patch(model, backend, dtype)
-    batches = measure.timed_batches(model, dataset, settings.batch_size or 1, settings.seed)
+    patched = place_and_patch(model, options.patching)
+    batches = measure.timed_batches(model, dataset, options.batch_size or 1, options.seed)
     machine = describe_machine()
+    dtype = options.dtype if options.dtype not in (None, "auto") else str(model.dtype).removeprefix("torch.")
 
     def times(rules: Sequence[ExitRule]) -> list[float]:
         return measure.milliseconds_per_text(
@@ -238,11 +192,10 @@ def _clock(
 
     return Clock(
         times,
-        batch_size=settings.batch_size or 1,
+        batch_size=options.batch_size or 1,
         texts=sum(len(batch["input_ids"]) for batch in batches),
         machine=machine["cuda_device"] or f"{machine['processor']}, {machine['threads']} thread(s)",
-        precision=f"{str(model.dtype).removeprefix('torch.') if dtype == 'auto' else dtype}, "
-        + ("on the fast kernels" if patched else "without the fast kernels"),
+        precision=f"{dtype}, {'on the fast kernels' if patched else 'without the fast kernels'}",
     )
 
 
@@ -265,26 +218,26 @@ def _save(
 
 
 def _report(
-    settings: CalibrateSettings,
+    options: Calibrate,
     records: ExitRecords,
     calibration: Calibration,
     scaling: TemperatureScaling | None,
     *,
     tokenised_to: int,
 ) -> None:
-    if not settings.as_json:
-        saved = None if settings.dry_run else settings.model
+    if not options.as_json:
+        saved = None if options.dry_run else options.model
         report.show(Console(highlight=False, soft_wrap=True), records, calibration, scaling, saved)
         return
     setting = asdict(calibration.setting)
     del setting["curve"]  # the file has it
     results: dict[str, Any] = {
         "machine": describe_machine(),
-        "model": str(settings.model),
-        "data": settings.data,
+        "model": str(options.model),
+        "data": options.texts.data,
         "texts": len(records),
         "max_length": tokenised_to,
-        "saved": not settings.dry_run,
+        "saved": not options.dry_run,
         "setting": setting,
         "compared": [asdict(found) for found in calibration.compared],
         "temperature_scaling": None if scaling is None else report.as_values(scaling),

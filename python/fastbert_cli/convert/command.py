@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from fastbert_cli.errors import reported
+from fastbert_cli.command import Command, Option
 
 
-def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="State dict in a file of torch.save.")],
-    to: Annotated[Path, typer.Option(help="Folder to write.")],
-    format: Annotated[
-        str | None,
-        typer.Option(help="fastbert, fastplm, script or bitvoyage. Default: what the names in the checkpoint say."),
-    ] = None,
-    vocab: Annotated[
-        Path | None, typer.Option(help="Vocabulary, a word piece per line. Default: no tokenizer is written.")
-    ] = None,
-    config: Annotated[
-        list[Path] | None,
-        typer.Option(help="JSON file that configures the original model; may be repeated. Not needed for known sizes."),
-    ] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(help="Name of a class; once for each, in the order of their numbers.")
-    ] = None,
-) -> None:
+@dataclass(frozen=True)
+class Convert(Command):
     """Turn a checkpoint of another FastBERT into a folder for all commands here.
 
     \b
@@ -43,7 +26,25 @@ def convert(
       fastbert convert Epoch_3.bin --to reviews --vocab vocab.txt \\
           --config bert_config.json --config fastbert_cls.json
     """
-    with reported("convert", lambda: f"stopped; {to} was not written"):
-        from fastbert_cli.convert.run import ConvertSettings, run_convert
 
-        run_convert(ConvertSettings(checkpoint, to, format, vocab, tuple(config or ()), tuple(label or ())))
+    checkpoint: Annotated[Path, Option("State dict in a file of torch.save.", metavar="CHECKPOINT")]
+    to: Annotated[Path, Option("Folder to write.")]
+    format: Annotated[
+        str | None, Option("fastbert, fastplm, script or bitvoyage. Default: what the names in the checkpoint say.")
+    ] = None
+    vocab: Annotated[Path | None, Option("Vocabulary, a word piece per line. Default: no tokenizer is written.")] = None
+    config: Annotated[
+        tuple[Path, ...],
+        Option("JSON file that configures the original model; may be repeated. Not needed for known sizes."),
+    ] = ()
+    label: Annotated[tuple[str, ...], Option("Name of a class; once for each, in the order of their numbers.")] = ()
+
+    def run(self) -> None:
+        """Convert the checkpoint."""
+        from fastbert_cli.convert.run import run_convert
+
+        run_convert(self)
+
+    def stopped(self) -> str:
+        """Return that the folder is not there."""
+        return f"stopped; {self.to} was not written"

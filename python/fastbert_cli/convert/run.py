@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
+from fastbert_cli.convert.command import Convert
 from fastbert_cli.errors import faults_explained
 from fastbert_hf.conversion import FORMATS, ConversionReport, convert_checkpoint
 
 
-@dataclass(frozen=True)
-class ConvertSettings:
-    """Options of `fastbert convert`; see its help."""
-
-    checkpoint: Path
-    to: Path
-    format: str | None
-    vocab: Path | None
-    config: tuple[Path, ...]
-    labels: tuple[str, ...]
-
-
-def run_convert(settings: ConvertSettings) -> None:
+def run_convert(options: Convert) -> None:
     """Converts, writes the folder and prints what was done.
 
     Raises:
@@ -35,15 +21,15 @@ def run_convert(settings: ConvertSettings) -> None:
     logging.disable_progress_bar()
     with faults_explained():
         report = convert_checkpoint(
-            settings.checkpoint,
-            settings.to,
-            format=settings.format,
-            vocabulary=settings.vocab,
-            settings=settings.config,
-            label_names=settings.labels or None,
+            options.checkpoint,
+            options.to,
+            format=options.format,
+            vocabulary=options.vocab,
+            settings=options.config,
+            label_names=options.label or None,
         )
     show(Console(highlight=False, soft_wrap=True, markup=False), report)
-    print(f"written: {settings.to}")
+    print(f"written: {options.to}")
 
 
 def show(console: Console, report: ConversionReport) -> None:

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
-import typer
-
-from fastbert_cli.errors import reported
-from fastbert_cli.options import Precision
+from fastbert_cli import options
+from fastbert_cli.command import Command, Option
 
 
-def demo(
-    train: Annotated[
-        Path | None,
-        typer.Option(help="Labelled texts to train on (.tsv or .csv, header: label, text). Default: docstrings."),
-    ] = None,
-    dev: Annotated[Path | None, typer.Option(help="Labelled texts to measure on, of the same form.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Folder or hub name of a pretrained BERT. Default: the packaged 6-layer MiniLM.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the model, the report, the figures and the chart.")] = Path(
-        "demo-out"
-    ),
-    speed: Annotated[
-        list[float] | None, typer.Option(help="Speed (threshold on the uncertainty) to measure at; may be repeated.")
-    ] = None,
-    epochs: Annotated[float, typer.Option(min=0.01, help="Epochs of step 1, fine-tuning.")] = 3,
-    distil_epochs: Annotated[float, typer.Option(min=0.01, help="Epochs of step 2, self-distillation.")] = 3,
-    max_length: Annotated[int, typer.Option(min=3, help="Texts are cut off at this many tokens.")] = 96,
-    precision: Annotated[
-        Precision, typer.Option(help="Of training; auto: bf16 where the processor computes in it.")
-    ] = (Precision.auto),
-    timed: Annotated[
-        int, typer.Option(min=32, help="Texts that the timing runs over (a multiple of the batch of 32).")
-    ] = 320,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved repeats of the timing; medians are reported.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the data, the fresh heads and the training.")] = 0,
-) -> None:
+@dataclass(frozen=True)
+class Demo(Command):
     """Train, distil, patch and measure a FastBERT, from raw text, in about five minutes on two cores.
 
     Without files it classifies docstrings: which of five installed libraries was this one written for?
@@ -47,21 +21,36 @@ def demo(
       fastbert demo
       fastbert demo --train mine-train.tsv --dev mine-dev.tsv --speed 0.2 --speed 0.6
     """
-    with reported("demo", lambda: f"stopped; what was finished is in {out}", extra="demo"):
-        from fastbert_cli.demo.run import DemoSettings, run_demo
 
-        settings = DemoSettings(
-            train=train,
-            dev=dev,
-            backbone=backbone,
-            out=out,
-            speeds=tuple(sorted(set(speed or (0.1, 0.3, 0.5, 0.8)))),
-            epochs=epochs,
-            distil_epochs=distil_epochs,
-            max_length=max_length,
-            precision=precision.value,
-            timed=timed,
-            rounds=rounds,
-            seed=seed,
-        )
-        run_demo(settings)
+    extra: ClassVar[str] = "demo"
+
+    train: Annotated[
+        Path | None, Option("Labelled texts to train on (.tsv or .csv, header: label, text). Default: docstrings.")
+    ] = None
+    dev: Annotated[Path | None, Option("Labelled texts to measure on, of the same form.")] = None
+    backbone: Annotated[
+        str | None, Option("Folder or hub name of a pretrained BERT. Default: the packaged 6-layer MiniLM.")
+    ] = None
+    out: Annotated[Path, Option("Folder for the model, the report, the figures and the chart.")] = Path("demo-out")
+    speed: Annotated[
+        tuple[float, ...], Option("Speed (threshold on the uncertainty) to measure at; may be repeated.")
+    ] = options.SPEEDS
+    epochs: Annotated[float, Option("Epochs of step 1, fine-tuning.", min=0.01)] = 3
+    distil_epochs: Annotated[float, Option("Epochs of step 2, self-distillation.", min=0.01)] = 3
+    max_length: Annotated[int, Option("Texts are cut off at this many tokens.", min=3)] = 96
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], Option("Of training; auto: bf16 where the processor computes in it.")
+    ] = "auto"
+    timed: Annotated[int, Option("Texts that the timing runs over (a multiple of the batch of 32).", min=32)] = 320
+    rounds: Annotated[int, Option("Interleaved repeats of the timing; medians are reported.", min=1)] = 3
+    seed: Annotated[int, Option("Of the data, the fresh heads and the training.")] = 0
+
+    def run(self) -> None:
+        """Train, measure and report."""
+        from fastbert_cli.demo.run import run_demo
+
+        run_demo(self)
+
+    def stopped(self) -> str:
+        """Return where to look."""
+        return f"stopped; what was finished is in {self.out}"

@@ -1,55 +1,57 @@
-"""The command `distill`: its options and help."""
+"""The command `distill`: its options, which are its configuration too, and its help."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
-
-from fastbert_cli import options
-from fastbert_cli.errors import reported
-from fastbert_cli.options import DATA, RUN, option
-
-if TYPE_CHECKING:
-    from fastbert_cli.output_folder import OutputFolder
-    from fastbert_cli.run_config import DistilConfig
+from fastbert_cli import options, training
+from fastbert_cli.command import Command, Given, Option
+from fastbert_cli.options import DATA
+from fastbert_cli.training import RUN, Distil, Run, TrainingConfig, how_to_go_on
 
 
-def distill(
-    context: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of a saved FastBERT and its tokenizer.")],
+@dataclass(frozen=True)
+class DistillData:
+    """Where the texts are, and labelled texts to score on."""
+
     texts: Annotated[
-        list[str] | None,
-        option(
+        tuple[str, ...],
+        Option(
             "Texts: .txt (one per line), .tsv, .csv, .jsonl or .parquet; may be repeated. Labels are ignored, except "
             "with --targets hard or mixed.",
             panel=DATA,
         ),
-    ] = None,
-    dev: options.Dev = None,
-    subset: options.Subset = None,
-    dev_split: options.DevSplit = None,
-    text_column: options.TextColumn = None,
-    pair_column: options.PairColumn = None,
-    label_column: options.LabelColumn = None,
-    max_length: options.MaxLength = None,
-    distil_epochs: options.DistilEpochs = None,
-    distil_learning_rate: options.DistilLearningRate = None,
-    distil_batch_size: options.DistilBatchSize = None,
-    objective: options.ObjectiveOption = None,
-    temperature: options.Temperature = None,
-    targets: options.TargetsOption = None,
-    hard_weight: options.HardWeight = None,
-    cache: options.Cache = None,
-    cache_limit_gb: options.CacheLimit = None,
-    cache_dtype: options.CacheDtypeOption = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run.", rich_help_panel=RUN)] = Path("fastbert-distilled"),
-    seed: options.Seed = None,
-    precision: options.PrecisionOption = None,
-    resume: options.Resume = False,
-    config: options.ConfigFile = None,
-) -> None:
+    ] = ()
+    dev: training.Dev = None
+    subset: options.Subset = None
+    dev_split: training.DevSplit = None
+    text_column: options.TextColumn = None
+    pair_column: options.PairColumn = None
+    label_column: options.LabelColumn = None
+
+
+@dataclass(frozen=True)
+class ModelToDistill:
+    """The folder of a saved FastBERT, which is the command's argument."""
+
+    folder: str | None = None
+    max_length: training.MaxLength = 128
+
+
+@dataclass(frozen=True)
+class DistillConfig(TrainingConfig):
+    """The sections of the configuration."""
+
+    data: DistillData = field(default_factory=DistillData)
+    model: ModelToDistill = field(default_factory=ModelToDistill)
+    distil: Distil = field(default_factory=Distil)
+    run: Run = field(default_factory=Run)
+
+
+@dataclass(frozen=True)
+class Distill(Command):
     """Distil the student classifiers of a saved FastBERT again; texts without labels are enough.
 
     \b
@@ -69,12 +71,25 @@ def distill(
       fastbert distill reviews/model --texts train.tsv --targets mixed \\
           --hard-weight 0.3 --out reviews-mixed
     """
-    output: OutputFolder[DistilConfig] | None = None
-    with reported("distill", lambda: "stopped before training began" if output is None else output.how_to_go_on()):
+
+    model: options.SavedModel
+    settings: Given[DistillConfig] = field(default_factory=Given)
+    out: Annotated[Path, Option("Folder of the run.", panel=RUN)] = Path("fastbert-distilled")
+    resume: training.Resume = False
+    config: training.ConfigFile = None
+
+    def run(self) -> None:
+        """Distil, or go on with a run."""
         from fastbert_cli.distill.run import run_distill
         from fastbert_cli.output_folder import OutputFolder
-        from fastbert_cli.run_config import DistilConfig
 
-        flags = options.given(context.params, options.DISTILL_KEYS) | {"model.folder": str(model)}
-        output = OutputFolder(("distill", str(model)), out, DistilConfig, config, flags, resume)
-        run_distill(output)
+        flags = self.settings | {"model.folder": str(self.model)}
+        run_distill(OutputFolder(self._words, self.out, DistillConfig, self.config, flags, self.resume))
+
+    def stopped(self) -> str:
+        """Return the command that goes on."""
+        return how_to_go_on(self._words, self.out)
+
+    @property
+    def _words(self) -> tuple[str, ...]:
+        return ("distill", str(self.model))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastbert_cli.distill.command import DistillConfig
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import check_max_length, label_names_of, load_model
 from fastbert_cli.output_folder import OutputFolder
-from fastbert_cli.run_config import DistilConfig
 from fastbert_cli.texts import check_subset, read_labelled, read_unlabelled
 from fastbert_hf.data import TextData, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import distil
 
 
-def run_distill(output: OutputFolder[DistilConfig]) -> None:
+def run_distill(output: OutputFolder[DistillConfig]) -> None:
     """Distils the students of a saved model and writes the model.
 
     Raises:
@@ -47,7 +47,7 @@ def run_distill(output: OutputFolder[DistilConfig]) -> None:
     output.finish(model, tokenizer, dev, {"distil": result}, numbers)
 
 
-def read_texts(config: DistilConfig, model: FastBertForSequenceClassification) -> TextData:
+def read_texts(config: DistillConfig, model: FastBertForSequenceClassification) -> TextData:
     """The texts that the configuration names, with labels if the targets need them."""
     section = config.data
     if config.distil.targets == "soft":
@@ -56,7 +56,7 @@ def read_texts(config: DistilConfig, model: FastBertForSequenceClassification) -
     return read_labelled(section.texts[0], names, section, split=None, multi_label=model.config.multi_label)
 
 
-def _check(config: DistilConfig) -> None:
+def _check(config: DistillConfig) -> None:
     if not config.data.texts:
         raise CommandError("no texts to distil from; name a file with --texts")
     check_subset(config.data, config.data.dev, *config.data.texts)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,36 +10,16 @@ from transformers.utils import logging
 
 from fastbert_cli import scores
 from fastbert_cli.errors import CommandError, faults_explained
-from fastbert_cli.models import check_max_length, check_patching, label_names_of, load_model, place_and_patch
-from fastbert_hf.data import TokenisedDataset, read_classification_data
+from fastbert_cli.evaluate.command import Evaluate
+from fastbert_cli.models import check_patching, load_model, longest_text, place_and_patch
+from fastbert_cli.texts import read_for
+from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import describe_machine
 
 
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """Options of `fastbert evaluate`; see its help."""
-
-    model: Path
-    data: str
-    split: str | None
-    subset: str | None
-    text_column: str | None
-    pair_column: str | None
-    label_column: str | None
-    speeds: tuple[float, ...]
-    speedups: tuple[float, ...]
-    max_length: int | None
-    batch_size: int
-    timed: bool
-    backend: str
-    dtype: str
-    as_json: bool
-    out: Path | None
-
-
-def run_evaluate(settings: EvaluateSettings) -> None:
-    """Prints the scores, and writes them to `settings.out` if that is given.
+def run_evaluate(options: Evaluate) -> None:
+    """Prints the scores, and writes them to `options.out` if that is given.
 
     Raises:
         CommandError: options that contradict each other, or a model that cannot be used.
@@ -49,65 +27,54 @@ def run_evaluate(settings: EvaluateSettings) -> None:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    check_patching(settings.backend, settings.dtype)
-    if settings.out is not None and not settings.out.parent.is_dir():
-        raise CommandError(f"--out {settings.out}: no such folder; make it first")
-    if settings.out is not None and settings.out.is_dir():
-        raise CommandError(f"--out {settings.out}: a folder; name a file")
-    model, tokenizer = load_model(settings.model)
+    check_patching(options.patching)
+    if options.out is not None and not options.out.parent.is_dir():
+        raise CommandError(f"--out {options.out}: no such folder; make it first")
+    if options.out is not None and options.out.is_dir():
+        raise CommandError(f"--out {options.out}: a folder; name a file")
+    model, tokenizer = load_model(options.model)
     with faults_explained():
-        for speedup in settings.speedups:  # what is wrong with it is said before the data is read
+        for speedup in options.speedup:  # what is wrong with it is said before the data is read
             model.resolve_speed(None, speedup, 1)
-    positions = model.config.max_position_embeddings
-    max_length = min(positions, tokenizer.model_max_length) if settings.max_length is None else settings.max_length
-    check_max_length(model, max_length)
+    max_length = longest_text(model, tokenizer, options.max_length)
     with faults_explained():
-        data = read_classification_data(
-            settings.data,
-            label_names_of(model),
-            split=settings.split,
-            subset=settings.subset,
-            text_column=settings.text_column,
-            pair_column=settings.pair_column,
-            label_column=settings.label_column,
-            multi_label=model.config.multi_label,
-        )
-    patched = place_and_patch(model, settings.backend, settings.dtype)
+        data = read_for(model, options.texts)
+    patched = place_and_patch(model, options.patching)
     with faults_explained():
         dataset = TokenisedDataset(data, tokenizer, max_length)
         rows = scores.score(
             model,
             dataset,
-            settings.speeds,
-            settings.speedups,
-            batch_size=settings.batch_size,
-            timed=settings.timed,
+            options.speeds,
+            options.speedup,
+            batch_size=options.batch_size,
+            timed=options.timed,
         )
     results: dict[str, Any] = {
         "machine": describe_machine(),
-        "model": str(settings.model),
-        "data": settings.data,
-        "split": settings.split,
+        "model": str(options.model),
+        "data": options.texts.data,
+        "split": options.texts.split,
         "texts": len(data),
         "max_length": max_length,
-        "batch_size": settings.batch_size,
+        "batch_size": options.batch_size,
         "patched": patched,
-        "backend": settings.backend,
-        "dtype": settings.dtype,
+        "backend": options.patching.backend,
+        "dtype": options.patching.dtype,
         "layers": model.config.num_hidden_layers,
         "flops_convention": scores.FLOPS_CONVENTION,
         "rows": rows,
     }
     text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
-    if settings.out is not None:
-        with faults_explained(f"--out {settings.out}"):
-            write_atomically(settings.out, text)
-    if settings.as_json:
+    if options.out is not None:
+        with faults_explained(f"--out {options.out}"):
+            write_atomically(options.out, text)
+    if options.as_json:
         print(text, end="")
         return
     console = Console(highlight=False, soft_wrap=True)
     scores.show(console, rows)
     how = "on the fast kernels" if patched else "without the fast kernels"
-    console.print(f"{len(data)} texts in batches of {settings.batch_size}, {how}", markup=False)
-    if settings.out is not None:
-        console.print(f"written: {settings.out}", markup=False)
+    console.print(f"{len(data)} texts in batches of {options.batch_size}, {how}", markup=False)
+    if options.out is not None:
+        console.print(f"written: {options.out}", markup=False)

@@ -2,57 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from fastbert_cli import options
-from fastbert_cli.errors import reported
-from fastbert_cli.options import Dtype
+from fastbert_cli.command import Command, Option
 
 
-def predict(
-    model: options.SavedModel,
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="Texts: .txt (one per line), .tsv or .csv (with a header), .jsonl (one object per line) or .parquet.",
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="File to write, .tsv or .jsonl. Default: a table on standard output.")
-    ] = None,
-    speed: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="A text leaves at the first layer whose uncertainty is below it. Default: the setting of fastbert "
-            "calibrate, or full depth where the model has none.",
-        ),
-    ] = None,
-    speedup: Annotated[
-        float | None, typer.Option(help="Instead, the FLOPs speed-up wanted of a calibrated model, as 4.")
-    ] = None,
-    full_depth: Annotated[bool, typer.Option("--full-depth", help="Nobody leaves early.")] = False,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens per batch with padding. Default: 4096 on a CPU, 16384 on a GPU.")
-    ] = None,
-    max_length: options.CutOff = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column (or JSON key) of the text. Default: text, or text_a and text_b.")
-    ] = None,
-    pair_column: Annotated[
-        str | None, typer.Option(help="Column of the second text, for a model of text pairs.")
-    ] = None,
-    backend: options.Backend = "auto",
-    dtype: options.DtypeOption = Dtype.auto,
-    progress: Annotated[
-        bool | None, typer.Option("--progress/--no-progress", help="Progress bar. Default: if stderr is a terminal.")
-    ] = None,
-) -> None:
+@dataclass(frozen=True)
+class Predict(Command):
     """Classify the texts of a file with a saved FastBERT, on the fast kernels.
 
     \b
@@ -78,22 +37,46 @@ def predict(
       fastbert predict demo-out/model nli.jsonl --text-column premise \\
           --pair-column hypothesis --speed 0.3 --dtype bf16 --out labels.jsonl
     """
-    with reported("predict", lambda: "stopped" + ("" if out is None else f"; {out} was not written")):
-        from fastbert_cli.predict.run import PredictSettings, run_predict
 
-        settings = PredictSettings(
-            model=model,
-            file=file,
-            out=out,
-            speed=speed,
-            speedup=speedup,
-            full_depth=full_depth,
-            max_tokens=max_tokens,
-            max_length=max_length,
-            text_column=text_column,
-            pair_column=pair_column,
-            backend=backend,
-            dtype=dtype.value,
-            progress=progress,
-        )
-        run_predict(settings)
+    model: options.SavedModel
+    file: Annotated[
+        Path,
+        Option(
+            "Texts: .txt (one per line), .tsv or .csv (with a header), .jsonl (one object per line) or .parquet.",
+            metavar="FILE",
+        ),
+    ]
+    out: Annotated[Path | None, Option("File to write, .tsv or .jsonl. Default: a table on standard output.")] = None
+    speed: Annotated[
+        float | None,
+        Option(
+            "A text leaves at the first layer whose uncertainty is below it. Default: the setting of fastbert "
+            "calibrate, or full depth where the model has none.",
+            min=0,
+            max=1,
+        ),
+    ] = None
+    speedup: Annotated[float | None, Option("Instead, the FLOPs speed-up wanted of a calibrated model, as 4.")] = None
+    full_depth: Annotated[bool, Option("Nobody leaves early.")] = False
+    max_tokens: Annotated[
+        int | None, Option("Tokens per batch with padding. Default: 4096 on a CPU, 16384 on a GPU.", min=1)
+    ] = None
+    max_length: options.CutOff = None
+    text_column: Annotated[
+        str | None, Option("Column (or JSON key) of the text. Default: text, or text_a and text_b.")
+    ] = None
+    pair_column: Annotated[str | None, Option("Column of the second text, for a model of text pairs.")] = None
+    patching: options.Patching = field(default_factory=options.Patching)
+    progress: Annotated[
+        bool | None, Option("Progress bar. Default: if stderr is a terminal.", "--progress/--no-progress")
+    ] = None
+
+    def run(self) -> None:
+        """Write the answers."""
+        from fastbert_cli.predict.run import run_predict
+
+        run_predict(self)
+
+    def stopped(self) -> str:
+        """Return that no half of a file is left."""
+        return "stopped" + ("" if self.out is None else f"; {self.out} was not written")

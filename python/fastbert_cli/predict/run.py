@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -17,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from fastbert_cli.errors import CommandError
 from fastbert_cli.models import DTYPES, check_patching, load_model, place_and_patch
-from fastbert_cli.setting_in_words import describe_wish
+from fastbert_cli.predict.command import Predict
+from fastbert_cli.setting_in_words import describe_objective
 from fastbert_hf.data import JSON_LINES, read_texts
 from fastbert_hf.data.labels import SEPARATOR
 from fastbert_hf.files import file_written_atomically
@@ -29,27 +29,8 @@ COLUMNS = ("label", "probability", "uncertainty", "exit_layer")
 Row = tuple[str, float | list[float], float, int]
 
 
-@dataclass(frozen=True)
-class PredictSettings:
-    """Options of `fastbert predict`; see its help."""
-
-    model: Path
-    file: Path
-    out: Path | None
-    speed: float | None
-    speedup: float | None
-    full_depth: bool
-    max_tokens: int | None
-    max_length: int | None
-    text_column: str | None
-    pair_column: str | None
-    backend: str
-    dtype: str
-    progress: bool | None
-
-
-def run_predict(settings: PredictSettings) -> None:
-    """Writes a row for every text of `settings.file` and reports on stderr.
+def run_predict(options: Predict) -> None:
+    """Writes a row for every text of `options.file` and reports on stderr.
 
     Raises:
         CommandError: options that contradict each other, or a model that cannot be used.
@@ -57,13 +38,13 @@ def run_predict(settings: PredictSettings) -> None:
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    _check_paths(settings)
-    _check_speed(settings)
-    check_patching(settings.backend, settings.dtype)
+    _check_paths(options)
+    _check_speed(options)
+    check_patching(options.patching)
     # All of the file is looked at before the model is, so that a bad last line does not cost the work before it.
-    total = sum(1 for _ in read_texts(settings.file, settings.text_column, settings.pair_column))
-    model, tokenizer = load_model(settings.model)
-    place_and_patch(model, settings.backend, settings.dtype)
+    total = sum(1 for _ in read_texts(options.file, options.text_column, options.pair_column))
+    model, tokenizer = load_model(options.model)
+    place_and_patch(model, options.patching)
 
     begin = time.perf_counter()
     layers = 0
@@ -71,15 +52,15 @@ def run_predict(settings: PredictSettings) -> None:
         answers = iter_predict(
             model,
             tokenizer,
-            read_texts(settings.file, settings.text_column, settings.pair_column),
-            speed=0.0 if settings.full_depth else settings.speed,
-            speedup=settings.speedup,
-            max_tokens=settings.max_tokens,
-            max_length=settings.max_length,
-            progress=settings.progress,
+            read_texts(options.file, options.text_column, options.pair_column),
+            speed=0.0 if options.full_depth else options.speed,
+            speedup=options.speedup,
+            max_tokens=options.max_tokens,
+            max_length=options.max_length,
+            progress=options.progress,
             total=total,
         )
-        with closing(answers), _output(settings.out) as write:
+        with closing(answers), _output(options.out) as write:
             for part in answers:
                 write(part)
                 layers += int(part.exit_layer.sum())
@@ -89,19 +70,19 @@ def run_predict(settings: PredictSettings) -> None:
     print(
         f"{total:,} texts in {seconds:.1f} s ({total / seconds:,.0f} texts/s), "
         f"mean exit layer {layers / total:.2f} of {model.config.num_hidden_layers}; "
-        + _what_was_used(settings, model, tokenizer)
-        + ("" if settings.out is None else f"; written: {settings.out}"),
+        + _what_was_used(options, model, tokenizer)
+        + ("" if options.out is None else f"; written: {options.out}"),
         file=sys.stderr,
     )
 
 
-def _check_speed(settings: PredictSettings) -> None:
+def _check_speed(options: Predict) -> None:
     given = [
         name
         for name, is_given in (
-            ("--speed", settings.speed is not None),
-            ("--speedup", settings.speedup is not None),
-            ("--full-depth", settings.full_depth),
+            ("--speed", options.speed is not None),
+            ("--speedup", options.speedup is not None),
+            ("--full-depth", options.full_depth),
         )
         if is_given
     ]
@@ -110,30 +91,31 @@ def _check_speed(settings: PredictSettings) -> None:
 
 
 def _what_was_used(
-    settings: PredictSettings, model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase
+    options: Predict, model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase
 ) -> str:
     setting = model.calibrated_setting
-    if settings.speedup is not None:
+    if options.speedup is not None:
         assert setting is not None
-        return f"speed-up {settings.speedup:g} (Speed {setting.speed_for_speedup(settings.speedup):.4g})"
-    if settings.full_depth or (settings.speed is None and setting is None):
-        return "full depth" + ("" if settings.full_depth else " (not calibrated)")
-    if settings.speed is not None:
-        return f"Speed {settings.speed:g}"
+        return f"speed-up {options.speedup:g} (Speed {setting.speed_for_speedup(options.speedup):.4g})"
+    if options.full_depth or (options.speed is None and setting is None):
+        return "full depth" + ("" if options.full_depth else " (not calibrated)")
+    if options.speed is not None:
+        return f"Speed {options.speed:g}"
     assert setting is not None
-    wish = describe_wish(setting.objective)
+    target = describe_objective(setting.objective)
     if setting.evidence.guarantee is not None:
-        if DTYPES.get(settings.dtype, model.dtype) != model.dtype:
-            wish += f"; guaranteed in {str(model.dtype).removeprefix('torch.')}, not with --dtype {settings.dtype}"
-        if setting.max_length not in (None, resolve_max_length(model, tokenizer, settings.max_length)):
-            wish += f"; guaranteed with --max-length {setting.max_length}"
-    return f"calibrated setting ({wish})"
+        if DTYPES.get(options.patching.dtype, model.dtype) != model.dtype:
+            precision = str(model.dtype).removeprefix("torch.")
+            target += f"; guaranteed in {precision}, not with --dtype {options.patching.dtype}"
+        if setting.max_length not in (None, resolve_max_length(model, tokenizer, options.max_length)):
+            target += f"; guaranteed with --max-length {setting.max_length}"
+    return f"calibrated setting ({target})"
 
 
-def _check_paths(settings: PredictSettings) -> None:
-    if settings.pair_column is not None and settings.text_column is None:
+def _check_paths(options: Predict) -> None:
+    if options.pair_column is not None and options.text_column is None:
         raise CommandError("--pair-column goes with --text-column: one names the first text, the other the second")
-    out = settings.out
+    out = options.out
     if out is None:
         return
     if out.suffix.lower() not in (".tsv", *JSON_LINES):
@@ -142,7 +124,7 @@ def _check_paths(settings: PredictSettings) -> None:
         raise CommandError(f"--out {out}: no such folder; make it first")
     if out.exists() and not out.is_file():
         raise CommandError(f"--out {out}: not a file that can be replaced; choose another name")
-    if out.exists() and settings.file.exists() and out.samefile(settings.file):
+    if out.exists() and options.file.exists() and out.samefile(options.file):
         raise CommandError(f"--out {out}: that is the file of the texts; choose another name")
 
 

@@ -1,92 +1,128 @@
-"""The command `train`: its options and help."""
+"""The command `train`: its options, which are its configuration too, and its help."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
-from fastbert_cli import options
-from fastbert_cli.errors import CommandError, reported
-from fastbert_cli.options import DATA, MODEL, RUN, STEP_1, STEP_2, option
+from fastbert_cli import options, training
+from fastbert_cli.command import Command, Given, Option
+from fastbert_cli.errors import CommandError
+from fastbert_cli.options import DATA
+from fastbert_cli.training import MODEL, RUN, STEP_1, STEP_2, Distil, Step, TrainingConfig, how_to_go_on
 
 if TYPE_CHECKING:
-    from fastbert_cli.output_folder import OutputFolder
-    from fastbert_cli.run_config import TrainConfig
+    from fastbert_hf.training import LabelSettings
 
 
-def train(
-    context: typer.Context,
+def layers_of(text: str) -> tuple[int, ...]:
+    """Return the layers that the value of --exit-layers names."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise CommandError(f"--exit-layers {text}: name layers with commas between them, as 2,4,6") from None
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """Where texts and labels are; `train` and `dev` are files or names of `datasets`."""
+
     train: Annotated[
         str | None,
-        option("Labelled texts: .tsv, .csv, .jsonl, .parquet, a folder or a name of datasets.", panel=DATA),
-    ] = None,
-    dev: options.Dev = None,
+        Option("Labelled texts: .tsv, .csv, .jsonl, .parquet, a folder or a name of datasets.", panel=DATA),
+    ] = None
+    dev: training.Dev = None
     unlabelled: Annotated[
-        list[str] | None,
-        option("More texts for step 2, also .txt with one per line; may be repeated.", panel=DATA),
-    ] = None,
-    subset: options.Subset = None,
-    train_split: Annotated[str | None, option("Part of the data set of --train, as train.", panel=DATA)] = None,
-    dev_split: options.DevSplit = None,
-    text_column: options.TextColumn = None,
-    pair_column: options.PairColumn = None,
-    label_column: options.LabelColumn = None,
+        tuple[str, ...], Option("More texts for step 2, also .txt with one per line; may be repeated.", panel=DATA)
+    ] = ()
+    subset: options.Subset = None
+    train_split: Annotated[str | None, Option("Part of the data set of --train, as train.", panel=DATA)] = None
+    dev_split: training.DevSplit = None
+    text_column: options.TextColumn = None
+    pair_column: options.PairColumn = None
+    label_column: options.LabelColumn = None
     multi_label: Annotated[
-        bool | None,
-        option(
-            "A text has any number of classes: a list, or a|b in tables.", "--multi-label/--single-label", panel=DATA
-        ),
-    ] = None,
+        bool,
+        Option("A text has any number of classes: a list, or a|b in tables.", "--multi-label/--single-label", DATA),
+    ] = False
+
+
+@dataclass(frozen=True)
+class NewModel:
+    """The backbone and the exit heads; names and defaults are those of `FastBertConfig`."""
+
     backbone: Annotated[
         str | None,
-        option("Folder or hub name of a pretrained encoder. Default: the packaged English MiniLM.", panel=MODEL),
-    ] = None,
-    head: Annotated[options.Head | None, option("Kind of exit head.", panel=MODEL, default="attentive")] = None,
-    pooling: Annotated[
-        options.Pooling | None, option("Of pooled heads, over the tokens.", panel=MODEL, default="first")
-    ] = None,
+        Option("Folder or hub name of a pretrained encoder. Default: the packaged English MiniLM.", panel=MODEL),
+    ] = None
+    head_type: Annotated[Literal["attentive", "pooled"], Option("Kind of exit head.", "--head", MODEL)] = "attentive"
+    head_hidden_size: int = 128
+    head_num_attention_heads: int = 2
+    head_pooling: Annotated[
+        Literal["first", "mean", "max"], Option("Of pooled heads, over the tokens.", "--pooling", MODEL)
+    ] = "first"
+    head_num_dense_layers: int = 1
+    head_activation: Literal["tanh", "relu", "gelu"] = "tanh"
     exit_layers: Annotated[
-        str | None, option("Layers with an exit head, as 2,4,6; the last one included.", panel=MODEL, default="all")
-    ] = None,
-    max_length: options.MaxLength = None,
-    epochs: Annotated[float | None, option("Passes over the labelled texts.", panel=STEP_1, default=3)] = None,
-    learning_rate: Annotated[float | None, option("Highest learning rate.", panel=STEP_1, default=5e-5)] = None,
-    batch_size: Annotated[
-        int | None, option("Texts per step, of all devices together.", panel=STEP_1, default=32)
-    ] = None,
-    label_smoothing: Annotated[
-        float | None, option("Share of a label that is spread over all classes.", panel=STEP_1, default=0.0)
-    ] = None,
-    best_by: Annotated[
-        options.Score | None,
-        option("Score on --dev that the best epoch has.", panel=STEP_1, default="accuracy"),
-    ] = None,
-    joint: Annotated[
-        bool,
-        option("Instead of both steps, train all exit heads on labels: the paper's ablation.", "--joint", panel=STEP_1),
-    ] = False,
-    with_distil: Annotated[
-        bool | None,
-        option("Run step 2, or stop before it.", "--distil/--no-distil", panel=STEP_2, default="distil"),
-    ] = None,
-    distil_epochs: options.DistilEpochs = None,
-    distil_learning_rate: options.DistilLearningRate = None,
-    distil_batch_size: options.DistilBatchSize = None,
-    objective: options.ObjectiveOption = None,
-    temperature: options.Temperature = None,
-    targets: options.TargetsOption = None,
-    hard_weight: options.HardWeight = None,
-    cache: options.Cache = None,
-    cache_limit_gb: options.CacheLimit = None,
-    cache_dtype: options.CacheDtypeOption = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run.", rich_help_panel=RUN)] = Path("fastbert-out"),
-    seed: options.Seed = None,
-    precision: options.PrecisionOption = None,
-    resume: options.Resume = False,
-    config: options.ConfigFile = None,
-) -> None:
+        tuple[int, ...] | None,
+        Option(
+            "Layers with an exit head, as 2,4,6; the last one included. Default: all.", panel=MODEL, parse=layers_of
+        ),
+    ] = None
+    max_length: training.MaxLength = 128
+
+    def of_the_heads(self) -> dict[str, Any]:
+        """Return what `from_backbone` takes beside the backbone."""
+        settings = asdict(self)
+        del settings["backbone"], settings["max_length"]
+        return settings
+
+
+@dataclass(frozen=True)
+class FineTune(Step):
+    """Step 1, or joint training in its place."""
+
+    epochs: Annotated[float, Option("Passes over the labelled texts.", panel=STEP_1)] = 3
+    learning_rate: Annotated[float, Option("Highest learning rate.", panel=STEP_1)] = 5e-5
+    batch_size: Annotated[int, Option("Texts per step, of all devices together.", panel=STEP_1)] = 32
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    best_by: Annotated[training.Score, Option("Score on --dev that the best epoch has.", panel=STEP_1)] = "accuracy"
+    keep_checkpoints: int = 2
+    label_smoothing: Annotated[float, Option("Share of a label that is spread over all classes.", panel=STEP_1)] = 0.0
+
+    def settings(self, **shared: Any) -> LabelSettings:
+        """Return the library's settings."""
+        from fastbert_hf.training import LabelSettings
+
+        return LabelSettings(**asdict(self), **shared)
+
+
+@dataclass(frozen=True)
+class TrainRun(training.Run):
+    """Also which steps there are: both, step 1 alone, or joint training in their place."""
+
+    steps: Literal["both", "fine_tune", "joint"] = "both"
+
+
+@dataclass(frozen=True)
+class TrainConfig(TrainingConfig):
+    """The sections of the configuration."""
+
+    data: TrainData = field(default_factory=TrainData)
+    model: NewModel = field(default_factory=NewModel)
+    fine_tune: FineTune = field(default_factory=FineTune)
+    distil: Distil = field(default_factory=Distil)
+    run: TrainRun = field(default_factory=TrainRun)
+
+    def fine_tuning(self) -> LabelSettings:
+        """Return the settings of step 1, or of joint training."""
+        return self.fine_tune.settings(**self.shared())
+
+
+@dataclass(frozen=True)
+class Train(Command):
     """Train a FastBERT on labelled texts: fine-tune it, then distil its student classifiers.
 
     \b
@@ -106,29 +142,30 @@ def train(
           --backbone bert-base-uncased --epochs 4 --cache --out reviews-base
       fastbert train --config reviews/config.yaml --seed 7 --out reviews-7
     """
-    output: OutputFolder[TrainConfig] | None = None
-    with reported("train", lambda: "stopped before training began" if output is None else output.how_to_go_on()):
+
+    settings: Given[TrainConfig] = field(default_factory=Given)
+    joint: Annotated[
+        bool, Option("Instead of both steps, train all exit heads on labels: the paper's ablation.", panel=STEP_1)
+    ] = False
+    with_distil: Annotated[
+        bool | None, Option("Run step 2, or stop before it. Default: distil.", "--distil/--no-distil", STEP_2)
+    ] = None
+    out: Annotated[Path, Option("Folder of the run.", panel=RUN)] = Path("fastbert-out")
+    resume: training.Resume = False
+    config: training.ConfigFile = None
+
+    def run(self) -> None:
+        """Train, or go on with a run."""
         from fastbert_cli.output_folder import OutputFolder
-        from fastbert_cli.run_config import TrainConfig
         from fastbert_cli.train.run import run_train
 
-        flags = options.given(context.params, options.TRAIN_KEYS) | _steps(joint, with_distil)
-        if exit_layers is not None:
-            flags["model.exit_layers"] = _layers(exit_layers)
-        output = OutputFolder(("train",), out, TrainConfig, config, flags, resume)
-        run_train(output)
+        if self.joint and self.with_distil is not None:
+            raise CommandError("--joint takes the place of both steps; leave --distil and --no-distil out")
+        flags = dict(self.settings)
+        if self.joint or self.with_distil is not None:
+            flags["run.steps"] = "joint" if self.joint else "both" if self.with_distil else "fine_tune"
+        run_train(OutputFolder(("train",), self.out, TrainConfig, self.config, flags, self.resume))
 
-
-def _steps(joint: bool, with_distil: bool | None) -> dict[str, Any]:
-    if joint and with_distil is not None:
-        raise CommandError("--joint takes the place of both steps; leave --distil and --no-distil away")
-    if joint:
-        return {"run.steps": "joint"}
-    return {} if with_distil is None else {"run.steps": "both" if with_distil else "fine_tune"}
-
-
-def _layers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise CommandError(f"--exit-layers {text}: name layers with commas between them, as 2,4,6") from None
+    def stopped(self) -> str:
+        """Return the command that goes on."""
+        return how_to_go_on(("train",), self.out)

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import check_max_length, make_model
 from fastbert_cli.output_folder import OutputFolder
-from fastbert_cli.run_config import TrainConfig
 from fastbert_cli.texts import check_subset, read_labelled, read_unlabelled
+from fastbert_cli.train.command import TrainConfig
 from fastbert_hf.data import ClassificationData, TextData, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import TrainingResult, distil, fine_tune, train_jointly

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.records import ExitRecords
@@ -162,8 +162,10 @@ def compare_criteria(
     return sorted(found, key=lambda one: _merit(one, objective), reverse=True)
 
 
-def check_criterion(criterion: CriterionChoice, num_labels: int) -> None:
-    """Raise `ValueError` for "top_k_entropy" with so few classes that it is the entropy."""
+def check_criterion(criterion: str, num_labels: int) -> None:
+    """Raise `ValueError` for an unknown criterion, or "top_k_entropy" with so few classes that it is the entropy."""
+    if criterion != "auto" and criterion not in get_args(CriterionName):
+        raise ValueError(f"unknown criterion {criterion!r}; choose one of auto, {', '.join(get_args(CriterionName))}")
     if criterion == "top_k_entropy" and num_labels <= TOP_KS[0]:
         raise ValueError(f"with {num_labels} classes top_k_entropy is the entropy; choose entropy")
 

@@ -1,0 +1,139 @@
+"""The configuration of a training run as a YAML file: read together with options, checked, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import torch
+import yaml
+
+from fastbert_cli.config_values import StrictLoader, describe, fits
+from fastbert_cli.errors import CommandError
+from fastbert_cli.training import Step, TrainingConfig
+from fastbert_hf.files import write_atomically
+from fastbert_hf.machine import computes_in_bfloat16
+
+# What a resumed run may have otherwise: none of it changes the result.
+_FREE = ("fine_tune.keep_checkpoints", "distil.keep_checkpoints", "distil.cache", "distil.cache_limit_gb")
+
+Config = TypeVar("Config", bound=TrainingConfig)
+
+
+def read_config(kind: type[Config], file: Path | None, flags: Mapping[str, Any]) -> Config:
+    """Return a configuration from a file and flags, of which the flags win; what neither names has its default.
+
+    Args:
+        kind: of the configuration.
+        file: YAML, a mapping of sections to mappings of keys to values; `None`: flags alone.
+        flags: values by their key, such as "fine_tune.epochs".
+
+    Returns:
+        The configuration, with the precision "auto" replaced by what it means on this machine.
+
+    Raises:
+        CommandError: a file that cannot be read or is not of that form, an unknown section or key, a value of another
+            type or out of its range. The message names the key.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    if file is not None:
+        sections = _read_sections(file)
+        _build(kind, sections, f"{file}: ")
+    for key, value in flags.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    config = _build(kind, sections, "")
+    if config.run.precision == "auto":
+        config = replace(config, run=replace(config.run, precision=_best_precision()))  # type: ignore[type-var]
+    try:
+        config.distillation(Path())  # checks what the steps take from the sections run and model
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    return config
+
+
+def write_config(config: TrainingConfig, file: Path, command: str) -> None:
+    """Write the complete configuration as YAML, with how to repeat the run as a comment."""
+    text = yaml.safe_dump(as_sections(config), sort_keys=False, allow_unicode=True)
+    write_atomically(file, f"# Repeat this run with: {command}\n{text}")
+
+
+def as_sections(config: TrainingConfig) -> dict[str, dict[str, Any]]:
+    """Return the configuration as plain values, the form of the file."""
+    sections: dict[str, dict[str, Any]] = asdict(config)  # type: ignore[call-overload]
+    return {
+        name: {key: list(value) if isinstance(value, tuple) else value for key, value in section.items()}
+        for name, section in sections.items()
+    }
+
+
+def check_same(stored: Config, asked: Config, folder: Path) -> None:
+    """Raise `CommandError` if a run with the configuration `stored` cannot go on with the one `asked` for."""
+    before, now = _flat(stored), _flat(asked)
+    differences = [
+        f"{key} is {before[key]!r} there and {now[key]!r} now"
+        for key in before
+        if key not in _FREE and before[key] != now[key]
+    ]
+    if differences:
+        raise CommandError(
+            f"{folder} holds another run: {'; '.join(differences)}; resume without these options, or choose another "
+            "--out"
+        )
+
+
+def _flat(config: TrainingConfig) -> dict[str, Any]:
+    return {f"{name}.{key}": value for name, section in as_sections(config).items() for key, value in section.items()}
+
+
+def _read_sections(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except OSError as error:
+        raise CommandError(f"{file}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CommandError(f"{file}: not YAML ({' '.join(str(error).split())})") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise CommandError(f"{file}: not a mapping of sections; write them as in the config.yaml of a run")
+    return {str(name): {} if section is None else section for name, section in content.items()}
+
+
+def _build(kind: type[Config], sections: Mapping[str, Any], source: str) -> Config:
+    kinds = {name: type(default) for name, default in vars(kind()).items()}
+    _refuse_unknown(sections, kinds, f"{source}unknown section {{}}; known are {{}}")
+    built = {}
+    for name, values in sections.items():
+        if not isinstance(values, dict):
+            raise CommandError(f"{source}section {name} must have keys and values, got {values!r}")
+        built[name] = _build_section(kinds[name], name, values, source)
+    return kind(**built)
+
+
+def _build_section(kind: Any, name: str, values: Mapping[str, Any], source: str) -> Any:
+    known = [field.name for field in fields(kind)]
+    _refuse_unknown(values, known, f"{source}unknown key {name}.{{}}; known in {name} are {{}}")
+    types = get_type_hints(kind)
+    for key, value in values.items():
+        if not fits(value, types[key]):
+            raise CommandError(f"{source}{name}.{key} must be {describe(types[key])}, got {value!r}")
+    section = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    if isinstance(section, Step):
+        try:
+            section.settings()
+        except ValueError as error:  # its message begins with the key
+            raise CommandError(f"{source}{name}.{error}") from error
+    return section
+
+
+def _refuse_unknown(names: Mapping[Any, Any], known: Any, message: str) -> None:
+    for name in names:
+        if name not in known:
+            raise CommandError(message.format(name, ", ".join(known)))
+
+
+def _best_precision() -> Literal["fp32", "bf16"]:
+    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else computes_in_bfloat16()
+    return "bf16" if fast else "fp32"

@@ -1,0 +1,160 @@
+"""Commands from dataclasses: what is declared is what the user can give, and what the work gets; and fast help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from fastbert_cli import options
+from fastbert_cli.command import Command, Given, Option, add_command
+from fastbert_cli.errors import CommandError
+from fastbert_kernels.backends import BACKENDS
+
+
+def halves(text: str) -> tuple[str, ...]:
+    if ":" not in text:
+        raise CommandError(f"{text}: no colon")
+    return tuple(text.split(":"))
+
+
+@dataclass(frozen=True)
+class Oven:
+    heat: Annotated[int, Option("Degrees.", min=0, max=300)] = 180
+    kind: Annotated[Literal["gas", "wood"], Option("Of fire.", "--fire")] = "gas"
+    shelves: int = 3  # of the configuration alone
+
+
+@dataclass(frozen=True)
+class Recipe:
+    oven: Oven = field(default_factory=Oven)
+    sides: Annotated[tuple[str, ...] | None, Option("As top:bottom.", parse=halves)] = None
+
+
+@dataclass(frozen=True)
+class Bake(Command):
+    """Bake a cake."""
+
+    cake: Annotated[Path, Option("Which.", metavar="CAKE")]
+    oven: Oven
+    topping: Annotated[tuple[str, ...], Option("May be repeated.")] = ()
+    sugar: Annotated[float | None, Option("Spoons.")] = None
+    cool: Annotated[bool | None, Option("Afterwards.", "--cool/--hot")] = None
+
+    def run(self) -> None:
+        """Show what the work gets."""
+        if self.sugar == 13:
+            raise KeyboardInterrupt
+        print(repr(self))
+
+    def stopped(self) -> str:
+        """Name the cake."""
+        return f"{self.cake} is raw"
+
+
+@dataclass(frozen=True)
+class Cook(Command):
+    """Cook by a configuration."""
+
+    recipe: Given[Recipe] = field(default_factory=Given)
+
+    def run(self) -> None:
+        """Show the settings."""
+        print(dict(self.recipe))
+
+
+def invoke(kind: type[Command], *words: object):
+    app = typer.Typer()
+    add_command(app, kind)
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def work_of(result) -> str:
+    assert result.exit_code == 0, f"{result.output} {result.stderr} {result.exception!r}"
+    return result.stdout.strip()
+
+
+def test_the_work_gets_one_object_with_groups_and_defaults():
+    assert work_of(invoke(Bake, "pie")) == repr(Bake(Path("pie"), Oven()))
+    words = ("pie", "--heat", 90, "--fire", "wood", "--topping", "a", "--topping", "b", "--sugar", 1.5, "--hot")
+    assert work_of(invoke(Bake, *words)) == repr(Bake(Path("pie"), Oven(90, "wood"), ("a", "b"), 1.5, False))
+
+
+def test_of_a_configuration_only_what_was_given_by_its_key():
+    assert work_of(invoke(Cook)) == "{}"
+    # The value of the default, but given.
+    assert work_of(invoke(Cook, "--heat", 180, "--sides", "nuts:jam")) == repr(
+        {"oven.heat": 180, "sides": ("nuts", "jam")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [([], "CAKE"), (["--heat", 301, "pie"], "300"), (["--fire", "coal", "pie"], "wood"), (["--shelves", 2], "shelves")],
+)
+def test_bad_options_are_refused(words, named):
+    result = invoke(Bake, *words)
+    assert result.exit_code == 2 and named in result.stderr and not result.stdout
+
+
+def test_errors_of_parsing_and_ctrl_c_are_one_line():
+    result = invoke(Cook, "--sides", "nuts")
+    assert (result.exit_code, result.stderr) == (2, "fastbert cook: nuts: no colon\n")
+    result = invoke(Bake, "pie", "--sugar", 13)
+    assert (result.exit_code, result.stderr) == (130, "\nfastbert bake: pie is raw\n")
+
+
+def test_the_help_shows_every_option_with_its_default():
+    shown = " ".join(invoke(Bake, "--help").stdout.replace("│", "").split())
+    for words in (
+        "Bake a cake.",
+        "CAKE",
+        "Which.",
+        "--heat",
+        "[default: 180]",
+        "--fire",
+        "<gas|wood>",
+        "--cool",
+        "--hot",
+    ):
+        assert words in shown
+    assert "shelves" not in shown
+
+
+# The real commands.
+
+
+@pytest.fixture(scope="module")
+def commands():
+    from fastbert_cli.app import app
+
+    return typer.main.get_command(app).commands
+
+
+def test_no_two_options_of_a_command_share_a_name(commands):
+    every = ["analyze", "calibrate", "convert", "demo", "distill", "evaluate", "info", "predict", "train"]
+    assert sorted(commands) == every
+    for command in commands.values():
+        names = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)]
+        assert len(names) == len(set(names)) >= 1
+
+
+def test_every_option_says_what_it_does(commands):
+    for command in commands.values():
+        assert command.help and all(parameter.help for parameter in command.params if parameter.name != "help")
+
+
+def test_backends_are_those_of_the_kernels():
+    assert ("auto", *BACKENDS, options.UNPATCHED) == options.BACKENDS
+
+
+def test_no_help_waits_for_the_libraries():
+    check = "import sys; import fastbert_cli.app; print({'torch', 'transformers', 'yaml'} & {*sys.modules})"
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
