@@ -165,12 +165,12 @@ def test_ctrl_c_in_a_terminal(tiny_backbone, data, tmp_path):
     command = [sys.executable, "-c", "from fastbert_cli import main; main()", "train", *map(str, options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 600
             while not (out / "fine_tune" / "metrics.jsonl").exists() and process.poll() is None:
-                assert time.monotonic() < deadline, "no epoch within a minute"
+                assert time.monotonic() < deadline, "no epoch within ten minutes"
                 time.sleep(0.1)
             process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=60)
+            _, stderr = process.communicate(timeout=600)
         finally:
             process.kill()
     assert process.returncode == 130, stderr
@@ -287,7 +287,7 @@ def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     command = [sys.executable, "-c", "from fastbert_cli import main; main()", "train"]
     options = [*options_of(data, tiny_backbone), *QUICK, *QUICK_DISTIL, "--out", tmp_path / "out"]
-    result = subprocess.run([*launch, *command, *map(str, options)], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([*launch, *command, *map(str, options)], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("written: ") == 1
     assert results_of(tmp_path / "out")["dev"][0]["accuracy"] > 0.5 and load(tmp_path / "out")
