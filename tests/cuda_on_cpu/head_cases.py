@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from cpu_library import Decision, HeadOutputs
+
+from rounding import rivals
 
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
 DTYPES = [FLOAT32, BFLOAT16, FLOAT16]
@@ -13,8 +16,7 @@ LENGTHS = [0, 1, 5, 63, 64, 65, 100, 129, 300, 512]
 SHORT_LENGTHS = [7, 0, 33, 1, 130]
 # What float32 arithmetic may cost whatever the dtype of the inputs, relative to the largest value.
 FLOOR = 2e-6
-# What the tanh of the hardware may cost besides, which the kernels take for 16-bit inputs. Plain PyTorch may be closer
-# to float64 than that, by chance, where there are few logits.
+# What the tanh of the hardware may cost besides, which the kernels take for 16-bit inputs.
 FLOOR_OF_16_BIT_TANH = 1e-3
 
 
@@ -60,15 +62,23 @@ def error(actual: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def check_outputs(
-    outputs: HeadOutputs, exact: torch.Tensor, plain: torch.Tensor, decision: Decision, floor: float = FLOOR
+    outputs: HeadOutputs,
+    logits_in: Callable[[torch.dtype], torch.Tensor],
+    dtype: torch.dtype,
+    decision: Decision,
+    floor: float = FLOOR,
 ) -> None:
-    """The error of the logits is at most twice that of plain PyTorch, and that of the uncertainty, as a function of
-    these logits, too; the rest follows from both exactly.
+    """The error of the logits is at most twice that of plain PyTorch in `dtype`, and that of the uncertainty, as a
+    function of these logits, too; the rest follows from both exactly.
 
-    `exact` and `plain` are logits [B, N] in float64 and in the rival's dtype; `floor` is relative to the largest.
+    Args:
+        logits_in: computes the logits [B, N] in plain PyTorch in a dtype.
+        floor: an error that is allowed beside, relative to the largest logit.
     """
+    exact = logits_in(torch.float64)
     largest = exact.nan_to_num(0).abs().max().item() if exact.numel() else 0.0
-    assert error(outputs.logits, exact) <= 2 * error(plain, exact) + floor * max(1.0, largest)
+    theirs = max(error(logits, exact) for logits in rivals(lambda: logits_in(dtype), exact.numel()))
+    assert error(outputs.logits, exact) <= 2 * theirs + floor * max(1.0, largest)
     uncertainty, _ = decision_reference(outputs.logits.double(), decision)
     rival, history = decision_reference(outputs.logits, decision)
     assert error(outputs.uncertainty, uncertainty) <= 2 * error(rival, uncertainty) + FLOOR

@@ -44,7 +44,7 @@ def decide(library, head: str, logits: torch.Tensor, decision: Decision) -> Head
 
 def check(library, head: str, logits: torch.Tensor, decision: Decision) -> HeadOutputs:
     outputs = decide(library, head, logits, decision)
-    head_cases.check_outputs(outputs, logits.double(), logits, decision)
+    head_cases.check_outputs(outputs, logits.to, FLOAT32, decision)
     return outputs
 
 
