@@ -19,12 +19,9 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hosts")]  # where the models told by their structure are
-
-from harness import RESULTS, Seconds, markdown_table, save  # noqa: E402
-from hosting.measure import BATCH, make_texts, measure  # noqa: E402
-from hosting.subjects import HOSTS, SIZES, missing_package  # noqa: E402
+from harness import RESULTS, Seconds, markdown_table, save
+from hosting.measure import BATCH, make_texts, measure
+from hosting.subjects import HOSTS, SIZES, missing_package
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

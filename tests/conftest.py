@@ -1,4 +1,4 @@
-"""Fixtures that all tests share; helpers to build inputs are in support.py."""
+"""Fixtures that all tests share; helpers to build inputs are in helpers/."""
 
 from __future__ import annotations
 

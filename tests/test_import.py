@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,8 @@ NOT_COMPILED = """
 import importlib.metadata, sys, warnings
 sys.modules["fastbert_kernels._C"] = None
 importlib.metadata.distributions = lambda **where: []
-sys.path.insert(0, "tests")
 import torch, fastbert_kernels
-from support import cast_exit_head_inputs, exit_head_inputs
+from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
 inputs = cast_exit_head_inputs(exit_head_inputs([3, 2]), torch.float32)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -44,8 +44,15 @@ else:
 """
 
 
-def run(code: str) -> str:
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+def run(code: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -55,7 +62,7 @@ def test_import_initialises_no_cuda_and_needs_neither_triton_nor_transformers():
 
 
 def test_without_the_compiled_module_auto_falls_back_once_and_says_what_to_do():
-    run(NOT_COMPILED)
+    run(NOT_COMPILED, PYTHONPATH=str(ROOT / "tests"))
 
 
 def test_python_started_in_the_root_finds_the_compiled_module():

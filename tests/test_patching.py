@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import fastbert_kernels
-from answers import assert_same_answers, run
 from fastbert_kernels import patching
 from fastbert_kernels.hosts import fastbert_hf
-from support import padded_batch, spread_model
+from helpers.models import padded_batch, spread_model
+from helpers.patched import assert_same_answers, run
 
 MIXED = {
     0: [],

@@ -106,7 +106,7 @@ def padded(texts: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _of_package(name: str, size: Size, scope: ExitStack, folder: Path) -> Subject:
-    from other_fastberts import imported, register_configuration, spread_weights
+    from doubles.pypi import imported, register_configuration, spread_weights
 
     package = scope.enter_context(imported(name, folder))
     kernel = register_configuration(
@@ -156,9 +156,8 @@ def _fastplm(size: Size, scope: ExitStack, folder: Path) -> Subject:
 
 
 def _script(size: Size, scope: ExitStack, folder: Path) -> Subject:
-    from script_classifier import ScriptClassifier
-
-    from other_fastberts import imported
+    from doubles.pypi import imported
+    from doubles.script_classifier import ScriptClassifier
 
     scope.enter_context(imported("fastbert", folder))
     model = ScriptClassifier(
@@ -173,7 +172,7 @@ def _script(size: Size, scope: ExitStack, folder: Path) -> Subject:
 
 
 def _bitvoyage(size: Size, scope: ExitStack, folder: Path) -> Subject:
-    from branchy_bert import BranchyBert, Sizes
+    from doubles.branchy_bert import BranchyBert, Sizes
 
     class Leaving(BranchyBert):
         def forward(
@@ -225,7 +224,7 @@ def _bitvoyage(size: Size, scope: ExitStack, folder: Path) -> Subject:
 
 
 def _deebert(size: Size, scope: ExitStack, folder: Path) -> Subject:
-    from highway_bert import HighwayModel
+    from doubles.highway_bert import HighwayModel
 
     class Leaving(HighwayModel):
         def forward(

@@ -32,8 +32,8 @@ from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.docstrings import find_libraries
 from fastbert_hf.flops import ModelShape
 from fastbert_hf.training import evaluate
+from helpers.training import make_model, make_tokenizer
 from module_docstrings import ModuleDocstrings, build_module_docstrings, mask
-from training_support import make_model, make_tokenizer
 
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 

@@ -16,8 +16,8 @@ import training
 from fastbert_cli.measure import AllExits
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.flops import ModelShape, flops_speedup
+from helpers.training import make_data, make_model, make_tokenizer
 from training import Task
-from training_support import make_data, make_model, make_tokenizer
 
 
 def write_task(folder: Path, data: ClassificationData) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli_support import QUICK, QUICK_DISTIL, save_tiny_backbone, succeed, write_data
+from helpers.cli import QUICK, QUICK_DISTIL, save_tiny_backbone, succeed, write_data
 
 
 @pytest.fixture(scope="session")

@@ -10,15 +10,15 @@ from dataclasses import replace
 import pytest
 from transformers import AutoTokenizer
 
-from analysis_support import read_page
-from cli_support import assert_complaint, invoke, succeed
-from families import make_model
 from fastbert_cli import measure
 from fastbert_cli.analyze import report
 from fastbert_cli.analyze.times import batches_to_time, depths_to_time
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import Objective, calibrate, record_exits
 from fastbert_hf.data import TokenisedDataset, read_classification_file
+from helpers.analysis import read_page
+from helpers.cli import assert_complaint, invoke, succeed
+from helpers.families import make_model
 
 CHARTS = {
     *("accuracy_by_uncertainty", "uncertainty_by_layer", "exit_layers"),

@@ -13,8 +13,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertTokenizerFast
 
-from cli_support import assert_complaint, invoke, succeed
-from families import make_model as make_family_model
 from fastbert_cli import measure
 from fastbert_cli.setting_in_words import describe_objective
 from fastbert_hf import FastBertForSequenceClassification
@@ -22,7 +20,9 @@ from fastbert_hf import predict as predict_texts
 from fastbert_hf.calibration import ExitRecords, ExitRule, Objective, figures_of, simulate
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting
 from fastbert_hf.flops import ModelShape, executed_flops, full_depth_flops
-from support import spread_model
+from helpers.cli import assert_complaint, invoke, succeed
+from helpers.families import make_model as make_family_model
+from helpers.models import spread_model
 
 WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]
 LABELS = ["no", "perhaps", "yes"]

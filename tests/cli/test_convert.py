@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from cli_support import assert_complaint, invoke, succeed
-from uer_checkpoints import make_checkpoint
+from helpers.cli import assert_complaint, invoke, succeed
+from helpers.uer_checkpoints import make_checkpoint
 
 
 @pytest.fixture(scope="module")

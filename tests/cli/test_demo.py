@@ -120,7 +120,7 @@ def test_ratio_is_taken_within_rounds():
 
 def test_no_speed_up_is_reported_where_answers_differ():
     from fastbert_cli.demo.run import make_rows
-    from support import spread_model
+    from helpers.models import spread_model
 
     runs = [(name, speed) for name in ("unpatched", "patched") for speed in (None, 0.3)]
     timings, accuracy = dict.fromkeys(runs, measure.Timing([1.0])), dict.fromkeys(runs, 0.5)

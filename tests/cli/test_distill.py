@@ -9,7 +9,8 @@ import torch
 import yaml
 from transformers import AutoTokenizer
 
-from cli_support import (
+from fastbert_hf import FastBertForSequenceClassification, predict
+from helpers.cli import (
     QUICK_DISTIL,
     assert_complaint,
     assert_same_weights,
@@ -19,7 +20,6 @@ from cli_support import (
     succeed,
     weights,
 )
-from fastbert_hf import FastBertForSequenceClassification, predict
 
 QUICK = [*QUICK_DISTIL, "--max-length", 16, "--precision", "fp32"]
 

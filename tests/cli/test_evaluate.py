@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from cli_support import assert_complaint, invoke, succeed
-from families import make_model
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.flops import ModelShape, executed_flops, full_depth_flops
+from helpers.cli import assert_complaint, invoke, succeed
+from helpers.families import make_model
 
 SPEEDS = [None, 0.2, 0.6, 1.0]
 OPTIONS = [word for speed in SPEEDS[1:] for word in ("--speed", speed)]

@@ -16,7 +16,7 @@ from fastbert_cli.app import app
 from fastbert_cli.predict import run
 from fastbert_hf import FastBertForSequenceClassification, Predictions
 from fastbert_hf import predict as predict_texts
-from support import spread_model
+from helpers.models import spread_model
 
 WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]
 TEXTS = [" ".join(WORDS[(number * k) % len(WORDS)] for k in range(1, 2 + number % 7)) for number in range(30)]

@@ -17,7 +17,11 @@ import torch
 import yaml
 from transformers import AutoTokenizer
 
-from cli_support import (
+from fastbert_cli.output_folder import OutputFolder
+from fastbert_cli.train.command import TrainConfig
+from fastbert_cli.training import how_to_go_on
+from fastbert_hf import FastBertForSequenceClassification, predict
+from helpers.cli import (
     QUICK,
     QUICK_DISTIL,
     assert_complaint,
@@ -29,11 +33,7 @@ from cli_support import (
     text_of,
     weights,
 )
-from fastbert_cli.output_folder import OutputFolder
-from fastbert_cli.train.command import TrainConfig
-from fastbert_cli.training import how_to_go_on
-from fastbert_hf import FastBertForSequenceClassification, predict
-from hub import put_data_set, put_model
+from helpers.hub import put_data_set, put_model
 
 
 def options_of(data, backbone, **changes):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from cpu_library import Decision, HeadOutputs
 
-from rounding import rivals
+from helpers.rounding import rivals
 
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
 DTYPES = [FLOAT32, BFLOAT16, FLOAT16]

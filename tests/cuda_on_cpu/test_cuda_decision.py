@@ -10,8 +10,8 @@ import torch
 from cpu_library import Decision, HeadOutputs
 from head_cases import FLOAT32
 
-from decisions import EVERY_CRITERION, options_of
 from fastbert_kernels.criteria import Criterion
+from helpers.criteria import EVERY_CRITERION, options_of
 
 HEADS = ["attentive", "linear", "pooled"]
 INFINITY, NAN = math.inf, math.nan

@@ -10,7 +10,7 @@ import torch
 
 from fastbert_kernels import ops
 from fastbert_kernels.engine.recorders import CudaRecorder
-from support import cast_exit_head_inputs, exit_head_inputs
+from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
 
 
 class Stream:

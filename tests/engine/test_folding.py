@@ -8,7 +8,8 @@ import torch
 from fastbert_hf.exits.uncertainty import normalised_entropy
 from fastbert_hf.heads import AttentiveHead
 from fastbert_kernels import reference
-from support import cu_seqlens_of, folded_head
+from helpers.models import folded_head
+from helpers.op_inputs import cu_seqlens_of
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from checks import FLOOR
 from fastbert_kernels import backends
 from fastbert_kernels.engine import encoder
 from fastbert_kernels.engine.encoder import prepare_encoder
 from fastbert_kernels.engine.fused_layer import FusedLayer
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
-from interpreting import INTERPRETING, round_to_nearest, run_interpreted
-from support import cu_seqlens_of, layer_weights
+from helpers.accuracy import FLOOR
+from helpers.op_inputs import cu_seqlens_of, layer_weights
+from helpers.triton_interpreter import INTERPRETING, round_to_nearest, run_interpreted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

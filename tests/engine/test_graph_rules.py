@@ -8,11 +8,11 @@ import random
 import pytest
 import torch
 
-from decisions import EVERY_CRITERION, options_of
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
-from loops import random_batch, random_loop
-from recording import ALWAYS_MOVE, CheckedLayer, assert_equal_runs, graphed, without_heads
+from helpers.criteria import EVERY_CRITERION, options_of
+from helpers.encoders import random_batch, random_loop
+from helpers.graphs import ALWAYS_MOVE, CheckedLayer, assert_equal_runs, graphed, without_heads
 
 DEPTH = 4
 RECORDED = [criterion for criterion in Criterion if criterion is not Criterion.PATIENCE]

@@ -21,8 +21,8 @@ from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH
-from loops import random_batch, random_loop
-from recording import ALWAYS_MOVE, CheckedLayer, HostileRecorder, assert_equal_runs, graphed, without_heads
+from helpers.encoders import random_batch, random_loop
+from helpers.graphs import ALWAYS_MOVE, CheckedLayer, HostileRecorder, assert_equal_runs, graphed, without_heads
 
 DEPTH = 4
 

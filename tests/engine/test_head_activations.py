@@ -14,7 +14,7 @@ from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import ENTROPY_RULE
 from fastbert_kernels.engine.weights import HeadWeights
-from support import cast_exit_head_inputs, cu_seqlens_of, exit_head_inputs, layer_weights
+from helpers.op_inputs import cast_exit_head_inputs, cu_seqlens_of, exit_head_inputs, layer_weights
 
 LENGTHS = [5, 1, 9]
 

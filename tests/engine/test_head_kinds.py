@@ -13,7 +13,7 @@ from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.rule import Rule
-from loops import (
+from helpers.encoders import (
     ENCODERS,
     POOLINGS,
     WIDTH,
@@ -25,7 +25,7 @@ from loops import (
     pooled,
     random_loop,
 )
-from support import cu_seqlens_of
+from helpers.op_inputs import cu_seqlens_of
 
 DEPTH = 5
 LENGTHS = [7, 1, 30, 3, 64, 2, 33, 9, 4]

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import fastbert_kernels
-from decisions import EVERY_CRITERION
 from fastbert_kernels import ops
 from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.loop import HostCopy, bound_to_stay
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
-from loops import random_batch, random_loop
-from support import cu_seqlens_of, padded_batch, spread_model
+from helpers.criteria import EVERY_CRITERION
+from helpers.encoders import random_batch, random_loop
+from helpers.models import padded_batch, spread_model
+from helpers.op_inputs import cu_seqlens_of
 
 DEPTH = 5
 LENGTHS = [7, 1, 30, 3, 64, 2, 33, 9, 0, 4]

@@ -15,7 +15,8 @@ from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.hosts import fastbert_hf as host
-from support import cu_seqlens_of, folded_head, spread_model
+from helpers.models import folded_head, spread_model
+from helpers.op_inputs import cu_seqlens_of
 
 FORMS_ON_A_GPU = [
     (torch.bfloat16, 64, True),

@@ -12,14 +12,14 @@ import math
 import pytest
 import torch
 
-from decisions import uncertainty_of
 from fastbert_kernels import ops
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.layer import NoLayer
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule, asked_layers
 from fastbert_kernels.engine.weights import HeadWeights
-from loops import ENCODERS, GRAPHED, attentive, evaluate, make_batch, make_encoder, pooled, random_loop
-from support import cu_seqlens_of
+from helpers.criteria import uncertainty_of
+from helpers.encoders import ENCODERS, GRAPHED, attentive, evaluate, make_batch, make_encoder, pooled, random_loop
+from helpers.op_inputs import cu_seqlens_of
 
 DEPTH = 8
 LENGTHS = [7, 1, 30, 3, 40, 2, 33, 9, 4, 12, 1, 25, 6, 18, 11, 3, 8, 21, 5, 14]

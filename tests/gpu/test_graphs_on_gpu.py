@@ -12,7 +12,6 @@ import warnings
 import pytest
 import torch
 
-from decisions import options_of
 from fastbert_kernels import _extension
 from fastbert_kernels.backends import BACKENDS
 from fastbert_kernels.criteria import Criterion
@@ -21,7 +20,8 @@ from fastbert_kernels.engine.buckets import MoveCost
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
-from loops import random_batch, random_loop
+from helpers.criteria import options_of
+from helpers.encoders import random_batch, random_loop
 
 pytestmark = pytest.mark.gpu
 

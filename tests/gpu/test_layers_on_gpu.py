@@ -13,14 +13,15 @@ from torch.nn import functional as F
 pytest.importorskip("triton.language", reason="triton is not installed")
 
 import fastbert_kernels
-from checks import FLOOR, assert_accurate, floor
 from fastbert_kernels.backends import BACKENDS
 from fastbert_kernels.engine.fused_layer import FusedLayer
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.hosts import fastbert_hf as host
 from fastbert_kernels.triton.elementwise import add_layer_norm_, bias_activation_
-from rounding import rivals
-from support import cu_seqlens_of, layer_weights, spread_model
+from helpers.accuracy import FLOOR, assert_accurate, floor
+from helpers.models import spread_model
+from helpers.op_inputs import cu_seqlens_of, layer_weights
+from helpers.rounding import rivals
 
 pytestmark = pytest.mark.gpu
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from checks import assert_exit_head_is_accurate, assert_pooled_exit_head_is_accurate, check_compaction
-from decisions import options_of
 from fastbert_kernels import ops
 from fastbert_kernels.backends import BACKENDS
 from fastbert_kernels.criteria import Criterion
-from support import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
+from helpers.accuracy import assert_exit_head_is_accurate, assert_pooled_exit_head_is_accurate, check_compaction
+from helpers.criteria import options_of
+from helpers.op_inputs import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ import torch
 
 import fastbert_kernels
 from fastbert_kernels.backends import BACKENDS
-from support import padded_batch, spread_model
+from helpers.models import padded_batch, spread_model
 
 pytestmark = pytest.mark.gpu
 

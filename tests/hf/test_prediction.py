@@ -10,8 +10,8 @@ from transformers import BertTokenizerFast
 
 import fastbert_kernels
 from fastbert_hf import iter_predict, predict
-from stubs import StubModel, StubTokenizer
-from support import spread_model
+from helpers.models import spread_model
+from helpers.stubs import StubModel, StubTokenizer
 
 WORDS = [f"w{number}" for number in range(40)]
 

@@ -11,7 +11,7 @@ import pytest
 
 from fastbert_hf import iter_predict, predict
 from fastbert_hf.text_windows import THREAD_NAME
-from stubs import StubModel, StubTokenizer
+from helpers.stubs import StubModel, StubTokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ import pickle
 
 import pytest
 import torch
-from branchy_bert import DEPTH, LABELS, VOCABULARY, BranchyBert
-from hooked import assert_hooks_are_heeded
 from torch import nn
 
 import fastbert_kernels
-from fast_path import only_the_fast_path
+from doubles.branchy_bert import DEPTH, LABELS, VOCABULARY, BranchyBert
 from fastbert_kernels.hosts import find_host
+from helpers.hooks import assert_hooks_are_heeded
+from helpers.patched import only_the_fast_path
 
 SPEEDS = [0.1, 0.3, 0.5, 0.8, 1.0]
 

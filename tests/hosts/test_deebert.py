@@ -8,15 +8,15 @@ import pickle
 
 import pytest
 import torch
-from highway_bert import DEPTH, LABELS, VOCABULARY, HighwayModel, entropy_of
-from hooked import assert_hooks_are_heeded
 from torch import nn
 from torch.nn.utils import prune
 
 import fastbert_kernels
-from fast_path import only_the_fast_path
+from doubles.highway_bert import DEPTH, LABELS, VOCABULARY, HighwayModel, entropy_of
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.hosts import find_host
+from helpers.hooks import assert_hooks_are_heeded
+from helpers.patched import only_the_fast_path
 
 KINDS = [("bert", True), ("bert", False), ("roberta", True), ("bert", False, True), ("bert", True, False)]
 LARGEST = math.log(LABELS)

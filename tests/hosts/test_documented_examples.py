@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from branchy_bert import BranchyBert
-from highway_bert import HighwayModel
-from script_classifier import ScriptClassifier
 from transformers import BertConfig, BertTokenizerFast
 
 import fastbert_kernels
+from doubles.branchy_bert import BranchyBert
+from doubles.highway_bert import HighwayModel
+from doubles.pypi import register_configuration, spread_weights
+from doubles.script_classifier import ScriptClassifier
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
-from other_fastberts import imported, register_configuration, spread_weights
+from helpers.pypi import imported
 
 SECTION = (Path(__file__).resolve().parents[2] / "docs" / "hosts.md").read_text().partition("## Examples\n")[2]
 EXAMPLES = dict(re.findall(r"^### (.+?)\n\n```python\n(.*?)```", SECTION, flags=re.DOTALL | re.MULTILINE))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import fastbert_kernels
-from answers import assert_same_answers
 from fastbert_hf import FastBertForSequenceClassification
-from support import padded_batch, spread_model
+from helpers.models import padded_batch, spread_model
+from helpers.patched import assert_same_answers
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -13,10 +13,9 @@ from torch.nn import functional as F
 from transformers.models.bert.modeling_bert import BertLayer
 
 import fastbert_kernels
-from answers import run
-from fast_path import only_the_fast_path
 from fastbert_kernels.hosts.guard import Guard
-from support import padded_batch, spread_model
+from helpers.models import padded_batch, spread_model
+from helpers.patched import only_the_fast_path, run
 
 SPEED = 0.5
 

@@ -9,15 +9,16 @@ import warnings
 
 import pytest
 import torch
-from hooked import assert_hooks_are_heeded
 
 import fastbert_kernels
-from checks import FLOOR
-from fast_path import only_the_fast_path
+from doubles.pypi import register_configuration, spread_weights
 from fastbert_kernels.hosts import pypi_fastbert as host
 from fastbert_kernels.hosts import uer_models
-from other_fastberts import imported, register_configuration, spread_weights
-from uer_answers import Unpatched, assert_same, random_texts
+from helpers.accuracy import FLOOR
+from helpers.hooks import assert_hooks_are_heeded
+from helpers.patched import only_the_fast_path
+from helpers.pypi import imported
+from helpers.uer_answers import Unpatched, assert_same, random_texts
 
 LABELS = ["sport", "trade", 3]
 LENGTH = 40

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import fastbert_kernels
-from checks import FLOOR
-from fast_path import only_the_fast_path
+from doubles.pypi import register_configuration, spread_weights
 from fastbert_kernels.hosts import pypi_fastplm as host
 from fastbert_kernels.hosts import uer_models
-from other_fastberts import imported, register_configuration, spread_weights
-from uer_answers import Unpatched, assert_same
-from uer_answers import random_texts as texts_with_any_segments
+from helpers.accuracy import FLOOR
+from helpers.patched import only_the_fast_path
+from helpers.pypi import imported
+from helpers.uer_answers import Unpatched, assert_same
+from helpers.uer_answers import random_texts as texts_with_any_segments
 
 LABELS = ["sport", "trade", 3, "art", "law", "war"]
 LENGTH = 40

@@ -8,16 +8,16 @@ import pickle
 
 import pytest
 import torch
-from hooked import assert_hooks_are_heeded
-from script_classifier import DEPTH, LABELS, VOCABULARY, ScriptClassifier, uncertainty_of
 from torch import nn
 
 import fastbert_kernels
-from checks import FLOOR
-from fast_path import only_the_fast_path
+from doubles.script_classifier import DEPTH, LABELS, VOCABULARY, ScriptClassifier, uncertainty_of
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.hosts import find_host
-from other_fastberts import imported
+from helpers.accuracy import FLOOR
+from helpers.hooks import assert_hooks_are_heeded
+from helpers.patched import only_the_fast_path
+from helpers.pypi import imported
 
 SPEEDS = [0.05, 0.3, 0.5, 0.8, 0.95]
 TIE = 2e-5

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastbert_kernels import ops
-from support import cast_exit_head_inputs, exit_head_inputs, pooled_inputs
+from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs, pooled_inputs
 
 LENGTHS = [3, 1, 64, 17]
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checks import check_compaction
 from fastbert_kernels import ops
-from support import compaction_inputs
+from helpers.accuracy import check_compaction
+from helpers.op_inputs import compaction_inputs
 
 BACKENDS = ["cpu", "reference"]
 

@@ -10,7 +10,7 @@ import torch
 from fastbert_kernels import _extension, backends, ops
 from fastbert_kernels.backends import Backend
 from fastbert_kernels.ops import library
-from support import cast_exit_head_inputs, exit_head_inputs, pooled_inputs
+from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs, pooled_inputs
 
 
 @pytest.fixture

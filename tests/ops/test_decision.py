@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decisions import EVERY_CRITERION, options_of, uncertainty_of
 from fastbert_kernels import ops
 from fastbert_kernels.criteria import PARAMETERS, Criterion
+from helpers.criteria import EVERY_CRITERION, options_of, uncertainty_of
 
 BACKENDS = ["cpu", "reference"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastbert_kernels import ops
-from support import spread_model
+from helpers.models import spread_model
 
 
 def arguments(count, hidden_size=32):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import strategies
 
-from checks import assert_encoder_layer_is_accurate, packed_layer
 from fastbert_kernels.engine.encoder import hidden_dtype
 from fastbert_kernels.layer_norm import LAYER_NORMS
-from support import cu_seqlens_of, layer_weights
+from helpers.accuracy import assert_encoder_layer_is_accurate, packed_layer
+from helpers.op_inputs import cu_seqlens_of, layer_weights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int8]
 

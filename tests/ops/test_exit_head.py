@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import strategies
 
-from checks import assert_exit_head_is_accurate
 from fastbert_kernels import ops, reference
 from fastbert_kernels.ops.packing import pack_linear, product_operand
-from support import cast_exit_head_inputs, exit_head_inputs
+from helpers.accuracy import assert_exit_head_is_accurate
+from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
 
 BACKENDS = ["cpu", "reference"]
 ODD_LENGTHS = [1, 5, 64, 100, 2, 63, 65, 129]

@@ -16,7 +16,7 @@ import torch
 
 from fastbert_kernels import _extension, backends, ops, reference
 from fastbert_kernels.backends import Backend
-from support import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
+from helpers.op_inputs import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
 
 OPTIONS = {"criterion": "patience", "parameter": 2, "history": torch.tensor([[0, 1], [1, 1]], dtype=torch.int32)}
 ATTENTIVE = {"narrow_activation": "identity", "mlp_activation": "identity", **OPTIONS}

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+TESTS = Path(__file__).parents[1]
 # Run in a process of its own, since the choice is made once.
 CHECKS = """
-import sys, torch
-sys.path.insert(0, "tests")
-from checks import assert_encoder_layer_is_accurate, assert_exit_head_is_accurate, assert_pooled_exit_head_is_accurate
-from support import exit_head_inputs, layer_weights, pooled_inputs
+import torch
 from fastbert_kernels import _extension
+from helpers.accuracy import (
+    assert_encoder_layer_is_accurate, assert_exit_head_is_accurate, assert_pooled_exit_head_is_accurate
+)
+from helpers.op_inputs import exit_head_inputs, layer_weights, pooled_inputs
 assert _extension.module().cpu_instruction_set() == "ISA"
 torch.manual_seed(20)
 for shape in [(48, 64, 2, 5), (8, 128, 1, 1000), (136, 256, 8, 3), (13, 64, 2, 2)]:
@@ -36,7 +39,7 @@ for shape in [(48, 100, 3), (384, 640, 12), (13, 9, 1)]:
 def test_every_instruction_set(isa):
     run = subprocess.run(
         [sys.executable, "-c", CHECKS.replace("ISA", isa)],
-        env={**os.environ, "FASTBERT_CPU_ISA": isa},
+        env={**os.environ, "FASTBERT_CPU_ISA": isa, "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
         check=False,

@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from checks import FLOOR, assert_accurate
 from fastbert_kernels import ops
 from fastbert_kernels.layer_norm import unbiased_layer_norm
-from rounding import rivals
+from helpers.accuracy import FLOOR, assert_accurate
+from helpers.rounding import rivals
 
 EPSILON = 1e-6
 

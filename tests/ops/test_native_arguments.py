@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import _extension
-from support import compaction_inputs
+from helpers.op_inputs import compaction_inputs
 
 if _extension.load()[0] is None:
     pytest.skip(_extension.load()[1], allow_module_level=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from checks import assert_pooled_exit_head_is_accurate
 from fastbert_kernels import ops, reference
-from support import pooled_inputs
+from helpers.accuracy import assert_pooled_exit_head_is_accurate
+from helpers.op_inputs import pooled_inputs
 
 BACKENDS = ["cpu", "reference"]
 LENGTHS = [1, 5, 64, 2, 129]

@@ -14,8 +14,8 @@ from triton_cases import DTYPES, moved
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.compact import _place_kernel, compact
-from interpreting import INTERPRETING, run_interpreted
-from support import cu_seqlens_of
+from helpers.op_inputs import cu_seqlens_of
+from helpers.triton_interpreter import INTERPRETING, run_interpreted
 
 
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")

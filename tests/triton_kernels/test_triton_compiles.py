@@ -84,7 +84,7 @@ def test_a_tracer_sees_the_kernels(dtype, narrow_activation):
 
     from fastbert_kernels.triton.compact import compact
     from fastbert_kernels.triton.exit_head import exit_head
-    from support import cast_exit_head_inputs, exit_head_inputs
+    from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
 
     inputs = cast_exit_head_inputs(exit_head_inputs([4, 3, 100]), getattr(torch, dtype))
     options = {"narrow_activation": narrow_activation, "wrap": torch.library.wrap_triton}

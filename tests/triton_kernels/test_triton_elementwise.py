@@ -21,7 +21,6 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 
 from test_triton_compiles import ARCHITECTURES, REGISTERS, resources
 
-from checks import assert_accurate, floor
 from fastbert_kernels.layer_norm import LAYER_NORMS
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.elementwise import (
@@ -31,8 +30,9 @@ from fastbert_kernels.triton.elementwise import (
     add_layer_norm_,
     bias_activation_,
 )
-from interpreting import INTERPRETING, round_to_nearest, run_interpreted
-from rounding import rivals
+from helpers.accuracy import assert_accurate, floor
+from helpers.rounding import rivals
+from helpers.triton_interpreter import INTERPRETING, round_to_nearest, run_interpreted
 
 ROWS = [1, 2, 3, 5, 9]
 FUNCTIONS = {"gelu": F.gelu, "relu": F.relu}

@@ -15,12 +15,12 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 
 from triton_cases import DTYPES, LENGTHS, assert_as_accurate_as_pytorch, in_double, moved
 
-from decisions import EVERY_CRITERION
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.exit_head import exit_head
-from interpreting import INTERPRETING, run_interpreted
-from support import cast_exit_head_inputs, exit_head_inputs
+from helpers.criteria import EVERY_CRITERION
+from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
+from helpers.triton_interpreter import INTERPRETING, run_interpreted
 
 
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")

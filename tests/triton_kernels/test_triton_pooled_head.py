@@ -11,13 +11,13 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 
 from triton_cases import DTYPES, FLOOR, moved
 
-from checks import assert_accurate
-from decisions import EVERY_CRITERION
 from fastbert_kernels import reference
 from fastbert_kernels.triton.pooled_exit_head import pooled_exit_head
-from interpreting import INTERPRETING, run_interpreted
-from rounding import rivals
-from support import pooled_inputs
+from helpers.accuracy import assert_accurate
+from helpers.criteria import EVERY_CRITERION
+from helpers.op_inputs import pooled_inputs
+from helpers.rounding import rivals
+from helpers.triton_interpreter import INTERPRETING, run_interpreted
 
 
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")

@@ -7,11 +7,11 @@ import math
 
 import torch
 
-from checks import assert_accurate
 from fastbert_kernels import reference
 from fastbert_kernels.triton.exit_head import exit_head
-from rounding import rivals
-from support import cast_exit_head_inputs
+from helpers.accuracy import assert_accurate
+from helpers.op_inputs import cast_exit_head_inputs
+from helpers.rounding import rivals
 
 LENGTHS = [1, 5, 0, 63, 64, 65, 100, 129, 300]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -14,9 +14,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import fastbert_kernels
-from analysis_support import make_records, plain_rows
-from families import make_batch
-from families import make_model as make_family
 from fastbert_hf.analysis import (
     WallClock,
     accuracy_by_uncertainty,
@@ -37,7 +34,10 @@ from fastbert_hf.calibration.simulation import uncertainties
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
 from fastbert_hf.training import evaluate
-from training_support import make_data, make_model, make_tokenizer
+from helpers.analysis import make_records, plain_rows
+from helpers.families import make_batch
+from helpers.families import make_model as make_family
+from helpers.training import make_data, make_model, make_tokenizer
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from matplotlib import image
 
-from analysis_support import make_records, read_page
 from fastbert_hf.analysis import Analysis, WallClock, analyse, captions
 from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
 from fastbert_hf.analysis.page import Page, Picture, ShownExample, render, shortened
 from fastbert_hf.analysis.tradeoff_charts import flops_chart, wall_clock_chart
 from fastbert_hf.calibration import Objective, calibrate
+from helpers.analysis import make_records, read_page
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)
 CHARTS = [

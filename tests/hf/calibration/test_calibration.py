@@ -30,7 +30,7 @@ from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.flops import ModelShape, flops_speedup
 from fastbert_hf.training import evaluate
 from fastbert_kernels import reference
-from training_support import make_data, make_model, make_multi_label_data, make_tokenizer
+from helpers.training import make_data, make_model, make_multi_label_data, make_tokenizer
 
 
 def make_records(size: int, heads: int = 4, labels: int = 3, seed: int = 0, shape: ModelShape | None = None):

@@ -29,7 +29,7 @@ from fastbert_hf.calibration.temperature import (
 )
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.flops import ModelShape
-from training_support import make_data, make_model, make_tokenizer
+from helpers.training import make_data, make_model, make_tokenizer
 
 
 def make_records(size: int = 600, labels: int = 5, seed: int = 0) -> ExitRecords:

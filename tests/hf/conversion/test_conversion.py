@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from fastbert_hf import FastBertForSequenceClassification, predict
 from fastbert_hf.conversion import ConversionError, convert_checkpoint, detect_format, uer
 from fastbert_hf.conversion.comparison import compare
-from uer_checkpoints import LENGTH, SPEEDS, TEXTS, make_checkpoint
+from helpers.uer_checkpoints import LENGTH, SPEEDS, TEXTS, make_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastbert_hf import FastBertForSequenceClassification
-from training_support import make_model
+from helpers.training import make_model
 
 EXIT_LAYERS = [1, 3, 4, 5]
 

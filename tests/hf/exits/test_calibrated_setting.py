@@ -17,7 +17,7 @@ from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.exits.calibrated_setting import SETTING_FILE
 from fastbert_hf.exits.uncertainty import uncertainty_by
 from fastbert_hf.training import distil, evaluate
-from training_support import QUICK_DISTILLATION, make_data, make_tokenizer
+from helpers.training import QUICK_DISTILLATION, make_data, make_tokenizer
 
 
 def make_data_of_four() -> ClassificationData:

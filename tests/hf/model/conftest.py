@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fastbert_hf import FastBertForSequenceClassification
-from model_support import make_model
+from helpers.small_bert import make_model
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ from transformers import (
     ElectraForPreTraining,
 )
 
-from families import (
+from fastbert_hf import FastBertConfig, FastBertForSequenceClassification, FastBertOutput
+from fastbert_hf.backbones import has_segments
+from helpers.families import (
     FAMILIES,
     LONGEST,
     NUM_LAYERS,
@@ -29,8 +31,6 @@ from families import (
     make_model,
     speed_that_divides,
 )
-from fastbert_hf import FastBertConfig, FastBertForSequenceClassification, FastBertOutput
-from fastbert_hf.backbones import has_segments
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 

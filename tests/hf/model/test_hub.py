@@ -19,8 +19,8 @@ from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import Objective, calibrate, record_exits
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.exits.calibrated_setting import SETTING_FILE
-from hub import put_model
-from training_support import make_data, make_model, make_tokenizer
+from helpers.hub import put_model
+from helpers.training import make_data, make_model, make_tokenizer
 
 
 @pytest.fixture(scope="module")

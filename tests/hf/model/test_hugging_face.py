@@ -21,9 +21,9 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from families import FAMILIES, VOCABULARY, make_batch, make_model, speed_that_divides
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
 from fastbert_hf.model_card import write_model_card
+from helpers.families import FAMILIES, VOCABULARY, make_batch, make_model, speed_that_divides
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -11,7 +11,7 @@ import torch
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.exits.uncertainty import mean_binary_entropy, normalised_entropy
 from fastbert_hf.heads import AttentiveHead, PooledHead
-from model_support import NUM_LAYERS, SPEEDS, assert_same, make_batch, make_model
+from helpers.small_bert import NUM_LAYERS, SPEEDS, assert_same, make_batch, make_model
 
 
 @pytest.mark.parametrize("batch_size", [0, 1, 2, 7])

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
-from model_support import NUM_LAYERS, assert_same, make_backbone_config, make_batch, make_model
+from helpers.small_bert import NUM_LAYERS, assert_same, make_backbone_config, make_batch, make_model
 
 
 @torch.no_grad()

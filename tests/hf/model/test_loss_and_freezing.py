@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastbert_hf import FastBertForSequenceClassification
-from model_support import make_batch, make_model
+from helpers.small_bert import make_batch, make_model
 
 
 def test_loss_is_the_cross_entropy_of_the_returned_logits(model: FastBertForSequenceClassification) -> None:

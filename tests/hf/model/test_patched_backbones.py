@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 import fastbert_kernels
-from answers import assert_same_answers, run
-from families import FAMILIES, LONGEST, NUM_LAYERS, WITH_SEGMENTS, make_backbone_config
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
 from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.hosts import fastbert_hf as host
-from support import padded_batch
+from helpers.families import FAMILIES, LONGEST, NUM_LAYERS, WITH_SEGMENTS, make_backbone_config
+from helpers.models import padded_batch
+from helpers.patched import assert_same_answers, run
 
 WIDTH = 32
 # With every kind of head; the others with some.

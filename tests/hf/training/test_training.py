@@ -25,7 +25,7 @@ from fastbert_hf.training import (
 )
 from fastbert_hf.training import fine_tuning as fine_tuning_module
 from fastbert_hf.training.evaluation import scores_of
-from training_support import (
+from helpers.training import (
     QUICK,
     QUICK_DISTILLATION,
     changed,

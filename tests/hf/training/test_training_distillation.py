@@ -17,7 +17,7 @@ from fastbert_hf.data import TextData, TokenisedDataset, join_texts
 from fastbert_hf.training import DistillationTrainer, distil, distillation_loss, fine_tune, label_loss
 from fastbert_hf.training import distillation as distillation_module
 from fastbert_hf.training.frozen_states import CacheShape, check_cache_size
-from training_support import (
+from helpers.training import (
     QUICK,
     QUICK_DISTILLATION,
     changed,

@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.training import distil, fine_tune, train_jointly
-from training_support import QUICK, QUICK_DISTILLATION, State, make_data, make_model, make_tokenizer, snapshot
+from helpers.training import QUICK, QUICK_DISTILLATION, State, make_data, make_model, make_tokenizer, snapshot
 
 TESTS = Path(__file__).parents[2]
 

@@ -20,16 +20,7 @@ from transformers import AutoModelForSequenceClassification
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.training import TrainingResult, TrainingSettings, distil, fine_tune, train_jointly
 from fastbert_hf.training.run_folder import epoch_metrics
-from training_support import (
-    QUICK,
-    QUICK_DISTILLATION,
-    State,
-    changed,
-    make_data,
-    make_model,
-    make_tokenizer,
-    snapshot,
-)
+from helpers.training import QUICK, QUICK_DISTILLATION, State, changed, make_data, make_model, make_tokenizer, snapshot
 
 STEPS: dict[str, tuple[Callable[..., TrainingResult], TrainingSettings]] = {
     "fine_tune": (fine_tune, replace(QUICK, epochs=3)),

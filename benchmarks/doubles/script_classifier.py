@@ -1,4 +1,4 @@
-"""A model of the structure that `hosts.script_model` knows, written for these tests on the UER parts that the package
+"""A model of the structure that `hosts.script_model` knows, on the UER parts that the package
 `fastbert` brings along: a batch of ids comes in, and the Speed is an attribute."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from other_fastberts import spread_weights
+from doubles.pypi import spread_weights
 
 VOCABULARY, DEPTH, LABELS = 60, 4, 3
 
@@ -31,7 +31,7 @@ class MiniClassifier(nn.Module):
 
 
 class ScriptClassifier(nn.Module):
-    """Made while `other_fastberts.imported("fastbert")` is in force."""
+    """Made while `doubles.pypi.imported("fastbert")` is in force."""
 
     def __init__(self, seed=0, *, width=32, heads=4, depth=DEPTH, vocabulary=VOCABULARY, labels=LABELS, narrow=16):
         super().__init__()

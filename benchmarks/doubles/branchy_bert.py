@@ -1,4 +1,4 @@
-"""A model of the structure that `hosts.bitvoyage` knows, written for these tests: BERT layers with LayerNorms of their
+"""A model of the structure that `hosts.bitvoyage` knows: BERT layers with LayerNorms of their
 own kind, and behind each layer a head that attends to padding too."""
 
 from __future__ import annotations

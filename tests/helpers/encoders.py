@@ -14,8 +14,8 @@ from fastbert_kernels.engine.layer import NoLayer, TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.weights import HeadWeights, PooledHeadWeights
-from recording import ALWAYS_MOVE, graphed
-from support import cu_seqlens_of, head_weights, layer_weights, pooled_inputs
+from helpers.graphs import ALWAYS_MOVE, graphed
+from helpers.op_inputs import cu_seqlens_of, head_weights, layer_weights, pooled_inputs
 
 WIDTH = 32
 ACTIVATIONS = {"identity": lambda x: x, "tanh": torch.tanh, "relu": torch.relu, "gelu": torch.nn.functional.gelu}

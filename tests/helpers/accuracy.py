@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from fastbert_kernels import ops, reference
 from fastbert_kernels.engine.encoder import hidden_dtype
 from fastbert_kernels.engine.layer import PackedLayer, TorchLayer
-from rounding import rivals
-from support import cast_exit_head_inputs, cu_seqlens_of
+from helpers.op_inputs import cast_exit_head_inputs, cu_seqlens_of
+from helpers.rounding import rivals
 
 # The smallest error worth telling from zero per dtype of the hidden states, relative to the largest value: a few units
 # in its last place.
@@ -61,7 +61,7 @@ def assert_exit_head_is_accurate(inputs, dtype, backend, device="cpu", **options
     """Error against float64 at most twice that of plain PyTorch in the same dtype, on the same device.
 
     Args:
-        inputs: as `support.exit_head_inputs` makes them.
+        inputs: as `op_inputs.exit_head_inputs` makes them.
         options: of ops.exit_head.
     """
     cast = [x.to(device) for x in cast_exit_head_inputs(inputs, dtype)]
@@ -87,7 +87,7 @@ def assert_encoder_layer_is_accurate(weights, lengths, dtype):
     same dtype; for int8, of these calls in bfloat16 with Linear layers as `rounded_linear` has them.
 
     Args:
-        weights: as `support.layer_weights` makes them. lengths: of the samples, none of them 0.
+        weights: as `op_inputs.layer_weights` makes them. lengths: of the samples, none of them 0.
     """
     hidden = torch.randn(sum(lengths), weights.qkv_weight.shape[1], dtype=torch.float64)
     bounds = cu_seqlens_of(lengths)

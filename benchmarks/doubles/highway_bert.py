@@ -1,4 +1,4 @@
-"""Models of the structure that `hosts.deebert` knows, written for these tests on a BERT or RoBERTa of Transformers."""
+"""Models of the structure that `hosts.deebert` knows, on a BERT or RoBERTa of Transformers."""
 
 from __future__ import annotations
 

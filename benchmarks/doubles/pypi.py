@@ -1,4 +1,4 @@
-"""FastBERT packages of others, `fastbert` and `fastplm` of PyPI, as tests import them.
+"""FastBERT packages of others, `fastbert` and `fastplm` of PyPI, as tests and benchmarks import them.
 
 Both put a folder with a top-level package `uer` on sys.path, and each needs its own. So one is imported at a time, with
 all traces of the other removed before, and of itself behind. On import they make a folder in the home directory and
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import json
 import ssl
 import sys
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pytest
 import torch
 
 PACKAGES = ("fastbert", "fastplm")
@@ -26,13 +24,11 @@ PACKAGES = ("fastbert", "fastplm")
 
 @contextlib.contextmanager
 def imported(name: str, home: Path) -> Iterator[Any]:
-    """The package of that name, as if it were the first of its kind in this process; skips where it is not installed.
+    """The package of that name, as if it were the first of its kind in this process.
 
     Args:
         home: an empty folder that is the home directory meanwhile.
     """
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"the package {name} is not installed (pip install fastbert-kernels[hosts])")
     context = ssl._create_default_https_context
     _forget()
     try:

@@ -1,14 +1,15 @@
-"""Answers of a patched model against those of the same model unpatched."""
+"""Answers of a patched model against those of the same model unpatched, and that it was the patch that answered."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import unittest.mock
 
 import torch
+from torch import nn
 
 import fastbert_kernels
-from fast_path import only_the_fast_path
 
 LOGIT_TOLERANCE = {None: 1e-4, torch.bfloat16: 0.6, torch.int8: 1.2}  # of logits of the order of 10
 UNCERTAINTY_TOLERANCE = {None: 1e-5, torch.bfloat16: 0.08, torch.int8: 0.16}
@@ -40,3 +41,28 @@ def assert_same_answers(model, batch, speed, backend="auto", dtype=None):
         assert (patched.logits - unpatched.logits)[decided].abs().max() < LOGIT_TOLERANCE[dtype]
         assert (patched.uncertainty - unpatched.uncertainty)[decided].abs().max() < UNCERTAINTY_TOLERANCE[dtype]
     return unpatched, patched, decided
+
+
+def _own_forward(self, *args, **kwargs):
+    raise AssertionError(f"the own forward of {type(self).__name__} answered, not the patch")
+
+
+@contextlib.contextmanager
+def only_the_fast_path(model, without=None):
+    """Meanwhile the own forward of the class of `model`, which is patched, fails; so does every Linear in `without`."""
+    linear = set() if without is None else {part for part in without.modules() if isinstance(part, nn.Linear)}
+    call = nn.Module.__call__
+
+    # Not by hooks, which a patched model notices.
+    def checked_call(module, *args, **kwargs):
+        if module in linear:
+            raise AssertionError(
+                f"a {type(module).__name__} of the model was called, which the packed engine does without"
+            )
+        return call(module, *args, **kwargs)
+
+    with (
+        unittest.mock.patch.object(type(model), "forward", _own_forward),
+        unittest.mock.patch.object(nn.Module, "__call__", checked_call),
+    ):
+        yield model

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from other_fastberts import imported, register_configuration, spread_weights
+from doubles.pypi import register_configuration, spread_weights
+from helpers.pypi import imported
 
 # Special tokens where BERT has them; the package fastbert knows these numbers.
 VOCABULARY = [
