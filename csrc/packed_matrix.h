@@ -29,6 +29,7 @@ namespace cpu {
 // float32. An odd depth takes float32 too: bfloat16 products take two values at a time.
 DType product_operand(DType rows, int64_t depth);
 
+// Throws std::invalid_argument for an operand that this processor has no products in.
 int64_t packed_matrix_bytes(int64_t outputs, int64_t depth, DType operand);
 
 // `weight` [N, K] and `bias` [N] are float32; `memory` has packed_matrix_bytes bytes. int8 values are rounded per output

@@ -30,7 +30,7 @@ struct Workspace {
     narrow = aligned_array<char>(tokens * width * element);
     sums = aligned_array<float>(tokens * width);
     if (weights.qkv.operand == DType::int8) {
-      bytes = aligned_array<uint8_t>(tokens * (std::max(width, inner) + 3));
+      bytes = aligned_array<uint8_t>(tokens * kernels().quantised_row_bytes(std::max(width, inner)));
       scale = aligned_array<float>(tokens);
       shift = aligned_array<int32_t>(tokens);
     }
@@ -91,7 +91,7 @@ class Chunk {
       share_product(matrix, {rows, dtype_, matrix.depth, nullptr, nullptr}, output, tokens_);
       return;
     }
-    const int64_t stride = (matrix.depth + 3) / 4 * 4;
+    const int64_t stride = kernels().quantised_row_bytes(matrix.depth);
 #pragma omp for
     for (int64_t row = 0; row < tokens_; ++row)
       kernels().quantise_row(row_of(rows, row, matrix.depth), dtype_, matrix.depth, space_.bytes.get() + row * stride,

@@ -54,15 +54,20 @@ struct HeadSample {
 
 struct Kernels {
   const char* name;
-  int64_t panel_width, tile_rows;
-  bool has_bfloat16_products;
+  int64_t panel_width;
 
+  // These three are documented in packed_matrix.h.
+  DType (*product_operand)(DType rows, int64_t depth);
+  int64_t (*packed_matrix_bytes)(int64_t outputs, int64_t depth, DType operand);
   void (*pack_matrix)(const float* weight, const float* bias, const PackedMatrix& matrix, void* memory);
+  // Rows that a tile takes: pieces of a product are best of a multiple of them.
+  int64_t (*product_tile_rows)(DType operand);
   // The columns of some panels for some rows.
   void (*product)(const PackedMatrix& matrix, const ProductRows& rows, const ProductOutput& output, Range row_range,
                   Range panel_range);
-  // values [count] -> bytes [count rounded up to 4], with values = scale (bytes - shift). The scale is NaN where a value
-  // is not finite.
+  // values [count] -> bytes [quantised_row_bytes(count)], with values = scale (bytes - shift). The scale is NaN where a
+  // value is not finite.
+  int64_t (*quantised_row_bytes)(int64_t count);
   void (*quantise_row)(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift);
   void (*add_three_rows)(const float* a, const float* b, const float* c, int64_t count, float* out);
   void (*layer_norm_row)(const float* values, const LayerNorm& norm, int64_t count, DType dtype, void* out);

@@ -1,14 +1,12 @@
 // Self-attention of one head of one sample: softmax(Q K^T / sqrt(d)) V. Keys and values are brought into the layout of
-// packed matrices, and both products are those of tile.h, in float32 or, for bfloat16 rows, with the processor's bfloat16
-// products; the scores of six queries at a time stay in the first-level cache.
+// packed matrices, and both products are those of an operand (operand.h); the scores of a tile of queries stay in the
+// first-level cache.
 #include "cpu/isa/functions.h"
 #include "cpu/isa/math.h"
-#include "cpu/isa/tile.h"
+#include "cpu/isa/operand.h"
 
 namespace fastbert::cpu::FASTBERT_ISA {
 namespace {
-
-inline int64_t panels_of(int64_t columns) { return (columns + kPanelWidth - 1) / kPanelWidth; }
 
 // Where one head's rows lie: part 0 is the query, 1 the key, 2 the value.
 struct HeadRows {
@@ -17,12 +15,9 @@ struct HeadRows {
   const void* row(int64_t part, int64_t j) const {
     return element_at(head.query, head.dtype, part * head.offset + j * head.stride);
   }
-  const float* row_as_float(int64_t part, int64_t j, float* buffer) const {
-    return as_float(row(part, j), head.dtype, head.head_size, buffer);
-  }
-  template <class T>
-  const T* row_as(int64_t part, int64_t j) const {
-    return static_cast<const T*>(row(part, j));
+  template <class Operand>
+  const typename Operand::Row* read(int64_t part, int64_t j, typename Operand::Row* buffer) const {
+    return Operand::read(row(part, j), head.dtype, head.head_size, buffer);
   }
 };
 
@@ -83,131 +78,94 @@ inline void transpose(const char* const* rows, int64_t count, int64_t width, cha
     }
 }
 
-// What a tile reads, for each operand.
-//   keys    K^T: panels of kPanelWidth keys, [d / group] [kPanelWidth] [group] each
-//   values  V: panels of kPanelWidth columns, [n / group] [kPanelWidth] [group] each
-//   queries kTileRows rows
-//   shares  the attention weights, [kTileRows, n rounded up to panels], which take the place of the scores
-struct FloatAttention {
-  using Tile = FloatTile;
-  static constexpr int64_t kGroup = 1;
-
-  // Row j of a part as float32; converted rows go to `buffer` [kPanelWidth, d].
-  static const char* key(const HeadRows& rows, int64_t j, float* buffer) {
-    return reinterpret_cast<const char*>(rows.row_as_float(1, j, buffer + j % kPanelWidth * rows.head.head_size));
-  }
-  static void pack_values(const HeadRows& rows, int64_t j, int64_t first, int64_t columns, float* panel,
-                          float* buffer) {
-    std::memcpy(panel + j * kPanelWidth, rows.row_as_float(2, j, buffer) + first, columns * sizeof(float));
-  }
-  static const float* query(const HeadRows& rows, int64_t begin, int64_t count, float* queries, int64_t* stride) {
-    const int64_t d = *stride = rows.head.head_size;
-    for (int64_t r = 0; r < count; ++r) {
-      const float* row = rows.row_as_float(0, begin + r, queries + r * d);
-      if (row != queries + r * d) std::memcpy(queries + r * d, row, d * sizeof(float));
-    }
-    return queries;
-  }
-  static const float* shares(float* scores, int64_t n, float scale) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) scores[j] *= scale;
-    return scores;
-  }
-};
-
-#if defined(__AVX512BF16__)
-struct Bfloat16Attention {
-  using Tile = Bfloat16Tile;
-  static constexpr int64_t kGroup = 2;
-
-  static const char* key(const HeadRows& rows, int64_t j, float*) { return rows.row_as<char>(1, j); }
-  // Rows j and j + 1, value by value beside each other. Behind the last row comes itself: its share is 0.
-  static void pack_values(const HeadRows& rows, int64_t j, int64_t first, int64_t columns, uint16_t* panel, float*) {
-    const auto* even = rows.row_as<uint16_t>(2, j) + first;
-    const auto* odd = rows.row_as<uint16_t>(2, j + 1 < rows.head.n ? j + 1 : j) + first;
-    auto* to = reinterpret_cast<uint32_t*>(panel + j * kPanelWidth);
-#pragma omp simd
-    for (int64_t c = 0; c < columns; ++c) to[c] = even[c] | static_cast<uint32_t>(odd[c]) << 16;
-  }
-  static const uint16_t* query(const HeadRows& rows, int64_t begin, int64_t, float*, int64_t* stride) {
-    *stride = rows.head.stride;
-    return rows.row_as<uint16_t>(0, begin);
-  }
-  // In place: a value is read before anything is written over it.
-  static const uint16_t* shares(float* scores, int64_t n, float scale) {
-    auto* out = reinterpret_cast<uint16_t*>(scores);
-    for (int64_t begin = 0; begin < n; begin += kLanes) {  // the last piece reaches into the padding
-      float piece[kLanes];
-      for (int j = 0; j < kLanes; ++j) piece[j] = scores[begin + j] * scale;
-      store_as(out + begin, DType::bfloat16, piece, kLanes);
-    }
-    if (n % 2 != 0) out[n] = 0;  // the half pair at the end
-    return out;
-  }
-};
-#endif
-
 struct AttentionScratch {
-  float* keys;
-  float* values;
-  float* scores;
-  float* queries;
-  float* rows;  // [kPanelWidth, d] converted
+  float* keys;     // K^T: panels of kPanelWidth keys, [d / group] [kPanelWidth] [group] each
+  float* values;   // V: panels of kPanelWidth columns, [n / group] [kPanelWidth] [group] each
+  float* scores;   // [kTileRows, n rounded up to panels], which the attention weights take the place of
+  float* queries;  // [kTileRows, d]
+  float* rows;     // [kPanelWidth, d] converted
 };
 
-inline AttentionScratch divide(float* memory, int64_t n, int64_t d) {
+template <class Operand>
+AttentionScratch divide(float* memory, int64_t n, int64_t d) {
   float* values = memory + panels_of(n) * kPanelWidth * d;
   float* scores = values + panels_of(d) * kPanelWidth * (n + 1);
-  float* queries = scores + kTileRows * panels_of(n) * kPanelWidth;
-  return {memory, values, scores, queries, queries + kTileRows * d};
+  float* queries = scores + Operand::kTileRows * panels_of(n) * kPanelWidth;
+  return {memory, values, scores, queries, queries + Operand::kTileRows * d};
+}
+
+template <class Operand>
+void pack_keys(const HeadRows& rows, typename Operand::Row* buffer, typename Operand::Row* keys) {
+  const int64_t n = rows.head.n, d = rows.head.head_size;
+  for (int64_t first = 0; first < n; first += kPanelWidth) {
+    const int64_t count = n - first < kPanelWidth ? n - first : kPanelWidth;
+    const char* panel[kPanelWidth];
+    for (int64_t j = 0; j < count; ++j)
+      panel[j] = reinterpret_cast<const char*>(rows.read<Operand>(1, first + j, buffer + j * d));
+    transpose(panel, count, d / Operand::kGroup, reinterpret_cast<char*>(keys + first * d));
+  }
+}
+
+// `depth` is n rounded up to whole groups. Behind the last row comes itself: its share is 0.
+template <class Operand>
+void pack_values(const HeadRows& rows, int64_t depth, typename Operand::Row* buffer, typename Operand::Row* values) {
+  constexpr int64_t kGroup = Operand::kGroup;
+  const int64_t n = rows.head.n, d = rows.head.head_size;
+  // What lies past the last value or column has to be numbers. Past the last key it need not: those scores are never read.
+  std::memset(values, 0, panels_of(d) * kPanelWidth * depth * sizeof(*values));
+  for (int64_t j = 0; j < n; j += kGroup) {
+    const typename Operand::Row* group[kGroup];
+    for (int64_t i = 0; i < kGroup; ++i) group[i] = rows.read<Operand>(2, j + i < n ? j + i : n - 1, buffer + i * d);
+    for (int64_t first = 0; first < d; first += kPanelWidth) {
+      Operand::interleave(group, d - first < kPanelWidth ? d - first : kPanelWidth,
+                          values + first * depth + j * kPanelWidth);
+      for (int64_t i = 0; i < kGroup; ++i) group[i] += kPanelWidth;
+    }
+  }
 }
 
 template <class Operand>
 void attend(const AttentionHead& head, float* memory) {
-  using Row = typename Operand::Tile::Row;
+  using Row = typename Operand::Row;
+  constexpr int64_t kTileRows = Operand::kTileRows;
   const HeadRows rows{head};
   const int64_t n = head.n, d = head.head_size, padded = panels_of(n) * kPanelWidth;
-  const int64_t depth = (n + Operand::kGroup - 1) / Operand::kGroup * Operand::kGroup;
-  const AttentionScratch scratch = divide(memory, n, d);
+  const int64_t depth = round_up(n, Operand::kGroup);
+  const AttentionScratch scratch = divide<Operand>(memory, n, d);
   auto* keys = reinterpret_cast<Row*>(scratch.keys);
   auto* values = reinterpret_cast<Row*>(scratch.values);
+  auto* queries = reinterpret_cast<Row*>(scratch.queries);
+  auto* buffer = reinterpret_cast<Row*>(scratch.rows);
   // A row of one head is a line or two of each row of the matrix, which no prefetcher of the processor guesses.
   for (int64_t j = 0; j < n; ++j)
-    for (int64_t part = 0; part < 3; ++part) prefetch<0>(rows.row(part, j), head.dtype, d);
-  // What lies past the last value or column has to be numbers. Past the last key it need not: those scores are never read.
-  std::memset(values, 0, panels_of(d) * kPanelWidth * depth * sizeof(Row));
-  for (int64_t first = 0; first < n; first += kPanelWidth) {
-    const int64_t count = n - first < kPanelWidth ? n - first : kPanelWidth;
-    const char* panel[kPanelWidth];
-    for (int64_t j = 0; j < count; ++j) panel[j] = Operand::key(rows, first + j, scratch.rows);
-    transpose(panel, count, d / Operand::kGroup, reinterpret_cast<char*>(keys + first * d));
-  }
-  for (int64_t j = 0; j < n; j += Operand::kGroup)
-    for (int64_t first = 0; first < d; first += kPanelWidth)
-      Operand::pack_values(rows, j, first, d - first < kPanelWidth ? d - first : kPanelWidth, values + first * depth,
-                           scratch.rows);
+    for (int64_t part = 0; part < 3; ++part) prefetch<0>(rows.row(part, j), d * element_bytes(head.dtype));
+  pack_keys<Operand>(rows, buffer, keys);
+  pack_values<Operand>(rows, depth, buffer, values);
 
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
+  Operand operand;
   alignas(64) float sums[kTileRows * kPanelWidth];
   for (int64_t begin = 0; begin < n; begin += kTileRows) {
     const int64_t count = n - begin < kTileRows ? n - begin : kTileRows;
-    int64_t stride;
-    const Row* queries = Operand::query(rows, begin, count, scratch.queries, &stride);
+    for (int64_t r = 0; r < count; ++r) {
+      const Row* query = rows.read<Operand>(0, begin + r, queries + r * d);
+      if (query != queries + r * d) std::memcpy(queries + r * d, query, d * sizeof(Row));
+    }
     for (int64_t first = 0; first < n; first += kPanelWidth)
-      run_tile<typename Operand::Tile>(count, queries, stride, keys + first * d, d, scratch.scores + first, padded);
+      operand.run(count, queries, d, keys + first * d, d, scratch.scores + first, padded);
     const Row* shares = nullptr;
     for (int64_t r = count - 1; r >= 0; --r) {
       float* scores = scratch.scores + r * padded;
       shares = Operand::shares(scores, n, 1.0f / exponentials(scores, n, scale));
     }
     for (int64_t first = 0; first < d; first += kPanelWidth) {
-      run_tile<typename Operand::Tile>(count, shares, padded * (sizeof(float) / sizeof(Row)), values + first * depth,
-                                       depth, sums, kPanelWidth);
+      operand.run(count, shares, padded * static_cast<int64_t>(sizeof(float) / sizeof(Row)), values + first * depth,
+                  depth, sums, kPanelWidth);
       const int64_t columns = d - first < kPanelWidth ? d - first : kPanelWidth;
       for (int64_t r = 0; r < count; ++r) {
         char* out = static_cast<char*>(head.context);
         const int64_t index = (begin + r) * head.context_stride + first;
-        store_as(out + index * (head.dtype == DType::float32 ? 4 : 2), head.dtype, sums + r * kPanelWidth, columns);
+        store_as(out + index * element_bytes(head.dtype), head.dtype, sums + r * kPanelWidth, columns);
       }
     }
   }
@@ -216,15 +174,14 @@ void attend(const AttentionHead& head, float* memory) {
 }  // namespace
 
 int64_t self_attention_scratch(int64_t n, int64_t head_size) {
+  constexpr int64_t kTileRows = kMostAttentionRows;
   return kPanelWidth * (panels_of(n) * (head_size + kTileRows) + panels_of(head_size) * (n + 1)) +
          (kTileRows + kPanelWidth) * head_size;
 }
 
 void self_attention(const AttentionHead& head, float* memory) {
-#if defined(__AVX512BF16__)
-  if (head.dtype == DType::bfloat16 && head.head_size % 2 == 0) return attend<Bfloat16Attention>(head, memory);
-#endif
-  attend<FloatAttention>(head, memory);
+  with_attention_operand(head.dtype, head.head_size,
+                         [&](auto chosen) { attend<typename decltype(chosen)::type>(head, memory); });
 }
 
 }  // namespace fastbert::cpu::FASTBERT_ISA

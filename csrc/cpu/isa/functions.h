@@ -4,9 +4,13 @@
 
 namespace fastbert::cpu::FASTBERT_ISA {
 
+DType product_operand(DType rows, int64_t depth);
+int64_t packed_matrix_bytes(int64_t outputs, int64_t depth, DType operand);
 void pack_matrix(const float* weight, const float* bias, const PackedMatrix& matrix, void* memory);
 void product(const PackedMatrix& matrix, const ProductRows& rows, const ProductOutput& output, Range row_range,
              Range panel_range);
+int64_t product_tile_rows(DType operand);
+int64_t quantised_row_bytes(int64_t count);
 void quantise_row(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift);
 void add_three_rows(const float* a, const float* b, const float* c, int64_t count, float* out);
 void layer_norm_row(const float* values, const LayerNorm& norm, int64_t count, DType dtype, void* out);

@@ -214,17 +214,19 @@ inline const float* as_float(const void* values, DType dtype, int64_t count, flo
   return buffer;
 }
 
-// The element of the dtype at `index` of `values`; a shared inline function may not be called from here.
+// Of rows in float32 or 16 bits; a shared inline function (dtype.h) may not be called from here.
+inline int64_t element_bytes(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
+
+// The element of the dtype at `index` of `values`.
 inline const void* element_at(const void* values, DType dtype, int64_t index) {
-  return static_cast<const char*>(values) + index * (dtype == DType::float32 ? 4 : 2);
+  return static_cast<const char*>(values) + index * element_bytes(dtype);
 }
 
-// Brings `count` elements of the dtype into the cache, to be read or written a while later.
+// Brings some bytes into the cache, to be read or written a while later.
 template <int write>
-inline void prefetch(const void* values, DType dtype, int64_t count) {
-  const auto* bytes = static_cast<const char*>(values);
-  for (int64_t offset = 0; offset < count * (dtype == DType::float32 ? 4 : 2); offset += 64)
-    __builtin_prefetch(bytes + offset, write);
+inline void prefetch(const void* memory, int64_t bytes) {
+  for (int64_t offset = 0; offset < bytes; offset += 64)
+    __builtin_prefetch(static_cast<const char*>(memory) + offset, write);
 }
 
 // Values into float32 or bfloat16 memory.

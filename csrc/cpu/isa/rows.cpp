@@ -1,6 +1,7 @@
 // What is done to whole rows of activations.
 #include "cpu/isa/functions.h"
 #include "cpu/isa/math.h"
+#include "cpu/isa/operand.h"
 
 namespace fastbert::cpu::FASTBERT_ISA {
 namespace {
@@ -54,6 +55,8 @@ void layer_norm_row(const float* values, const LayerNorm& norm, int64_t count, D
   }
 }
 
+int64_t quantised_row_bytes(int64_t count) { return round_up(count, Int8Operand::kGroup); }
+
 void quantise_row(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift) {
   constexpr int64_t kPiece = 256;
   float buffer[kPiece];
@@ -99,7 +102,7 @@ void quantise_row(const void* values, DType dtype, int64_t count, uint8_t* bytes
 #pragma omp simd
     for (int64_t k = 0; k < length; ++k) bytes[begin + k] = static_cast<uint8_t>(levels[k]);
   }
-  for (int64_t k = count; k % 4 != 0; ++k) bytes[k] = 0;
+  for (int64_t k = count; k < quantised_row_bytes(count); ++k) bytes[k] = 0;
 }
 
 }  // namespace fastbert::cpu::FASTBERT_ISA

@@ -1,6 +1,6 @@
 // The table of one instruction set.
 #include "cpu/isa/functions.h"
-#include "cpu/isa/tile.h"
+#include "cpu/isa/panel.h"
 
 #define FASTBERT_STRINGIFY_(name) #name
 #define FASTBERT_STRINGIFY(name) FASTBERT_STRINGIFY_(name)
@@ -10,10 +10,12 @@ namespace fastbert::cpu::FASTBERT_ISA {
 extern const Kernels kernels;
 const Kernels kernels{FASTBERT_STRINGIFY(FASTBERT_ISA),
                       kPanelWidth,
-                      kTileRows,
-                      kHasBfloat16Tile,
+                      product_operand,
+                      packed_matrix_bytes,
                       pack_matrix,
+                      product_tile_rows,
                       product,
+                      quantised_row_bytes,
                       quantise_row,
                       add_three_rows,
                       layer_norm_row,

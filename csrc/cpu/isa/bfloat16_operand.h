@@ -1,0 +1,74 @@
+// Products in bfloat16 with float32 sums, by the processor's instruction for them: two values of the depth at a time.
+#pragma once
+#include "cpu/isa/panel.h"
+#include "cpu/isa/tile_rows.h"
+
+#if defined(__AVX512BF16__)
+namespace fastbert::cpu::FASTBERT_ISA {
+namespace {
+
+class Bfloat16Operand {
+ public:
+  using Row = uint16_t;
+  using Weight = uint16_t;
+  using Sum = float;
+  static constexpr int64_t kGroup = 2, kTileRows = 6;
+  static constexpr bool kQuantised = false;
+
+  void run(int64_t rows, const uint16_t* a, int64_t stride, const uint16_t* panel, int64_t depth, float* out,
+           int64_t out_stride) const {
+    with_tile_rows<kTileRows>(
+        rows, [&](auto tile_rows) { run_tile<decltype(tile_rows)::value>(a, stride, panel, depth, out, out_stride); });
+  }
+
+  static uint16_t encode(float weight, float) { return to_bfloat16(weight); }
+
+  static const uint16_t* read(const void* values, DType, int64_t, uint16_t*) {
+    return static_cast<const uint16_t*>(values);
+  }
+  static void interleave(const uint16_t* const* rows, int64_t count, uint16_t* out) {
+    auto* pairs = reinterpret_cast<uint32_t*>(out);
+    const uint16_t *even = rows[0], *odd = rows[1];
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) pairs[c] = even[c] | static_cast<uint32_t>(odd[c]) << 16;
+  }
+  // In place: a value is read before anything is written over it.
+  static const uint16_t* shares(float* values, int64_t count, float scale) {
+    auto* out = reinterpret_cast<uint16_t*>(values);
+    for (int64_t begin = 0; begin < count; begin += kLanes) {  // the last piece reaches into the padding
+      float piece[kLanes];
+      for (int j = 0; j < kLanes; ++j) piece[j] = values[begin + j] * scale;
+      store_as(out + begin, DType::bfloat16, piece, kLanes);
+    }
+    if (count % 2 != 0) out[count] = 0;  // the half pair at the end
+    return out;
+  }
+
+ private:
+  template <int rows>
+  static void run_tile(const uint16_t* a, int64_t stride, const uint16_t* panel, int64_t depth, float* out,
+                       int64_t out_stride) {
+    __m512 sums[rows][kVectors] = {};
+    for (int64_t k = 0; k < depth; k += 2, panel += 2 * kPanelWidth) {
+      __m512bh weights[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) std::memcpy(&weights[j], panel + 2 * j * kLanes, sizeof weights[j]);
+#pragma GCC unroll 6
+      for (int r = 0; r < rows; ++r) {
+        int32_t pair;
+        std::memcpy(&pair, a + r * stride + k, sizeof pair);
+        const __m512bh values = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) sums[r][j] = _mm512_dpbf16_ps(sums[r][j], values, weights[j]);
+      }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) _mm512_storeu_ps(out + r * out_stride + j * kLanes, sums[r][j]);
+  }
+};
+
+}  // namespace
+}  // namespace fastbert::cpu::FASTBERT_ISA
+#endif

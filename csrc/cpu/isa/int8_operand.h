@@ -1,0 +1,67 @@
+// Products in int8: unsigned rows (quantise_row) times signed weights, with exact int32 sums.
+#pragma once
+#include "cpu/isa/panel.h"
+#include "cpu/isa/tile_rows.h"
+
+namespace fastbert::cpu::FASTBERT_ISA {
+namespace {
+
+class Int8Operand {
+ public:
+  using Row = uint8_t;
+  using Weight = int8_t;
+  using Sum = int32_t;
+  static constexpr int64_t kGroup = 4, kTileRows = 6;
+  static constexpr bool kQuantised = true;
+
+  void run(int64_t rows, const uint8_t* a, int64_t stride, const int8_t* panel, int64_t depth, int32_t* out,
+           int64_t out_stride) const {
+    with_tile_rows<kTileRows>(
+        rows, [&](auto tile_rows) { run_tile<decltype(tile_rows)::value>(a, stride, panel, depth, out, out_stride); });
+  }
+
+  static int8_t encode(float weight, float scale) { return static_cast<int8_t>(__builtin_rintf(weight / scale)); }
+
+ private:
+#if defined(__AVX512VNNI__)
+  template <int rows>
+  static void run_tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t depth, int32_t* out,
+                       int64_t out_stride) {
+    __m512i sums[rows][kVectors] = {};
+    for (int64_t k = 0; k < depth; k += 4, panel += 4 * kPanelWidth) {
+      __m512i weights[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) weights[j] = _mm512_loadu_si512(panel + 4 * j * kLanes);
+#pragma GCC unroll 6
+      for (int r = 0; r < rows; ++r) {
+        int32_t quad;
+        std::memcpy(&quad, a + r * stride + k, sizeof quad);
+        const __m512i values = _mm512_set1_epi32(quad);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) sums[r][j] = _mm512_dpbusd_epi32(sums[r][j], values, weights[j]);
+      }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) _mm512_storeu_si512(out + r * out_stride + j * kLanes, sums[r][j]);
+  }
+#else
+  template <int rows>
+  static void run_tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t depth, int32_t* out,
+                       int64_t out_stride) {
+    for (int r = 0; r < rows; ++r) {
+      int32_t sums[kPanelWidth] = {};
+      for (int64_t k = 0; k < depth; k += 4) {
+#pragma omp simd
+        for (int c = 0; c < kPanelWidth; ++c)
+          for (int i = 0; i < 4; ++i) sums[c] += a[r * stride + k + i] * panel[k * kPanelWidth + 4 * c + i];
+      }
+      std::memcpy(out + r * out_stride, sums, sizeof sums);
+    }
+  }
+#endif
+};
+
+}  // namespace
+}  // namespace fastbert::cpu::FASTBERT_ISA

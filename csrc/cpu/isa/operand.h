@@ -1,0 +1,74 @@
+// Operands: what the rows of activations and the weights of a product are multiplied in, and how. Packing, products and
+// attention are written once for any operand, and a call chooses its operand once, here, outside of all loops.
+//
+// An operand is a class. An object of it lives as long as a thread's loop over tiles: what the thread has to do before its
+// first tile and after its last is done by the constructor and the destructor.
+//
+//   Row, Weight, Sum       elements of a row of activations, of a panel of weights (panel.h), of a tile of sums
+//   kGroup                 depths that lie side by side in a panel
+//   kTileRows              rows of a tile
+//   run(rows, a, stride, panel, depth, out, out_stride)
+//                          out [rows, kPanelWidth] = a [rows, depth] times one panel; `rows` in 1..kTileRows, `depth` a
+//                          multiple of kGroup
+//   kQuantised             a row and a column of weights have a scale, and the rows a shift, that the sums are yet to be
+//                          multiplied with (product.cpp)
+//
+// One that weights are packed for has in addition
+//   encode(weight, scale)  an element of the panel
+//
+// and one that attention multiplies in
+//   read(values, dtype, count, buffer)     a row of activations as `run` takes it: where it lies or, converted, in `buffer`
+//   interleave(rows [kGroup], count, out)  some columns of a group of rows as they lie in a panel
+//   shares(values, count, scale)           float32 values times `scale` as a row, in their place
+#pragma once
+#include "cpu/isa/bfloat16_operand.h"
+#include "cpu/isa/float_operand.h"
+#include "cpu/isa/int8_operand.h"
+
+namespace fastbert::cpu::FASTBERT_ISA {
+namespace {
+
+template <class Chosen>
+struct Type {
+  using type = Chosen;
+};
+
+#if defined(__AVX512BF16__)
+constexpr bool kHasBfloat16Products = true;
+#else
+constexpr bool kHasBfloat16Products = false;
+#endif
+
+// run(Type<Operand>()) with the operand that a matrix is packed for; `matrix` is one that this instruction set has.
+template <class Run>
+inline auto with_packed_operand(DType matrix, const Run& run) {
+#if defined(__AVX512BF16__)
+  if (matrix == DType::bfloat16) return run(Type<Bfloat16Operand>());
+#endif
+  if (matrix == DType::int8) return run(Type<Int8Operand>());
+  if (matrix == DType::float32) return run(Type<FloatOperand>());
+  __builtin_trap();
+}
+
+// The same with the operand that multiplies such rows with such a matrix.
+template <class Run>
+inline auto with_product_operand(DType matrix, DType rows, const Run& run) {
+  if (matrix == DType::float32 && rows == DType::bfloat16) return run(Type<ConvertedOperand<DType::bfloat16>>());
+  if (matrix == DType::float32 && rows == DType::float16) return run(Type<ConvertedOperand<DType::float16>>());
+  return with_packed_operand(matrix, run);
+}
+
+// At most, of an operand for attention.
+constexpr int64_t kMostAttentionRows = 6;
+
+// The same with the operand for attention among rows of that dtype.
+template <class Run>
+inline auto with_attention_operand([[maybe_unused]] DType rows, [[maybe_unused]] int64_t head_size, const Run& run) {
+#if defined(__AVX512BF16__)
+  if (rows == DType::bfloat16 && head_size % Bfloat16Operand::kGroup == 0) return run(Type<Bfloat16Operand>());
+#endif
+  return run(Type<FloatOperand>());
+}
+
+}  // namespace
+}  // namespace fastbert::cpu::FASTBERT_ISA
