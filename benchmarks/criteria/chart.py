@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from criteria.figures import Contender
+
 # Okabe and Ito's colours, told apart by colour-blind readers too; and line styles, for print without colours.
 _COLOURS = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
 _STYLES = ("-", "--", "-.", ":")
-_SPREADS = ("normalised entropy", "entropy of the top 2", "entropy of the top 5", "1 - largest probability")
+_SPREADS = [
+    Contender(*one).name for one in (("entropy", 0), ("top_k_entropy", 2), ("top_k_entropy", 5), ("confidence", 0))
+]
 _FASTEST_SHOWN = 4.0
 
 

@@ -25,10 +25,9 @@ from fastbert_hf.calibration import (
 )
 from fastbert_hf.calibration.curve import candidate_speeds, exit_flops, running_minimum, sweep
 from fastbert_hf.calibration.pareto import spoilt
-from fastbert_hf.calibration.search import TOP_KS
 from fastbert_hf.calibration.simulation import exit_heads, uncertainties
 from fastbert_hf.calibration.temperature import divide, expected_calibration_error, fit_temperatures
-from fastbert_hf.exits.rule import CriterionName
+from fastbert_hf.exits.criteria import CRITERIA
 from fastbert_hf.flops import full_depth_flops
 
 OBJECTIVES = {
@@ -49,25 +48,25 @@ _STORED_SPEEDS = 80
 
 @dataclass(frozen=True)
 class Contender:
-    """A criterion and, for "top_k_entropy", its k."""
+    """A criterion and the parameter with which a calibration looks at it."""
 
-    criterion: CriterionName
-    top_k: int = 2
+    criterion: str
+    parameter: int = 0
 
     @property
     def name(self) -> str:
         """As tables call it."""
-        if self.criterion == "top_k_entropy":
-            return f"entropy of the top {self.top_k}"
-        return {"entropy": "normalised entropy", "confidence": "1 - largest probability"}.get(
-            self.criterion, self.criterion
-        )
+        return CRITERIA[self.criterion].in_words(self.parameter) if self.compares_speed else self.criterion
+
+    @property
+    def compares_speed(self) -> bool:
+        """Whether it has an uncertainty, and so a curve over Speeds."""
+        return CRITERIA[self.criterion].compares_speed
 
 
 def contenders(classes: int) -> list[Contender]:
-    """All criteria, with every k that is below the number of classes."""
-    by_k = [Contender("top_k_entropy", k) for k in TOP_KS if k < classes]
-    return [Contender("entropy"), *by_k, Contender("confidence"), Contender("patience")]
+    """All criteria, each with all parameters that a calibration compares."""
+    return [Contender(name, parameter) for name, one in CRITERIA.items() for parameter in one.candidates(classes)]
 
 
 def compare(
@@ -85,7 +84,7 @@ def compare(
     for contender in contenders(dev.shape.num_labels):
         progress(contender.name)
         found[contender.name] = figures(dev, test, contender)
-        if contender.criterion != "patience":
+        if contender.compares_speed:
             curves[contender.name] = Curve(test, contender)
     progress("differences to entropy")
     for name, mean in differences(curves, "normalised entropy").items():
@@ -114,23 +113,23 @@ def compare(
 
 def figures(dev: ExitRecords, test: ExitRecords, contender: Contender, certify: bool = True) -> dict[str, Any]:
     """Uncertainty per layer, curve, chosen settings and, where `dev` is fresh, certified Speed of one criterion."""
-    patient = contender.criterion == "patience"
-    rules = rules_of(test, contender.criterion, contender.top_k, limit=_STORED_SPEEDS)
+    compares_speed = contender.compares_speed
+    rules = rules_of(test, contender.criterion, contender.parameter, limit=_STORED_SPEEDS)
     rules.sort(key=lambda one: one.flops_speedup)
     return {
-        "uncertainty": None if patient else uncertainty_by_layer(test, contender),
+        "uncertainty": uncertainty_by_layer(test, contender) if compares_speed else None,
         "curve": [
             {"flops_speedup": one.flops_speedup, "accuracy": one.accuracy, "threshold": _threshold(one.rule)}
             for one in rules
         ],
-        "at_speeds": {} if patient else {f"{speed:g}": _at_speed(test, contender, speed) for speed in PAPERS_SPEEDS},
-        "accuracy_at": {} if patient else {f"{at:g}": _accuracy_at(rules, at) for at in SPEEDUPS},
+        "at_speeds": {f"{speed:g}": _at_speed(test, contender, speed) for speed in PAPERS_SPEEDS if compares_speed},
+        "accuracy_at": {f"{at:g}": _accuracy_at(rules, at) for at in SPEEDUPS if compares_speed},
         "chosen": {
-            wish: chosen(dev, test, partial(best_rule, dev, objective, contender.criterion, contender.top_k))
+            wish: chosen(dev, test, partial(best_rule, dev, objective, contender.criterion, contender.parameter))
             for wish, objective in OBJECTIVES.items()
         },
         "certified": certified(
-            test, certify_one_speed(dev, CERTIFIED_DROP, CONFIDENCE, contender.criterion, contender.top_k)
+            test, certify_one_speed(dev, CERTIFIED_DROP, CONFIDENCE, contender.criterion, contender.parameter)
         )
         if certify
         else None,
@@ -143,7 +142,7 @@ def uncertainty_by_layer(records: ExitRecords, contender: Contender) -> list[dic
     `wrong_above_right`: wrong predictions from right ones. `spoilt_above_kept`: predictions that are wrong but right at
     full depth from all others, which is what leaving early has to get right.
     """
-    uncertainty = uncertainties(records, contender.criterion, contender.top_k)
+    uncertainty = uncertainties(records, contender.criterion, contender.parameter)
     return [
         {
             "layer": layer,
@@ -220,7 +219,7 @@ class Curve:
 
     def __init__(self, records: ExitRecords, contender: Contender) -> None:
         heads = list(range(len(records.student_layers)))
-        self._uncertainty = uncertainties(records, contender.criterion, contender.top_k)[:, heads]
+        self._uncertainty = uncertainties(records, contender.criterion, contender.parameter)[:, heads]
         self._speeds = candidate_speeds(running_minimum(self._uncertainty), _CURVE_SPEEDS)
         self._right, self._flops = records.right, exit_flops(records, heads)
         self._full = full_depth_flops(records.shape, records.lengths.numpy()).astype(np.float64)
@@ -264,7 +263,7 @@ def with_temperatures(dev: ExitRecords, test: ExitRecords, curves: dict[str, Cur
     scaled_dev, scaled_test = divide(dev, temperatures), divide(test, temperatures)
     found = {}
     for contender in contenders(dev.shape.num_labels):
-        if contender.criterion == "patience":  # looks at predictions, which stay
+        if not contender.compares_speed:  # looks at predictions, which stay
             continue
         found[contender.name] = figures(scaled_dev, scaled_test, contender, certify=False)
         pair = {"before": curves[contender.name], "after": Curve(scaled_test, contender)}
@@ -280,7 +279,7 @@ def with_temperatures(dev: ExitRecords, test: ExitRecords, curves: dict[str, Cur
 
 
 def _at_speed(records: ExitRecords, contender: Contender, speed: float) -> dict[str, float]:
-    rule = ExitRule.one_speed(records.student_layers, speed, contender.criterion, contender.top_k)
+    rule = ExitRule.one_speed(records.student_layers, speed, contender.criterion, contender.parameter)
     result = simulate(records, rule)
     return {"accuracy": result.accuracy, "flops_speedup": result.flops_speedup}
 
@@ -297,14 +296,14 @@ def _threshold(rule: ExitRule) -> float | None:
     """The Speed, or the patience, of all its heads; `None` for full depth."""
     if not rule.layers:
         return None
-    return rule.patience if rule.criterion == "patience" else rule.speeds[0]
+    return rule.speeds[0] if CRITERIA[rule.criterion].compares_speed else rule.parameter
 
 
 def setting(rule: ExitRule) -> dict[str, Any]:
     """`rule` as plain values."""
     return {
-        "criterion": Contender(rule.criterion, rule.top_k).name,
+        "criterion": Contender(rule.criterion, rule.parameter).name,
         "layers": list(rule.layers),
         "speeds": list(rule.speeds),
-        "patience": rule.patience if rule.criterion == "patience" else None,
+        "patience": None if CRITERIA[rule.criterion].compares_speed else rule.parameter,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import sys
 from typing import Any
 
@@ -126,9 +127,8 @@ def forward(
     if output_all_exits or input_ids.shape[0] == 0:
         return NotImplemented  # nothing to gain: no sample leaves early, or there is none
 
-    speeds = None if resolved is None else resolved.sample_speeds
-    batch = _pack(model, encoder, valid, input_ids, token_type_ids, speeds)
-    results = encoder.run(batch, _rule(resolved))
+    batch = _pack(model, encoder, valid, input_ids, token_type_ids, resolved.sample_speeds)
+    results = encoder.run(batch, _rule(resolved, model.config.exit_layers))
     warn_if_not_finite(results.uncertainty)
     loss = None if labels is None else F.cross_entropy(results.logits, labels)
     return FastBertOutput(
@@ -136,15 +136,14 @@ def forward(
     )
 
 
-def _rule(resolved: Any) -> Rule:
-    """Return the engine's rule for a `fastbert_hf.exits.resolution.ResolvedSpeed`, or for None, full depth."""
-    if resolved is None:
+def _rule(resolved: Any, exit_layers: list[int]) -> Rule:
+    """Return the engine's rule for a `fastbert_hf.exits.resolution.ResolvedSpeed`."""
+    if resolved.is_full_depth:
         return FULL_DEPTH
-    parameter = {"top_k_entropy": resolved.top_k, "patience": resolved.patience}.get(resolved.criterion, 0)
     speeds = resolved.layer_speeds
-    if speeds is not None:  # 0 there: not asked
-        speeds = tuple(speed if speed > 0 else None for speed in speeds)
-    return Rule(resolved.criterion, parameter, speeds)
+    # Where every head is asked and none has a Speed of its own, all calls share the rule, and what is recorded for it.
+    unlimited = all(speeds[layer - 1] == math.inf for layer in exit_layers[:-1])
+    return Rule(resolved.criterion, resolved.parameter, None if unlimited else speeds)
 
 
 def _pack(
@@ -153,7 +152,7 @@ def _pack(
     valid: Tensor,
     input_ids: Tensor,
     token_type_ids: Tensor | None,
-    speeds: Tensor | None,
+    speeds: Tensor,
 ) -> PackedBatch:
     """Valid tokens only, as one long row, embedded."""
     from fastbert_hf.backbones import first_position
@@ -167,7 +166,7 @@ def _pack(
         hidden=_embed(model, encoder, input_ids.flatten()[rows], positions, segments),
         cu_seqlens=cumulative_lengths(valid),
         sample_index=torch.arange(size, dtype=torch.int32, device=input_ids.device),
-        speed=torch.zeros(size, dtype=torch.float32, device=input_ids.device) if speeds is None else speeds,
+        speed=speeds,
         max_seqlen=length,
     )
 

@@ -11,7 +11,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from fastbert_cli import measure
-from fastbert_hf.calibration.simulation import shape_with_heads
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.flops import Convention, ModelShape, flops_speedup
@@ -70,7 +69,7 @@ def score(
         for name, depth in progress.track(depths, description="scores"):
             result = evaluate(model, dataset, depth, batch_size)
             layers = result.exit_layers.numpy()
-            asked = shape_with_heads(shape, _layers_asked(model, depth))
+            asked = shape.asking(_layers_asked(model, depth))
             rows.append(
                 {
                     "setting": name,
@@ -104,7 +103,7 @@ def _depths(
 def _layers_asked(model: FastBertForSequenceClassification, depth: measure.Depth) -> tuple[int, ...]:
     """The layers whose student classifiers run."""
     resolved = model.resolve_speed(0.0 if depth is None else depth, None, 1)
-    return tuple(layer for layer in model.config.exit_layers[:-1] if resolved is not None and resolved.asks(layer))
+    return tuple(layer for layer in model.config.exit_layers[:-1] if resolved.asks(layer))
 
 
 def _add_times(

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Objective
+from fastbert_hf.exits.criteria import CRITERIA
 from fastbert_hf.exits.rule import ExitRule
-
-_UNCERTAINTIES = {"entropy": "normalised entropy", "confidence": "1 - largest probability"}
 
 
 def describe_rule(rule: ExitRule, student_layers: Sequence[int]) -> str:
     """When a text leaves, in a sentence without an end."""
     if not rule.layers:
         return "full depth: no student classifier is asked"
-    if rule.criterion == "patience":
-        when = f"{rule.patience} equal predictions in a row" if rule.patience > 1 else "the first prediction"
-        when = f"a text leaves after {when} ({_layers(rule.layers)})"
+    criterion = CRITERIA[rule.criterion]
+    what = criterion.in_words(rule.parameter)
+    if not criterion.compares_speed:
+        when = f"a text leaves after {what} ({_layers(rule.layers)})"
     else:
-        what = _UNCERTAINTIES.get(rule.criterion, f"entropy of the {rule.top_k} likeliest classes")
         if len(set(rule.speeds)) == 1:
             speeds = f"Speed {rule.speeds[0]:.4g} ({_layers(rule.layers)})"
         else:
@@ -30,10 +29,8 @@ def describe_rule(rule: ExitRule, student_layers: Sequence[int]) -> str:
 
 
 def describe_criterion(rule: ExitRule) -> str:
-    """The criterion and its number."""
-    if rule.criterion == "patience":
-        return f"patience {rule.patience}"
-    name = f"top_k_entropy, k = {rule.top_k}" if rule.criterion == "top_k_entropy" else rule.criterion
+    """The criterion and its parameter, as an option takes them."""
+    name = f"{rule.criterion} {rule.parameter}" if rule.parameter else rule.criterion
     return f"{name}, Speed {rule.speeds[0]:.3g}" if rule.speeds else name
 
 

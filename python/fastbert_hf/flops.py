@@ -17,7 +17,8 @@ softmax and biases count as nothing.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -44,7 +45,7 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, config: FastBertConfig) -> ModelShape:
-        """The shape of the model that `config` describes."""
+        """Return the shape of the model that `config` describes."""
         return cls(
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
@@ -56,9 +57,13 @@ class ModelShape:
             exit_layers=None if len(config.exit_layers) == config.num_hidden_layers else tuple(config.exit_layers),
         )
 
+    def asking(self, layers: Iterable[int]) -> ModelShape:
+        """Return the shape with student classifiers at `layers`, ascending, only: others cost nothing."""
+        return replace(self, exit_layers=(*layers, self.num_layers))
+
 
 def layer_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
-    """FLOPs of one encoder layer for samples of n tokens.
+    """Return the FLOPs of one encoder layer for samples of n tokens.
 
     Linear layers, per token: query, key, value and output (4 H^2 multiply-adds), and the feed-forward pair (2 H F).
     Attention: QK^T and PV take n^2 H multiply-adds each.
@@ -83,7 +88,7 @@ def layer_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Conventio
 
 
 def head_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
-    """FLOPs of one exit head for samples of n tokens; arguments, result and errors as in `layer_flops`.
+    """Return the FLOPs of one exit head for samples of n tokens; arguments, result and errors as in `layer_flops`.
 
     Attentive head. Linear layers: the projection (H C multiply-adds) and query, key, value and output (4 C^2) for every
     token, then one C x C layer for the first token. Attention: n^2 C for each of QK^T and PV. Last layer: C N.
@@ -105,34 +110,71 @@ def head_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention
     return np.full_like(n, per_sample)
 
 
-def full_depth_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
-    """FLOPs of all L layers and the teacher classifier, no students; arguments and result as in `layer_flops`."""
-    return shape.num_layers * layer_flops(shape, lengths, convention) + head_flops(shape, lengths, convention)
-
-
-def executed_flops(
-    shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike, convention: Convention = "paper"
-) -> int:
-    """FLOPs of adaptive inference over a set of samples, summed: k layers and the exit heads up to k for exit layer k.
+def partial_flops(
+    shape: ModelShape,
+    layers: npt.ArrayLike,
+    heads: npt.ArrayLike,
+    lengths: npt.ArrayLike,
+    convention: Convention = "paper",
+) -> Integers:
+    """Return the FLOPs of so many encoder layers and exit heads: what every figure of early exit is made of.
 
     Args:
         shape: sizes of the model.
+        layers: number of encoder layers, integers.
+        heads: number of exit heads, integers.
+        lengths: n of every sample, integers >= 1.
+        convention: which products count.
+
+    Returns:
+        int64, of the shape to which `layers`, `heads` and `lengths` broadcast.
+
+    Raises:
+        ValueError: as `layer_flops`.
+    """
+    per_layer, per_head = layer_flops(shape, lengths, convention), head_flops(shape, lengths, convention)
+    return np.asarray(layers, dtype=np.int64) * per_layer + np.asarray(heads, dtype=np.int64) * per_head
+
+
+def full_depth_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
+    """Return the FLOPs of all L layers and the teacher classifier, no students; arguments and result as in
+    `layer_flops`."""
+    return partial_flops(shape, shape.num_layers, 1, lengths, convention)
+
+
+def exit_flops(
+    shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike, convention: Convention = "paper"
+) -> Integers:
+    """Return the FLOPs of samples that leave early: k layers and the exit heads up to k for exit layer k.
+
+    Args:
+        shape: sizes of the model, with the exit heads that are asked (`ModelShape.asking`).
         exit_layers: exit layer of every sample, integers [B] in 1..L, each a layer that has an exit head.
         lengths: n of every sample, integers [B], or one integer for all.
         convention: which products count.
+
+    Returns:
+        int64 [B].
 
     Raises:
         ValueError: as `layer_flops`, exit layers without an exit head, or arrays of different lengths.
     """
     depth, n = _broadcast(shape, exit_layers, lengths)
     heads = np.searchsorted(_layers_with_head(shape), depth, side="right")
-    return int((depth * layer_flops(shape, n, convention) + heads * head_flops(shape, n, convention)).sum())
+    return partial_flops(shape, depth, heads, n, convention)
+
+
+def executed_flops(
+    shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike, convention: Convention = "paper"
+) -> int:
+    """Return the FLOPs of adaptive inference over a set of samples, the sum of `exit_flops`."""
+    return int(exit_flops(shape, exit_layers, lengths, convention).sum())
 
 
 def flops_speedup(
     shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike, convention: Convention = "paper"
 ) -> float:
-    """FLOPs of the full-depth model over the FLOPs executed, over a set of samples; as `executed_flops`.
+    """Return the FLOPs of the full-depth model over the FLOPs executed, over a set of samples; as `executed_flops`.
 
     Below 1 when the heads cost more than early exits save. Raises `ValueError` when there is no sample.
     """

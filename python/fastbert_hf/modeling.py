@@ -246,7 +246,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
             output = passes.empty_output(self, output_all_exits)
         elif output_all_exits:
             output = passes.run_all_exits(self, batch, resolved)
-        elif resolved is None:
+        elif resolved.is_full_depth:
             output = passes.run_full_depth(self, batch)
         else:
             output = passes.run_adaptive(self, batch, resolved)
@@ -257,11 +257,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
         # Made anew, so that the loss comes first in the tuple form of the output.
         return FastBertOutput(loss=self._loss(output.logits, labels), **output)
 
-    def resolve_speed(self, speed: Speed | None, speedup: float | None, batch_size: int) -> ResolvedSpeed | None:
-        """What `speed` and `speedup` of a call to this model come to; arguments as in `forward`.
-
-        Returns:
-            `None` for full depth.
+    def resolve_speed(self, speed: Speed | None, speedup: float | None, batch_size: int) -> ResolvedSpeed:
+        """Return what `speed` and `speedup` of a call to this model come to; arguments as in `forward`.
 
         Raises:
             TypeError: `speed` is none of what it may be.

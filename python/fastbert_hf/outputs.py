@@ -17,7 +17,7 @@ class FastBertOutput(ModelOutput):
         loss: scalar float32 of `logits` against the labels, only with labels: the cross-entropy, or the binary
             cross-entropy of a multi-label model.
         logits: float32 [B, N], of the exit head at which each sample left.
-        uncertainty: float32 [B] in [0, 1], of `logits` by the criterion of the call (`exit_rule.uncertainty_by`; mean
+        uncertainty: float32 [B] in [0, 1], of `logits` by the criterion of the call (`exits.criteria`; mean
             binary entropy for a multi-label model); NaN where they are not finite.
         exit_layer: int64 [B], number of encoder layers executed for the sample, 1..L.
         all_logits: float32 [B, E, N], of all E exit heads, those of `config.exit_layers`; only with

@@ -54,31 +54,20 @@ def run_full_depth(model: Any, batch: PaddedBatch) -> FastBertOutput:
     )
 
 
-def run_all_exits(model: Any, batch: PaddedBatch, speed: ResolvedSpeed | None) -> FastBertOutput:
+def run_all_exits(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBertOutput:
     """All layers and all exit heads on all samples; what `speed` selects is as in `run_adaptive`."""
     states = exit_states(model, batch)
     all_logits = torch.stack(
         [head(hidden, batch.valid).float() for head, hidden in zip(model.heads, states, strict=True)], dim=1
     )
-    exit_layers, multi_label = model.config.exit_layers, model.config.multi_label
-    if speed is None:
-        all_uncertainty = uncertainty(all_logits, multi_label)  # [B, E]
-        exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
-    else:
-        decision = ExitDecision(speed, multi_label)
-        all_uncertainty = decision.uncertainty(all_logits)
-        exits = torch.zeros_like(all_uncertainty, dtype=torch.bool)
-        everybody = torch.arange(exits.shape[0], device=exits.device)
-        for index, layer in enumerate(exit_layers[:-1]):
-            if decision.asks(layer):
-                _, exits[:, index] = decision.leaves(layer, all_logits[:, index], everybody)
-    exits[:, -1] = True
-    first = exits.int().argmax(dim=1)  # the first of equal maxima
+    decision = ExitDecision(speed, model.config.multi_label)
+    all_uncertainty = decision.uncertainty(all_logits)  # [B, E]
+    first = decision.first_exits(model.config.exit_layers, all_logits)
     rows = torch.arange(first.shape[0], device=first.device)
     return FastBertOutput(
         logits=all_logits[rows, first],
         uncertainty=all_uncertainty[rows, first],
-        exit_layer=torch.tensor(exit_layers, device=first.device)[first],
+        exit_layer=torch.tensor(model.config.exit_layers, device=first.device)[first],
         all_logits=all_logits,
         all_uncertainty=all_uncertainty,
     )
@@ -99,7 +88,7 @@ def run_adaptive(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBe
     for number, layer in enumerate(model.layers, start=1):
         hidden = _run_layer(model, layer, hidden, layer_mask)
         last = number == num_layers
-        if not last and (number not in heads or not decision.asks(number)):
+        if not last and not decision.asks(number):
             continue
         layer_logits = heads[number](hidden, valid).float()
         if last:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -42,7 +42,7 @@ from fastbert_hf.calibration import (
     record_exits,
     scale_temperatures,
 )
-from fastbert_hf.calibration.search import CriterionChoice, check_criterion
+from fastbert_hf.calibration.search import check_criterion
 from fastbert_hf.calibration.temperature import check_foldable
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.files import files_replaced
@@ -159,7 +159,7 @@ def _calibrate(
             objective,
             confidence=options.confidence,
             search=options.search,
-            criterion=cast(CriterionChoice, options.criterion),
+            criterion=options.criterion,
             temperatures_fitted=options.temperature_scaling,
             seed=options.seed,
         )
@@ -170,7 +170,7 @@ def _calibrate(
             _clock(options, model, dataset, progress),
             confidence=options.confidence,
             search=options.search,
-            criterion=cast(CriterionChoice, options.criterion),
+            criterion=options.criterion,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from fastbert_hf.calibration import CalibratedSetting, ExitRecords, ExitRule, SpeedCurve, simulate, speed_curve
 from fastbert_hf.calibration.intervals import share_interval
-from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
+from fastbert_hf.flops import full_depth_flops, partial_flops
 
 Kind: TypeAlias = Literal["speed", "depth", "calibrated"]
 # `kind` and `value` of a `Point`.
@@ -127,7 +127,7 @@ def tradeoff(
 
 def _static(records: ExitRecords, head: int, base: int, confidence: float) -> Point:
     layer, lengths = records.exit_layers[head], records.lengths.numpy()
-    flops = int((layer * layer_flops(records.shape, lengths) + head_flops(records.shape, lengths)).sum())
+    flops = int(partial_flops(records.shape, layer, 1, lengths).sum())
     right = int(records.right[:, head].sum())
     return Point(
         kind="depth",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import numpy as np
 import torch
 
 from fastbert_hf.calibration.curve import speed_curve
@@ -30,8 +29,9 @@ from fastbert_hf.calibration.search import (
 )
 from fastbert_hf.calibration.simulation import simulate
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Evidence, Figures, Objective
-from fastbert_hf.exits.rule import CriterionName, ExitRule
-from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
+from fastbert_hf.exits.criteria import CRITERIA
+from fastbert_hf.exits.rule import ExitRule
+from fastbert_hf.flops import exit_flops, full_depth_flops
 
 Search: TypeAlias = Literal["searched", "one_speed"]
 
@@ -115,8 +115,7 @@ def calibrate_and_compare(
         rows = certificate.tested_rows
     else:
         rows = split_rows(len(records), seed=seed)[1] if temperatures_fitted else torch.arange(len(records))
-        name = _fixed(criterion, records)
-        certificate = certify_one_speed(records.rows(rows), objective.max_drop, confidence, name)
+        certificate = certify_one_speed(records.rows(rows), objective.max_drop, confidence, *_fixed(criterion, records))
     setting = CalibratedSetting(
         rule=certificate.found.rule,
         objective=objective,
@@ -171,8 +170,7 @@ def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figur
     """What `rule` does on `records`, with intervals."""
     result = simulate(records, rule)
     lengths, depths = records.lengths.numpy(), result.exit_layers
-    heads = np.searchsorted((*rule.layers, records.shape.num_layers), depths, side="right")
-    executed = depths * layer_flops(records.shape, lengths) + heads * head_flops(records.shape, lengths)
+    executed = exit_flops(records.shape.asking(rule.layers), depths, lengths)
     right = int((result.predictions == records.labels.numpy()).sum())
     return Figures(
         full_depth_accuracy=records.full_depth_accuracy,
@@ -187,27 +185,30 @@ def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figur
 
 def candidate_rules(records: ExitRecords, search: Search, criterion: CriterionChoice) -> list[FoundRule]:
     """Full depth and the rules of one criterion ("auto": the entropy) that `search` looks at, in no order."""
-    name = _fixed(criterion, records)
-    if search == "one_speed" or name == "patience":
-        return rules_of(records, name)
-    return [rules_of(records, name)[0], *pareto_front(records, name).rules]
+    name, parameter = _fixed(criterion, records)
+    rules = rules_of(records, name, parameter)
+    if search == "one_speed" or not CRITERIA[name].compares_speed:
+        return rules
+    return [rules[0], *pareto_front(records, name, parameter).rules]
 
 
-def _fixed(criterion: CriterionChoice, records: ExitRecords) -> CriterionName:
+def _fixed(criterion: CriterionChoice, records: ExitRecords) -> tuple[str, int]:
+    """Return name and parameter of a criterion that no sample chose."""
     check_criterion(criterion, records.shape.num_labels)
-    return "entropy" if criterion == "auto" else criterion
+    name = "entropy" if criterion == "auto" else criterion
+    return name, CRITERIA[name].candidates(records.shape.num_labels)[0]
 
 
 def _fast_enough(
     records: ExitRecords, objective: Objective, search: Search, criterion: CriterionChoice
 ) -> tuple[ExitRule, tuple[FoundRule, ...]]:
     if search == "one_speed":
-        return choose(rules_of(records, _fixed(criterion, records)), objective).rule, ()
+        return choose(rules_of(records, *_fixed(criterion, records)), objective).rule, ()
     compared = tuple(compare_criteria(records, objective, criterion))
     best = compared[0]
-    if best.rule.criterion == "patience":
+    if not CRITERIA[best.rule.criterion].compares_speed:
         return best.rule, compared
-    front = pareto_front(records, best.rule.criterion, best.rule.top_k)
+    front = pareto_front(records, best.rule.criterion, best.rule.parameter)
     return choose([best, *front.rules], objective).rule, compared
 
 

@@ -10,8 +10,7 @@ import numpy.typing as npt
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.simulation import indices_of, uncertainties
 from fastbert_hf.exits.calibrated_setting import SpeedCurve
-from fastbert_hf.exits.rule import CriterionName
-from fastbert_hf.flops import full_depth_flops, head_flops, layer_flops
+from fastbert_hf.flops import full_depth_flops, partial_flops
 
 Doubles = npt.NDArray[np.float64]
 
@@ -22,8 +21,8 @@ STORED_SPEEDS = 256
 def speed_curve(
     records: ExitRecords,
     layers: Sequence[int] | None = None,
-    criterion: CriterionName = "entropy",
-    top_k: int = 2,
+    criterion: str = "entropy",
+    parameter: int = 0,
     limit: int = STORED_SPEEDS,
 ) -> SpeedCurve:
     """The curve over all Speeds that differ on `records`; at most about `limit` of them, evenly over the samples.
@@ -31,12 +30,12 @@ def speed_curve(
     Args:
         records: the samples.
         layers: where a student classifier is asked; `None` for all of them.
-        criterion: any but "patience".
-        top_k: classes that "top_k_entropy" looks at.
+        criterion: one that compares with Speed.
+        parameter: the number that belongs to it.
         limit: Speeds of the curve, at least 2.
     """
     asked = indices_of(records, records.student_layers if layers is None else tuple(layers))
-    uncertainty = uncertainties(records, criterion, top_k)[:, asked]
+    uncertainty = uncertainties(records, criterion, parameter)[:, asked]
     speeds = candidate_speeds(running_minimum(uncertainty), limit)
     right, flops = sweep(uncertainty, speeds, [records.right[:, [*asked, -1]], exit_flops(records, asked)])
     full = float(full_depth_flops(records.shape, records.lengths.numpy()).sum())
@@ -78,9 +77,7 @@ def exit_flops(records: ExitRecords, asked: list[int]) -> Doubles:
     """FLOPs of a sample that leaves at each of the heads `asked` or at the teacher classifier, [n, len(asked) + 1]."""
     lengths = records.lengths.numpy()
     depths = np.asarray(records.exit_layers)[[*asked, -1]]
-    heads = np.arange(1, len(depths) + 1)
-    per_layer, per_head = layer_flops(records.shape, lengths), head_flops(records.shape, lengths)
-    return (depths * per_layer[:, None] + heads * per_head[:, None]).astype(np.float64)
+    return partial_flops(records.shape, depths, np.arange(1, len(depths) + 1), lengths[:, None]).astype(np.float64)
 
 
 def sweep(

@@ -40,7 +40,8 @@ from fastbert_hf.calibration.records import ExitRecords, check_several_classes
 from fastbert_hf.calibration.search import CriterionChoice, FoundRule, compare_criteria, rules_of
 from fastbert_hf.calibration.simulation import exit_heads, simulate, uncertainties
 from fastbert_hf.exits.calibrated_setting import Objective
-from fastbert_hf.exits.rule import CriterionName, ExitRule
+from fastbert_hf.exits.criteria import CRITERIA, criterion_of
+from fastbert_hf.exits.rule import ExitRule
 
 # The grid of `certify_one_speed`, fixed here, never fitted to data. Fine near 0, where a sure model has its samples.
 FIXED_SPEEDS = np.union1d(np.geomspace(1e-6, 1e-2, 41), np.linspace(0.01, 1, 100))
@@ -84,8 +85,8 @@ def certify_one_speed(
     records: ExitRecords,
     max_drop: float,
     confidence: float = 0.95,
-    criterion: CriterionName = "entropy",
-    top_k: int = 2,
+    criterion: str = "entropy",
+    parameter: int = 0,
 ) -> Certificate:
     """The fastest single Speed of `FIXED_SPEEDS`, all heads asked, that keeps the promise; or full depth.
 
@@ -93,20 +94,21 @@ def certify_one_speed(
         records: the samples, all of them tested.
         max_drop: accuracy that may be lost, in (0, 1).
         confidence: in (0, 1).
-        criterion: "patience" has its numbers of equal predictions tested, from the most to the fewest. It and `top_k`
-            must not have been chosen by looking at these samples.
-        top_k: classes that "top_k_entropy" looks at.
+        criterion: "patience" has its numbers of equal predictions tested, from the most to the fewest. It and
+            `parameter` must not have been chosen by looking at these samples.
+        parameter: the number that belongs to the criterion, as in `rules_of`.
 
     Raises:
         ValueError: numbers out of range, too few samples, or samples of one class only.
     """
     _check(records, max_drop, confidence, tested_share=1.0)
-    if criterion == "patience":
-        return certify(records, _patient_first(records, records.student_layers), max_drop, confidence)
-    uncertainty = uncertainties(records, criterion, top_k)[:, :-1]
+    if not criterion_of(criterion, parameter).compares_speed:
+        rules = _patient_first(records, criterion, parameter, records.student_layers)
+        return certify(records, rules, max_drop, confidence)
+    uncertainty = uncertainties(records, criterion, parameter)[:, :-1]
     losses = sweep(uncertainty, FIXED_SPEEDS, [spoilt(records)])[0].round().astype(np.int64)
     passed, tested = fixed_sequence(losses, len(records), max_drop, confidence)
-    rules = [ExitRule.one_speed(records.student_layers, float(speed), criterion, top_k) for speed in FIXED_SPEEDS]
+    rules = [ExitRule.one_speed(records.student_layers, float(speed), criterion, parameter) for speed in FIXED_SPEEDS]
     rows = torch.arange(len(records))
     # The last is the fastest of them: with a higher Speed no sample leaves later.
     return _certificate(records, rules[:passed][-1:], max_drop, confidence, tested, rows)
@@ -245,15 +247,16 @@ def _losses(records: ExitRecords, rule: ExitRule, lost: npt.NDArray[np.bool_]) -
     return int(lost[np.arange(len(records)), exit_heads(records, rule)].sum())
 
 
-def _patient_first(records: ExitRecords, layers: tuple[int, ...]) -> list[ExitRule]:
-    return [one.rule for one in reversed(rules_of(records, "patience", layers=layers)[1:])]  # without full depth
+def _patient_first(records: ExitRecords, criterion: str, parameter: int, layers: tuple[int, ...]) -> list[ExitRule]:
+    return [one.rule for one in reversed(rules_of(records, criterion, parameter, layers)[1:])]  # without full depth
 
 
 def _careful_to_fast(records: ExitRecords, best: ExitRule) -> list[ExitRule]:
     """Rules in the order of their test, all from these samples: those of the criterion of `best`."""
-    if best.criterion == "patience":
-        return _patient_first(records, best.layers)
-    front = [found.rule for found in pareto_front(records, best.criterion, best.top_k, quality="kept").rules]
+    if not CRITERIA[best.criterion].compares_speed:
+        (smallest,) = CRITERIA[best.criterion].candidates(records.shape.num_labels)
+        return _patient_first(records, best.criterion, smallest, best.layers)
+    front = [found.rule for found in pareto_front(records, best.criterion, best.parameter, quality="kept").rules]
     steps = np.unique(np.linspace(0, len(front) - 1, TESTED_RULES).round().astype(np.int64))
     # The front begins with the fastest rule that spoils none of the samples that it was fitted to. On others it spoils
     # some, and where it failed, nothing would have passed.
@@ -276,7 +279,7 @@ def _certificate(
     rows: torch.Tensor,
 ) -> Certificate:
     """Of the rules that `passed`, and full depth, the one with the largest FLOPs speed-up."""
-    found = [FoundRule.of(rule, simulate(records, rule)) for rule in (ExitRule(()), *passed)]
+    found = [FoundRule.of(rule, simulate(records, rule)) for rule in (ExitRule.full_depth(), *passed)]
     fastest = max(found, key=lambda one: one.flops_speedup)  # of equally fast ones the first
     losses = _losses(records, fastest.rule, spoilt(records))
     return Certificate(

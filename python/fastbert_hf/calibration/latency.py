@@ -103,7 +103,7 @@ def calibrate_to_latency(
             records, Objective(min_speedup=needed), confidence=confidence, search=search, criterion=criterion
         )
         setting = calibration.setting
-        full_depth, milliseconds = clock.measure([ExitRule(()), setting.rule])
+        full_depth, milliseconds = clock.measure([ExitRule.full_depth(), setting.rule])
         if milliseconds <= max_latency_ms:
             return replace(calibration, setting=finished(setting, milliseconds, full_depth))
         points.append((setting.figures.flops_speedup, milliseconds))

@@ -12,8 +12,8 @@ from fastbert_hf.calibration.curve import Doubles, candidate_speeds, exit_flops,
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import SEARCHED_SPEEDS, FoundRule
 from fastbert_hf.calibration.simulation import Floats, first_exits, measure, uncertainties
-from fastbert_hf.exits.rule import CriterionName, ExitRule
-from fastbert_hf.flops import head_flops, layer_flops
+from fastbert_hf.exits.rule import ExitRule
+from fastbert_hf.flops import partial_flops
 
 Booleans = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -44,8 +44,8 @@ class ParetoFront:
 
 def pareto_front(
     records: ExitRecords,
-    criterion: CriterionName = "entropy",
-    top_k: int = 2,
+    criterion: str = "entropy",
+    parameter: int = 0,
     *,
     quality: Quality = "accuracy",
     speeds_per_layer: int = 32,
@@ -67,14 +67,14 @@ def pareto_front(
 
     Args:
         records: the samples.
-        criterion: any but "patience".
-        top_k: classes that "top_k_entropy" looks at.
+        criterion: one that compares with Speed.
+        parameter: the number that belongs to it.
         quality: "accuracy", or "kept": the part of the samples not spoilt, that is, right at full depth and wrong at
             the exit.
         speeds_per_layer: at least 2.
         beam_width: at least 1.
     """
-    uncertainty = uncertainties(records, criterion, top_k)[:, :-1]  # [n, E - 1]
+    uncertainty = uncertainties(records, criterion, parameter)[:, :-1]  # [n, E - 1]
     good = (records.right if quality == "accuracy" else ~spoilt(records)).astype(np.float64)
     costs = _Costs(records)
     policies = _single_speeds(records, uncertainty, costs)  # [policies, heads]
@@ -93,7 +93,7 @@ def pareto_front(
         policies = thresholds[_spread(flops)]
     exact = not beam.was_cut and all(len(some) <= speeds_per_layer for some in every)
     thresholds, right, flops = (np.concatenate(parts) for parts in zip(*tried, strict=True))
-    rules = [_found(records, uncertainty, row, criterion, top_k) for row in thresholds[undominated(right, flops)]]
+    rules = [_found(records, uncertainty, row, criterion, parameter) for row in thresholds[undominated(right, flops)]]
     return ParetoFront(tuple(rules), exact)
 
 
@@ -110,12 +110,10 @@ def undominated(quality: Doubles, flops: Doubles) -> Integers:
     return order[quality[order] > best_before][::-1]
 
 
-def _found(
-    records: ExitRecords, uncertainty: Floats, thresholds: Doubles, criterion: CriterionName, top_k: int
-) -> FoundRule:
+def _found(records: ExitRecords, uncertainty: Floats, thresholds: Doubles, criterion: str, parameter: int) -> FoundRule:
     asked = np.flatnonzero(thresholds != _NOT_ASKED).tolist()
     layers = tuple(records.exit_layers[head] for head in asked)
-    rule = ExitRule(layers, tuple(thresholds[asked].tolist()), criterion, top_k)
+    rule = ExitRule(layers, tuple(thresholds[asked].tolist()), criterion, parameter)
     leaves = uncertainty[:, asked] < thresholds[asked].astype(np.float32)
     return FoundRule.of(rule, measure(records, layers, first_exits(leaves, asked, len(records.exit_layers))))
 
@@ -124,10 +122,10 @@ class _Costs:
     """FLOPs of each sample: of the layers before each head since the one before it, [E, n], and of a head, [n]."""
 
     def __init__(self, records: ExitRecords) -> None:
-        lengths = records.lengths.numpy()
+        shape, lengths = records.shape, records.lengths.numpy()
         layers = np.diff(np.asarray([0, *records.exit_layers]))
-        self.layers = (layers[:, None] * layer_flops(records.shape, lengths)).astype(np.float64)
-        self.head = head_flops(records.shape, lengths).astype(np.float64)
+        self.layers = partial_flops(shape, layers[:, None], 0, lengths).astype(np.float64)
+        self.head = partial_flops(shape, 0, 1, lengths).astype(np.float64)
         self.least = float(self.layers[0].sum())
         self.most = float(self.layers.sum() + self.head.sum() * len(records.exit_layers))
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 
 from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.simulation import Simulation, simulate
 from fastbert_hf.exits.calibrated_setting import Objective
-from fastbert_hf.exits.rule import CriterionName, ExitRule
+from fastbert_hf.exits.criteria import CRITERIA
+from fastbert_hf.exits.rule import ExitRule
 
-CriterionChoice: TypeAlias = CriterionName | Literal["auto"]
+# A key of `CRITERIA`, or "auto" for the best of them.
+CriterionChoice: TypeAlias = str
 
 # Speeds that a search looks at; more change the accuracy on some thousand samples by less than its noise.
 SEARCHED_SPEEDS = 512
-# Label reductions that are compared on sets with more classes than that.
-TOP_KS = (2, 3, 5, 10, 20)
 # Of differences between shares of samples.
 _ROUNDING = 1e-12
 
@@ -64,30 +64,30 @@ def choose(found: Iterable[FoundRule], objective: Objective) -> FoundRule:
 
 def rules_of(
     records: ExitRecords,
-    criterion: CriterionName = "entropy",
-    top_k: int = 2,
+    criterion: str = "entropy",
+    parameter: int = 0,
     layers: Sequence[int] | None = None,
     limit: int = SEARCHED_SPEEDS,
 ) -> list[FoundRule]:
-    """Full depth, and every rule of one criterion with one Speed for all layers, or every patience.
+    """Return full depth, and every rule of one criterion with one Speed for all layers, or every patience.
 
     Args:
         records: the samples.
         criterion: when a sample leaves.
-        top_k: classes that "top_k_entropy" looks at.
+        parameter: the number that belongs to it; of a criterion that compares with no Speed the smallest to look at.
         layers: where a student classifier is asked; `None` for all of them.
         limit: Speeds to look at, of those that differ on `records`.
     """
     layers = records.student_layers if layers is None else tuple(layers)
-    full_depth = ExitRule((), criterion=criterion, top_k=top_k)
+    full_depth = ExitRule.full_depth(criterion, parameter)
     found = [FoundRule.of(full_depth, simulate(records, full_depth))]
-    if criterion == "patience":
-        rules = [ExitRule(layers, criterion=criterion, patience=p) for p in range(1, len(layers) + 1)]
+    if not CRITERIA[criterion].compares_speed:
+        rules = [ExitRule(layers, (), criterion, patience) for patience in range(parameter, len(layers) + 1)]
         return found + [FoundRule.of(rule, simulate(records, rule)) for rule in rules]
-    curve = speed_curve(records, layers, criterion, top_k, limit)
+    curve = speed_curve(records, layers, criterion, parameter, limit)
     full = records.full_depth_accuracy
     return found + [
-        FoundRule(ExitRule.one_speed(layers, speed, criterion, top_k), accuracy, full - accuracy, speedup)
+        FoundRule(ExitRule.one_speed(layers, speed, criterion, parameter), accuracy, full - accuracy, speedup)
         for speed, accuracy, speedup in zip(curve.speeds, curve.accuracy, curve.flops_speedup, strict=True)
     ]
 
@@ -95,8 +95,8 @@ def rules_of(
 def best_rule(
     records: ExitRecords,
     objective: Objective,
-    criterion: CriterionName = "entropy",
-    top_k: int = 2,
+    criterion: str = "entropy",
+    parameter: int = 0,
     limit: int = SEARCHED_SPEEDS,
 ) -> FoundRule:
     """The best single Speed (or patience), and the student classifiers that it is best with.
@@ -109,13 +109,13 @@ def best_rule(
         ValueError: no rule does what is wished for.
     """
     layers = records.student_layers
-    everything = rules_of(records, criterion, top_k, layers, limit)
+    everything = rules_of(records, criterion, parameter, layers, limit)
     best = _best_or_none(everything, objective)
     while layers:
         fewer = []
         for left_out in layers:
             kept = tuple(layer for layer in layers if layer != left_out)
-            found = _best_or_none(rules_of(records, criterion, top_k, kept, limit), objective)
+            found = _best_or_none(rules_of(records, criterion, parameter, kept, limit), objective)
             if found is not None:
                 fewer.append((found, kept))
         if not fewer:
@@ -133,10 +133,10 @@ def compare_criteria(
     criterion: CriterionChoice = "auto",
     limit: int = SEARCHED_SPEEDS,
 ) -> list[FoundRule]:
-    """The best rule of every criterion, each with one Speed or patience, the best criterion first.
+    """Return the best rule of every criterion, each with one Speed or patience, the best criterion first.
 
-    "top_k_entropy" is tried with every k of `TOP_KS` that is below the number of classes. Criteria that cannot do what
-    is wished for are missing; the figures are those on `records`, on which each rule was chosen too.
+    A criterion is tried with each of its `candidates`. Those that cannot reach the target are missing; the figures are
+    those on `records`, on which each rule was chosen too.
 
     Args:
         records: the samples.
@@ -145,29 +145,30 @@ def compare_criteria(
         limit: Speeds to look at, of those that differ on `records`.
 
     Raises:
-        ValueError: no criterion does what is wished for, or "top_k_entropy" with two classes.
+        ValueError: no criterion reaches the target, or one that is the entropy with so few classes.
     """
     check_criterion(criterion, records.shape.num_labels)
-    every: list[tuple[CriterionName, int]] = [("entropy", 2), ("confidence", 2), ("patience", 2)]
-    every += [("top_k_entropy", k) for k in TOP_KS if k < records.shape.num_labels]
-    families = [family for family in every if criterion in ("auto", family[0])]
+    names = CRITERIA if criterion == "auto" else [criterion]
     found, failures = [], []
-    for criterion, top_k in families:
-        try:
-            found.append(best_rule(records, objective, criterion, top_k, limit))
-        except ValueError as error:
-            failures.append(error)
+    for name in names:
+        for parameter in CRITERIA[name].candidates(records.shape.num_labels):
+            try:
+                found.append(best_rule(records, objective, name, parameter, limit))
+            except ValueError as error:
+                failures.append(error)
     if not found:
         raise failures[0]
     return sorted(found, key=lambda one: _merit(one, objective), reverse=True)
 
 
-def check_criterion(criterion: str, num_labels: int) -> None:
-    """Raise `ValueError` for an unknown criterion, or "top_k_entropy" with so few classes that it is the entropy."""
-    if criterion != "auto" and criterion not in get_args(CriterionName):
-        raise ValueError(f"unknown criterion {criterion!r}; choose one of auto, {', '.join(get_args(CriterionName))}")
-    if criterion == "top_k_entropy" and num_labels <= TOP_KS[0]:
-        raise ValueError(f"with {num_labels} classes top_k_entropy is the entropy; choose entropy")
+def check_criterion(criterion: CriterionChoice, num_labels: int) -> None:
+    """Raise `ValueError` for an unknown criterion, and for one that is the entropy with so few classes."""
+    if criterion == "auto":
+        return
+    if criterion not in CRITERIA:
+        raise ValueError(f"unknown criterion {criterion!r}; choose one of auto, {', '.join(CRITERIA)}")
+    if not CRITERIA[criterion].candidates(num_labels):
+        raise ValueError(f"with {num_labels} classes {criterion} is the entropy; choose entropy")
 
 
 def _best_or_none(found: Iterable[FoundRule], objective: Objective) -> FoundRule | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fastbert_hf.conversion.original import Original
+from fastbert_hf.exits.uncertainty import normalised_entropy
 from fastbert_hf.modeling import FastBertForSequenceClassification
 
 SPEEDS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -46,7 +47,7 @@ def compare(model: FastBertForSequenceClassification, original: Original) -> Com
     """Runs `model`, in float32, on the random texts of `original`."""
     logits, uncertainty = _answers(model, original)
     exact = _exact_logits(model, original)
-    expected = _normalised_entropy(original.logits)
+    expected = normalised_entropy(original.logits)
     differences = zip(
         _largest(exact - original.logits),
         _largest(logits - original.logits),
@@ -81,12 +82,6 @@ def _exact_logits(model: FastBertForSequenceClassification, original: Original) 
         head.register_forward_hook(lambda module, given, output: logits.append(output))
     _answers(double, original)
     return torch.stack(logits, dim=1)
-
-
-def _normalised_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Of float64 logits, with probabilities that are zero counted as such."""
-    probabilities = logits.softmax(dim=-1)
-    return torch.special.entr(probabilities).sum(dim=-1) / torch.tensor(logits.shape[-1]).double().log()
 
 
 def _exit_layers(uncertainty: torch.Tensor, speed: float, inclusive: bool) -> torch.Tensor:

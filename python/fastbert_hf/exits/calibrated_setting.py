@@ -18,9 +18,9 @@ from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.files import write_atomically
 
 SETTING_FILE = "fastbert_calibration.json"
-_FORMAT = 2
-# Format 1 had no latency, neither wished for nor measured.
-_READABLE = (1, _FORMAT)
+_FORMAT = 3
+# Format 1 had no latency, as a target or measured; formats 1 and 2 had a `top_k` and a `patience` for each criterion.
+_READABLE = (1, 2, _FORMAT)
 # Options of `from_pretrained` that say where its files are.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -29,13 +29,15 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Objective:
-    """What is wished for; exactly one of the three.
+    """The target of a calibration; exactly one of the three.
 
     Attributes:
-        max_drop: accuracy that may be lost against full depth, in [0, 1); wanted is the fastest rule.
-        min_speedup: FLOPs speed-up to reach, above 0; wanted is the most accurate rule.
-        max_latency_ms: milliseconds per text, above 0, on the machine that calibrates; wanted is the most accurate
-            rule.
+        max_drop: accuracy that may be lost against full depth, in [0, 1), for which the fastest rule is searched.
+        min_speedup: FLOPs speed-up to reach, above 0, for which the most accurate rule is searched.
+        max_latency_ms: milliseconds per text, above 0, on the machine that calibrates; also for the most accurate rule.
+
+    Raises:
+        ValueError: none or several are given, or one is out of range.
     """
 
     max_drop: float | None = None
@@ -43,8 +45,8 @@ class Objective:
     max_latency_ms: float | None = None
 
     def __post_init__(self) -> None:
-        wishes = (self.max_drop, self.min_speedup, self.max_latency_ms)
-        if sum(wish is not None for wish in wishes) != 1:
+        targets = (self.max_drop, self.min_speedup, self.max_latency_ms)
+        if sum(target is not None for target in targets) != 1:
             raise ValueError("ask for exactly one of max_drop, min_speedup and max_latency_ms")
         if self.max_drop is not None and not 0 <= self.max_drop < 1:
             raise ValueError(f"max_drop is a part of the samples, in [0, 1); got {self.max_drop} (1 % is 0.01)")
@@ -66,11 +68,11 @@ class SpeedCurve:
     flops_speedup: tuple[float, ...]
 
     def speed_for_speedup(self, flops_speedup: float) -> float:
-        """The Speed whose FLOPs speed-up on the recorded samples is `flops_speedup`: the knob that means the same on
-        every task (future work in the conclusion of Liu et al. 2020).
+        """Return the Speed whose FLOPs speed-up on the recorded samples is `flops_speedup`.
 
-        Between two Speeds of the curve it is interpolated linearly, so it rises with `flops_speedup`. Where many
-        samples share one uncertainty the speed-up jumps, and no Speed gives exactly what lies inside the jump.
+        It is the knob that means the same on every task (future work in the conclusion of Liu et al. 2020). Between
+        two Speeds of the curve it is interpolated linearly, so it rises with `flops_speedup`. Where many samples share
+        one uncertainty the speed-up jumps, and no Speed gives exactly what lies inside the jump.
 
         Raises:
             ValueError: a speed-up that no Speed of the curve reaches, or NaN.
@@ -88,7 +90,7 @@ class SpeedCurve:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the rule does on the samples of the evidence.
+    """Figures of the rule on the samples of the evidence.
 
     The intervals are two-sided at the confidence of the evidence, each for itself, and do not account for the rule
     having been chosen with the same samples. What holds in spite of that is `Evidence.guarantee`.
@@ -114,7 +116,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Why the setting can be believed.
+    """Reasons to believe the setting.
 
     Attributes:
         samples: number of samples that the figures are from.
@@ -136,7 +138,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Latency:
-    """What a clock said about the rule.
+    """Measured time of the rule.
 
     Attributes:
         ms_per_text: mean wall-clock milliseconds.
@@ -157,16 +159,16 @@ class Latency:
 
 @dataclass(frozen=True)
 class CalibratedSetting:
-    """How to run one model, with what was asked for, what was found, and the evidence.
+    """The way to run one model, with the target, what was found, and the evidence.
 
     Attributes:
         rule: criterion, the student classifiers that are asked, and their Speeds.
-        objective: what was asked for.
+        objective: the target.
         figures: what was found.
         evidence: why to believe it.
         fingerprint: `model_fingerprint` of the model it holds for.
         curve: single Speed, entropy, all heads: the linear knob.
-        latency: what was measured, where a latency was asked for.
+        latency: what was measured, where a latency was the target.
         max_length: tokens at which the samples were cut off; `None` where that is not known.
     """
 
@@ -180,7 +182,7 @@ class CalibratedSetting:
     max_length: int | None = None
 
     def speed_for_speedup(self, flops_speedup: float) -> float:
-        """The Speed whose FLOPs speed-up is that; see `SpeedCurve.speed_for_speedup`."""
+        """Return the Speed whose FLOPs speed-up is that; see `SpeedCurve.speed_for_speedup`."""
         return self.curve.speed_for_speedup(flops_speedup)
 
     def save(self, folder: Path) -> Path:
@@ -192,7 +194,7 @@ class CalibratedSetting:
 
     @classmethod
     def load(cls, folder: Path) -> CalibratedSetting | None:
-        """The setting saved in the model's folder; `None` when there is none.
+        """Return the setting saved in the model's folder; `None` when there is none.
 
         Raises:
             ValueError: the file is not one that `save` wrote.
@@ -202,11 +204,12 @@ class CalibratedSetting:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") not in _READABLE:
-                raise ValueError(f"not format {' or '.join(map(str, _READABLE))}")
-            latency = content.pop("latency", None)
+            found = content.pop("format")
+            if found not in _READABLE:
+                raise ValueError(f"not of format {', '.join(map(str, _READABLE))} but {found!r}")
+            latency, rule = content.pop("latency", None), _with_tuples(content.pop("rule"))
             return cls(
-                rule=ExitRule(**_with_tuples(content.pop("rule"))),
+                rule=ExitRule(**(rule if found == _FORMAT else _with_one_parameter(rule))),
                 objective=Objective(**content.pop("objective")),
                 figures=Figures(**_with_tuples(content.pop("figures"))),
                 evidence=Evidence(**content.pop("evidence")),
@@ -219,7 +222,7 @@ class CalibratedSetting:
 
 
 def find_setting(name_or_path: str | Path | None, model: Any, options: Mapping[str, Any]) -> CalibratedSetting | None:
-    """The setting saved beside the weights that were just loaded, if it was made for them.
+    """Return the setting saved beside the weights that were just loaded, if it was made for them.
 
     Args:
         name_or_path: folder or hub name, as given to `from_pretrained`.
@@ -252,6 +255,12 @@ def find_setting(name_or_path: str | Path | None, model: Any, options: Mapping[s
         stacklevel=3,
     )
     return None
+
+
+def _with_one_parameter(rule: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a rule of formats 1 and 2 as they are today."""
+    numbers = {"top_k_entropy": rule.pop("top_k"), "patience": rule.pop("patience")}
+    return {**rule, "parameter": numbers.get(rule["criterion"], 0)}
 
 
 def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,39 +1,43 @@
-"""Who leaves: the one place that decides it, layer after layer, for the model in plain PyTorch."""
+"""Who leaves: the one place that decides it, for the model in plain PyTorch and for recorded exits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from fastbert_hf.exits.criteria import criterion_of
 from fastbert_hf.exits.resolution import ResolvedSpeed
-from fastbert_hf.exits.uncertainty import uncertainty, uncertainty_by
+from fastbert_hf.exits.uncertainty import mean_binary_entropy
 
 
 class ExitDecision:
-    """Decides over one batch of B samples; asked at the exit layers in their order.
+    """The decision over one batch of B samples; asked at the exit layers in their order.
 
     Args:
         speed: when they leave.
-        multi_label: whether the model's classes are decisions of their own.
+        multi_label: True: the model's classes are decisions of their own.
     """
 
-    def __init__(self, speed: ResolvedSpeed, multi_label: bool) -> None:
+    def __init__(self, speed: ResolvedSpeed, multi_label: bool = False) -> None:
         self._speed, self._multi_label = speed, multi_label
+        self._criterion = criterion_of(speed.criterion, speed.parameter)
         # Of the head asked before; no class is -1, no head predicts it twice.
         self._prediction = torch.full_like(speed.sample_speeds, -1, dtype=torch.int64)
         self._streak = torch.zeros_like(self._prediction)
 
     def asks(self, layer: int) -> bool:
-        """Whether the student classifier behind `layer` is asked at all."""
+        """Return True if the student classifier behind `layer` is asked."""
         return self._speed.asks(layer)
 
     def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
-        """float32 [...] of logits [..., N]: what is compared with Speed."""
+        """Return what is compared with Speed, float32 [...] for float32 logits [..., N]."""
         if self._multi_label:
-            return uncertainty(logits, multi_label=True)
-        return uncertainty_by(logits, self._speed.criterion, self._speed.top_k)
+            return mean_binary_entropy(logits)
+        return self._criterion.uncertainty(logits, self._speed.parameter)
 
     def leaves(self, layer: int, logits: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The student classifier behind `layer` has answered.
+        """Take the answers of the student classifier behind `layer`, which is asked.
 
         Args:
             layer: 1-based.
@@ -44,7 +48,7 @@ class ExitDecision:
             Their uncertainty, float32 [S], and whether they leave, bool [S]: never where it is NaN.
         """
         uncertainty = self.uncertainty(logits)
-        if self._speed.criterion != "patience":
+        if self._criterion.compares_speed:
             return uncertainty, uncertainty < self._speed.thresholds(layer)[samples]
         unknown = uncertainty.isnan()
         prediction = logits.argmax(dim=-1)
@@ -52,4 +56,22 @@ class ExitDecision:
         streak = torch.where(repeated, self._streak[samples] + 1, 1)
         self._prediction[samples] = torch.where(unknown, -1, prediction)
         self._streak[samples] = torch.where(unknown, 0, streak)
-        return uncertainty, (streak >= self._speed.patience) & ~unknown
+        return uncertainty, (streak >= self._speed.parameter) & ~unknown
+
+    def first_exits(self, exit_layers: Sequence[int], all_logits: torch.Tensor) -> torch.Tensor:
+        """Return which exit head lets each sample go, for a batch whose heads have all answered.
+
+        Args:
+            exit_layers: the E layers with an exit head, ascending.
+            all_logits: float32 [B, E, N].
+
+        Returns:
+            int64 [B], in 0..E-1.
+        """
+        exits = torch.zeros(all_logits.shape[:2], dtype=torch.bool, device=all_logits.device)
+        exits[:, -1] = True
+        everybody = torch.arange(len(exits), device=exits.device)
+        for head, layer in enumerate(exit_layers[:-1]):
+            if self.asks(layer):
+                _, exits[:, head] = self.leaves(layer, all_logits[:, head], everybody)
+        return exits.int().argmax(dim=1)  # the first of equal maxima

@@ -9,8 +9,8 @@ import torch
 
 
 def model_fingerprint(model: Any) -> str:
-    """SHA-256, in hexadecimal, of a FastBERT model: of the exit layers and of all parameters and buffers, with names,
-    dtypes, shapes and bytes.
+    """Return the SHA-256, in hexadecimal, of a FastBERT model: of the exit layers and of all parameters and buffers,
+    with names, dtypes, shapes and bytes.
 
     The same on every device and whether the model is patched or not; another after a training step or in another dtype.
     """

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
 
-from fastbert_hf.exits.rule import CriterionName, ExitRule
+from fastbert_hf.exits.criteria import criterion_of
+from fastbert_hf.exits.rule import ExitRule
 
 Speed: TypeAlias = float | torch.Tensor | Sequence[float] | ExitRule
 
@@ -22,28 +24,29 @@ class ResolvedSpeed:
     at no threshold, only at whether a head is asked.
 
     Attributes:
-        sample_speeds: float32 [B], on the device of the batch; ones where `layer_speeds` is given.
-        layer_speeds: one Speed for each of the L layers, 0 where no student classifier is asked, and 0 for the last
-            layer, where everybody leaves; `None`: every student classifier is asked with the samples' own Speeds.
+        sample_speeds: float32 [B], on the device of the batch; infinity where `layer_speeds` alone decides.
+        layer_speeds: for each of the L layers `None`, where no student classifier is asked; else a Speed, infinity
+            where the samples' own alone decides. `None` for the last layer, where everybody leaves.
         criterion: as in `ExitRule`.
-        top_k: as in `ExitRule`.
-        patience: as in `ExitRule`.
+        parameter: as in `ExitRule`.
     """
 
     sample_speeds: torch.Tensor
-    layer_speeds: tuple[float, ...] | None = None
-    criterion: CriterionName = "entropy"
-    top_k: int = 2
-    patience: int = 1
+    layer_speeds: tuple[float | None, ...]
+    criterion: str = "entropy"
+    parameter: int = 0
+
+    @property
+    def is_full_depth(self) -> bool:
+        """True where no student classifier is asked, so that every sample runs through all layers."""
+        return all(speed is None for speed in self.layer_speeds)
 
     def asks(self, layer: int) -> bool:
-        """Whether the student classifier behind `layer` (1-based), if it has one, is asked."""
-        return self.layer_speeds is None or self.layer_speeds[layer - 1] > 0
+        """Return True if the student classifier behind `layer` (1-based) is asked."""
+        return self.layer_speeds[layer - 1] is not None
 
     def thresholds(self, layer: int) -> torch.Tensor:
-        """float32 [B], of every sample at `layer`."""
-        if self.layer_speeds is None:
-            return self.sample_speeds
+        """Return the threshold of every sample at `layer`, whose student classifier is asked, float32 [B]."""
         # As a tensor: a Python number would be compared in float64.
         return torch.minimum(self.sample_speeds, self.sample_speeds.new_tensor(self.layer_speeds[layer - 1]))
 
@@ -55,8 +58,8 @@ def resolve_speed(
     device: torch.device | str,
     exit_layers: Sequence[int],
     multi_label: bool = False,
-) -> ResolvedSpeed | None:
-    """What `speed` says about each sample and each layer (Liu et al. 2020, section 3.3).
+) -> ResolvedSpeed:
+    """Return what `speed` says about each sample and each layer (Liu et al. 2020, section 3.3).
 
     Args:
         speed: a number in [0, 1] for all samples and layers, where 0 lets nobody leave early; a float tensor [B] with
@@ -65,29 +68,42 @@ def resolve_speed(
         batch_size: B.
         device: where the Speeds have to be.
         exit_layers: the layers, ascending, that have an exit head; the last is L.
-        multi_label: whether the model's classes are decisions of their own, for which only the entropy is defined.
+        multi_label: True: the model's classes are decisions of their own, for which only the entropy is defined.
 
     Returns:
-        `None` for full depth: with `None`, 0, or a rule that asks no student classifier.
+        Full depth with `None`, 0, or a rule that asks no student classifier. One that has the Speed 0 is not asked: no
+        uncertainty is below.
 
     Raises:
         TypeError: none of these.
         ValueError: NaN, a value outside [0, 1], a tensor of another shape than [B], another number of Speeds than there
             are student classifiers, or a rule that the model does not fit.
     """
+    students = exit_layers[:-1]
+
+    def resolved(
+        samples: float | torch.Tensor, asked: Mapping[int, float], criterion: str = "entropy", parameter: int = 0
+    ) -> ResolvedSpeed:
+        if not isinstance(samples, torch.Tensor):
+            samples = torch.full((batch_size,), samples, dtype=torch.float32, device=device)
+        layers = tuple(asked.get(layer) for layer in range(1, exit_layers[-1] + 1))
+        return ResolvedSpeed(samples, layers, criterion, parameter)
+
     if speed is None:
-        return None
+        return resolved(math.inf, {})
     if isinstance(speed, torch.Tensor):
-        return ResolvedSpeed(_per_sample(speed, batch_size).to(device=device, dtype=torch.float32))
+        samples = _per_sample(speed, batch_size).to(device=device, dtype=torch.float32)
+        return resolved(samples, dict.fromkeys(students, math.inf))
     if isinstance(speed, Real) and not isinstance(speed, bool):
         value = float(speed)
         _check_range([value])
-        if value == 0:
-            return None
-        return ResolvedSpeed(torch.full((batch_size,), value, dtype=torch.float32, device=device))
-    if not isinstance(speed, ExitRule):
-        speed = _rule_of_numbers(speed, exit_layers)
-    return _per_layer(speed, batch_size, device, exit_layers, multi_label)
+        return resolved(value, dict.fromkeys(students, math.inf) if value > 0 else {})
+    rule = speed if isinstance(speed, ExitRule) else _rule_of_numbers(speed, exit_layers)
+    _check_fits(rule, exit_layers, multi_label)
+    compares_speed = criterion_of(rule.criterion, rule.parameter).compares_speed
+    speeds = rule.speeds if compares_speed else (math.inf,) * len(rule.layers)
+    asked = {layer: value for layer, value in zip(rule.layers, speeds, strict=True) if value > 0}
+    return resolved(math.inf, asked, rule.criterion, rule.parameter) if asked else resolved(math.inf, {})
 
 
 def _per_sample(speed: torch.Tensor, batch_size: int) -> torch.Tensor:
@@ -121,9 +137,7 @@ def _rule_of_numbers(speed: object, exit_layers: Sequence[int]) -> ExitRule:
     return ExitRule(students, tuple(float(number) for number in numbers))
 
 
-def _per_layer(
-    rule: ExitRule, batch_size: int, device: torch.device | str, exit_layers: Sequence[int], multi_label: bool
-) -> ResolvedSpeed | None:
+def _check_fits(rule: ExitRule, exit_layers: Sequence[int], multi_label: bool) -> None:
     unknown = sorted(set(rule.layers) - set(exit_layers[:-1]))
     if unknown:
         raise ValueError(
@@ -135,13 +149,6 @@ def _per_layer(
             f"samples of a multi-label model leave by their mean binary entropy (criterion 'entropy'), not by "
             f"{rule.criterion!r}"
         )
-    speeds = [1.0] * len(rule.layers) if rule.criterion == "patience" else rule.speeds
-    asked = dict(zip(rule.layers, speeds, strict=True))
-    layer_speeds = tuple(asked.get(layer, 0.0) for layer in range(1, exit_layers[-1] + 1))
-    if not any(layer_speeds):
-        return None
-    ones = torch.ones(batch_size, dtype=torch.float32, device=device)
-    return ResolvedSpeed(ones, layer_speeds, rule.criterion, rule.top_k, rule.patience)
 
 
 def _check_range(speeds: Sequence[float]) -> None:

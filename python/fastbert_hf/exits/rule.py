@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
 
-CriterionName: TypeAlias = Literal["entropy", "top_k_entropy", "confidence", "patience"]
+from fastbert_hf.exits.criteria import criterion_of
 
 
 @dataclass(frozen=True)
@@ -15,13 +14,12 @@ class ExitRule:
 
     Attributes:
         layers: the layers, ascending, whose student classifier is asked at all; empty for full depth.
-        speeds: one Speed for each of `layers`; empty for "patience", which looks at none.
+        speeds: one Speed for each of `layers`; empty for a criterion that compares with none ("patience").
         criterion: "entropy", the paper's (Liu et al. 2020, section 3.3): normalised entropy below Speed;
-            "top_k_entropy": the same over the `top_k` most likely classes, renormalised; "confidence": 1 - the
-            largest probability below Speed; "patience": `patience` heads in a row, of those asked, predicted the
-            same class.
-        top_k: at least 2.
-        patience: at least 1.
+            "top_k_entropy": the same over the `parameter` most likely classes, renormalised; "confidence": 1 - the
+            largest probability below Speed; "patience": `parameter` heads in a row, of those asked, predicted the same
+            class. `exits.criteria` has them all.
+        parameter: the number that belongs to the criterion; 0 for one that has none.
 
     Raises:
         ValueError: an unknown criterion, layers that do not ascend, or numbers out of range.
@@ -29,30 +27,28 @@ class ExitRule:
 
     layers: tuple[int, ...]
     speeds: tuple[float, ...] = ()
-    criterion: CriterionName = "entropy"
-    top_k: int = 2
-    patience: int = 1
+    criterion: str = "entropy"
+    parameter: int = 0
 
     def __post_init__(self) -> None:
-        if self.criterion not in get_args(CriterionName):
-            names = ", ".join(get_args(CriterionName))
-            raise ValueError(f"unknown criterion {self.criterion!r}; choose one of {names}")
+        criterion = criterion_of(self.criterion, self.parameter)
         if list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"the layers of an exit rule must ascend, got {list(self.layers)}")
-        wanted = 0 if self.criterion == "patience" else len(self.layers)
+        wanted = len(self.layers) if criterion.compares_speed else 0
         if len(self.speeds) != wanted:
             raise ValueError(
                 f"{self.criterion} over {len(self.layers)} layers takes {wanted} Speeds, got {self.speeds}"
             )
         if not all(0 <= speed <= 1 for speed in self.speeds):
             raise ValueError(f"Speeds must lie in [0, 1] and not be NaN, got {list(self.speeds)}")
-        if self.top_k < 2 or self.patience < 1:
-            raise ValueError(f"top_k must be at least 2 and patience at least 1, got {self.top_k} and {self.patience}")
 
     @classmethod
-    def one_speed(
-        cls, layers: Iterable[int], speed: float, criterion: CriterionName = "entropy", top_k: int = 2
-    ) -> ExitRule:
-        """The same Speed at all `layers`."""
+    def full_depth(cls, criterion: str = "entropy", parameter: int = 0) -> ExitRule:
+        """Return the rule that asks nobody; the criterion matters only to what is said about it."""
+        return cls((), (), criterion, parameter)
+
+    @classmethod
+    def one_speed(cls, layers: Iterable[int], speed: float, criterion: str = "entropy", parameter: int = 0) -> ExitRule:
+        """Return the rule that has the same Speed at all `layers`."""
         layers = tuple(layers)
-        return cls(layers, (speed,) * len(layers), criterion, top_k=top_k)
+        return cls(layers, (speed,) * len(layers), criterion, parameter)

@@ -27,6 +27,7 @@ from fastbert_hf.calibration import (
 from fastbert_hf.calibration.curve import candidate_speeds
 from fastbert_hf.calibration.simulation import exit_heads, uncertainties
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
+from fastbert_hf.exits.criteria import CRITERIA
 from fastbert_hf.flops import ModelShape, flops_speedup
 from fastbert_hf.training import evaluate
 from fastbert_kernels import reference
@@ -153,35 +154,31 @@ def test_bad_records_are_refused(change, message) -> None:
 
 
 @pytest.mark.parametrize(
-    ("criterion", "options"),
+    ("criterion", "parameter"),
     [
-        ("entropy", {}),
-        ("confidence", {}),
-        ("top_k_entropy", {"top_k": 3}),
-        ("top_k_entropy", {"top_k": 99}),
-        ("patience", {"patience": 1}),
-        ("patience", {"patience": 2}),
-        ("patience", {"patience": 3}),
+        *((name, k) for name in CRITERIA for k in CRITERIA[name].candidates(7)),
+        ("top_k_entropy", 99),
+        ("patience", 2),
+        ("patience", 3),
     ],
 )
-def test_criteria_are_those_of_the_kernels(criterion, options) -> None:
+def test_criteria_are_those_of_the_kernels(criterion, parameter) -> None:
     records = make_records(63, heads=5, labels=7)
     records.logits[0, 0, 0], records.logits[1, 1, 2], records.logits[2, :, 0] = np.nan, np.inf, -np.inf
     records.logits[3] = np.nan
     records.logits[30:40, :, 2] += 4  # equal predictions in a row
     layers = (1, 2, 4)
-    speeds = () if criterion == "patience" else (0.3, 0.5, 0.4)
+    speeds = (0.3, 0.5, 0.4) if CRITERIA[criterion].compares_speed else ()
     expected = np.full(63, 4)
     left = torch.ones(63, dtype=torch.bool)
     history = None
     for layer, speed in zip(layers, speeds or (0.0,) * 3, strict=True):
-        full = {"top_k": 2, "patience": 1} | options
         _, history, keep = reference.decide(
-            records.logits[:, layer - 1], torch.full((63,), speed), history, criterion, **full
+            records.logits[:, layer - 1], torch.full((63,), speed), history, criterion, parameter
         )
         expected[(left & ~keep).numpy()] = layer - 1
         left &= keep
-    found = exit_heads(records, ExitRule(layers, speeds, criterion, **options))
+    found = exit_heads(records, ExitRule(layers, speeds, criterion, parameter))
     assert found.tolist() == expected.tolist()
     assert len(set(expected)) > 1
 
@@ -200,9 +197,13 @@ def test_heads_that_are_not_asked_cost_nothing() -> None:
         (((2, 1), (0.1, 0.1)), "must ascend"),
         (((1, 2), (0.1,)), "takes 2 Speeds"),
         (((1,), (float("nan"),)), r"in \[0, 1\]"),
-        (((1,), (0.5,), "patience"), "takes 0 Speeds"),
-        (((1,), (0.5,), "margin"), "choose one of entropy"),
-        (((1,), (0.5,), "top_k_entropy", 1), "top_k must be at least 2"),
+        (((1,), (0.5,), "patience", 1), "takes 0 Speeds"),
+        (((1,), (0.5,), "sureness"), "choose one of entropy"),
+        (((1,), (0.5,), "top_k_entropy", 1), "number of most likely classes and must be at least 2, got 1"),
+        (((1,), (0.5,), "top_k_entropy"), "at least 2, got 0"),
+        (((1,), (), "patience"), "number of equal predictions in a row and must be at least 1, got 0"),
+        (((1,), (0.5,), "confidence", 3), "'confidence' has no parameter, so it must be 0, got 3"),
+        (((1,), (), "patience", 2.5), "must be an integer, got 2.5"),
     ],
 )
 def test_bad_rules_are_refused(arguments, message) -> None:
@@ -304,10 +305,10 @@ def test_criteria_are_compared_and_the_best_is_first() -> None:
     records = make_records(300, labels=60)
     objective = Objective(max_drop=0.02)
     ranking = compare_criteria(records, objective)
-    assert {one.rule.criterion for one in ranking} == {"entropy", "top_k_entropy", "confidence", "patience"}
+    assert {one.rule.criterion for one in ranking} == set(CRITERIA)
     speedups = [one.flops_speedup for one in ranking]
     assert speedups == sorted(speedups, reverse=True)
-    assert speedups[0] >= choose(rules_of(records, "patience"), objective).flops_speedup
+    assert speedups[0] >= choose(rules_of(records, "patience", 1), objective).flops_speedup
     assert all(one.drop <= 0.02 + 1e-12 for one in ranking)
 
 

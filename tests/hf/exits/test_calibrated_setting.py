@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from transformers import (
 from fastbert_hf import FastBertForSequenceClassification, predict
 from fastbert_hf.calibration import ExitRule, Objective, calibrate, record_exits, simulate
 from fastbert_hf.data import ClassificationData, TokenisedDataset
-from fastbert_hf.exits.calibrated_setting import SETTING_FILE
-from fastbert_hf.exits.uncertainty import uncertainty_by
+from fastbert_hf.exits.calibrated_setting import SETTING_FILE, CalibratedSetting
+from fastbert_hf.exits.criteria import uncertainty_by
+from fastbert_hf.exits.fingerprint import model_fingerprint
 from fastbert_hf.training import distil, evaluate
 from helpers.training import QUICK_DISTILLATION, make_data, make_tokenizer
 
@@ -120,3 +123,78 @@ def test_broken_setting_is_an_error_with_its_path(calibrated, tmp_path) -> None:
     (tmp_path / SETTING_FILE).write_text("{")
     with pytest.raises(ValueError, match=f"{SETTING_FILE} is not a calibration that can be read"):
         FastBertForSequenceClassification.from_pretrained(tmp_path)
+
+
+def written_before(rule: dict[str, Any], number: int, fingerprint: str = "f" * 64) -> dict[str, Any]:
+    """A setting as versions that wrote formats 1 and 2 had it."""
+    content = {
+        "format": number,
+        "rule": rule,
+        "objective": {"max_drop": 0.01, "min_speedup": None, "max_latency_ms": None},
+        "figures": {
+            "full_depth_accuracy": 0.9,
+            "accuracy": 0.895,
+            "accuracy_interval": [0.88, 0.91],
+            "drop": 0.005,
+            "flops_speedup": 1.75,
+            "flops_speedup_interval": [1.7, 1.8],
+            "mean_exit_layer": 2.5,
+        },
+        "evidence": {
+            "samples": 500,
+            "samples_for_choosing": 500,
+            "confidence": 0.95,
+            "method": "searched",
+            "guarantee": "at most 0.01",
+            "p_value": 0.03,
+        },
+        "fingerprint": fingerprint,
+        "curve": {"speeds": [0.0, 0.5, 1.0], "accuracy": [0.9, 0.89, 0.7], "flops_speedup": [0.9, 1.5, 4.0]},
+    }
+    if number == 1:
+        del content["objective"]["max_latency_ms"]
+        return content
+    return {**content, "latency": None, "max_length": 64}
+
+
+OLD_RULES = {
+    "entropy": ((1, 3), (0.25, 0.5), 2, 1, 0),
+    "confidence": ((1,), (0.125,), 2, 1, 0),
+    "top_k_entropy": ((1, 3), (0.25, 0.5), 5, 1, 5),
+    "patience": ((1, 3, 4), (), 2, 3, 3),
+}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("criterion", OLD_RULES)
+def test_settings_of_before_are_read_and_written_anew(tmp_path, criterion, number) -> None:
+    layers, speeds, top_k, patience, parameter = OLD_RULES[criterion]
+    rule = {"layers": layers, "speeds": speeds, "criterion": criterion, "top_k": top_k, "patience": patience}
+    (tmp_path / SETTING_FILE).write_text(json.dumps(written_before(rule, number)))
+    setting = CalibratedSetting.load(tmp_path)
+    assert setting is not None and setting.rule == ExitRule(layers, speeds, criterion, parameter)
+    assert setting.speed_for_speedup(1.5) == 0.5 and setting.figures.accuracy_interval == (0.88, 0.91)
+    assert setting.max_length == (64 if number == 2 else None)
+    setting.save(tmp_path)
+    written = json.loads((tmp_path / SETTING_FILE).read_text())
+    assert written["format"] == 3
+    assert written["rule"].keys() == {"layers", "speeds", "criterion", "parameter"}
+    assert CalibratedSetting.load(tmp_path) == setting
+
+
+def test_a_trained_folder_of_before_is_loaded_with_its_setting(model, batch, tmp_path) -> None:
+    model.save_pretrained(tmp_path)
+    rule = {"layers": [1, 4], "speeds": [0.4, 0.6], "criterion": "top_k_entropy", "top_k": 3, "patience": 1}
+    content = written_before(rule, 2, model_fingerprint(model))
+    (tmp_path / SETTING_FILE).write_text(json.dumps(content))
+    loaded = FastBertForSequenceClassification.from_pretrained(tmp_path)
+    expected = model(**batch, speed=ExitRule((1, 4), (0.4, 0.6), "top_k_entropy", 3))
+    assert torch.equal(loaded(**batch).exit_layer, expected.exit_layer) and expected.exit_layer.unique().numel() > 1
+
+
+@pytest.mark.parametrize("change", [{"format": 4}, {"format": None}, {"rule": {"layers": [1], "speeds": [0.5]}}])
+def test_settings_of_no_known_format_are_errors(tmp_path, change) -> None:
+    rule = {"layers": [1], "speeds": [0.5], "criterion": "entropy", "top_k": 2, "patience": 1}
+    (tmp_path / SETTING_FILE).write_text(json.dumps({**written_before(rule, 2), **change}))
+    with pytest.raises(ValueError, match="is not a calibration that can be read"):
+        CalibratedSetting.load(tmp_path)

@@ -10,30 +10,24 @@ import torch
 
 import fastbert_kernels
 from fastbert_hf.calibration import ExitRule
+from fastbert_hf.exits.criteria import CRITERIA
+from fastbert_kernels.criteria import PARAMETERS, Criterion
+from helpers.criteria import uncertainty_of
 
 EXIT_LAYERS = [1, 3, 4, 5]
-EVERYBODY_LEAVES = ExitRule((1, 3, 4), criterion="patience", patience=1)
+EVERYBODY_LEAVES = ExitRule((1, 3, 4), (), "patience", 1)
 RULES = [
-    EVERYBODY_LEAVES,
-    ExitRule((1, 3, 4), (0.2, 0.4, 0.6)),
+    *(
+        ExitRule((1, 3, 4), (0.4, 0.1, 0.6) if criterion.compares_speed else (), name, parameter)
+        for name, criterion in CRITERIA.items()
+        for parameter in criterion.candidates(4)
+    ),
     ExitRule((3,), (0.5,)),
     ExitRule((1, 4), (0.1, 0.3), "confidence"),
-    ExitRule((1, 3, 4), (0.4, 0.4, 0.4), "top_k_entropy", top_k=2),
-    ExitRule((1, 3, 4), (0.4, 0.1, 0.6), "top_k_entropy", top_k=3),
-    *(ExitRule((1, 3, 4), criterion="patience", patience=p) for p in (2, 3)),
-    ExitRule((1, 4), criterion="patience", patience=2),
+    ExitRule((1, 3, 4), (0.0, 0.4, 0.0)),
+    *(ExitRule((1, 3, 4), (), "patience", p) for p in (2, 3)),
+    ExitRule((1, 4), (), "patience", 2),
 ]
-
-
-def uncertainty_of(logits: list[float], criterion: str, top_k: int) -> float:
-    """By the definition, in double precision."""
-    if criterion == "top_k_entropy":
-        logits = sorted(logits)[-top_k:]
-    total = sum(math.exp(x) for x in logits)
-    p = [math.exp(x) / total for x in logits]
-    if criterion == "confidence":
-        return 1 - max(p)
-    return -sum(x * math.log(x) for x in p if x) / math.log(len(p))
 
 
 def exit_of(all_logits: list[list[float]], rule: ExitRule) -> int:
@@ -46,9 +40,9 @@ def exit_of(all_logits: list[list[float]], rule: ExitRule) -> int:
         answers.append(logits.index(max(logits)))
         if rule.criterion == "patience":
             streak = len(list(itertools.takewhile(lambda answer: answer == answers[-1], reversed(answers))))
-            if streak >= rule.patience:
+            if streak >= rule.parameter:
                 return layer
-        elif uncertainty_of(logits, rule.criterion, rule.top_k) < thresholds[layer]:
+        elif uncertainty_of(logits, rule.criterion, rule.parameter) < thresholds[layer]:
             return layer
     return EXIT_LAYERS[-1]
 
@@ -72,7 +66,9 @@ def test_samples_leave_where_the_rule_says(model, batch, rule, patched) -> None:
     heads = [EXIT_LAYERS.index(layer) for layer in layers]
     torch.testing.assert_close(output.logits, everything.all_logits[rows, heads], rtol=1e-4, atol=1e-4)
     for row in rows:
-        expected = uncertainty_of(everything.all_logits[row, heads[row]].double().tolist(), rule.criterion, rule.top_k)
+        expected = uncertainty_of(
+            everything.all_logits[row, heads[row]].double().tolist(), rule.criterion, rule.parameter
+        )
         assert output.uncertainty[row].item() == pytest.approx(expected, abs=1e-4)
 
 
@@ -93,10 +89,17 @@ def test_heads_that_are_not_asked_are_not_run(model, batch) -> None:
 def test_patience_starts_anew_after_an_answer_that_is_not_a_number(model, batch) -> None:
     from fastbert_hf.exits.decision import ExitDecision
 
-    resolved = model.resolve_speed(ExitRule((1, 3, 4), criterion="patience", patience=2), None, 3)
+    resolved = model.resolve_speed(ExitRule((1, 3, 4), (), "patience", 2), None, 3)
     decision = ExitDecision(resolved, multi_label=False)
     sure, nan = [5.0, 0.0, 0.0, 0.0], [math.nan] * 4
     leaves = []
     for layer, logits in ((1, [sure, sure, nan]), (3, [nan, sure, nan]), (4, [sure, sure, sure])):
         leaves.append(decision.leaves(layer, torch.tensor(logits), torch.arange(3))[1].tolist())
     assert leaves == [[False] * 3, [False, True, False], [False, True, False]]
+
+
+def test_criteria_of_both_packages_are_the_same() -> None:
+    assert list(CRITERIA) == [criterion.value for criterion in Criterion]
+    for name, criterion in CRITERIA.items():
+        theirs = PARAMETERS.get(Criterion(name))
+        assert (criterion.parameter and criterion.parameter.smallest) == (theirs and theirs.smallest)

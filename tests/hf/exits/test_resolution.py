@@ -14,15 +14,20 @@ def resolve(speed: object, batch_size: int = 3, **options: object):
     return resolve_speed(speed, batch_size=batch_size, device="cpu", exit_layers=[2, 3, 5], **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("speed", [None, 0, 0.0, [0, 0.0], ExitRule(()), ExitRule((), criterion="patience")])
+@pytest.mark.parametrize(
+    "speed",
+    [None, 0, 0.0, [0, 0.0], ExitRule(()), ExitRule.full_depth("patience", 1), ExitRule((2,), (0.0,), "confidence")],
+)
 def test_where_nobody_can_leave_it_is_full_depth(speed: object) -> None:
-    assert resolve(speed) is None
+    result = resolve(speed)
+    assert result.is_full_depth and result.layer_speeds == (None,) * 5 and result.criterion == "entropy"
 
 
 @pytest.mark.parametrize("speed", [1, 0.25, np.float32(0.25)])
 def test_number_becomes_one_threshold_per_sample(speed: float) -> None:
     result = resolve(speed)
-    assert result is not None and result.layer_speeds is None and result.criterion == "entropy"
+    assert result.layer_speeds == (None, math.inf, math.inf, None, None) and not result.is_full_depth
+    assert (result.criterion, result.parameter) == ("entropy", 0)
     assert result.sample_speeds.dtype == torch.float32 and result.sample_speeds.tolist() == [float(speed)] * 3
     assert torch.equal(result.thresholds(2), result.sample_speeds) and result.asks(2)
 
@@ -30,24 +35,29 @@ def test_number_becomes_one_threshold_per_sample(speed: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_tensor_is_kept_per_sample(dtype: torch.dtype) -> None:
     result = resolve(torch.tensor([0.0, 0.5, 1.0], dtype=dtype))
-    assert result is not None and result.sample_speeds.dtype == torch.float32
+    assert result.sample_speeds.dtype == torch.float32
     assert result.sample_speeds.tolist() == [0.0, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("speed", [[0.25, 0.1], (0.25, 0.1), ExitRule((2, 3), (0.25, 0.1))])
 def test_one_speed_per_student_classifier(speed: object) -> None:
     result = resolve(speed)
-    assert result is not None and result.layer_speeds == (0.0, 0.25, 0.1, 0.0, 0.0)
+    assert result.layer_speeds == (None, 0.25, 0.1, None, None)
     assert [result.asks(layer) for layer in (1, 2, 3, 4)] == [False, True, True, False]
     assert torch.equal(result.thresholds(3), torch.tensor([0.1] * 3))
 
 
 def test_rule_says_criterion_and_heads() -> None:
-    result = resolve(ExitRule((3,), criterion="patience", patience=2))
-    assert result is not None and (result.criterion, result.patience) == ("patience", 2)
+    result = resolve(ExitRule((3,), (), "patience", 2))
+    assert (result.criterion, result.parameter) == ("patience", 2) and result.layer_speeds[2] == math.inf
     assert [result.asks(layer) for layer in (2, 3)] == [False, True]
-    result = resolve(ExitRule((2,), (0.5,), "top_k_entropy", top_k=7))
-    assert result is not None and (result.criterion, result.top_k) == ("top_k_entropy", 7)
+    result = resolve(ExitRule((2,), (0.5,), "top_k_entropy", 7))
+    assert (result.criterion, result.parameter) == ("top_k_entropy", 7)
+
+
+def test_heads_with_speed_0_are_not_asked() -> None:
+    result = resolve([0.0, 0.3])
+    assert result.layer_speeds == (None, None, 0.3, None, None) and not result.is_full_depth
 
 
 @pytest.mark.parametrize("speed", [-0.1, 1.1, math.nan, math.inf])

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from fastbert_hf.exits.uncertainty import mean_binary_entropy, normalised_entropy, uncertainty
+from fastbert_hf.exits.criteria import CRITERIA, uncertainty_by
+from fastbert_hf.exits.uncertainty import mean_binary_entropy, normalised_entropy, top_k_entropy, uncertainty
 
 
 def test_binary_entropy_is_the_definition() -> None:
@@ -13,9 +14,11 @@ def test_binary_entropy_is_the_definition() -> None:
     p = torch.sigmoid(logits)
     expected = (-(p * p.log2() + (1 - p) * (1 - p).log2())).mean(-1)
     result = mean_binary_entropy(logits)
-    assert result.dtype == torch.float32 and result.shape == (2, 50)
-    torch.testing.assert_close(result, expected.float(), rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(mean_binary_entropy(logits.float()), expected.float(), rtol=1e-5, atol=1e-6)
+    assert result.dtype == torch.float64 and result.shape == (2, 50)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    narrow = mean_binary_entropy(logits.float())
+    assert narrow.dtype == torch.float32
+    torch.testing.assert_close(narrow, expected.float(), rtol=1e-5, atol=1e-6)
     assert torch.equal(uncertainty(logits, multi_label=True), result)
     assert torch.equal(uncertainty(logits, multi_label=False), normalised_entropy(logits))
 
@@ -43,10 +46,10 @@ def test_entropy_is_the_definition() -> None:
     logits = torch.randn(50, 4, dtype=torch.float64) * 5
     p = torch.softmax(logits, dim=-1)
     expected = -(p * p.log()).sum(-1) / math.log(4)
-    result = normalised_entropy(logits)
-    assert result.dtype == torch.float32
-    torch.testing.assert_close(result, expected.float(), rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(normalised_entropy(logits.float()), expected.float(), rtol=1e-5, atol=1e-6)
+    result, narrow = normalised_entropy(logits), normalised_entropy(logits.float())
+    assert result.dtype == torch.float64 and narrow.dtype == torch.float32
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(narrow, expected.float(), rtol=1e-5, atol=1e-6)
 
 
 def test_entropy_of_extreme_logits() -> None:
@@ -70,3 +73,41 @@ def test_entropy_keeps_leading_dimensions() -> None:
     logits = torch.randn(2, 3, 4)
     assert normalised_entropy(logits).shape == (2, 3)
     assert normalised_entropy(logits[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("num_labels", [2, 3, 41])
+def test_every_criterion_reports_a_share(num_labels: int) -> None:
+    logits = torch.randn(3, 50, num_labels) * 4
+    logits[0, 0], logits[0, 1, 0], logits[0, 2, 1], logits[0, 3] = 0.0, math.nan, math.inf, -math.inf
+    for name, criterion in CRITERIA.items():
+        for parameter in criterion.candidates(num_labels):
+            found = uncertainty_by(logits, name, parameter)
+            assert found.shape == (3, 50) and found.dtype == torch.float32
+            assert found[0, 1:4].isnan().all() and found.isnan().sum() == 3
+            assert ((found >= 0) & (found <= 1))[~found.isnan()].all()
+            wide = uncertainty_by(logits.double(), name, parameter)
+            assert wide.dtype == torch.float64
+            torch.testing.assert_close(found.double(), wide, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_top_k_entropy_is_that_of_the_likeliest_alone() -> None:
+    logits = torch.randn(50, 7, dtype=torch.float64)
+    p = logits.softmax(dim=-1).sort(dim=-1, descending=True).values[:, :3]
+    p = p / p.sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(top_k_entropy(logits, 3), -(p * p.log()).sum(dim=-1) / math.log(3))
+    torch.testing.assert_close(top_k_entropy(logits, 99), normalised_entropy(logits))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "message"),
+    [
+        ("sureness", 0, "unknown criterion 'sureness'; choose one of entropy, "),
+        ("entropy", 2, "'entropy' has no parameter, so it must be 0, got 2"),
+        ("top_k_entropy", 1, "must be at least 2, got 1"),
+        ("patience", 0, "must be at least 1, got 0"),
+        ("patience", True, "must be an integer, got True"),
+    ],
+)
+def test_criteria_that_are_none_are_refused(name: str, parameter: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        uncertainty_by(torch.zeros(1, 3), name, parameter)

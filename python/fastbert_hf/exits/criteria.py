@@ -1,0 +1,117 @@
+"""The criteria by which a sample may leave: one table, which rule, decision, calibration and wording read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from fastbert_hf.exits.uncertainty import least_confidence, normalised_entropy, top_k_entropy
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """The one integer that a criterion has beside Speed.
+
+    Attributes:
+        meaning: what it counts, for messages.
+        smallest: the least that makes sense.
+    """
+
+    meaning: str
+    smallest: int
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One way to decide that a sample leaves.
+
+    Attributes:
+        uncertainty: [...] in [0, 1] of float logits [..., N] and the parameter; what the model reports.
+        in_words: what is looked at, for a parameter, in a form that fits behind "the" or "after".
+        compares_speed: True: a sample leaves when its uncertainty is below Speed. False: when as many heads in a row as
+            the parameter says, of those asked, predicted the same class; Speed is not looked at.
+        parameter: `None` for a criterion without one, whose parameter is 0 everywhere.
+        candidates: for a number of classes, the parameters that a calibration compares, each with every Speed; empty
+            where the criterion is no other than the entropy. Of a criterion that compares with no Speed the smallest,
+            which stands for itself and all above.
+    """
+
+    uncertainty: Callable[[torch.Tensor, int], torch.Tensor]
+    in_words: Callable[[int], str]
+    compares_speed: bool = True
+    parameter: Parameter | None = None
+    candidates: Callable[[int], tuple[int, ...]] = lambda num_labels: (0,)
+
+
+# Most likely classes that a calibration tries on models with more classes than that.
+_TOP_KS = (2, 3, 5, 10, 20)
+
+# From Liu et al. 2020, section 3.3 (entropy), FastPLM (of the likeliest classes) and Zhou et al. 2020 (patience).
+CRITERIA: Mapping[str, Criterion] = {
+    "entropy": Criterion(
+        uncertainty=lambda logits, _: normalised_entropy(logits),
+        in_words=lambda _: "normalised entropy",
+    ),
+    "top_k_entropy": Criterion(
+        uncertainty=top_k_entropy,
+        in_words=lambda k: f"entropy of the {k} likeliest classes",
+        parameter=Parameter("most likely classes", smallest=2),
+        candidates=lambda num_labels: tuple(k for k in _TOP_KS if k < num_labels),
+    ),
+    "confidence": Criterion(
+        uncertainty=lambda logits, _: least_confidence(logits),
+        in_words=lambda _: "1 - largest probability",
+    ),
+    "patience": Criterion(
+        uncertainty=lambda logits, _: normalised_entropy(logits),
+        in_words=lambda p: "the first prediction" if p == 1 else f"{p} equal predictions in a row",
+        compares_speed=False,
+        parameter=Parameter("equal predictions in a row", smallest=1),
+        candidates=lambda num_labels: (1,),
+    ),
+}
+
+
+def criterion_of(name: str, parameter: int) -> Criterion:
+    """Return the criterion of that name.
+
+    Args:
+        name: a key of `CRITERIA`.
+        parameter: the number that belongs to it; 0 for a criterion that has none.
+
+    Raises:
+        ValueError: an unknown name, or a parameter that does not fit it.
+    """
+    criterion = CRITERIA.get(name)
+    if criterion is None:
+        raise ValueError(f"unknown criterion {name!r}; choose one of {', '.join(CRITERIA)}")
+    if not isinstance(parameter, int) or isinstance(parameter, bool):
+        raise ValueError(f"the parameter of the criterion {name!r} must be an integer, got {parameter!r}")
+    if criterion.parameter is None:
+        if parameter != 0:
+            raise ValueError(f"the criterion {name!r} has no parameter, so it must be 0, got {parameter}")
+    elif parameter < criterion.parameter.smallest:
+        raise ValueError(
+            f"the parameter of the criterion {name!r} is a number of {criterion.parameter.meaning} and must be at "
+            f"least {criterion.parameter.smallest}, got {parameter}"
+        )
+    return criterion
+
+
+def uncertainty_by(logits: torch.Tensor, criterion: str, parameter: int = 0) -> torch.Tensor:
+    """Return the uncertainty of single-label predictions that `criterion` looks at.
+
+    Args:
+        logits: float [..., N].
+        criterion: a key of `CRITERIA`. "patience" compares none, and reports the normalised entropy.
+        parameter: the number that belongs to it; 0 for a criterion that has none.
+
+    Returns:
+        [...], in [0, 1]; NaN where the logits are not finite; float32, for float64 logits float64.
+
+    Raises:
+        ValueError: an unknown criterion, or a parameter that does not fit it.
+    """
+    return criterion_of(criterion, parameter).uncertainty(logits, parameter)
