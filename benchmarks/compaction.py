@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastbert_hf.timing import ratio, time_interleaved
 from fastbert_kernels import backends, ops
-from harness import DTYPES, arguments, copy_bandwidth, markdown_table, ratio, sample_lengths, save, time_interleaved
+from harness import DTYPES, arguments, copy_bandwidth, markdown_table, sample_lengths, save
 
 HIDDEN, LABELS = 768, 2
 

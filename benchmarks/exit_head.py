@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from fastbert_hf.exits.uncertainty import normalised_entropy
 from fastbert_hf.heads import AttentiveHead
+from fastbert_hf.timing import ratio, time_interleaved
 from fastbert_kernels import backends, ops
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.hosts import fastbert_hf as host
@@ -31,10 +32,8 @@ from harness import (
     copy_bandwidth,
     markdown_table,
     matmul_rate,
-    ratio,
     sample_lengths,
     save,
-    time_interleaved,
 )
 
 HIDDEN, NARROW, HEADS, LABELS = 768, 128, 2, 2

@@ -1,109 +1,21 @@
-"""What the benchmarks share: interleaved timing, the machine's floors, and result files."""
+"""What the benchmarks share: the machine's floors and result files."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-import statistics
-import time
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import describe_machine
+from fastbert_hf.timing import time_interleaved
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MIXED_LENGTHS = torch.distributions.LogNormal(3.6, 0.65)  # tokens of short texts
-_FLUSH_BYTES = 256 << 20  # several times the largest L2 cache
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Times of one contestant, one per round."""
-
-    rounds: list[float]
-
-    @property
-    def quantiles(self) -> tuple[float, float, float]:
-        """p20, p50, p80."""
-        if len(self.rounds) == 1:
-            return (self.rounds[0],) * 3
-        tenths = statistics.quantiles(self.rounds, n=10, method="inclusive")
-        return tenths[1], tenths[4], tenths[7]
-
-    @property
-    def median(self) -> float:
-        return self.quantiles[1]
-
-
-def ratio(slow: Seconds, fast: Seconds) -> float:
-    """Median of the ratios within a round: what disturbs a round disturbs both."""
-    return statistics.median(a / b for a, b in zip(slow.rounds, fast.rounds, strict=True))
-
-
-Name = TypeVar("Name", bound=Hashable)
-
-
-@torch.inference_mode()
-def time_interleaved(
-    contestants: dict[Name, Callable[[], Any]],
-    device: torch.device,
-    rounds: int,
-    *,
-    warmups: int = 3,
-    shuffle: bool = False,
-    settle: float = 0.0,
-    after_call: Callable[[Name], None] | None = None,
-) -> dict[Name, Seconds]:
-    """Every contestant once a round, in turn. On CUDA the L2 cache is flushed before each call and events take the
-    time.
-
-    Args:
-        contestants: what to call, by name. device: what they run on. rounds: timed calls of each.
-        warmups: untimed calls of each, in front of all others.
-        shuffle: another order in each round, so that nobody always runs behind the same neighbour.
-        settle: seconds of rest before each call: the worker threads of the one before may still spin.
-        after_call: called with the name after each timed call.
-    """
-    for run in contestants.values():
-        for _ in range(warmups):
-            run()
-    times: dict[Name, list[float]] = {name: [] for name in contestants}
-    flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device) if device.type == "cuda" else None
-    order, draw = list(contestants), random.Random(0)
-    for _ in range(rounds):
-        if shuffle:
-            draw.shuffle(order)
-        for name in order:
-            run = contestants[name]
-            if settle:
-                time.sleep(settle)
-            times[name].append(_time_cuda(run, flush) if flush is not None else _time_cpu(run))
-            if after_call is not None:
-                after_call(name)
-    return {name: Seconds(values) for name, values in times.items()}
-
-
-def _time_cpu(run: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
-
-
-def _time_cuda(run: Callable[[], Any], flush: torch.Tensor) -> float:
-    flush.zero_()
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    run()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3
 
 
 def copy_bandwidth(device: torch.device) -> float:

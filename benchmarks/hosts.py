@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from harness import RESULTS, Seconds, markdown_table, save
+from fastbert_hf.timing import Seconds
+from harness import RESULTS, markdown_table, save
 from hosting.measure import BATCH, make_texts, measure
 from hosting.subjects import HOSTS, SIZES, missing_package
 

@@ -123,9 +123,13 @@ def train_and_record(folder: Path, description: dict[str, Any], console: Console
     console.rule("recording")
     for part, samples in (("dev", data.dev), ("test", data.test)):
         dataset = TokenisedDataset(samples, tokenizer, description["max_length"])
-        with Progress(console=console) as progress:
-            bar = progress.add_task(part, total=len(samples))
-            records = record_exits(model, dataset, progress=lambda count, bar=bar: progress.advance(bar, count))
+        with Progress(console=console) as bars:
+            bar = bars.add_task(part)
+            records = record_exits(
+                model,
+                dataset,
+                progress=lambda _, done, total, bars=bars, bar=bar: bars.update(bar, completed=done, total=total),
+            )
         # The last file marks the end of training, so what belongs to it is written before.
         write_atomically(folder / "training.json", json.dumps(summary(data, train, steps), indent=1) + "\n")
         records.save(records_path(folder, part))

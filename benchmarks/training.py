@@ -26,14 +26,15 @@ from typing import Any
 import torch
 import transformers
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from transformers import AutoTokenizer, BertConfig, BertTokenizerFast, PreTrainedTokenizerBase, set_seed
 
-from fastbert_cli.measure import AllExits, run_all_exits
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
+from fastbert_hf.calibration import ExitRecords, ExitRule, record_exits, simulate
+from fastbert_hf.calibration.simulation import uncertainties
 from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_file
 from fastbert_hf.files import write_atomically
-from fastbert_hf.flops import Convention, ModelShape, flops_speedup
+from fastbert_hf.flops import Convention, flops_speedup
 from fastbert_hf.machine import computes_in_bfloat16, describe_machine
 from fastbert_hf.training import DistillationSettings, LabelSettings, distil, fine_tune, train_jointly
 from harness import RESULTS
@@ -137,19 +138,25 @@ def run_task(
             kept = options.models / f"{name}-{variant}-{seed}"
             model.save_pretrained(kept)
             tokenizer.save_pretrained(kept)
-        every = run_all_exits(model, TokenisedDataset(test, tokenizer, task.max_length), 32, track)
+        with Progress(console=console) as bars:
+            bar = bars.add_task("every exit of every text")
+            records = record_exits(
+                model,
+                TokenisedDataset(test, tokenizer, task.max_length),
+                progress=lambda _, done, total: bars.update(bar, completed=done, total=total),
+            )
         return {
             "task": name,
             "variant": variant,
             "seed": seed,
             "machine": describe_machine(),
             "samples": {"train": len(train), "dev": len(dev), "test": len(test)},
-            "mean_tokens": every.lengths.double().mean().item(),
+            "mean_tokens": records.lengths.double().mean().item(),
             "settings": {step: dataclasses.asdict(settings) for step, (settings, _) in steps.items()},
             # Not a benchmark: beside other work, and with pauses.
             "seconds": {step: outcome.seconds for step, (_, outcome) in steps.items()},
             "losses": {step: outcome.losses for step, (_, outcome) in steps.items()},
-            **scores(model, every, torch.tensor(test.label_ids)),
+            **scores(records),
         }
 
     if {"distilled", "hard"} & set(variants):
@@ -230,29 +237,27 @@ def character_tokenizer(texts: list[str], rarest: int = 3) -> BertTokenizerFast:
         return BertTokenizerFast(str(path))
 
 
-def scores(model: FastBertForSequenceClassification, every: AllExits, labels: torch.Tensor) -> dict[str, Any]:
+def scores(records: ExitRecords) -> dict[str, Any]:
     """Of the test set: accuracy of every layer's head, and what each Speed gives."""
-    right = every.predictions == labels[:, None]  # [n, L]
-    shape = ModelShape.from_config(model.config)
 
     def at(speed: float | None) -> dict[str, Any]:
-        layers = every.exit_layers(speed)
-        chosen = right.gather(1, layers[:, None] - 1).double().mean().item()
+        rule = ExitRule(()) if speed is None else ExitRule.one_speed(records.student_layers, speed)
+        found = simulate(records, rule)
         conventions: tuple[Convention, ...] = ("paper", "attention")
         flops = {
-            convention: flops_speedup(shape, layers.numpy(), every.lengths.numpy(), convention)
+            convention: flops_speedup(records.shape, found.exit_layers, records.lengths.numpy(), convention)
             for convention in conventions
         }
         return {
             "speed": speed,
-            "accuracy": chosen,
-            "mean_exit_layer": layers.double().mean().item(),
+            "accuracy": found.accuracy,
+            "mean_exit_layer": found.mean_exit_layer,
             "flops_speedup": None if speed is None else flops,
         }
 
     return {
-        "layer_accuracy": right.double().mean(dim=0).tolist(),
-        "layer_uncertainty": every.uncertainty.double().mean(dim=0).tolist(),
+        "layer_accuracy": records.right.mean(axis=0).tolist(),
+        "layer_uncertainty": uncertainties(records, "entropy").astype("float64").mean(axis=0).tolist(),
         "full_depth": at(None),
         "speeds": [at(speed) for speed in SPEEDS],
     }

@@ -16,7 +16,7 @@ from comparing.cases import Case
 from comparing.memory import with_peak
 from comparing.workload import Exits, Samples
 from fastbert_hf.flops import ModelShape, flops_speedup, full_depth_flops
-from harness import Seconds, ratio, time_interleaved
+from fastbert_hf.timing import Seconds, ratio, time_interleaved
 from peers import BASELINE
 from peers.contestant import Answer, Contestant, Entry, Request, Setup
 
@@ -192,7 +192,7 @@ def measure_case(
         warmups=0,
         shuffle=True,
         settle=0.0 if device.type == "cuda" else SETTLE_SECONDS,
-        after_call=lambda key: show(f"{rounds} rounds: {key[0]}, {key[1]}"),
+        progress=lambda step, done, total: show(f"{rounds} rounds: {done} of {total} runs"),
     )
     for run in runs:
         if run.key in rows:

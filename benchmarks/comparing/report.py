@@ -6,7 +6,8 @@ import importlib.metadata
 import statistics
 from typing import Any
 
-from harness import Seconds, markdown_table, ratio
+from fastbert_hf.timing import Seconds, ratio
+from harness import markdown_table
 from peers.contestant import FULL_DEPTH_PEER, OURS
 
 _PACKAGES = ("onnx", "onnxruntime", "openvino", "fastbert", "numpy")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 import fastbert_kernels
 from fastbert_hf.flops import flops_speedup
-from harness import MIXED_LENGTHS, Seconds, ratio, time_interleaved
+from fastbert_hf.timing import Seconds, ratio, time_interleaved
+from harness import MIXED_LENGTHS
 from hosting.subjects import HOSTS, LABELS, LONGEST, SIZES, VOCABULARY, Answers, Size, Subject, entropy
 
 BATCH = 32

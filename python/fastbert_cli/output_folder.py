@@ -16,12 +16,14 @@ from transformers.utils import logging
 from fastbert_cli import scores
 from fastbert_cli.config_file import Config, as_sections, check_same, read_config, write_config
 from fastbert_cli.errors import CommandError, faults_explained, shell_command
+from fastbert_cli.options import SPEEDS
 from fastbert_cli.training import CONFIG_FILE
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.files import folder_written_atomically, write_atomically
 from fastbert_hf.machine import describe_machine
 from fastbert_hf.model_card import write_model_card
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.scoring import FLOPS_CONVENTION, Row, score
 from fastbert_hf.training import TrainingResult
 from fastbert_hf.training.run_folder import RUN_FILE
 
@@ -116,9 +118,11 @@ class OutputFolder(Generic[Config]):
         """
         if not self._writes:
             return
-        rows: list[scores.Row] = []
+        rows: list[Row] = []
         if dev is not None:
-            rows = scores.score(model, TokenisedDataset(dev, tokenizer, self.config.model.max_length))
+            dataset = TokenisedDataset(dev, tokenizer, self.config.model.max_length)
+            with scores.progress_bars() as advance:
+                rows = score(model, dataset, SPEEDS, progress=advance)
         results = {
             "machine": describe_machine(),
             "config": as_sections(self.config),
@@ -126,7 +130,7 @@ class OutputFolder(Generic[Config]):
             "layers": model.config.num_hidden_layers,
             "exit_layers": model.config.exit_layers,
             "training": {name: asdict(result) for name, result in training.items()},
-            "flops_convention": scores.FLOPS_CONVENTION,
+            "flops_convention": FLOPS_CONVENTION,
             "dev": rows,
         }
         with faults_explained(str(self.folder)):

@@ -1,24 +1,16 @@
-"""A model's scores on labelled texts, setting by setting: computed, and shown as a table."""
+"""Scores of a model as a table, and progress bars."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from fastbert_cli import measure
-from fastbert_hf.data import TokenisedDataset
-from fastbert_hf.exits.rule import ExitRule
-from fastbert_hf.flops import Convention, ModelShape, flops_speedup
-from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.training import evaluate
-
-SPEEDS = (0.1, 0.3, 0.5, 0.8)
-FLOPS_CONVENTION: Convention = "paper"  # of fastbert_hf.flops
+from fastbert_hf.scoring import Row
 
 _COLUMNS = {
     "setting": ("setting", "{}"),
@@ -30,104 +22,23 @@ _COLUMNS = {
     "speedup": ("speed-up", "{:.2f}x"),
     "realisation": ("realisation", "{:.2f}"),
 }
-_ROUNDS = 3
-
-Row = dict[str, Any]
+Advance = Callable[[str, int, int], None]  # what, how much is done, how much there is
 
 
-def score(
-    model: FastBertForSequenceClassification,
-    dataset: TokenisedDataset,
-    speeds: Iterable[float] = SPEEDS,
-    speedups: Iterable[float] = (),
-    *,
-    batch_size: int = 32,
-    timed: bool = False,
-) -> list[Row]:
-    """A row for full depth, the calibrated setting if the model has one, each Speed and each speed-up, with progress on
-    stderr.
+@contextmanager
+def progress_bars() -> Iterator[Advance]:
+    """Show progress on stderr, if that is a terminal: a bar for every step that is named."""
+    errors = Console(stderr=True)
+    # Where it is no terminal, a bar would leave an empty line before the message of an error.
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        tasks: dict[str, Any] = {}
 
-    Args:
-        model: patched or not, in eval mode, on any device.
-        dataset: labelled samples.
-        speeds: in [0, 1].
-        speedups: FLOPs speed-ups of the linear knob; the model must be calibrated.
-        batch_size: samples per forward pass, in the order of the data.
-        timed: measure times too, over all of the data.
+        def advance(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = progress.add_task(step)
+            progress.update(tasks[step], completed=done, total=total)
 
-    Returns:
-        Rows of `setting` (its name), `speed` (`None`: full depth, or one Speed per layer), `accuracy` and `macro_f1` as
-        in `training.evaluate`, `mean_exit_layer`, `flops_speedup` at the samples' own lengths, with the heads that are
-        asked; and if timed `ms_per_text`, median of three interleaved rounds, `speedup` over the same model at full
-        depth, and `realisation`, that over the FLOPs speed-up.
-    """
-    depths = _depths(model, speeds, speedups)
-    shape = ModelShape.from_config(model.config)
-    lengths = np.asarray(dataset.lengths)
-    rows: list[Row] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for name, depth in progress.track(depths, description="scores"):
-            result = evaluate(model, dataset, depth, batch_size)
-            layers = result.exit_layers.numpy()
-            asked = shape.asking(_layers_asked(model, depth))
-            rows.append(
-                {
-                    "setting": name,
-                    "speed": None if isinstance(depth, ExitRule) else depth,
-                    "accuracy": result.accuracy,
-                    "macro_f1": result.macro_f1,
-                    "mean_exit_layer": float(layers.mean()),
-                    "flops_speedup": flops_speedup(asked, layers, lengths, FLOPS_CONVENTION),
-                }
-            )
-        if timed:
-            _add_times(rows, [depth for _, depth in depths], model, dataset, batch_size, progress)
-    return rows
-
-
-def _depths(
-    model: FastBertForSequenceClassification, speeds: Iterable[float], speedups: Iterable[float]
-) -> list[tuple[str, measure.Depth]]:
-    """What to score at, with its name."""
-    depths: list[tuple[str, measure.Depth]] = [("full depth", None)]
-    setting = model.calibrated_setting
-    if setting is not None:
-        depths.append(("calibrated", setting.rule))
-    depths += [(f"Speed {speed:g}", speed) for speed in speeds]
-    if speedups:
-        assert setting is not None
-        depths += [(f"speed-up {speedup:g}", setting.speed_for_speedup(speedup)) for speedup in speedups]
-    return depths
-
-
-def _layers_asked(model: FastBertForSequenceClassification, depth: measure.Depth) -> tuple[int, ...]:
-    """The layers whose student classifiers run."""
-    resolved = model.resolve_speed(0.0 if depth is None else depth, None, 1)
-    return tuple(layer for layer in model.config.exit_layers[:-1] if resolved.asks(layer))
-
-
-def _add_times(
-    rows: list[Row],
-    depths: Sequence[measure.Depth],
-    model: FastBertForSequenceClassification,
-    dataset: TokenisedDataset,
-    batch_size: int,
-    progress: Progress,
-) -> None:
-    batches = [
-        {name: tensor.to(model.device) for name, tensor in batch.items()} for batch in dataset.batches(batch_size)
-    ]
-
-    def track(items: Iterable[Any]) -> Iterable[Any]:
-        return progress.track(list(items), description="times")
-
-    times = measure.time_variants({"model": model}, batches, depths, _ROUNDS, track)
-    for row, depth in zip(rows, depths, strict=True):
-        time = times["model", depth]
-        speedup = measure.ratio(times["model", None], time)
-        row["ms_per_text"] = 1e3 * time.median / len(dataset)
-        row["speedup"] = speedup
-        row["realisation"] = speedup / row["flops_speedup"]
+        yield advance
 
 
 def show(console: Console, rows: Sequence[Row]) -> None:
@@ -142,7 +53,7 @@ def show(console: Console, rows: Sequence[Row]) -> None:
 
 
 def for_card(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """`rows` with the headings and figures of the table."""
+    """Return `rows` with the headings and figures of the table."""
     columns = _columns_of(rows)
     return [{_COLUMNS[name][0].replace("\n", " "): _cell(name, row[name]) for name in columns} for row in rows]
 

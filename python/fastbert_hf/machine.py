@@ -31,6 +31,12 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def name_machine(machine: dict[str, Any]) -> str:
+    """Return what decides the speed of a machine that `describe_machine` describes: the GPU, else the processor."""
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
+    return machine["cuda_device"] or f"{machine['processor']}, {threads}"
+
+
 def computes_in_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 matrices itself (AVX512-BF16 or AMX), so that bfloat16 is faster."""
     return bool({"avx512_bf16", "amx_bf16"} & _flags())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hosts as benchmark
-from harness import Seconds
+from fastbert_hf.timing import Seconds
 from hosting import measure, subjects
 from hosting.measure import Record
 from hosting.subjects import Answers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import math
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 
 import training
-from fastbert_cli.measure import AllExits
+from fastbert_hf.calibration import ExitRecords
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.flops import ModelShape, flops_speedup
 from helpers.training import make_data, make_model, make_tokenizer
@@ -181,28 +182,30 @@ def test_tables_alone_write_the_markdown_again(runs, tmp_path) -> None:
 
 
 def test_scores_are_those_of_the_definitions() -> None:
-    model = make_model(num_layers=3)
     draw = torch.Generator().manual_seed(1)
-    every = AllExits(
-        torch.randint(2, (50, 3), generator=draw),
-        torch.rand(50, 3, generator=draw),
+    records = ExitRecords(
+        3 * torch.randn(50, 3, 2, generator=draw),
+        torch.randint(2, (50,), generator=draw),
         torch.randint(3, 17, (50,), generator=draw),
+        ModelShape.from_config(make_model(num_layers=3).config),
     )
-    labels = torch.randint(2, (50,), generator=draw)
-    found = training.scores(model, every, labels)
+    probabilities = records.logits.double().softmax(-1)
+    uncertainty = -(probabilities * probabilities.log()).sum(-1) / math.log(2)
+    predictions = probabilities.argmax(-1)
+    found = training.scores(records)
     for at in (found["full_depth"], *found["speeds"]):
         speed = at["speed"] or 0.0
-        exits = [next((i for i in (0, 1) if u[i] < speed), 2) for u in every.uncertainty.tolist()]
-        right = [int(every.predictions[n, i] == labels[n]) for n, i in enumerate(exits)]
+        exits = [next((i for i in (0, 1) if u[i] < speed), 2) for u in uncertainty.tolist()]
+        right = [int(predictions[n, i] == records.labels[n]) for n, i in enumerate(exits)]
         layers = torch.tensor(exits) + 1
         assert at["accuracy"] == pytest.approx(sum(right) / 50)
         assert at["mean_exit_layer"] == pytest.approx(layers.double().mean().item())
         if at["speed"] is not None:
-            shape = ModelShape.from_config(model.config)
             for convention in ("paper", "attention"):
-                wanted = flops_speedup(shape, layers.numpy(), every.lengths.numpy(), convention)
+                wanted = flops_speedup(records.shape, layers.numpy(), records.lengths.numpy(), convention)
                 assert at["flops_speedup"][convention] == wanted
-    assert found["layer_accuracy"] == (every.predictions == labels[:, None]).double().mean(0).tolist()
+    assert found["layer_accuracy"] == (predictions == records.labels[:, None]).double().mean(0).tolist()
+    assert found["layer_uncertainty"] == pytest.approx(uncertainty.mean(0).tolist(), rel=1e-5)
     assert [at["speed"] for at in found["speeds"]] == list(training.SPEEDS)
 
 

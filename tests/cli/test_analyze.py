@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 from transformers import AutoTokenizer
 
-from fastbert_cli import measure
-from fastbert_cli.analyze import report
+from fastbert_cli.analyze import report, times
 from fastbert_cli.analyze.times import batches_to_time, depths_to_time
 from fastbert_hf import FastBertForSequenceClassification
+from fastbert_hf.agreement import Agreement
 from fastbert_hf.calibration import Objective, calibrate, record_exits
 from fastbert_hf.data import TokenisedDataset, read_classification_file
 from helpers.analysis import read_page
@@ -217,16 +217,18 @@ def test_other_peoples_folders_are_left_alone(trained, data, tmp_path, monkeypat
 
 
 def test_no_times_when_patched_answers_differ(trained, data, tmp_path, monkeypatch):
-    wrong = {"patched": {"labels": 0.5, "exit_layers": 0.75, "logits": 1.0}}
-    monkeypatch.setattr(measure, "check_agreement", lambda *arguments: wrong)
+    monkeypatch.setattr(
+        times, "compare_answers", lambda *arguments: Agreement(labels=0.5, exit_layers=0.75, logits=1.0)
+    )
     result = invoke("analyze", trained / "model", "--data", data / "dev.tsv", "--out", tmp_path / "out")
     assert_complaint(result, "analyze", "50.00% of labels and 75.00% of exit layers are equal")
     assert "use --backend none or --no-time" in result.stderr and not (tmp_path / "out").exists()
 
 
 def test_without_matplotlib_the_extra_is_named(trained, data, monkeypatch):
+    work = [f"fastbert_cli.analyze.{name}" for name in ("run", "report", "times")]
     for name in [*sys.modules]:
-        if name.startswith(("matplotlib", "fastbert_hf.analysis", "fastbert_cli.analyze.")):
+        if name.startswith(("matplotlib", "fastbert_hf.analysis")) or name in work:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NoMatplotlib(), *sys.meta_path])
     result = invoke("analyze", trained / "model", "--data", data / "dev.tsv")

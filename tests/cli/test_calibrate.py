@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import torch
 from transformers import AutoTokenizer, BertTokenizerFast
 
-from fastbert_cli import measure
 from fastbert_cli.setting_in_words import describe_objective
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf import predict as predict_texts
-from fastbert_hf.calibration import ExitRecords, ExitRule, Objective, figures_of, simulate
+from fastbert_hf.calibration import Clock, ExitRecords, Objective, figures_of, simulate
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting
 from fastbert_hf.flops import ModelShape, executed_flops, full_depth_flops
 from helpers.cli import assert_complaint, invoke, succeed
@@ -229,7 +227,7 @@ def test_records_of_other_texts_or_labels_are_refused(folder, dev, tmp_path) -> 
 
 
 def test_latency_is_measured(folder, dev, monkeypatch) -> None:
-    monkeypatch.setattr(measure, "_SECONDS_PER_RULE", 0.02)
+    monkeypatch.setattr(Clock, "of", partial(Clock.of, seconds=0.02))
     shown = succeed(
         *("calibrate", folder, "--data", dev, "--latency-ms", 1000, "--batch-size", 4, "--backend", "none")
     ).stdout
@@ -240,20 +238,6 @@ def test_latency_is_measured(folder, dev, monkeypatch) -> None:
     assert answers_of(folder, dev, "--text-column", "text")[1].endswith("(at most 1000 ms per text)")
     refused = invoke("calibrate", folder, "--data", dev, "--latency-ms", 1e-6)
     assert_complaint(refused, "calibrate", "no exit rule takes 1e-06 ms per text or less: full depth takes")
-
-
-def test_a_rule_that_is_named_twice_is_timed_once(monkeypatch) -> None:
-    """The rule that is chosen may be full depth, which is timed beside it."""
-    ticks = itertools.count()
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(ticks))  # a call takes one second
-    batches, full_depth = [{"input_ids": torch.zeros(2, 3)}] * 5, ExitRule(())
-    other = ExitRule((1,), (0.5,))
-
-    def model(input_ids, speed):
-        return SimpleNamespace(exit_layer=input_ids)
-
-    times = measure.milliseconds_per_text(model, batches, [full_depth, other, full_depth], lambda steps: steps)
-    assert times == [500, 500, 500]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 from typer.testing import CliRunner
 
-from fastbert_cli import measure
 from fastbert_cli.app import app
-from fastbert_cli.demo import report
+from fastbert_cli.demo.measurement import make_rows
 from fastbert_hf import FastBertForSequenceClassification
-from fastbert_hf.data import ClassificationData
+from fastbert_hf.calibration import ExitRecords
+from fastbert_hf.flops import ModelShape
+from fastbert_hf.timing import Seconds
 
 WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]
 
@@ -89,42 +90,17 @@ def test_complaints_are_one_line(files, tmp_path, arguments, message):
     assert "Traceback" not in result.output
 
 
-def all_exits():
-    """Three samples, three layers: sure at once; sure at layer 2; never sure."""
-    return measure.AllExits(
-        predictions=torch.tensor([[0, 0, 0], [1, 0, 1], [1, 1, 0]]),
-        uncertainty=torch.tensor([[0.1, 0.0, 0.0], [0.5, 0.2, 0.1], [0.9, 0.8, float("nan")]]),
-        lengths=torch.tensor([4, 4, 4]),
-    )
-
-
-def test_exit_layers_follow_the_rule():
-    every = all_exits()
-    assert every.exit_layers(None).tolist() == [3, 3, 3]
-    assert every.exit_layers(0.3).tolist() == [1, 2, 3]
-    assert every.exit_layers(0.1).tolist() == [2, 3, 3]  # below, not at
-
-
-def test_examples_are_ordered_by_depth_then_uncertainty():
-    every = all_exits()
-    data = ClassificationData(["first", "second", "third"], None, [0, 0, 1], ["a", "b"])
-    examples = report.pick_examples(data, every, speed=0.3, count=2)
-    assert [example["text"] for example in examples["easiest"]] == ["first", "second"]
-    assert examples["hardest"][0]["text"] == "third" and examples["hardest"][0]["exit_layer"] == 3
-
-
-def test_ratio_is_taken_within_rounds():
-    slow, fast = measure.Timing([2.0, 40.0, 6.0]), measure.Timing([1.0, 10.0, 2.0])
-    assert measure.ratio(slow, fast) == 3.0
-
-
 def test_no_speed_up_is_reported_where_answers_differ():
-    from fastbert_cli.demo.run import make_rows
-    from helpers.models import spread_model
-
-    runs = [(name, speed) for name in ("unpatched", "patched") for speed in (None, 0.3)]
-    timings, accuracy = dict.fromkeys(runs, measure.Timing([1.0])), dict.fromkeys(runs, 0.5)
+    # Three samples: sure at once; sure at layer 2; never sure.
+    sure, unsure = [9.0, 0.0], [0.0, 0.0]
+    logits = torch.tensor([[sure, sure, sure], [unsure, sure, sure], [unsure, unsure, unsure]])
+    shape = ModelShape(hidden_size=8, intermediate_size=16, num_layers=3, head_hidden_size=4, num_labels=2)
+    records = ExitRecords(logits, torch.tensor([0, 0, 1]), torch.tensor([4, 4, 4]), shape)
+    runs = [(name, speed) for speed in (None, 0.3) for name in ("unpatched", "patched")]
+    times, accuracy = dict.fromkeys(runs, Seconds([1.0])), dict.fromkeys(runs, 0.5)
     for agrees in (True, False):
-        rows = make_rows(spread_model(layers=3), (0.3,), all_exits(), accuracy, timings, timed=3, agrees=agrees)
+        rows = make_rows(records, 2, accuracy, times, agrees)
+        assert [(row["speed"], row["mean_exit_layer"]) for row in rows] == [(None, 3), (0.3, 2)]
+        assert rows[0]["flops_speedup"] == 1 and 1 < rows[1]["flops_speedup"] < 2  # of the first two: 1.5 layers of 3
         figures = [figure for row in rows for figure in row["variants"].values()]
         assert all(("speedup" in figure) == ("realisation" in figure) == agrees for figure in figures)

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastbert_cli import scores
 from fastbert_cli.errors import faults_explained
 from fastbert_hf.analysis import Analysis, Example, captions
 from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
@@ -17,7 +16,8 @@ from fastbert_hf.analysis.page import Page, Picture, ShownExample, render
 from fastbert_hf.analysis.tradeoff_charts import flops_chart, wall_clock_chart
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.files import folder_written_atomically
-from fastbert_hf.machine import describe_machine
+from fastbert_hf.machine import describe_machine, name_machine
+from fastbert_hf.scoring import FLOPS_CONVENTION
 
 REPORT, FIGURES, RESULTS = "report.html", "figures", "analysis.json"
 # Name of the analysed model among those that were timed.
@@ -80,7 +80,7 @@ def write(
     results = {
         "machine": machine,
         "source": asdict(source) | {"texts": len(data), "classes": data.label_names},
-        "flops_convention": scores.FLOPS_CONVENTION,
+        "flops_convention": FLOPS_CONVENTION,
         "timing": timing,
         "figures": figures,
         "examples": {
@@ -173,8 +173,7 @@ def _facts(source: Source, analysis: Analysis, data: ClassificationData, machine
     return facts | {
         "Data": f"{', '.join(parts)}: {analysis.samples:,} texts of {analysis.mean_tokens:.1f} tokens on average",
         "Classes": f"{', '.join(counts)} (always the most frequent: {captions.percent(largest, 1)} right)",
-        "Machine": machine["cuda_device"]
-        or f"{machine['processor']}, {machine['threads']} thread{'s' * (machine['threads'] != 1)}",
+        "Machine": name_machine(machine),
         "Date": machine["date"].replace("T", " ").replace("+00:00", " UTC"),
         "Versions": ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version),
     }

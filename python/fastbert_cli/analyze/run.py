@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -19,11 +18,14 @@ from fastbert_cli.analyze.times import ROUNDS, TimedModel, batches_to_time, time
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import label_names_of, load_model, longest_text, place_and_patch
 from fastbert_cli.options import UNPATCHED, Patching
+from fastbert_cli.scores import progress_bars
 from fastbert_cli.texts import read_for
 from fastbert_hf.analysis import Analysis, analyse, check_model, check_samples
-from fastbert_hf.calibration import ExitRecords, record_exits
+from fastbert_hf.calibration import record_exits
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.progress import Progress
+from fastbert_hf.scoring import Row
 
 _COMPARED = "compared"
 
@@ -58,11 +60,11 @@ def run_analyze(options: Analyze) -> None:
         own_ids = _with_ids_of(data, label_names_of(other[0]), options.compare)
         subjects[_COMPARED] = _subject(*other, own_ids, options.max_length)
 
-    errors = Console(stderr=True)
-    # Where it is no terminal, the bar would leave an empty line before the message of an error.
-    bar = Progress(console=errors, transient=True, disable=not errors.is_terminal)
-    with bar as progress, faults_explained():
-        records = {name: _record(subject, options.batch_size, progress) for name, subject in subjects.items()}
+    with progress_bars() as advance, faults_explained():
+        records = {
+            name: record_exits(subject.model, subject.dataset, options.batch_size, advance)
+            for name, subject in subjects.items()
+        }
         analysis = analyse(
             records[ANALYSED],
             sorted(set(options.speed)),
@@ -72,7 +74,7 @@ def run_analyze(options: Analyze) -> None:
         )
         timing: dict[str, Any] | None = None
         if options.timed:
-            analysis, timing = _with_times(analysis, subjects, options, progress)
+            analysis, timing = _with_times(analysis, subjects, options, advance)
     source = Source(
         model=str(options.model),
         compared=None if options.compare is None else str(options.compare),
@@ -133,19 +135,10 @@ def _subject(
         return _Subject(model, TokenisedDataset(data, tokenizer, longest))
 
 
-def _record(subject: _Subject, batch_size: int, progress: Progress) -> ExitRecords:
-    task = progress.add_task("every exit of every text", total=len(subject.dataset))
-    return record_exits(subject.model, subject.dataset, batch_size, lambda done: progress.advance(task, done))
-
-
 def _with_times(
-    analysis: Analysis, subjects: dict[str, _Subject], options: Analyze, progress: Progress
+    analysis: Analysis, subjects: dict[str, _Subject], options: Analyze, advance: Progress
 ) -> tuple[Analysis, dict[str, Any]]:
     """The analysis with times, and how they were taken."""
-
-    def track(items: Iterable[Any]) -> Iterable[Any]:
-        return progress.track(list(items), description="times")
-
     models = {
         name: TimedModel(
             subject.model,
@@ -153,7 +146,7 @@ def _with_times(
         )
         for name, subject in subjects.items()
     }
-    times, agreement = time_models(models, sorted(set(options.speed)), options.backend, track)
+    times, agreement = time_models(models, sorted(set(options.speed)), options.backend, advance)
     compared = analysis.compared
     analysis = replace(
         analysis,
@@ -167,17 +160,17 @@ def _with_times(
         "rounds": ROUNDS,
         "backend": options.backend,
         "patched": {name: name in agreement for name in models},
-        "agreement_of_patched_and_unpatched": agreement,
+        "agreement_of_patched_and_unpatched": {name: asdict(found) for name, found in agreement.items()},
     }
 
 
-def _table(analysis: Analysis) -> list[scores.Row]:
+def _table(analysis: Analysis) -> list[Row]:
     """The summary as rows for `scores.show`."""
     tradeoff = analysis.tradeoff
     calibrated = () if tradeoff.calibrated is None else (tradeoff.calibrated,)
-    rows: list[scores.Row] = []
+    rows: list[Row] = []
     for point in (tradeoff.full_depth, *calibrated, *tradeoff.speeds):
-        row: scores.Row = {
+        row: Row = {
             "setting": {"speed": f"Speed {point.value}", "calibrated": "calibrated"}.get(point.kind, "full depth"),
             "accuracy": point.accuracy,
             "mean_exit_layer": point.mean_exit_layer,

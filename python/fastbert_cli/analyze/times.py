@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from fastbert_cli import measure
 from fastbert_cli.errors import CommandError
 from fastbert_cli.models import place_and_patch
 from fastbert_cli.options import UNPATCHED, Patching
+from fastbert_hf.agreement import Agreement, compare_answers
 from fastbert_hf.analysis import Key, WallClock, cut_to_depth
 from fastbert_hf.data import TokenisedDataset
-from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.progress import Progress
+from fastbert_hf.timing import Batch, Call, batch_calls, inputs_of, ratio, time_interleaved
 
 ROUNDS = 3
 # Every patched model has packed weights of its own, so not every depth of a deep model is timed.
 _MOST_DEPTHS = 6
 # Batches on which patched and unpatched answers are compared.
 _CHECKED_BATCHES = 4
-
-Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,59 +45,52 @@ def batches_to_time(dataset: TokenisedDataset, size: int, samples: int, device: 
         dataset.collate([dataset[row] for row in range(start, min(start + size, len(dataset)))])
         for start in starts.tolist()
     )
-    return [{name: tensor.to(device) for name, tensor in batch.items() if name != "labels"} for batch in batches]
+    return [inputs_of(batch, device) for batch in batches]
 
 
 def time_models(
-    models: Mapping[str, TimedModel], speeds: Sequence[float], backend: str, track: measure.Track
-) -> tuple[dict[str, dict[Key, WallClock]], dict[str, dict[str, float]]]:
-    """Times of every model at every Speed, with its calibrated setting, at full depth and cut to fewer layers.
+    models: Mapping[str, TimedModel], speeds: Sequence[float], backend: str, progress: Progress
+) -> tuple[dict[str, dict[Key, WallClock]], dict[str, Agreement]]:
+    """Time every model at every Speed, with its calibrated setting, at full depth and cut to fewer layers.
 
     Args:
         models: by name; the full depth of the first has the speed-up 1. All have batches of the same texts.
         speeds: in [0, 1].
         backend: of `place_and_patch`.
-        track: shows progress.
+        progress: is told of the step "times".
 
     Returns:
-        For every model its times; and how far its patched answers are the unpatched ones (`measure.check_agreement`),
-        empty where it is not patched.
+        For every model its times; and for every one that is patched, how far its answers are the unpatched ones.
 
     Raises:
         CommandError: it cannot be patched, or patched and unpatched answers differ.
     """
-    variants: dict[tuple[str, Key], Callable[..., Any]] = {}
-    agreement: dict[str, dict[str, float]] = {}
+    calls: dict[tuple[str, Key], list[Call]] = {}
+    agreement: dict[str, Agreement] = {}
     for name, timed in models.items():
         model = timed.model
         adaptive = copy.deepcopy(model)
         if place_and_patch(adaptive, Patching(backend)):
             agreement[name] = _agreement(timed, adaptive, speeds)
         for speed in speeds:
-            variants[name, ("speed", speed)] = _at(name, adaptive, speed)
+            calls[name, ("speed", speed)] = batch_calls(adaptive, timed.batches, speed)
         if model.calibrated_setting is not None:
-            variants[name, ("calibrated", None)] = _at(name, adaptive, model.calibrated_setting.rule)
+            calls[name, ("calibrated", None)] = batch_calls(adaptive, timed.batches, model.calibrated_setting.rule)
         for layer in depths_to_time(model.config.exit_layers):
             static = cut_to_depth(model, layer)
             # What is said about the first holds for these too.
             place_and_patch(static, Patching(backend if name in agreement else UNPATCHED))
-            variants[name, ("depth", layer)] = _at(name, static, None)
-    inputs: Any = [
-        dict(zip(models, batches, strict=True))
-        for batches in zip(*(timed.batches for timed in models.values()), strict=True)
-    ]
-    texts = sum(len(batch["input_ids"]) for batch in next(iter(models.values())).batches)
-    every: Any = variants
-    seconds: Any = measure.time_variants(every, inputs, [None], ROUNDS, track)
+            calls[name, ("depth", layer)] = batch_calls(static, timed.batches, None)
     first = next(iter(models))
-    baseline = seconds[(first, ("depth", models[first].model.config.num_hidden_layers)), None]
+    seconds = time_interleaved(calls, models[first].model.device, ROUNDS, warmups=1, progress=progress)
+    texts = sum(len(batch["input_ids"]) for batch in models[first].batches)
+    baseline = seconds[first, ("depth", models[first].model.config.num_hidden_layers)]
     times: dict[str, dict[Key, WallClock]] = {name: {} for name in models}
-    for name, key in variants:
-        timing = seconds[(name, key), None]
+    for (name, key), taken in seconds.items():
         times[name][key] = WallClock(
-            milliseconds_per_text=1e3 * timing.median / texts,
-            speedup=measure.ratio(baseline, timing),
-            speedup_rounds=tuple(a / b for a, b in zip(baseline.rounds, timing.rounds, strict=True)),
+            milliseconds_per_text=1e3 * taken.median / texts,
+            speedup=ratio(baseline, taken),
+            speedup_rounds=tuple(a / b for a, b in zip(baseline.rounds, taken.rounds, strict=True)),
         )
     return times, agreement
 
@@ -111,24 +102,12 @@ def depths_to_time(exit_layers: Sequence[int]) -> list[int]:
     return [*(students[place] for place in chosen), last]
 
 
-def _at(name: str, model: FastBertForSequenceClassification, own_speed: Speed | None) -> Callable[..., Any]:
-    """`model` at `own_speed`, called as `time_variants` calls: with the batches of all models and one Speed for all."""
-
-    def run(*, speed: None, **batches: Batch) -> Any:
-        return model(**batches[name], speed=own_speed)
-
-    return run
-
-
-def _agreement(
-    timed: TimedModel, patched: FastBertForSequenceClassification, speeds: Sequence[float]
-) -> dict[str, float]:
+def _agreement(timed: TimedModel, patched: FastBertForSequenceClassification, speeds: Sequence[float]) -> Agreement:
     batches = timed.batches[:: max(1, len(timed.batches) // _CHECKED_BATCHES)][:_CHECKED_BATCHES]
-    both = {"unpatched": timed.model, "patched": patched}
-    found = measure.check_agreement(both, batches, speeds, lambda items: items)["patched"]
-    if found["exit_layers"] < 1 or found["labels"] < 0.99:
+    found = compare_answers(timed.model, patched, batches, speeds)
+    if not found.is_close:
         raise CommandError(
-            f"patched and unpatched answers differ ({found['labels']:.2%} of labels and {found['exit_layers']:.2%} of "
+            f"patched and unpatched answers differ ({found.labels:.2%} of labels and {found.exit_layers:.2%} of "
             "exit layers are equal), so no times are measured; use --backend none or --no-time"
         )
     return found

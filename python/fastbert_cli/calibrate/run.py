@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from transformers.utils import logging
 
-from fastbert_cli import measure
 from fastbert_cli.calibrate import report
 from fastbert_cli.calibrate.command import Calibrate
 from fastbert_cli.errors import CommandError, faults_explained
@@ -26,12 +22,12 @@ from fastbert_cli.models import (
     place,
     place_and_patch,
 )
+from fastbert_cli.scores import progress_bars
 from fastbert_cli.texts import read_for
 from fastbert_hf.calibration import (
     Calibration,
     Clock,
     ExitRecords,
-    ExitRule,
     Objective,
     TemperatureScaling,
     calibrate_and_compare,
@@ -48,6 +44,7 @@ from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.files import files_replaced
 from fastbert_hf.machine import describe_machine
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.progress import Progress
 
 _RECORDING_BATCH = 32
 
@@ -138,9 +135,8 @@ def _records(options: Calibrate, model: FastBertForSequenceClassification, datas
             other = "other texts or labels" if not known else "other weights than this model has"
             raise CommandError(f"--records {path}: recorded with {other}; delete the file or name another")
         return records
-    with _bar() as progress:
-        task = progress.add_task("every exit of every text", total=len(dataset))
-        records = record_exits(model, dataset, _RECORDING_BATCH, lambda count: progress.advance(task, count))
+    with progress_bars() as advance:
+        records = record_exits(model, dataset, _RECORDING_BATCH, advance)
     if path is not None:
         records.save(path)
     return records
@@ -163,11 +159,11 @@ def _calibrate(
             temperatures_fitted=options.temperature_scaling,
             seed=options.seed,
         )
-    with _bar() as progress:
+    with progress_bars() as advance:
         return calibrate_to_latency(
             records,
             objective.max_latency_ms,
-            _clock(options, model, dataset, progress),
+            _clock(options, model, dataset, advance),
             confidence=options.confidence,
             search=options.search,
             criterion=options.criterion,
@@ -175,32 +171,18 @@ def _calibrate(
 
 
 def _clock(
-    options: Calibrate,
-    model: FastBertForSequenceClassification,
-    dataset: TokenisedDataset,
-    progress: Progress,
+    options: Calibrate, model: FastBertForSequenceClassification, dataset: TokenisedDataset, advance: Progress
 ) -> Clock:
     patched = place_and_patch(model, options.patching)
-    batches = measure.timed_batches(model, dataset, options.batch_size or 1, options.seed)
-    machine = describe_machine()
     dtype = options.dtype if options.dtype not in (None, "auto") else str(model.dtype).removeprefix("torch.")
-
-    def times(rules: Sequence[ExitRule]) -> list[float]:
-        return measure.milliseconds_per_text(
-            model, batches, rules, lambda steps: progress.track(list(steps), description="times")
-        )
-
-    return Clock(
-        times,
-        batch_size=options.batch_size or 1,
-        texts=sum(len(batch["input_ids"]) for batch in batches),
-        machine=machine["cuda_device"] or f"{machine['processor']}, {machine['threads']} thread(s)",
+    return Clock.of(
+        model,
+        dataset,
+        options.batch_size or 1,
+        seed=options.seed,
         precision=f"{dtype}, {'on the fast kernels' if patched else 'without the fast kernels'}",
+        progress=advance,
     )
-
-
-def _bar() -> Progress:
-    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _save(

@@ -1,97 +1,71 @@
-"""The demo's result as a table, a Markdown page, JSON and a chart."""
+"""The demo's result as tables, a Markdown page, JSON and a chart."""
 
 from __future__ import annotations
 
-import io
 import json
 import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from fastbert_cli.measure import AllExits
+from fastbert_hf.analysis.charts import BLUE, GREEN, ORANGE, VERMILLION, new_figure
+from fastbert_hf.analysis.exits import easiest_and_hardest
+from fastbert_hf.analysis.page import ShownExample
+from fastbert_hf.analysis.tradeoff_charts import finished, label
+from fastbert_hf.calibration import ExitRecords
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.files import write_atomically
+from fastbert_hf.machine import name_machine
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; the markers tell them apart in grey.
+# Of the forms of the model: colours that colour-blind readers can tell apart, markers for those who print in grey.
 _STYLES: dict[str, dict[str, Any]] = {
-    "unpatched": {"color": "#E69F00", "marker": "o"},
-    "patched": {"color": "#0072B2", "marker": "s"},
-    "patched bfloat16": {"color": "#009E73", "marker": "^"},
-    "patched int8": {"color": "#D55E00", "marker": "D"},
+    "unpatched": {"color": ORANGE, "marker": "o"},
+    "patched": {"color": BLUE, "marker": "s"},
+    "patched bfloat16": {"color": GREEN, "marker": "^"},
+    "patched int8": {"color": VERMILLION, "marker": "D"},
 }
+_COLUMNS = ["Speed", "mean exit layer", "FLOPs speed-up", "model", "accuracy", "ms per text", "speed-up", "realisation"]
+_EXAMPLE_SPEED = 0.5
+_EXAMPLES = 5
+
+Examples = dict[str, list[ShownExample]]
 
 
-def pick_examples(test: ClassificationData, every: AllExits, speed: float, count: int = 5) -> dict[str, Any]:
-    """The easiest and the hardest texts at `speed`: least and most layers, ties by the uncertainty at the exit."""
-    exit_layers = every.exit_layers(speed)
-    uncertainty = every.uncertainty.gather(1, exit_layers[:, None] - 1)[:, 0]
-    predictions = every.predictions.gather(1, exit_layers[:, None] - 1)[:, 0]
-    order = torch.argsort(exit_layers + uncertainty / 2)
-
-    def describe(index: int) -> dict[str, Any]:
-        return {
-            "text": test.texts[index],
-            "label": test.label_names[test.label_ids[index]],
-            "prediction": test.label_names[int(predictions[index])],
-            "exit_layer": int(exit_layers[index]),
-            "uncertainty": float(uncertainty[index]),
-        }
-
-    easiest, hardest = order[:count].tolist(), order.flip(0)[:count].tolist()
-    return {"speed": speed, "easiest": [describe(i) for i in easiest], "hardest": [describe(i) for i in hardest]}
-
-
-def write(out: Path, results: dict[str, Any], examples: dict[str, Any]) -> None:
-    """Writes results.json, examples.json, report.md and curve.png into `out`."""
+def write(console: Console, out: Path, results: dict[str, Any], records: ExitRecords, test: ClassificationData) -> None:
+    """Write results.json, examples.json, report.md and curve.png into `out`, and print the tables."""
+    pair = easiest_and_hardest(records, _EXAMPLE_SPEED, _EXAMPLES)
+    examples: Examples = {
+        kind: [ShownExample.of(one, test.label_names, [test.texts[one.row]]) for one in found]
+        for kind, found in zip(("easiest", "hardest"), pair, strict=True)
+    }
+    shown = {kind: [asdict(example) for example in found] for kind, found in examples.items()}
     write_atomically(out / "results.json", json.dumps(results, indent=2) + "\n")
-    write_atomically(out / "examples.json", json.dumps(examples, indent=2, ensure_ascii=False) + "\n")
+    content = json.dumps({"speed": _EXAMPLE_SPEED, **shown}, indent=2, ensure_ascii=False)
+    write_atomically(out / "examples.json", content + "\n")
     write_atomically(out / "curve.png", _chart(results))
     write_atomically(out / "report.md", _markdown(results, examples))
 
-
-def show(console: Console, out: Path, results: dict[str, Any]) -> None:
-    """Prints the table and where the files are."""
-    header, *rows = _cells(results)
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    console.print(_table(_COLUMNS, _cells(results)))
     console.print(_footnote(results))
-    examples = json.loads((out / "examples.json").read_text(encoding="utf-8"))
-    for kind in ("easiest", "hardest"):
-        shown = Table("exit layer", "uncertainty", "label", "predicted", f"the {len(examples[kind])} {kind} texts")
-        for example in examples[kind]:
-            text = example["text"] if len(example["text"]) <= 100 else example["text"][:97] + "..."
-            shown.add_row(
-                str(example["exit_layer"]),
-                f"{example['uncertainty']:.2f}",
-                example["label"],
-                example["prediction"],
-                text,
-            )
-        console.print(shown)
+    for kind, found in examples.items():
+        console.print(_table(_example_columns(f"the {len(found)} {kind} texts"), map(_example_cells, found)))
     console.print(f"written: {out}/report.md, results.json, examples.json, curve.png, model/", soft_wrap=True)
 
 
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def _cells(results: dict[str, Any]) -> list[list[str]]:
-    """Header and one row per Speed and variant; what the variants of a Speed share is written once."""
-    header = [
-        "Speed",
-        "mean exit layer",
-        "FLOPs speed-up",
-        "model",
-        "accuracy",
-        "ms per text",
-        "speed-up",
-        "realisation",
-    ]
-    table = [header]
+    """Return a row per Speed and form of the model; what those of a Speed share is written once."""
+    table = []
     for row in results["rows"]:
         speed = "full depth" if row["speed"] is None else f"{row['speed']:g}"
         shared = [speed, f"{row['mean_exit_layer']:.2f}", f"{row['flops_speedup']:.2f}x"]
@@ -106,6 +80,15 @@ def _cells(results: dict[str, Any]) -> list[list[str]]:
     return table
 
 
+def _example_columns(texts: str) -> list[str]:
+    return ["exit layer", "uncertainty", "label", "predicted", texts]
+
+
+def _example_cells(example: ShownExample) -> list[str]:
+    uncertainty = "-" if example.uncertainty is None else f"{example.uncertainty:.2f}"
+    return [str(example.exit_layer), uncertainty, example.label, example.prediction, *(example.texts or ())]
+
+
 def _footnote(results: dict[str, Any]) -> str:
     machine = results["machine"]
     rounds = len(results["rows"][0]["variants"]["unpatched"]["seconds"])
@@ -113,13 +96,12 @@ def _footnote(results: dict[str, Any]) -> str:
     return (
         f"Batches of {results['batch_size']} texts in input order, {results['timed_texts']} texts timed, median of "
         f"{rounds} interleaved rounds. Speed-up: over the unpatched model at full depth. Realisation: speed-up over "
-        f"the same model at its own full depth, divided by the FLOPs speed-up. {machine['processor']}, "
-        f"{machine['threads']} threads, {versions}, {machine['date']}."
+        f"the same model at its own full depth, divided by the FLOPs speed-up. {name_machine(machine)}, {versions}, "
+        f"{machine['date']}."
     )
 
 
-def _markdown(results: dict[str, Any], examples: dict[str, Any]) -> str:
-    header, *rows = _cells(results)
+def _markdown(results: dict[str, Any], examples: Examples) -> str:
     data, training = results["data"], results["training"]
     lines = [
         "# FastBERT demo",
@@ -129,9 +111,7 @@ def _markdown(results: dict[str, Any], examples: dict[str, Any]) -> str:
         f"{training['fine_tuning']['seconds']:.0f} s and distilled for {training['distillation']['seconds']:.0f} s in "
         f"{training['precision']}; {results['seconds_in_all']:.0f} s in all.",
         "",
-        "| " + " | ".join(header) + " |",
-        "| " + " | ".join("---:" for _ in header) + " |",
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *_markdown_table(_COLUMNS, _cells(results)),
         "",
         _footnote(results),
         "",
@@ -145,43 +125,31 @@ def _markdown(results: dict[str, Any], examples: dict[str, Any]) -> str:
         "",
         "![Accuracy against measured speed-up](curve.png)",
     ]
-    for kind in ("easiest", "hardest"):
-        lines += ["", f"## The {kind} texts at Speed {examples['speed']:g}", ""]
-        lines += ["| exit layer | uncertainty | label | predicted | text |", "| ---: | ---: | --- | --- | --- |"]
-        for example in examples[kind]:
-            text = example["text"].replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-            lines.append(
-                f"| {example['exit_layer']} | {example['uncertainty']:.2f} | {example['label']} | "
-                f"{example['prediction']} | {text} |"
-            )
+    for kind, found in examples.items():
+        lines += ["", f"## The {kind} texts at Speed {_EXAMPLE_SPEED:g}", ""]
+        lines += _markdown_table(_example_columns("text"), map(_example_cells, found))
     return "\n".join(lines) + "\n"
 
 
+def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    escaped = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *escaped)]
+
+
 def _chart(results: dict[str, Any]) -> bytes:
-    """Accuracy against speed-up over the unpatched model at full depth, one curve per variant, marked with Speed."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    """Draw accuracy against speed-up over the unpatched model at full depth, a curve per form, labelled with Speed."""
+    figure = new_figure(5.0)
     axes = figure.add_subplot()
+    labels = []
     for name, style in _STYLES.items():
         points = [
-            (row["variants"][name]["speedup"], 100 * row["variants"][name]["accuracy"], row["speed"])
+            (row["variants"][name]["speedup"], row["variants"][name]["accuracy"], row["speed"])
             for row in results["rows"]
             if "speedup" in row["variants"].get(name, {})
         ]
-        if not points:
-            continue
-        axes.plot([x for x, _, _ in points], [y for _, y, _ in points], label=name, linewidth=1.5, **style)
-        for x, y, speed in points:
-            text = "full depth" if speed is None else f"Speed {speed:g}"
-            axes.annotate(text, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-    axes.set_xlabel("measured speed-up over the unpatched model at full depth")
-    axes.set_ylabel("accuracy on the test texts (%)")
-    axes.grid(alpha=0.3)
-    axes.margins(x=0.12)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+        if points:
+            axes.plot(*zip(*((x, y) for x, y, _ in points), strict=True), label=f"{name} (labels: Speed)", **style)
+        labels += [
+            label(axes, x, y, "full depth" if speed is None else f"{speed:g}", style["color"]) for x, y, speed in points
+        ]
+    return finished(figure, axes, "measured speed-up over the unpatched model at full depth", labels)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import transformers
 from rich.console import Console
-from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from fastbert_cli import measure
 from fastbert_cli.demo import report
 from fastbert_cli.demo.command import Demo
+from fastbert_cli.demo.measurement import BATCH_SIZE, measure
 from fastbert_cli.errors import CommandError, shell_command
 from fastbert_cli.models import make_model
 from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_file
@@ -25,17 +22,19 @@ from fastbert_hf.machine import computes_in_bfloat16, describe_machine
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import DISTILLATION, FINE_TUNING, distil, fine_tune
 
-BATCH_SIZE = 32
 
+def run_demo(options: Demo) -> None:
+    """Train, distil, patch, measure and write `options.out`.
 
-def run_demo(options: Demo) -> dict[str, Any]:
-    """Trains, distils, patches, measures and writes `options.out`; returns what it wrote as `results.json`."""
+    Raises:
+        CommandError: options that do not fit together, or patched answers that differ from the unpatched ones.
+        DataFileError: a file cannot be used.
+    """
     begin = time.perf_counter()
     console = Console()
     speeds = tuple(sorted(set(options.speed)))
     if any(not 0 < speed <= 1 for speed in speeds):
         raise CommandError("every --speed must be above 0 and at most 1")
-    transformers.utils.logging.set_verbosity_error()
     options.out.mkdir(parents=True, exist_ok=True)
 
     console.rule("1. Data")
@@ -49,19 +48,9 @@ def run_demo(options: Demo) -> dict[str, Any]:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    console.rule("3. Accuracy and exits")
+    console.rule("3. Exits, accuracy and times, patched and unpatched, interleaved")
     dataset = TokenisedDataset(test, tokenizer, options.max_length)
-    every = measure.run_all_exits(model, dataset, BATCH_SIZE, _bar("every exit of every text"))
-
-    console.rule("4. Patched and unpatched, interleaved")
-    timed = max(BATCH_SIZE, min(options.timed, len(test)) // BATCH_SIZE * BATCH_SIZE)
-    batches = list(dataset.batches(BATCH_SIZE))[: timed // BATCH_SIZE]
-    variants = measure.make_variants(model, bfloat16=computes_in_bfloat16())
-    agreement = measure.check_agreement(variants, batches[:4], speeds, _bar("same answers?"))
-    agrees = agreement["patched"]["exit_layers"] == 1 and agreement["patched"]["labels"] >= 0.99
-    depths = (None, *speeds)
-    accuracy = measure.run_accuracy(variants, dataset, depths, BATCH_SIZE, _bar("accuracy"))
-    timings = measure.time_variants(variants, batches, depths, options.rounds, _bar("timing"))
+    measured = measure(model, dataset, speeds, options.timed, options.rounds)
 
     results = {
         "machine": describe_machine(),
@@ -75,30 +64,28 @@ def run_demo(options: Demo) -> dict[str, Any]:
         },
         "training": training,
         "layers": len(model.heads),
-        "timed_texts": sum(len(batch["input_ids"]) for batch in batches),
+        "timed_texts": measured.timed_texts,
         "batch_size": BATCH_SIZE,
-        "agreement": agreement,
-        "rows": make_rows(model, speeds, every, accuracy, timings, timed, agrees),
+        "agreement": {name: asdict(found) for name, found in measured.agreement.items()},
+        "rows": measured.rows,
         "seconds_in_all": time.perf_counter() - begin,
     }
-    console.rule("5. Result")
-    report.write(options.out, results, report.pick_examples(test, every, speed=0.5))
-    report.show(console, options.out, results)
+    console.rule("4. Result")
+    report.write(console, options.out, results, measured.records, test)
     console.print(
         f"to choose a Speed for it: {shell_command('fastbert', 'calibrate', options.out / 'model')} --data FILE "
         "--max-drop 0.01, with labelled texts that it was not trained on",
         soft_wrap=True,
         markup=False,
     )
-    if not agrees:
+    if not measured.agreement["patched"].is_close:
         raise CommandError(
             "patched and unpatched answers differ, so no speed-up is reported; see results.json, agreement"
         )
-    return results
 
 
 def load_data(options: Demo) -> tuple[ClassificationData, ClassificationData]:
-    """The user's two files, or the docstrings."""
+    """Return the user's two files, or the docstrings."""
     if (options.train is None) != (options.dev is None):
         raise CommandError("--train and --dev go together: one file to train on, one to measure on")
     if options.train is not None and options.dev is not None:
@@ -118,7 +105,7 @@ def train_model(
     tokenizer: PreTrainedTokenizerBase,
     train: ClassificationData,
 ) -> dict[str, Any]:
-    """Both steps; returns their losses and times."""
+    """Run both steps and return their losses and times."""
     precision = options.precision
     if precision == "auto":
         precision = "bf16" if computes_in_bfloat16() else "fp32"
@@ -130,48 +117,3 @@ def train_model(
     console.print(f"step 2, self-distillation in {precision}")
     second = distil(model, tokenizer, train, replace(DISTILLATION, epochs=options.distil_epochs, **common))
     return {"precision": precision, "fine_tuning": asdict(first), "distillation": asdict(second)}
-
-
-def make_rows(
-    model: FastBertForSequenceClassification,
-    speeds: tuple[float, ...],
-    every: measure.AllExits,
-    accuracy: dict[tuple[str, float | None], float],
-    timings: dict[tuple[str, measure.Depth], measure.Timing],
-    timed: int,
-    agrees: bool,
-) -> list[dict[str, Any]]:
-    """One row for full depth and one per Speed, with figures per variant.
-
-    Accuracy and mean exit layer are over all texts, times and the FLOPs speed-up beside them over the first `timed`.
-    Speed-ups are left out when the answers do not agree.
-    """
-    rows = []
-    for speed in (None, *speeds):
-        exit_layers = every.exit_layers(speed)
-        flops = 1.0
-        if speed is not None:
-            flops = measure.measured_flops_speedup(model, exit_layers[:timed], every.lengths[:timed])
-        variants: dict[str, dict[str, Any]] = {}
-        for name in dict.fromkeys(name for name, _ in timings):
-            timing = timings[name, speed]
-            variants[name] = {"accuracy": accuracy[name, speed], "seconds": timing.rounds}
-            if agrees:
-                variants[name]["speedup"] = measure.ratio(timings["unpatched", None], timing)
-                variants[name]["realisation"] = measure.ratio(timings[name, None], timing) / flops
-        rows.append(
-            {
-                "speed": speed,
-                "mean_exit_layer": exit_layers.double().mean().item(),
-                "flops_speedup": flops,
-                "variants": variants,
-            }
-        )
-    return rows
-
-
-def _bar(description: str) -> measure.Track:
-    def tracked(items: Iterable[Any]) -> Iterable[Any]:
-        return track(items, description=description)
-
-    return tracked

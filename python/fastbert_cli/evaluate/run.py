@@ -16,6 +16,7 @@ from fastbert_cli.texts import read_for
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import describe_machine
+from fastbert_hf.scoring import FLOPS_CONVENTION, score
 
 
 def run_evaluate(options: Evaluate) -> None:
@@ -40,15 +41,16 @@ def run_evaluate(options: Evaluate) -> None:
     with faults_explained():
         data = read_for(model, options.texts)
     patched = place_and_patch(model, options.patching)
-    with faults_explained():
+    with faults_explained(), scores.progress_bars() as advance:
         dataset = TokenisedDataset(data, tokenizer, max_length)
-        rows = scores.score(
+        rows = score(
             model,
             dataset,
             options.speeds,
             options.speedup,
             batch_size=options.batch_size,
             timed=options.timed,
+            progress=advance,
         )
     results: dict[str, Any] = {
         "machine": describe_machine(),
@@ -62,7 +64,7 @@ def run_evaluate(options: Evaluate) -> None:
         "backend": options.patching.backend,
         "dtype": options.patching.dtype,
         "layers": model.config.num_hidden_layers,
-        "flops_convention": scores.FLOPS_CONVENTION,
+        "flops_convention": FLOPS_CONVENTION,
         "rows": rows,
     }
     text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"

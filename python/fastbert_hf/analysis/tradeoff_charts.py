@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -62,6 +63,18 @@ def _chart(analysis: Analysis, horizontal: str, speedup_of: Speedup, *, curves: 
     labels = _draw(axes, analysis.tradeoff, _ANALYSED, "analysed model: " if several else "", speedup_of, curves)
     if analysis.compared is not None:
         labels += _draw(axes, analysis.compared, _COMPARED, "compared model: ", speedup_of, curves)
+    return finished(figure, axes, horizontal, labels)
+
+
+def finished(figure: Figure, axes: Axes, horizontal: str, labels: Sequence[Annotation]) -> bytes:
+    """Return a chart of accuracy against speed-up as a PNG file: with axes, legend and labels that cover nothing.
+
+    Args:
+        figure: of one chart.
+        axes: its axes, with everything drawn.
+        horizontal: which speed-up it is.
+        labels: of its points, see `label`, the more important first.
+    """
     axes.set_xlabel(horizontal)
     # The speed-ups of L / k layers lie evenly on it.
     axes.set_xscale("log")
@@ -96,12 +109,14 @@ def _draw(
         axes.plot(x, y, **(exits | {"linestyle": "none"}), zorder=4)
     else:
         axes.plot(x, y, label=name, **exits, linewidth=1.3, zorder=4)
-    labels += [_label(axes, speedup, point, exits) for speedup, point in marked]
+    labels += [label(axes, speedup, point.accuracy, f"{point.value:g}", exits["color"]) for speedup, point in marked]
 
     depths = [(speedup, point) for point in tradeoff.depths if (speedup := speedup_of(point)) is not None]
     x, y = [speedup for speedup, _ in depths], [point.accuracy for _, point in depths]
     axes.plot(x, y, label=f"{model}only the first layers, no exits (labels: layers)", **static, linewidth=1.1)
-    labels += [_label(axes, speedup, point, static) for speedup, point in reversed(depths)]
+    labels += [
+        label(axes, speedup, point.accuracy, f"{point.value:g}", static["color"]) for speedup, point in reversed(depths)
+    ]
 
     calibrated = tradeoff.calibrated
     if calibrated is not None and (speedup := speedup_of(calibrated)) is not None:
@@ -110,14 +125,19 @@ def _draw(
     return labels
 
 
-def _label(axes: Axes, speedup: float, point: Point, style: dict[str, Any]) -> Annotation:
-    label = axes.annotate(
-        f"{point.value:g}",
-        *((speedup, point.accuracy), (0, 0), "data", "offset points"),
-        **{"ha": "center", "va": "center", "fontsize": 8.5, "color": style["color"], "zorder": 6},
+def label(axes: Axes, speedup: float, accuracy: float, text: str, color: str) -> Annotation:
+    """Return the label of a point, not placed yet."""
+    annotation = axes.annotate(
+        text,
+        *((speedup, accuracy), (0, 0), "data", "offset points"),
+        ha="center",
+        va="center",
+        fontsize=8.5,
+        color=color,
+        zorder=6,
     )
-    label.set_in_layout(False)
-    return label
+    annotation.set_in_layout(False)
+    return annotation
 
 
 def _place(axes: Axes, labels: Sequence[Annotation]) -> None:

@@ -19,7 +19,7 @@ from fastbert_hf.calibration.calibrating import (
 )
 from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.guarantee import Certificate, certify, certify_one_speed, certify_searched, split_rows
-from fastbert_hf.calibration.latency import Clock, calibrate_to_latency
+from fastbert_hf.calibration.latency import calibrate_to_latency
 from fastbert_hf.calibration.pareto import ParetoFront, pareto_front
 from fastbert_hf.calibration.records import ExitRecords, record_exits
 from fastbert_hf.calibration.search import CriterionChoice, FoundRule, best_rule, choose, compare_criteria, rules_of
@@ -36,6 +36,7 @@ from fastbert_hf.exits.calibrated_setting import (
 )
 from fastbert_hf.exits.fingerprint import model_fingerprint
 from fastbert_hf.exits.rule import ExitRule
+from fastbert_hf.timing import Clock
 
 __all__ = [
     "SETTING_FILE",

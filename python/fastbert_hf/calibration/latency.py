@@ -1,9 +1,9 @@
-"""A wish for a time per text: which FLOPs speed-up it takes on this machine, found with a clock."""
+"""A target for the time per text: which FLOPs speed-up it takes on this machine, found with a clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,30 +19,12 @@ from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import CriterionChoice, FoundRule
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Latency, Objective
 from fastbert_hf.exits.rule import ExitRule
+from fastbert_hf.timing import Clock
 
 # Rules, beside full depth, that are measured before one is chosen.
 _MEASURED_FIRST = 5
 # Rules that are chosen and measured, each after the one before was too slow.
 _TRIES = 3
-
-
-@dataclass(frozen=True)
-class Clock:
-    """How times are measured.
-
-    Attributes:
-        measure: mean milliseconds per text of every rule, measured in turns.
-        batch_size: texts per call.
-        texts: how many texts are timed.
-        machine: what it runs on, in words.
-        precision: of the encoder, in words.
-    """
-
-    measure: Callable[[Sequence[ExitRule]], Sequence[float]]
-    batch_size: int
-    texts: int
-    machine: str
-    precision: str
 
 
 def calibrate_to_latency(
@@ -64,7 +46,7 @@ def calibrate_to_latency(
     Args:
         records: samples that the model was not trained on.
         max_latency_ms: above 0.
-        clock: how times are measured.
+        clock: measures times; `Clock.of` makes one.
         confidence: of the intervals, in (0, 1).
         search: as in `calibrate`.
         criterion: as in `calibrate`.
@@ -81,7 +63,7 @@ def calibrate_to_latency(
         raise ValueError(
             f"no exit rule takes {max_latency_ms:g} ms per text or less: full depth takes {times[0]:.3g} ms and the "
             f"fastest rule, with a FLOPs speed-up of {ladder[fastest].flops_speedup:.3g}, {times[fastest]:.3g} ms "
-            f"(batch size {clock.batch_size}, {clock.machine}); wish for more, or use a smaller or less precise model"
+            f"(batch size {clock.batch_size}, {clock.machine}); allow more, or use a smaller or less precise model"
         )
 
     def finished(setting: CalibratedSetting, milliseconds: float, full_depth: float) -> CalibratedSetting:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from fastbert_hf.exits.fingerprint import model_fingerprint
 from fastbert_hf.files import write_atomically
 from fastbert_hf.flops import ModelShape
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.progress import Progress, no_progress
 
 _METADATA_KEY = "fastbert_exit_records"
 
@@ -129,7 +129,7 @@ def record_exits(
     model: FastBertForSequenceClassification,
     dataset: TokenisedDataset,
     batch_size: int = 32,
-    progress: Callable[[int], None] = lambda samples: None,
+    progress: Progress = no_progress,
 ) -> ExitRecords:
     """Run `model` once over `dataset`, on the device it is on, with every exit head on every sample.
 
@@ -139,7 +139,7 @@ def record_exits(
         model: a single-label model, run in eval mode and left in the mode it was in.
         dataset: tokenised samples with labels.
         batch_size: samples per forward pass.
-        progress: called after every batch with the number of its samples.
+        progress: is told of the step "every exit of every text" after every batch.
 
     Raises:
         ValueError: an empty data set, one without labels, labels that the model does not know, or a multi-label model.
@@ -156,6 +156,7 @@ def record_exits(
     labels, lengths = torch.tensor(dataset.label_ids), torch.tensor(dataset.lengths)
     check_labels(labels, model.num_labels)
     logits = torch.empty(len(dataset), len(model.heads), model.num_labels, dtype=torch.float32)
+    done = 0
     was_training = model.training
     model.eval()
     try:
@@ -163,7 +164,8 @@ def record_exits(
             batch = dataset.collate([dataset[row] for row in rows.tolist()])
             inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
             logits[rows] = model(**inputs, speed=0.0, output_all_exits=True).all_logits.cpu()
-            progress(len(rows))
+            done += len(rows)
+            progress("every exit of every text", done, len(dataset))
     finally:
         model.train(was_training)
     return ExitRecords(

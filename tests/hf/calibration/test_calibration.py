@@ -83,10 +83,10 @@ def test_records_hold_what_the_data_has(model, dataset, recorded) -> None:
     assert recorded.lengths.tolist() == dataset.lengths
     assert recorded.exit_layers == (1, 3, 4, 5)
     assert recorded.full_depth_accuracy == evaluate(model, dataset).accuracy
-    counts: list[int] = []
+    told: list[tuple[str, int, int]] = []
     training = model.train()
-    record_exits(training, dataset, 32, counts.append)
-    assert counts == [32, 28] and training.training
+    record_exits(training, dataset, 32, lambda *step: told.append(step))
+    assert told == [("every exit of every text", 32, 60), ("every exit of every text", 60, 60)] and training.training
     model.eval()
 
 

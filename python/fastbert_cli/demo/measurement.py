@@ -1,0 +1,121 @@
+"""What the demo measures: a model unpatched and patched in several precisions, at full depth and at every Speed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import fastbert_kernels
+from fastbert_cli.scores import progress_bars
+from fastbert_hf.agreement import Agreement, compare_answers
+from fastbert_hf.calibration import ExitRecords, ExitRule, record_exits, simulate
+from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.machine import computes_in_bfloat16
+from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.timing import Depth, Seconds, batch_calls, inputs_of, ratio, time_interleaved
+from fastbert_hf.training import evaluate
+
+BATCH_SIZE = 32
+_CHECKED_BATCHES = 4
+# Samples whose uncertainty lies closer to their Speed than this may leave at another layer in another precision.
+_TIES = {"patched": 1e-4, "patched bfloat16": 2e-2, "patched int8": 5e-2}
+
+Times = dict[tuple[str, Depth], Seconds]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found.
+
+    Attributes:
+        records: every exit of every text, of the unpatched model.
+        agreement: of every patched form with the unpatched model.
+        timed_texts: how many texts times were measured on.
+        rows: of full depth and every Speed, with figures of every form of the model.
+    """
+
+    records: ExitRecords
+    agreement: dict[str, Agreement]
+    timed_texts: int
+    rows: list[dict[str, Any]]
+
+
+def measure(
+    model: FastBertForSequenceClassification,
+    dataset: TokenisedDataset,
+    speeds: Sequence[float],
+    timed: int,
+    rounds: int,
+) -> Measured:
+    """Measure `model` on labelled texts.
+
+    Args:
+        model: unpatched, on the CPU.
+        dataset: the texts.
+        speeds: above 0 and at most 1.
+        timed: texts to time, at most: the first whole batches.
+        rounds: interleaved repeats of the timing.
+    """
+    whole = max(1, min(timed, len(dataset)) // BATCH_SIZE)
+    batches = [inputs_of(batch, model.device) for batch in list(dataset.batches(BATCH_SIZE))[:whole]]
+    variants = make_variants(model)
+    depths: list[Depth] = [None, *speeds]
+    with progress_bars() as advance:
+        records = record_exits(model, dataset, BATCH_SIZE, advance)
+        agreement = {
+            name: compare_answers(model, variants[name], batches[:_CHECKED_BATCHES], speeds, tie)
+            for name, tie in _TIES.items()
+            if name in variants
+        }
+        runs = [(name, depth) for depth in depths for name in variants]
+        accuracy = {}
+        for done, (name, depth) in enumerate(runs, 1):
+            accuracy[name, depth] = evaluate(variants[name], dataset, depth, BATCH_SIZE).accuracy
+            advance("accuracy", done, len(runs))
+        calls = {(name, depth): batch_calls(variants[name], batches, depth) for name, depth in runs}
+        times = time_interleaved(calls, model.device, rounds, warmups=1, progress=advance)
+    texts = sum(len(batch["input_ids"]) for batch in batches)
+    rows = make_rows(records, texts, accuracy, times, agreement["patched"].is_close)
+    return Measured(records, agreement, texts, rows)
+
+
+def make_variants(model: FastBertForSequenceClassification) -> dict[str, FastBertForSequenceClassification]:
+    """Return the forms to compare: unpatched, patched, patched in bfloat16 where the processor computes in it, and in
+    int8 where the kernels do."""
+    variants = {"unpatched": model, "patched": fastbert_kernels.patch(copy.deepcopy(model))}
+    if computes_in_bfloat16():
+        variants["patched bfloat16"] = fastbert_kernels.patch(copy.deepcopy(model), dtype=torch.bfloat16)
+    with contextlib.suppress(ValueError):  # no compiled CPU kernels
+        variants["patched int8"] = fastbert_kernels.patch(copy.deepcopy(model), dtype=torch.int8)
+    return variants
+
+
+def make_rows(
+    records: ExitRecords, timed: int, accuracy: dict[tuple[str, Depth], float], times: Times, agrees: bool
+) -> list[dict[str, Any]]:
+    """Return a row for every depth that was timed, with figures of every form of the model.
+
+    Accuracy and mean exit layer are over all texts, times and the FLOPs speed-up beside them over the first `timed`.
+    Speed-ups are left out when the answers do not agree.
+    """
+    rows: dict[Depth, dict[str, Any]] = {}
+    for (name, depth), taken in times.items():
+        if depth not in rows:
+            rule = ExitRule(()) if depth is None else ExitRule.one_speed(records.student_layers, depth)  # type: ignore[arg-type]
+            rows[depth] = {
+                "speed": depth,
+                "mean_exit_layer": simulate(records, rule).mean_exit_layer,
+                "flops_speedup": simulate(records.rows(torch.arange(timed)), rule).flops_speedup,
+                "variants": {},
+            }
+        figures = {"accuracy": accuracy[name, depth], "seconds": taken.rounds}
+        if agrees:
+            figures["speedup"] = ratio(times["unpatched", None], taken)
+            figures["realisation"] = ratio(times[name, None], taken) / rows[depth]["flops_speedup"]
+        rows[depth]["variants"][name] = figures
+    return list(rows.values())
