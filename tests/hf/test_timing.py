@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import spread_model
-from training_support import make_data, make_tokenizer
 
 from fastbert_hf import timing
 from fastbert_hf.agreement import Agreement, compare_answers
 from fastbert_hf.calibration import Clock, ExitRule, calibrate_to_latency, record_exits
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.timing import Seconds, batch_calls, inputs_of, ratio, time_interleaved
+from helpers.models import spread_model
+from helpers.training import make_data, make_tokenizer
 
 CPU = torch.device("cpu")
 
