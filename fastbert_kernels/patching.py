@@ -129,7 +129,7 @@ def patch(model: Model, *, backend: str = "auto", dtype: torch.dtype | None = No
     functions = {
         "forward": _make_forward(model),
         "extra_repr": _extra_repr,
-        **{name: _make_method(function) for name, function in host.methods.items()},
+        **{name: _make_method(function, host.own_ways.get(name)) for name, function in host.methods.items()},
         **{name: _make_training_method(model, name) for name in host.training_methods},
     }
     model.__dict__[_PATCH] = state
@@ -180,10 +180,14 @@ def _make_training_method(model: nn.Module, name: str) -> Any:
     return _dressed(method, getattr(model, name))
 
 
-def _make_method(function: Callable[..., Any]) -> Any:
+def _make_method(function: Callable[..., Any], own_way: Callable[..., Any] | None) -> Any:
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         _refuse_tracers(args, kwargs)
-        return function(self, self.__dict__[_PATCH].current(self), *args, **kwargs)
+        state: Patch = self.__dict__[_PATCH]
+        if own_way is None:
+            return function(self, state.current(self), *args, **kwargs)
+        result = _fast(self, state, function, args, kwargs)
+        return own_way(self, *args, **kwargs) if result is NotImplemented else result
 
     _model, _encoder, *parameters = inspect.signature(function).parameters.values()
     return _dressed(method, function, parameters)
@@ -205,7 +209,7 @@ def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     state: Patch = model.__dict__[_PATCH]
     _refuse_tracers(args, kwargs)
     if state.host.inference_only or not (model.training or torch.is_grad_enabled()):
-        result = _fast(model, state, args, kwargs)
+        result = _fast(model, state, state.host.forward, args, kwargs)
         if result is not NotImplemented:
             return result
     elif not model.training:
@@ -216,8 +220,11 @@ def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return state.own(model, "forward")(*args, **kwargs)
 
 
-def _fast(model: nn.Module, state: Patch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what the host's fast path answers, NotImplemented where the model's own forward has to."""
+def _fast(
+    model: nn.Module, state: Patch, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return what a function of the host answers on the fast path, NotImplemented where the model's own forward has
+    to."""
     if _autocast_is_on():
         state.say_once(
             "torch.autocast does not reach the layers of a patched model, which has the precision that patch(model, "
@@ -231,7 +238,7 @@ def _fast(model: nn.Module, state: Patch, args: tuple[Any, ...], kwargs: dict[st
             f"path: {error}"
         )
         return NotImplemented
-    return state.host.forward(model, encoder, *args, **kwargs)
+    return function(model, encoder, *args, **kwargs)
 
 
 def _autocast_is_on() -> bool:

@@ -28,6 +28,29 @@ class PackedBatch:
     max_seqlen: int
     history: Tensor | None = None
 
+    @classmethod
+    def of(cls, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int, speed: float | Tensor) -> PackedBatch:
+        """Make a batch in front of the first layer, whose samples are numbered in their order.
+
+        Args:
+            hidden: [T, H], the rows of all samples.
+            cu_seqlens: int32 [B + 1].
+            max_seqlen: an upper bound of the sample lengths.
+            speed: of all samples, or floating point [B] on the device of `hidden`.
+        """
+        size, device = cu_seqlens.shape[0] - 1, hidden.device
+        if isinstance(speed, Tensor):
+            speeds = speed.float()
+        else:
+            speeds = torch.full((size,), speed, dtype=torch.float32, device=device)
+        return cls(
+            hidden=hidden,
+            cu_seqlens=cu_seqlens,
+            sample_index=torch.arange(size, dtype=torch.int32, device=device),
+            speed=speeds,
+            max_seqlen=max_seqlen,
+        )
+
 
 @dataclass
 class Results:
@@ -46,10 +69,3 @@ class Results:
             uncertainty=like.new_empty(batch, dtype=torch.float32),
             exit_layer=like.new_empty(batch, dtype=torch.int64),
         )
-
-
-def cumulative_lengths(valid: Tensor) -> Tensor:
-    """cu_seqlens [B + 1] int32 of a padded batch whose valid tokens are marked in `valid` [B, L] bool."""
-    cu_seqlens = torch.zeros(valid.shape[0] + 1, dtype=torch.int32, device=valid.device)
-    torch.cumsum(valid.sum(dim=1), dim=0, out=cu_seqlens[1:])
-    return cu_seqlens

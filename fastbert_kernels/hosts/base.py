@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastbert_kernels.engine.encoder import Encoder
+from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.hosts.derived import Derived
 
 
@@ -25,8 +26,12 @@ class Host:
             needed; ValueError with the reason for a model of this implementation that cannot be patched.
         forward: (model, encoder, *args, **kwargs) -> what the host's own `forward(*args, **kwargs)` returns, or
             NotImplemented for a call that the host's own forward should answer.
+        pack: (model, encoder, *inputs) -> the batch that the encoder runs, its tokens embedded; which inputs, the host
+            file says. None where the user's own code embeds, or where an answer depends on the padding.
         methods: name -> (model, encoder, *args, **kwargs) -> result, which `patch` adds to the instance as methods
             called without `encoder`, and `unpatch` removes. A model that has such an attribute already is refused.
+        own_ways: name of a method -> (model, *args, **kwargs) -> the same result in the host's own way, which is taken
+            where the method returns NotImplemented, or where modules were changed after `patch`.
         inference_only: the host's own forward is inference in every mode and switches dropout and autograd off by
             itself, and so does `forward`: it is called in train mode and with autograd on, too.
         training_methods: names of the host's own methods with which training begins, whose optimisers may change
@@ -37,6 +42,8 @@ class Host:
     matches: Callable[[nn.Module], bool]
     encoder: Callable[[nn.Module, torch.dtype | None, str], Derived[Encoder]]
     forward: Callable[..., Any]
+    pack: Callable[..., PackedBatch] | None = None
     methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    own_ways: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     inference_only: bool = False
     training_methods: tuple[str, ...] = ()

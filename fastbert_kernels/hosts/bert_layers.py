@@ -14,9 +14,7 @@ from torch.nn import functional as F
 
 from fastbert_kernels.engine.weights import LayerWeights
 from fastbert_kernels.hosts.guard import is_as_its_class
-
-Parameters = list[tuple[nn.Module, str]]  # as `hosts.derived.Derived` takes them
-
+from fastbert_kernels.hosts.parameters import Parameters, linear_parameters
 
 # Ways of Transformers to compute the same attention.
 _SAME_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
@@ -111,11 +109,6 @@ def names_of(layer: nn.Module) -> LayerNames:
 def layer_parameters(layer: nn.Module) -> Parameters:
     """What `layer_weights` takes, in its order."""
     return linear_parameters([layer.get_submodule(name) for name in names_of(layer).modules()])
-
-
-def linear_parameters(modules: list[nn.Module]) -> Parameters:
-    """Weight and bias of each module in turn."""
-    return [(module, name) for module in modules for name in ("weight", "bias")]
 
 
 def layer_weights(layer: nn.Module, tensors: list[Tensor]) -> LayerWeights:

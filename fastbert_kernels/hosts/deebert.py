@@ -8,7 +8,6 @@ Speed t / log N.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,19 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
-from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
+from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import PooledHeadWeights
 from fastbert_kernels.hosts import guard
 from fastbert_kernels.hosts.base import Host
-from fastbert_kernels.hosts.bert_layers import (
-    Parameters,
-    activation_of,
-    layer_parameters,
-    layer_weights,
-    linear_parameters,
-)
+from fastbert_kernels.hosts.bert_layers import activation_of, layer_parameters, layer_weights
 from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.hosts.padding import ValidTokens, check_tokens
+from fastbert_kernels.hosts.parameters import ParameterGroups, linear_parameters
 from fastbert_kernels.hosts.structure import differences, differences_of_call, find, refuse, unknown_parameters
 
 _BACKBONES = ("bert", "roberta")
@@ -63,13 +58,10 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
     refuse(model, HOST.name, changed)
     refuse(model, HOST.name, _differences_of_labels(heads))
 
-    parts: list[Parameters] = [layer_parameters(layer) for layer in layers]
-    parts += [linear_parameters([*head]) for head in heads]
+    parts = ParameterGroups([*map(layer_parameters, layers)], [linear_parameters(head) for head in heads])
 
     def build(*tensors: Tensor) -> Encoder:
-        remaining = iter(tensors)
-        groups = [list(itertools.islice(remaining, len(part))) for part in parts]
-        of_layers, of_heads = groups[: len(layers)], groups[len(layers) :]
+        of_layers, of_heads = parts.split(tensors)
         precision = hidden_dtype(dtype, tensors[0].dtype)
         return prepare_encoder(
             [
@@ -81,7 +73,7 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
             backend,
         )
 
-    return Derived(model, list(itertools.chain.from_iterable(parts)), build, [*own.values(), *others.values()])
+    return Derived(model, parts.flat(), build, [*own.values(), *others.values()])
 
 
 def _differences(model: Any, prefix: str) -> list[str]:
@@ -183,26 +175,34 @@ def forward(
     thresholds = _Thresholds.of(backbone.encoder.early_exit_entropy, depth, count)
 
     valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
-    if not bool(valid.any(dim=1).all()):
-        raise ValueError(f"no valid token in row(s) {(~valid.any(dim=1)).nonzero().flatten().tolist()}")
-    size, length = input_ids.shape
-    batch = PackedBatch(
-        hidden=backbone.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)[valid].to(encoder.dtype),
-        cu_seqlens=cumulative_lengths(valid),
-        sample_index=torch.arange(size, dtype=torch.int32, device=input_ids.device),
-        speed=torch.full((size,), torch.inf, device=input_ids.device),  # the thresholds are the layers'
-        max_seqlen=length,
-    )
+    check_tokens(valid)
+    batch = pack(model, encoder, input_ids, valid, token_type_ids)
     results = encoder.run(batch, thresholds.rule())
     logits = results.logits.to(model.classifier.weight.dtype)
     loss = () if labels is None else (F.cross_entropy(logits, labels),)
     layers = results.exit_layer.clamp(max=depth)
-    exit_layer = layers if size > 1 else int(layers)
+    exit_layer = layers if len(layers) > 1 else int(layers)
     return (*loss, logits, (), (_entropy(logits), []), exit_layer)
+
+
+def pack(
+    model: Any, encoder: Encoder, input_ids: Tensor, valid: Tensor, token_type_ids: Tensor | None = None
+) -> PackedBatch:
+    """Embed a padded batch and pack it.
+
+    Args:
+        input_ids: [B, L].
+        valid: bool [B, L], False for padding; every sample has a token.
+        token_type_ids: [B, L], or None for one segment.
+    """
+    tokens = ValidTokens.of(valid)
+    embeddings = getattr(model, str(_backbone_name(model))).embeddings
+    hidden = tokens.take(embeddings(input_ids=input_ids, token_type_ids=token_type_ids)).to(encoder.dtype)
+    return PackedBatch.of(hidden, tokens.cu_seqlens, tokens.max_seqlen, math.inf)  # the thresholds are the layers'
 
 
 def _entropy(logits: Tensor) -> Tensor:
     return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
 
 
-HOST = Host(name="DeeBERT on Transformers", matches=matches, encoder=encoder, forward=forward)
+HOST = Host(name="DeeBERT on Transformers", matches=matches, encoder=encoder, forward=forward, pack=pack)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,19 +17,15 @@ from fastbert_kernels import ops
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
-from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
+from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.base import Host
-from fastbert_kernels.hosts.bert_layers import (
-    Parameters,
-    activation_of,
-    layer_parameters,
-    layer_weights,
-    linear_parameters,
-)
+from fastbert_kernels.hosts.bert_layers import activation_of, layer_parameters, layer_weights
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.guard import differences
+from fastbert_kernels.hosts.padding import ValidTokens
+from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
 from fastbert_kernels.hosts.structure import refuse
 
 _PACKAGES = ("transformers.", "torch.", "fastbert_hf.")
@@ -50,26 +47,24 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
             "a multi-label model (problem_type='multi_label_classification') cannot be patched: the kernels decide by "
             "the entropy of one label among N; the unpatched model serves it"
         )
-    # All parameters in one list, so that one comparison tells whether any has changed.
-    parts = [*map(layer_parameters, layers), *map(head_parameters, heads)]
+    parts = ParameterGroups([*map(layer_parameters, layers)], [*map(head_parameters, heads)])
     replaced = {"backbone.embeddings": model.backbone.embeddings, "layers": layers, "heads": heads}
     refuse(model, HOST.name, differences(replaced, _PACKAGES, [*map(activation_of, layers)]))
 
     def build(*tensors: Tensor) -> Encoder:
-        remaining = iter(tensors)
-        groups = [list(itertools.islice(remaining, len(part))) for part in parts]
+        of_layers, of_heads = parts.split(tensors)
         precision = hidden_dtype(dtype, tensors[0].dtype)
         exit_heads: list[ExitHead | None] = [None] * len(layers)
-        for number, head, group in zip(config.exit_layers, heads, groups[len(layers) :], strict=True):
+        for number, head, group in zip(config.exit_layers, heads, of_heads, strict=True):
             exit_heads[number - 1] = _head_weights(head, group, precision)
         return prepare_encoder(
-            [layer_weights(layer, group) for layer, group in zip(layers, groups[: len(layers)], strict=True)],
+            [layer_weights(layer, group) for layer, group in zip(layers, of_layers, strict=True)],
             exit_heads,
             dtype,
             backend,
         )
 
-    return Derived(model, list(itertools.chain.from_iterable(parts)), build, replaced.values())
+    return Derived(model, parts.flat(), build, replaced.values())
 
 
 def head_parameters(head: Any) -> Parameters:
@@ -101,6 +96,25 @@ def _head_weights(head: Any, tensors: list[Tensor], dtype: torch.dtype) -> ExitH
     return dataclasses.replace(folded, narrow_activation=head.activation, mlp_activation=head.activation)
 
 
+@dataclass(frozen=True)
+class _Tokens:
+    """The tokens of B samples, one sample behind the other.
+
+    Attributes:
+        ids: [T].
+        positions: int64 [T], rows of the backbone's position table.
+        segments: [T], None for one segment.
+        cu_seqlens: int32 [B + 1].
+        max_seqlen: an upper bound of the sample lengths.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    segments: Tensor | None
+    cu_seqlens: Tensor
+    max_seqlen: int
+
+
 def forward(
     model: Any,
     encoder: Encoder,
@@ -112,28 +126,157 @@ def forward(
     output_all_exits: bool = False,
     speedup: float | None = None,
 ) -> Any:
-    from fastbert_hf.backbones import has_segments
-    from fastbert_hf.inputs import check_inputs
-    from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
-
-    valid = check_inputs(
-        input_ids,
-        attention_mask,
-        token_type_ids,
-        model.config.max_position_embeddings,
-        has_segments=has_segments(model.backbone),
-    )
+    padded = model.check_batch(input_ids, attention_mask, token_type_ids)
     resolved = model.resolve_speed(speed, speedup, input_ids.shape[0])
     if output_all_exits or input_ids.shape[0] == 0:
         return NotImplemented  # nothing to gain: no sample leaves early, or there is none
-
-    batch = _pack(model, encoder, valid, input_ids, token_type_ids, resolved.sample_speeds)
-    results = encoder.run(batch, _rule(resolved, model.config.exit_layers))
-    warn_if_not_finite(results.uncertainty)
-    loss = None if labels is None else F.cross_entropy(results.logits, labels)
-    return FastBertOutput(
-        loss=loss, logits=results.logits, uncertainty=results.uncertainty, exit_layer=results.exit_layer
+    valid = ValidTokens.of(padded.valid)  # on a GPU the host learns T here
+    tokens = _Tokens(
+        valid.take(padded.input_ids),
+        valid.take(padded.position_ids),
+        None if padded.token_type_ids is None else valid.take(padded.token_type_ids),
+        valid.cu_seqlens,
+        valid.max_seqlen,
     )
+    results = _run(model, encoder, tokens, resolved)
+    return _output(results, loss=None if labels is None else F.cross_entropy(results.logits, labels))
+
+
+@torch.no_grad()
+def forward_packed(
+    model: Any,
+    encoder: Encoder,
+    input_ids: Tensor,
+    cu_seqlens: Tensor,
+    token_type_ids: Tensor | None = None,
+    speed: Any = None,
+    speedup: float | None = None,
+) -> Any:
+    """Classify texts whose tokens lie one text behind the other, without padding.
+
+    The answers are those of a call with padded texts. On a GPU the host does not wait for the device, except to check
+    `token_type_ids` where the backbone has no segments, and a `speed` that is a tensor.
+
+    Args:
+        input_ids: int64 or int32 [T], the tokens of all B texts, on the model's device.
+        cu_seqlens: int64 or int32 [B + 1], in host memory: text b has the tokens from cu_seqlens[b] up to
+            cu_seqlens[b + 1], at least one.
+        token_type_ids: int64 or int32 [T], or None for one segment; as in the model's `forward`.
+        speed: as in the model's `forward`.
+        speedup: as in the model's `forward`.
+
+    Returns:
+        A `fastbert_hf.outputs.FastBertOutput` with a row for each text, in their order.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: shapes do not fit, a text has no token or too many, or a Speed that `resolve_speed` refuses.
+        RuntimeError: the model is in train mode.
+    """
+    tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
+    size = cu_seqlens.shape[0] - 1
+    resolved = model.resolve_speed(speed, speedup, size)
+    return NotImplemented if size == 0 else _output(_run(model, encoder, tokens, resolved))
+
+
+@torch.no_grad()
+def _forward_padded(
+    model: Any,
+    input_ids: Tensor,
+    cu_seqlens: Tensor,
+    token_type_ids: Tensor | None = None,
+    speed: Any = None,
+    speedup: float | None = None,
+) -> Any:
+    """Answer a call of `forward_packed` by the model's `forward`."""
+    tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
+    lengths = tokens.cu_seqlens.diff()
+    valid = torch.arange(tokens.max_seqlen, device=input_ids.device) < lengths[:, None]
+
+    def pad(ids: Tensor) -> Tensor:
+        return ids.new_zeros(valid.shape).masked_scatter_(valid, ids)
+
+    segments = None if token_type_ids is None else pad(token_type_ids)
+    return model.forward(pad(input_ids), valid.long(), segments, speed=speed, speedup=speedup)
+
+
+def pack(
+    model: Any,
+    encoder: Encoder,
+    input_ids: Tensor,
+    cu_seqlens: Tensor,
+    token_type_ids: Tensor | None = None,
+    speed: float | Tensor = 0.0,
+) -> PackedBatch:
+    """Embed texts whose tokens lie one text behind the other.
+
+    Args:
+        input_ids: as in `forward_packed`, and so the next two.
+        cu_seqlens: B of at least 1 text.
+        token_type_ids: or None.
+        speed: the threshold of all texts, or float32 [B] on the model's device.
+
+    Raises:
+        TypeError, ValueError: as `forward_packed`.
+    """
+    return _embedded(model, encoder, _check_packed(model, input_ids, cu_seqlens, token_type_ids), speed)
+
+
+def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> _Tokens:
+    from fastbert_hf.backbones import first_position, has_segments
+
+    if model.training:
+        raise RuntimeError("rows without padding are answered in eval mode only; call model.eval() first")
+    given = {"input_ids": input_ids, "cu_seqlens": cu_seqlens, "token_type_ids": token_type_ids}
+    for name, tensor in given.items():
+        if tensor is None and name == "token_type_ids":
+            continue
+        if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.int64, torch.int32):
+            raise TypeError(
+                f"{name} must be an int64 or int32 tensor, not {getattr(tensor, 'dtype', type(tensor).__name__)}"
+            )
+        if tensor.dim() != 1:
+            raise ValueError(f"{name} must have one dimension, not shape {list(tensor.shape)}")
+    if cu_seqlens.device.type != "cpu":
+        raise ValueError(f"cu_seqlens must be in host memory, not on {cu_seqlens.device}: give cu_seqlens.cpu()")
+    count, bounds = input_ids.shape[0], cu_seqlens.tolist()
+    lengths = [end - begin for begin, end in itertools.pairwise(bounds)]
+    if not bounds or bounds[0] != 0 or bounds[-1] != count or min(lengths, default=1) < 1:
+        raise ValueError(
+            f"cu_seqlens must ascend from 0 to the number of tokens, {count}, with at least one token a text; it is "
+            f"{bounds if len(bounds) <= 10 else [*bounds[:10], '...']}"
+        )
+    longest, most = max(lengths, default=0), model.config.max_position_embeddings
+    if longest > most:
+        raise ValueError(
+            f"text {lengths.index(longest)} has {longest} tokens, which exceeds the backbone's {most} positions; "
+            "truncate it"
+        )
+    if token_type_ids is not None:
+        if token_type_ids.shape != input_ids.shape or token_type_ids.device != input_ids.device:
+            raise ValueError(
+                f"token_type_ids must be as input_ids, {list(input_ids.shape)} on {input_ids.device}, not "
+                f"{list(token_type_ids.shape)} on {token_type_ids.device}"
+            )
+        if not has_segments(model.backbone):
+            if bool((token_type_ids != 0).any()):
+                raise ValueError("token_type_ids must be 0: this backbone does not tell segments apart; leave them out")
+            token_type_ids = None
+
+    def send(numbers: list[int], dtype: torch.dtype) -> Tensor:
+        on_gpu = input_ids.is_cuda  # from pinned memory, so that nobody waits
+        return torch.tensor(numbers, dtype=dtype, pin_memory=on_gpu).to(input_ids.device, non_blocking=True)
+
+    begins = send(bounds[:-1], torch.int64).repeat_interleave(send(lengths, torch.int64), output_size=count)
+    start = first_position(model.backbone.config)
+    positions = torch.arange(start, start + count, device=input_ids.device) - begins
+    return _Tokens(input_ids, positions, token_type_ids, send(bounds, torch.int32), longest)
+
+
+def _run(model: Any, encoder: Encoder, tokens: _Tokens, resolved: Any) -> Results:
+    """Run B >= 1 samples; `resolved` is of the model's `resolve_speed`."""
+    batch = _embedded(model, encoder, tokens, resolved.sample_speeds)
+    return encoder.run(batch, _rule(resolved, model.config.exit_layers))
 
 
 def _rule(resolved: Any, exit_layers: list[int]) -> Rule:
@@ -146,33 +289,19 @@ def _rule(resolved: Any, exit_layers: list[int]) -> Rule:
     return Rule(resolved.criterion, resolved.parameter, None if unlimited else speeds)
 
 
-def _pack(
-    model: Any,
-    encoder: Encoder,
-    valid: Tensor,
-    input_ids: Tensor,
-    token_type_ids: Tensor | None,
-    speeds: Tensor,
-) -> PackedBatch:
-    """Valid tokens only, as one long row, embedded."""
-    from fastbert_hf.backbones import first_position
-    from fastbert_hf.inputs import make_position_ids
+def _output(results: Results, loss: Tensor | None = None) -> Any:
+    from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
 
-    size, length = input_ids.shape
-    rows = valid.flatten().nonzero().flatten()  # the host learns T here
-    positions = make_position_ids(valid, first_position(model.backbone.config)).flatten()[rows]
-    segments = None if token_type_ids is None else token_type_ids.flatten()[rows]
-    return PackedBatch(
-        hidden=_embed(model, encoder, input_ids.flatten()[rows], positions, segments),
-        cu_seqlens=cumulative_lengths(valid),
-        sample_index=torch.arange(size, dtype=torch.int32, device=input_ids.device),
-        speed=speeds,
-        max_seqlen=length,
-    )
+    warn_if_not_finite(results.uncertainty)
+    return FastBertOutput(loss=loss, **vars(results))
 
 
-def _embed(model: Any, encoder: Encoder, ids: Tensor, positions: Tensor, segments: Tensor | None) -> Tensor:
-    """[T, H] of the encoder's dtype, for ids, positions and segments [T]."""
+def _embedded(model: Any, encoder: Encoder, tokens: _Tokens, speed: float | Tensor) -> PackedBatch:
+    return PackedBatch.of(_embed(model, encoder, tokens), tokens.cu_seqlens, tokens.max_seqlen, speed)
+
+
+def _embed(model: Any, encoder: Encoder, tokens: _Tokens) -> Tensor:
+    """Return what the first layer takes, [T, H] of the encoder's dtype."""
     from fastbert_hf import backbones
 
     backbone = model.backbone
@@ -180,8 +309,8 @@ def _embed(model: Any, encoder: Encoder, ids: Tensor, positions: Tensor, segment
     known = backbone.config.model_type in backbones.SUPPORTED_BACKBONES
     if not known or not isinstance(encoder, CompiledEncoder) or words.dtype != torch.float32:
         # The host's own work token by token too.
-        segments = None if segments is None else segments[None]
-        return backbones.embed(backbone, ids[None], positions[None], segments)[0].to(encoder.dtype)
+        segments = None if tokens.segments is None else tokens.segments[None]
+        return backbones.embed(backbone, tokens.ids[None], tokens.positions[None], segments)[0].to(encoder.dtype)
 
     own = backbone.embeddings
     if hasattr(own, "token_type_embeddings"):
@@ -190,9 +319,9 @@ def _embed(model: Any, encoder: Encoder, ids: Tensor, positions: Tensor, segment
         table = words.new_zeros(1, words.shape[1])
     projection = getattr(backbone, "embeddings_project", None)  # from ELECTRA's embedding size to the hidden size
     hidden = ops.embed(
-        ids,
-        positions,
-        segments if backbones.has_segments(backbone) else None,
+        tokens.ids,
+        tokens.positions,
+        tokens.segments,
         words,
         own.position_embeddings.weight,
         table,
@@ -209,4 +338,7 @@ HOST = Host(
     matches=matches,
     encoder=encoder,
     forward=forward,
+    pack=pack,
+    methods={"forward_packed": forward_packed},
+    own_ways={"forward_packed": _forward_padded},
 )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.weights import HeadWeights, PooledHeadWeights
-from fastbert_kernels.hosts.bert_layers import Parameters, linear_parameters
+from fastbert_kernels.hosts.parameters import Parameters, linear_parameters
 from fastbert_kernels.ops.pooled_exit_head import MAX_LAYERS, POOLINGS
 from fastbert_kernels.reference import ACTIVATIONS
 

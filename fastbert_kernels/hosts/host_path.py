@@ -3,7 +3,6 @@ states."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,12 +11,14 @@ from torch import Tensor, nn
 
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.host_layers import CallLayer, HostEncoder, PaddedBatch
-from fastbert_kernels.engine.packed import PackedBatch, Results, cumulative_lengths
+from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import teacher_classifier
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.guard import differences
 from fastbert_kernels.hosts.heads import AttentiveHead, HostHead, PooledHead
+from fastbert_kernels.hosts.padding import ValidTokens, check_tokens
+from fastbert_kernels.hosts.parameters import ParameterGroups
 from fastbert_kernels.hosts.structure import refuse
 
 
@@ -55,12 +56,15 @@ class HostPath:
             raise ValueError("the last layer must have a head: it answers for whoever leaves nowhere else")
 
     def encoder(self) -> Derived[Encoder]:
-        parameters = [place for head in self.heads if head is not None for place in head.parameters()]
-        replaced = list(dict.fromkeys((*self.head_modules, *(module for module, _ in parameters))))
+        parts = self._parts()
+        replaced = list(dict.fromkeys((*self.head_modules, *(module for module, _ in parts.flat()))))
         names = {module: name for name, module in self.model.named_modules()}
         found = differences({names.get(module, "exit head"): module for module in replaced})
         refuse(self.model, "a model of its own layers", found)
-        return Derived(self.model, parameters, self._build, replaced)
+        return Derived(self.model, parts.flat(), self._build, replaced)
+
+    def _parts(self) -> ParameterGroups:
+        return ParameterGroups([], [[] if head is None else head.parameters() for head in self.heads])
 
     def _build(self, *tensors: Tensor) -> Encoder:
         """Make the encoder from the values of the heads' parameters; the layers are called as they are."""
@@ -70,10 +74,10 @@ class HostPath:
                 f"dtype={self.dtype} is not to be had here: the model's own layers run in the precision of its "
                 f"weights, {precision}; convert them with model.to({self.dtype}) where it is a floating point type"
             )
-        remaining = iter(tensors)
+        _, groups = self._parts().split(tensors)
         heads = [
-            None if head is None else head.weights(list(itertools.islice(remaining, len(head.parameters()))), precision)
-            for head in self.heads
+            None if head is None else head.weights(group, precision)
+            for head, group in zip(self.heads, groups, strict=True)
         ]
         if len(counts := {head.num_labels for head in heads if head is not None}) > 1:
             raise ValueError(f"all heads must have the same number of labels, not {sorted(counts)}")
@@ -89,16 +93,18 @@ def run_padded(
     rule: Rule = ENTROPY_RULE,
     keep_padding: bool = False,
 ) -> Results:
-    """Runs a padded batch through the host's layers.
+    """Run a padded batch through the host's layers.
 
     Args:
-        hidden: [B, L, H], what the first layer takes. valid: [B, L] bool, tokens that are not padding.
+        hidden: [B, L, H], what the first layer takes.
+        valid: bool [B, L], True at tokens.
         speed: a number or [B] for each sample, the threshold of the uncertainty; None runs to full depth.
         rule: the criterion, and the thresholds of the layers.
         keep_padding: padding stays where it is and counts as tokens for the heads; layers are told `valid`.
 
     Raises:
-        ValueError, TypeError: shapes or dtypes do not fit; a sample without tokens, unless its padding is kept.
+        ValueError: shapes do not fit, or a sample has no token and its padding is not kept.
+        TypeError: `valid` is not bool.
     """
     if hidden.dim() != 3:
         raise ValueError(f"hidden must be [batch, length, hidden size], not {list(hidden.shape)}")
@@ -112,18 +118,23 @@ def run_padded(
         raise ValueError(f"speed must be a number or have shape {[size]}, not {list(thresholds.shape)}")
     if size == 0:
         return Results.empty(hidden, 0, teacher_classifier(encoder.heads).num_labels)
-    sample_index = torch.arange(size, dtype=torch.int32, device=hidden.device)
-    speeds = thresholds.expand(size).contiguous()
-    hidden = hidden.to(encoder.dtype)
-    batch: PackedBatch
-    if keep_padding:
-        bounds = torch.arange(0, (size + 1) * length, length, dtype=torch.int32, device=hidden.device)
-        batch = PaddedBatch(hidden.flatten(0, 1), bounds, sample_index, speeds, length, valid=valid)
-    else:
-        if not bool(valid.any(dim=1).all()):
-            raise ValueError(f"no valid token in row(s) {(~valid.any(dim=1)).nonzero().flatten().tolist()}")
-        batch = PackedBatch(hidden[valid], cumulative_lengths(valid), sample_index, speeds, length)
+    if not keep_padding:
+        check_tokens(valid)
+    batch = pack_padded(encoder, hidden, valid, thresholds.expand(size).contiguous(), keep_padding=keep_padding)
     return encoder.run(batch, FULL_DEPTH if speed is None else rule)
+
+
+def pack_padded(
+    encoder: HostEncoder, hidden: Tensor, valid: Tensor, speed: float | Tensor, *, keep_padding: bool = False
+) -> PackedBatch:
+    """Pack what the first layer takes; arguments as of `run_padded`, checked, `speed` a number or float32 [B]."""
+    hidden = hidden.to(encoder.dtype)
+    if not keep_padding:
+        tokens = ValidTokens.of(valid)
+        return PackedBatch.of(tokens.take(hidden), tokens.cu_seqlens, tokens.max_seqlen, speed)
+    size, length = valid.shape
+    bounds = torch.arange(0, (size + 1) * length, length, dtype=torch.int32, device=hidden.device)
+    return PaddedBatch(**vars(PackedBatch.of(hidden.flatten(0, 1), bounds, length, speed)), valid=valid)
 
 
 def _kinds(values: Sequence[object]) -> str:

@@ -13,8 +13,8 @@ from torch import Tensor
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.weights import HeadWeights
-from fastbert_kernels.hosts.bert_layers import Parameters
 from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.hosts.parameters import Parameters
 from fastbert_kernels.hosts.uer_layers import LAYER_NORM, check_kinds
 from fastbert_kernels.hosts.uer_models import (
     attentive_head_parameters,

@@ -17,8 +17,8 @@ from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
-from fastbert_kernels.hosts.bert_layers import Parameters, linear_parameters
 from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.hosts.parameters import Parameters, linear_parameters
 from fastbert_kernels.hosts.uer_layers import LAYER_NORM, check_kinds
 from fastbert_kernels.hosts.uer_models import (
     ENTROPY_FLOOR,

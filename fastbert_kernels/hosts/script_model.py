@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
-from fastbert_kernels.engine.packed import PackedBatch, cumulative_lengths
+from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH
 from fastbert_kernels.engine.weights import HeadWeights
 from fastbert_kernels.hosts.base import Host
-from fastbert_kernels.hosts.bert_layers import Parameters
 from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.hosts.padding import ValidTokens
+from fastbert_kernels.hosts.parameters import Parameters
 from fastbert_kernels.hosts.structure import differences, differences_of_call, find, refuse, unknown_parameters
 from fastbert_kernels.hosts.uer_layers import LAYER_NORM, check_kinds
 from fastbert_kernels.hosts.uer_models import (
@@ -110,21 +111,25 @@ def forward(
     valid = mask > 0
     if len(src) == 0 or not bool(valid[:, 0].all()):
         return NotImplemented  # nothing to do, or answers at a first position that is padding
-    size, length = src.shape
-    positions = torch.arange(length, device=src.device).expand(size, length)
     threshold, rule = _decision(model) if fast else (0.0, FULL_DEPTH)
-    batch = PackedBatch(
-        hidden=embed(model, encoder, src[valid], positions[valid], mask[valid]),
-        cu_seqlens=cumulative_lengths(valid),
-        sample_index=torch.arange(size, dtype=torch.int32, device=src.device),
-        speed=torch.full((size,), threshold, dtype=torch.float32, device=src.device),
-        max_seqlen=length,
-    )
-    logits = encoder.run(batch, rule).logits
+    logits = encoder.run(pack(model, encoder, src, mask, threshold), rule).logits
     if fast and not bool((finite := logits.isfinite().all(dim=1)).all()):
         rows = (~finite).nonzero().flatten().tolist()
         raise ValueError(f"logits of row(s) {rows} are not finite, so they have no uncertainty; look at the weights")
     return None, logits.to(model.embedding.word_embedding.weight.dtype)
+
+
+def pack(model: Any, encoder: Encoder, src: Tensor, mask: Tensor, threshold: float) -> PackedBatch:
+    """Embed a padded batch and pack it.
+
+    Args:
+        src: token ids [B, L].
+        mask: segments [B, L] from 1 on, 0 for padding, which no sample begins with.
+        threshold: what the uncertainty of all samples is compared with.
+    """
+    tokens = ValidTokens.of(mask > 0)
+    hidden = embed(model, encoder, tokens.take(src), tokens.rows % src.shape[1], tokens.take(mask))
+    return PackedBatch.of(hidden, tokens.cu_seqlens, tokens.max_seqlen, threshold)
 
 
 HOST = Host(
@@ -132,6 +137,7 @@ HOST = Host(
     matches=matches,
     encoder=encoder,
     forward=forward,
+    pack=pack,
     # The script's optimiser writes past the version counters, between `train()` and `eval()`.
     training_methods=("train",),
 )

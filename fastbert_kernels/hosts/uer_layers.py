@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastbert_kernels.engine.weights import LayerWeights
-from fastbert_kernels.hosts.bert_layers import Parameters, linear_parameters
+from fastbert_kernels.hosts.parameters import Parameters, linear_parameters
 
 LAYER_NORM = "layers.layer_norm.LayerNorm"
 _LAYER = {

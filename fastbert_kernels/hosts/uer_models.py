@@ -25,9 +25,9 @@ from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead
 from fastbert_kernels.hosts.base import Host
-from fastbert_kernels.hosts.bert_layers import Parameters, linear_parameters
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.guard import differences
+from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
 from fastbert_kernels.hosts.structure import refuse
 from fastbert_kernels.hosts.uer_layers import attention_parameters, check_kinds, layer_parameters, layer_weights
 
@@ -90,24 +90,20 @@ def derived_encoder(
     replaced |= {f"layer {number}": layer for number, layer in enumerate(distinct, start=1)}
     replaced |= {f"exit head {number}": head for number, head in enumerate(heads, start=1)}
     refuse(model, "a FastBERT of UER", differences(replaced))
-    # All parameters in one list, so that one comparison tells whether any has changed.
-    parts = [*map(layer_parameters, distinct), *map(head_parameters, heads)]
+    parts = ParameterGroups([*map(layer_parameters, distinct)], [*map(head_parameters, heads)])
 
     def build(*tensors: Tensor) -> Encoder:
-        remaining = iter(tensors)
-        groups = [list(itertools.islice(remaining, len(part))) for part in parts]
+        of_layers, of_heads = parts.split(tensors)
         precision = hidden_dtype(dtype, tensors[0].dtype)
-        weights = {
-            layer: layer_weights(layer, group) for layer, group in zip(distinct, groups[: len(distinct)], strict=True)
-        }
+        weights = {layer: layer_weights(layer, group) for layer, group in zip(distinct, of_layers, strict=True)}
         return prepare_encoder(
             [weights[layer] for layer in layers],
-            [head_weights(head, group, precision) for head, group in zip(heads, groups[len(distinct) :], strict=True)],
+            [head_weights(head, group, precision) for head, group in zip(heads, of_heads, strict=True)],
             dtype,
             backend,
         )
 
-    return Derived(model, list(itertools.chain.from_iterable(parts)), build, replaced.values())
+    return Derived(model, parts.flat(), build, replaced.values())
 
 
 def text_host(
@@ -141,6 +137,7 @@ def text_host(
         matches=matches,
         encoder=encoder,
         forward=forward,
+        pack=pack,
         methods={"predict": predict},
         inference_only=True,
         training_methods=("_forward_for_loss",),
@@ -178,6 +175,7 @@ def pair_host(
         matches=matches,
         encoder=encoder,
         forward=forward,
+        pack=pack,
         methods={"predict": predict},
         inference_only=True,
         training_methods=("_forward_for_loss",),
@@ -276,22 +274,27 @@ def _batches(lengths: list[int]) -> Iterator[list[int]]:
 
 
 def run_batch(model: Any, encoder: Encoder, samples: Sequence[_Sample], decision: Decision) -> Results:
-    """What becomes of one batch; `samples` are of `tokens_of`."""
-    device, lengths = model.kernel.embedding.word_embedding.weight.device, [len(ids) for ids, _ in samples]
+    """Run one batch; `samples` are of `tokens_of`."""
     threshold, rule = decision
+    return encoder.run(pack(model, encoder, samples, threshold), rule)
+
+
+def pack(model: Any, encoder: Encoder, samples: Sequence[_Sample], threshold: float) -> PackedBatch:
+    """Embed samples, one row of tokens behind the other.
+
+    Args:
+        samples: token ids and segments of each, as `tokens_of` gives them.
+        threshold: what the uncertainty of all of them is compared with.
+    """
+    device, lengths = model.kernel.embedding.word_embedding.weight.device, [len(ids) for ids, _ in samples]
 
     def row(parts: Iterable[Iterable[int]]) -> Tensor:
         return torch.tensor(list(itertools.chain.from_iterable(parts)), device=device)
 
     ids, segments = (row(parts) for parts in zip(*samples, strict=True))
-    batch = PackedBatch(
-        hidden=embed(model.kernel, encoder, ids, row(map(range, lengths)), segments),
-        cu_seqlens=torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device),
-        sample_index=torch.arange(len(samples), dtype=torch.int32, device=device),
-        speed=torch.full((len(samples),), threshold, dtype=torch.float32, device=device),
-        max_seqlen=max(lengths),
-    )
-    return encoder.run(batch, rule)
+    hidden = embed(model.kernel, encoder, ids, row(map(range, lengths)), segments)
+    cu_seqlens = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+    return PackedBatch.of(hidden, cu_seqlens, max(lengths), threshold)
 
 
 def embed(kernel: Any, encoder: Encoder, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:

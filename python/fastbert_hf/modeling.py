@@ -16,7 +16,7 @@ from fastbert_hf.configuration import FastBertConfig
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting, find_setting
 from fastbert_hf.exits.resolution import ResolvedSpeed, Speed, resolve_speed
 from fastbert_hf.heads import AttentiveHead, PooledHead
-from fastbert_hf.inputs import check_inputs
+from fastbert_hf.inputs import check_inputs, make_position_ids
 from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
 
 # What from_backbone may set besides the backbone and the number of classes.
@@ -240,7 +240,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         Warns:
             RuntimeWarning: an uncertainty is not finite (CPU only). Such a sample does not exit before the last layer.
         """
-        batch = self._check(input_ids, attention_mask, token_type_ids)
+        batch = self.check_batch(input_ids, attention_mask, token_type_ids)
         resolved = self.resolve_speed(speed, speedup, input_ids.shape[0])
         if input_ids.shape[0] == 0:  # the layers of Transformers do not take an empty batch
             output = passes.empty_output(self, output_all_exits)
@@ -294,23 +294,29 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
         The backbone runs layer by layer as they are asked for; no exit head runs. Arguments and errors as in `forward`.
         """
-        batch = self._check(input_ids, attention_mask, token_type_ids)
+        batch = self.check_batch(input_ids, attention_mask, token_type_ids)
         if input_ids.shape[0] == 0:
             empty = torch.zeros(*input_ids.shape, self.config.hidden_size, dtype=self.dtype, device=input_ids.device)
             return iter([empty] * len(self.heads))
         return passes.exit_states(self, batch)
 
-    def _check(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, token_type_ids: torch.Tensor | None
+    def check_batch(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
     ) -> passes.PaddedBatch:
+        """Check the inputs of a call and derive the positions of the tokens; arguments and errors as in `forward`."""
+        has_segments = backbones.has_segments(self.backbone)
         valid = check_inputs(
             input_ids,
             attention_mask,
             token_type_ids,
             self.config.max_position_embeddings,
-            has_segments=backbones.has_segments(self.backbone),
+            has_segments=has_segments,
         )
-        return passes.PaddedBatch(input_ids, valid, token_type_ids)
+        positions = make_position_ids(valid, backbones.first_position(self.backbone.config))
+        return passes.PaddedBatch(input_ids, valid, token_type_ids if has_segments else None, positions)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if not self.config.multi_label:

@@ -14,7 +14,6 @@ from fastbert_hf import backbones
 from fastbert_hf.exits.decision import ExitDecision
 from fastbert_hf.exits.resolution import ResolvedSpeed
 from fastbert_hf.exits.uncertainty import uncertainty
-from fastbert_hf.inputs import make_position_ids
 from fastbert_hf.outputs import FastBertOutput
 
 
@@ -26,11 +25,13 @@ class PaddedBatch:
         input_ids: int64 or int32 [B, L].
         valid: bool [B, L], False for padding.
         token_type_ids: int64 or int32 [B, L], or `None` for one segment.
+        position_ids: int64 [B, L], rows of the backbone's position table.
     """
 
     input_ids: torch.Tensor
     valid: torch.Tensor
     token_type_ids: torch.Tensor | None
+    position_ids: torch.Tensor
 
 
 def exit_states(model: Any, batch: PaddedBatch) -> Iterator[torch.Tensor]:
@@ -127,9 +128,8 @@ def empty_output(model: Any, output_all_exits: bool) -> FastBertOutput:
 
 
 def _embed(model: Any, batch: PaddedBatch) -> torch.Tensor:
-    position_ids = make_position_ids(batch.valid, backbones.first_position(model.backbone.config))
     with _autograd(model):
-        return backbones.embed(model.backbone, batch.input_ids, position_ids, batch.token_type_ids)
+        return backbones.embed(model.backbone, batch.input_ids, batch.position_ids, batch.token_type_ids)
 
 
 def _run_layer(model: Any, layer: nn.Module, hidden: torch.Tensor, layer_mask: Any) -> torch.Tensor:

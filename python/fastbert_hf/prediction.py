@@ -18,9 +18,9 @@ from fastbert_hf.data import Text
 from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser, tokenised_ahead
 
-# Tokens of a batch, padding included. On two CPU cores and a 6-layer MiniLM, larger batches were no faster patched and
-# slower unpatched, where padded activations leave the cache. On a GPU, 128 texts of 128 tokens leave the deep layers
-# some work when few texts survive to them; this figure is not measured.
+# Tokens of a batch, with the padding that is computed. On two CPU cores and a 6-layer MiniLM, larger batches were no
+# faster patched and slower unpatched, where padded activations leave the cache. On a GPU, 128 texts of 128 tokens leave
+# the deep layers some work when few texts survive to them; this figure is not measured.
 MAX_TOKENS_CPU = 4096
 MAX_TOKENS = 16384
 WINDOW = 8192
@@ -146,8 +146,9 @@ def iter_predict(
         speed: as in the model's `forward`, with a float tensor [n] for one Speed per text (of texts that have a `len`).
             `None`: the model's calibrated setting, or full depth where it has none.
         speedup: instead of `speed`, the FLOPs speed-up wanted of a calibrated model.
-        max_tokens: a batch has at most this many tokens, padding included (texts x longest text); a text longer than
-            that is a batch of its own. `None`: 4,096 on a CPU and 16,384 elsewhere.
+        max_tokens: a batch has at most this many tokens; a text longer than that is a batch of its own. Padding counts
+            (texts x longest text), unless the model is patched and computes none. `None`: 4,096 on a CPU and 16,384
+            elsewhere.
         max_length: longer texts are cut off at this many tokens, special tokens included; `None`: where the model or
             the tokenizer ends.
         window: texts that are tokenised and sorted together.
@@ -223,12 +224,24 @@ def _run(
     if isinstance(speed, torch.Tensor):
         speed = speed[window.start + window.order].to(model.device)
     outputs = []
-    for rows, batch in window.to(model.device).batches(max_tokens):
-        output = model(**batch, speed=speed[rows] if isinstance(speed, torch.Tensor) else speed, speedup=speedup)
+    forward, window = _packed_forward(model), window.to(model.device)
+    batches = window.padded_batches(max_tokens) if forward is None else window.packed_batches(max_tokens)
+    for rows, batch in batches:
+        of_rows = speed[rows] if isinstance(speed, torch.Tensor) else speed
+        output = (forward or model)(**batch, speed=of_rows, speedup=speedup)
         outputs.append((output.logits, output.uncertainty, output.exit_layer))
         advance(rows.stop - rows.start)
     # Read back once per window: reading every batch would make the host wait for the device each time.
     return [torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)]
+
+
+def _packed_forward(model: Any) -> Callable[..., Any] | None:
+    """Return the model's method for texts without padding, which whoever accelerates a model may have added.
+
+    `None` where it has none, or hooks of its own, which only a call of the model itself runs.
+    """
+    hooked = getattr(model, "_forward_hooks", None) or getattr(model, "_forward_pre_hooks", None)
+    return None if hooked else getattr(model, "forward_packed", None)
 
 
 def _check_eval_mode(model: Any) -> None:

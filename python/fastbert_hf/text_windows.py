@@ -53,22 +53,18 @@ class TokenisedWindow:
             token_type_ids=None if self.token_type_ids is None else move(self.token_type_ids),
         )
 
-    def batches(self, max_tokens: int) -> Iterator[tuple[slice, dict[str, torch.Tensor]]]:
-        """Rows and padded batch in turn, on the device of the tokens.
+    def padded_batches(self, max_tokens: int) -> Iterator[tuple[slice, dict[str, torch.Tensor]]]:
+        """Yield rows and their padded batch in turn, on the device of the tokens.
 
         A batch is of B rows of which the longest has L tokens, with B x L at most `max_tokens`; a row longer than that
         is a batch of its own. `input_ids`, `attention_mask` and, where there are any, `token_type_ids` are
         int64 [B, L], padded on the right.
         """
-        lengths = self.lengths.tolist()
         device = self.input_ids.device
-        row = token = 0
-        while row < len(lengths):
-            longest = lengths[row]
-            rows = slice(row, min(row + max(1, max_tokens // longest), len(lengths)))
-            tokens = slice(token, token + sum(lengths[rows]))
+        for rows, tokens in self._cut(max_tokens, padding=True):
+            lengths = self.lengths[rows]
             # Made on the host and sent: counting it on the device would need the lengths there as well.
-            valid = (torch.arange(longest) < self.lengths[rows, None]).to(device)
+            valid = (torch.arange(int(lengths[0])) < lengths[:, None]).to(device)
             batch = {
                 "input_ids": _pad(self.input_ids[tokens], valid, self.pad_token_id),
                 "attention_mask": valid.long(),
@@ -76,7 +72,38 @@ class TokenisedWindow:
             if self.token_type_ids is not None:
                 batch["token_type_ids"] = _pad(self.token_type_ids[tokens], valid, 0)
             yield rows, batch
-            row, token = rows.stop, tokens.stop
+
+    def packed_batches(self, max_tokens: int) -> Iterator[tuple[slice, dict[str, torch.Tensor]]]:
+        """Yield rows and their packed batch in turn.
+
+        A batch is of B rows with T tokens together, at most `max_tokens`; a row longer than that is a batch of its own.
+        `input_ids` and, where there are any, `token_type_ids` are int64 [T] on the device of the tokens; `cu_seqlens`,
+        int64 [B + 1], says in host memory where each row begins and the last one ends.
+        """
+        for rows, tokens in self._cut(max_tokens, padding=False):
+            lengths = self.lengths[rows]
+            batch = {
+                "input_ids": self.input_ids[tokens],
+                "cu_seqlens": torch.cat((lengths.new_zeros(1), lengths.cumsum(0))),
+            }
+            if self.token_type_ids is not None:
+                batch["token_type_ids"] = self.token_type_ids[tokens]
+            yield rows, batch
+
+    def _cut(self, max_tokens: int, *, padding: bool) -> Iterator[tuple[slice, slice]]:
+        """Yield the rows of a batch and their tokens in turn; where `padding` counts, rows are as long as the first."""
+        lengths = self.lengths.tolist()
+        row = token = 0
+        while row < len(lengths):
+            end, tokens = row + 1, lengths[row]
+            while end < len(lengths):
+                size = (end + 1 - row) * lengths[row] if padding else tokens + lengths[end]
+                if size > max_tokens:
+                    break
+                tokens += lengths[end]
+                end += 1
+            yield slice(row, end), slice(token, token + tokens)
+            row, token = end, token + tokens
 
 
 def _pad(tokens: torch.Tensor, valid: torch.Tensor, value: int) -> torch.Tensor:

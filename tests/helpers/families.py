@@ -29,6 +29,20 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert-generation": ("bert-generation", {}),
 }
 WITH_SEGMENTS = ("bert", "electra-small", "electra-base", "ernie")
+_ACTIVATIONS = {"first": "tanh", "mean": "gelu", "max": "relu"}
+HEADS = {
+    "attentive": {},
+    **{
+        f"{pooling}, {layers} dense": {
+            "head_type": "pooled",
+            "head_pooling": pooling,
+            "head_num_dense_layers": layers,
+            "head_activation": activation,
+        }
+        for pooling, activation in _ACTIVATIONS.items()
+        for layers in (0, 1, 2)
+    },
+}
 
 
 def make_backbone_config(family: str, **changes: Any) -> PreTrainedConfig:
@@ -51,6 +65,29 @@ def make_model(family: str, **settings: Any) -> FastBertForSequenceClassificatio
     torch.manual_seed(0)
     config = FastBertConfig(make_backbone_config(family), **({"num_labels": 3, "head_hidden_size": 16} | settings))
     return FastBertForSequenceClassification(config).eval()
+
+
+def random_model(family, *, longest=160, activation="gelu", **settings):
+    """Every parameter random, uncertainties all over [0, 1], and an epsilon of LayerNorm that would be missed."""
+    model_type, special = FAMILIES[family]
+    first_position = special.get("max_position_embeddings", LONGEST) - LONGEST
+    changes = {"vocab_size": 97, "max_position_embeddings": longest + first_position}
+    if model_type == "distilbert":
+        changes |= {"activation": activation}
+    else:
+        changes |= {"hidden_act": activation, "layer_norm_eps": 1e-2}
+    backbone = make_backbone_config(family, **changes)
+    config = FastBertConfig(backbone, head_hidden_size=64, num_labels=3, **settings)
+    torch.manual_seed(0)
+    model = FastBertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                gain = 6.0 if "classifier" in name else 1.0
+                parameter.normal_(0, gain / parameter.shape[-1] ** 0.5)
+            else:
+                parameter.normal_(1.0 if "norm.weight" in name.lower() else 0.0, 0.1)
+    return model
 
 
 def make_batch(batch_size: int = 5, length: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

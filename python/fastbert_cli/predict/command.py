@@ -58,9 +58,7 @@ class Predict(Command):
     ] = None
     speedup: Annotated[float | None, Option("Instead, the FLOPs speed-up wanted of a calibrated model, as 4.")] = None
     full_depth: Annotated[bool, Option("Nobody leaves early.")] = False
-    max_tokens: Annotated[
-        int | None, Option("Tokens per batch with padding. Default: 4096 on a CPU, 16384 on a GPU.", min=1)
-    ] = None
+    max_tokens: Annotated[int | None, Option("Tokens per batch. Default: 4096 on a CPU, 16384 on a GPU.", min=1)] = None
     max_length: options.CutOff = None
     text_column: Annotated[
         str | None, Option("Column (or JSON key) of the text. Default: text, or text_a and text_b.")

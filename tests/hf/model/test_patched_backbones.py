@@ -9,57 +9,19 @@ import torch
 from torch import nn
 
 import fastbert_kernels
-from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
 from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.hosts import fastbert_hf as host
-from helpers.families import FAMILIES, LONGEST, NUM_LAYERS, WITH_SEGMENTS, make_backbone_config
+from helpers.families import FAMILIES, HEADS, NUM_LAYERS, WITH_SEGMENTS, random_model
 from helpers.models import padded_batch
 from helpers.patched import assert_same_answers, run
 
 WIDTH = 32
 # With every kind of head; the others with some.
 COMMON = ("bert", "roberta", "xlm-roberta", "camembert", "electra-small", "distilbert")
-ACTIVATIONS = {"first": "tanh", "mean": "gelu", "max": "relu"}
-HEADS = {
-    "attentive": {},
-    **{
-        f"{pooling}, {layers} dense": {
-            "head_type": "pooled",
-            "head_pooling": pooling,
-            "head_num_dense_layers": layers,
-            "head_activation": activation,
-        }
-        for pooling, activation in ACTIVATIONS.items()
-        for layers in (0, 1, 2)
-    },
-}
 SUBSET = [2, 4]
 LENGTHS = [3, 130, 1, 64, 65, 2, 20]
-
-
-def random_model(family, *, longest=160, activation="gelu", **settings):
-    """Every parameter random, uncertainties all over [0, 1], and an epsilon of LayerNorm that would be missed."""
-    model_type, special = FAMILIES[family]
-    first_position = special.get("max_position_embeddings", LONGEST) - LONGEST
-    changes = {"vocab_size": 97, "max_position_embeddings": longest + first_position}
-    if model_type == "distilbert":
-        changes |= {"activation": activation}
-    else:
-        changes |= {"hidden_act": activation, "layer_norm_eps": 1e-2}
-    backbone = make_backbone_config(family, **changes)
-    config = FastBertConfig(backbone, head_hidden_size=64, num_labels=3, **settings)
-    torch.manual_seed(0)
-    model = FastBertForSequenceClassification(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                gain = 6.0 if "classifier" in name else 1.0
-                parameter.normal_(0, gain / parameter.shape[-1] ** 0.5)
-            else:
-                parameter.normal_(1.0 if "norm.weight" in name.lower() else 0.0, 0.1)
-    return model
 
 
 @pytest.mark.parametrize("exit_layers", [None, SUBSET], ids=["all layers", "some layers"])
