@@ -147,7 +147,7 @@ def test_json_has_no_nan(tmp_path):
         ("t.txt", "good\n\nbad\n", [], "t.txt, line 2: empty text; fill it in or delete the line"),
         ("t.txt", "", [], "t.txt: no samples; add some"),
         ("t.txt", b"good\ncaf\xe9\n", [], "t.txt, line 2: not UTF-8 text"),
-        ("t.txt", "good\n", ["--text-column", "x"], "a .txt file has no columns; leave the text column away"),
+        ("t.txt", "good\n", ["--text-column", "x"], "a .txt file has no columns; leave the text column out"),
         ("t.xml", "good\n", [], "unknown ending '.xml'; name it one of .txt, .tsv, .csv, .jsonl, .ndjson, .parquet"),
         (
             "t.csv",

@@ -1,4 +1,4 @@
-"""From recorded exits and a wish to a setting."""
+"""From recorded exits and a target to a setting."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Calibration:
     """A setting, and what it was chosen from.
 
     Attributes:
-        setting: the best for the wish.
+        setting: the best for the target.
         compared: the best rule with one Speed of every criterion that was looked at, the best criterion first, with its
             figures on the samples that chose; empty for the search "one_speed".
     """
@@ -70,7 +70,7 @@ def calibrate(
 
     Args:
         records: samples that the model was not trained on.
-        objective: what is wished for.
+        objective: the target.
         confidence: of the guarantee and the intervals, in (0, 1).
         search: "searched": over heads and Speeds per layer; "one_speed": one Speed (or patience) for all student
             classifiers, which spends no samples on choosing.
@@ -148,7 +148,7 @@ def check_samples(
 
 def make_setting(records: ExitRecords, rule: ExitRule, objective: Objective, confidence: float) -> CalibratedSetting:
     """`rule`, which was chosen with all of `records`, as a setting without a guarantee."""
-    wish = "FLOPs speed-up" if objective.min_speedup is not None else "latency"
+    asked = "FLOPs speed-up" if objective.min_speedup is not None else "latency"
     return CalibratedSetting(
         rule=rule,
         objective=objective,
@@ -157,7 +157,7 @@ def make_setting(records: ExitRecords, rule: ExitRule, objective: Objective, con
             samples=len(records),
             samples_for_choosing=0,
             confidence=confidence,
-            method=f"the most accurate rule with the wanted {wish} on the same samples",
+            method=f"the most accurate rule with the wanted {asked} on the same samples",
             guarantee=None,
             p_value=None,
         ),

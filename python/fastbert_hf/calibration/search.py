@@ -1,4 +1,4 @@
-"""The best exit rule for a wish: one Speed or a patience, and which student classifiers are worth asking."""
+"""The best exit rule for a target: one Speed or a patience, and which student classifiers are worth asking."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def choose(found: Iterable[FoundRule], objective: Objective) -> FoundRule:
     """The best of `found` for `objective`; of equally good ones the first.
 
     Raises:
-        ValueError: none does what is wished for; names the nearest.
+        ValueError: none reaches the target; names the nearest.
     """
     found = list(found)
     if objective.max_drop is not None:
@@ -106,7 +106,7 @@ def best_rule(
     backward elimination: at most E^2 / 2 curves; the best subset of heads may be another).
 
     Raises:
-        ValueError: no rule does what is wished for.
+        ValueError: no rule reaches the target.
     """
     layers = records.student_layers
     everything = rules_of(records, criterion, parameter, layers, limit)
@@ -140,7 +140,7 @@ def compare_criteria(
 
     Args:
         records: the samples.
-        objective: what is wished for.
+        objective: the target.
         criterion: to look at this one only; "auto" for all.
         limit: Speeds to look at, of those that differ on `records`.
 

@@ -59,7 +59,7 @@ def read_classification_data(
     path = Path(source)
     if path.is_file() or path.suffix.lower() in LABELLED:
         if split is not None or subset is not None:
-            raise Place(str(path)).error("a file has no splits or subsets", "name the folder, or leave them away")
+            raise Place(str(path)).error("a file has no splits or subsets", "name the folder, or leave them out")
         return read_classification_file(path, label_names, **columns)
     if subset is None:
         file = _file_of_split(path, split)
@@ -122,10 +122,10 @@ def _load(source: str, split: str | None, subset: str | None) -> Any:
         reason = f"{error}: {error.__cause__}" if generating else str(error)
         raise place.error(f"datasets cannot load it ({reason})", "check path or name, subset and split") from error
     if saved and subset is not None:
-        raise place.error("a saved data set has no subsets", "leave the subset away")
+        raise place.error("a saved data set has no subsets", "leave the subset out")
     if not isinstance(loaded, dict):
         if saved and split is not None and split != str(loaded.split):
-            raise place.error(f"not known to be the split {split}", "leave the split away")
+            raise place.error(f"not known to be the split {split}", "leave the split out")
         return loaded
     if split is None and len(loaded) == 1:
         return next(iter(loaded.values()))

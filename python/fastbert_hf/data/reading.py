@@ -133,7 +133,7 @@ def read_texts(path: Path, text_column: str | None = None, pair_column: str | No
     choice = ColumnChoice(text_column, pair_column, ())
     records = open_records(path, plain=True)
     if path.suffix.lower() in PLAIN and text_column is not None:
-        raise records.whole.error("a .txt file has no columns", "leave the text column away")
+        raise records.whole.error("a .txt file has no columns", "leave the text column out")
     empty = True
     for place, row in records.rows(choice):
         empty = False

@@ -217,7 +217,7 @@ def test_unlabelled_lines(tmp_path: Path) -> None:
     for content, columns, problem in (
         ("one\n\ntwo\n", (), "line 2: empty text; fill it in or delete the line"),
         ("", (), "d.txt: no samples"),
-        ("one\n", ("text",), "a .txt file has no columns; leave the text column away"),
+        ("one\n", ("text",), "a .txt file has no columns; leave the text column out"),
     ):
         with pytest.raises(DataFileError, match=problem):
             read_unlabelled_texts(write(tmp_path, "d.txt", content), *columns)

@@ -48,8 +48,8 @@ def test_saved_data_set_keeps_order_pairs_and_class_names(tmp_path: Path) -> Non
     columns = read_classification_data(tmp_path / "one", text_column="sentence2", label_column="idx")
     assert columns.texts[0] == "b 0" and columns.pairs is None and len(columns.label_names) == 2500
     for options, problem in (
-        (dict(split="dev"), "not known to be the split dev; leave the split away"),
-        (dict(subset="sst2"), "a saved data set has no subsets; leave the subset away"),
+        (dict(split="dev"), "not known to be the split dev; leave the split out"),
+        (dict(subset="sst2"), "a saved data set has no subsets; leave the subset out"),
         (dict(label_column="klass"), "no column klass among: idx, sentence1, sentence2, label; rename"),
         (dict(label_names=["good", "fair"]), r"one, row 1: unknown label 'bad'; use one of .*\(good, fair\)"),
     ):
