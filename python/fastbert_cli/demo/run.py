@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from fastbert_cli.demo import report
 from fastbert_cli.demo.command import Demo
@@ -35,6 +36,7 @@ def run_demo(options: Demo) -> None:
     speeds = tuple(sorted(set(options.speed)))
     if any(not 0 < speed <= 1 for speed in speeds):
         raise CommandError("every --speed must be above 0 and at most 1")
+    logging.set_verbosity_error()
     options.out.mkdir(parents=True, exist_ok=True)
 
     console.rule("1. Data")

@@ -2,9 +2,9 @@
 
 `record_exits` runs the model once. From its `ExitRecords`, without the model: `simulate` says what an `ExitRule` does,
 `speed_curve` what every Speed does, `compare_criteria` and `pareto_front` search, `certify_one_speed` and
-`certify_searched` give a rule with a guarantee, and `calibrate` turns a target into a `CalibratedSetting`, which is saved
-beside the model. `calibrate_to_latency` needs a clock as well. `scale_temperatures` makes the heads' probabilities
-comparable before.
+`certify_searched` give a rule with a guarantee, and `calibrate` turns a target into a `CalibratedSetting`, which is
+saved beside the model. `calibrate_to_latency` needs a clock as well. `scale_temperatures` makes the heads'
+probabilities comparable before.
 """
 
 from __future__ import annotations
