@@ -63,7 +63,7 @@ def calibrate(
     temperatures_fitted: bool = False,
     seed: int = 0,
 ) -> CalibratedSetting:
-    """The best setting for `objective`, with its evidence.
+    """Return the best setting for `objective`, with its evidence.
 
     `max_drop` comes with the guarantee that `guarantee` describes. `min_speedup` comes with none: the most accurate
     rule that has the speed-up on all samples. `max_latency_ms` needs a clock, see `calibrate_to_latency`.
@@ -103,7 +103,7 @@ def calibrate_and_compare(
     temperatures_fitted: bool = False,
     seed: int = 0,
 ) -> Calibration:
-    """As `calibrate`, with the comparison of the criteria."""
+    """Return the best setting, as `calibrate` does, with the comparison of the criteria."""
     if objective.max_latency_ms is not None:
         raise ValueError("a latency has to be measured: use calibrate_to_latency (or fastbert calibrate --latency-ms)")
     check_samples(records.labels, objective, confidence, search, temperatures_fitted)
@@ -147,8 +147,8 @@ def check_samples(
 
 
 def make_setting(records: ExitRecords, rule: ExitRule, objective: Objective, confidence: float) -> CalibratedSetting:
-    """`rule`, which was chosen with all of `records`, as a setting without a guarantee."""
-    asked = "FLOPs speed-up" if objective.min_speedup is not None else "latency"
+    """Return `rule`, which was chosen with all of `records`, as a setting without a guarantee."""
+    target = "FLOPs speed-up" if objective.min_speedup is not None else "latency"
     return CalibratedSetting(
         rule=rule,
         objective=objective,
@@ -157,7 +157,7 @@ def make_setting(records: ExitRecords, rule: ExitRule, objective: Objective, con
             samples=len(records),
             samples_for_choosing=0,
             confidence=confidence,
-            method=f"the most accurate rule with the wanted {asked} on the same samples",
+            method=f"the most accurate rule with the wanted {target} on the same samples",
             guarantee=None,
             p_value=None,
         ),
@@ -167,7 +167,7 @@ def make_setting(records: ExitRecords, rule: ExitRule, objective: Objective, con
 
 
 def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figures:
-    """What `rule` does on `records`, with intervals."""
+    """Return what `rule` does on `records`, with intervals."""
     result = simulate(records, rule)
     lengths, depths = records.lengths.numpy(), result.exit_layers
     executed = exit_flops(records.shape.asking(rule.layers), depths, lengths)
@@ -184,7 +184,7 @@ def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figur
 
 
 def candidate_rules(records: ExitRecords, search: Search, criterion: CriterionChoice) -> list[FoundRule]:
-    """Full depth and the rules of one criterion ("auto": the entropy) that `search` looks at, in no order."""
+    """Return full depth and the rules of one criterion ("auto": the entropy) that `search` looks at, in no order."""
     name, parameter = _fixed(criterion, records)
     rules = rules_of(records, name, parameter)
     if search == "one_speed" or not CRITERIA[name].compares_speed:

@@ -25,7 +25,7 @@ def speed_curve(
     parameter: int = 0,
     limit: int = STORED_SPEEDS,
 ) -> SpeedCurve:
-    """The curve over all Speeds that differ on `records`; at most about `limit` of them, evenly over the samples.
+    """Return the curve over all Speeds that differ on `records`, or about `limit` of them, evenly over the samples.
 
     Args:
         records: the samples.
@@ -47,7 +47,7 @@ def speed_curve(
 
 
 def candidate_speeds(uncertainty: npt.NDArray[np.float32], limit: int) -> Doubles:
-    """Speeds that tell all values of `uncertainty` apart: 0, and the middle of each two neighbours up to 1.
+    """Return Speeds that tell all values of `uncertainty` apart: 0, and the middle of each two neighbours up to 1.
 
     The middle is furthest from both, so that another precision changes few exits. Every Speed is a float32.
 
@@ -69,12 +69,12 @@ def candidate_speeds(uncertainty: npt.NDArray[np.float32], limit: int) -> Double
 
 
 def running_minimum(uncertainty: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The lowest uncertainty up to each head, [n, heads]: with one Speed a sample has left by then if it is below."""
+    """Return the lowest uncertainty up to each head, [n, heads]: with one Speed above it, a sample has left by then."""
     return np.minimum.accumulate(np.where(np.isnan(uncertainty), np.inf, uncertainty), axis=1).astype(np.float32)
 
 
 def exit_flops(records: ExitRecords, asked: list[int]) -> Doubles:
-    """FLOPs of a sample that leaves at each of the heads `asked` or at the teacher classifier, [n, len(asked) + 1]."""
+    """Return the FLOPs of samples that leave at each of the heads `asked` and at the teacher, [n, len(asked) + 1]."""
     lengths = records.lengths.numpy()
     depths = np.asarray(records.exit_layers)[[*asked, -1]]
     return partial_flops(records.shape, depths, np.arange(1, len(depths) + 1), lengths[:, None]).astype(np.float64)
@@ -83,7 +83,7 @@ def exit_flops(records: ExitRecords, asked: list[int]) -> Doubles:
 def sweep(
     uncertainty: npt.NDArray[np.float32], speeds: Doubles, amounts: Sequence[npt.NDArray[np.generic]]
 ) -> list[Doubles]:
-    """Sums over the samples of what each has at its exit, for every Speed, without a loop over the Speeds.
+    """Return sums over the samples of what each has at its exit, for every Speed, without a loop over the Speeds.
 
     A sample leaves at head j for the Speeds above the lowest uncertainty up to j and not above that up to j - 1: one
     interval of the ascending Speeds, at whose ends its amount is added and taken away again.

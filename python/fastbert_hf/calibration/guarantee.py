@@ -88,7 +88,7 @@ def certify_one_speed(
     criterion: str = "entropy",
     parameter: int = 0,
 ) -> Certificate:
-    """The fastest single Speed of `FIXED_SPEEDS`, all heads asked, that keeps the promise; or full depth.
+    """Return the fastest single Speed of `FIXED_SPEEDS`, all heads asked, that keeps the promise; or full depth.
 
     Args:
         records: the samples, all of them tested.
@@ -123,7 +123,7 @@ def certify_searched(
     tested_share: float = TESTED_SHARE,
     seed: int = 0,
 ) -> Certificate:
-    """The fastest rule that keeps the promise among those of a search over criteria, heads and Speeds per layer.
+    """Return the fastest rule that keeps the promise among those of a search over criteria, heads and Speeds per layer.
 
     Args:
         records: the samples, split by `split_rows` into those that choose the rules and those that test them.
@@ -146,7 +146,7 @@ def certify_searched(
 
 
 def split_rows(samples: int, tested_share: float = TESTED_SHARE, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of the samples that choose and of those that test, int64 each, drawn at random.
+    """Return the positions of the samples that choose and of those that test, int64 each, drawn at random.
 
     What is to be guaranteed must not have met the second ones, whatever is fitted or chosen.
 
@@ -172,7 +172,7 @@ def certify(
     confidence: float,
     rows: torch.Tensor | None = None,
 ) -> Certificate:
-    """The fastest of `rules` before the first that fails the test on `records`, or full depth if none is faster.
+    """Return the fastest of `rules` before the first that fails the test on `records`, or full depth if none is faster.
 
     Args:
         records: the samples of the test.
@@ -193,7 +193,7 @@ def certify(
 
 
 def fixed_sequence(losses: npt.NDArray[np.int64], samples: int, max_drop: float, confidence: float) -> tuple[int, int]:
-    """How many of the rules, in their order, pass before one fails; and how many were tested.
+    """Return how many of the rules, in their order, pass before one fails; and how many were tested.
 
     Args:
         losses: number of losses of every rule on the `samples`.
@@ -207,12 +207,12 @@ def fixed_sequence(losses: npt.NDArray[np.int64], samples: int, max_drop: float,
 
 
 def p_values(losses: npt.ArrayLike, samples: int, max_drop: float) -> npt.NDArray[np.float64]:
-    """P(Binomial(samples, max_drop) <= losses): how likely so few losses are when the risk is `max_drop` or more."""
+    """Return P(Binomial(samples, max_drop) <= losses): how likely so few losses are at a risk of `max_drop`."""
     return special.bdtr(np.asarray(losses, dtype=np.float64), samples, max_drop)
 
 
 def enough_samples(max_drop: float, confidence: float) -> int:
-    """The fewest samples that can show it: with no loss at all on them, (1 - max_drop)^n is 1 - confidence or less."""
+    """Return the fewest samples that can show it: with no loss on them, (1 - max_drop)^n is at most 1 - confidence."""
     return math.ceil(math.log(1 - confidence) / math.log1p(-max_drop))
 
 
@@ -252,7 +252,7 @@ def _patient_first(records: ExitRecords, criterion: str, parameter: int, layers:
 
 
 def _careful_to_fast(records: ExitRecords, best: ExitRule) -> list[ExitRule]:
-    """Rules in the order of their test, all from these samples: those of the criterion of `best`."""
+    """Return the rules in the order of their test, all from these samples: those of the criterion of `best`."""
     if not CRITERIA[best.criterion].compares_speed:
         (smallest,) = CRITERIA[best.criterion].candidates(records.shape.num_labels)
         return _patient_first(records, best.criterion, smallest, best.layers)
@@ -278,7 +278,7 @@ def _certificate(
     tested_rules: int,
     rows: torch.Tensor,
 ) -> Certificate:
-    """Of the rules that `passed`, and full depth, the one with the largest FLOPs speed-up."""
+    """Return the certificate of the fastest, by its FLOPs, of full depth and the rules that `passed`."""
     found = [FoundRule.of(rule, simulate(records, rule)) for rule in (ExitRule.full_depth(), *passed)]
     fastest = max(found, key=lambda one: one.flops_speedup)  # of equally fast ones the first
     losses = _losses(records, fastest.rule, spoilt(records))

@@ -10,7 +10,7 @@ from scipy import special
 
 
 def share_interval(count: int, samples: int, confidence: float) -> tuple[float, float]:
-    """The exact two-sided interval of Clopper and Pearson (1934) for a share, seen in `count` of `samples`."""
+    """Return the exact two-sided interval of Clopper and Pearson (1934) for a share, seen in `count` of `samples`."""
     tail = (1 - confidence) / 2
     low = 0.0 if count == 0 else float(special.betaincinv(count, samples - count + 1, tail))
     high = 1.0 if count == samples else float(special.betaincinv(count + 1, samples - count, 1 - tail))
@@ -18,7 +18,7 @@ def share_interval(count: int, samples: int, confidence: float) -> tuple[float, 
 
 
 def ratio_interval(numerators: npt.ArrayLike, denominators: npt.ArrayLike, confidence: float) -> tuple[float, float]:
-    """An approximate two-sided interval for a ratio of means, as a FLOPs speed-up is one (delta method).
+    """Return an approximate two-sided interval for a ratio of means, as a FLOPs speed-up is one (delta method).
 
     Args:
         numerators: one per sample, [n], n >= 2.

@@ -36,7 +36,7 @@ def calibrate_to_latency(
     search: Search = "searched",
     criterion: CriterionChoice = "auto",
 ) -> Calibration:
-    """The most accurate rule that takes at most `max_latency_ms` per text by `clock`, on average.
+    """Return the most accurate rule that takes at most `max_latency_ms` per text by `clock`, on average.
 
     Full depth and a few rules along the front of the search are measured; between them the time is taken to be linear
     in the FLOPs. The rule with the FLOPs speed-up that this asks for is measured too, and chosen again with a larger
@@ -97,7 +97,7 @@ def calibrate_to_latency(
 
 
 def speedup_needed(points: Sequence[tuple[float, float]], milliseconds: float) -> float:
-    """The FLOPs speed-up at which a text takes `milliseconds`, and the largest known where that is not enough.
+    """Return the FLOPs speed-up at which a text takes `milliseconds`, and the largest known where that is not enough.
 
     Args:
         points: FLOPs speed-ups and milliseconds, measured. Between them time is linear in the FLOPs; where more FLOPs
@@ -111,7 +111,7 @@ def speedup_needed(points: Sequence[tuple[float, float]], milliseconds: float) -
 
 
 def _ladder(found: Sequence[FoundRule]) -> list[FoundRule]:
-    """Full depth, and rules at even steps of their FLOPs down to the fastest."""
+    """Return full depth, and rules at even steps of their FLOPs down to the fastest."""
     full_depth, rules = found[0], [one for one in found[1:] if one.flops_speedup > 1]
     if not rules:
         return [full_depth]

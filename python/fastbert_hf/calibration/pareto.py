@@ -98,13 +98,15 @@ def pareto_front(
 
 
 def spoilt(records: ExitRecords) -> Booleans:
-    """bool [n, E], whether leaving at that head turns a sample that full depth predicts right into a wrong one."""
+    """Return whether leaving at a head turns a sample that full depth predicts right into a wrong one, bool [n, E]."""
     return records.right[:, -1:] & ~records.right
 
 
 def undominated(quality: Doubles, flops: Doubles) -> Integers:
-    """Indices of the points that no other equals or beats in both, from the most FLOPs to the fewest; of equal points
-    one."""
+    """Return the indices of the points that no other equals or beats in both, from the most FLOPs to the fewest.
+
+    Of equal points one is taken.
+    """
     order = np.lexsort((-quality, flops))  # fewest FLOPs first, of those the best first
     best_before = np.maximum.accumulate(np.append(-np.inf, quality[order]))[:-1]
     return order[quality[order] > best_before][::-1]
@@ -131,7 +133,7 @@ class _Costs:
 
 
 def _single_speeds(records: ExitRecords, uncertainty: Floats, costs: _Costs) -> Doubles:
-    """Single Speeds for all heads, spread over the FLOPs, [policies, heads]."""
+    """Return single Speeds for all heads, spread over the FLOPs, [policies, heads]."""
     heads = uncertainty.shape[1]
     speeds = candidate_speeds(running_minimum(uncertainty), SEARCHED_SPEEDS)
     (flops,) = sweep(uncertainty, speeds, [exit_flops(records, list(range(heads)))])
@@ -139,7 +141,7 @@ def _single_speeds(records: ExitRecords, uncertainty: Floats, costs: _Costs) -> 
 
 
 def _spread(flops: Doubles) -> Integers:
-    """Indices of values near even steps from the lowest to the highest."""
+    """Return the indices of values near even steps from the lowest to the highest."""
     steps = np.linspace(flops.min(), flops.max(), _POLICIES)
     return np.unique(np.abs(flops[:, None] - steps).argmin(axis=0))
 
@@ -165,7 +167,7 @@ class _Beam:
         self.was_cut = False
 
     def run(self) -> tuple[Doubles, Doubles, Doubles]:
-        """Speeds [rules, heads], right answers [rules] and FLOPs [rules] of the undominated rules."""
+        """Return Speeds [rules, heads], right answers [rules] and FLOPs [rules] of the undominated rules."""
         for head in range(self.uncertainty.shape[1]):
             self._pass_head(head)
         left = self.survivors.astype(np.float64)
@@ -200,13 +202,13 @@ class _Beam:
         self.thresholds = np.concatenate([self.thresholds[parent], chosen[:, None]], axis=1)
 
     def _coming(self, left: Doubles, leaves: Booleans, prospects: Doubles) -> Doubles:
-        """What the samples that stay bring, [S, K + 1, policies]: for each Speed, and last for a head not asked."""
+        """Return what those that stay bring, [S, K + 1, policies]: for each Speed, and last for a head not asked."""
         stays = ~_with_nobody(leaves)
         each = stays[:, :, None] * prospects[:, None, :]  # [n, K + 1, policies]
         return (left @ each.reshape(len(each), -1)).reshape(len(left), *each.shape[1:])
 
     def _best(self, right: Doubles, flops: Doubles) -> Integers:
-        """States behind the outcomes [states, policies] with the most right answers in each range of FLOPs."""
+        """Return the states behind those outcomes [states, policies] that are the best in their range of FLOPs."""
         width = (self.costs.most - self.costs.least) / _RANGES
         ranges = np.floor((flops - self.costs.least) / width).astype(np.int64).ravel()
         order = np.lexsort((flops.ravel(), -right.ravel(), ranges))
@@ -216,7 +218,7 @@ class _Beam:
         return np.unique(order[rank < share] // right.shape[1])
 
     def _prospects(self, policies: Doubles) -> list[tuple[Doubles, Doubles]]:
-        """Behind each head, right answers and FLOPs that a sample that stays adds under each policy, [n, policies]."""
+        """Return right answers and FLOPs that a sample adds that stays behind each head, by policy, [n, policies]."""
         right = np.repeat(self.good[:, -1:], len(policies), axis=1)
         flops = np.repeat((self.costs.layers[-1] + self.costs.head)[:, None], len(policies), axis=1)
         behind = [(right, flops)]
@@ -231,5 +233,5 @@ class _Beam:
 
 
 def _with_nobody(leaves: Booleans) -> Booleans:
-    """`leaves` [n, K] with a last column for a head that is not asked, so that index -1 means that nobody leaves."""
+    """Return `leaves` [n, K] with a column for a head that is not asked, so that index -1 means that nobody leaves."""
     return np.concatenate([leaves, np.zeros((len(leaves), 1), dtype=bool)], axis=1)

@@ -70,31 +70,31 @@ class ExitRecords:
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
-        """The E layers, 1-based and ascending, that have an exit head."""
+        """Return the E layers, 1-based and ascending, that have an exit head."""
         return self.shape.exit_layers or tuple(range(1, self.shape.num_layers + 1))
 
     @property
     def student_layers(self) -> tuple[int, ...]:
-        """The layers of the student classifiers: all exit layers but the last."""
+        """Return the layers of the student classifiers: all exit layers but the last."""
         return self.exit_layers[:-1]
 
     @cached_property
     def predictions(self) -> torch.Tensor:
-        """int64 [n, E], the class with the largest logit at every exit head."""
+        """Return the class with the largest logit at every exit head, int64 [n, E]."""
         return self.logits.argmax(dim=-1)
 
     @cached_property
     def right(self) -> npt.NDArray[np.bool_]:
-        """bool [n, E], whether the prediction of every exit head is the label."""
+        """Return whether the prediction of every exit head is the label, bool [n, E]."""
         return (self.predictions == self.labels[:, None]).numpy()
 
     @property
     def full_depth_accuracy(self) -> float:
-        """Part of the samples that the teacher classifier predicts right."""
+        """Return the part of the samples that the teacher classifier predicts right."""
         return float(self.right[:, -1].mean())
 
     def rows(self, index: torch.Tensor) -> ExitRecords:
-        """The samples at `index`, int64 [m] (repeats allowed) or bool [n], as records of their own."""
+        """Return the samples at `index`, int64 [m] (repeats allowed) or bool [n], as records of their own."""
         return ExitRecords(self.logits[index], self.labels[index], self.lengths[index], self.shape, self.fingerprint)
 
     def save(self, path: Path) -> None:

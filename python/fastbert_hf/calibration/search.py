@@ -33,12 +33,12 @@ class FoundRule:
 
     @classmethod
     def of(cls, rule: ExitRule, simulation: Simulation) -> FoundRule:
-        """`rule` with the figures of `simulation`."""
+        """Return `rule` with the figures of `simulation`."""
         return cls(rule, simulation.accuracy, simulation.drop, simulation.flops_speedup)
 
 
 def choose(found: Iterable[FoundRule], objective: Objective) -> FoundRule:
-    """The best of `found` for `objective`; of equally good ones the first.
+    """Return the best of `found` for `objective`; of equally good ones the first.
 
     Raises:
         ValueError: none reaches the target; names the nearest.
@@ -99,7 +99,7 @@ def best_rule(
     parameter: int = 0,
     limit: int = SEARCHED_SPEEDS,
 ) -> FoundRule:
-    """The best single Speed (or patience), and the student classifiers that it is best with.
+    """Return the best single Speed (or patience), and the student classifiers that it is best with.
 
     A head that rarely lets a sample leave only costs its FLOPs. Starting with all heads, the one without which the
     best rule is better by the most is left out, until leaving out any makes it worse or nothing better (greedy

@@ -79,13 +79,13 @@ def scale_temperatures(records: ExitRecords, *, seed: int = 0) -> TemperatureSca
 
 
 def fit_temperatures(records: ExitRecords) -> tuple[float, ...]:
-    """`fit_temperature` of every exit head."""
+    """Return `fit_temperature` of every exit head."""
     labels = records.labels.numpy()
     return tuple(fit_temperature(logits.numpy(), labels) for logits in records.logits.unbind(dim=1))
 
 
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """The T in [0.05, 20] for which `softmax(logits / T)` gives the labels the largest likelihood, in float64.
+    """Return the T in [0.05, 20] for which `softmax(logits / T)` gives the labels the largest likelihood, in float64.
 
     Args:
         logits: [n, N]; rows that are not finite are left out.
@@ -102,7 +102,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     scores = scores - scores[np.arange(len(scores)), classes, None]
 
     def slope(inverse: float) -> float:
-        """Of the mean negative log-likelihood, log sum_c exp(inverse * scores_c), in 1/T; it never falls."""
+        """Return the slope in 1/T of the mean negative log-likelihood, log sum_c exp(inverse * scores_c)."""
         return float((special.softmax(inverse * scores, axis=1) * scores).sum(axis=1).mean())
 
     least, most = 1 / HIGHEST, 1 / LOWEST
@@ -114,7 +114,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 
 def divide(records: ExitRecords, temperatures: Sequence[float]) -> ExitRecords:
-    """`records` with the logits of each head divided by its temperature."""
+    """Return `records` with the logits of each head divided by its temperature."""
     divided = records.logits.double() / torch.tensor(temperatures, dtype=torch.float64)[:, None]
     return replace(records, logits=divided.float(), fingerprint="")
 
@@ -152,7 +152,7 @@ def check_foldable(model: FastBertForSequenceClassification) -> None:
 
 
 def expected_calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """How far accuracy is from the probability of the prediction: the mean distance over 15 equal bins of that
+    """Return how far accuracy is from the probability of the prediction: the mean distance over 15 equal bins of that
     probability, weighted with the samples in each (Guo et al. 2017, equation 3).
 
     Args:
@@ -173,6 +173,6 @@ def _errors(records: ExitRecords) -> tuple[float, ...]:
 
 
 def _speedups(records: ExitRecords) -> tuple[float, ...]:
-    """For each of `DROPS` the largest FLOPs speed-up; 1, that of full depth, at least."""
+    """Return the largest FLOPs speed-up for each of `DROPS`; 1, that of full depth, at least."""
     found = rules_of(records)
     return tuple(max(one.flops_speedup for one in found if one.drop <= drop + 1e-12) for drop in DROPS)

@@ -38,7 +38,7 @@ class ResolvedSpeed:
 
     @property
     def is_full_depth(self) -> bool:
-        """True where no student classifier is asked, so that every sample runs through all layers."""
+        """Return True where no student classifier is asked, so that every sample runs through all layers."""
         return all(speed is None for speed in self.layer_speeds)
 
     def asks(self, layer: int) -> bool:
@@ -120,7 +120,7 @@ def _per_sample(speed: torch.Tensor, batch_size: int) -> torch.Tensor:
 
 
 def _rule_of_numbers(speed: object, exit_layers: Sequence[int]) -> ExitRule:
-    """One Speed for each student classifier."""
+    """Return the rule that has one Speed for each student classifier."""
     students = tuple(exit_layers[:-1])
     numbers: list[Any] = list(speed) if isinstance(speed, Sequence) and not isinstance(speed, str | bytes) else [None]
     if not all(isinstance(number, Real) and not isinstance(number, bool) for number in numbers):

@@ -77,17 +77,17 @@ def evaluate(
 
 
 def is_multi_label(model: FastBertForSequenceClassification) -> bool:
-    """Whether a sample may have any number of the model's classes instead of exactly one."""
+    """Return True if a sample may have any number of the model's classes instead of exactly one."""
     return model.config.problem_type == "multi_label_classification"
 
 
 def predictions_of(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
-    """The most likely class, int64 [...], of logits [..., N]; multi-label: bool [..., N], whether p > 1/2."""
+    """Return the most likely class, int64 [...], of logits [..., N]; multi-label: bool [..., N], whether p > 1/2."""
     return logits > 0 if multi_label else logits.argmax(dim=-1)
 
 
 def scores_of(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int) -> dict[str, float]:
-    """Accuracy and macro F1 as `EvaluationResult` defines them.
+    """Return accuracy and macro F1 as `EvaluationResult` defines them.
 
     Args:
         predictions: int64 [n], or bool [n, N] for a multi-label model.

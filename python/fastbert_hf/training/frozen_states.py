@@ -39,7 +39,7 @@ class CacheShape:
 
     @property
     def num_bytes(self) -> int:
-        """Space on the disk."""
+        """Return the space on the disk."""
         states = sum(self.lengths) * self.num_students * self.hidden_size * self.dtype.itemsize
         return states + len(self.lengths) * (self.num_labels * torch.float32.itemsize + torch.uint8.itemsize)
 
@@ -106,7 +106,7 @@ class FrozenStates:
         return states
 
     def knows(self, samples: torch.Tensor) -> bool:
-        """Whether every one of `samples`, int64 [B] on the CPU, is in the cache."""
+        """Return True if every one of `samples`, int64 [B] on the CPU, is in the cache."""
         return bool(self._known[samples].all())
 
     def write(
@@ -130,7 +130,7 @@ class FrozenStates:
         self._known[samples] = 1
 
     def read(self, samples: torch.Tensor, attention_mask: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """`hidden_states` (float32, zeros at padding) and `teacher_logits` of a batch, on the device of its mask."""
+        """Return `hidden_states` (float32, zeros at padding) and `teacher_logits` of a batch, where its mask is."""
         device = attention_mask.device
         rows = self._states[self._rows(samples)].to(device)
         hidden = torch.zeros(*attention_mask.shape, *rows.shape[1:], device=device)
@@ -138,7 +138,7 @@ class FrozenStates:
         return list(hidden.unbind(dim=2)), self._logits[samples].to(device)
 
     def _rows(self, samples: torch.Tensor) -> torch.Tensor:
-        """The rows of every valid token of `samples`, in order."""
+        """Return the rows of every valid token of `samples`, in order."""
         lengths = self._lengths[samples]
         ends = lengths.cumsum(dim=0)
         shifts = self._offsets[samples] - (ends - lengths)

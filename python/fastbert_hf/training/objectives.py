@@ -20,7 +20,7 @@ def distillation_loss(
     temperature: float = 1.0,
     multi_label: bool = False,
 ) -> torch.Tensor:
-    """Self-distillation (Liu et al. 2020, section 3.2.3): sum over the students, mean over the batch.
+    """Return the loss of self-distillation (Liu et al. 2020, section 3.2.3): sum over students, mean over the batch.
 
     The logits are divided by the temperature T and the loss is multiplied by T^2, so that the size of its gradient
     hardly depends on T.
@@ -49,7 +49,7 @@ def distillation_loss(
 def label_loss(
     all_logits: torch.Tensor, labels: torch.Tensor, *, multi_label: bool = False, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Cross-entropy with the labels: sum over the exit heads, mean over the batch (and, multi-label, the classes).
+    """Return the cross-entropy with the labels: sum over exit heads, mean over the batch (multi-label: and classes).
 
     Args:
         all_logits: float [B, E, N] of E exit heads.
@@ -70,7 +70,7 @@ def label_loss(
 
 
 def _log_probabilities(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
-    """[..., N] -> [..., 1, N] of one distribution over N classes, or [..., N, 2] of N distributions over yes and no."""
+    """Return log-probabilities of [..., N]: [..., 1, N] over N classes, or [..., N, 2] over yes and no for each."""
     if multi_label:
         return torch.stack([functional.logsigmoid(logits), functional.logsigmoid(-logits)], dim=-1)
     return logits.log_softmax(dim=-1).unsqueeze(-2)
