@@ -17,7 +17,13 @@ from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import computes_in_bfloat16
 
 # What a resumed run may have otherwise: none of it changes the result.
-_FREE = ("fine_tune.keep_checkpoints", "distil.keep_checkpoints", "distil.cache", "distil.cache_limit_gb")
+_FREE = (
+    "fine_tune.keep_checkpoints",
+    "distil.keep_checkpoints",
+    "distil.cache",
+    "distil.cache_limit_gb",
+    "run.report_to",
+)
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -48,7 +54,9 @@ def read_config(kind: type[Config], file: Path | None, flags: Mapping[str, Any])
     if config.run.precision == "auto":
         config = replace(config, run=replace(config.run, precision=_best_precision()))  # type: ignore[type-var]
     try:
-        config.distillation(Path())  # checks what the steps take from the sections run and model
+        for section in vars(config).values():
+            if isinstance(section, Step):
+                section.settings(**config.shared())  # checks what the steps take from the sections run and model
     except ValueError as error:
         raise CommandError(str(error)) from error
     return config

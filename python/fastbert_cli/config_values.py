@@ -39,6 +39,8 @@ def fits(value: Any, kind: Any) -> bool:
         return isinstance(value, str) and value in arguments
     if origin is tuple:
         return isinstance(value, list | tuple) and all(fits(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     if kind in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, int | float if kind is float else kind)
@@ -53,4 +55,6 @@ def describe(kind: Any) -> str:
         return f"one of {', '.join(arguments)}"
     if origin is tuple:
         return {str: "a list of texts", int: "a list of integers"}[arguments[0]]
+    if origin is dict:
+        return "a mapping of names to values"
     return _NAMES[kind]

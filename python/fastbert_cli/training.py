@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,10 +28,23 @@ Dev = Annotated[
 DevSplit = Annotated[str | None, Option("Part of the data set of --dev, as validation.", panel=DATA)]
 MaxLength = Annotated[int, Option("Texts are cut off at this many tokens.", panel=MODEL)]
 Score = Literal["accuracy", "macro_f1"]
+Scheduler = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "reduce_lr_on_plateau",
+]
 
 
 class Step:
     """Base of the sections for a training step; names, defaults and limits are those of the library's settings."""
+
+    # Further ones of transformers.TrainingArguments.
+    arguments: dict[str, Any]
 
     def settings(self, **shared: Any) -> TrainingSettings:
         """Return the library's settings, with what other sections have for all steps.
@@ -40,6 +53,18 @@ class Step:
             ValueError: a value out of its range; the message begins with its key.
         """
         raise NotImplementedError
+
+    def values(self, shared: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields by name, with what other sections have for all steps.
+
+        Raises:
+            ValueError: two sections have the same training argument.
+        """
+        own, common = asdict(self), shared.get("arguments", {})  # type: ignore[call-overload]
+        twice = sorted(own["arguments"].keys() & common.keys())
+        if twice:
+            raise ValueError(f"arguments: {', '.join(twice)} is an option of the section run; leave one of them out")
+        return {**own, **shared, "arguments": {**common, **own["arguments"]}}
 
 
 @dataclass(frozen=True)
@@ -81,14 +106,15 @@ class Distil(Step):
     cache_dtype: Annotated[
         Literal["bfloat16", "float32"], Option("Precision in the cache; float32 takes twice the disk.", panel=STEP_2)
     ] = "bfloat16"
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     def settings(self, cache_dir: Path = Path(), **shared: Any) -> DistillationSettings:
         """Return the library's settings, with a cache in `cache_dir` if one is wanted."""
         from fastbert_hf.training import DistillationSettings
 
-        own = asdict(self)
-        folder = str(cache_dir) if own.pop("cache") else None
-        return DistillationSettings(**own, cache_dir=folder, **shared)
+        values = self.values(shared)
+        folder = str(cache_dir) if values.pop("cache") else None
+        return DistillationSettings(**values, cache_dir=folder)
 
 
 @dataclass(frozen=True)
@@ -100,6 +126,23 @@ class Run:
         Literal["auto", "fp32", "bf16"],
         Option("Of training; auto: bf16 where the processor or GPU computes in it.", panel=RUN),
     ] = "auto"
+    gradient_accumulation: Annotated[
+        int, Option("Batches per optimizer step, for a large batch in little memory.", panel=RUN, min=1)
+    ] = 1
+    lr_scheduler: Annotated[Scheduler, Option("Course of the learning rate after the warm-up.", panel=RUN)] = "linear"
+    report_to: Annotated[
+        tuple[str, ...],
+        Option("Also log to this integration of transformers, as wandb or mlflow; may be repeated.", panel=RUN),
+    ] = ()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what is not the default, as `transformers.TrainingArguments` calls it."""
+        every = {
+            "gradient_accumulation_steps": (self.gradient_accumulation, 1),
+            "lr_scheduler_type": (self.lr_scheduler, "linear"),
+            "report_to": (list(self.report_to), []),
+        }
+        return {name: value for name, (value, default) in every.items() if value != default}
 
 
 class TrainingConfig:
@@ -111,7 +154,12 @@ class TrainingConfig:
 
     def shared(self) -> dict[str, Any]:
         """Return the settings that all steps take from the sections `run` and `model`."""
-        return {"seed": self.run.seed, "precision": self.run.precision, "max_length": self.model.max_length}
+        return {
+            "seed": self.run.seed,
+            "precision": self.run.precision,
+            "max_length": self.model.max_length,
+            "arguments": self.run.arguments(),
+        }
 
     def distillation(self, cache_dir: Path) -> DistillationSettings:
         """Return the settings of step 2, with a cache in `cache_dir` if one is wanted."""

@@ -60,7 +60,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
         self.num_labels = cast(int, config.num_labels)
         self.backbone = backbones.build_backbone(config.backbone_config)
         self.heads = nn.ModuleList(_make_head(config) for _ in config.exit_layers)
-        self._frozen_for_distillation = False
+        # Of `freeze_for_distillation`: what required gradients before, by name.
+        self._flags_before_freezing: dict[str, bool] | None = None
         self.calibrated_setting: CalibratedSetting | None = None
         self.post_init()
 
@@ -175,30 +176,37 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     @property
     def frozen_for_distillation(self) -> bool:
-        """Whether the backbone and the teacher classifier are frozen."""
-        return self._frozen_for_distillation
+        """True between `freeze_for_distillation` and `unfreeze`."""
+        return self._flags_before_freezing is not None
 
     def freeze_for_distillation(self) -> None:
         """Freeze the backbone and the teacher classifier, so that only the student classifiers train.
 
         Both stay in eval mode, whatever `train()` is told later, and the backbone runs without autograd.
         """
-        self._set_frozen(True)
+        if self._flags_before_freezing is None:
+            self._flags_before_freezing = {name: value.requires_grad for name, value in self.named_parameters()}
+        self.backbone.requires_grad_(False)
+        self.teacher_classifier.requires_grad_(False)
+        self.train(self.training)
 
     def unfreeze(self) -> None:
-        """Undo `freeze_for_distillation`: every parameter of the backbone and the teacher classifier trains again."""
-        self._set_frozen(False)
+        """Undo `freeze_for_distillation`: backbone and teacher classifier require the gradients that they did before.
 
-    def _set_frozen(self, frozen: bool) -> None:
-        self._frozen_for_distillation = frozen
-        self.backbone.requires_grad_(not frozen)
-        self.teacher_classifier.requires_grad_(not frozen)
+        Does nothing to a model that is not frozen.
+        """
+        flags, self._flags_before_freezing = self._flags_before_freezing, None
+        if flags is not None:
+            own = {id(value) for part in (self.backbone, self.teacher_classifier) for value in part.parameters()}
+            for name, parameter in self.named_parameters():
+                if id(parameter) in own:
+                    parameter.requires_grad_(flags.get(name, True))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> FastBertForSequenceClassification:
         """As in `nn.Module`, except that frozen parts stay in eval mode (no dropout in the teacher's signal)."""
         super().train(mode)
-        if self._frozen_for_distillation:
+        if self.frozen_for_distillation:
             self.backbone.eval()
             self.teacher_classifier.eval()
         return self

@@ -29,6 +29,10 @@ OTHER = {
     "fine_tune.epochs": 2.5,
     "distil.cache": True,
     "distil.cache_limit_gb": 1e-3,
+    "fine_tune.arguments": {"max_grad_norm": 0.5, "lr_scheduler_kwargs": {"num_cycles": 2}},
+    "run.gradient_accumulation": 4,
+    "run.lr_scheduler": "cosine",
+    "run.report_to": ["wandb", "mlflow"],
     "run.seed": 0,
     "run.steps": "joint",
     "run.precision": "fp32",
@@ -150,3 +154,29 @@ def test_every_type_of_the_configuration_has_words():
             hints = get_type_hints(type(getattr(config, name)))
             for key, value in values.items():
                 assert describe(hints[key]) and fits(value, hints[key])
+
+
+def test_arguments_of_all_steps_and_of_one():
+    flags = {"run.gradient_accumulation": 2, "run.report_to": ("wandb",), "distil.arguments": {"adam_beta2": 0.98}}
+    config = read_config(TrainConfig, None, flags)
+    common = {"gradient_accumulation_steps": 2, "report_to": ["wandb"]}
+    assert config.fine_tuning().arguments == common
+    assert config.distillation(Path()).arguments == {**common, "adam_beta2": 0.98}
+    assert read_config(TrainConfig, None, {}).fine_tuning().arguments == {}, "runs of before can go on"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("distil: {arguments: {save_steps: 3}}", "distil.arguments: 'save_steps' cannot be passed on: every epoch"),
+        ("fine_tune: {arguments: [1]}", "fine_tune.arguments must be a mapping of names to values"),
+        ("run: {gradient_accumulation: 0}", "gradient_accumulation_steps must be an integer of at least 1, got 0"),
+        (
+            "fine_tune: {arguments: {lr_scheduler_type: cosine}}\nrun: {lr_scheduler: constant}",
+            "arguments: lr_scheduler_type is an option of the section run; leave one of them out",
+        ),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(tmp_path, text, message):
+    with pytest.raises(CommandError, match=message):
+        read_config(TrainConfig, write(tmp_path, text), {})

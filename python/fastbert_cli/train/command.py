@@ -91,12 +91,13 @@ class FineTune(Step):
     best_by: Annotated[training.Score, Option("Score on --dev that the best epoch has.", panel=STEP_1)] = "accuracy"
     keep_checkpoints: int = 2
     label_smoothing: Annotated[float, Option("Share of a label that is spread over all classes.", panel=STEP_1)] = 0.0
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     def settings(self, **shared: Any) -> LabelSettings:
         """Return the library's settings."""
         from fastbert_hf.training import LabelSettings
 
-        return LabelSettings(**asdict(self), **shared)
+        return LabelSettings(**self.values(shared))
 
 
 @dataclass(frozen=True)

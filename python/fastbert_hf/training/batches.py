@@ -21,7 +21,7 @@ class EpochSampler(LengthGroupedSampler):
 
     Args:
         lengths: tokens of every sample.
-        batch_size: samples per step, of all processes together.
+        batch_size: samples per optimiser step, of all processes together.
         seed: of the order.
     """
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import check_dev, check_labels, check_texts
+from fastbert_hf.training.freezing import training_only
 from fastbert_hf.training.frozen_states import CacheShape, FrozenStates
 from fastbert_hf.training.objectives import distillation_loss, label_loss
 from fastbert_hf.training.running import TrainingResult, run_step
@@ -27,20 +29,25 @@ def distil(
     dev: ClassificationData | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
-    """Step 2 (Liu et al. 2020, section 3.2.3): all student classifiers together, from the teacher classifier.
+    """Distill all student classifiers together from the teacher classifier: step 2 (Liu et al. 2020, section 3.2.3).
 
     Backbone and teacher classifier are frozen and in eval mode throughout, so that the teacher's signal carries no
     dropout, and the backbone runs once per batch without autograd (with `settings.cache_dir`, once per sample in all).
-    Afterwards the model is in eval mode and frozen or not as it was before.
+    A student with `requires_grad=False` is not changed. Afterwards the model is in eval mode, and frozen or not as it
+    was before.
 
     Args:
         model: changed in place.
         tokenizer: the backbone's.
         data: texts; labels are needed for hard and mixed targets only (`join_texts` adds unlabelled texts to others).
         settings: see `DistillationSettings`.
-        dev, run_dir, resume: as in `fine_tune`; scores on `dev` are means over the students. With a cache, a resumed
-            run equals an uninterrupted one within rounding, since batches that fill the cache may differ.
+        dev: as in `fine_tune`; scores are means over the students.
+        run_dir: as in `fine_tune`.
+        resume: as in `fine_tune`. With a cache, a resumed run equals an uninterrupted one within rounding, since the
+            batches that fill the cache may differ.
+        callbacks: as in `fine_tune`; their `model` is a module with the students' forward.
 
     Raises:
         ValueError: as in `fine_tune`; a model with one exit head (no student); no labels for hard or mixed targets; a
@@ -54,13 +61,20 @@ def distil(
     check_dev(model, data, dev)
     if len(model.student_classifiers) == 0:
         raise ValueError("a model with one exit head has no student classifier to distil")
-    was_frozen = model.frozen_for_distillation
-    model.freeze_for_distillation()
-    try:
-        return run_step(DistillationTrainer, model, tokenizer, data, settings, dev=dev, run_dir=run_dir, resume=resume)
-    finally:
-        if not was_frozen:
-            model.unfreeze()
+    with training_only(model, [model.student_classifiers]) as frozen:
+        model.freeze_for_distillation()
+        return run_step(
+            DistillationTrainer,
+            model,
+            tokenizer,
+            data,
+            settings,
+            dev=dev,
+            run_dir=run_dir,
+            resume=resume,
+            callbacks=callbacks,
+            frozen=frozen,
+        )
 
 
 class Students(nn.Module):
@@ -75,7 +89,7 @@ class Students(nn.Module):
         self._model = (model,)  # in a tuple, so that it does not become a module of this one
 
     def forward(self, hidden_states: list[torch.Tensor], attention_mask: torch.Tensor) -> torch.Tensor:
-        """Logits [B, S, N] of the S students.
+        """Return the logits [B, S, N] of the S students.
 
         Args:
             hidden_states: S tensors [B, L, H].
@@ -116,12 +130,12 @@ class DistillationTrainer(StepTrainer):
 
     @staticmethod
     def trained_module(model: FastBertForSequenceClassification) -> nn.Module:
-        """The students."""
+        """Return the students."""
         return Students(model)
 
     @staticmethod
     def scored_layers(model: FastBertForSequenceClassification) -> list[int]:
-        """All but the last layer that has an exit head."""
+        """Return all but the last layer that has an exit head."""
         return model.config.exit_layers[:-1]
 
     def loss_and_logits(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,7 +158,7 @@ class DistillationTrainer(StepTrainer):
         return (1 - hard_weight) * soft + hard_weight * hard, logits
 
     def _frozen_results(self, inputs: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Hidden states [B, L, H] behind every student's layer, and the teacher's logits [B, N]."""
+        """Return hidden states [B, L, H] behind every student's layer, and the teacher's logits [B, N]."""
         attention_mask = inputs["attention_mask"]
         samples = None
         if self._cache is not None and "sample_index" in inputs:  # dev data has none

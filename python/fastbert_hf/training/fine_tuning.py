@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import check_dev, check_labels, check_texts
+from fastbert_hf.training.freezing import training_only
 from fastbert_hf.training.objectives import label_loss
 from fastbert_hf.training.running import TrainingResult, run_step
 from fastbert_hf.training.settings import FINE_TUNING, LabelSettings
@@ -25,12 +27,14 @@ def fine_tune(
     dev: ClassificationData | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
-    """Step 1 (Liu et al. 2020, section 3.2.2): backbone and teacher classifier, cross-entropy on the labels.
+    """Fine-tune backbone and teacher classifier on labels: step 1 (Liu et al. 2020, section 3.2.2), cross-entropy.
 
-    The student classifiers are neither run nor changed. Multi-label models take the mean binary cross-entropy.
-    Afterwards the model is in eval mode and not frozen. Runs on the accelerator if there is one, and on several devices
-    under `accelerate launch` or `torchrun`, where every process makes the same call.
+    The student classifiers are neither run nor changed, nor is any parameter with `requires_grad=False`, so that a part
+    of the backbone can be kept as it is. Multi-label models take the mean binary cross-entropy. Afterwards the model is
+    in eval mode, and every parameter requires gradients or not as before. Runs on the accelerator if there is one, and
+    on several devices under `accelerate launch` or `torchrun`, where every process makes the same call.
 
     Args:
         model: changed in place.
@@ -44,24 +48,35 @@ def fine_tune(
             every epoch that `from_pretrained` can load. Ctrl-C writes one after the current step (with several
             processes, the last epoch's stays). `None` keeps nothing.
         resume: go on from the newest checkpoint of `run_dir` (from the beginning if it has none yet), with the same
-            result as an uninterrupted run. All other arguments must be those of that run.
+            result as an uninterrupted run. All other arguments must be those of that run, except what only watches it
+            (`settings.keep_checkpoints`, `report_to` and the like).
+        callbacks: of `transformers`, called as by its `Trainer`. Those that save their state (`ExportableState`, as
+            `EarlyStoppingCallback` does) get it back in a resumed run.
 
     Raises:
         ValueError: no data; other classes than the model has; `run_dir` holds a run and `resume` is not given, or
-            another run; a batch size that the devices cannot share; weights that are not finite in the end.
+            another run; a batch size that the devices cannot share; everything is frozen; weights that are not finite
+            in the end.
         RuntimeError: the checkpoint to go on from has not the model's parameters.
         KeyboardInterrupt: after Ctrl-C.
     """
     check_texts(data)
     check_labels(model, data)
     check_dev(model, data, dev)
-    model.unfreeze()
     # The students have no part in the loss; an optimiser or several processes need not wait for them.
-    model.student_classifiers.requires_grad_(False)
-    try:
-        return run_step(FineTuningTrainer, model, tokenizer, data, settings, dev=dev, run_dir=run_dir, resume=resume)
-    finally:
-        model.student_classifiers.requires_grad_(True)
+    with training_only(model, [model.backbone, model.teacher_classifier]) as frozen:
+        return run_step(
+            FineTuningTrainer,
+            model,
+            tokenizer,
+            data,
+            settings,
+            dev=dev,
+            run_dir=run_dir,
+            resume=resume,
+            callbacks=callbacks,
+            frozen=frozen,
+        )
 
 
 class FineTuningTrainer(StepTrainer):
@@ -71,13 +86,13 @@ class FineTuningTrainer(StepTrainer):
 
     @staticmethod
     def scored_layers(model: FastBertForSequenceClassification) -> list[int]:
-        """The last layer."""
+        """Return the last layer."""
         return model.config.exit_layers[-1:]
 
     def loss_and_logits(
         self, model: FastBertForSequenceClassification, inputs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The base class says what it returns."""
+        """Return loss and logits as the base class says."""
         labels = inputs["labels"]
         texts = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**texts)["logits"][:, None]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import check_dev, check_labels, check_texts
+from fastbert_hf.training.freezing import training_only
 from fastbert_hf.training.objectives import label_loss
 from fastbert_hf.training.running import TrainingResult, run_step
 from fastbert_hf.training.settings import JOINT_TRAINING, LabelSettings
@@ -25,16 +27,28 @@ def train_jointly(
     dev: ClassificationData | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
-    """The ablation of Liu et al. 2020, table 3: the backbone and all exit heads, cross-entropies summed, no teaching.
+    """Train the backbone and all exit heads on labels, cross-entropies summed: an ablation (Liu et al. 2020, table 3).
 
-    Takes the place of both steps. Arguments and errors as in `fine_tune`; scores on `dev` are means over all heads.
+    It takes the place of both steps. Arguments and errors as in `fine_tune`; scores on `dev` are means over all heads.
     """
     check_texts(data)
     check_labels(model, data)
     check_dev(model, data, dev)
-    model.unfreeze()
-    return run_step(JointTrainer, model, tokenizer, data, settings, dev=dev, run_dir=run_dir, resume=resume)
+    with training_only(model, [model.backbone, model.heads]) as frozen:
+        return run_step(
+            JointTrainer,
+            model,
+            tokenizer,
+            data,
+            settings,
+            dev=dev,
+            run_dir=run_dir,
+            resume=resume,
+            callbacks=callbacks,
+            frozen=frozen,
+        )
 
 
 class JointTrainer(StepTrainer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import describe_machine
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.settings import TrainingSettings
+from fastbert_hf.training.trainer_arguments import FREE_ARGUMENTS
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -32,11 +34,16 @@ def describe_run(
     data: TextData,
     dev: ClassificationData | None,
     settings: TrainingSettings,
+    callbacks: Sequence[TrainerCallback],
+    frozen: list[str],
 ) -> dict[str, Any]:
-    """What `run.json` says: step, settings with the seed, configuration of the model, data, versions and machine."""
+    """Return what `run.json` says: step, settings with the seed, callbacks, configuration of the model, parameters that
+    the user froze, data, versions and machine."""
     return {
         "step": step,
         "settings": asdict(settings),
+        "callbacks": [f"{type(callback).__module__}.{type(callback).__qualname__}" for callback in callbacks],
+        "frozen": frozen,
         "model": model.config.to_dict(),
         "data": {"train": _describe_data(data), "dev": None if dev is None else _describe_data(dev)},
         "machine": describe_machine(),
@@ -74,11 +81,16 @@ def open_run(folder: Path, description: dict[str, Any], resume: bool) -> Path | 
 
 
 def _check_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+    before_arguments, now_arguments = (run["settings"].pop("arguments", {}) for run in (stored, asked))
     differences = [
         f"{what} {before!r} there and {now!r} now"
         for what, before, now in (
             ("step", stored["step"], asked["step"]),
             *_pairs(stored["settings"], asked["settings"], _FREE_SETTINGS),
+            *_pairs(before_arguments, now_arguments, FREE_ARGUMENTS),
+            # Runs of before had none, and froze nothing.
+            ("callbacks", stored.get("callbacks", []), asked["callbacks"]),
+            ("frozen parameters", stored.get("frozen", []), asked["frozen"]),
             *_pairs(stored["model"], asked["model"], _FREE_MODEL_FIELDS),
             *_pairs(stored["data"], asked["data"], ()),
         )
@@ -120,10 +132,12 @@ def _describe_data(data: TextData) -> dict[str, Any]:
 
 
 def epoch_metrics(log_history: list[dict[str, float]], steps_per_epoch: int) -> list[dict[str, float]]:
-    """Trainer's log as one entry per epoch: `epoch`, `step` (the last one), mean training `loss`, `grad_norm` and
-    `learning_rate` of the last step, and with dev data `dev_loss` and the scores.
+    """Return Trainer's log as one entry per epoch.
 
-    An interrupted epoch has its training loss in several entries of the log, each the mean since the one before.
+    It has `epoch`, `step` (the last one), mean training `loss`, `grad_norm` and `learning_rate` of the last step, and
+    with dev data `dev_loss` and the scores.
+
+    An epoch may have its training loss in several entries of the log, each the mean since the one before.
     """
     epochs: dict[int, dict[str, float]] = {}
     logged = 0
@@ -145,8 +159,15 @@ def epoch_metrics(log_history: list[dict[str, float]], steps_per_epoch: int) -> 
     return list(epochs.values())
 
 
+class LogEveryEpoch(TrainerCallback):
+    """Log at the end of every epoch, whenever else Trainer logs, so that every entry is of one epoch."""
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        control.should_log = True
+
+
 class BestCheckpoint(TrainerCallback):
-    """Finds the best checkpoint where the run's folder is now.
+    """Find the best checkpoint where the run's folder is now.
 
     Trainer knows the path of the run's beginning. When it leads nowhere any more, because the folder was moved or the
     process runs in another one, Trainer forgets that checkpoint, and the run would end with the last epoch's weights.
@@ -162,7 +183,7 @@ class BestCheckpoint(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Keeps `metrics.jsonl` up to date: one JSON object per epoch, see `epoch_metrics`."""
+    """Keep `metrics.jsonl` up to date: one JSON object per epoch, see `epoch_metrics`."""
 
     def __init__(self, folder: Path, steps_per_epoch: int) -> None:
         self._file = folder / METRICS_FILE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,27 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback, get_available_reporting_integrations
 
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.interruption import CheckpointOnInterrupt
-from fastbert_hf.training.run_folder import BestCheckpoint, MetricsFile, describe_run, epoch_metrics, open_run
+from fastbert_hf.training.run_folder import (
+    BestCheckpoint,
+    LogEveryEpoch,
+    MetricsFile,
+    describe_run,
+    epoch_metrics,
+    open_run,
+)
 from fastbert_hf.training.settings import TrainingSettings
 from fastbert_hf.training.trainer import StepTrainer
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training step reports; of a resumed run, all of it except `seconds` covers the whole run.
+    """Report of a training step; of a resumed run, all of it except `seconds` covers the whole run.
 
     Attributes:
         losses: mean training loss of every epoch.
@@ -56,10 +63,16 @@ def run_step(
     dev: ClassificationData | None,
     run_dir: str | Path | None,
     resume: bool,
+    callbacks: Sequence[TrainerCallback],
+    frozen: list[str],
 ) -> TrainingResult:
-    """Train `model` in place with `trainer_class`; arguments and errors as in `fine_tune`.
+    """Train `model` in place with `trainer_class`, and report.
 
-    Leaves the model in eval mode, without the calibrated setting that it may have had.
+    Leaves the model in eval mode, without the calibrated setting that it may have had. Other arguments and errors as in
+    `fine_tune`.
+
+    Args:
+        frozen: parameters that the step would train, were they not frozen by the user.
     """
     if resume and run_dir is None:
         raise ValueError("resume=True needs the run_dir of the run to go on with")
@@ -69,14 +82,19 @@ def run_step(
             raise ValueError("with dev data, several processes need a run_dir to share the best checkpoint in")
         dataset = TokenisedDataset(data, tokenizer, settings.max_length)
         dev_dataset = None if dev is None else TokenisedDataset(dev, tokenizer, settings.max_length)
-        steps_per_epoch = math.ceil(len(dataset) / settings.batch_size)
+        steps_per_epoch = math.ceil(
+            math.ceil(len(dataset) / settings.batch_size) / arguments.gradient_accumulation_steps
+        )
         arguments.warmup_steps = int(math.ceil(steps_per_epoch * settings.epochs) * settings.warmup_fraction)
 
         trainer = trainer_class(model, dataset, dev_dataset, settings, arguments)
         checkpoint: Path | None = None
         interrupt = CheckpointOnInterrupt(steps_per_epoch)
+        trainer.add_callback(LogEveryEpoch())
+        for callback in callbacks:
+            trainer.add_callback(callback)
         if run_dir is not None:
-            description = describe_run(trainer.step_name, model, data, dev, settings)
+            description = describe_run(trainer.step_name, model, data, dev, settings, callbacks, frozen)
             checkpoint = _open_shared_run(folder, description, resume, trainer)
             trainer.add_callback(interrupt)
             trainer.add_callback(BestCheckpoint())
@@ -107,6 +125,8 @@ def run_step(
 
 def _arguments(settings: TrainingSettings, folder: Path, *, keeps_run: bool, has_dev: bool) -> TrainingArguments:
     on_accelerator = torch.accelerator.is_available()
+    given = dict(settings.arguments)
+    reports = _reports(given.pop("report_to", "none"), keeps_run)
     arguments = TrainingArguments(
         output_dir=str(folder),
         save_strategy="epoch" if keeps_run or has_dev else "no",
@@ -118,18 +138,22 @@ def _arguments(settings: TrainingSettings, folder: Path, *, keeps_run: bool, has
         greater_is_better=True,
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
         weight_decay=settings.weight_decay,
         seed=settings.seed,
         bf16=settings.precision == "bf16",
-        use_cpu=not on_accelerator,
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=on_accelerator,
         remove_unused_columns=False,
-        logging_strategy="epoch",
+        logging_strategy="steps" if "logging_steps" in given else "epoch",
         logging_nan_inf_filter=False,  # a diverged run should look like one
-        report_to="none",
-        disable_tqdm=False,
+        report_to=reports,
+        restore_callback_states_from_checkpoint=True,
+        **{
+            "lr_scheduler_type": "linear",
+            "use_cpu": not on_accelerator,
+            "ddp_find_unused_parameters": False,
+            "dataloader_pin_memory": on_accelerator,
+            "disable_tqdm": False,
+            **given,
+        },
     )
     # Else that of accelerate's launcher would win, and run.json would not tell.
     arguments.mixed_precision = "bf16" if settings.precision == "bf16" else "no"
@@ -140,6 +164,16 @@ def _arguments(settings: TrainingSettings, folder: Path, *, keeps_run: bool, has
         )
     arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = settings.batch_size // devices
     return arguments
+
+
+def _reports(asked: str | Sequence[str], keeps_run: bool) -> list[str]:
+    """Return where Trainer shall report to: without TensorBoard, whose files `_add_tensorboard` keeps in the folder."""
+    names = [asked] if isinstance(asked, str) else list(asked)
+    if "all" in names:
+        names = get_available_reporting_integrations()
+    elif "tensorboard" in names and not keeps_run:
+        raise ValueError("report_to='tensorboard' needs a run_dir to keep its files in")
+    return [name for name in names if name not in ("tensorboard", "none")]
 
 
 def _open_shared_run(folder: Path, description: dict[str, Any], resume: bool, trainer: Trainer) -> Path | None:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from fastbert_hf.training.trainer_arguments import check_arguments
 
 Precision = Literal["fp32", "bf16"]
 Score = Literal["accuracy", "macro_f1"]
 Objective = Literal["kl", "reverse_kl", "ce"]
 Targets = Literal["soft", "hard", "mixed"]
 CacheDtype = Literal["bfloat16", "float32"]
+
+# Training arguments that change how the backbone is trained.
+_OF_THE_BACKBONE = (
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    "neftune_noise_alpha",
+)
 
 
 @dataclass(frozen=True)
@@ -21,9 +33,10 @@ class TrainingSettings:
     Attributes:
         epochs: passes over the data; a part of a pass is allowed (0.5, 2.5).
         learning_rate: highest learning rate of AdamW; it rises over the warm-up, then falls linearly and would be 0
-            one step after the last.
-        batch_size: samples per step, of all devices together; the last batch of an epoch may be smaller and is used
-            too. (Several processes need equal parts: there it is filled up with the first samples of the epoch.)
+            one step after the last, unless `arguments` has another `lr_scheduler_type`.
+        batch_size: samples that are computed at a time, of all devices together, and per optimiser step, unless
+            `arguments` has `gradient_accumulation_steps`. The last batch of an epoch may be smaller and is used too.
+            (Several processes need equal parts: there it is filled up with the first samples of the epoch.)
         warmup_fraction: part of all steps that the warm-up takes.
         weight_decay: of AdamW, on weights only, not on biases and LayerNorm.
         seed: of shuffling and dropout. The fresh exit heads are drawn earlier, by `from_backbone`, from the global
@@ -33,9 +46,12 @@ class TrainingSettings:
         best_by: with dev data, the score on it that decides which epoch is best; both are means over the exit heads
             that the step trains.
         keep_checkpoints: checkpoints that stay in the run folder, at least 2: the newest ones, and always the best.
+        arguments: further arguments of `transformers.TrainingArguments`, by name: `gradient_accumulation_steps`,
+            `lr_scheduler_type`, `report_to`, `max_grad_norm`, `optim`, ... With G accumulation steps, an optimiser step
+            is that of a batch of G x `batch_size` samples.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value out of its range, or an argument that is not known or that the step itself decides.
     """
 
     epochs: float = 3
@@ -48,6 +64,7 @@ class TrainingSettings:
     max_length: int = 128
     best_by: Score = "accuracy"
     keep_checkpoints: int = 2
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         self._check_number("epochs", above=0)
@@ -60,6 +77,8 @@ class TrainingSettings:
         self._check_integer("max_length", least=1)
         self._check_choice("best_by", Score)
         self._check_integer("keep_checkpoints", least=2)
+        check_arguments(self.arguments)
+        object.__setattr__(self, "arguments", dict(self.arguments))
 
     def _check_number(
         self,
@@ -148,6 +167,10 @@ class DistillationSettings(TrainingSettings):
         self._check_number("hard_weight", least=0, most=1)
         self._check_number("cache_limit_gb", above=0)
         self._check_choice("cache_dtype", CacheDtype)
+        useless = self.arguments.keys() & set(_OF_THE_BACKBONE)
+        if useless:
+            names = ", ".join(sorted(useless))
+            raise ValueError(f"arguments: {names} is for steps that train the backbone, which is frozen here")
 
 
 FINE_TUNING = LabelSettings()

@@ -19,8 +19,10 @@ class StepTrainer(Trainer):
 
     Args:
         model: the FastBERT model.
-        dataset: training samples. dev: labelled samples to score every epoch on, or `None`.
-        settings: of the step. arguments: made from them.
+        dataset: training samples.
+        dev: labelled samples to score every epoch on, or `None`.
+        settings: of the step.
+        arguments: made from them.
     """
 
     step_name: ClassVar[str]
@@ -52,16 +54,16 @@ class StepTrainer(Trainer):
 
     @staticmethod
     def trained_module(model: FastBertForSequenceClassification) -> torch.nn.Module:
-        """What runs and trains, with the parameter names of `model`."""
+        """Return what runs and trains, with the parameter names of `model`."""
         return model
 
     @staticmethod
     def scored_layers(model: FastBertForSequenceClassification) -> list[int]:
-        """Layers of the exit heads whose logits `loss_and_logits` returns."""
+        """Return the layers of the exit heads whose logits `loss_and_logits` returns."""
         return model.config.exit_layers
 
     def loss_and_logits(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss (mean over the batch) and logits [B, E, N] of the exit heads that are scored.
+        """Return the loss (mean over the batch) and logits [B, E, N] of the exit heads that are scored.
 
         Args:
             model: the trained module, wrapped where there are several devices.
@@ -72,9 +74,21 @@ class StepTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """As in `Trainer`."""
+        """As in `Trainer`, for training batches; with accumulation every sample of a step weighs the same.
+
+        Trainer takes the mean of the batches of a step, of which the last of an epoch may be smaller.
+        """
         loss, logits = self.loss_and_logits(model, inputs)
+        even_share = self._samples_in_step / self.current_gradient_accumulation_steps
+        if len(inputs["input_ids"]) != even_share:
+            loss = loss * (len(inputs["input_ids"]) / even_share)
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`: the batches of the next optimiser step."""
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        self._samples_in_step = sum(len(batch["input_ids"]) for batch in batches)
+        return batches, num_items
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -86,10 +100,9 @@ class StepTrainer(Trainer):
         return loss, logits, inputs["labels"]
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of similar length, of `EpochSampler`."""
-        sampler = EpochSampler(
-            self.samples.lengths, self.args.train_batch_size * self.args.world_size, seed=self.args.seed
-        )
+        """Return batches of similar length, of `EpochSampler`."""
+        samples_per_step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        sampler = EpochSampler(self.samples.lengths, samples_per_step, seed=self.args.seed)
         self.add_callback(SetEpoch(sampler))
         samples = NumberedDataset(self.samples) if self.numbers_samples else self.samples
         loader: DataLoader[Any] = DataLoader(
@@ -98,6 +111,9 @@ class StepTrainer(Trainer):
             sampler=sampler,
             collate_fn=samples.collate,
             pin_memory=self.args.dataloader_pin_memory,
+            num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
         )
         return self.accelerator.prepare(loader)
 

@@ -212,13 +212,15 @@ def test_weight_decay_reaches_the_weights_of_students_only(monkeypatch: pytest.M
         torch.testing.assert_close(value, before[name] * (0.95 if decays else 1), msg=name)
 
 
-def test_distillation_keeps_a_frozen_model_frozen(fine_tuned: FastBertForSequenceClassification) -> None:
+def test_a_frozen_model_is_frozen_again_behind_every_step(fine_tuned: FastBertForSequenceClassification) -> None:
     model = copy.deepcopy(fine_tuned)
     model.freeze_for_distillation()
     distil(model, make_tokenizer(), make_data(8), replace(QUICK_DISTILLATION, epochs=1))
     assert model.frozen_for_distillation
+    before = snapshot(model)
     fine_tune(model, make_tokenizer(), make_data(8), replace(QUICK, epochs=1))
-    assert not model.frozen_for_distillation
+    assert model.frozen_for_distillation, "as before"
+    assert any(name.startswith("backbone.") for name in changed(before, model)), "but not within the step"
 
 
 @pytest.mark.parametrize("exit_layers", [None, [2, 3]])
