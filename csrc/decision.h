@@ -3,7 +3,8 @@
 //   uncertainty   entropy, patience:  -sum_c p_c log p_c / log N,  p = softmax(logits), 0 log 0 = 0
 //                 top_k_entropy:      the same over the k = parameter most likely classes, renormalised, / log k
 //                                     (over all classes when k >= N)
-//                 confidence:         1 - max p
+//                 confidence:         1 - p1,  p1 the largest of p
+//                 margin:             1 - (p1 - p2),  p2 the second largest
 //   prediction    the first class with the largest logit
 //   streak        how many heads in a row predicted it: one more than before if the prediction is that of history, else 1
 //   keep          patience:           !(streak >= parameter)
@@ -17,7 +18,7 @@
 namespace fastbert {
 
 // The values are part of the binding's contract with fastbert_kernels/criteria.py.
-enum class Criterion : int32_t { entropy = 0, top_k_entropy = 1, confidence = 2, patience = 3 };
+enum class Criterion : int32_t { entropy = 0, top_k_entropy = 1, confidence = 2, margin = 3, patience = 4 };
 
 struct ExitRule {
   Criterion criterion;

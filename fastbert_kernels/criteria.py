@@ -10,13 +10,15 @@ class Criterion(str, Enum):
     """When a sample may leave; `csrc/decision.h` and `reference.decide` have the formulas.
 
     ENTROPY: normalised entropy below Speed (FastBERT, section 3.3). TOP_K_ENTROPY: the same over the k most likely
-    classes, for sets with many classes. CONFIDENCE: 1 - the largest probability below Speed. PATIENCE: so many exit
-    heads in a row predicted the same class; Speed is not looked at.
+    classes, for sets with many classes. CONFIDENCE: 1 - the largest probability below Speed. MARGIN: 1 - the difference
+    of the two largest probabilities below Speed. PATIENCE: so many exit heads in a row predicted the same class; Speed
+    is not looked at.
     """
 
     ENTROPY = "entropy"
     TOP_K_ENTROPY = "top_k_entropy"
     CONFIDENCE = "confidence"
+    MARGIN = "margin"
     PATIENCE = "patience"
 
     @property

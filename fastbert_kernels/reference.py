@@ -42,6 +42,7 @@ UNCERTAINTIES: dict[Criterion, Callable[[Tensor, int], Tensor]] = {
     Criterion.ENTROPY: lambda logits, _: normalised_entropy(logits),
     Criterion.TOP_K_ENTROPY: lambda logits, k: normalised_entropy(logits.topk(min(k, logits.shape[-1]), dim=-1).values),
     Criterion.CONFIDENCE: lambda logits, _: 1 - F.softmax(logits, dim=-1).amax(dim=-1),
+    Criterion.MARGIN: lambda logits, _: 1 + F.softmax(logits, dim=-1).topk(2, dim=-1).values.diff(dim=-1).squeeze(-1),
     Criterion.PATIENCE: lambda logits, _: normalised_entropy(logits),
 }
 

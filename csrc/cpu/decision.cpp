@@ -2,6 +2,7 @@
 #include "cpu/decision.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <stdexcept>
@@ -23,6 +24,16 @@ float top_k_entropy(const float* logits, int64_t num_labels, int64_t k) {
   return set.normalised_entropy(largest.data(), k);
 }
 
+// p1 - p2 = (1 - e) / S, with e = exp(second largest logit - largest) and S the sum of the exponentials of all.
+float margin(const float* logits, int64_t num_labels) {
+  float first = -INFINITY, second = -INFINITY;
+  for (int64_t i = 0; i < num_labels; ++i) {
+    second = std::max(second, std::min(first, logits[i]));
+    first = std::max(first, logits[i]);
+  }
+  return 1.0f - (1.0f - std::exp(second - first)) * kernels().largest_probability(logits, num_labels);
+}
+
 float measure_uncertainty(const float* logits, int64_t num_labels, const ExitRule& rule) {
   switch (rule.criterion) {
     case Criterion::entropy:
@@ -32,6 +43,8 @@ float measure_uncertainty(const float* logits, int64_t num_labels, const ExitRul
       return top_k_entropy(logits, num_labels, rule.parameter);
     case Criterion::confidence:
       return 1.0f - kernels().largest_probability(logits, num_labels);
+    case Criterion::margin:
+      return margin(logits, num_labels);
   }
   throw std::logic_error("a criterion without a formula in csrc/cpu/decision.cpp");
 }

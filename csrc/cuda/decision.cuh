@@ -67,9 +67,21 @@ __device__ __forceinline__ float compute_top_k_entropy(const float* logits, int 
   return sums.normalised_entropy(k);
 }
 
-// One warp: what the criterion compares with Speed. `maximum` and `sums` are those of all logits.
+// One warp: 1 - (p1 - p2) = 1 - (1 - e) / S, with e = exp(second largest logit - largest) and S the sum of the
+// exponentials of all. The largest is that of `prediction`.
+__device__ __forceinline__ float compute_margin(const float* logits, int num_labels, int prediction, float maximum,
+                                                float exponentials, int lane) {
+  float second = -INFINITY;
+#pragma unroll 1
+  for (int label = lane; label < num_labels; label += WARP_SIZE) {
+    if (label != prediction && logits[label] > second) second = logits[label];
+  }
+  return 1 - (1 - expf(warp_max(second) - maximum)) / exponentials;
+}
+
+// One warp: what the criterion compares with Speed. `prediction`, `maximum` and `sums` are those of all logits.
 __device__ __forceinline__ float measure_uncertainty(const ExitRule& rule, const float* logits, int num_labels,
-                                                     float maximum, const EntropySums& sums, int lane) {
+                                                     int prediction, float maximum, const EntropySums& sums, int lane) {
   switch (rule.criterion) {
     case Criterion::entropy:
     case Criterion::patience:
@@ -79,6 +91,8 @@ __device__ __forceinline__ float measure_uncertainty(const ExitRule& rule, const
                                          : sums.normalised_entropy(num_labels);
     case Criterion::confidence:
       return 1 - 1 / sums.exponentials;
+    case Criterion::margin:
+      return compute_margin(logits, num_labels, prediction, maximum, sums.exponentials, lane);
   }
   __trap();  // a criterion without a formula
   return NAN;
@@ -117,7 +131,7 @@ __device__ __forceinline__ void decide(const Decision& decision, const DecisionO
 #pragma unroll 1
   for (int label = lane; label < num_labels; label += WARP_SIZE) sums.add(logits[label] - maximum);
   sums.sum_warp();
-  float uncertainty = measure_uncertainty(decision.rule, logits, num_labels, maximum, sums, lane);
+  float uncertainty = measure_uncertainty(decision.rule, logits, num_labels, prediction, maximum, sums, lane);
   if (!(sums.exponentials >= 1)) {  // the largest logit alone adds 1, so this is NaN: a logit was NaN or infinite
     uncertainty = NAN;
     prediction = -1;

@@ -14,6 +14,7 @@ from fastbert_kernels.triton import configs
 ENTROPY = tl.constexpr(Criterion.ENTROPY.code)
 TOP_K_ENTROPY = tl.constexpr(Criterion.TOP_K_ENTROPY.code)
 CONFIDENCE = tl.constexpr(Criterion.CONFIDENCE.code)
+MARGIN = tl.constexpr(Criterion.MARGIN.code)
 PATIENCE = tl.constexpr(Criterion.PATIENCE.code)
 LABELS_AT_ONCE = tl.constexpr(128)
 
@@ -86,6 +87,18 @@ def _entropy_of_largest(logits_ptr, num_labels, count, top, ALL_LABELS: tl.const
 
 
 @triton.jit
+def _largest_other(logits_ptr, num_labels, prediction):
+    """Return the largest of the logits [num_labels] but that of `prediction`."""
+    largest = -float("inf")
+    for start in range(0, num_labels, LABELS_AT_ONCE):
+        label = start + tl.arange(0, LABELS_AT_ONCE)
+        other = (label < num_labels) & (label != prediction)
+        logits = tl.load(logits_ptr + label, mask=other, other=-float("inf"))
+        largest = tl.maximum(largest, tl.max(logits, axis=0))
+    return largest
+
+
+@triton.jit
 def decide(
     logits_ptr,
     num_labels,
@@ -122,6 +135,9 @@ def decide(
         uncertainty = _entropy_of_largest(logits_ptr, num_labels, parameter, top, ALL_LABELS) / log_classes
     elif CRITERION == CONFIDENCE:
         uncertainty = 1.0 - 1.0 / total
+    elif CRITERION == MARGIN:
+        second = _largest_other(logits_ptr, num_labels, prediction)
+        uncertainty = 1.0 - (1.0 - tl.exp(second - top)) / total
     else:
         tl.static_assert(False, "a criterion without a formula in fastbert_kernels/triton/decision.py")
     # Comparisons, since the hardware's minimum and maximum drop a NaN.

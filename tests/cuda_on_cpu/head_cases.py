@@ -37,6 +37,7 @@ UNCERTAINTIES = {
     "entropy": lambda logits, _: entropy(logits),
     "top_k_entropy": lambda logits, k: entropy(logits[:, :k]),
     "confidence": lambda logits, _: 1 - torch.softmax(logits, -1)[:, 0],
+    "margin": lambda logits, _: 1 + torch.softmax(logits, -1)[:, :2].diff(dim=1)[:, 0],
     "patience": lambda logits, _: entropy(logits),
 }
 

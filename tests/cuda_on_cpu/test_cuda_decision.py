@@ -11,7 +11,7 @@ from cpu_library import Decision, HeadOutputs
 from head_cases import FLOAT32
 
 from fastbert_kernels.criteria import Criterion
-from helpers.criteria import EVERY_CRITERION, options_of
+from helpers.criteria import EVERY_CRITERION, EXACT_MARGINS, options_of
 
 HEADS = ["attentive", "linear", "pooled"]
 INFINITY, NAN = math.inf, math.nan
@@ -143,6 +143,13 @@ def test_extreme_logits(library, head):
     assert outputs.uncertainty.tolist() == pytest.approx([wanted for _, wanted in rows], abs=1e-6)
     assert (outputs.uncertainty >= 0).all() and (outputs.uncertainty <= 1).all() and (outputs.keep == 1).all()
     assert outputs.history[:, 0].tolist() == [0, 1, 0, 0]  # the first of equals
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("logits", "margin"), EXACT_MARGINS, ids=str)
+def test_margins_without_rounding_short(library, head, logits, margin):
+    outputs = decide(library, head, torch.tensor([logits]), Decision(torch.zeros(1), "margin"))
+    assert outputs.uncertainty.tolist() == [margin]
 
 
 @pytest.mark.parametrize("head", HEADS)

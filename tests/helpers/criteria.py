@@ -20,6 +20,17 @@ EVERY_CRITERION = [
     options_of(criterion, PARAMETERS[criterion].smallest if criterion in PARAMETERS else 0) for criterion in Criterion
 ]
 
+# (logits, uncertainty by margin), where every step is exact.
+EXACT_MARGINS = [
+    ([2.0, 2.0], 1.0),
+    ([2.0, 2.0, -1.0], 1.0),
+    ([-3.0, 5.0, 0.0, 5.0], 1.0),
+    ([-math.inf, 1.0, 1.0], 1.0),
+    ([0.0, -math.inf], 0.0),
+    ([-math.inf, 7.0, -math.inf, -math.inf], 0.0),
+    ([200.0, 0.0, 0.0], 0.0),
+]
+
 
 def uncertainty_of(logits: Sequence[float], criterion: str, parameter: int) -> float:
     """What the criterion compares, or what is reported where it compares nothing, of one sample's logits."""
@@ -29,6 +40,7 @@ def uncertainty_of(logits: Sequence[float], criterion: str, parameter: int) -> f
         "entropy": _entropy,
         "top_k_entropy": lambda descending: _entropy(descending[:parameter]),
         "confidence": lambda descending: 1 - _softmax(descending)[0],
+        "margin": lambda descending: 1 - _softmax(descending)[0] + _softmax(descending)[1],
         "patience": _entropy,
     }
     return formulas[Criterion(criterion).value](sorted(map(float, logits), reverse=True))

@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastbert_kernels import ops
+from fastbert_kernels import ops, reference
 from fastbert_kernels.criteria import PARAMETERS, Criterion
-from helpers.criteria import EVERY_CRITERION, options_of, uncertainty_of
+from helpers.accuracy import assert_accurate
+from helpers.criteria import EVERY_CRITERION, EXACT_MARGINS, options_of, uncertainty_of
+from helpers.rounding import rivals
 
 BACKENDS = ["cpu", "reference"]
 
@@ -59,6 +61,38 @@ def test_few_and_many_labels(backend, criterion, labels):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("criterion", list(Criterion))
+@pytest.mark.parametrize("labels", [2, 3, 96])
+@pytest.mark.parametrize("scale", [0.01, 1, 8])
+def test_the_error_is_at_most_twice_that_of_pytorch(backend, criterion, labels, scale):
+    logits = scale * torch.randn(300, labels)
+    parameter = options_of(criterion, 5)["parameter"]
+    exact = reference.UNCERTAINTIES[criterion](logits.double(), parameter)
+    theirs = rivals(lambda: reference.UNCERTAINTIES[criterion](logits, parameter), answers=len(logits))
+    # Each row as the bias of a batch of its own, since a product with many columns may round.
+    got = torch.cat([_decide_alone(row, backend, criterion, parameter) for row in logits])
+    assert_accurate(got, exact, theirs, least=torch.finfo(torch.float32).eps)
+    assert got.min() >= 0 and got.max() <= 1
+
+
+def _decide_alone(logits, backend="cpu", criterion="entropy", parameter=0):
+    arguments = (torch.zeros(1, 3), torch.tensor([0, 1]).int(), torch.ones(1), [torch.zeros(len(logits), 3)], [logits])
+    return ops.pooled_exit_head(*arguments, criterion=criterion, parameter=parameter, backend=backend)[1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("logits", "margin"), EXACT_MARGINS, ids=str)
+def test_margins_without_rounding(backend, logits, margin):
+    assert _decide_alone(torch.tensor(logits), backend, "margin").tolist() == [margin]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
+def test_nothing_but_impossible_classes_is_not_a_number(backend, options):
+    assert _decide_alone(torch.full((4,), -math.inf), backend, **options).isnan().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_patience_counts_equal_predictions_in_a_row(backend):
     history, seen = None, []
     for winner in (2, 2, 0, 0, 0, 1):
@@ -99,7 +133,10 @@ def test_ties_go_to_the_first_class(backend):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"criterion": "mood"}, "unknown criterion 'mood'; choose one of entropy, top_k_entropy, confidence, patience"),
+        (
+            {"criterion": "mood"},
+            f"unknown criterion 'mood'; choose one of {', '.join(criterion.value for criterion in Criterion)}",
+        ),
         ({"criterion": "top_k_entropy"}, "'top_k_entropy' is a number of most likely classes.*at least 2, not 0"),
         ({"criterion": "top_k_entropy", "parameter": 1}, "at least 2, not 1"),
         ({"criterion": "patience"}, "'patience' is a number of equal predictions in a row.*at least 1, not 0"),

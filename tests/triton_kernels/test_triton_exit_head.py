@@ -18,7 +18,7 @@ from triton_cases import DTYPES, LENGTHS, assert_as_accurate_as_pytorch, in_doub
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.exit_head import exit_head
-from helpers.criteria import EVERY_CRITERION
+from helpers.criteria import EVERY_CRITERION, EXACT_MARGINS
 from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
 from helpers.triton_interpreter import INTERPRETING, run_interpreted
 
@@ -139,6 +139,13 @@ class TestExitHead:
         u = exit_head(*inputs)[1]
         inputs[2] = torch.tensor([u[0], torch.nextafter(u[1], torch.tensor(2.0)), 0.0, math.nan])
         assert exit_head(*inputs)[3].tolist() == [True, False, True, True]
+
+    @pytest.mark.parametrize(("logits", "margin"), EXACT_MARGINS, ids=str)
+    def test_margins_without_rounding(self, logits, margin):
+        inputs = cast_exit_head_inputs(exit_head_inputs([2], labels=len(logits)), torch.float32)
+        inputs[9] = torch.zeros_like(inputs[9])  # output_weight: the logits are the output bias
+        inputs[10] = torch.tensor(logits)
+        assert exit_head(*inputs, criterion="margin")[1].tolist() == [margin]
 
     def test_uncertainty_of_extreme_logits(self):
         inputs = cast_exit_head_inputs(exit_head_inputs([2], labels=150), torch.float32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fastbert_hf.exits.uncertainty import least_confidence, normalised_entropy, top_k_entropy
+from fastbert_hf.exits.uncertainty import least_confidence, least_margin, normalised_entropy, top_k_entropy
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ CRITERIA: Mapping[str, Criterion] = {
     "confidence": Criterion(
         uncertainty=lambda logits, _: least_confidence(logits),
         in_words=lambda _: "1 - largest probability",
+    ),
+    "margin": Criterion(
+        uncertainty=lambda logits, _: least_margin(logits),
+        in_words=lambda _: "1 - difference of the two largest probabilities",
     ),
     "patience": Criterion(
         uncertainty=lambda logits, _: normalised_entropy(logits),

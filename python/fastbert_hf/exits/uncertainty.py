@@ -59,6 +59,19 @@ def least_confidence(logits: torch.Tensor) -> torch.Tensor:
     return 1 - torch.softmax(_wide(logits), dim=-1).amax(dim=-1)
 
 
+def least_margin(logits: torch.Tensor) -> torch.Tensor:
+    """Return what the margin between the two most likely classes lacks to 1, `1 - (p_1 - p_2)`.
+
+    Args:
+        logits: float [..., N], N >= 2.
+
+    Returns:
+        [...], in [0, 1] or NaN; float32, for float64 logits float64.
+    """
+    first, second = torch.softmax(_wide(logits), dim=-1).topk(2, dim=-1).values.unbind(dim=-1)
+    return 1 - (first - second)
+
+
 def mean_binary_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Return the uncertainty of independent classes: the mean over classes of the entropy of `p = sigmoid(logit)`, over
     log 2.
