@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "binding/functions.h"
+#include "binding/native_call.h"
 #include "binding/names.h"
 #include "binding/tensor.h"
 #include "compact.h"
@@ -186,6 +187,8 @@ PYBIND11_MODULE(_C, module) {
   py::class_<DecisionOutputs>(module, "DecisionOutputs").def(py::init(&make_decision_outputs));
   py::class_<Results>(module, "Results").def(py::init(&make_results));
 
+  module.def("count_threads_with", &binding::NativeCall::count_threads_with);
+  py::register_local_exception_translator(&binding::translate_interrupted);
   module.def("cpu_instruction_set", [] { return cpu::kernels().name; });
   module.def("product_operand", [](int rows, int64_t depth) {
     return static_cast<int>(cpu::product_operand(static_cast<DType>(rows), depth));
@@ -200,20 +203,20 @@ PYBIND11_MODULE(_C, module) {
   module.def("exit_head_cpu", [](Address hidden, int dtype, Address cu_seqlens, const PackedMatrix& projection,
                                  const ExitHeadWeights& weights, const ExitHeadShape& shape, const Decision& decision,
                                  const DecisionOutputs& outputs) {
-    const py::gil_scoped_release release;
+    const binding::NativeCall call;
     cpu::exit_head(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens), projection,
                    weights, shape, decision, outputs);
   });
   module.def("encoder_layer_cpu", [](Address hidden, int dtype, Address cu_seqlens, int64_t batch,
                                      const EncoderLayerWeights& weights, Address out) {
-    const py::gil_scoped_release release;
+    const binding::NativeCall call;
     cpu::encoder_layer(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens), batch, weights,
                        at<void>(out));
   });
   module.def("run_encoder_cpu", [](Address hidden, int dtype, Address cu_seqlens, int64_t batch, int criterion,
                                    int parameter, Address speed, Address layer_speed, Address asked,
                                    const EncoderWeights& weights, const Results& results) {
-    const py::gil_scoped_release release;
+    const binding::NativeCall call;
     const EncoderInput input{at<const void>(hidden),          static_cast<DType>(dtype),
                              at<const int32_t>(cu_seqlens),   batch,
                              make_rule(criterion, parameter), at<const float>(speed),
@@ -229,13 +232,13 @@ PYBIND11_MODULE(_C, module) {
   });
   module.def("attention_pooling_cpu", [](Address hidden, int dtype, Address cu_seqlens, Address keys,
                                          const ExitHeadShape& shape, Address contexts) {
-    const py::gil_scoped_release release;
+    const binding::NativeCall call;
     cpu::attention_pooling(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens),
                            at<const float>(keys), shape, at<float>(contexts));
   });
   module.def("pool_cpu", [](Address hidden, int dtype, Address cu_seqlens, int64_t batch, int64_t hidden_size,
                             int pooling, Address pooled) {
-    const py::gil_scoped_release release;
+    const binding::NativeCall call;
     cpu::pool(at<const void>(hidden), static_cast<DType>(dtype), at<const int32_t>(cu_seqlens), batch, hidden_size,
               static_cast<Pooling>(pooling), at<float>(pooled));
   });

@@ -16,6 +16,7 @@ from types import ModuleType
 
 import torch
 
+from fastbert_kernels import threads
 from fastbert_kernels._version import __version__
 
 REMEDY = "install the package from its root folder: pip install . (or pip install -e . to work on it)"
@@ -26,9 +27,15 @@ DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8
 
 @cache
 def load() -> tuple[ModuleType | None, str]:
-    """Returns (module, where it was found) or (None, why it is missing and what to do)."""
+    """Return (module, where it was found) or (None, why it is missing and what to do)."""
+    module, detail = _find()
+    if module is not None:
+        module.count_threads_with(threads.limits)
+    return module, detail
+
+
+def _find() -> tuple[ModuleType | None, str]:
     try:
-        # torch comes first (above): the module shares its OpenMP runtime.
         module = importlib.import_module("fastbert_kernels._C")
         return module, str(module.__file__)
     except ImportError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fastbert_kernels import _extension
+from fastbert_kernels import _extension, threads
 from fastbert_kernels._version import __version__
 from fastbert_kernels.backends import BACKENDS
 
@@ -16,16 +16,19 @@ def info() -> dict[str, Any]:
     """Versions, the compiled module and the backends, as plain values that print and serialise.
 
     Returns:
-        A dict with the keys version, python, torch, threads, extension (path, or why it is missing),
-        cpu_instruction_set, cuda_version and cuda_architectures (of the compiled kernels; None without), device (of
-        CUDA, or None), backends (name -> "available" or the reason why not).
+        A dict with the keys version, python, torch, processors (those that this process may use), threads (that a
+        call on the CPU takes), extension (path, or why it is missing), cpu_instruction_set, cuda_version and
+        cuda_architectures (of the compiled kernels; None without), device (of CUDA, or None), backends (name ->
+        "available" or the reason why not).
     """
+    thread_count, processor_count = threads.limits()
     module, detail = _extension.load()
     return {
         "version": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "processors": processor_count,
+        "threads": thread_count,
         "extension": detail,
         "cpu_instruction_set": module.cpu_instruction_set() if module else None,
         "cuda_version": module.cuda_version if module else None,

@@ -20,6 +20,7 @@ from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts import find_host
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.threads import survives_fork
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -91,6 +92,7 @@ class Patch:
         )
 
 
+@survives_fork
 def patch(model: Model, *, backend: str = "auto", dtype: torch.dtype | None = None) -> Model:
     """Makes this one model run on the packed engine, with fused exit heads and compaction.
 
@@ -181,6 +183,7 @@ def _make_training_method(model: nn.Module, name: str) -> Any:
 
 
 def _make_method(function: Callable[..., Any], own_way: Callable[..., Any] | None) -> Any:
+    @survives_fork
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         _refuse_tracers(args, kwargs)
         state: Patch = self.__dict__[_PATCH]
@@ -220,6 +223,7 @@ def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return state.own(model, "forward")(*args, **kwargs)
 
 
+@survives_fork
 def _fast(
     model: nn.Module, state: Patch, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "binding/functions.h"
+#include "binding/native_call.h"
 #include "binding/tensor.h"
 #include <pybind11/stl.h>
 
@@ -47,7 +48,7 @@ void compact(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& keep,
     return check_cuda(cuda::compact(batch, out, results, device.index, current_stream(device)), "compact");
 #endif
   check_on_cpu("hidden", device);
-  const py::gil_scoped_release release;
+  const NativeCall call;
   check_cu_seqlens(batch.cu_seqlens, samples, tokens);
   check_indices("sample_index", batch.sample_index, samples, original);
   cpu::compact(batch, out, results);

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "binding/functions.h"
+#include "binding/native_call.h"
 #include "binding/names.h"
 #include "binding/tensor.h"
 #include <pybind11/stl.h>
@@ -31,7 +32,7 @@ void embed(const Tensor& input_ids, const Tensor& position_ids, const std::optio
   const DType dtype = out.dtype("out", {DType::float32, DType::bfloat16});
   void* rows = out.checked("out", {count, width}, kCpu);
 
-  const py::gil_scoped_release release;
+  const NativeCall call;
   check_indices("input_ids", ids.words, count, num_words);
   check_indices("position_ids", ids.positions, count, num_positions);
   if (ids.segments) check_indices("token_type_ids", ids.segments, count, num_segments);

@@ -3,8 +3,17 @@
 #include "compact.h"
 
 #include <cstring>
+#include <vector>
+
+#include "cpu/threads.h"
 
 namespace fastbert::cpu {
+namespace {
+
+constexpr int64_t kCopyRows = 256;         // about; of one copy
+constexpr int64_t kFewestBytes = 1 << 20;  // fewer are copied before another thread is awake
+
+}  // namespace
 
 void compact(const PackedBatch& batch, const CompactedBatch& out, const Results& results) {
   int32_t survivors = 0, tokens = 0;
@@ -38,28 +47,29 @@ void compact(const PackedBatch& batch, const CompactedBatch& out, const Results&
   auto* destination = static_cast<char*>(out.hidden);
   // Samples move to the left or stay, so a running rank gives each its place; runs of neighbours that stay together are
   // one copy.
-  const int64_t total_bytes = tokens * batch.row_bytes;
-#pragma omp parallel if (total_bytes > (1 << 20))
-#pragma omp single
-  {
-    int64_t written = 0;
-    for (int64_t b = 0; b < batch.batch;) {
-      if (!batch.keep[b]) {
-        ++b;
-        continue;
-      }
-      int64_t end = b + 1;
-      while (end < batch.batch && batch.keep[end] && batch.cu_seqlens[end] - batch.cu_seqlens[b] < 256) ++end;
-      const int64_t begin_row = batch.cu_seqlens[b], rows = batch.cu_seqlens[end] - begin_row;
-      const char* from = source + begin_row * batch.row_bytes;
-      char* to = destination + written * batch.row_bytes;
-      const int64_t bytes = rows * batch.row_bytes;
-#pragma omp task firstprivate(from, to, bytes)
-      std::memcpy(to, from, bytes);
-      written += rows;
-      b = end;
+  struct Copy {
+    const char* from;
+    char* to;
+    int64_t bytes;
+  };
+  std::vector<Copy> copies;
+  int64_t written = 0;
+  for (int64_t b = 0; b < batch.batch;) {
+    if (!batch.keep[b]) {
+      ++b;
+      continue;
     }
+    int64_t end = b + 1;
+    while (end < batch.batch && batch.keep[end] && batch.cu_seqlens[end] - batch.cu_seqlens[b] < kCopyRows) ++end;
+    const int64_t begin_row = batch.cu_seqlens[b], rows = batch.cu_seqlens[end] - begin_row;
+    copies.push_back(
+        {source + begin_row * batch.row_bytes, destination + written * batch.row_bytes, rows * batch.row_bytes});
+    written += rows;
+    b = end;
   }
+  const Alone alone(tokens * batch.row_bytes <= kFewestBytes);
+  parallel_for(static_cast<int64_t>(copies.size()),
+               [&](int64_t i) { std::memcpy(copies[i].to, copies[i].from, copies[i].bytes); });
 }
 
 }  // namespace fastbert::cpu

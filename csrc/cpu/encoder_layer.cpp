@@ -1,28 +1,30 @@
 // The encoder layer on a CPU: products with weights packed once, what follows a product done to its tiles while they are
-// in the first-level cache, attention per sample and head, and no padding anywhere. One parallel region per chunk of
-// samples.
+// in the first-level cache, attention per sample and head, and no padding anywhere. A thread takes a group of samples
+// through the whole layer; within a group, work is shared with those threads that have no group.
 #include "encoder_layer.h"
 
 #include <algorithm>
 #include <vector>
 
-#include <omp.h>
-
 #include "cpu/memory.h"
 #include "cpu/product.h"
 #include "cpu/profile.h"
 #include "cpu/samples.h"
+#include "cpu/threads.h"
 
 namespace fastbert::cpu {
 namespace {
 
-// Tokens per chunk: enough pieces of work for all threads, while what lies between the products stays in the last-level
-// cache and its memory is kept by the allocator from call to call (more than 32 MB would be mapped anew each time).
-constexpr int64_t kChunkTokens = 1024, kChunkTokensPerThread = 256;
+// Tokens of a group: enough to read the weights for, and few enough for what lies between the products to stay in the
+// last-level cache.
+constexpr int64_t kFewestTokens = 128, kMostTokens = 256;
 
+constexpr int64_t kBlockRows = 16;  // of what is done row by row
+
+// Waking the other threads and meeting them behind every part takes longer than a few microseconds of work.
 constexpr int64_t kFewestMultiplyAdds = 1 << 22;
 
-// What lies between the products of one chunk.
+// What lies between the products of one group.
 struct Workspace {
   Workspace(int64_t tokens, const EncoderLayerWeights& weights, DType dtype) {
     const int64_t width = weights.qkv.depth, inner = weights.intermediate.outputs, element = element_size(dtype);
@@ -44,9 +46,9 @@ struct Workspace {
   AlignedArray<int32_t> shift;
 };
 
-class Chunk {
+class Group {
  public:
-  Chunk(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch, const EncoderLayerWeights& weights,
+  Group(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch, const EncoderLayerWeights& weights,
         void* out, const Workspace& workspace)
       : hidden_(hidden),
         dtype_(dtype),
@@ -59,12 +61,11 @@ class Chunk {
         width_(weights.qkv.depth),
         inner_(weights.intermediate.outputs) {}
 
-  // Called by every thread of a parallel region.
-  void run(float* attention_scratch) const {
-    Stopwatch watch(omp_get_thread_num() == 0);
+  void run() const {
+    Stopwatch watch(on_calling_thread());
     multiply(weights_.qkv, hidden_, {space_.wide.get(), dtype_, 3 * width_});
     watch.lap(Phase::qkv);
-    attend(attention_scratch);
+    attend();
     watch.lap(Phase::attention);
     multiply(weights_.attention_output, space_.narrow.get(),
              {space_.sums.get(), DType::float32, width_, Epilogue::none, hidden_, dtype_, width_});
@@ -92,35 +93,37 @@ class Chunk {
       return;
     }
     const int64_t stride = kernels().quantised_row_bytes(matrix.depth);
-#pragma omp for
-    for (int64_t row = 0; row < tokens_; ++row)
-      kernels().quantise_row(row_of(rows, row, matrix.depth), dtype_, matrix.depth, space_.bytes.get() + row * stride,
-                             space_.scale.get() + row, space_.shift.get() + row);
+    parallel_for_blocks(tokens_, kBlockRows, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row)
+        kernels().quantise_row(row_of(rows, row, matrix.depth), dtype_, matrix.depth, space_.bytes.get() + row * stride,
+                               space_.scale.get() + row, space_.shift.get() + row);
+    });
     share_product(matrix, {space_.bytes.get(), DType::int8, stride, space_.scale.get(), space_.shift.get()}, output,
                   tokens_);
   }
 
-  void attend(float* scratch) const {
+  void attend() const {
     const int64_t heads = weights_.num_attention_heads, size = width_ / heads;
-#pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < batch_ * heads; ++item) {
+    parallel_for(batch_ * heads, [&](int64_t item) {
       const int64_t sample = item / heads, head = item % heads;
       const int64_t begin = cu_seqlens_[sample] - cu_seqlens_[0], n = cu_seqlens_[sample + 1] - cu_seqlens_[sample];
-      if (n == 0) continue;
+      if (n == 0) return;
       const int64_t column = head * size * element_size(dtype_);
+      const AlignedArray<float> scratch = aligned_array<float>(kernels().self_attention_scratch(n, size));
       kernels().self_attention({row_of(space_.wide.get(), begin, 3 * width_) + column,
                                 space_.narrow.get() + begin * width_ * element_size(dtype_) + column, dtype_, n, size,
                                 width_, 3 * width_, width_},
-                               scratch);
-    }
+                               scratch.get());
+    });
   }
 
   void normalise(const float* vectors, void* out) const {
     const LayerNorm norm{vectors, vectors + width_, weights_.layer_norm_eps, weights_.layer_norm};
-#pragma omp for
-    for (int64_t row = 0; row < tokens_; ++row)
-      kernels().layer_norm_row(space_.sums.get() + row * width_, norm, width_, dtype_,
-                               static_cast<char*>(out) + row * width_ * element_size(dtype_));
+    parallel_for_blocks(tokens_, kBlockRows, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row)
+        kernels().layer_norm_row(space_.sums.get() + row * width_, norm, width_, dtype_,
+                                 static_cast<char*>(out) + row * width_ * element_size(dtype_));
+    });
   }
 
   const void* hidden_;
@@ -133,52 +136,40 @@ class Chunk {
   int64_t tokens_, width_, inner_;
 };
 
-struct ChunkBounds {
-  int64_t begin, end;  // samples
-};
-
-// Whole samples, in chunks of about the same number of tokens.
-std::vector<ChunkBounds> divide_into_chunks(const int32_t* cu_seqlens, int64_t batch) {
-  const int64_t tokens = cu_seqlens[batch];
-  const int64_t most = std::max(kChunkTokens, kChunkTokensPerThread * omp_get_max_threads());
-  const int64_t count = std::max<int64_t>((tokens + most - 1) / most, 1);
-  std::vector<ChunkBounds> chunks;
+// Groups of whole samples with about the same number of tokens: as many for each thread, where that is possible.
+std::vector<Range> divide_into_groups(const int32_t* cu_seqlens, int64_t batch) {
+  const int64_t tokens = cu_seqlens[batch], threads = available_threads();
+  const int64_t fewest = std::max<int64_t>((tokens + kMostTokens - 1) / kMostTokens, 1);
+  const int64_t for_each_thread = (fewest + threads - 1) / threads * threads;
+  const int64_t count = for_each_thread * kFewestTokens <= tokens ? for_each_thread : fewest;
+  std::vector<Range> groups;
   int64_t begin = 0;
-  for (int64_t chunk = 1; chunk <= count && begin < batch; ++chunk) {
-    const int64_t target = tokens * chunk / count;
+  for (int64_t group = 1; group <= count && begin < batch; ++group) {
+    const int64_t target = tokens * group / count;
     int64_t end = begin + 1;
     while (end < batch && cu_seqlens[end] < target) ++end;
-    chunks.push_back({begin, end});
+    groups.push_back({begin, end});
     begin = end;
   }
-  return chunks;
+  return groups;
 }
 
 }  // namespace
 
 void encoder_layer(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
                    const EncoderLayerWeights& weights, void* out) {
-  const std::vector<ChunkBounds> chunks = divide_into_chunks(cu_seqlens, batch);
-  int64_t most_tokens = 0;
-  for (const ChunkBounds& chunk : chunks)
-    most_tokens = std::max<int64_t>(most_tokens, cu_seqlens[chunk.end] - cu_seqlens[chunk.begin]);
-  const int64_t longest = longest_sample(cu_seqlens, batch);
-  const Workspace workspace(most_tokens, weights, dtype);
+  const std::vector<Range> groups = divide_into_groups(cu_seqlens, batch);
   const int64_t width = weights.qkv.depth, row_bytes = width * element_size(dtype);
-  const int64_t scratch_size = kernels().self_attention_scratch(longest, width / weights.num_attention_heads);
-
-  // Waking the other threads and meeting them behind every part takes longer than a few microseconds of work.
-  const int64_t multiply_adds = most_tokens * width * (4 * width + 2 * weights.intermediate.outputs);
-#pragma omp parallel if (multiply_adds > kFewestMultiplyAdds)
-  {
-    const AlignedArray<float> scratch = aligned_array<float>(scratch_size);
-    for (const ChunkBounds& bounds : chunks) {
-      const int64_t offset = cu_seqlens[bounds.begin] * row_bytes;
-      const Chunk chunk(static_cast<const char*>(hidden) + offset, dtype, cu_seqlens + bounds.begin,
-                        bounds.end - bounds.begin, weights, static_cast<char*>(out) + offset, workspace);
-      chunk.run(scratch.get());
-    }
-  }
+  const int64_t multiply_adds = cu_seqlens[batch] * width * (4 * width + 2 * weights.intermediate.outputs);
+  const Alone alone(multiply_adds <= kFewestMultiplyAdds);
+  parallel_for(static_cast<int64_t>(groups.size()), [&](int64_t i) {
+    const Range samples = groups[i];
+    const int64_t begin = cu_seqlens[samples.begin], offset = begin * row_bytes;
+    const Workspace workspace(cu_seqlens[samples.end] - begin, weights, dtype);
+    Group(static_cast<const char*>(hidden) + offset, dtype, cu_seqlens + samples.begin, samples.end - samples.begin,
+          weights, static_cast<char*>(out) + offset, workspace)
+        .run();
+  });
 }
 
 }  // namespace fastbert::cpu

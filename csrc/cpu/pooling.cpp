@@ -6,12 +6,11 @@
 #include <limits>
 #include <utility>
 
-#include <omp.h>
-
 #include "cpu/decision.h"
 #include "cpu/kernels.h"
 #include "cpu/memory.h"
 #include "cpu/samples.h"
+#include "cpu/threads.h"
 #include "exit_head.h"
 #include "pooled_exit_head.h"
 
@@ -79,25 +78,20 @@ void pooled_exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens
   int64_t widest = width;
   for (const PackedMatrix& layer : head.layers) widest = std::max(widest, layer.outputs);
   // Every thread gets two groups at least, so that the longest samples do not decide alone.
-  const int64_t size = std::clamp<int64_t>(batch / (2 * omp_get_max_threads()), 1, kGroupSamples);
-#pragma omp parallel if (batch > 1)
-  {
+  const int64_t size = std::clamp<int64_t>(batch / (2 * available_threads()), 1, kGroupSamples);
+  parallel_for_blocks(batch, size, [&](int64_t begin, int64_t end) {
     const AlignedArray<float> space = aligned_array<float>(2 * size * widest + width);
     float *features = space.get(), *next = features + size * widest, *scratch = next + size * widest;
-#pragma omp for schedule(dynamic)
-    for (int64_t begin = 0; begin < batch; begin += size) {
-      const int64_t end = std::min(begin + size, batch);
-      for (int64_t b = begin; b < end; ++b)
-        pool_rows(hidden, dtype, cu_seqlens[b], cu_seqlens[b + 1] - cu_seqlens[b], width, head.pooling, scratch,
-                  features + (b - begin) * width);
-      for (size_t k = 0; k + 1 < head.layers.size(); ++k) {
-        multiply(head.layers[k], features, end - begin, head.activation, next);
-        std::swap(features, next);
-      }
-      multiply(head.layers.back(), features, end - begin, Activation::identity, outputs.logits + begin * num_labels);
-      for (int64_t b = begin; b < end; ++b) decide_sample(b, num_labels, decision, outputs);
+    for (int64_t b = begin; b < end; ++b)
+      pool_rows(hidden, dtype, cu_seqlens[b], cu_seqlens[b + 1] - cu_seqlens[b], width, head.pooling, scratch,
+                features + (b - begin) * width);
+    for (size_t k = 0; k + 1 < head.layers.size(); ++k) {
+      multiply(head.layers[k], features, end - begin, head.activation, next);
+      std::swap(features, next);
     }
-  }
+    multiply(head.layers.back(), features, end - begin, Activation::identity, outputs.logits + begin * num_labels);
+    for (int64_t b = begin; b < end; ++b) decide_sample(b, num_labels, decision, outputs);
+  });
 }
 
 }  // namespace fastbert::cpu

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cpu/threads.h"
+
 namespace fastbert::cpu {
 namespace {
 
@@ -18,11 +20,10 @@ void share_product(const PackedMatrix& matrix, const ProductRows& rows, const Pr
   const int64_t panels = divide_up(matrix.outputs, set.panel_width), tile = set.product_tile_rows(matrix.operand);
   const int64_t blocks = std::max<int64_t>(divide_up(count, kBlockRows), 1);
   const int64_t block_rows = divide_up(divide_up(count, blocks), tile) * tile;  // of about one size
-#pragma omp for schedule(dynamic)
-  for (int64_t piece = 0; piece < blocks * panels; ++piece) {
+  parallel_for(blocks * panels, [&](int64_t piece) {
     const int64_t begin = piece / panels * block_rows, panel = piece % panels;
     set.product(matrix, rows, output, {begin, std::min(begin + block_rows, count)}, {panel, panel + 1});
-  }
+  });
 }
 
 }  // namespace fastbert::cpu

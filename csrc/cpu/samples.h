@@ -1,7 +1,9 @@
 // Sharing the samples of a packed batch out among threads.
 #pragma once
 #include <cstdint>
-#include <memory>
+
+#include "cpu/memory.h"
+#include "cpu/threads.h"
 
 namespace fastbert::cpu {
 
@@ -14,19 +16,14 @@ inline int64_t longest_sample(const int32_t* cu_seqlens, int64_t batch) {
   return longest;
 }
 
-// run(b, first row, n, scratch) for every sample; each thread has `scratch_size` floats of its own.
+// run(b, first row, n, scratch) for every sample, with `scratch_size` floats for itself.
 template <class Run>
 void for_each_sample(const int32_t* cu_seqlens, int64_t batch, int64_t scratch_size, const Run& run) {
-#pragma omp parallel if (batch > 1)
-  {
-    const std::unique_ptr<float[]> scratch(new float[scratch_size]);
-    // Dynamic: samples differ in length.
-#pragma omp for schedule(dynamic)
-    for (int64_t b = 0; b < batch; ++b) {
-      const int64_t begin = cu_seqlens[b];
-      run(b, begin, cu_seqlens[b + 1] - begin, scratch.get());
-    }
-  }
+  parallel_for(batch, [&](int64_t b) {
+    const AlignedArray<float> scratch = aligned_array<float>(scratch_size);
+    const int64_t begin = cu_seqlens[b];
+    run(b, begin, cu_seqlens[b + 1] - begin, scratch.get());
+  });
 }
 
 }  // namespace fastbert::cpu

@@ -1,0 +1,171 @@
+"""A model that was patched in the parent answers in a forked child: servers that load first and fork then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+TESTS = Path(__file__).resolve().parents[1]
+
+# Large enough for the engine and for PyTorch's own operations (more than 32,768 ids) to take all threads.
+PROGRAM = """
+import multiprocessing, os, pickle, signal, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork of a process with threads, from Python 3.12 on
+import torch, fastbert_kernels
+from fastbert_kernels import threads
+from helpers.models import padded_batch, spread_model
+
+threads.processors = lambda: 2
+torch.set_num_threads(THREADS)
+torch.randn(1 << 20).sort()  # PyTorch's threads are there before the fork
+model = spread_model(hidden_size=64, layers=2)
+texts = padded_batch([500] * 66)
+
+def answer(speed=0.5, model=model):
+    with torch.inference_mode():
+        out = model(**texts, speed=speed)
+    return out.logits, out.exit_layer
+
+def check(want):
+    signal.alarm(SECONDS)
+    assert fastbert_kernels.info()["threads"] == torch.get_num_threads() == THREADS
+    assert all(map(torch.equal, answer(), want))
+    assert torch.get_num_threads() == THREADS
+
+def fork(run, *arguments):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(*arguments)
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+    return pid
+
+def wait(pid):
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, status
+
+BODY
+"""
+
+
+def run(body, threads):
+    program = f"SECONDS, THREADS = 100, {threads}\n{PROGRAM.replace('BODY', body)}"
+    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_children_answer_like_their_parent(threads):
+    """Forked before the parent's first call and behind it, one after another and a child of a child."""
+    run(
+        """
+fastbert_kernels.patch(model)
+read, write = os.pipe()
+def first():
+    signal.alarm(SECONDS)
+    with os.fdopen(write, "wb") as file:
+        pickle.dump([value.tolist() for value in answer()], file)
+pid = fork(first)
+os.close(write)
+with os.fdopen(read, "rb") as file:
+    got = [torch.tensor(value) for value in pickle.load(file)]
+wait(pid)
+want = answer()
+assert all(map(torch.equal, got, want))
+for pid in [fork(check, want) for _ in range(2)]:
+    wait(pid)
+def grandparent():
+    check(want)
+    wait(fork(check, want))
+wait(fork(grandparent))
+check(want)  # the parent goes on
+""",
+        threads,
+    )
+
+
+def test_a_child_of_multiprocessing():
+    run(
+        """
+fastbert_kernels.patch(model)
+want = answer()
+children = [multiprocessing.get_context("fork").Process(target=check, args=(want,)) for _ in range(2)]
+for child in children:
+    child.start()
+for child in children:
+    child.join()
+    assert child.exitcode == 0
+""",
+        2,
+    )
+
+
+def test_a_fork_while_other_threads_are_inside_calls():
+    run(
+        """
+fastbert_kernels.patch(model)
+want = answer()
+stop = threading.Event()
+def serve():
+    while not stop.is_set():
+        answer()
+servers = [threading.Thread(target=serve) for _ in range(2)]
+for server in servers:
+    server.start()
+pids = [fork(check, want) for _ in range(3)]
+for pid in pids:
+    wait(pid)
+stop.set()
+for server in servers:
+    server.join()
+""",
+        2,
+    )
+
+
+def test_patched_in_the_child_and_called_by_several_threads():
+    run(
+        """
+def child():
+    fastbert_kernels.patch(model, dtype=torch.bfloat16)
+    signal.alarm(SECONDS)
+    want, got = answer(), []
+    callers = [threading.Thread(target=lambda: got.append(answer())) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(got) == 3 and all(torch.equal(a, b) for pair in got for a, b in zip(pair, want))
+    assert torch.get_num_threads() == THREADS
+wait(fork(child))
+""",
+        2,
+    )
+
+
+def test_the_engine_takes_what_the_child_allows_torch():
+    run(
+        """
+fastbert_kernels.patch(model)
+want = answer()
+def child():
+    signal.alarm(SECONDS)
+    torch.set_num_threads(1)
+    assert threads.limits() == (1, 2)
+    assert all(map(torch.equal, answer(), want))
+    assert torch.get_num_threads() == 1
+wait(fork(child))
+""",
+        2,
+    )
