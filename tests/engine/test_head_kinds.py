@@ -12,7 +12,7 @@ from fastbert_kernels import ops
 from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.loop import LayerLoop
-from fastbert_kernels.engine.rule import Rule
+from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from helpers.encoders import (
     ENCODERS,
     POOLINGS,
@@ -125,7 +125,7 @@ def test_a_bad_sample_and_an_empty_one_leave_their_neighbours_alone(poisoned_mem
 
 @pytest.mark.parametrize(
     ("speed", "rule", "asked"),
-    [(1e-9, Rule(), [2, 4, 5]), (0.0, Rule(), [5]), (2.0, Rule(), [2]), (2.0, None, [5])],
+    [(1e-9, Rule(), [2, 4, 5]), (0.0, Rule(), [5]), (2.0, Rule(), [2]), (2.0, FULL_DEPTH, [5])],
 )
 def test_layers_without_a_head_cost_nothing(monkeypatch, speed, rule, asked):
     """Behind such a layer there is neither head nor compaction nor a read by the host."""

@@ -358,16 +358,17 @@ def test_another_precision_than_that_of_the_weights_is_refused():
     assert fastbert_kernels.is_patched(fastbert_kernels.patch(Model(), dtype=torch.float32))
 
 
-def test_weights_moved_to_another_precision_are_refused_at_every_call():
+def test_weights_moved_to_another_precision_are_left_to_the_model():
     fastbert_kernels.register_host(Model, **DESCRIPTION)
     model, ids = fastbert_kernels.patch(Model().eval(), dtype=torch.float32), make_ids([3, 5])
     run(model, ids)
     model.to(torch.bfloat16)
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"dtype=torch.float32 is not to be had here.*torch.bfloat16"):
-            run(model, ids)
+    with pytest.warns(RuntimeWarning, match=r"own forward answers.*dtype=torch.float32 is not .*torch.bfloat16"):
+        got = run(model, ids)
+    assert all(map(torch.equal, got, run(fastbert_kernels.unpatch(copy.deepcopy(model)), ids)))
     model.to(torch.float32)
-    run(model, ids)
+    with only_the_fast_path(model):
+        run(model, ids)
 
 
 @pytest.mark.parametrize(
