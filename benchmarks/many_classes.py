@@ -32,7 +32,7 @@ from fastbert_hf.calibration import ExitRecords, record_exits
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.files import folder_written_atomically, write_atomically
 from fastbert_hf.machine import computes_in_bfloat16, describe_machine
-from fastbert_hf.training import DistillationSettings, LabelSettings, TrainingResult, distil, fine_tune
+from fastbert_hf.training import DistillationSettings, LabelSettings, TrainingResult, distill, fine_tune
 from harness import RESULTS, save
 from module_docstrings import ModuleDocstrings, build_module_docstrings
 from training import Task, first_rows, make_model
@@ -144,7 +144,7 @@ def train_both_steps(
     description: dict[str, Any],
     console: Console,
 ) -> dict[str, TrainingResult]:
-    """Fine-tunes and distils `model`, each from its last checkpoint in `folder` where there is one."""
+    """Fine-tunes and distills `model`, each from its last checkpoint in `folder` where there is one."""
     common: dict[str, Any] = {name: description[name] for name in ("precision", "max_length", "seed")}
     labels = LabelSettings(epochs=description["epochs"], learning_rate=description["learning_rate"], **common)
     console.rule("fine-tuning")
@@ -154,7 +154,7 @@ def train_both_steps(
     run = folder / "distil"
     settings = DistillationSettings(epochs=description["distil_epochs"], cache_dir=folder / "cache", **common)
     (folder / "cache").mkdir(exist_ok=True)
-    second = distil(model, tokenizer, train, settings, run_dir=run, resume=(run / "run.json").exists())
+    second = distill(model, tokenizer, train, settings, run_dir=run, resume=(run / "run.json").exists())
     with folder_written_atomically(folder / "model") as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

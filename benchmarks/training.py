@@ -36,7 +36,7 @@ from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classifi
 from fastbert_hf.files import write_atomically
 from fastbert_hf.flops import Convention, flops_speedup
 from fastbert_hf.machine import computes_in_bfloat16, describe_machine
-from fastbert_hf.training import DistillationSettings, LabelSettings, distil, fine_tune, train_jointly
+from fastbert_hf.training import DistillationSettings, LabelSettings, distill, fine_tune, train_jointly
 from harness import RESULTS
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)
@@ -172,7 +172,7 @@ def run_task(
                 head.load_state_dict(state)
             with tempfile.TemporaryDirectory() as cache:
                 settings = DistillationSettings(epochs=task.distil_epochs, targets=targets, cache_dir=cache, **common)  # type: ignore[arg-type]
-                second = distil(model, tokenizer, train, settings)
+                second = distill(model, tokenizer, train, settings)
             settings = dataclasses.replace(settings, cache_dir="a temporary folder")
             yield measured(variant, {"fine_tune": (labels, first), "distil": (settings, second)})
     if "joint" in variants:

@@ -74,7 +74,7 @@ def test_figures_are_those_of_evaluate_and_everything_is_written(trained, data, 
     for point in tradeoff["speeds"] + tradeoff["depths"]:
         assert point["wall_clock"]["speedup"] > 0 and len(point["wall_clock"]["speedup_rounds"]) == 3
     assert tradeoff["depths"][-1]["wall_clock"]["speedup"] == 1
-    assert found["timing"]["texts"] == 21 and found["timing"]["patched"] == {"analysed": True}
+    assert found["timing"]["texts"] == 21 and found["timing"]["patched"] == {"analyzed": True}
     assert found["source"]["texts"] == found["figures"]["samples"] == 21
     assert {"torch", "transformers", "matplotlib"} <= set(found["machine"]["versions"]) and found["machine"]["date"]
 
@@ -128,7 +128,7 @@ def test_two_models_of_different_classes_order_and_depth(trained, data, tiny_bac
     assert [point["accuracy"] for point in compared["speeds"]] == [row["accuracy"] for row in alone["rows"][1:]]
     assert [point["value"] for point in compared["depths"]] == [1, 2, 3, 4]
     assert all(point["wall_clock"]["speedup"] > 0 for point in compared["speeds"] + compared["depths"])
-    assert found["timing"]["texts"] == 16 and found["timing"]["patched"] == {"analysed": True, "compared": True}
+    assert found["timing"]["texts"] == 16 and found["timing"]["patched"] == {"analyzed": True, "compared": True}
     assert "Compared model" in (tmp_path / "out" / "report.html").read_text()
     third = saved(tmp_path / "third", tiny_backbone, id2label={0: "no", 1: "perhaps"})
     refused = invoke("analyze", trained / "model", "--data", data / "dev.tsv", "--compare", third)
@@ -138,7 +138,7 @@ def test_two_models_of_different_classes_order_and_depth(trained, data, tiny_bac
 def test_pairs_without_patching(trained, data, tmp_path):
     _, found = analyze(trained / "model", data / "pairs.tsv", tmp_path / "out", "--backend", "none", "--timed-texts", 8)
     assert all(len(example["texts"]) == 2 for example in found["examples"]["easiest"])
-    assert found["timing"]["patched"] == {"analysed": False}
+    assert found["timing"]["patched"] == {"analyzed": False}
     assert "without the fast kernels" in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -186,7 +186,7 @@ def test_data_that_say_too_little(trained, tmp_path, rows, message):
         ({"exit_layers": [4]}, "the model has no student classifiers (exit_layers is [4])"),
     ],
 )
-def test_models_without_early_exits_to_analyse(data, tiny_backbone, tmp_path, settings, message):
+def test_models_without_early_exits_to_analyze(data, tiny_backbone, tmp_path, settings, message):
     model = saved(tmp_path / "model", tiny_backbone, **settings)
     assert_complaint(invoke("analyze", model, "--data", data / "dev.tsv"), "analyze", f"{model}: {message}")
 

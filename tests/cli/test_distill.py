@@ -86,7 +86,7 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(trained, dat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "no texts to distil from; name a file with --texts"),
+        ([], "no texts to distill from; name a file with --texts"),
         (["--texts", "{data}/absent.txt"], "absent.txt: cannot be read"),
         (["--texts", "{data}/texts.txt", "--texts", "{data}/pairs.tsv"], "cannot join pairs of texts and single texts"),
         (["--texts", "{data}/texts.txt", "--targets", "hard"], "texts.txt: unknown ending '.txt'"),

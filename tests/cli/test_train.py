@@ -308,7 +308,7 @@ def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
         ({"--backbone": "{data}"}, "backbone {data}: "),
         ({"--exit-layers": "1,2"}, "exit_layers must be ascending layers of 1..3 and end with the last"),
         ({"--exit-layers": "one"}, "--exit-layers one: name layers with commas"),
-        ({"--exit-layers": "3"}, "no student classifier to distil"),
+        ({"--exit-layers": "3"}, "no student classifier to distill"),
         ({"--max-length": "100"}, "max_length is 100, but the model ends at 32 tokens"),
         ({"--epochs": "0"}, "fine_tune.epochs must be above 0, got 0"),
         ({"--temperature": "-1"}, "distil.temperature must be above 0"),

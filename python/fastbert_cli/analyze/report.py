@@ -20,15 +20,15 @@ from fastbert_hf.machine import describe_machine, name_machine
 from fastbert_hf.scoring import FLOPS_CONVENTION
 
 REPORT, FIGURES, RESULTS = "report.html", "figures", "analysis.json"
-# Name of the analysed model among those that were timed.
-ANALYSED = "analysed"
+# Name of the analyzed model among those that were timed.
+ANALYZED = "analyzed"
 # Of classes that the page names.
 _MOST_CLASSES = 12
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was analysed: folders of the models, where the data is from, and the options that decide what was read."""
+    """What was analyzed: folders of the models, where the data is from, and the options that decide what was read."""
 
     model: str
     compared: str | None
@@ -53,7 +53,7 @@ def write(
     Args:
         out: replaced as a whole.
         analysis: the figures.
-        source: what was analysed.
+        source: what was analyzed.
         timing: how times were taken; `None` without times.
         data: the texts of the records, in their order.
         with_texts: show the easiest and the hardest texts.
@@ -195,13 +195,13 @@ def _notes(timing: dict[str, Any] | None) -> list[str]:
         "weights. Intervals are those of Clopper and Pearson; they are for each figure by itself.",
     ]
     if timing is not None:
-        kernels = "on the fast kernels" if timing["patched"][ANALYSED] else "without the fast kernels"
+        kernels = "on the fast kernels" if timing["patched"][ANALYZED] else "without the fast kernels"
         notes.append(
             f"Times: {timing['texts']:,} texts, evenly spread over the data, in batches of {timing['batch_size']}, "
             f"{kernels}; all ways to run took turns batch by batch in {timing['rounds']} rounds, of which the median "
-            f"counts. Speed-ups are over the analysed model at full depth, timed in the same rounds."
+            f"counts. Speed-ups are over the analyzed model at full depth, timed in the same rounds."
         )
-        checked = timing["agreement_of_patched_and_unpatched"].get(ANALYSED)
+        checked = timing["agreement_of_patched_and_unpatched"].get(ANALYZED)
         if checked is not None:
             notes.append(
                 "Patched and unpatched answers, on up to four of these batches at every Speed: "

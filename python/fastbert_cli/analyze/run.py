@@ -13,14 +13,14 @@ from transformers.utils import logging
 
 from fastbert_cli import scores
 from fastbert_cli.analyze.command import Analyze
-from fastbert_cli.analyze.report import ANALYSED, FIGURES, REPORT, RESULTS, Source, write
+from fastbert_cli.analyze.report import ANALYZED, FIGURES, REPORT, RESULTS, Source, write
 from fastbert_cli.analyze.times import ROUNDS, TimedModel, batches_to_time, time_models
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import label_names_of, load_model, longest_text, place_and_patch
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_cli.scores import progress_bars
 from fastbert_cli.texts import read_for
-from fastbert_hf.analysis import Analysis, analyse, check_model, check_samples
+from fastbert_hf.analysis import Analysis, analyze, check_model, check_samples
 from fastbert_hf.calibration import record_exits
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -55,7 +55,7 @@ def run_analyze(options: Analyze) -> None:
         data = read_for(model, options.labelled)
     with faults_explained(options.labelled.data):
         check_samples(data.label_ids, class_names)
-    subjects = {ANALYSED: _subject(model, tokenizer, data, options.max_length)}
+    subjects = {ANALYZED: _subject(model, tokenizer, data, options.max_length)}
     if options.compare is not None and other is not None:
         own_ids = _with_ids_of(data, label_names_of(other[0]), options.compare)
         subjects[_COMPARED] = _subject(*other, own_ids, options.max_length)
@@ -65,8 +65,8 @@ def run_analyze(options: Analyze) -> None:
             name: record_exits(subject.model, subject.dataset, options.batch_size, advance)
             for name, subject in subjects.items()
         }
-        analysis = analyse(
-            records[ANALYSED],
+        analysis = analyze(
+            records[ANALYZED],
             sorted(set(options.speed)),
             setting=model.calibrated_setting,
             compared=records.get(_COMPARED),
@@ -150,10 +150,10 @@ def _with_times(
     compared = analysis.compared
     analysis = replace(
         analysis,
-        tradeoff=analysis.tradeoff.timed(times[ANALYSED]),
+        tradeoff=analysis.tradeoff.timed(times[ANALYZED]),
         compared=None if compared is None else compared.timed(times[_COMPARED]),
     )
-    texts = sum(len(batch["input_ids"]) for batch in models[ANALYSED].batches)
+    texts = sum(len(batch["input_ids"]) for batch in models[ANALYZED].batches)
     return analysis, {
         "texts": texts,
         "batch_size": options.batch_size,

@@ -21,11 +21,11 @@ from fastbert_hf.docstrings import build_docstring_dataset
 from fastbert_hf.files import folder_written_atomically
 from fastbert_hf.machine import computes_in_bfloat16, describe_machine
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.training import DISTILLATION, FINE_TUNING, distil, fine_tune
+from fastbert_hf.training import DISTILLATION, FINE_TUNING, distill, fine_tune
 
 
 def run_demo(options: Demo) -> None:
-    """Train, distil, patch, measure and write `options.out`.
+    """Train, distill, patch, measure and write `options.out`.
 
     Raises:
         CommandError: options that do not fit together, or patched answers that differ from the unpatched ones.
@@ -43,7 +43,7 @@ def run_demo(options: Demo) -> None:
     train, test = load_data(options)
     console.print(f"{len(train)} texts to train on, {len(test)} to measure on, classes: {', '.join(train.label_names)}")
 
-    console.rule("2. Training: fine-tune backbone and teacher, then distil the students")
+    console.rule("2. Training: fine-tune backbone and teacher, then distill the students")
     model, tokenizer = make_model(options.backbone, train, options.seed)
     training = train_model(options, console, model, tokenizer, train)
     with folder_written_atomically(options.out / "model") as folder:
@@ -117,5 +117,5 @@ def train_model(
         model, tokenizer, train, replace(FINE_TUNING, epochs=options.epochs, learning_rate=1e-4, **common)
     )
     console.print(f"step 2, self-distillation in {precision}")
-    second = distil(model, tokenizer, train, replace(DISTILLATION, epochs=options.distil_epochs, **common))
+    second = distill(model, tokenizer, train, replace(DISTILLATION, epochs=options.distil_epochs, **common))
     return {"precision": precision, "fine_tuning": asdict(first), "distillation": asdict(second)}

@@ -52,7 +52,7 @@ class DistillConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class Distill(Command):
-    """Distil the student classifiers of a saved FastBERT again; texts without labels are enough.
+    """Distill the student classifiers of a saved FastBERT again; texts without labels are enough.
 
     \b
     Backbone and teacher classifier stay as they are, so the answers at full
@@ -79,7 +79,7 @@ class Distill(Command):
     config: training.ConfigFile = None
 
     def run(self) -> None:
-        """Distil, or go on with a run."""
+        """Distill, or go on with a run."""
         from fastbert_cli.distill.run import run_distill
         from fastbert_cli.output_folder import OutputFolder
 

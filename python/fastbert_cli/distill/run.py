@@ -11,11 +11,11 @@ from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.texts import check_subset, read_labelled, read_unlabelled
 from fastbert_hf.data import TextData, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.training import distil
+from fastbert_hf.training import distill
 
 
 def run_distill(output: OutputFolder[DistillConfig]) -> None:
-    """Distils the students of a saved model and writes the model.
+    """Distills the students of a saved model and writes the model.
 
     Raises:
         CommandError: options that do not fit together, no saved model, or step 2 cannot run.
@@ -42,7 +42,7 @@ def run_distill(output: OutputFolder[DistillConfig]) -> None:
     console.rule(f"Step 2: student classifiers, in {config.run.precision}")
     with faults_explained("step 2"):
         settings = config.distillation(output.folder / "distil")
-        result = distil(model, tokenizer, texts, settings, dev=dev, **output.of_step("distil"))
+        result = distill(model, tokenizer, texts, settings, dev=dev, **output.of_step("distil"))
     numbers = {"classes": label_names_of(model), "texts": len(texts), "dev": 0 if dev is None else len(dev)}
     output.finish(model, tokenizer, dev, {"distil": result}, numbers)
 
@@ -58,7 +58,7 @@ def read_texts(config: DistillConfig, model: FastBertForSequenceClassification) 
 
 def _check(config: DistillConfig) -> None:
     if not config.data.texts:
-        raise CommandError("no texts to distil from; name a file with --texts")
+        raise CommandError("no texts to distill from; name a file with --texts")
     check_subset(config.data, config.data.dev, *config.data.texts)
     if config.distil.targets != "soft" and len(config.data.texts) > 1:
         raise CommandError(

@@ -124,7 +124,7 @@ class TrainConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class Train(Command):
-    """Train a FastBERT on labelled texts: fine-tune it, then distil its student classifiers.
+    """Train a FastBERT on labelled texts: fine-tune it, then distill its student classifiers.
 
     \b
     Writes into --out: model/ (for fastbert evaluate, predict and

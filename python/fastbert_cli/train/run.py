@@ -14,7 +14,7 @@ from fastbert_cli.texts import check_subset, read_labelled, read_unlabelled
 from fastbert_cli.train.command import TrainConfig
 from fastbert_hf.data import ClassificationData, TextData, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.training import TrainingResult, distil, fine_tune, train_jointly
+from fastbert_hf.training import TrainingResult, distill, fine_tune, train_jointly
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
     model, tokenizer = make_model(config.model.backbone, data.train, config.run.seed, **config.model.of_the_heads())
     check_max_length(model, config.model.max_length)
     if config.run.steps == "both" and len(model.student_classifiers) == 0:
-        raise CommandError("no student classifier to distil behind one exit layer; name more, or add --no-distil")
+        raise CommandError("no student classifier to distill behind one exit layer; name more, or add --no-distil")
     output.begin()
     training = train_model(output, model, tokenizer, data)
     backbone = config.model.backbone
@@ -100,7 +100,7 @@ def train_model(
         with faults_explained("step 2"):
             options = output.of_step("distil")
             settings = config.distillation(output.folder / "distil")
-            results["distil"] = distil(model, tokenizer, data.to_distil, settings, dev=data.dev, **options)
+            results["distil"] = distill(model, tokenizer, data.to_distil, settings, dev=data.dev, **options)
     return results
 
 

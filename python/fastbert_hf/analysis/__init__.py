@@ -1,12 +1,12 @@
 """Analyses of early exits (Liu et al. 2020, section 4): figures from recorded exits, charts, and a page with all of it.
 
-`analyse` computes every figure from `ExitRecords`; `charts`, `tradeoff_charts` and `page` show them and need matplotlib
+`analyze` computes every figure from `ExitRecords`; `charts`, `tradeoff_charts` and `page` show them and need matplotlib
 and Jinja2 (extra `demo`).
 """
 
 from __future__ import annotations
 
-from fastbert_hf.analysis.analysing import Analysis, analyse, check_model, check_samples
+from fastbert_hf.analysis.analyzing import Analysis, analyze, check_model, check_samples
 from fastbert_hf.analysis.exits import (
     Changes,
     Example,
@@ -45,7 +45,7 @@ __all__ = [
     "UncertaintyInterval",
     "WallClock",
     "accuracy_by_uncertainty",
-    "analyse",
+    "analyze",
     "changes_at_speed",
     "changes_by_layer",
     "check_model",

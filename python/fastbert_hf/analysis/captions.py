@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastbert_hf.analysis.analysing import Analysis
+from fastbert_hf.analysis.analyzing import Analysis
 from fastbert_hf.analysis.tradeoff import Point
 from fastbert_hf.analysis.uncertainty import ENOUGH_TEXTS, HeadAccuracy, UncertaintyInterval
 
@@ -124,7 +124,7 @@ def wall_clock(analysis: Analysis) -> str:
         if point.wall_clock is not None:
             kept.append(f"{percent(point.wall_clock.speedup / point.flops_speedup)} at Speed {point.value:g}")
     return (
-        "The same against time measured on this machine, over the analysed model at full depth. "
+        "The same against time measured on this machine, over the analyzed model at full depth. "
         f"Of the FLOPs speed-up the clock shows {', '.join(kept)}. " + _against_static(analysis, "time", depths)
     )
 
@@ -232,5 +232,5 @@ def _against_other(analysis: Analysis) -> str:
     other = next(point for point in analysis.compared.speeds if point.value == speed)
     return (
         f"At Speed {speed:g} the compared model has {percent(other.accuracy, 1)} at {other.flops_speedup:.2f}x, the "
-        f"analysed one {percent(_middle(analysis).accuracy, 1)} at {_middle(analysis).flops_speedup:.2f}x."
+        f"analyzed one {percent(_middle(analysis).accuracy, 1)} at {_middle(analysis).flops_speedup:.2f}x."
     )

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fastbert_hf.analysis.analysing import Analysis
+from fastbert_hf.analysis.analyzing import Analysis
 from fastbert_hf.analysis.exits import Changes, ExitDistribution
 from fastbert_hf.analysis.uncertainty import (
     BINS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, StrictUndefined
 
-from fastbert_hf.analysis.analysing import Analysis
+from fastbert_hf.analysis.analyzing import Analysis
 from fastbert_hf.analysis.captions import percent
 from fastbert_hf.analysis.exits import Example
 from fastbert_hf.analysis.template import TEMPLATE
@@ -111,9 +111,9 @@ def _tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
     if analysis.compared is None:
         return [("", _rows(analysis.tradeoff, analysis.confidence))]
     return [
-        ("Analysed model", _rows(analysis.tradeoff, analysis.confidence)),
+        ("Analyzed model", _rows(analysis.tradeoff, analysis.confidence)),
         (
-            "Compared model, speed-ups over the analysed model at full depth",
+            "Compared model, speed-ups over the analyzed model at full depth",
             _rows(analysis.compared, analysis.confidence),
         ),
     ]

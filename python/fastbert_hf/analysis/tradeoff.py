@@ -21,7 +21,7 @@ class WallClock:
 
     Attributes:
         milliseconds_per_text: median of the rounds.
-        speedup: over the analysed model at full depth; median of the ratios within a round.
+        speedup: over the analyzed model at full depth; median of the ratios within a round.
         speedup_rounds: that ratio in every round.
     """
 
@@ -41,7 +41,7 @@ class Point:
         accuracy: part of the samples that are predicted right.
         accuracy_interval: of Clopper and Pearson.
         mean_exit_layer: layers executed per sample.
-        flops_speedup: FLOPs of the analysed model at full depth over FLOPs executed, paper's convention.
+        flops_speedup: FLOPs of the analyzed model at full depth over FLOPs executed, paper's convention.
         wall_clock: `None` when it was not measured.
     """
 

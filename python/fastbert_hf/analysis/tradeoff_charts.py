@@ -14,7 +14,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from fastbert_hf.analysis.analysing import Analysis
+from fastbert_hf.analysis.analyzing import Analysis
 from fastbert_hf.analysis.charts import BLACK, BLUE, GREEN, PURPLE, VERMILLION, as_png, new_figure, tidy
 from fastbert_hf.analysis.tradeoff import Point, Tradeoff
 
@@ -60,7 +60,7 @@ def _chart(analysis: Analysis, horizontal: str, speedup_of: Speedup, *, curves: 
     band = f"{analysis.confidence:.0%} interval of the accuracy at full depth, {analysis.samples:,} texts"
     axes.axhspan(low, high, color="#ececec", linewidth=0, label=band, zorder=0)
     several = analysis.compared is not None
-    labels = _draw(axes, analysis.tradeoff, _ANALYSED, "analysed model: " if several else "", speedup_of, curves)
+    labels = _draw(axes, analysis.tradeoff, _ANALYSED, "analyzed model: " if several else "", speedup_of, curves)
     if analysis.compared is not None:
         labels += _draw(axes, analysis.compared, _COMPARED, "compared model: ", speedup_of, curves)
     return finished(figure, axes, horizontal, labels)

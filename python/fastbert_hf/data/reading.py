@@ -144,7 +144,7 @@ def read_texts(path: Path, text_column: str | None = None, pair_column: str | No
 
 
 def read_unlabelled_texts(path: str | Path, text_column: str | None = None, pair_column: str | None = None) -> TextData:
-    """All of `read_texts`, whose arguments and errors it has: more text to distil from."""
+    """All of `read_texts`, whose arguments and errors it has: more text to distill from."""
     texts: list[str] = []
     pairs: list[str] = []
     for text in read_texts(Path(path), text_column, pair_column):

@@ -1,4 +1,4 @@
-"""Training: fine-tune the backbone and the teacher classifier, then distil the student classifiers.
+"""Training: fine-tune the backbone and the teacher classifier, then distill the student classifiers.
 
 `fine_tune` and `distil` are the two steps, `train_jointly` is the ablation that does without the second; the third of
 the paper's steps, adaptive inference, needs no training. All run on `transformers.Trainer`.
@@ -6,7 +6,7 @@ the paper's steps, adaptive inference, needs no training. All run on `transforme
 
 from __future__ import annotations
 
-from fastbert_hf.training.distillation import DistillationTrainer, distil
+from fastbert_hf.training.distillation import DistillationTrainer, distill
 from fastbert_hf.training.evaluation import EvaluationResult, evaluate
 from fastbert_hf.training.fine_tuning import FineTuningTrainer, fine_tune
 from fastbert_hf.training.joint import JointTrainer, train_jointly
@@ -33,7 +33,7 @@ __all__ = [
     "LabelSettings",
     "TrainingResult",
     "TrainingSettings",
-    "distil",
+    "distill",
     "distillation_loss",
     "evaluate",
     "fine_tune",

@@ -20,7 +20,7 @@ from fastbert_hf.training.settings import DISTILLATION, DistillationSettings
 from fastbert_hf.training.trainer import StepTrainer
 
 
-def distil(
+def distill(
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     data: TextData,
@@ -60,7 +60,7 @@ def distil(
         check_labels(model, data, f"targets={settings.targets!r} learns from labels: the data")
     check_dev(model, data, dev)
     if len(model.student_classifiers) == 0:
-        raise ValueError("a model with one exit head has no student classifier to distil")
+        raise ValueError("a model with one exit head has no student classifier to distill")
     with training_only(model, [model.student_classifiers]) as frozen:
         model.freeze_for_distillation()
         return run_step(

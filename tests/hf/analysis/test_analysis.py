@@ -17,7 +17,7 @@ import fastbert_kernels
 from fastbert_hf.analysis import (
     WallClock,
     accuracy_by_uncertainty,
-    analyse,
+    analyze,
     changes_at_speed,
     changes_by_layer,
     check_model,
@@ -242,7 +242,7 @@ def test_times_reach_their_points():
 )
 def test_an_analysis_has_all_figures(speeds, distributions, middle):
     records = make_records(60)
-    found = analyse(records, speeds, compared=make_records(60, seed=1))
+    found = analyze(records, speeds, compared=make_records(60, seed=1))
     assert found.samples == sum(found.samples_per_class) == 60
     assert found.samples_per_class == tuple(records.labels.tolist().count(k) for k in range(3))
     assert found.mean_tokens == pytest.approx(statistics.mean(records.lengths.tolist()))
@@ -293,7 +293,7 @@ def test_depth_points_are_what_cut_models_score():
         assert evaluate(cut_to_depth(model, int(point.value)), dataset).accuracy == point.accuracy
 
 
-def test_what_cannot_be_analysed_is_refused():
+def test_what_cannot_be_analyzed_is_refused():
     with pytest.raises(ValueError, match=r"layer 3 has no exit head; those of this model are at \[1, 4\]"):
         cut_to_depth(make_model(num_layers=4, exit_layers=[1, 4]), 3)
     with pytest.raises(ValueError, match="a multi-label model has no single prediction"):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from matplotlib import image
 
-from fastbert_hf.analysis import Analysis, WallClock, analyse, captions
+from fastbert_hf.analysis import Analysis, WallClock, analyze, captions
 from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
 from fastbert_hf.analysis.page import Page, Picture, ShownExample, render, shortened
 from fastbert_hf.analysis.tradeoff_charts import flops_chart, wall_clock_chart
@@ -73,7 +73,7 @@ def test_the_page_is_whole_and_needs_nothing_else(compared):
     records = make_records(120)
     other = make_records(120, (1, 2), seed=1) if compared else None
     setting = calibrate(records, Objective(max_drop=0.2), search="one_speed")
-    html = make_page(with_times(analyse(records, SPEEDS, setting=setting, compared=other)), EVIL)
+    html = make_page(with_times(analyze(records, SPEEDS, setting=setting, compared=other)), EVIL)
     reader = read_page(html)
     names = [tag for tag, _ in reader.tags]
     assert not {"script", "link", "iframe", "object", "form", "base"} & set(names)
@@ -95,7 +95,7 @@ def test_the_page_is_whole_and_needs_nothing_else(compared):
 
 def test_private_texts_stay_out():
     records = make_records(120)
-    analysis = analyse(records, SPEEDS)
+    analysis = analyze(records, SPEEDS)
     html = make_page(analysis, None)
     reader = read_page(html)
     assert "second" not in "".join(reader.text) and ("div", {"dir": "auto"}) not in reader.tags
@@ -112,7 +112,7 @@ def test_long_texts_are_cut_and_short_ones_are_not():
 
 
 def test_the_summary_table_has_the_figures():
-    analysis = with_times(analyse(make_records(120), SPEEDS))
+    analysis = with_times(analyze(make_records(120), SPEEDS))
     text = "".join(read_page(make_page(analysis, None)).text)
     for point in (analysis.tradeoff.full_depth, *analysis.tradeoff.speeds):
         low, high = point.accuracy_interval
@@ -124,7 +124,7 @@ def test_the_summary_table_has_the_figures():
         ):
             assert figure in text
     assert "ms per text" in text
-    assert "ms per text" not in "".join(read_page(make_page(analyse(make_records(120), SPEEDS), None)).text)
+    assert "ms per text" not in "".join(read_page(make_page(analyze(make_records(120), SPEEDS), None)).text)
 
 
 @pytest.mark.parametrize("layers", [(1, 2), (3, 9, 12), tuple(range(1, 25))])
@@ -133,34 +133,34 @@ def test_charts_are_drawn_for_models_of_every_depth(draw, layers):
     records = make_records(90, layers)
     other = make_records(90, layers, seed=2)
     setting = calibrate(records, Objective(max_drop=0.2), search="one_speed")
-    width, height = size_of(draw(with_times(analyse(records, SPEEDS, setting=setting, compared=other))))
+    width, height = size_of(draw(with_times(analyze(records, SPEEDS, setting=setting, compared=other))))
     assert width == 1152 and 400 < height < 2400
 
 
 @pytest.mark.parametrize("speeds", [(0.0,), (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)])
 @pytest.mark.parametrize("draw", CHARTS)
 def test_charts_are_drawn_for_any_speeds(draw, speeds):
-    size_of(draw(with_times(analyse(make_records(40), speeds))))
+    size_of(draw(with_times(analyze(make_records(40), speeds))))
 
 
 @pytest.mark.parametrize("draw", CHARTS)
 def test_charts_are_drawn_for_models_that_know_nothing_and_everything(draw):
     records = make_records(40)
     records.logits[:] = 0.0
-    size_of(draw(with_times(analyse(records, SPEEDS))))
+    size_of(draw(with_times(analyze(records, SPEEDS))))
     sure = make_records(40)
     sure.logits[:] = 50.0 * torch.nn.functional.one_hot(sure.labels, 3)[:, None]
-    size_of(draw(with_times(analyse(sure, SPEEDS))))
+    size_of(draw(with_times(analyze(sure, SPEEDS))))
     broken = make_records(40)
     broken.logits[:, 1] = torch.nan
-    size_of(draw(with_times(analyse(broken, SPEEDS))))
+    size_of(draw(with_times(analyze(broken, SPEEDS))))
 
 
 def test_captions_say_what_the_figures_are():
     records = make_records(400)
     noise = torch.randn(records.logits.shape, generator=torch.Generator().manual_seed(4))
     records.logits[:] = 2 * noise + 2 * torch.nn.functional.one_hot(records.labels, 3)[:, None]  # sure is right
-    analysis = with_times(analyse(records, SPEEDS))
+    analysis = with_times(analyze(records, SPEEDS))
     first = analysis.accuracy_by_uncertainty[0]
     sure = first.with_at_least(10)[0]
     caption = captions.accuracy_by_uncertainty(analysis)
@@ -186,7 +186,7 @@ def test_captions_say_what_the_figures_are():
 def test_captions_do_not_claim_what_the_data_do_not_show():
     records = make_records(400)
     records.logits[:] = torch.randn(records.logits.shape, generator=torch.Generator().manual_seed(5))
-    caption = captions.accuracy_by_uncertainty(analyse(records, SPEEDS))
+    caption = captions.accuracy_by_uncertainty(analyze(records, SPEEDS))
     assert "In none of these heads are the surest texts right more often" in caption
 
 
@@ -195,21 +195,21 @@ def test_captions_count_texts_outside_the_one_interval_that_has_many(unsure, wor
     records = make_records(400)
     records.logits[:] = 50.0 * torch.nn.functional.one_hot(records.labels, 3)[:, None]  # sure of everything
     records.logits[:unsure, 0] = 0.0
-    caption = captions.accuracy_by_uncertainty(analyse(records, SPEEDS))
+    caption = captions.accuracy_by_uncertainty(analyze(records, SPEEDS))
     assert f"The first student classifier {words} uncertainty 0.1 and is right on 100\u00a0% of them" in caption
 
 
 def test_heads_that_only_cost_are_no_saving():
     records = make_records(400)
     records.logits[:, :-1] = 0.0  # nobody leaves early
-    analysis = analyse(records, SPEEDS)
+    analysis = analyze(records, SPEEDS)
     summary, point = captions.summary(analysis), analysis.tradeoff.speeds[2]
     assert point.value == 0.5 and point.flops_speedup < 1
     assert f"{1 / point.flops_speedup:.2f} times the FLOPs" in summary and "fewer" not in summary
 
 
 def test_static_models_are_compared_at_equal_flops():
-    analysis = analyse(make_records(400, seed=3), SPEEDS)
+    analysis = analyze(make_records(400, seed=3), SPEEDS)
     depths = sorted((point.flops_speedup, point.accuracy) for point in analysis.tradeoff.depths)
     point = analysis.tradeoff.speeds[2]
     (x0, y0), (x1, y1) = next(

@@ -19,7 +19,7 @@ from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.exits.calibrated_setting import SETTING_FILE, CalibratedSetting
 from fastbert_hf.exits.criteria import uncertainty_by
 from fastbert_hf.exits.fingerprint import model_fingerprint
-from fastbert_hf.training import distil, evaluate
+from fastbert_hf.training import distill, evaluate
 from helpers.training import QUICK_DISTILLATION, make_data, make_tokenizer
 
 
@@ -114,7 +114,7 @@ def test_setting_for_other_weights_is_left_out_with_a_warning(calibrated, tmp_pa
 
 def test_training_drops_the_setting(calibrated) -> None:
     loaded = FastBertForSequenceClassification.from_pretrained(calibrated[0])
-    distil(loaded, make_tokenizer(), make_data_of_four(), replace(QUICK_DISTILLATION, epochs=1))
+    distill(loaded, make_tokenizer(), make_data_of_four(), replace(QUICK_DISTILLATION, epochs=1))
     assert loaded.calibrated_setting is None
 
 

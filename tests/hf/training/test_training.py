@@ -17,7 +17,7 @@ from fastbert_hf.training import (
     DistillationSettings,
     FineTuningTrainer,
     LabelSettings,
-    distil,
+    distill,
     evaluate,
     fine_tune,
     label_loss,
@@ -223,9 +223,9 @@ def test_same_seed_same_result() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:uncertainty is not finite")
-@pytest.mark.parametrize("step", [fine_tune, distil, train_jointly])
+@pytest.mark.parametrize("step", [fine_tune, distill, train_jointly])
 def test_a_run_that_diverges_is_an_error(step: Any) -> None:
-    settings = replace(QUICK_DISTILLATION if step is distil else QUICK, learning_rate=1e30)
+    settings = replace(QUICK_DISTILLATION if step is distill else QUICK, learning_rate=1e30)
     with pytest.raises(ValueError, match="training diverged, .*; lower the learning rate"):
         step(make_model(), make_tokenizer(), make_data(), settings)
 
@@ -242,7 +242,7 @@ def test_bf16_training_leaves_no_trace_on_the_model() -> None:
     model = make_model()
     result = fine_tune(model, make_tokenizer(), make_data(), replace(QUICK, precision="bf16"))
     assert result.losses[-1] < result.losses[0]
-    distil(model, make_tokenizer(), make_data(), replace(QUICK_DISTILLATION, precision="bf16"))
+    distill(model, make_tokenizer(), make_data(), replace(QUICK_DISTILLATION, precision="bf16"))
     assert "forward" not in model.__dict__ and "_original_forward" not in model.__dict__
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     fresh = make_model()
@@ -277,7 +277,7 @@ def test_evaluate() -> None:
 def test_errors() -> None:
     model, tokenizer = make_model(), make_tokenizer()
     empty = ClassificationData([], None, [], ["bad", "good"])
-    for step in (fine_tune, distil, train_jointly):
+    for step in (fine_tune, distill, train_jointly):
         with pytest.raises(ValueError, match="nothing to train on"):
             step(model, tokenizer, empty)  # type: ignore[operator]
     with pytest.raises(ValueError, match="empty"):
@@ -291,9 +291,9 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="dev data has the classes good, bad but the training data bad, good"):
         fine_tune(model, tokenizer, make_data(), dev=replace(make_data(), label_names=["good", "bad"]))
     with pytest.raises(ValueError, match="no student"):
-        distil(make_model(num_layers=1), tokenizer, make_data())
+        distill(make_model(num_layers=1), tokenizer, make_data())
     with pytest.raises(ValueError, match="learns from labels"):
-        distil(model, tokenizer, TextData(["the film"], None), replace(DISTILLATION, targets="mixed"))
+        distill(model, tokenizer, TextData(["the film"], None), replace(DISTILLATION, targets="mixed"))
     with pytest.raises(ValueError, match="run_dir"):
         fine_tune(model, tokenizer, make_data(), resume=True)
 

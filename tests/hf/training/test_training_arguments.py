@@ -14,12 +14,12 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import integration_utils
 
-from fastbert_hf.training import DistillationSettings, LabelSettings, TrainingResult, distil, fine_tune, train_jointly
+from fastbert_hf.training import DistillationSettings, LabelSettings, TrainingResult, distill, fine_tune, train_jointly
 from helpers.training import QUICK, QUICK_DISTILLATION, State, changed, make_data, make_model, make_tokenizer, snapshot
 
 STEPS: dict[str, tuple[Any, Any]] = {
     "fine_tune": (fine_tune, QUICK),
-    "distil": (distil, QUICK_DISTILLATION),
+    "distil": (distill, QUICK_DISTILLATION),
     "train_jointly": (train_jointly, QUICK),
 }
 

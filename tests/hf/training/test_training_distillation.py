@@ -14,7 +14,7 @@ import torch
 
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.data import TextData, TokenisedDataset, join_texts
-from fastbert_hf.training import DistillationTrainer, distil, distillation_loss, fine_tune, label_loss
+from fastbert_hf.training import DistillationTrainer, distill, distillation_loss, fine_tune, label_loss
 from fastbert_hf.training import distillation as distillation_module
 from fastbert_hf.training.frozen_states import CacheShape, check_cache_size
 from helpers.training import (
@@ -103,7 +103,7 @@ def test_students_alone_learn(fine_tuned: FastBertForSequenceClassification) -> 
         return distillation_loss(logits[:, :-1], logits[:, -1]).item()
 
     loss_before = distance()
-    result = distil(model, tokenizer, data, replace(QUICK_DISTILLATION, epochs=6), dev=data)
+    result = distill(model, tokenizer, data, replace(QUICK_DISTILLATION, epochs=6), dev=data)
     assert distance() < 0.5 * loss_before
     assert result.losses[-1] < result.losses[0]
     assert "dev_accuracy_layer_2" in result.epochs[-1] and "dev_accuracy_layer_3" not in result.epochs[-1]
@@ -119,7 +119,7 @@ def test_a_subset_of_exit_layers_of_pooled_heads_learns() -> None:
     model = make_model(num_layers=4, head_type="pooled", head_pooling="mean", exit_layers=[2, 4])
     fine_tune(model, make_tokenizer(), make_data(), replace(QUICK, epochs=4))
     before = snapshot(model)
-    result = distil(model, make_tokenizer(), make_data(), replace(QUICK_DISTILLATION, epochs=4), dev=make_data(20))
+    result = distill(model, make_tokenizer(), make_data(), replace(QUICK_DISTILLATION, epochs=4), dev=make_data(20))
     assert changed(before, model) == {name for name in before if name.startswith("heads.0.")}
     assert result.losses[-1] < result.losses[0]
 
@@ -130,14 +130,13 @@ def test_text_without_labels_is_enough(fine_tuned: FastBertForSequenceClassifica
     results = []
     for version in (data, flipped, TextData(data.texts, None)):
         model = copy.deepcopy(fine_tuned)
-        results.append((distil(model, make_tokenizer(), version, QUICK_DISTILLATION).losses, snapshot(model)))
+        results.append((distill(model, make_tokenizer(), version, QUICK_DISTILLATION).losses, snapshot(model)))
     for losses, state in results[1:]:
         assert losses == results[0][0]
         assert all(torch.equal(value, state[name]) for name, value in results[0][1].items())
     more = join_texts(data, TextData(["the very very film", "good good"], None))
-    assert (
-        distil(copy.deepcopy(fine_tuned), make_tokenizer(), more, replace(QUICK_DISTILLATION, batch_size=31)).steps == 4
-    )
+    settings = replace(QUICK_DISTILLATION, batch_size=31)
+    assert distill(copy.deepcopy(fine_tuned), make_tokenizer(), more, settings).steps == 4
 
 
 @pytest.mark.parametrize(("targets", "weight"), [("soft", 0.0), ("mixed", 0.3), ("hard", 1.0)])
@@ -163,7 +162,7 @@ def test_targets(targets: Any, weight: float, multi_label: bool) -> None:
         hard_weight=0.3,
     )
     expected = (1 - weight) * soft + weight * hard
-    assert distil(model, make_tokenizer(), data, settings).losses == [pytest.approx(expected.item(), rel=1e-5)]
+    assert distill(model, make_tokenizer(), data, settings).losses == [pytest.approx(expected.item(), rel=1e-5)]
 
 
 def test_teacher_is_in_eval_mode_and_the_backbone_runs_once_per_batch(
@@ -184,7 +183,7 @@ def test_teacher_is_in_eval_mode_and_the_backbone_runs_once_per_batch(
     monkeypatch.setattr(distillation_module, "DistillationTrainer", Recorder)
     model = copy.deepcopy(fine_tuned)
     model.layers[0].register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    result = distil(model, make_tokenizer(), make_data(), replace(QUICK_DISTILLATION, epochs=3))
+    result = distill(model, make_tokenizer(), make_data(), replace(QUICK_DISTILLATION, epochs=3))
     assert modes == {(True, True, False, False)}
     assert calls == [False] * result.steps
     # The known fault: a learning rate that reaches 0 before the epochs end.
@@ -206,7 +205,7 @@ def test_weight_decay_reaches_the_weights_of_students_only(monkeypatch: pytest.M
         model.student_classifiers[0].dense.bias.fill_(0.25)  # biases are 0 at first, which would hide a decay
     before = snapshot(model)
     settings = dict(epochs=1, weight_decay=0.5, learning_rate=0.1, warmup_fraction=0, batch_size=1)
-    distil(model, make_tokenizer(), make_data(1), replace(QUICK_DISTILLATION, **settings))
+    distill(model, make_tokenizer(), make_data(1), replace(QUICK_DISTILLATION, **settings))
     for name, value in model.state_dict().items():
         decays = name.startswith(("heads.0.", "heads.1.")) and name.endswith("weight")
         torch.testing.assert_close(value, before[name] * (0.95 if decays else 1), msg=name)
@@ -215,7 +214,7 @@ def test_weight_decay_reaches_the_weights_of_students_only(monkeypatch: pytest.M
 def test_a_frozen_model_is_frozen_again_behind_every_step(fine_tuned: FastBertForSequenceClassification) -> None:
     model = copy.deepcopy(fine_tuned)
     model.freeze_for_distillation()
-    distil(model, make_tokenizer(), make_data(8), replace(QUICK_DISTILLATION, epochs=1))
+    distill(model, make_tokenizer(), make_data(8), replace(QUICK_DISTILLATION, epochs=1))
     assert model.frozen_for_distillation
     before = snapshot(model)
     fine_tune(model, make_tokenizer(), make_data(8), replace(QUICK, epochs=1))
@@ -234,7 +233,7 @@ def test_the_cache_saves_the_backbone_and_changes_nothing(tmp_path: Path, exit_l
         settings = replace(QUICK_DISTILLATION, epochs=4)
         if dtype is not None:
             settings = replace(settings, cache_dir=tmp_path / "cache", cache_dtype=dtype)  # type: ignore[arg-type]
-        results[dtype] = distil(model, tokenizer, data, settings).losses
+        results[dtype] = distill(model, tokenizer, data, settings).losses
         assert sum(samples) == (240 if dtype is None else 60)
         if dtype is not None:
             assert list((tmp_path / "cache").iterdir()) == []
@@ -249,7 +248,7 @@ def test_the_cache_serves_left_padding_and_dev_data(tmp_path: Path) -> None:
     settings = replace(QUICK_DISTILLATION, epochs=3)
     cached = replace(settings, cache_dir=tmp_path, cache_dtype="float32")
     plain, from_cache = (
-        distil(make_model(), tokenizer, make_data(), choice, dev=make_data(21)) for choice in (settings, cached)
+        distill(make_model(), tokenizer, make_data(), choice, dev=make_data(21)) for choice in (settings, cached)
     )
     assert from_cache.losses == pytest.approx(plain.losses, rel=1e-5)
     dev_losses = [[epoch["dev_loss"] for epoch in result.epochs] for result in (plain, from_cache)]
@@ -258,7 +257,7 @@ def test_the_cache_serves_left_padding_and_dev_data(tmp_path: Path) -> None:
 
 def test_one_epoch_writes_no_cache(tmp_path: Path) -> None:
     settings = replace(QUICK_DISTILLATION, epochs=1, cache_dir=tmp_path / "cache")
-    distil(make_model(), make_tokenizer(), make_data(), settings)
+    distill(make_model(), make_tokenizer(), make_data(), settings)
     assert not (tmp_path / "cache").exists()
 
 
@@ -282,6 +281,6 @@ def test_the_cache_refuses_what_does_not_fit(tmp_path: Path, monkeypatch: pytest
     before = snapshot(model)
     settings = replace(QUICK_DISTILLATION, cache_dir=tmp_path / "cache", cache_limit_gb=1e-6)
     with pytest.raises(ValueError, match="limit of 1e-06 GB"):
-        distil(model, make_tokenizer(), make_data(), settings, run_dir=tmp_path / "run")
+        distill(model, make_tokenizer(), make_data(), settings, run_dir=tmp_path / "run")
     assert list((tmp_path / "cache").iterdir()) == [] and not (tmp_path / "run" / "run.json").exists()
     assert changed(before, model) == set() and not model.frozen_for_distillation

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from fastbert_hf import FastBertForSequenceClassification
-from fastbert_hf.training import distil, fine_tune, train_jointly
+from fastbert_hf.training import distill, fine_tune, train_jointly
 from helpers.training import QUICK, QUICK_DISTILLATION, changed, make_data, make_model, make_tokenizer, snapshot
 
 STEPS: dict[str, tuple[Any, Any]] = {
     "fine_tune": (fine_tune, replace(QUICK, epochs=1)),
-    "distil": (distil, replace(QUICK_DISTILLATION, epochs=1)),
+    "distil": (distill, replace(QUICK_DISTILLATION, epochs=1)),
     "train_jointly": (train_jointly, replace(QUICK, epochs=1)),
 }
 # By step, what it trains of a model with three layers.

@@ -16,7 +16,7 @@ import torch
 from transformers import TrainingArguments
 
 from fastbert_hf import FastBertForSequenceClassification
-from fastbert_hf.training import distil, fine_tune, train_jointly
+from fastbert_hf.training import distill, fine_tune, train_jointly
 from helpers.training import QUICK, QUICK_DISTILLATION, State, make_data, make_model, make_tokenizer, snapshot
 
 TESTS = Path(__file__).parents[2]
@@ -32,12 +32,12 @@ def train(folder: Path) -> dict[str, Any]:
     cache = str(folder / "cache")
     results = {
         "fine_tune": fine_tune(model, tokenizer, data, QUICK, dev=dev, run_dir=folder / "fine_tune"),
-        "distil": distil(model, tokenizer, data, QUICK_DISTILLATION, dev=dev, run_dir=folder / "distil"),
-        "cached": distil(model, tokenizer, data, replace(QUICK_DISTILLATION, cache_dir=cache, cache_dtype="float32")),
+        "distil": distill(model, tokenizer, data, QUICK_DISTILLATION, dev=dev, run_dir=folder / "distil"),
+        "cached": distill(model, tokenizer, data, replace(QUICK_DISTILLATION, cache_dir=cache, cache_dtype="float32")),
         # Every dev sample counts once, even where they are no whole batches.
         "train_jointly": train_jointly(model, tokenizer, data, QUICK, dev=make_data(13), run_dir=folder / "joint"),
         # Five samples: a batch that the processes share unevenly, and none is dropped.
-        "uneven": distil(model, tokenizer, make_data(5), replace(QUICK_DISTILLATION, batch_size=2)),
+        "uneven": distill(model, tokenizer, make_data(5), replace(QUICK_DISTILLATION, batch_size=2)),
     }
     report: dict[str, Any] = {name: result.epochs for name, result in results.items()}
     for epoch in report["train_jointly"]:

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from fastbert_hf import FastBertForSequenceClassification
-from fastbert_hf.training import TrainingResult, TrainingSettings, distil, fine_tune, train_jointly
+from fastbert_hf.training import TrainingResult, TrainingSettings, distill, fine_tune, train_jointly
 from fastbert_hf.training.run_folder import epoch_metrics
 from helpers.training import QUICK, QUICK_DISTILLATION, State, changed, make_data, make_model, make_tokenizer, snapshot
 
 STEPS: dict[str, tuple[Callable[..., TrainingResult], TrainingSettings]] = {
     "fine_tune": (fine_tune, replace(QUICK, epochs=3)),
-    "distil": (distil, replace(QUICK_DISTILLATION, epochs=3)),
+    "distil": (distill, replace(QUICK_DISTILLATION, epochs=3)),
     "train_jointly": (train_jointly, replace(QUICK, epochs=3)),
 }
 

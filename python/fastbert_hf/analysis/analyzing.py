@@ -77,16 +77,16 @@ class Analysis:
 
 
 def check_model(exit_layers: Sequence[int], multi_label: bool) -> None:
-    """Raise `ValueError` for a model that has nothing to analyse."""
+    """Raise `ValueError` for a model that has nothing to analyze."""
     if multi_label:
         raise ValueError(
             "a multi-label model has no single prediction that an early exit keeps or changes, so accuracy by "
-            "uncertainty and by exit is not defined for it; analyse a model that gives a text exactly one class"
+            "uncertainty and by exit is not defined for it; analyze a model that gives a text exactly one class"
         )
     if len(exit_layers) < 2:
         raise ValueError(
             f"the model has no student classifiers (exit_layers is {list(exit_layers)}), so no text leaves early; "
-            "analyse a model with exit heads behind earlier layers"
+            "analyze a model with exit heads behind earlier layers"
         )
 
 
@@ -99,11 +99,11 @@ def check_samples(labels: Sequence[int], class_names: Sequence[str]) -> None:
     if len(set(labels)) == 1:
         raise ValueError(
             f"all {len(labels)} rows have the class {class_names[labels[0]]!r}, so accuracy says nothing about the "
-            "other classes; analyse rows of every class"
+            "other classes; analyze rows of every class"
         )
 
 
-def analyse(
+def analyze(
     records: ExitRecords,
     speeds: Sequence[float],
     *,

@@ -2,9 +2,9 @@
 # Makes the pictures and figures of docs/when_it_pays.md, from models that benchmarks/training.py trained and kept:
 #
 #   python benchmarks/training.py --data DATA --tasks sst2 mrpc --variants distilled joint --seeds 2 --models MODELS
-#   scripts/analyse_trained.sh DATA MODELS 1
+#   scripts/analyze_trained.sh DATA MODELS 1
 #
-# The models are copied, calibrated on every second line of test.tsv (their epochs were chosen by dev.tsv) and analysed on
+# The models are copied, calibrated on every second line of test.tsv (their epochs were chosen by dev.tsv) and analyzed on
 # the others; no text of the data goes into any output. Times are measured too, so nothing else should run.
 set -euo pipefail
 
@@ -21,8 +21,8 @@ trap 'rm -rf "$work"' EXIT
 ln -s "$data" "$work/data"
 cd "$work" # the outputs name models and data as seen from here
 
-# analyse TASK MAX_LENGTH PICTURES [OTHER VARIANT]
-analyse() {
+# analyze TASK MAX_LENGTH PICTURES [OTHER VARIANT]
+analyze() {
   local task=$1 max_length=$2 pictures=$3 compare=()
   cp -r "$models/$task-distilled-$seed" "$task-distilled"
   awk 'NR == 1 || NR % 2 == 0' "data/$task/test.tsv" >"$task-calibration.tsv"
@@ -42,5 +42,5 @@ analyse() {
   cp "$task-distilled/fastbert_calibration.json" "$root/benchmarks/results/calibration_${task}_cpu.json"
 }
 
-analyse sst2 64 "accuracy_by_uncertainty uncertainty_by_layer exit_layers accuracy_and_flops accuracy_and_time changed_predictions"
-analyse mrpc 128 "accuracy_and_flops accuracy_and_time" joint
+analyze sst2 64 "accuracy_by_uncertainty uncertainty_by_layer exit_layers accuracy_and_flops accuracy_and_time changed_predictions"
+analyze mrpc 128 "accuracy_and_flops accuracy_and_time" joint
