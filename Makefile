@@ -14,9 +14,9 @@ setup:
 demo: setup
 	$(VENV)/bin/fastbert demo
 
-# Busy cores make waiting OpenMP threads spin; tests do not need the last bit of speed.
+# A process per core, each with one thread: threads of one process would wait for each other's small operations.
 test: setup
-	OMP_WAIT_POLICY=passive $(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist worksteal
 
 # The other engines, which nothing else needs.
 $(VENV)/.fastbert-bench: pyproject.toml | setup
