@@ -52,7 +52,7 @@ def missing() -> str | None:
 
 def build(sanitize: bool = False) -> Path:
     """Compiles what is not there yet for the present state of the sources, and returns the library's path."""
-    flags = FLAGS + (["-O1", *SANITIZERS] if sanitize else ["-O2"])
+    flags = FLAGS + (["-O0", *SANITIZERS] if sanitize else ["-O2"])
     include = [f"-I{ROOT / 'tests/cuda_on_cpu'}", f"-I{ROOT / 'csrc'}", "-isystem", str(cuda_include())]
     folder = ROOT / "build/cuda_on_cpu"
     folder.mkdir(parents=True, exist_ok=True)
