@@ -22,10 +22,11 @@ from torch.nn import functional as F
 from fastbert_hf.exits.uncertainty import normalised_entropy
 from fastbert_hf.heads import AttentiveHead
 from fastbert_hf.timing import ratio, time_interleaved
-from fastbert_kernels import backends, ops
+from fastbert_kernels import _extension, backends, ops
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.hosts import fastbert_hf as host
-from fastbert_kernels.ops.packing import pack_linear, product_operand
+from fastbert_kernels.ops import library
+from fastbert_kernels.ops.exit_head import pack_head
 from harness import (
     DTYPES,
     arguments,
@@ -85,22 +86,18 @@ def attentive(activation: str) -> Callable[[Any], Callable[..., Any]]:
     def prepare(module: AttentiveHead) -> Callable[..., Any]:
         parameters = [getattr(part, name).detach() for part, name in host.head_parameters(module)]
         dtype = parameters[0].dtype
-        weights = fold_attentive_head(*parameters, num_attention_heads=HEADS, dtype=dtype).tensors()
-        packed_weight = None
-        if weights[0].device.type == "cpu":  # the engine packs once, too
-            packed_weight = pack_linear(weights[0], weights[1], product_operand(dtype, HIDDEN))
+        weights = fold_attentive_head(*parameters, num_attention_heads=HEADS, dtype=dtype).tensors
+        head = None
+        if weights.query.device.type == "cpu" and activation == "tanh":  # the engine packs once, too
+            head = pack_head(weights, dtype, activation, activation)
 
         def run(packed: Tensor, cu_seqlens: Tensor, speed: Tensor, backend: str) -> Any:
-            return ops.exit_head(
-                packed,
-                cu_seqlens,
-                speed,
-                *weights,
-                narrow_activation=activation,
-                mlp_activation=activation,
-                projection_packed=packed_weight,
-                backend=backend,
-            )
+            if head is not None and backend == "cpu":
+                results = library.decision_results(packed, speed.shape[0], LABELS)
+                _extension.module().exit_head_cpu(packed, cu_seqlens, speed, head, results, None, "entropy", 0)
+                return results
+            options = {"narrow_activation": activation, "mlp_activation": activation}
+            return ops.exit_head(packed, cu_seqlens, speed, weights, **options, backend=backend)
 
         return run
 

@@ -15,10 +15,18 @@
 #pragma once
 #include <cstdint>
 
+#include "named.h"
+
 namespace fastbert {
 
-// The values are part of the binding's contract with fastbert_kernels/criteria.py.
-enum class Criterion : int32_t { entropy = 0, top_k_entropy = 1, confidence = 2, margin = 3, patience = 4 };
+enum class Criterion : int32_t { entropy, top_k_entropy, confidence, margin, patience };
+
+inline constexpr Named<Criterion> kCriterionNames[] = {{"entropy", Criterion::entropy},
+                                                       {"top_k_entropy", Criterion::top_k_entropy},
+                                                       {"confidence", Criterion::confidence},
+                                                       {"margin", Criterion::margin},
+                                                       {"patience", Criterion::patience}};
+constexpr const auto& names_of(Criterion) { return kCriterionNames; }
 
 struct ExitRule {
   Criterion criterion;

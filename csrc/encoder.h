@@ -18,6 +18,7 @@ struct AttentiveHead {
   PackedMatrix projection;
   ExitHeadWeights weights;  // as cpu::exit_head takes them
   int64_t num_heads;        // h
+  int64_t num_labels;       // N
 };
 
 using ExitHead = std::variant<AttentiveHead, PackedPooledHead>;

@@ -12,12 +12,16 @@
 #include "activation.h"
 #include "decision.h"
 #include "dtype.h"
+#include "named.h"
 #include "packed_matrix.h"
 
 namespace fastbert {
 
-// The values are part of the binding's contract with fastbert_kernels/ops/pooled_exit_head.py.
-enum class Pooling : int32_t { first = 0, mean = 1, max = 2 };
+enum class Pooling : int32_t { first, mean, max };
+
+inline constexpr Named<Pooling> kPoolingNames[] = {
+    {"first", Pooling::first}, {"mean", Pooling::mean}, {"max", Pooling::max}};
+constexpr const auto& names_of(Pooling) { return kPoolingNames; }
 
 constexpr int kMaxPooledLayers = 3;
 

@@ -14,15 +14,12 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-import torch
+import torch  # noqa: F401  (comes first: the compiled module reads its tensors)
 
 from fastbert_kernels import threads
 from fastbert_kernels._version import __version__
 
 REMEDY = "install the package from its root folder: pip install . (or pip install -e . to work on it)"
-
-# The values of `enum class DType` in csrc/dtype.h.
-DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 
 
 @cache

@@ -107,6 +107,10 @@ def _first_available(device_type: str) -> str:
     raise AssertionError("the reference backend is always available")
 
 
+class Unsupported(Exception):
+    """What a kernel raises, with the reason, for arguments that it does not cover; the reference takes them."""
+
+
 def warn_about_fallback(op: str, reason: str) -> None:
     """Says once for each reason that a compiled kernel leaves a shape to the reference."""
     refuse_reference(op, reason)

@@ -1,4 +1,4 @@
-"""The criteria by which a sample may leave: their names, their parameters, and their codes in the compiled kernels."""
+"""The criteria by which a sample may leave: their names and their parameters."""
 
 from __future__ import annotations
 
@@ -20,11 +20,6 @@ class Criterion(str, Enum):
     CONFIDENCE = "confidence"
     MARGIN = "margin"
     PATIENCE = "patience"
-
-    @property
-    def code(self) -> int:
-        """The value of `enum class Criterion` in csrc/decision.h."""
-        return list(Criterion).index(self)
 
 
 @dataclass(frozen=True)

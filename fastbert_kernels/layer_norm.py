@@ -1,4 +1,4 @@
-"""The kinds of LayerNorm that models have: names, definitions in plain PyTorch, codes of the compiled kernels."""
+"""The kinds of LayerNorm that models have: their names, and their definitions in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -30,9 +30,6 @@ LAYER_NORMS: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
     "standard": standard_layer_norm,
     "unbiased": unbiased_layer_norm,
 }
-
-# The values of `enum class LayerNormKind` in csrc/layer_norm.h.
-LAYER_NORM_CODES = {name: code for code, name in enumerate(LAYER_NORMS)}
 
 
 def check_layer_norm(kind: str, hidden_size: int) -> None:

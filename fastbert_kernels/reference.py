@@ -6,13 +6,15 @@ Symbols: T tokens of B samples in a packed batch; H hidden size; C narrow size o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.layer_norm import LAYER_NORMS
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -76,18 +78,27 @@ def decide(
     return uncertainty, torch.stack([prediction, streak], dim=1), ~leaves | unknown
 
 
+class AttentiveHeadTensors(NamedTuple):
+    """The folded weights of an attentive head, in the order in which the ops take them.
+
+    All but the projection weight, query and value are float32, or float64 for hidden states in float64.
+    """
+
+    projection_weight: Tensor  # [C, H], of the dtype of the hidden states
+    projection_bias: Tensor  # [C]
+    query: Tensor  # [h, C, C], it and value of one dtype: float32 (float64), or that of the hidden states
+    query_bias: Tensor  # [h, C]
+    value: Tensor  # [h * C, C]
+    value_bias: Tensor  # [C]
+    output_weight: Tensor  # [N, C], N >= 2
+    output_bias: Tensor  # [N]
+
+
 def exit_head(
     hidden: Tensor,
     cu_seqlens: Tensor,
     speed: Tensor,
-    projection_weight: Tensor,
-    projection_bias: Tensor,
-    query: Tensor,
-    query_bias: Tensor,
-    value: Tensor,
-    value_bias: Tensor,
-    output_weight: Tensor,
-    output_bias: Tensor,
+    weights: Sequence[Tensor],
     *,
     history: Tensor | None = None,
     narrow_activation: str = "tanh",
@@ -100,15 +111,16 @@ def exit_head(
     Everything is float32, except that float64 input is computed in float64 (the oracle) and the projection runs in the
     dtype of `hidden`.
     """
+    head = AttentiveHeadTensors(*weights)
     precision = torch.promote_types(hidden.dtype, torch.float32)
-    query, value = query.to(precision), value.to(precision)
+    query, value = head.query.to(precision), head.value.to(precision)
     sample_of_token, begins, has_tokens = _samples(cu_seqlens, hidden.shape[0])
     batch, heads = begins.shape[0], query.shape[0]
 
-    z = F.linear(hidden, projection_weight, projection_bias.to(hidden.dtype)).to(precision)
+    z = F.linear(hidden, head.projection_weight, head.projection_bias.to(hidden.dtype)).to(precision)
     z = ACTIVATIONS[narrow_activation](z)  # [T, C]
     first = _first_rows(z, begins, has_tokens)
-    scorer = torch.einsum("bk,hkc->bhc", first, query) + query_bias  # u_i [B, h, C]
+    scorer = torch.einsum("bk,hkc->bhc", first, query) + head.query_bias  # u_i [B, h, C]
     scores = torch.einsum("tc,thc->th", z, scorer[sample_of_token])  # [T, h]
     segments = sample_of_token[:, None].expand(-1, heads)
     largest = scores.new_full((batch, heads), -math.inf).scatter_reduce(0, segments, scores, "amax")
@@ -117,8 +129,8 @@ def exit_head(
     weighted = attention[:, :, None] * z[:, None, :]
     pooled = z.new_zeros(batch, heads, z.shape[1]).index_add(0, sample_of_token, weighted) / total[:, :, None]  # c_i
 
-    features = ACTIVATIONS[mlp_activation](pooled.flatten(1) @ value + value_bias)
-    logits = F.linear(features, output_weight, output_bias)
+    features = ACTIVATIONS[mlp_activation](pooled.flatten(1) @ value + head.value_bias)
+    logits = F.linear(features, head.output_weight, head.output_bias)
     return logits, *decide(logits, speed, history, criterion, parameter)
 
 
@@ -126,8 +138,8 @@ def pooled_exit_head(
     hidden: Tensor,
     cu_seqlens: Tensor,
     speed: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
     *,
     history: Tensor | None = None,
     pooling: str = "first",
@@ -170,6 +182,27 @@ def _first_rows(rows: Tensor, begins: Tensor, has_tokens: Tensor) -> Tensor:
     first = rows.new_full((begins.shape[0], rows.shape[1]), math.nan)
     first[has_tokens] = rows[begins[has_tokens]]
     return first
+
+
+def embed(
+    input_ids: Tensor,
+    position_ids: Tensor,
+    token_type_ids: Tensor | None,
+    words: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *,
+    layer_norm_eps: float,
+    dtype: torch.dtype,
+    layer_norm: str,
+) -> Tensor:
+    """Embed packed tokens; see `fastbert_kernels.ops.embed`."""
+    if token_type_ids is None:
+        token_type_ids = torch.zeros_like(input_ids)
+    rows = words[input_ids] + positions[position_ids] + segments[token_type_ids]
+    return LAYER_NORMS[layer_norm](rows, norm_weight, norm_bias, layer_norm_eps).to(dtype)
 
 
 def compact(

@@ -24,7 +24,7 @@ const char* name_of(Enum value) {
 
 // All names of an enumeration.
 template <class Enum>
-pybind11::tuple names() {
+pybind11::tuple names_of_all() {
   pybind11::list found;
   for (const auto& named : names_of(Enum{})) found.append(named.name);
   return pybind11::tuple(found);

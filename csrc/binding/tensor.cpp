@@ -105,6 +105,8 @@ DType Tensor::dtype(const char* name, std::initializer_list<DType> allowed) cons
 }
 
 void Tensor::check_same_dtype(const char* name, const Tensor& other) const {
+  check_readable(name);
+  if (!other.readable_) return;  // its own check says so, by its name
   if (!has_type(other.view_.dtype)) refuse_type(name, attribute(other.object_, "dtype").c_str());
 }
 
@@ -122,6 +124,11 @@ void* current_stream(Device device) {
   void* stream = nullptr;
   if (exchange_table().current_stream(device.type, device.index, &stream) != 0) throw py::error_already_set();
   return stream;
+}
+
+void check_aligned(const char* name, const void* memory, uintptr_t bytes) {
+  if (reinterpret_cast<uintptr_t>(memory) % bytes != 0)
+    throw py::value_error(std::string(name) + " must begin at an address that " + std::to_string(bytes) + " divides");
 }
 
 void check_cu_seqlens(const int32_t* cu_seqlens, int64_t batch, int64_t tokens) {

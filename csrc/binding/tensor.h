@@ -115,6 +115,9 @@ void* current_stream(Device device);
 // cu_seqlens [B + 1] on the CPU: begins with 0, does not decrease, and ends within the T rows of `hidden`.
 void check_cu_seqlens(const int32_t* cu_seqlens, int64_t batch, int64_t tokens);
 
+// ValueError for memory that does not begin at a multiple of `bytes`.
+void check_aligned(const char* name, const void* memory, uintptr_t bytes);
+
 // All of values [count] in 0..rows - 1, or IndexError.
 template <class Integer>
 void check_indices(const char* name, const Integer* values, int64_t count, int64_t rows);

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -21,14 +20,14 @@ from fastbert_kernels.engine.weights import (
     PooledHeadWeights,
     teacher_classifier,
 )
-from fastbert_kernels.ops import library
-from fastbert_kernels.ops.encoder_layer import ACTIVATIONS, DTYPES, native_weights
-from fastbert_kernels.ops.packing import native_matrix, pack_linear, product_operand
-from fastbert_kernels.ops.pooled_exit_head import POOLINGS
+from fastbert_kernels.ops import AttentiveHeadTensors
+from fastbert_kernels.ops.encoder_layer import ACTIVATIONS, DTYPES
+from fastbert_kernels.ops.exit_head import pack_head
+from fastbert_kernels.ops.packing import packed_matrix
 
 
 class CompiledEncoder:
-    """Packed weights, and the native structs that point to them."""
+    """Layers and heads, packed for the compiled kernels."""
 
     def __init__(
         self,
@@ -38,32 +37,14 @@ class CompiledEncoder:
         *,
         quantised: bool,
     ) -> None:
-        native = _extension.module()
         self.dtype = dtype
         self.num_labels = teacher_classifier(heads).num_labels
-        packed = (None if layer is None else PackedLayer.pack(layer, dtype, quantised=quantised) for layer in layers)
-        self._layers = list(packed)
-        self._heads = [None if head is None else _pack_head(head, dtype) for head in heads]
-        assert layers[0] is not None
-        width = layers[0].qkv_weight.shape[1]
-        self._weights = native.EncoderWeights(
-            [
-                None
-                if layer is None
-                else native_weights(
-                    layer.tensors,
-                    width,
-                    layer.num_attention_heads,
-                    layer.intermediate_size,
-                    layer.layer_norm_eps,
-                    layer.activation,
-                    layer.operand,
-                    layer.layer_norm,
-                )
-                for layer in self._layers
-            ],
-            [None if head is None else head.native for head in self._heads],
-            self.num_labels,
+        self._layers = [
+            None if layer is None else PackedLayer.pack(layer, dtype, quantised=quantised) for layer in layers
+        ]
+        self._encoder = _extension.module().Encoder(
+            [None if layer is None else layer.native() for layer in self._layers],
+            [None if head is None else _pack_head(head, dtype) for head in heads],
         )
 
     @staticmethod
@@ -85,66 +66,36 @@ class CompiledEncoder:
         layer_speed, asked = _layer_speeds(rule, len(self._layers))
         size = batch.sample_index.shape[0]
         results = Results.empty(batch.hidden, size, self.num_labels)
-        hidden, cu_seqlens, speed = library.contiguous(batch.hidden, batch.cu_seqlens, batch.speed)
-        native = _extension.module()
-        native.run_encoder_cpu(
-            hidden.data_ptr(),
-            _extension.DTYPE_CODES[hidden.dtype],
-            cu_seqlens.data_ptr(),
-            size,
-            rule.criterion.code,
+        _extension.module().run_encoder(
+            batch.hidden.contiguous(),
+            batch.cu_seqlens.contiguous(),
+            batch.speed.contiguous(),
+            rule.criterion.value,
             rule.parameter,
-            speed.data_ptr(),
-            layer_speed.data_ptr(),
-            asked.data_ptr(),
-            self._weights,
-            native.Results(results.logits.data_ptr(), results.uncertainty.data_ptr(), results.exit_layer.data_ptr()),
+            layer_speed,
+            asked,
+            self._encoder,
+            (results.logits, results.uncertainty, results.exit_layer),
         )
         return results
 
 
 @lru_cache(maxsize=64)  # a single short text takes little longer than to make these
 def _layer_speeds(rule: Rule, depth: int) -> tuple[Tensor, Tensor]:
-    """Return the limits of the layers, [L] float32, and whether their heads are asked, [L] uint8, as csrc/encoder.h
+    """Return the limits of the layers, [L] float32, and whether their heads are asked, [L] bool, as csrc/encoder.h
     takes them."""
     asked = [rule.asks(layer) for layer in range(1, depth + 1)]
     speeds = torch.tensor(rule.limits(depth), dtype=torch.float32, device="cpu")
-    return speeds, torch.tensor(asked, dtype=torch.uint8, device="cpu")
+    return speeds, torch.tensor(asked, dtype=torch.bool, device="cpu")
 
 
-@dataclass(frozen=True)
-class _PackedHead:
-    native: Any
-    memory: list[Tensor]  # what the native struct points to
-
-
-def _pack_head(head: ExitHead, dtype: torch.dtype) -> _PackedHead:
-    return _pack_pooled(head) if isinstance(head, PooledHeadWeights) else _pack_attentive(head, dtype)
-
-
-def _pack_attentive(head: HeadWeights, dtype: torch.dtype) -> _PackedHead:
-    native = _extension.module()
-    narrow, width = head.projection_weight.shape
-    operand = product_operand(dtype, width)
-    projection = pack_linear(head.projection_weight, head.projection_bias, operand)
-    tensors = [tensor.contiguous() for tensor in head.tensors()]
-    weights = native.ExitHeadWeights(
-        *(tensor.data_ptr() for tensor in tensors),
-        _extension.DTYPE_CODES[head.query.dtype],
-        library.ACTIVATION_CODES[head.narrow_activation],
-        library.ACTIVATION_CODES[head.mlp_activation],
-    )
-    matrix = native_matrix(projection, narrow, width, operand)
-    return _PackedHead(native.AttentiveHead(matrix, weights, head.query.shape[0]), [projection, *tensors])
-
-
-def _pack_pooled(head: PooledHeadWeights) -> _PackedHead:
-    # What is pooled is float32, whatever the rows were.
-    operand = "float32"
-    packed, layers = [], []
-    for weight, bias in zip(head.weights, head.biases, strict=True):
-        packed.append(pack_linear(weight, bias, operand))
-        outputs, depth = weight.shape
-        layers.append(native_matrix(packed[-1], outputs, depth, operand))
-    pooling, activation = POOLINGS.index(head.pooling), library.ACTIVATION_CODES[head.activation]
-    return _PackedHead(_extension.module().PackedPooledHead(layers, pooling, activation), packed)
+def _pack_head(head: ExitHead, dtype: torch.dtype) -> Any:
+    """Return the native head for hidden states of `dtype`."""
+    if isinstance(head, PooledHeadWeights):
+        # What is pooled is float32, whatever the rows were.
+        layers = [
+            packed_matrix(weight, bias, "float32") for weight, bias in zip(head.weights, head.biases, strict=True)
+        ]
+        return _extension.module().PooledHead(layers, head.pooling, head.activation)
+    tensors = AttentiveHeadTensors(*(tensor.contiguous() for tensor in head.tensors))
+    return pack_head(tensors, dtype, head.narrow_activation, head.mlp_activation)

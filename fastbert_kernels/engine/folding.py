@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels.engine.weights import HeadWeights
+from fastbert_kernels.ops import AttentiveHeadTensors
 
 
 def fold_attentive_head(
@@ -74,7 +75,7 @@ def fold_attentive_head(
     value_bias_folded = (
         w_dense @ (w_output @ value_bias.double() + attention_output_bias.double()) + dense_bias.double()
     )
-    return HeadWeights(
+    tensors = AttentiveHeadTensors(
         projection_weight=projection_weight.to(dtype).contiguous(),
         projection_bias=projection_bias.to(folded),
         query=query.to(matrices).contiguous(),
@@ -84,3 +85,4 @@ def fold_attentive_head(
         output_weight=classifier_weight.to(folded).contiguous(),
         output_bias=classifier_bias.to(folded),
     )
+    return HeadWeights(tensors)

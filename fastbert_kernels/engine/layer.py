@@ -15,6 +15,7 @@ from fastbert_kernels import ops
 from fastbert_kernels.engine.attention import packed_attention
 from fastbert_kernels.engine.weights import LayerWeights
 from fastbert_kernels.layer_norm import LAYER_NORMS
+from fastbert_kernels.ops.encoder_layer import native_weights
 from fastbert_kernels.ops.packing import pack_linear, product_operand
 
 
@@ -109,6 +110,19 @@ class PackedLayer:
             weights.activation_name,
             operand,
             weights.layer_norm,
+        )
+
+    def native(self) -> Any:
+        """Return the layer as the compiled encoder takes it."""
+        return native_weights(
+            self.tensors,
+            self.tensors[-1].shape[1],
+            self.num_attention_heads,
+            self.intermediate_size,
+            self.layer_norm_eps,
+            self.activation,
+            self.operand,
+            self.layer_norm,
         )
 
     def __call__(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:

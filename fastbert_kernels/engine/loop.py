@@ -138,15 +138,15 @@ def _ask(
     if isinstance(head, PooledHeadWeights):
         return ops.pooled_exit_head(
             *inputs,
-            list(head.weights),
-            list(head.biases),
+            head.weights,
+            head.biases,
             pooling=head.pooling,
             activation=head.activation,
             **options,
         )
     return ops.exit_head(
         *inputs,
-        *head.tensors(),
+        head.tensors,
         narrow_activation=head.narrow_activation,
         mlp_activation=head.mlp_activation,
         **options,

@@ -113,11 +113,10 @@ class CudaRecorder:
             raise RuntimeError(detail if native is None else "the package was built without its CUDA kernels")
         if reason := native.depth_graph_unsupported():
             raise RuntimeError(reason)
-        parts = [(stage.recording.raw_cuda_graph(), stage.outputs.sample_index.data_ptr()) for stage in stages]
-        graph = native.DepthGraph(parts, self._device.index or 0)
+        graph = native.DepthGraph([(stage.recording.raw_cuda_graph(), stage.outputs.sample_index) for stage in stages])
 
         def replay(_kept: Sequence[Stage] = stages) -> None:  # the memory is the stages'
-            graph.launch(torch.cuda.current_stream(self._device).cuda_stream)
+            graph.launch()
 
         return replay
 

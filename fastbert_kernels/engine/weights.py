@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fastbert_kernels.ops import AttentiveHeadTensors
+
 
 @dataclass(frozen=True)
 class LayerWeights:
@@ -35,34 +37,15 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """An attentive exit head with folded weights, in the order in which `ops.exit_head` takes them."""
+    """An attentive head with folded weights, as `ops.exit_head` takes it."""
 
-    projection_weight: Tensor  # [C, H], of the dtype of the hidden states
-    projection_bias: Tensor  # [C], this and the other vectors float32 (float64 for a float64 model)
-    query: Tensor  # [h, C, C], it and value float32 or of the dtype of the hidden states
-    query_bias: Tensor  # [h, C]
-    value: Tensor  # [h * C, C]
-    value_bias: Tensor  # [C]
-    output_weight: Tensor  # [N, C]
-    output_bias: Tensor  # [N]
+    tensors: AttentiveHeadTensors
     narrow_activation: str = "tanh"  # behind the projection; it and the other one "tanh" or "identity"
     mlp_activation: str = "tanh"  # in front of the output layer
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        return (
-            self.projection_weight,
-            self.projection_bias,
-            self.query,
-            self.query_bias,
-            self.value,
-            self.value_bias,
-            self.output_weight,
-            self.output_bias,
-        )
-
     @property
     def num_labels(self) -> int:
-        return self.output_bias.shape[0]
+        return self.tensors.output_bias.shape[0]
 
 
 @dataclass(frozen=True)

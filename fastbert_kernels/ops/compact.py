@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from fastbert_kernels import _extension, backends, reference
+from fastbert_kernels import _extension, reference
 from fastbert_kernels.ops import library
 
-SCHEMA = (
-    "compact(Tensor hidden, Tensor cu_seqlens, Tensor keep, Tensor sample_index, Tensor speed, Tensor history, "
-    "Tensor logits, Tensor uncertainty, int layer, "
-    "Tensor(a!) out_logits, Tensor(b!) out_uncertainty, Tensor(c!) out_exit_layer, *, str backend='auto') -> "
-    "(Tensor hidden, Tensor cu_seqlens, Tensor sample_index, Tensor speed, Tensor history, Tensor counts)"
-)
 
-
+@library.op(mutates=("out_logits", "out_uncertainty", "out_exit_layer"), wide=True)
 def compact(
     hidden: Tensor,
     cu_seqlens: Tensor,
@@ -54,89 +45,25 @@ def compact(
     Raises:
         ValueError, TypeError: shapes, dtypes or devices do not fit. RuntimeError: a named backend is not there.
     """
-    return torch.ops.fastbert.compact(
-        hidden,
-        cu_seqlens,
-        keep,
-        sample_index,
-        speed,
-        history,
-        logits,
-        uncertainty,
-        layer,
-        out_logits,
-        out_uncertainty,
-        out_exit_layer,
-        backend=backend,
-    )
-
-
-def _check(
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    keep: Tensor,
-    sample_index: Tensor,
-    speed: Tensor,
-    history: Tensor,
-    logits: Tensor,
-    uncertainty: Tensor,
-    layer: int,
-    out_logits: Tensor,
-    out_uncertainty: Tensor,
-    out_exit_layer: Tensor,
-) -> None:
     if hidden.dim() != 2 or keep.dim() != 1 or logits.dim() != 2 or out_logits.dim() != 2:
         raise ValueError(
             f"hidden must be [T, H], keep [B], logits [B, N] and out_logits [B0, N], not {list(hidden.shape)}, "
             f"{list(keep.shape)}, {list(logits.shape)}, {list(out_logits.shape)}"
         )
+    check, device = library.check_tensor, hidden.device
     batch, labels, original = keep.shape[0], logits.shape[1], out_logits.shape[0]
-    library.check_shape("cu_seqlens", cu_seqlens, (batch + 1,), torch.int32)
-    library.check_shape("keep", keep, (batch,), torch.bool)
-    library.check_shape("sample_index", sample_index, (batch,), torch.int32)
-    library.check_shape("speed", speed, (batch,), torch.float32)
-    library.check_shape("history", history, (batch, 2), torch.int32)
-    library.check_shape("logits", logits, (batch, labels), torch.float32)
-    library.check_shape("uncertainty", uncertainty, (batch,), torch.float32)
-    library.check_shape("out_logits", out_logits, (original, labels), torch.float32)
-    library.check_shape("out_uncertainty", out_uncertainty, (original,), torch.float32)
-    library.check_shape("out_exit_layer", out_exit_layer, (original,), torch.int64)
-    library.check_device(
-        hidden.device,
-        cu_seqlens=cu_seqlens,
-        keep=keep,
-        sample_index=sample_index,
-        speed=speed,
-        history=history,
-        logits=logits,
-        uncertainty=uncertainty,
-        out_logits=out_logits,
-        out_uncertainty=out_uncertainty,
-        out_exit_layer=out_exit_layer,
-    )
-    for name, tensor in (
-        ("out_logits", out_logits),
-        ("out_uncertainty", out_uncertainty),
-        ("out_exit_layer", out_exit_layer),
-    ):
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} is written in place and must be contiguous")
-
-
-def _kernel(*arguments, backend: str = "auto"):
-    _check(*arguments)
-    chosen = backends.resolve(backend, arguments[0].device)
-    if chosen == "reference":
-        backends.refuse_reference("compact", f"backend {backend!r}")
-    return IMPLEMENTATIONS[chosen](*arguments)
-
-
-def _fake(*arguments, backend: str = "auto"):
-    _check(*arguments)
-    return _outputs(arguments[0], arguments[2].shape[0])
-
-
-def _outputs(hidden: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    check("cu_seqlens", cu_seqlens, device, (batch + 1,), torch.int32)
+    check("keep", keep, device, (batch,), torch.bool)
+    check("sample_index", sample_index, device, (batch,), torch.int32)
+    check("speed", speed, device, (batch,), torch.float32)
+    check("history", history, device, (batch, 2), torch.int32)
+    check("logits", logits, device, (batch, labels), torch.float32)
+    check("uncertainty", uncertainty, device, (batch,), torch.float32)
+    check("out_logits", out_logits, device, (original, labels), torch.float32)
+    check("out_uncertainty", out_uncertainty, device, (original,), torch.float32)
+    check("out_exit_layer", out_exit_layer, device, (original,), torch.int64)
+    if not (out_logits.is_contiguous() and out_uncertainty.is_contiguous() and out_exit_layer.is_contiguous()):
+        raise ValueError("out_logits, out_uncertainty and out_exit_layer are written in place and must be contiguous")
     return (
         torch.empty_like(hidden, memory_format=torch.contiguous_format),
         hidden.new_empty(batch + 1, dtype=torch.int32),
@@ -147,28 +74,9 @@ def _outputs(hidden: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     )
 
 
-def _native(*arguments: Any) -> tuple[Tensor, ...]:
-    """The compiled kernels of both devices."""
-    *inputs, layer, out_logits, out_uncertainty, out_exit_layer = arguments
-    hidden, _, keep, *_ = inputs
-    outputs = _outputs(hidden, keep.shape[0])
-    _extension.module().compact(
-        *library.contiguous(*inputs), layer, out_logits, out_uncertainty, out_exit_layer, outputs
-    )
-    return outputs
+def _native(results: tuple[Tensor, ...], *arguments: Tensor | int) -> None:
+    """Fill the results on a CPU or a GPU."""
+    _extension.module().compact(*arguments, results)
 
 
-def _triton(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
-    from fastbert_kernels.triton import compact
-
-    return compact(*arguments, **options)
-
-
-IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
-    "cuda": _native,
-    "triton": _triton,
-    "cpu": _native,
-    "reference": reference.compact,
-}
-library.register(SCHEMA, _kernel, _fake, "CPU", "CUDA")
-library.show_triton("compact")
+library.implement(compact, cuda=_native, triton=library.triton("compact"), cpu=_native, reference=reference.compact)

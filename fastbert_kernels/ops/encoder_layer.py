@@ -8,18 +8,14 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import _extension
-from fastbert_kernels.layer_norm import LAYER_NORM_CODES, check_layer_norm
+from fastbert_kernels.layer_norm import check_layer_norm
 from fastbert_kernels.ops import library, packing
 
-SCHEMA = (
-    "encoder_layer(Tensor hidden, Tensor cu_seqlens, Tensor qkv, Tensor attention_output, Tensor intermediate, "
-    "Tensor output, Tensor norms, *, int num_attention_heads, int intermediate_size, float layer_norm_eps, "
-    "str activation, str operand, str layer_norm='standard') -> Tensor"
-)
 ACTIVATIONS = ("gelu", "relu")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
+@library.op(devices=("CPU",))
 def encoder_layer(
     hidden: Tensor,
     cu_seqlens: Tensor,
@@ -58,48 +54,34 @@ def encoder_layer(
     Raises:
         ValueError, TypeError: shapes, dtypes or names do not fit. ImportError: the compiled module is missing.
     """
-    return torch.ops.fastbert.encoder_layer(
-        hidden,
-        cu_seqlens,
-        qkv,
-        attention_output,
-        intermediate,
-        output,
-        norms,
-        num_attention_heads=num_attention_heads,
-        intermediate_size=intermediate_size,
-        layer_norm_eps=layer_norm_eps,
-        activation=activation,
-        operand=operand,
-        layer_norm=layer_norm,
-    )
+    if hidden.dim() != 2 or hidden.dtype not in DTYPES:
+        raise ValueError(f"hidden must be [T, H] float32 or bfloat16, not {list(hidden.shape)} {hidden.dtype}")
+    library.check_tensor("cu_seqlens", cu_seqlens, hidden.device, tuple(cu_seqlens.shape[:1]), torch.int32)
+    if num_attention_heads < 1 or hidden.shape[1] % num_attention_heads:
+        raise ValueError(f"{num_attention_heads} attention heads do not divide the hidden size {hidden.shape[1]}")
+    library.check_choice("activation", activation, *ACTIVATIONS)
+    library.check_choice("operand", operand, *packing.OPERANDS)
+    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
 
 
-def _kernel(
+def _cpu(
+    result: Tensor,
     hidden: Tensor,
     cu_seqlens: Tensor,
-    qkv: Tensor,
-    attention_output: Tensor,
-    intermediate: Tensor,
-    output: Tensor,
-    norms: Tensor,
-    *,
+    *tensors: Tensor,
     num_attention_heads: int,
     intermediate_size: int,
     layer_norm_eps: float,
     activation: str,
     operand: str,
-    layer_norm: str = "standard",
-) -> Tensor:
-    _check_rows(hidden, cu_seqlens, num_attention_heads)
-    library.check_activation("activation", activation, *ACTIVATIONS)
-    library.check_activation("operand", operand, *packing.OPERANDS)
+    layer_norm: str,
+) -> None:
     if operand == "bfloat16" and packing.product_operand(hidden.dtype, hidden.shape[1]) != operand:
         raise ValueError(
             f"this processor multiplies {hidden.dtype} rows of {hidden.shape[1]} in float32; pack for that"
         )
     weights = native_weights(
-        (qkv, attention_output, intermediate, output, norms),
+        tensors,
         hidden.shape[1],
         num_attention_heads,
         intermediate_size,
@@ -108,18 +90,7 @@ def _kernel(
         operand,
         layer_norm,
     )
-    native = _extension.module()
-    hidden, cu_seqlens = library.contiguous(hidden, cu_seqlens)
-    out = torch.empty_like(hidden)
-    native.encoder_layer_cpu(
-        hidden.data_ptr(),
-        _extension.DTYPE_CODES[hidden.dtype],
-        cu_seqlens.data_ptr(),
-        cu_seqlens.shape[0] - 1,
-        weights,
-        out.data_ptr(),
-    )
-    return out
+    _extension.module().encoder_layer(hidden, cu_seqlens, weights, result)
 
 
 def native_weights(
@@ -136,38 +107,19 @@ def native_weights(
     its use."""
     *packed, norms = tensors
     check_layer_norm(layer_norm, hidden_size)
-    library.check_shape("norms", norms, (4, hidden_size), torch.float32)
+    library.check_tensor("norms", norms, norms.device, (4, hidden_size), torch.float32)
     shapes = {
         "qkv": (3 * hidden_size, hidden_size),
         "attention_output": (hidden_size, hidden_size),
         "intermediate": (intermediate_size, hidden_size),
         "output": (hidden_size, intermediate_size),
     }
+    native = _extension.module()
     matrices = []
     for memory, (name, shape) in zip(packed, shapes.items(), strict=True):
-        library.check_shape(name, memory, (packing.packed_bytes(*shape, operand),), torch.uint8)
-        matrices.append(packing.native_matrix(memory, *shape, operand))
-    return _extension.module().EncoderLayerWeights(
-        *matrices,
-        norms.data_ptr(),
-        layer_norm_eps,
-        LAYER_NORM_CODES[layer_norm],
-        num_attention_heads,
-        library.ACTIVATION_CODES[activation],
-    )
+        library.check_tensor(name, memory, norms.device, (packing.packed_bytes(*shape, operand),), torch.uint8)
+        matrices.append(native.PackedMatrix(memory, *shape, operand))
+    return native.EncoderLayer(*matrices, norms, layer_norm_eps, layer_norm, num_attention_heads, activation)
 
 
-def _fake(hidden: Tensor, cu_seqlens: Tensor, *packed: Tensor, num_attention_heads: int, **options: object) -> Tensor:
-    _check_rows(hidden, cu_seqlens, num_attention_heads)
-    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
-
-
-def _check_rows(hidden: Tensor, cu_seqlens: Tensor, num_attention_heads: int) -> None:
-    if hidden.dim() != 2 or hidden.dtype not in DTYPES:
-        raise ValueError(f"hidden must be [T, H] float32 or bfloat16, not {list(hidden.shape)} {hidden.dtype}")
-    library.check_shape("cu_seqlens", cu_seqlens, tuple(cu_seqlens.shape[:1]), torch.int32)
-    if hidden.shape[1] % num_attention_heads:
-        raise ValueError(f"{num_attention_heads} attention heads do not divide the hidden size {hidden.shape[1]}")
-
-
-library.register(SCHEMA, _kernel, _fake, "CPU")
+library.implement(encoder_layer, cpu=_cpu)

@@ -142,35 +142,26 @@ def _move_kernel(
 
 
 def compact(
+    results: tuple[Tensor, ...],
     hidden: Tensor,
     cu_seqlens: Tensor,
     keep: Tensor,
     sample_index: Tensor,
     speed: Tensor,
     history: Tensor,
-    logits: Tensor,
-    uncertainty: Tensor,
-    layer: int,
-    out_logits: Tensor,
-    out_uncertainty: Tensor,
-    out_exit_layer: Tensor,
-    *,
+    *rest: Any,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Move survivors together and write the results of the others; see `fastbert_kernels.ops.compact`.
+) -> None:
+    """Fill the results of `fastbert_kernels.ops.compact`, of contiguous tensors.
 
     Args:
+        rest: logits, uncertainty, layer and the results of the whole batch, as the op takes them.
         wrap: is put around the kernels before their launch; `torch.library.wrap_triton` shows them to a tracer.
     """
+    logits, uncertainty, layer, *original = rest
+    new_hidden, *survivors, counts = results  # in between what is known of each survivor
     batch, labels = keep.shape[0], int(logits.shape[1])
-    words = _as_words(hidden.contiguous())
-    cu_seqlens, keep, sample_index = cu_seqlens.contiguous(), keep.contiguous(), sample_index.contiguous()
-    new_words = torch.empty_like(words)
-    new_cu_seqlens = torch.empty_like(cu_seqlens)
-    new_sample_index = torch.empty_like(sample_index)
-    new_speed = speed.new_empty(batch)
-    new_history = history.new_empty(batch, 2)
-    counts = cu_seqlens.new_empty(2)
+    words = _as_words(hidden)
     destination = cu_seqlens.new_empty(batch)  # first row of each survivor in the new batch
     config = configs.COMPACT
     with torch.cuda.device_of(hidden):
@@ -178,12 +169,9 @@ def compact(
             cu_seqlens,
             keep,
             sample_index,
-            speed.contiguous(),
-            history.contiguous(),
-            new_cu_seqlens,
-            new_sample_index,
-            new_speed,
-            new_history,
+            speed,
+            history,
+            *survivors,
             counts,
             destination,
             batch,
@@ -197,16 +185,11 @@ def compact(
                 destination,
                 counts,
                 sample_index,
-                logits.contiguous(),
-                uncertainty.contiguous(),
-                new_words,
-                new_cu_seqlens,
-                new_sample_index,
-                new_speed,
-                new_history,
-                out_logits,
-                out_uncertainty,
-                out_exit_layer,
+                logits,
+                uncertainty,
+                new_hidden.view(words.dtype),
+                *survivors,
+                *original,
                 labels,
                 layer,
                 ROW_WORDS=int(words.shape[1]),
@@ -214,7 +197,6 @@ def compact(
                 BLOCK_LABELS=min(triton.next_power_of_2(labels), 1024),
                 num_warps=config.num_warps,
             )
-    return new_words.view(hidden.dtype), new_cu_seqlens, new_sample_index, new_speed, new_history, counts
 
 
 def _as_words(hidden: Tensor) -> Tensor:

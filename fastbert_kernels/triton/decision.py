@@ -11,11 +11,11 @@ import triton.language as tl
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.triton import configs
 
-ENTROPY = tl.constexpr(Criterion.ENTROPY.code)
-TOP_K_ENTROPY = tl.constexpr(Criterion.TOP_K_ENTROPY.code)
-CONFIDENCE = tl.constexpr(Criterion.CONFIDENCE.code)
-MARGIN = tl.constexpr(Criterion.MARGIN.code)
-PATIENCE = tl.constexpr(Criterion.PATIENCE.code)
+ENTROPY = tl.constexpr(Criterion.ENTROPY.value)
+TOP_K_ENTROPY = tl.constexpr(Criterion.TOP_K_ENTROPY.value)
+CONFIDENCE = tl.constexpr(Criterion.CONFIDENCE.value)
+MARGIN = tl.constexpr(Criterion.MARGIN.value)
+PATIENCE = tl.constexpr(Criterion.PATIENCE.value)
 LABELS_AT_ONCE = tl.constexpr(128)
 
 

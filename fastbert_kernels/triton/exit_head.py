@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastbert_kernels import backends, reference
+from fastbert_kernels import backends
 from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.reference import AttentiveHeadTensors
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.decision import decide, rule_and_classes, unsupported_rule
 from fastbert_kernels.triton.exit_head_linear import linear_exit_head_kernel
@@ -183,55 +184,38 @@ COMPILED = isinstance(_exit_head_kernel, triton.JITFunction)
 
 
 def exit_head(
+    results: tuple[Tensor, ...],
     hidden: Tensor,
     cu_seqlens: Tensor,
     speed: Tensor,
-    projection_weight: Tensor,
-    projection_bias: Tensor,
-    query: Tensor,
-    query_bias: Tensor,
-    value: Tensor,
-    value_bias: Tensor,
-    output_weight: Tensor,
-    output_bias: Tensor,
+    weights: Sequence[Tensor],
     *,
-    narrow_activation: str = "tanh",
-    mlp_activation: str = "tanh",
-    history: Tensor | None = None,
-    criterion: str = "entropy",
-    parameter: int = 0,
+    narrow_activation: str,
+    mlp_activation: str,
+    history: Tensor | None,
+    criterion: str,
+    parameter: int,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Evaluate the attentive head with folded weights on a packed batch; see `fastbert_kernels.ops.exit_head`.
-
-    A shape or dtype that the kernel does not cover runs on the reference and warns once.
+) -> None:
+    """Fill the results of `fastbert_kernels.ops.exit_head`, of contiguous tensors.
 
     Args:
         wrap: is put around the kernel before its launch; `torch.library.wrap_triton` shows it to a tracer.
+
+    Raises:
+        backends.Unsupported: a shape or dtype that the kernel does not cover.
     """
-    weights = (projection_weight, projection_bias, query, query_bias, value, value_bias, output_weight, output_bias)
+    head = AttentiveHeadTensors(*weights)
     # Sizes of the weights are constants of the kernel. Under a tracer they may be symbols; int() makes numbers of them.
     heads, narrow, hidden_size, labels = (
-        int(size) for size in (*query.shape[:2], hidden.shape[1], output_weight.shape[0])
+        int(size) for size in (*head.query.shape[:2], hidden.shape[1], head.output_weight.shape[0])
     )
     rule, classes = rule_and_classes(criterion, parameter, labels)
     if reason := unsupported(hidden.dtype, hidden_size, narrow, heads, labels, rule):
-        backends.warn_about_fallback("exit_head", reason)
-        return reference.exit_head(
-            *(hidden, cu_seqlens, speed, *weights),
-            narrow_activation=narrow_activation,
-            mlp_activation=mlp_activation,
-            history=history,
-            criterion=criterion,
-            parameter=parameter,
-        )
+        raise backends.Unsupported(reason)
     batch = speed.shape[0]
-    logits = hidden.new_empty(batch, labels, dtype=torch.float32)
-    uncertainty = hidden.new_empty(batch, dtype=torch.float32)
-    new_history = hidden.new_empty(batch, 2, dtype=torch.int32)
-    keep = hidden.new_empty(batch, dtype=torch.bool)
     if batch == 0:
-        return logits, uncertainty, new_history, keep
+        return
     config = configs.exit_head(hidden, batch, narrow)
     if narrow_activation == "tanh" or projecting_reads_less(hidden, batch, config):
         kernel, scratch_size = _exit_head_kernel, (2 * heads + 1) * narrow
@@ -243,11 +227,12 @@ def exit_head(
     previous = cu_seqlens if history is None else history  # without a history any int32 tensor will do: it is not read
     with torch.cuda.device_of(hidden):
         wrap(kernel)[(batch,)](
-            *(tensor.contiguous() for tensor in (hidden, cu_seqlens, speed, previous, *weights)),
-            logits,
-            uncertainty,
-            new_history,
-            keep,
+            hidden,
+            cu_seqlens,
+            speed,
+            previous,
+            *weights,
+            *results,
             hidden.new_empty(batch, scratch_size, dtype=torch.float32),
             heads,
             labels,
@@ -256,13 +241,12 @@ def exit_head(
             **constants(config, hidden_size, narrow, labels),
             **more,
             MLP_TANH=mlp_activation == "tanh",
-            CRITERION=rule.code,
+            CRITERION=rule.value,
             HAS_HISTORY=history is not None,
             WIDEN=not COMPILED,
             num_warps=config.num_warps,
             num_stages=config.num_stages,
         )
-    return logits, uncertainty, new_history, keep
 
 
 def projecting_reads_less(hidden: Tensor, batch: int, config: configs.ExitHeadConfig) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,24 +11,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastbert_kernels import backends, reference
+from fastbert_kernels import backends
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.decision import decide, rule_and_classes, unsupported_rule
 from fastbert_kernels.triton.layers import tanh
 
-POOLINGS = ("first", "mean", "max")
-ACTIVATIONS = tuple(reference.ACTIVATIONS)
-FIRST, MEAN = tl.constexpr(0), tl.constexpr(1)
-IDENTITY, TANH, RELU, GELU = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+MAX_LAYERS = 3
 
 
 @triton.jit
 def _activate(x, ACTIVATION: tl.constexpr):
-    if ACTIVATION == TANH:
+    if ACTIVATION == "tanh":
         x = tanh(x)
-    elif ACTIVATION == RELU:
+    elif ACTIVATION == "relu":
         x = tl.where(x < 0, 0.0, x)  # NaN stays NaN
-    elif ACTIVATION == GELU:
+    elif ACTIVATION == "gelu":
         x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     return x
 
@@ -104,25 +101,25 @@ def _pooled_exit_head_kernel(
     for start in range(0, hidden_size, BLOCK_COLUMNS):
         column = start + tl.arange(0, BLOCK_COLUMNS)
         inside = column < hidden_size
-        if POOLING == FIRST:
+        if POOLING == "first":
             there = column < tl.minimum(length, 1) * hidden_size  # no first row in a sample without tokens
             pooled = tl.load(sample_ptr + column, mask=there, other=0.0).to(tl.float32)
         else:
-            pooled = tl.full([BLOCK_COLUMNS], 0.0 if POOLING == MEAN else -float("inf"), tl.float32)
+            pooled = tl.full([BLOCK_COLUMNS], 0.0 if POOLING == "mean" else -float("inf"), tl.float32)
             not_numbers = tl.zeros([BLOCK_COLUMNS], tl.int32)
             for first in range(0, length, BLOCK_TOKENS):
                 token = first + tl.arange(0, BLOCK_TOKENS)
                 rows = tl.load(
                     sample_ptr + token[:, None].to(tl.int64) * hidden_size + column[None, :],
                     mask=(token < length)[:, None] & inside[None, :],
-                    other=0.0 if POOLING == MEAN else -float("inf"),
+                    other=0.0 if POOLING == "mean" else -float("inf"),
                 ).to(tl.float32)
-                if POOLING == MEAN:
+                if POOLING == "mean":
                     pooled += tl.sum(rows, axis=0)
                 else:
                     pooled = tl.maximum(pooled, tl.max(rows, axis=0))
                     not_numbers += tl.sum((rows != rows).to(tl.int32), axis=0)  # the maximum may drop them
-            if POOLING == MEAN:
+            if POOLING == "mean":
                 pooled = pooled / length.to(tl.float32)
             else:
                 pooled = tl.where(not_numbers > 0, float("nan"), pooled)
@@ -130,18 +127,18 @@ def _pooled_exit_head_kernel(
     tl.debug_barrier()
 
     if NUM_LAYERS == 1:
-        _dense(pooled_ptr, weight_0_ptr, bias_0_ptr, logits_ptr, hidden_size, num_labels, IDENTITY, BLOCK)
+        _dense(pooled_ptr, weight_0_ptr, bias_0_ptr, logits_ptr, hidden_size, num_labels, "identity", BLOCK)
     else:
         between_ptr = pooled_ptr + scratch_size
         _dense(pooled_ptr, weight_0_ptr, bias_0_ptr, between_ptr, hidden_size, size_1, ACTIVATION, BLOCK)
         tl.debug_barrier()
         if NUM_LAYERS == 2:
-            _dense(between_ptr, weight_1_ptr, bias_1_ptr, logits_ptr, size_1, num_labels, IDENTITY, BLOCK)
+            _dense(between_ptr, weight_1_ptr, bias_1_ptr, logits_ptr, size_1, num_labels, "identity", BLOCK)
         else:
             last_ptr = between_ptr + scratch_size
             _dense(between_ptr, weight_1_ptr, bias_1_ptr, last_ptr, size_1, size_2, ACTIVATION, BLOCK)
             tl.debug_barrier()
-            _dense(last_ptr, weight_2_ptr, bias_2_ptr, logits_ptr, size_2, num_labels, IDENTITY, BLOCK)
+            _dense(last_ptr, weight_2_ptr, bias_2_ptr, logits_ptr, size_2, num_labels, "identity", BLOCK)
     decide(
         logits_ptr,
         num_labels,
@@ -159,75 +156,59 @@ def _pooled_exit_head_kernel(
 
 
 def pooled_exit_head(
+    results: tuple[Tensor, ...],
     hidden: Tensor,
     cu_seqlens: Tensor,
     speed: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
     *,
-    pooling: str = "first",
-    activation: str = "tanh",
-    history: Tensor | None = None,
-    criterion: str = "entropy",
-    parameter: int = 0,
+    pooling: str,
+    activation: str,
+    history: Tensor | None,
+    criterion: str,
+    parameter: int,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Evaluate the pooled head on a packed batch; see `fastbert_kernels.ops.pooled_exit_head`.
-
-    A rule that the kernel does not cover runs on the reference and warns once.
+) -> None:
+    """Fill the results of `fastbert_kernels.ops.pooled_exit_head`, of contiguous tensors.
 
     Args:
         wrap: as in `exit_head`.
+
+    Raises:
+        backends.Unsupported: a shape that the kernel does not cover.
     """
     labels = int(weights[-1].shape[0])
     rule, classes = rule_and_classes(criterion, parameter, labels)
     if reason := unsupported_rule(rule, labels):
-        backends.warn_about_fallback("pooled_exit_head", reason)
-        return reference.pooled_exit_head(
-            *(hidden, cu_seqlens, speed, weights, biases),
-            pooling=pooling,
-            activation=activation,
-            history=history,
-            criterion=criterion,
-            parameter=parameter,
-        )
+        raise backends.Unsupported(reason)
     batch = speed.shape[0]
-    logits = hidden.new_empty(batch, labels, dtype=torch.float32)
-    uncertainty = hidden.new_empty(batch, dtype=torch.float32)
-    new_history = hidden.new_empty(batch, 2, dtype=torch.int32)
-    keep = hidden.new_empty(batch, dtype=torch.bool)
     if batch == 0:
-        return logits, uncertainty, new_history, keep
+        return
     widths = [int(hidden.shape[1]), *(int(weight.shape[0]) for weight in weights)]
     # Layers that are not there are given the first one's tensors, which are not read.
-    padding = (0,) * (3 - len(weights))
-    layers = [weights[k].contiguous() for k in (*range(len(weights)), *padding)]
-    offsets = [biases[k].contiguous() for k in (*range(len(weights)), *padding)]
-    between = [*widths[1:-1], 0, 0][:2]
+    layers = [*range(len(weights)), 0, 0][:MAX_LAYERS]
     config = configs.POOLED_EXIT_HEAD
     with torch.cuda.device_of(hidden):
         wrap(_pooled_exit_head_kernel)[(batch,)](
-            hidden.contiguous(),
-            cu_seqlens.contiguous(),
-            speed.contiguous(),
-            cu_seqlens if history is None else history.contiguous(),
-            *layers,
-            *offsets,
-            logits,
-            uncertainty,
-            new_history,
-            keep,
+            hidden,
+            cu_seqlens,
+            speed,
+            cu_seqlens if history is None else history,
+            *(weights[layer] for layer in layers),
+            *(biases[layer] for layer in layers),
+            *results,
             hidden.new_empty(batch, 3, max(widths[:-1]), dtype=torch.float32),
             widths[0],
-            *between,
+            *[*widths[1:-1], 0, 0][: MAX_LAYERS - 1],
             labels,
             max(widths[:-1]),
             math.log(classes),
             parameter,
             NUM_LAYERS=len(weights),
-            POOLING=POOLINGS.index(pooling),
-            ACTIVATION=ACTIVATIONS.index(activation),
-            CRITERION=rule.code,
+            POOLING=pooling,
+            ACTIVATION=activation,
+            CRITERION=rule.value,
             HAS_HISTORY=history is not None,
             ALL_LABELS=triton.next_power_of_2(labels),
             BLOCK_TOKENS=config.block_tokens,
@@ -235,4 +216,3 @@ def pooled_exit_head(
             BLOCK=config.block,
             num_warps=config.num_warps,
         )
-    return logits, uncertainty, new_history, keep

@@ -15,17 +15,12 @@ from typing import NamedTuple
 
 import torch
 
-from fastbert_kernels.criteria import Criterion
-
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [*sorted(ROOT.glob("csrc/cuda/*.cu")), *sorted(ROOT.glob("tests/cuda_on_cpu/*.cpp"))]
 HEADERS = [*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*.cuh"), *ROOT.glob("tests/cuda_on_cpu/*.h")]
 FLAGS = ["-std=c++17", "-fPIC", "-DFASTBERT_HOST_SHIM"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1"]
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
-ACTIVATIONS = {"identity": 0, "tanh": 1, "relu": 2, "gelu": 3}  # csrc/activation.h
-POOLINGS = {"first": 0, "mean": 1, "max": 2}  # csrc/pooled_exit_head.h
 # Shared memory of a block and of a multiprocessor, by compute capability.
 SHARED_MEMORY = {80: (166912, 167936), 90: (232448, 233472)}
 
@@ -121,9 +116,9 @@ class Decision:
     parameter: int = 0
     history: torch.Tensor | None = None
 
-    def fields(self) -> DecisionFields:
+    def fields(self, criterion: int) -> DecisionFields:
         history = None if self.history is None else self.history.data_ptr()
-        return DecisionFields(Criterion(self.criterion).code, self.parameter, self.speed.data_ptr(), history)
+        return DecisionFields(criterion, self.parameter, self.speed.data_ptr(), history)
 
 
 class HeadOutputs(NamedTuple):
@@ -213,18 +208,29 @@ class CpuLibrary:
     def device(self) -> int:
         return self._library.device()
 
-    @staticmethod
-    def _weights(weights: dict[str, torch.Tensor], activations: tuple[str, str]) -> ExitHeadWeights:
-        options = [DTYPES[weights["query"].dtype], *(ACTIVATIONS[name] for name in activations)]
+    def _number(self, enumeration: str, name: str) -> int:
+        number = self._library.number_of(enumeration.encode(), name.encode())
+        assert number >= 0, f"csrc/ has no {enumeration} {name}"
+        return number
+
+    def _dtype(self, dtype: torch.dtype) -> int:
+        return self._number("DType", str(dtype).removeprefix("torch."))
+
+    def _decision(self, decision: Decision) -> DecisionFields:
+        return decision.fields(self._number("Criterion", decision.criterion))
+
+    def _weights(self, weights: dict[str, torch.Tensor], activations: tuple[str, str]) -> ExitHeadWeights:
+        options = [self._dtype(weights["query"].dtype), *(self._number("Activation", name) for name in activations)]
         return ExitHeadWeights(*pointers(weights, ExitHeadWeights.NAMES), *options)
 
     def exit_head_unsupported(self, dtype: torch.dtype, fold_dtype=torch.float32, activation="tanh", **sizes: int):
         shape = ExitHeadShape(tokens=16, batch=1, hidden_size=64, narrow_size=128, num_heads=2, num_labels=2)
         for name, size in sizes.items():
             setattr(shape, name, size)
-        weights = ExitHeadWeights(fold_dtype=DTYPES[fold_dtype], narrow_activation=1, mlp_activation=1)
-        weights.mlp_activation = ACTIVATIONS[activation]
-        reason = self._library.exit_head_unsupported(ctypes.byref(shape), ctypes.byref(weights), DTYPES[dtype])
+        weights = ExitHeadWeights(fold_dtype=self._dtype(fold_dtype))
+        weights.narrow_activation = self._number("Activation", "tanh")
+        weights.mlp_activation = self._number("Activation", activation)
+        reason = self._library.exit_head_unsupported(ctypes.byref(shape), ctypes.byref(weights), self._dtype(dtype))
         return None if reason is None else reason.decode()
 
     def exit_head(
@@ -242,11 +248,11 @@ class CpuLibrary:
         outputs = HeadOutputs.poisoned(batch, labels)
         status = self._library.exit_head(
             ctypes.c_void_p(hidden.data_ptr()),
-            DTYPES[hidden.dtype],
+            self._dtype(hidden.dtype),
             ctypes.c_void_p(cu_seqlens.data_ptr()),
             ctypes.byref(self._weights(weights, activations)),
             ctypes.byref(ExitHeadShape(len(hidden), batch, hidden.shape[1], narrow, heads, labels)),
-            ctypes.byref(decision.fields()),
+            ctypes.byref(self._decision(decision)),
             ctypes.byref(outputs.fields()),
             device,
         )
@@ -256,7 +262,7 @@ class CpuLibrary:
     def pooled_exit_head_unsupported(self, dtype: torch.dtype, sizes: list[int]) -> str | None:
         weights = PooledHeadWeights(num_layers=len(sizes) - 1)
         weights.size[: min(len(sizes), 4)] = sizes[:4]
-        reason = self._library.pooled_exit_head_unsupported(ctypes.byref(weights), DTYPES[dtype])
+        reason = self._library.pooled_exit_head_unsupported(ctypes.byref(weights), self._dtype(dtype))
         return None if reason is None else reason.decode()
 
     def pooled_exit_head(
@@ -270,8 +276,8 @@ class CpuLibrary:
         device: int = 0,
     ) -> HeadOutputs:
         """`layers` are weights [out, in] in the dtype of hidden and biases [out]."""
-        weights = PooledHeadWeights(num_layers=len(layers), pooling=POOLINGS[pooling])
-        weights.activation = ACTIVATIONS[activation]
+        weights = PooledHeadWeights(num_layers=len(layers), pooling=self._number("Pooling", pooling))
+        weights.activation = self._number("Activation", activation)
         weights.size[0] = hidden.shape[1]
         for i, (weight, bias) in enumerate(layers):
             weights.weight[i], weights.bias[i], weights.size[i + 1] = weight.data_ptr(), bias.data_ptr(), len(bias)
@@ -279,11 +285,11 @@ class CpuLibrary:
         outputs = HeadOutputs.poisoned(batch, len(layers[-1][1]))
         status = self._library.pooled_exit_head(
             ctypes.c_void_p(hidden.data_ptr()),
-            DTYPES[hidden.dtype],
+            self._dtype(hidden.dtype),
             ctypes.c_void_p(cu_seqlens.data_ptr()),
             ctypes.c_int64(batch),
             ctypes.byref(weights),
-            ctypes.byref(decision.fields()),
+            ctypes.byref(self._decision(decision)),
             ctypes.byref(outputs.fields()),
             device,
         )

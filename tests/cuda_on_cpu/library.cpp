@@ -2,6 +2,7 @@
 // launchers call.
 #include <cuda_runtime_api.h>
 
+#include <cstring>
 #include <utility>
 
 #include "compact.h"
@@ -12,7 +13,14 @@
 
 namespace {
 int current_device = 0;
+
+template <class Enum>
+int number_of(const char* name) {
+  for (const auto& named : names_of(Enum{}))
+    if (std::strcmp(named.name, name) == 0) return static_cast<int>(named.value);
+  return -1;
 }
+}  // namespace
 
 extern "C" {
 
@@ -49,6 +57,16 @@ cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
   if (value > cuda_on_cpu::machine.shared_bytes_per_block) return cudaErrorInvalidValue;
   cuda_on_cpu::machine.granted_shared_bytes = value;
   return cudaSuccess;
+}
+
+// The value of `name` in an enumeration, or -1.
+int number_of(const char* enumeration, const char* name) {
+  using namespace fastbert;
+  if (std::strcmp(enumeration, "Activation") == 0) return number_of<Activation>(name);
+  if (std::strcmp(enumeration, "Criterion") == 0) return number_of<Criterion>(name);
+  if (std::strcmp(enumeration, "DType") == 0) return number_of<DType>(name);
+  if (std::strcmp(enumeration, "Pooling") == 0) return number_of<Pooling>(name);
+  return -1;
 }
 
 void configure(unsigned order_seed, int multiprocessors, int shared_bytes_per_block,

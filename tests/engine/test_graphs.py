@@ -303,7 +303,7 @@ def test_weights_written_in_place_are_seen():
     batch = random_batch([5, 9, 30], 0.5)
     before = assert_equal_runs(loop, plain, batch).logits
     plain.layers[0].weights.qkv_weight.mul_(-1.5)
-    plain.heads[0].output_weight.mul_(0.5)
+    plain.heads[0].tensors.output_weight.mul_(0.5)
     assert not torch.equal(assert_equal_runs(loop, plain, batch).logits, before)
 
 

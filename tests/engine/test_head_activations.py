@@ -23,8 +23,8 @@ LENGTHS = [5, 1, 9]
 @pytest.mark.parametrize("mlp", ["tanh", "identity"])
 def test_the_encoder_applies_the_activations_of_the_head(narrow, mlp):
     layers = [layer_weights(32, 64, 4) for _ in range(2)]
-    tensors = cast_exit_head_inputs(exit_head_inputs(LENGTHS, hidden_size=32), torch.float32)[3:]
-    head = dataclasses.replace(HeadWeights(*tensors), narrow_activation=narrow, mlp_activation=mlp)
+    tensors = cast_exit_head_inputs(exit_head_inputs(LENGTHS, hidden_size=32), torch.float32)[3]
+    head = dataclasses.replace(HeadWeights(tensors), narrow_activation=narrow, mlp_activation=mlp)
     other = dataclasses.replace(head, mlp_activation="identity" if mlp == "tanh" else "tanh")
     single = [TorchLayer.cast(layer, torch.float32) for layer in layers]
     hidden = torch.randn(sum(LENGTHS), 32)

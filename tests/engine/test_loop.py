@@ -28,8 +28,8 @@ def one_by_one(loop, batch, lengths):
         bounds, executed, keep = cu_seqlens_of([lengths[b]]), 0, True
         while keep and executed < len(loop.layers):
             rows = loop.layers[executed](rows, bounds, lengths[b]) if lengths[b] else rows
-            head = loop.heads[executed].tensors()
-            logits, _, _, keep = ops.exit_head(rows, bounds, batch.speed[b : b + 1], *head)
+            head = loop.heads[executed].tensors
+            logits, _, _, keep = ops.exit_head(rows, bounds, batch.speed[b : b + 1], head)
             executed += 1
         yield int(batch.sample_index[b]), executed, logits[0].float()
 

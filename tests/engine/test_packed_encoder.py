@@ -79,11 +79,11 @@ def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
     got = encoder.run(
         PackedBatch(hidden, cu_seqlens_of(lengths), torch.arange(len(lengths)).int(), speeds, max(lengths)), Rule()
     )
-    heads = [folded_head(head, encoder.dtype).tensors() for head in model.heads]
+    heads = [folded_head(head, encoder.dtype).tensors for head in model.heads]
     for b, rows in enumerate(hidden.split(lengths)):
         for number, (layer, head) in enumerate(zip(encoder._layers, heads, strict=True), start=1):
             rows = layer(rows, cu_seqlens_of([lengths[b]]))
-            logits, uncertainty, _, keep = ops.exit_head(rows, cu_seqlens_of([lengths[b]]), speeds[:1], *head)
+            logits, uncertainty, _, keep = ops.exit_head(rows, cu_seqlens_of([lengths[b]]), speeds[:1], head)
             if not keep or number == len(heads):
                 break
         assert got.exit_layer[b] == number

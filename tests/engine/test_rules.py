@@ -66,7 +66,7 @@ def scenario() -> Scenario:
         batch = make_batch(LENGTHS, 0.0)
     for head in heads:
         if head is not None:
-            bias = head.output_bias if isinstance(head, HeadWeights) else head.biases[-1]
+            bias = head.tensors.output_bias if isinstance(head, HeadWeights) else head.biases[-1]
             bias[0] += 3  # so that some samples have streaks
     batch.hidden[sum(LENGTHS[:BAD])] = math.nan
     return Scenario(layers, heads, batch, [alone(layers, heads, rows) for rows in batch.hidden.split(LENGTHS)])

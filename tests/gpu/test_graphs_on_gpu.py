@@ -224,7 +224,7 @@ def test_weights_written_in_place_are_seen(backend):
     batch = batch_of([9, 30, 4], 1e-6)
     before = graphed.run(copy.copy(batch), ENTROPY_RULE).logits
     plain.layers[2].weights.output_weight.mul_(-1)
-    plain.heads[-1].output_weight.mul_(0.25)
+    plain.heads[-1].tensors.output_weight.mul_(0.25)
     got = graphed.run(copy.copy(batch), ENTROPY_RULE)
     assert not torch.equal(got.logits, before)
     assert_same_answers(got, plain.run(copy.copy(batch), ENTROPY_RULE), batch)

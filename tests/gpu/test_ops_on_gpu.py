@@ -10,7 +10,7 @@ from fastbert_kernels.backends import BACKENDS
 from fastbert_kernels.criteria import Criterion
 from helpers.accuracy import assert_exit_head_is_accurate, assert_pooled_exit_head_is_accurate, check_compaction
 from helpers.criteria import options_of
-from helpers.op_inputs import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
+from helpers.op_inputs import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, map_tensors, pooled_inputs
 
 pytestmark = pytest.mark.gpu
 
@@ -20,9 +20,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def to_gpu(value):
-    if isinstance(value, list):
-        return [to_gpu(item) for item in value]
-    return value.cuda() if isinstance(value, torch.Tensor) else value
+    return map_tensors(torch.Tensor.cuda, value)
 
 
 @pytest.fixture(params=GPU_BACKENDS)
@@ -54,7 +52,7 @@ def test_activations_and_criteria(backend, narrow_activation, criterion):
 def test_views_into_larger_tensors(backend):
     """The kernels read 16 bytes at a time, and here nothing begins where 16 divides the address."""
     head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
-    views = [torch.cat((x.flatten()[:1], x.flatten()))[1:].view(x.shape) for x in head]
+    views = map_tensors(lambda x: torch.cat((x.flatten()[:1], x.flatten()))[1:].view(x.shape), head)
     for got, want in zip(ops.exit_head(*views, backend=backend), ops.exit_head(*head, backend=backend), strict=True):
         torch.testing.assert_close(got, want)
 
@@ -163,6 +161,6 @@ def test_reduce_overhead_uses_the_right_stream(backend):
 def test_second_device():
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    head = [x.to("cuda:1") for x in cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)]
+    head = map_tensors(lambda x: x.to("cuda:1"), cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32))
     torch.testing.assert_close(ops.exit_head(*head)[0], ops.exit_head(*head, backend="reference")[0])
     assert torch.cuda.current_device() == 0

@@ -6,12 +6,13 @@ import contextlib
 import unittest.mock
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from fastbert_kernels import ops, reference
 from fastbert_kernels.engine.encoder import hidden_dtype
 from fastbert_kernels.engine.layer import PackedLayer, TorchLayer
-from helpers.op_inputs import cast_exit_head_inputs, cu_seqlens_of
+from helpers.op_inputs import cast_exit_head_inputs, cu_seqlens_of, map_tensors
 from helpers.rounding import rivals
 
 # The smallest error worth telling from zero per dtype of the hidden states, relative to the largest value: a few units
@@ -24,8 +25,9 @@ def floor(want, dtype):
 
 
 def to_double(inputs):
-    """Hidden states and weights in float64; indices and Speed (argument 2) as they are."""
-    return [x.double() if i != 2 and x.is_floating_point() else x for i, x in enumerate(inputs)]
+    """Hidden states and weights in float64; indices and Speed as they are."""
+    hidden, cu_seqlens, speed, head = inputs
+    return [hidden.double(), cu_seqlens, speed, map_tensors(Tensor.double, head)]
 
 
 def assert_accurate(got, want, theirs, least=0.0, mean_least=None):
@@ -64,7 +66,7 @@ def assert_exit_head_is_accurate(inputs, dtype, backend, device="cpu", **options
         inputs: as `op_inputs.exit_head_inputs` makes them.
         options: of ops.exit_head.
     """
-    cast = [x.to(device) for x in cast_exit_head_inputs(inputs, dtype)]
+    cast = map_tensors(lambda x: x.to(device), cast_exit_head_inputs(inputs, dtype))
     # The oracle sees the values that the kernel sees: rounding of the inputs is not the kernel's error.
     oracle = reference.exit_head(*to_double(cast), **options)
     theirs = rivals(lambda: reference.exit_head(*cast, **options), answers=oracle[0].numel())

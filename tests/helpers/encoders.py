@@ -15,7 +15,7 @@ from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.weights import HeadWeights, PooledHeadWeights
 from helpers.graphs import ALWAYS_MOVE, graphed
-from helpers.op_inputs import cu_seqlens_of, head_weights, layer_weights, pooled_inputs
+from helpers.op_inputs import cast_head, cu_seqlens_of, head_tensors, layer_weights, map_tensors, pooled_inputs
 
 WIDTH = 32
 ACTIVATIONS = {"identity": lambda x: x, "tanh": torch.tanh, "relu": torch.relu, "gelu": torch.nn.functional.gelu}
@@ -30,9 +30,8 @@ def random_loop(
     """With uncertainties that spread over [0, 1] at every layer."""
 
     def head():
-        projection, *rest = head_weights(hidden_size, 64, 2, 3)
-        wide = torch.promote_types(dtype, torch.float32)
-        return HeadWeights(projection.to(device, dtype), *(tensor.to(device, wide) for tensor in rest))
+        head = cast_head(head_tensors(hidden_size, 64, 2, 3), dtype)
+        return HeadWeights(map_tensors(lambda x: x.to(device), head))
 
     def on_device(weights):
         tensors = {name: x.to(device) for name, x in vars(weights).items() if isinstance(x, torch.Tensor)}
@@ -62,17 +61,16 @@ def pooled(*sizes, pooling="first", activation="tanh"):
 
 
 def attentive():
-    return HeadWeights(*head_weights(WIDTH, 64, 2, 3))
+    return HeadWeights(head_tensors(WIDTH, 64, 2, 3))
 
 
 def cast(head, dtype):
     """Matrices that meet hidden states in `dtype`, the rest in float32 (float64 for float64)."""
-    wide = torch.promote_types(dtype, torch.float32)
     if isinstance(head, PooledHeadWeights):
+        wide = torch.promote_types(dtype, torch.float32)
         weights = tuple(weight.to(dtype) for weight in head.weights)
         return PooledHeadWeights(weights, tuple(bias.to(wide) for bias in head.biases), head.pooling, head.activation)
-    projection, *rest = head.tensors()
-    return HeadWeights(projection.to(dtype), *(tensor.to(wide) for tensor in rest))
+    return dataclasses.replace(head, tensors=cast_head(head.tensors, dtype))
 
 
 def make_batch(lengths, speed, dtype=torch.float64):
@@ -99,7 +97,7 @@ def make_encoder(kind, layers, heads):
 def evaluate(head, rows):
     """Logits [N] and uncertainty of one sample's rows, by the definition of a pooled head."""
     if isinstance(head, HeadWeights):
-        logits, uncertainty, _, _ = ops.exit_head(rows, cu_seqlens_of([len(rows)]), torch.ones(1), *head.tensors())
+        logits, uncertainty, _, _ = ops.exit_head(rows, cu_seqlens_of([len(rows)]), torch.ones(1), head.tensors)
         return logits[0], uncertainty[0]
     features = POOLINGS[head.pooling](rows)
     for number, (weight, bias) in enumerate(zip(head.weights, head.biases, strict=True)):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastbert_kernels.ops import AttentiveHeadTensors
 
 
 def cu_seqlens_of(lengths: list[int]) -> Tensor:
@@ -17,38 +21,53 @@ def linear_weight(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64) / shape[-1] ** 0.5
 
 
-def head_weights(hidden_size: int, narrow: int, heads: int, labels: int) -> list[Tensor]:
-    """Folded weights of a random exit head in the order of ops.exit_head, float64."""
-    return [
-        linear_weight(narrow, hidden_size),
-        linear_weight(narrow),
-        linear_weight(heads, narrow, narrow),
-        linear_weight(heads, narrow),
-        linear_weight(heads * narrow, narrow),
-        linear_weight(narrow),
-        4 * linear_weight(labels, narrow),
-        linear_weight(labels),
-    ]
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same value with other tensors, also inside of lists, tuples and named tuples."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        items = [map_tensors(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def head_tensors(hidden_size: int, narrow: int, heads: int, labels: int) -> AttentiveHeadTensors:
+    """Folded weights of a random attentive head, float64."""
+    return AttentiveHeadTensors(
+        projection_weight=linear_weight(narrow, hidden_size),
+        projection_bias=linear_weight(narrow),
+        query=linear_weight(heads, narrow, narrow),
+        query_bias=linear_weight(heads, narrow),
+        value=linear_weight(heads * narrow, narrow),
+        value_bias=linear_weight(narrow),
+        output_weight=4 * linear_weight(labels, narrow),
+        output_bias=linear_weight(labels),
+    )
+
+
+def cast_head(head: AttentiveHeadTensors, dtype: torch.dtype) -> AttentiveHeadTensors:
+    """The projection weight in `dtype`, the folded rest in float32 (float64 for float64)."""
+    wide = map_tensors(lambda x: x.to(torch.promote_types(dtype, torch.float32)), head)
+    return wide._replace(projection_weight=head.projection_weight.to(dtype))
 
 
 def exit_head_inputs(
     lengths: list[int], hidden_size: int = 48, narrow: int = 64, heads: int = 2, labels: int = 5
-) -> list[Tensor]:
+) -> list[Any]:
     """Arguments of ops.exit_head in float64 (cu_seqlens int32, speed float32)."""
     return [
         torch.randn(sum(lengths), hidden_size, dtype=torch.float64),
         cu_seqlens_of(lengths),
         torch.rand(len(lengths)),
-        *head_weights(hidden_size, narrow, heads, labels),
+        head_tensors(hidden_size, narrow, heads, labels),
     ]
 
 
-def cast_exit_head_inputs(inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def cast_exit_head_inputs(inputs: list[Any], dtype: torch.dtype) -> list[Any]:
     """Hidden states and projection weight in `dtype`, the folded rest in float32 (float64 for float64), Speed in
     float32."""
-    hidden, cu_seqlens, speed, projection_weight, *folded = inputs
-    rest = torch.promote_types(dtype, torch.float32)
-    return [hidden.to(dtype), cu_seqlens, speed, projection_weight.to(dtype), *(tensor.to(rest) for tensor in folded)]
+    hidden, cu_seqlens, speed, head = inputs
+    return [hidden.to(dtype), cu_seqlens, speed, cast_head(head, dtype)]
 
 
 def layer_weights(

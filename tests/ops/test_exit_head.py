@@ -9,9 +9,8 @@ import torch
 from hypothesis import strategies
 
 from fastbert_kernels import ops, reference
-from fastbert_kernels.ops.packing import pack_linear, product_operand
 from helpers.accuracy import assert_exit_head_is_accurate
-from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
+from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs, map_tensors
 
 BACKENDS = ["cpu", "reference"]
 ODD_LENGTHS = [1, 5, 64, 100, 2, 63, 65, 129]
@@ -59,8 +58,8 @@ def test_activations(poisoned_memory, backend, dtype, narrow_activation, mlp_act
     """The identity in the narrow layer takes a path of its own, which never projects the tokens."""
     inputs = exit_head_inputs([*ODD_LENGTHS, 0], 136, 64, 8, 3)
     options = {"narrow_activation": narrow_activation, "mlp_activation": mlp_activation}
-    batch = [x[:-1] if i == 2 else x for i, x in enumerate(inputs)]  # compared without the sample that has no tokens
-    batch[1] = batch[1][:-1]
+    hidden, cu_seqlens, speed, head = inputs
+    batch = [hidden, cu_seqlens[:-1], speed[:-1], head]  # compared without the sample that has no tokens
     assert_exit_head_is_accurate(batch, dtype, backend, **options)
     logits, uncertainty, history, keep = ops.exit_head(
         *cast_exit_head_inputs(inputs, dtype), **options, backend=backend
@@ -71,25 +70,12 @@ def test_activations(poisoned_memory, backend, dtype, narrow_activation, mlp_act
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_folded_matrices_in_the_dtype_of_hidden(backend):
     """They may be stored in 16 bits; what counts are the values in them."""
-    inputs = cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS), torch.bfloat16)
-    inputs[5], inputs[7] = inputs[5].bfloat16(), inputs[7].bfloat16()
-    got = ops.exit_head(*inputs, backend=backend)
-    inputs[5], inputs[7] = inputs[5].float(), inputs[7].float()
-    for ours, want in zip(got, ops.exit_head(*inputs, backend=backend), strict=True):
+    *inputs, head = cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS), torch.bfloat16)
+    head = head._replace(query=head.query.bfloat16(), value=head.value.bfloat16())
+    got = ops.exit_head(*inputs, head, backend=backend)
+    head = head._replace(query=head.query.float(), value=head.value.float())
+    for ours, want in zip(got, ops.exit_head(*inputs, head, backend=backend), strict=True):
         assert torch.equal(ours, want)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("samples", [2, 40])
-def test_projection_packed_beforehand(dtype, samples):
-    """A few samples and many: the threads share the work out in different ways."""
-    inputs = cast_exit_head_inputs(exit_head_inputs([9, 70] * (samples // 2), 136, 64, 2, 5), dtype)
-    packed = pack_linear(inputs[3], inputs[4], product_operand(dtype, 136))
-    want = ops.exit_head(*inputs, backend="cpu")
-    for got, expected in zip(ops.exit_head(*inputs, projection_packed=packed, backend="cpu"), want, strict=True):
-        assert torch.equal(got, expected)
-    with pytest.raises(ValueError, match="projection_packed must have shape"):
-        ops.exit_head(*inputs, projection_packed=packed[:-64], backend="cpu")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -141,24 +127,24 @@ def test_exit_is_strictly_below_speed(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_uncertainty_of_extreme_logits(backend):
-    inputs = cast_exit_head_inputs(exit_head_inputs([2, 2]), torch.float32)
-    inputs[9] = torch.zeros_like(inputs[9])  # output_weight: the logits are the output bias
-    inputs[10] = torch.zeros(5)
-    assert torch.allclose(ops.exit_head(*inputs, backend=backend)[1], torch.ones(2))
+    *inputs, head = cast_exit_head_inputs(exit_head_inputs([2, 2]), torch.float32)
+    bias = torch.zeros(5)
+    head = head._replace(output_weight=torch.zeros_like(head.output_weight), output_bias=bias)  # the logits
+    assert torch.allclose(ops.exit_head(*inputs, head, backend=backend)[1], torch.ones(2))
     for extreme in (
         [0, 1e4, 0, 0, 0],
         [0, 3e38, -3e38, 0, 0],
         [-float("inf"), 0, -float("inf"), -float("inf"), -float("inf")],
     ):
-        inputs[10] = torch.tensor(extreme)
-        assert ops.exit_head(*inputs, backend=backend)[1].tolist() == [0, 0]
+        bias.copy_(torch.tensor(extreme))
+        assert ops.exit_head(*inputs, head, backend=backend)[1].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_non_contiguous_arguments(backend):
     inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)
     want = ops.exit_head(*inputs, backend=backend)
-    strided = [x if x.dim() < 2 else x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in inputs]
+    strided = map_tensors(lambda x: x if x.dim() < 2 else x.transpose(-1, -2).contiguous().transpose(-1, -2), inputs)
     strided[2] = torch.stack([inputs[2], inputs[2]], dim=1)[:, 0]
     assert not strided[0].is_contiguous() and not strided[2].is_contiguous()
     for got, expected in zip(ops.exit_head(*strided, backend=backend), want, strict=True):
@@ -166,28 +152,43 @@ def test_non_contiguous_arguments(backend):
 
 
 @pytest.mark.parametrize(
-    ("position", "replacement", "error", "message"),
+    ("name", "replacement", "error", "message"),
     [
-        (0, lambda x: x[0], ValueError, r"hidden must be \[T, H\]"),
-        (0, lambda x: x.int(), ValueError, "floating point"),
-        (1, lambda x: x.long(), TypeError, "cu_seqlens must be torch.int32"),
-        (1, lambda x: x[:-1], ValueError, "cu_seqlens must have shape"),
-        (2, lambda x: x.double(), TypeError, "speed must be torch.float32"),
-        (3, lambda x: x.double(), TypeError, "projection_weight must be torch.float32"),
-        (3, lambda x: x[:, :-1], ValueError, "projection_weight must have shape"),
-        (5, lambda x: x[0], ValueError, "query must be"),
-        (7, lambda x: x[:-1], ValueError, "value must have shape"),
-        (9, lambda x: x[:1], ValueError, "at least 2 labels"),
-        (10, lambda x: x[:-1], ValueError, "output_bias must have shape"),
-        (2, lambda x: x.to("meta"), ValueError, "move it there"),
-        (7, lambda x: x.bfloat16(), TypeError, "value must be torch.float32"),
+        ("hidden", lambda x: x[0], ValueError, r"hidden must be \[T, H\]"),
+        ("hidden", lambda x: x.int(), ValueError, "floating point"),
+        ("cu_seqlens", lambda x: x.long(), TypeError, "cu_seqlens must be torch.int32"),
+        ("cu_seqlens", lambda x: x[:-1], ValueError, "cu_seqlens must have shape"),
+        ("speed", lambda x: x.double(), TypeError, "speed must be torch.float32"),
+        ("speed", lambda x: x.to("meta"), ValueError, "move it there"),
+        ("weights", lambda x: x[:-1], ValueError, "weights must be projection_weight, .*, output_bias, not 7 tensors"),
+        ("projection_weight", lambda x: x.double(), TypeError, "projection_weight must be torch.float32"),
+        ("projection_weight", lambda x: x[:, :-1], ValueError, "projection_weight must have shape"),
+        ("query", lambda x: x[0], ValueError, "query must be"),
+        ("query_bias", lambda x: x.to("meta"), ValueError, "move it there"),
+        ("value", lambda x: x[:-1], ValueError, "value must have shape"),
+        ("value", lambda x: x.bfloat16(), TypeError, "value must be torch.float32"),
+        ("output_weight", lambda x: x[:1], ValueError, "at least 2 labels"),
+        ("output_bias", lambda x: x[:-1], ValueError, "output_bias must have shape"),
     ],
 )
-def test_wrong_arguments_are_named(position, replacement, error, message):
-    inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)
-    inputs[position] = replacement(inputs[position])
+def test_wrong_arguments_are_named(name, replacement, error, message):
+    values = cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)
+    inputs = dict(zip(("hidden", "cu_seqlens", "speed", "weights"), values, strict=True))
+    if name in inputs:
+        inputs[name] = replacement(inputs[name])
+    else:
+        inputs["weights"] = inputs["weights"]._replace(**{name: replacement(getattr(inputs["weights"], name))})
     with pytest.raises(error, match=message):
-        ops.exit_head(*inputs)
+        ops.exit_head(**inputs)
+
+
+@pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
+@pytest.mark.parametrize("bounds", [[0, 5, 4], [0, 4, 8], [1, 4, 7], [0, -1, 7]])
+def test_bounds_outside_the_rows_are_refused(narrow_activation, bounds):
+    inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)
+    inputs[1] = torch.tensor(bounds, dtype=torch.int32)
+    with pytest.raises(ValueError, match="cu_seqlens must begin with 0, not decrease and end within the 7 rows"):
+        ops.exit_head(*inputs, narrow_activation=narrow_activation, backend="cpu")
 
 
 def test_unknown_activations_are_named():
@@ -199,10 +200,10 @@ def test_unknown_activations_are_named():
 def test_opcheck():
     for dtype in (torch.float32, torch.bfloat16):
         inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), dtype)
-        torch.library.opcheck(torch.ops.fastbert.exit_head.default, tuple(inputs))
+        torch.library.opcheck(torch.ops.fastbert.exit_head.default, (*inputs[:3], list(inputs[3])))
     options = {"history": torch.zeros(2, 2).int(), "criterion": "patience", "parameter": 1}
     options["narrow_activation"] = "identity"
-    torch.library.opcheck(torch.ops.fastbert.exit_head.default, tuple(inputs), options)
+    torch.library.opcheck(torch.ops.fastbert.exit_head.default, (*inputs[:3], list(inputs[3])), options)
 
 
 def test_fullgraph_without_recompiling():

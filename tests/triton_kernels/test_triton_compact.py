@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, moved
+from triton_cases import DTYPES, compact, moved
 
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
-from fastbert_kernels.triton.compact import _place_kernel, compact
+from fastbert_kernels.triton.compact import _place_kernel
 from helpers.op_inputs import cu_seqlens_of
 from helpers.triton_interpreter import INTERPRETING, run_interpreted
 

@@ -86,17 +86,23 @@ def test_a_tracer_sees_the_kernels(dtype, narrow_activation):
     from fastbert_kernels.triton.exit_head import exit_head
     from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
 
-    inputs = cast_exit_head_inputs(exit_head_inputs([4, 3, 100]), getattr(torch, dtype))
-    options = {"narrow_activation": narrow_activation, "wrap": torch.library.wrap_triton}
-    results = [torch.zeros(3, 5), torch.zeros(3), torch.zeros(3, dtype=torch.int64)]
+    hidden, cu_seqlens, speed, head = cast_exit_head_inputs(exit_head_inputs([4, 3, 100]), getattr(torch, dtype))
+    options = {"mlp_activation": "tanh", "history": None, "criterion": "entropy", "parameter": 0}
+    wrap = torch.library.wrap_triton
+    decided = (torch.zeros(3, 5), torch.zeros(3), torch.zeros(3, 2).int(), torch.zeros(3).bool())
+    written = (torch.zeros(3, 5), torch.zeros(3), torch.zeros(3, dtype=torch.int64))
 
-    def step(*inputs):
-        logits, uncertainty, history, keep = exit_head(*inputs, **options)
+    def step(hidden, cu_seqlens, speed, *head):
+        rows = (hidden, cu_seqlens, speed, head)
+        exit_head(decided, *rows, narrow_activation=narrow_activation, wrap=wrap, **options)
+        logits, uncertainty, history, keep = decided
         index = torch.arange(3, dtype=torch.int32)
-        arguments = (inputs[0], inputs[1], keep, index, inputs[2], history, logits, uncertainty, 4, *results)
-        return compact(*arguments, wrap=torch.library.wrap_triton)
+        moved = [torch.zeros_like(x) for x in (hidden, cu_seqlens, index, speed, history)]
+        arguments = (hidden, cu_seqlens, keep, index, speed, history, logits, uncertainty, 4, *written)
+        compact((*moved, torch.zeros(2).int()), *arguments, wrap=wrap)
+        return moved[0]
 
-    graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs).graph
+    graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(hidden, cu_seqlens, speed, *head).graph
     assert [str(node.target) for node in graph.nodes].count("triton_kernel_wrapper_mutation") == 3
 
 
@@ -108,7 +114,7 @@ def compile_for(architecture: int) -> None:
     from fastbert_kernels.triton.compact import _move_kernel, _place_kernel
     from fastbert_kernels.triton.exit_head import _exit_head_kernel, constants
     from fastbert_kernels.triton.exit_head_linear import linear_exit_head_kernel
-    from fastbert_kernels.triton.pooled_exit_head import POOLINGS, _pooled_exit_head_kernel
+    from fastbert_kernels.triton.pooled_exit_head import _pooled_exit_head_kernel
 
     index_types = dict.fromkeys(("cu_seqlens_ptr", "history_ptr", "new_history_ptr"), "*i32")
     decision_types = {"keep_ptr": "*i1", "num_labels": "i32", "log_classes": "fp32", "parameter": "i32"}
@@ -121,7 +127,7 @@ def compile_for(architecture: int) -> None:
         types = dict.fromkeys(("hidden_ptr", "projection_weight_ptr"), f"*{dtype}")
         types |= {"query_ptr": f"*{fold}", "value_ptr": f"*{fold}", "num_heads": "i32", **index_types, **decision_types}
         values = constants(config, hidden_size, narrow, labels)
-        values |= {"MLP_TANH": True, "CRITERION": criterion.code, "HAS_HISTORY": True, "WIDEN": False}
+        values |= {"MLP_TANH": True, "CRITERION": criterion.value, "HAS_HISTORY": True, "WIDEN": False}
         values |= {"NARROW_TANH": True, **own} if kernel is _exit_head_kernel else own
         resources(architecture, name, kernel, types, "*fp32", values, config.num_warps, config.num_stages)
 
@@ -152,10 +158,10 @@ def compile_for(architecture: int) -> None:
 
     pooled = configs.POOLED_EXIT_HEAD
     for pooling, layers, dtype, criterion, activation, labels in (
-        ("first", 1, "bf16", Criterion.TOP_K_ENTROPY, 0, 1031),
-        ("mean", 2, "fp16", Criterion.CONFIDENCE, 2, 5),
-        ("max", 3, "fp32", Criterion.PATIENCE, 3, 2),
-        ("max", 2, "bf16", Criterion.ENTROPY, 1, 1031),
+        ("first", 1, "bf16", Criterion.TOP_K_ENTROPY, "identity", 1031),
+        ("mean", 2, "fp16", Criterion.CONFIDENCE, "relu", 5),
+        ("max", 3, "fp32", Criterion.PATIENCE, "gelu", 2),
+        ("max", 2, "bf16", Criterion.ENTROPY, "tanh", 1031),
     ):
         types = {
             **dict.fromkeys(("hidden_ptr", "weight_0_ptr", "weight_1_ptr", "weight_2_ptr"), f"*{dtype}"),
@@ -165,9 +171,9 @@ def compile_for(architecture: int) -> None:
         }
         values = {
             "NUM_LAYERS": layers,
-            "POOLING": POOLINGS.index(pooling),
+            "POOLING": pooling,
             "ACTIVATION": activation,
-            "CRITERION": criterion.code,
+            "CRITERION": criterion.value,
             "HAS_HISTORY": True,
             "ALL_LABELS": triton.next_power_of_2(labels),
             "BLOCK_TOKENS": pooled.block_tokens,

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, FLOOR, LENGTHS, assert_as_accurate_as_pytorch
+from triton_cases import DTYPES, FLOOR, LENGTHS, assert_as_accurate_as_pytorch, exit_head
 
 from fastbert_kernels.triton import configs
-from fastbert_kernels.triton.exit_head import exit_head
 from helpers.criteria import EVERY_CRITERION
 from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
 from helpers.triton_interpreter import INTERPRETING, run_interpreted
@@ -30,13 +29,13 @@ def test_everything_interpreted_in_a_process_of_its_own():
 @pytest.fixture
 def no_projecting_kernel(monkeypatch):
     """The head fails where it would project the tokens."""
-    monkeypatch.setattr(sys.modules[exit_head.__module__], "_exit_head_kernel", None)
+    monkeypatch.setattr(sys.modules["fastbert_kernels.triton.exit_head"], "_exit_head_kernel", None)
 
 
 def assert_linear_head_is_accurate(inputs, dtype, **options):
     """With so many rows in the batch that 16 bits do not project either. Their float32 vectors are rounded to 17 bits
     at the least."""
-    tile = configs.exit_head(inputs[0].to(dtype), 1, inputs[5].shape[1]).block_tokens
+    tile = configs.exit_head(inputs[0].to(dtype), 1, inputs[3].query.shape[1]).block_tokens
     options |= {"narrow_activation": "identity", "more_rows": (3 * tile + 1) * len(inputs[2])}
     assert_as_accurate_as_pytorch(inputs, dtype, floor=FLOOR if dtype == torch.float32 else 5e-5, **options)
 
@@ -99,5 +98,5 @@ class TestLinearExitHead:
     def test_sums_of_tokens_may_leave_the_range_of_float16(self):
         inputs = exit_head_inputs([600])
         inputs[0] = 300 + 0 * inputs[0]
-        inputs[3] /= 300
+        inputs[3].projection_weight.div_(300)
         assert_linear_head_is_accurate(inputs, torch.float16)

@@ -9,10 +9,9 @@ import torch
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, FLOOR, moved
+from triton_cases import DTYPES, FLOOR, moved, pooled_exit_head
 
 from fastbert_kernels import reference
-from fastbert_kernels.triton.pooled_exit_head import pooled_exit_head
 from helpers.accuracy import assert_accurate
 from helpers.criteria import EVERY_CRITERION
 from helpers.op_inputs import pooled_inputs

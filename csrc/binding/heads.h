@@ -1,0 +1,34 @@
+// What exit heads take, read from Python and checked.
+#pragma once
+#include <array>
+#include <optional>
+
+#include "binding/names.h"
+#include "binding/tensor.h"
+#include "decision.h"
+#include "exit_head.h"
+
+namespace fastbert::binding {
+
+inline constexpr std::initializer_list<DType> kRowTypes = {DType::float32, DType::bfloat16, DType::float16};
+
+// How a batch is decided: Speed [B], history [B, 2] of the head before or None, and the rule.
+struct DecisionArguments {
+  const Tensor& speed;
+  const std::optional<Tensor>& history;
+  ExitRule rule;
+};
+
+ExitRule checked_rule(Criterion criterion, int32_t parameter);
+Decision checked_decision(const DecisionArguments& arguments, int64_t batch, Device device);
+
+// logits [B, N], uncertainty [B], history [B, 2], keep [B].
+using DecisionResults = std::array<Tensor, 4>;
+DecisionOutputs checked_outputs(const DecisionResults& results, int64_t batch, int64_t num_labels, Device device);
+
+// The folded weights of an attentive head: an object with the eight tensors as attributes of their names in
+// csrc/exit_head.h. Fills the sizes of `shape` that they tell, of which hidden_size is given.
+ExitHeadWeights checked_weights(py::handle tensors, Activation narrow, Activation mlp, Device device,
+                                ExitHeadShape& shape);
+
+}  // namespace fastbert::binding
