@@ -99,14 +99,19 @@ class Model(nn.Module):
 
     def forward(self, ids, speed=0.5):
         """One text after another, without padding."""
-        answers = []
-        for row in ids:
-            for number, logits in enumerate(self.every(row[row > 0]), start=1):
-                if logits is not None and (uncertainty_of(logits) < speed or number == len(self.blocks)):
-                    answers.append((logits, uncertainty_of(logits), number))
-                    break
-        logits, uncertainty, layers = zip(*answers, strict=True)
-        return torch.stack(logits), torch.stack(uncertainty), torch.tensor(layers)
+        return leave([self.every(row[row > 0]) for row in ids], speed)
+
+
+def leave(texts, speed):
+    """Logits [B, N], uncertainty [B] and exit layers [B] at `speed`, from the logits of every head, text by text."""
+    answers = []
+    for every in texts:
+        for number, logits in enumerate(every, start=1):
+            if logits is not None and (uncertainty_of(logits) < speed or number == len(every)):
+                answers.append((logits, uncertainty_of(logits), number))
+                break
+    logits, uncertainty, layers = zip(*answers, strict=True)
+    return torch.stack(logits), torch.stack(uncertainty), torch.tensor(layers)
 
 
 def uncertainty_of(logits):
@@ -135,30 +140,35 @@ def run(model, *arguments, **options):
     return model(*arguments, **options)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
-@pytest.mark.parametrize("speed", [0.0, 0.2, 0.5, 0.8, 1.0])
-def test_answers_are_those_of_the_unpatched_model(count_ties, backend, left, speed):
-    fastbert_kernels.register_host(Model, **DESCRIPTION)
+@pytest.fixture(scope="module", params=[False, True], ids=["right", "left"])
+def five_hundred(request):
+    """A model, a batch, and the logits of all its heads for each text in float32 and in float64."""
     model = Model().eval()
-    ids = make_ids(torch.randint(1, 24, (500,)).tolist(), left)
+    ids = make_ids(torch.randint(1, 24, (500,)).tolist(), left=request.param)
+    precise = copy.deepcopy(model).double()
+    with torch.inference_mode():
+        return model, ids, *([each.every(row[row > 0]) for row in ids] for each in (model, precise))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("speed", [0.0, 0.2, 0.5, 0.8, 1.0])
+def test_answers_are_those_of_the_unpatched_model(five_hundred, count_ties, backend, speed):
+    fastbert_kernels.register_host(Model, **DESCRIPTION)
+    model, ids, plain_every, precise_every = five_hundred
     patched = fastbert_kernels.patch(copy.deepcopy(model), backend=backend)
     with only_the_fast_path(patched):
         logits, uncertainty, layers = run(patched, ids, speed)
-    precise, plain = run(copy.deepcopy(model).double(), ids, speed), run(model, ids, speed)
+    precise, plain = leave(precise_every, speed), leave(plain_every, speed)
+    assert all(map(torch.equal, run(model, ids[:20], speed), (each[:20] for each in plain)))
     same = (layers == precise[2]) & (plain[2] == precise[2])
     count_ties((~same).sum(), 500)
-    for row in ids[~same]:
-        assert min(abs(uncertainty_of(logits) - speed) for logits in run_every(model, row)) < 1e-5
+    for index in (~same).nonzero().flatten().tolist():
+        early = [logits for logits in plain_every[index][:-1] if logits is not None]
+        assert min(abs(uncertainty_of(logits) - speed) for logits in early) < 1e-5
     assert layers.unique().numel() >= (3 if speed in (0.2, 0.5) else 1)
     for got, own, want in zip((logits, uncertainty), plain, precise, strict=False):
         assert (got - want)[same].abs().mean() <= 2 * (own - want)[same].abs().mean()
         torch.testing.assert_close(got[same], own[same].float(), rtol=0, atol=1e-4)
-
-
-@torch.inference_mode()
-def run_every(model, row):
-    return [logits for logits in model.every(row[row > 0])[:-1] if logits is not None]
 
 
 def test_a_speed_for_each_sample_and_full_depth():
