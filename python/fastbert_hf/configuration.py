@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
@@ -23,7 +23,9 @@ _READ_FROM_BACKBONE = (
     "intermediate_size",
     "layer_norm_eps",
     "hidden_act",
+    "vocab_size",
 )
+_CLASSES = ("num_labels", "id2label", "label2id")
 
 
 class FastBertConfig(PreTrainedConfig):
@@ -146,10 +148,29 @@ class FastBertConfig(PreTrainedConfig):
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in `PreTrainedConfig`; a number of classes or their names among `kwargs` replace all that the dict says of
+        both, so that `from_pretrained(folder, num_labels=5, ignore_mismatched_sizes=True)` puts on heads for others."""
+        names: Mapping[Any, str] = config_dict.get("id2label") or {}
+        if "id2label" in kwargs or kwargs.get("num_labels", len(names)) != len(names):
+            config_dict = {name: value for name, value in config_dict.items() if name not in _CLASSES}
+            config_dict |= {name: kwargs.pop(name) for name in _CLASSES if name in kwargs}
+        return super().from_dict(config_dict, **kwargs)
+
     @property
     def multi_label(self) -> bool:
         """Whether every class is a decision of its own, so that a sample may have several of them, or none."""
         return self.problem_type == "multi_label_classification"
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the number of token ids; `resize_token_embeddings` of the model sets it."""
+        return self.backbone_config.vocab_size
+
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.backbone_config.vocab_size = value
 
     @property
     def hidden_size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from fastbert_hf.exits.calibrated_setting import CalibratedSetting, find_setting
 from fastbert_hf.exits.resolution import ResolvedSpeed, Speed, resolve_speed
 from fastbert_hf.heads import AttentiveHead, PooledHead
 from fastbert_hf.inputs import check_inputs, make_position_ids
+from fastbert_hf.loadable import check_loadable
 from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
 
 # What from_backbone may set besides the backbone and the number of classes.
@@ -32,6 +34,7 @@ _BACKBONE_OVERRIDES = (
     "label2id",
     "problem_type",
 )
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # what other modules put before the names of a model's parameters
 
 
 class FastBertForSequenceClassification(PreTrainedModel):
@@ -138,16 +141,39 @@ class FastBertForSequenceClassification(PreTrainedModel):
             if info[key]
         ]
         if problems:
+            remedy = "A plain backbone is loaded with from_backbone."
+            if any(_WRAPPERS.match(name) for name in info["unexpected_keys"]):
+                remedy = (
+                    "It was saved from a module that wraps the model; save the model inside, as with "
+                    "accelerator.unwrap_model(model).save_pretrained(folder)."
+                )
             raise RuntimeError(
-                f"{pretrained_model_name_or_path} is not a checkpoint of this model: {'; '.join(problems)}. "
-                "A plain backbone is loaded with from_backbone."
+                f"{pretrained_model_name_or_path} is not a checkpoint of this model: {'; '.join(problems)}. {remedy}"
             )
         model.calibrated_setting = find_setting(pretrained_model_name_or_path, model, kwargs)
         return (model, info) if want_info else model
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in `PreTrainedModel.save_pretrained`; the calibrated setting, if there is one, is saved too."""
-        super().save_pretrained(save_directory, *args, **kwargs)
+    def save_pretrained(
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save the model so that `from_pretrained` loads it; arguments as in `PreTrainedModel.save_pretrained`.
+
+        The calibrated setting, if there is one, is saved too. The names in `state_dict` may be those of a module that
+        wraps the model (`torch.compile`, `DataParallel`).
+
+        Raises:
+            ValueError: the parameters are not those that the configuration describes, so that what would be written
+                could not be loaded: layers were taken out, or classes renumbered, in one of them only.
+        """
+        if state_dict is not None:
+            state_dict = {_WRAPPERS.sub("", name): value for name, value in state_dict.items()}
+        if is_main_process:
+            check_loadable(self, state_dict)
+        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
         self._save_setting(save_directory)
 
     def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
@@ -158,6 +184,14 @@ class FastBertForSequenceClassification(PreTrainedModel):
     def _save_setting(self, folder: Any) -> None:
         if self.calibrated_setting is not None:
             self.calibrated_setting.save(Path(folder))
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Resize the backbone's table of positions, where its family can (DistilBERT)."""
+        self.backbone.resize_position_embeddings(new_num_position_embeddings)
+
+    def get_position_embeddings(self) -> Any:
+        """Return the backbone's table of positions, where its family has such a method (DistilBERT)."""
+        return self.backbone.get_position_embeddings()
 
     @property
     def layers(self) -> nn.ModuleList:

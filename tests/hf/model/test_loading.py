@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
+from helpers.families import make_model as make_family
 from helpers.small_bert import NUM_LAYERS, assert_same, make_backbone_config, make_batch, make_model
 
 
@@ -40,6 +41,78 @@ def test_round_trip(model: FastBertForSequenceClassification, tmp_path: Path) ->
     assert (config.hidden_size, config.num_hidden_layers, config.max_position_embeddings) == (32, NUM_LAYERS, 40)
     assert (config.head_hidden_size, config.head_num_attention_heads) == (16, 2)
     assert config.exit_layers == [1, 2, 3, 4] and not config.multi_label
+
+
+def save_and_load(model: FastBertForSequenceClassification, folder: Path, **options: Any) -> Any:
+    model.save_pretrained(folder)
+    return FastBertForSequenceClassification.from_pretrained(folder, **options)
+
+
+@pytest.mark.parametrize(("size", "multiple", "expected"), [(104, None, 104), (33, 64, 64), (30, None, 30)])
+@torch.no_grad()
+def test_resized_vocabulary(size: int, multiple: int | None, expected: int, tmp_path: Path) -> None:
+    model = make_model()
+    before = model.config.vocab_size
+    model.resize_token_embeddings(size, pad_to_multiple_of=multiple)
+    assert before != expected == model.config.vocab_size == model.config.backbone_config.vocab_size
+    loaded = save_and_load(model, tmp_path)
+    assert loaded.get_input_embeddings().num_embeddings == expected
+    ids = torch.tensor([[expected - 1, 1, 2]])
+    assert_same(loaded(ids, speed=0.9), model(ids, speed=0.9))
+
+
+@torch.no_grad()
+def test_resized_positions(tmp_path: Path) -> None:
+    model = make_family("distilbert")
+    model.resize_position_embeddings(50)
+    loaded = save_and_load(model, tmp_path)
+    assert loaded.config.max_position_embeddings == 50
+    ids = torch.ones(1, 50, dtype=torch.int64)
+    assert_same(loaded(ids), model(ids))
+    assert loaded.get_position_embeddings() is loaded.backbone.embeddings.position_embeddings
+
+
+@torch.no_grad()
+def test_layers_taken_out(model: FastBertForSequenceClassification, tmp_path: Path) -> None:
+    model.backbone.encoder.layer = model.backbone.encoder.layer[:2]
+    model.heads = model.heads[:2]
+    with pytest.raises(ValueError, match=r"layer\.2\..* is missing, .* more.*config\.exit_layers"):
+        model.save_pretrained(tmp_path)
+    assert not any(tmp_path.iterdir())
+    model.config.backbone_config.num_hidden_layers, model.config.exit_layers = 2, [1, 2]
+    ids, mask = make_batch(3)
+    assert_same(save_and_load(model, tmp_path)(ids, mask, speed=0.9), model(ids, mask, speed=0.9))
+
+
+def test_another_number_of_classes(model: FastBertForSequenceClassification, tmp_path: Path) -> None:
+    loaded = save_and_load(model, tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert loaded.num_labels == 5 and loaded.teacher_classifier.classifier.out_features == 5
+    named = {0: "a", 1: "b", 2: "c", 3: "d"}
+    loaded = save_and_load(model, tmp_path, id2label=named, ignore_mismatched_sizes=True)
+    assert loaded.config.id2label == named and loaded.config.label2id == {name: id for id, name in named.items()}
+    same = FastBertForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
+    assert same.config.id2label == model.config.id2label
+    model.config.num_labels = 5  # without heads for them
+    with pytest.raises(ValueError, match=r"heads\.0\.classifier\.weight is \[3, 16\] and would be \[5, 16\]"):
+        model.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_precision_survives(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = make_model().to(dtype)
+    loaded = save_and_load(model, tmp_path)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    assert {value.dtype for value in loaded.parameters()} == {dtype}
+
+
+def test_names_of_a_module_that_wraps_the_model(model: FastBertForSequenceClassification, tmp_path: Path) -> None:
+    wrapped = torch.nn.DataParallel(torch.compile(model))
+    model.save_pretrained(tmp_path, state_dict=wrapped.state_dict())
+    loaded = FastBertForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    save_file(wrapped.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match="save the model inside"):
+        FastBertForSequenceClassification.from_pretrained(tmp_path)
 
 
 def test_checkpoint_with_other_names_does_not_load(model: FastBertForSequenceClassification, tmp_path: Path) -> None:
