@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastbert_kernels import ops
 from fastbert_kernels.engine.compiled import CompiledEncoder
@@ -118,18 +117,24 @@ class _Tokens:
 def forward(
     model: Any,
     encoder: Encoder,
-    input_ids: Tensor,
+    input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     token_type_ids: Tensor | None = None,
     speed: Any = None,
     labels: Tensor | None = None,
     output_all_exits: bool = False,
     speedup: float | None = None,
+    return_dict: bool | None = None,
+    **others: Any,
 ) -> Any:
+    """Answer a call of the model's `forward`, which alone answers one with any of `others`."""
+    of_all_layers = model.config.output_hidden_states or model.config.output_attentions
+    if others or output_all_exits or of_all_layers or input_ids is None:
+        return NotImplemented
     padded = model.check_batch(input_ids, attention_mask, token_type_ids)
     resolved = model.resolve_speed(speed, speedup, input_ids.shape[0])
-    if output_all_exits or input_ids.shape[0] == 0:
-        return NotImplemented  # nothing to gain: no sample leaves early, or there is none
+    if input_ids.shape[0] == 0:
+        return NotImplemented
     valid = ValidTokens.of(padded.valid)  # on a GPU the host learns T here
     tokens = _Tokens(
         valid.take(padded.input_ids),
@@ -139,7 +144,7 @@ def forward(
         valid.max_seqlen,
     )
     results = _run(model, encoder, tokens, resolved)
-    return _output(results, loss=None if labels is None else F.cross_entropy(results.logits, labels))
+    return model.finished_output(_output(results), labels, return_dict)
 
 
 @torch.no_grad()
@@ -289,11 +294,11 @@ def _rule(resolved: Any, exit_layers: list[int]) -> Rule:
     return Rule(resolved.criterion, resolved.parameter, None if unlimited else speeds)
 
 
-def _output(results: Results, loss: Tensor | None = None) -> Any:
+def _output(results: Results) -> Any:
     from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
 
     warn_if_not_finite(results.uncertainty)
-    return FastBertOutput(loss=loss, **vars(results))
+    return FastBertOutput(**vars(results))
 
 
 def _embedded(model: Any, encoder: Encoder, tokens: _Tokens, speed: float | Tensor) -> PackedBatch:

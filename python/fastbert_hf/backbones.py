@@ -37,6 +37,7 @@ class _Family:
     """Where a kind of backbone has its layers, and what the fields of its configuration are called."""
 
     layers: str
+    attention: str  # within a layer; it returns the probabilities behind the states
     layer_parameters: frozenset[str]
     field_names: Mapping[str, str] = field(default_factory=dict)  # where they differ from BERT's
     constants: Mapping[str, Any] = field(default_factory=dict)  # what BERT's configuration has and this one has not
@@ -44,6 +45,7 @@ class _Family:
 
 _BERT = _Family(
     layers="encoder.layer",
+    attention="attention.self",
     layer_parameters=_with_bias(
         "attention.self.query",
         "attention.self.key",
@@ -57,6 +59,7 @@ _BERT = _Family(
 )
 _DISTILBERT = _Family(
     layers="transformer.layer",
+    attention="attention",
     layer_parameters=_with_bias(
         "attention.q_lin",
         "attention.k_lin",
@@ -178,24 +181,27 @@ def has_segments(backbone: PreTrainedModel) -> bool:
 
 def embed(
     backbone: PreTrainedModel,
-    input_ids: torch.Tensor,
+    input_ids: torch.Tensor | None,
     position_ids: torch.Tensor,
     token_type_ids: torch.Tensor | None = None,
+    inputs_embeds: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The input of the first layer, as the backbone's own forward computes it.
 
     Args:
         backbone: from `build_backbone`.
-        input_ids: int64 or int32 [B, L].
+        input_ids: int64 or int32 [B, L]; `None` with `inputs_embeds`.
         position_ids: int64 [B, L], rows of the position table; see `first_position`.
         token_type_ids: int64 or int32 [B, L], or `None` for 0; not looked at by a backbone without segments.
+        inputs_embeds: float [B, L, E] in place of rows of the word embeddings.
 
     Returns:
         Hidden states [B, L, H].
     """
     segments = {"token_type_ids": token_type_ids} if has_segments(backbone) else {}
     parts: Any = backbone
-    hidden = parts.embeddings(input_ids=input_ids, position_ids=position_ids, **segments)
+    words = {} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+    hidden = parts.embeddings(input_ids=input_ids, position_ids=position_ids, **segments, **words)
     projection = getattr(parts, "embeddings_project", None)  # ELECTRA with embedding_size != hidden_size
     return hidden if projection is None else projection(hidden)
 
@@ -214,6 +220,29 @@ def make_layer_mask(backbone: PreTrainedModel, hidden: torch.Tensor, valid: torc
 def run_layer(layer: nn.Module, hidden: torch.Tensor, layer_mask: Any) -> torch.Tensor:
     """The output [B, L, H] of one encoder layer for `hidden` [B, L, H] and the mask of `make_layer_mask`."""
     return layer(hidden, layer_mask)
+
+
+def run_layer_with_attention(
+    backbone: PreTrainedModel, layer: nn.Module, hidden: torch.Tensor, layer_mask: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run one encoder layer as `run_layer` does, and also return its attention probabilities [B, heads, L, L].
+
+    Raises:
+        ValueError: the attention implementation does not compute probabilities.
+    """
+    kind = backbone.config._attn_implementation
+    if kind != "eager":
+        raise ValueError(
+            f'{kind} attention has no probabilities to return; call model.set_attn_implementation("eager") first'
+        )
+    found: list[torch.Tensor] = []
+    # A layer keeps them to itself. Transformers' own hooks would stay, and a patched model give way to them for good.
+    attention = layer.get_submodule(_family(backbone.config).attention)
+    handle = attention.register_forward_hook(lambda module, inputs, output: found.append(output[1]))
+    try:
+        return run_layer(layer, hidden, layer_mask), found[0]
+    finally:
+        handle.remove()
 
 
 def _family(config: PreTrainedConfig) -> _Family:

@@ -57,6 +57,8 @@ class FastBertConfig(PreTrainedConfig):
 
     model_type = "fastbert"
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
+    # So that predictions of Trainer are the logits alone, as of other classifiers.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["uncertainty", "exit_layer", "all_logits", "all_uncertainty"]
 
     def __init__(
         self,

@@ -7,51 +7,64 @@ from collections.abc import Callable
 import torch
 
 _INTEGER_DTYPES = (torch.int64, torch.int32)
+IGNORED = -100  # label of a sample that does not count, as in PyTorch
+_Fault = tuple[torch.Tensor, Callable[[], str]]  # whether it is there, bool [], and what to say then
 
 
 def check_inputs(
-    input_ids: torch.Tensor,
+    input_ids: torch.Tensor | None,
     attention_mask: torch.Tensor | None,
     token_type_ids: torch.Tensor | None,
     max_length: int,
     *,
     has_segments: bool = True,
+    vocabulary: int | None = None,
+    inputs_embeds: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Check a padded batch and return its attention mask.
 
-    Reads one small result back from the device, for all checks of values together; nothing when there is neither an
-    attention mask nor token types to check.
+    Reads one small result back from the device, for all checks of values together; nothing on a GPU when there is
+    neither an attention mask nor token types to check.
 
     Args:
-        input_ids: int64 or int32 [B, L].
+        input_ids: int64 or int32 [B, L]; `None` with `inputs_embeds`.
         attention_mask: [B, L] of 1 (or True) for valid tokens and 0 (or False) for padding, on either side; `None`
             when there is no padding.
         token_type_ids: int64 or int32 [B, L], or `None`.
         max_length: the longest L that the backbone has positions for.
         has_segments: whether the backbone tells segments apart. Where it does not, `token_type_ids` may be given, as
             tokenizers do, but all of them have to be 0.
+        vocabulary: number of token ids that the backbone has; `None`: ids are not compared with it.
+        inputs_embeds: float [B, L, E] in place of ids.
 
     Returns:
         The attention mask, bool [B, L]; all True when none was given.
 
     Raises:
         TypeError: an argument is not a tensor, or ids are not integers.
-        ValueError: wrong shape or device, too long, mask values other than 0 and 1, a row without a valid token, or
-            token types other than 0 for a backbone without segments.
+        ValueError: both of ids and embeddings or neither, wrong shape or device, too long, mask values other than 0
+            and 1, a row without a valid token, token types other than 0 for a backbone without segments, or ids
+            outside the vocabulary (where they are looked at; see above).
     """
-    _check_ids("input_ids", input_ids)
-    if input_ids.dim() != 2:
-        raise ValueError(f"input_ids must have shape [batch, length], got {list(input_ids.shape)}")
-    batch_size, length = input_ids.shape
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds")
+    if input_ids is not None:
+        _check_ids("input_ids", input_ids)
+        if input_ids.dim() != 2:
+            raise ValueError(f"input_ids must have shape [batch, length], got {list(input_ids.shape)}")
+        given = input_ids
+    else:
+        given = _rows_of(inputs_embeds)
+    batch_size, length = given.shape
     if length > max_length:
         raise ValueError(
             f"input length {length} exceeds the backbone's {max_length} positions; truncate the input, "
             f"for example tokenizer(..., truncation=True, max_length={max_length})"
         )
-    faults: list[tuple[torch.Tensor, Callable[[], str]]] = []
+    faults: list[_Fault] = []
     if token_type_ids is not None:
         _check_ids("token_type_ids", token_type_ids)
-        _check_like_input_ids("token_type_ids", token_type_ids, input_ids)
+        _check_like("token_type_ids", token_type_ids, given)
         if not has_segments:
             faults.append(
                 (
@@ -62,11 +75,11 @@ def check_inputs(
     if attention_mask is None:
         if batch_size > 0 and length == 0:
             raise ValueError(f"no valid token in row(s) {list(range(batch_size))}: input_ids has length 0")
-        valid = torch.ones_like(input_ids, dtype=torch.bool)
+        valid = torch.ones_like(given, dtype=torch.bool)
     else:
         if not isinstance(attention_mask, torch.Tensor):
             raise TypeError(f"attention_mask must be a tensor, got {type(attention_mask).__name__}")
-        _check_like_input_ids("attention_mask", attention_mask, input_ids)
+        _check_like("attention_mask", attention_mask, given)
         valid = attention_mask != 0
         empty_rows = ~valid.any(dim=1)
         # A mask in the additive convention (0 = valid, -10000 = padding) would be read the wrong way round.
@@ -81,12 +94,68 @@ def check_inputs(
                 ),
             ),
         ]
+    if input_ids is not None and vocabulary is not None and (faults or _is_read_for_free(input_ids)):
+        faults.append(_outside_vocabulary(input_ids, vocabulary))
     if faults:
         found = torch.stack([fault for fault, _ in faults]).tolist()
         for is_fault, (_, describe) in zip(found, faults, strict=True):
             if is_fault:
                 raise ValueError(describe())
     return valid
+
+
+def check_position_ids(position_ids: torch.Tensor, valid: torch.Tensor, positions: int) -> torch.Tensor:
+    """Return positions of the caller's own choice as int64 [B, L].
+
+    Args:
+        position_ids: int64 or int32 [B, L], or [1, L] for all rows.
+        valid: bool [B, L].
+        positions: rows of the backbone's position table.
+
+    Raises:
+        TypeError: not a tensor of integers.
+        ValueError: wrong shape or device, or (in host memory) a position that the table does not have.
+    """
+    _check_ids("position_ids", position_ids)
+    if position_ids.dim() == 2 and position_ids.shape[0] == 1:
+        position_ids = position_ids.expand(valid.shape[0], -1)
+    _check_like("position_ids", position_ids, valid)
+    if _is_read_for_free(position_ids) and bool(((position_ids < 0) | (position_ids >= positions)).any()):
+        raise ValueError(f"position_ids must be rows of the backbone's table of {positions} positions, from 0")
+    return position_ids.long()
+
+
+def check_class_ids(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return labels in the form that the cross-entropy with `logits` [B, N] takes.
+
+    Args:
+        labels: integer [B] or [B, 1], class ids, or -100 for a sample that does not count; or float [B, N], the
+            probabilities of the classes.
+
+    Raises:
+        TypeError: neither integers nor floating point numbers.
+        ValueError: another shape, or (in host memory) an id that is no class.
+    """
+    if not isinstance(labels, torch.Tensor) or labels.dtype == torch.bool or labels.is_complex():
+        raise TypeError("labels must be a tensor of class ids (integers)")
+    if labels.is_floating_point():
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"labels are {labels.dtype} {list(labels.shape)}; give class ids (int64, [{len(logits)}]), or one "
+                f"probability for each class ({list(logits.shape)})"
+            )
+        return labels
+    if labels.numel() != len(logits):
+        raise ValueError(f"labels must be one class id for each of {len(logits)} samples, got {list(labels.shape)}")
+    labels = labels.reshape(-1).long()
+    if _is_read_for_free(labels):
+        wrong = (labels != IGNORED) & ((labels < 0) | (labels >= logits.shape[1]))
+        if bool(wrong.any()):
+            raise ValueError(
+                f"labels has {int(labels[wrong][0])}, but the classes are 0 to {logits.shape[1] - 1}; number them from "
+                "0"
+            )
+    return labels
 
 
 def make_position_ids(attention_mask: torch.Tensor, first_position: int = 0) -> torch.Tensor:
@@ -114,8 +183,36 @@ def _check_ids(name: str, ids: torch.Tensor) -> None:
         raise TypeError(f"{name} must be int64 or int32, got {ids.dtype}")
 
 
-def _check_like_input_ids(name: str, tensor: torch.Tensor, input_ids: torch.Tensor) -> None:
-    if tensor.shape != input_ids.shape:
-        raise ValueError(f"{name} must have the shape of input_ids, {list(input_ids.shape)}, got {list(tensor.shape)}")
-    if tensor.device != input_ids.device:
-        raise ValueError(f"{name} is on {tensor.device} but input_ids is on {input_ids.device}")
+def _check_like(name: str, tensor: torch.Tensor, given: torch.Tensor) -> None:
+    if tensor.shape != given.shape:
+        raise ValueError(f"{name} must have the shape of input_ids, {list(given.shape)}, got {list(tensor.shape)}")
+    if tensor.device != given.device:
+        raise ValueError(f"{name} is on {tensor.device} but input_ids is on {given.device}")
+
+
+def _rows_of(inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    """Return one number of every token of `inputs_embeds` [B, L, E], which has the shape and device of ids."""
+    if not isinstance(inputs_embeds, torch.Tensor) or not inputs_embeds.is_floating_point():
+        raise TypeError("inputs_embeds must be a tensor of floating point numbers")
+    if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] == 0:
+        raise ValueError(f"inputs_embeds must have shape [batch, length, width], got {list(inputs_embeds.shape)}")
+    return inputs_embeds[:, :, 0]
+
+
+def _is_read_for_free(tensor: torch.Tensor) -> bool:
+    """Return whether values can be looked at without waiting for a device or breaking what is being recorded."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def _outside_vocabulary(input_ids: torch.Tensor, vocabulary: int) -> _Fault:
+    outside = (input_ids < 0) | (input_ids >= vocabulary)
+
+    def describe() -> str:
+        row, column = outside.nonzero()[0].tolist()
+        return (
+            f"input_ids has the token id {int(input_ids[row, column])} in row {row}, but the model knows {vocabulary} "
+            "ids, from 0; use the tokenizer that the model was trained with, or "
+            "model.resize_token_embeddings(len(tokenizer)) and train"
+        )
+
+    return outside.any(), describe

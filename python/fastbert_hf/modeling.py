@@ -17,7 +17,7 @@ from fastbert_hf.configuration import FastBertConfig
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting, find_setting
 from fastbert_hf.exits.resolution import ResolvedSpeed, Speed, resolve_speed
 from fastbert_hf.heads import AttentiveHead, PooledHead
-from fastbert_hf.inputs import check_inputs, make_position_ids
+from fastbert_hf.inputs import check_class_ids, check_inputs, check_position_ids, make_position_ids
 from fastbert_hf.loadable import check_loadable
 from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
 
@@ -51,6 +51,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
     config: FastBertConfig
     config_class = FastBertConfig
     base_model_prefix = "backbone"
+    # Trainer shall scale the loss of accumulated batches: it is a mean over the batch.
+    accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -247,14 +249,20 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         speed: Speed | None = None,
         labels: torch.Tensor | None = None,
         output_all_exits: bool = False,
         speedup: float | None = None,
-    ) -> FastBertOutput:
+        *,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> FastBertOutput | tuple[Any, ...]:
         """Classify a batch.
 
         Args:
@@ -267,25 +275,41 @@ class FastBertForSequenceClassification(PreTrainedModel):
                 (the teacher classifier alone answers); a float tensor [B]; a sequence with one Speed for each student
                 classifier; or an `ExitRule`. `None`: in eval mode the rule of `calibrated_setting`, otherwise and
                 without a setting full depth.
-            labels: int64 [B], class ids, or float [B, N] of 0 and 1 for a multi-label model; adds `loss`.
+            labels: integer [B], class ids (-100 is left out of the loss), or float [B, N] of 0 and 1 for a multi-label
+                model; adds `loss`.
             output_all_exits: run every layer and every exit head on every sample and return all of them too. What
                 `speed` selects stays the same.
             speedup: instead of `speed`, the FLOPs speed-up wanted: the Speed that has it according to
                 `calibrated_setting`.
+            position_ids: int64 or int32 [B, L] or [1, L], rows of the backbone's position table; `None`: counted from
+                each row's first valid token.
+            inputs_embeds: float [B, L, E], in place of `input_ids`.
+            output_hidden_states: also return the hidden states of all layers, which then run on every sample. What
+                `speed` selects stays the same. `None`: as the configuration says, and so the next two.
+            output_attentions: the same for the attention probabilities; needs eager attention.
+            return_dict: `False` returns a tuple of what the output has.
 
         Returns:
             `FastBertOutput` with rows in input order.
 
         Raises:
-            TypeError, ValueError: see `check_inputs` and `resolve_speed` of this class.
+            TypeError, ValueError: see `check_inputs` and `resolve_speed` of this class, and labels that do not fit.
 
         Warns:
             RuntimeWarning: an uncertainty is not finite (CPU only). Such a sample does not exit before the last layer.
         """
-        batch = self.check_batch(input_ids, attention_mask, token_type_ids)
-        resolved = self.resolve_speed(speed, speedup, input_ids.shape[0])
-        if input_ids.shape[0] == 0:  # the layers of Transformers do not take an empty batch
-            output = passes.empty_output(self, output_all_exits)
+        batch = self.check_batch(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        size = batch.valid.shape[0]
+        resolved = self.resolve_speed(speed, speedup, size)
+        asked = passes.Asked(
+            all_exits=output_all_exits,
+            hidden_states=_or_default(output_hidden_states, self.config.output_hidden_states),
+            attentions=_or_default(output_attentions, self.config.output_attentions),
+        )
+        if size == 0:
+            output = passes.empty_output(self, batch, asked)
+        elif asked.hidden_states or asked.attentions:
+            output = passes.run_whole(self, batch, resolved, asked)
         elif output_all_exits:
             output = passes.run_all_exits(self, batch, resolved)
         elif resolved.is_full_depth:
@@ -294,10 +318,19 @@ class FastBertForSequenceClassification(PreTrainedModel):
             output = passes.run_adaptive(self, batch, resolved)
 
         warn_if_not_finite(output.uncertainty)
-        if labels is None:
-            return output
-        # Made anew, so that the loss comes first in the tuple form of the output.
-        return FastBertOutput(loss=self._loss(output.logits, labels), **output)
+        return self.finished_output(output, labels, return_dict)
+
+    def finished_output(
+        self, output: FastBertOutput, labels: torch.Tensor | None, return_dict: bool | None
+    ) -> FastBertOutput | tuple[Any, ...]:
+        """Return `output` with the loss against `labels`, if there are any, in the form of `return_dict`.
+
+        Arguments and errors as in `forward`.
+        """
+        if labels is not None:
+            # Made anew, so that the loss comes first.
+            output = FastBertOutput(loss=self._loss(output.logits, labels), **output)
+        return output if _or_default(return_dict, self.config.return_dict) else output.to_tuple()
 
     def resolve_speed(self, speed: Speed | None, speedup: float | None, batch_size: int) -> ResolvedSpeed:
         """Return what `speed` and `speedup` of a call to this model come to; arguments as in `forward`.
@@ -347,6 +380,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
     ) -> passes.PaddedBatch:
         """Check the inputs of a call and derive the positions of the tokens; arguments and errors as in `forward`."""
         has_segments = backbones.has_segments(self.backbone)
@@ -356,19 +391,29 @@ class FastBertForSequenceClassification(PreTrainedModel):
             token_type_ids,
             self.config.max_position_embeddings,
             has_segments=has_segments,
+            vocabulary=self.get_input_embeddings().num_embeddings,
+            inputs_embeds=inputs_embeds,
         )
-        positions = make_position_ids(valid, backbones.first_position(self.backbone.config))
-        return passes.PaddedBatch(input_ids, valid, token_type_ids if has_segments else None, positions)
+        if position_ids is None:
+            positions = make_position_ids(valid, backbones.first_position(self.backbone.config))
+        else:
+            positions = check_position_ids(position_ids, valid, self.backbone.config.max_position_embeddings)
+        segments = token_type_ids if has_segments else None
+        return passes.PaddedBatch(input_ids, valid, segments, positions, inputs_embeds)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if not self.config.multi_label:
-            return functional.cross_entropy(logits, labels)
+            return functional.cross_entropy(logits, check_class_ids(labels, logits))
         if labels.shape != logits.shape or not labels.is_floating_point():
             raise ValueError(
                 f"the labels of a multi-label model must be floating point {list(logits.shape)} (samples, classes), "
                 f"got {labels.dtype} {list(labels.shape)}"
             )
         return functional.binary_cross_entropy_with_logits(logits, labels.float())
+
+
+def _or_default(given: bool | None, default: bool) -> bool:
+    return bool(default if given is None else given)
 
 
 def _make_head(config: FastBertConfig) -> nn.Module:

@@ -17,6 +17,10 @@ class FastBertOutput(ModelOutput):
         loss: scalar float32 of `logits` against the labels, only with labels: the cross-entropy, or the binary
             cross-entropy of a multi-label model.
         logits: float32 [B, N], of the exit head at which each sample left.
+        hidden_states: with `output_hidden_states=True`, the input of the first layer and the output of every layer,
+            L + 1 tensors [B, length, H].
+        attentions: with `output_attentions=True`, the attention probabilities of every layer, L tensors
+            [B, heads, length, length].
         uncertainty: float32 [B] in [0, 1], of `logits` by the criterion of the call (`exits.criteria`; mean
             binary entropy for a multi-label model); NaN where they are not finite.
         exit_layer: int64 [B], number of encoder layers executed for the sample, 1..L.
@@ -28,6 +32,8 @@ class FastBertOutput(ModelOutput):
     loss: torch.Tensor | None = None
     # Always set; ModelOutput wants a default on every field but the first.
     logits: torch.Tensor = None  # type: ignore[assignment]
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
     uncertainty: torch.Tensor = None  # type: ignore[assignment]
     exit_layer: torch.Tensor = None  # type: ignore[assignment]
     all_logits: torch.Tensor | None = None

@@ -3,7 +3,7 @@ its samples go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +22,27 @@ class PaddedBatch:
     """Checked inputs of B samples.
 
     Attributes:
-        input_ids: int64 or int32 [B, L].
+        input_ids: int64 or int32 [B, L]; `None` with `inputs_embeds`.
         valid: bool [B, L], False for padding.
         token_type_ids: int64 or int32 [B, L], or `None` for one segment.
         position_ids: int64 [B, L], rows of the backbone's position table.
+        inputs_embeds: float [B, L, E] in place of ids.
     """
 
-    input_ids: torch.Tensor
+    input_ids: torch.Tensor | None
     valid: torch.Tensor
     token_type_ids: torch.Tensor | None
     position_ids: torch.Tensor
+    inputs_embeds: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a call asks for beside the answers: the answers of all exit heads, hidden states, attentions."""
+
+    all_exits: bool = False
+    hidden_states: bool = False
+    attentions: bool = False
 
 
 def exit_states(model: Any, batch: PaddedBatch) -> Iterator[torch.Tensor]:
@@ -55,9 +66,37 @@ def run_full_depth(model: Any, batch: PaddedBatch) -> FastBertOutput:
     )
 
 
+def run_whole(model: Any, batch: PaddedBatch, speed: ResolvedSpeed, asked: Asked) -> FastBertOutput:
+    """`run_all_exits` with the hidden states and the attentions of all layers."""
+    hidden = _embed(model, batch)
+    layer_mask = backbones.make_layer_mask(model.backbone, hidden, batch.valid)
+    states, attentions = [hidden], []
+    for layer in model.layers:
+        if asked.attentions:
+            with _autograd(model):
+                hidden, attention = backbones.run_layer_with_attention(model.backbone, layer, hidden, layer_mask)
+            attentions.append(attention)
+        else:
+            hidden = _run_layer(model, layer, hidden, layer_mask)
+        states.append(hidden)
+    answers = dict(_answer_at_exits(model, batch, speed, [states[number] for number in model.config.exit_layers]))
+    if not asked.all_exits:
+        del answers["all_logits"], answers["all_uncertainty"]
+    return FastBertOutput(
+        hidden_states=tuple(states) if asked.hidden_states else None,
+        attentions=tuple(attentions) if asked.attentions else None,
+        **answers,
+    )
+
+
 def run_all_exits(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBertOutput:
     """All layers and all exit heads on all samples; what `speed` selects is as in `run_adaptive`."""
-    states = exit_states(model, batch)
+    return _answer_at_exits(model, batch, speed, exit_states(model, batch))
+
+
+def _answer_at_exits(
+    model: Any, batch: PaddedBatch, speed: ResolvedSpeed, states: Iterable[torch.Tensor]
+) -> FastBertOutput:
     all_logits = torch.stack(
         [head(hidden, batch.valid).float() for head, hidden in zip(model.heads, states, strict=True)], dim=1
     )
@@ -76,7 +115,7 @@ def run_all_exits(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastB
 
 def run_adaptive(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBertOutput:
     """Layer by layer on the survivors only; what has left is written to its row of the result."""
-    batch_size, num_layers, device = len(batch.input_ids), len(model.layers), batch.input_ids.device
+    batch_size, num_layers, device = len(batch.valid), len(model.layers), batch.valid.device
     logits = torch.zeros(batch_size, model.num_labels, dtype=torch.float32, device=device)
     uncertainties = torch.zeros(batch_size, dtype=torch.float32, device=device)
     exit_layer = torch.full((batch_size,), num_layers, dtype=torch.int64, device=device)
@@ -113,23 +152,30 @@ def run_adaptive(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBe
     return FastBertOutput(logits=logits, uncertainty=uncertainties, exit_layer=exit_layer)
 
 
-def empty_output(model: Any, output_all_exits: bool) -> FastBertOutput:
-    """For a batch of no samples."""
+def empty_output(model: Any, batch: PaddedBatch, asked: Asked) -> FastBertOutput:
+    """For a `batch` of no samples, which the layers of Transformers do not take."""
     # float32 whatever torch.set_default_dtype says.
     all_logits = torch.zeros(0, len(model.heads), model.num_labels, dtype=torch.float32, device=model.device)
     all_uncertainty = all_logits[:, :, 0]
+    length, num_layers, config = batch.valid.shape[1], len(model.layers), model.config
+    states = all_logits.new_zeros(0, length, config.hidden_size, dtype=model.dtype)
+    attentions = states.new_zeros(0, config.num_attention_heads, length, length)
     return FastBertOutput(
         logits=all_logits[:, -1],
+        hidden_states=(states,) * (num_layers + 1) if asked.hidden_states else None,
+        attentions=(attentions,) * num_layers if asked.attentions else None,
         uncertainty=all_uncertainty[:, -1],
         exit_layer=torch.zeros(0, dtype=torch.int64, device=model.device),
-        all_logits=all_logits if output_all_exits else None,
-        all_uncertainty=all_uncertainty if output_all_exits else None,
+        all_logits=all_logits if asked.all_exits else None,
+        all_uncertainty=all_uncertainty if asked.all_exits else None,
     )
 
 
 def _embed(model: Any, batch: PaddedBatch) -> torch.Tensor:
     with _autograd(model):
-        return backbones.embed(model.backbone, batch.input_ids, batch.position_ids, batch.token_type_ids)
+        return backbones.embed(
+            model.backbone, batch.input_ids, batch.position_ids, batch.token_type_ids, batch.inputs_embeds
+        )
 
 
 def _run_layer(model: Any, layer: nn.Module, hidden: torch.Tensor, layer_mask: Any) -> torch.Tensor:
