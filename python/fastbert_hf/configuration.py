@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -45,14 +46,16 @@ class FastBertConfig(PreTrainedConfig):
             "tanh", the paper's, or "identity" for none.
         exit_layers: layers (1-based, ascending, L among them) that have an exit head; `None` means all. Reads as a
             list afterwards.
-        **kwargs: `num_labels` or `id2label` (N >= 2 classes), `problem_type` ("single_label_classification", which
-            `None` means too, or "multi_label_classification"), and whatever else `PreTrainedConfig` takes.
+        **kwargs: `num_labels` or `id2label` (N >= 2 classes; `label2id` follows from it), `problem_type`
+            ("single_label_classification", which `None` means too, or "multi_label_classification"), and whatever else
+            `PreTrainedConfig` takes.
 
     Raises:
         ValueError: backbone type not supported, a size of the backbone passed outside `backbone_config`, a setting of
             the heads that is not among those above, exit layers that are not, fewer than two classes, `num_labels` and
-            `id2label` of different lengths, or another problem type.
-        TypeError: `backbone_config` is neither a dict nor a configuration.
+            `id2label` of different lengths, ids other than 0 to N - 1 or names that are not distinct, or another
+            problem type.
+        TypeError: `backbone_config` is neither a dict nor a configuration, or `id2label` no mapping and no sequence.
     """
 
     model_type = "fastbert"
@@ -105,8 +108,8 @@ class FastBertConfig(PreTrainedConfig):
                 raise ValueError(
                     f"num_labels={num_labels} but id2label names {len(id2label)} classes; pass one of them"
                 )
-            if kwargs.get("label2id") is None:
-                kwargs["label2id"] = {name: int(index) for index, name in id2label.items()}
+            kwargs["id2label"] = class_names(id2label)
+            kwargs["label2id"] = {name: index for index, name in kwargs["id2label"].items()}
         self._check_choice("problem_type", kwargs.get("problem_type"), PROBLEM_TYPES)
         super().__init__(**kwargs)
         self.check()
@@ -131,6 +134,7 @@ class FastBertConfig(PreTrainedConfig):
             )
         if self.num_labels is None or self.num_labels < 2:
             raise ValueError(f"a classifier needs at least 2 classes, got num_labels={self.num_labels}")
+        class_names(self.id2label or {})
         self._check_exit_layers()
 
     def _check_exit_layers(self) -> None:
@@ -208,6 +212,36 @@ class FastBertConfig(PreTrainedConfig):
     def max_position_embeddings(self) -> int:
         """The longest input, in tokens, that the backbone has positions for."""
         return longest_input(self.backbone_config)
+
+
+def class_names(id2label: Any) -> dict[int, str]:
+    """Return the names of N classes by their ids 0 to N - 1.
+
+    Args:
+        id2label: a mapping whose keys are these ids, as integers or as text (the form of JSON), or a sequence of names.
+
+    Raises:
+        TypeError: neither.
+        ValueError: other ids, or names that are not distinct text.
+    """
+    if isinstance(id2label, Sequence) and not isinstance(id2label, str):
+        id2label = dict(enumerate(id2label))
+    if not isinstance(id2label, Mapping):
+        raise TypeError(f"id2label must name the classes by their ids, as {{0: 'no', 1: 'yes'}}; got {id2label!r}")
+    names = {}
+    for key, name in id2label.items():
+        try:
+            index = int(key) if isinstance(key, str) else operator.index(key)
+        except (TypeError, ValueError):
+            index = -1
+        if isinstance(key, bool) or not isinstance(name, str) or not name:
+            raise ValueError(f"id2label must have whole numbers for ids and text for names; got {key!r}: {name!r}")
+        names[index] = name
+    if sorted(names) != list(range(len(id2label))):
+        raise ValueError(f"the ids in id2label must be 0 to {len(id2label) - 1}, each once; got {list(id2label)}")
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"id2label has a name twice: {', '.join(names.values())}; name every class once")
+    return dict(sorted(names.items()))
 
 
 def _is_integer(value: Any, at_least: int) -> bool:

@@ -160,6 +160,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         save_directory: Any,
         is_main_process: bool = True,
         state_dict: dict[str, torch.Tensor] | None = None,
+        *args: Any,
         **kwargs: Any,
     ) -> None:
         """Save the model so that `from_pretrained` loads it; arguments as in `PreTrainedModel.save_pretrained`.
@@ -175,7 +176,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
             state_dict = {_WRAPPERS.sub("", name): value for name, value in state_dict.items()}
         if is_main_process:
             check_loadable(self, state_dict)
-        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
         self._save_setting(save_directory)
 
     def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
@@ -377,7 +378,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     def check_batch(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
@@ -391,7 +392,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
             token_type_ids,
             self.config.max_position_embeddings,
             has_segments=has_segments,
-            vocabulary=self.get_input_embeddings().num_embeddings,
+            vocabulary=cast(nn.Embedding, self.get_input_embeddings()).num_embeddings,
             inputs_embeds=inputs_embeds,
         )
         if position_ids is None:
@@ -412,7 +413,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         return functional.binary_cross_entropy_with_logits(logits, labels.float())
 
 
-def _or_default(given: bool | None, default: bool) -> bool:
+def _or_default(given: bool | None, default: bool | None) -> bool:
     return bool(default if given is None else given)
 
 

@@ -6,8 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pyarrow
 import pytest
+import torch
 from pyarrow import parquet
 
 from fastbert_hf.data import (
@@ -239,3 +241,50 @@ def test_lists_of_different_lengths_are_refused() -> None:
         TextData(["a", "b"], ["c"])
     with pytest.raises(ValueError, match="2 texts but 1 labels"):
         ClassificationData(["a", "b"], None, [0], ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [(0, 1, 1), numpy.array([0, 1, 1]), torch.tensor([0, 1, 1]), [0.0, 1.0, 1.0], list(numpy.array([0, 1, 1]))],
+    ids=["tuple", "NumPy", "tensor", "whole floats", "NumPy numbers"],
+)
+def test_labels_of_any_container(labels: object) -> None:
+    data = ClassificationData(numpy.array(["a", "b", "c"]), None, labels, ("x", "y"))
+    assert data.label_ids == [0, 1, 1] and all(type(label) is int for label in data.label_ids)
+    assert data.texts == ["a", "b", "c"] and data.label_names == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2, 2], "label of text 1 is 2, but the 2 classes are 0 to 1; number them from 0"),
+        ([0, -1, 1], "label of text 1 is -1"),
+        ([0, 1, 0.5], "label of text 2 is 0.5, not a class id"),
+        ([0, 1, True], "label of text 2 is True, not a class id"),
+        (["0", 1, 1], "label of text 0 is '0'"),
+        ([0, None, 1], "label of text 1 is None"),
+        ([[0], 1, 1], r"label of text 0 is \[0\]"),
+    ],
+)
+def test_labels_that_are_none(labels: list[object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClassificationData(["a", "b", "c"], None, labels, ["x", "y"])
+
+
+def test_labels_of_several_classes() -> None:
+    data = ClassificationData(["a", "b"], None, [numpy.array([1, 0]), ()], ["x", "y"], multi_label=True)
+    assert data.label_ids == [[0, 1], []]
+    for labels, message in (([[2], []], "is 2, but"), ([0, 1], "has a list"), ([[1, 1], []], "names a class twice")):
+        with pytest.raises(ValueError, match=message):
+            ClassificationData(["a", "b"], None, labels, ["x", "y"], multi_label=True)
+
+
+def test_names_and_texts_in_memory() -> None:
+    with pytest.raises(ValueError, match="has a name twice"):
+        ClassificationData(["a"], None, [0], ["x", "x"])
+    with pytest.raises(ValueError, match="must be text"):
+        ClassificationData(["a"], None, [0], [0, 1])
+    with pytest.raises(TypeError, match="texts has nan at 1"):
+        TextData(["a", float("nan")], None)
+    with pytest.raises(TypeError, match="single string"):
+        TextData("a text", None)

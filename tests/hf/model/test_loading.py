@@ -207,6 +207,41 @@ def test_head_settings_are_checked(changes: dict[str, Any], message: str) -> Non
         FastBertConfig(**changes)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({1: "a", 2: "b", 3: "c"}, "must be 0 to 2, each once"),
+        ({0: "a", 1: "a"}, "has a name twice"),
+        ({0: "a", 1.5: "b"}, "each once; got"),
+        ({0: "a", True: "b"}, "whole numbers"),
+        ({0: "a", "x": "b"}, "each once; got"),
+        ({0: "a", "0": "b"}, "each once"),
+        ({0: "a", 1: 2}, "text for names"),
+    ],
+)
+def test_names_of_classes_are_checked(names: dict[Any, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FastBertConfig(id2label=names)
+
+
+def test_names_given_afterwards_are_checked_when_saved(
+    model: FastBertForSequenceClassification, tmp_path: Path
+) -> None:
+    model.config.id2label = {1: "a", 2: "b", 3: "c"}
+    with pytest.raises(ValueError, match="must be 0 to 2, each once"):
+        model.save_pretrained(tmp_path)
+
+
+def test_names_of_classes_in_other_forms() -> None:
+    expected = {0: "a", 1: "b"}
+    for names in ({1: "b", 0: "a"}, {"0": "a", "1": "b"}, {torch.tensor(0): "a", torch.tensor(1): "b"}, ["a", "b"]):
+        config = FastBertConfig(id2label=names)
+        assert config.id2label == expected and config.label2id == {"a": 0, "b": 1} and config.num_labels == 2
+    assert FastBertConfig(id2label=expected, label2id={"a": 1, "b": 0}).label2id == {"a": 0, "b": 1}
+    with pytest.raises(TypeError, match="by their ids"):
+        FastBertConfig(id2label="ab")
+
+
 def test_exit_layers_read_as_a_list() -> None:
     assert FastBertConfig().exit_layers == list(range(1, 13))
     assert FastBertConfig(exit_layers=(6, 12)).exit_layers == [6, 12]
