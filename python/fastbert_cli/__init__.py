@@ -7,6 +7,9 @@ import sys
 
 def main() -> None:
     """Entry point; says what to install when a command's needs are missing."""
+    if sys.stdout is None:  # closed before the start, as by >&-
+        print("fastbert: standard output is closed; give it a file, or /dev/null", file=sys.stderr)
+        sys.exit(2)
     try:
         from fastbert_cli.app import app
     except ModuleNotFoundError as error:

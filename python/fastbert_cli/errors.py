@@ -1,8 +1,11 @@
-"""How commands end when they cannot go on: one line on stderr, exit status 2, or 130 after Ctrl-C."""
+"""How commands end when they cannot go on: one line on stderr and exit status 2, or 130 after Ctrl-C; a fault of the
+program itself with its traceback, a request to report it, and exit status 1."""
 
 from __future__ import annotations
 
 import shlex
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,9 @@ from safetensors import SafetensorError
 
 # What the library raises for settings, files, a full disk and checkpoints that do not fit.
 FAULTS = (ValueError, OSError, RuntimeError, SafetensorError)
+_OUR_FAULT = (
+    "this is a fault of fastbert, not of yours; please report it with the lines above and the output of fastbert info"
+)
 
 
 class CommandError(Exception):
@@ -29,13 +35,20 @@ def reported(command: str, stopped: Callable[[], str] = lambda: "stopped", extra
     """
     try:
         yield
+        sys.stdout.flush()  # a full disk is told here, not when the interpreter ends
     except KeyboardInterrupt:
         typer.echo(f"\nfastbert {command}: {stopped()}", err=True)
         raise typer.Exit(130) from None
+    except BrokenPipeError:  # the reader, such as head, has enough; Typer ends without a word
+        raise
+    except typer.Exit:
+        raise
     except Exception as error:
         message = _message(error, extra)
         if message is None:
-            raise
+            traceback.print_exc()
+            typer.echo(f"fastbert {command}: {_OUR_FAULT}", err=True)
+            raise typer.Exit(1) from None
         typer.echo(f"fastbert {command}: {message}", err=True)
         raise typer.Exit(2) from None
 
@@ -44,11 +57,11 @@ def _message(error: Exception, extra: str) -> str | None:
     """Return what to tell the user, or `None` for an error that is the program's own."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is missing; pip install 'fastbert-kernels[{extra}]' has all it needs"
-    if isinstance(error, CommandError):
-        return str(error)
-    from fastbert_hf.data import DataFileError  # here, so that no help waits for the library
-
-    return str(error) if isinstance(error, DataFileError) else None
+    if isinstance(error, MemoryError):
+        return "out of memory; give smaller batches, shorter texts (--max-length) or less data"
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return f"standard output, or another stream, cannot be written ({error.strerror})"
+    return one_line(error) if isinstance(error, (CommandError, *FAULTS)) else None
 
 
 @contextmanager
@@ -59,6 +72,20 @@ def faults_explained(where: str = "", remedy: str = "") -> Iterator[None]:
     except FAULTS as error:
         parts = [f"{where}: " if where else "", one_line(error), f"; {remedy}" if remedy else ""]
         raise CommandError("".join(parts)) from error
+
+
+@contextmanager
+def foreign_files() -> Iterator[None]:
+    """Turn whatever the block raises while it reads files of others into a `ValueError` with its type and message.
+
+    The readers of Transformers, tokenizers and pickle raise anything for a file that is not what they take it for.
+    """
+    try:
+        yield
+    except FAULTS:
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def one_line(error: Exception) -> str:

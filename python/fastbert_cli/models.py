@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 import fastbert_kernels
-from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.errors import CommandError, faults_explained, foreign_files
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -56,7 +56,7 @@ def make_model(backbone: str | None, data: ClassificationData, seed: int, **sett
     if data.multi_label:
         settings["problem_type"] = "multi_label_classification"
     set_seed(seed)
-    with faults_explained(f"backbone {backbone}"):
+    with faults_explained(f"backbone {backbone}"), foreign_files():
         model = FastBertForSequenceClassification.from_backbone(
             backbone, num_labels=len(data.label_names), id2label=data.id2label, **settings
         )
@@ -75,12 +75,9 @@ def load_model(folder: Path) -> Loaded:
     remedy = "name a folder into which a FastBERT and its tokenizer were saved with save_pretrained"
     if not folder.is_dir():  # Transformers would look for it on the hub
         raise CommandError(f"{folder}: no such folder; {remedy}")
-    with faults_explained(str(folder), remedy):
-        try:
-            with _warnings_as_notes():
-                model = FastBertForSequenceClassification.from_pretrained(folder)
-        except TypeError as error:  # a config.json of something else
-            raise ValueError(str(error)) from error
+    with faults_explained(str(folder), remedy), foreign_files():
+        with _warnings_as_notes():
+            model = FastBertForSequenceClassification.from_pretrained(folder)
         return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 

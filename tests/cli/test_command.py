@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -12,9 +14,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import fastbert_cli
 from fastbert_cli import options
 from fastbert_cli.command import Command, Given, Option, add_command
-from fastbert_cli.errors import CommandError
+from fastbert_cli.errors import CommandError, reported
 from fastbert_kernels.backends import BACKENDS
 
 
@@ -108,6 +111,62 @@ def test_errors_of_parsing_and_ctrl_c_are_one_line():
     assert (result.exit_code, result.stderr) == (2, "fastbert cook: nuts: no colon\n")
     result = invoke(Bake, "pie", "--sugar", 13)
     assert (result.exit_code, result.stderr) == (130, "\nfastbert bake: pie is raw\n")
+
+
+@dataclass(frozen=True)
+class Burn(Command):
+    """Fail in the way that is asked for."""
+
+    way: Annotated[str, Option("Which.", metavar="WAY")]
+
+    def run(self) -> None:
+        """Fail."""
+        raise {
+            "ours": KeyError(0),
+            "value": ValueError("a\nvalue"),
+            "memory": MemoryError(),
+            "full": OSError(errno.ENOSPC, "No space left on device"),
+            "pipe": BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        }[self.way]
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "message"),
+    [
+        ("value", 2, "fastbert burn: a value\n"),
+        ("memory", 2, "fastbert burn: out of memory; give smaller batches"),
+        ("full", 2, "fastbert burn: standard output, or another stream, cannot be written (No space left on device)"),
+        ("pipe", 1, ""),
+    ],
+)
+def test_faults_of_users_and_machines_are_one_line(way, code, message):
+    result = invoke(Burn, way)
+    assert result.exit_code == code and result.stderr.startswith(message) and "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == bool(message)
+
+
+def test_a_fault_of_ours_asks_for_a_report():
+    result = invoke(Burn, "ours")
+    assert result.exit_code == 1 and "Traceback" in result.stderr and "KeyError: 0" in result.stderr
+    assert "please report it" in result.stderr.splitlines()[-1]
+
+
+def test_output_that_cannot_be_flushed_is_told(monkeypatch, capsys):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(typer.Exit) as caught, reported("bake"):
+        print("a cake")
+    assert caught.value.exit_code == 2 and "No space left on device" in capsys.readouterr().err
+
+
+def test_no_output_at_all_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit, match="2"):
+        fastbert_cli.main()
+    assert "standard output is closed" in capsys.readouterr().err
 
 
 def test_the_help_shows_every_option_with_its_default():

@@ -358,3 +358,17 @@ def test_options_of_all_steps_reach_them(tiny_backbone, data, tmp_path):
         assert settings["arguments"] == {"gradient_accumulation_steps": 2, "lr_scheduler_type": "constant"}
     complaint = invoke("train", *options_of(data, tiny_backbone), "--lr-scheduler", "linea", "--out", tmp_path / "no")
     assert complaint.exit_code == 2 and not (tmp_path / "no").exists()
+
+
+def test_token_ids_that_the_backbone_does_not_know(tiny_backbone, data, tmp_path):
+    backbone = shutil.copytree(tiny_backbone, tmp_path / "backbone")
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    tokenizer.add_tokens(["very"[::-1], "zebra"])
+    tokenizer.save_pretrained(backbone)
+    file = tmp_path / "train.tsv"
+    file.write_text("label\ttext\n0\tgood film\n1\ta zebra\n")
+    out = tmp_path / "run"
+    result = invoke("train", "--train", file, "--backbone", backbone, "--out", out, *QUICK)
+    assert_complaint(result, "train", "text 1 (counted from 0) has the token id 16, but the model knows 15 ids")
+    assert not out.exists()
+    succeed("train", "--train", data / "train.tsv", "--backbone", backbone, "--out", out, *QUICK, "--no-distil")

@@ -12,6 +12,7 @@ from fastbert_cli.texts import check_subset, read_labelled, read_unlabelled
 from fastbert_hf.data import TextData, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import distill
+from fastbert_hf.training.checks import check_vocabulary
 
 
 def run_distill(output: OutputFolder[DistillConfig]) -> None:
@@ -36,6 +37,7 @@ def run_distill(output: OutputFolder[DistillConfig]) -> None:
             dev = read_labelled(
                 section.dev, names, section, split=section.dev_split, multi_label=model.config.multi_label
             )
+        check_vocabulary(model, tokenizer, texts, dev)
     console.print(f"{len(texts)} texts" + ("" if dev is None else f", {len(dev)} to score on"))
 
     output.begin()

@@ -15,6 +15,7 @@ from fastbert_cli.train.command import TrainConfig
 from fastbert_hf.data import ClassificationData, TextData, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import TrainingResult, distill, fine_tune, train_jointly
+from fastbert_hf.training.checks import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
 
     model, tokenizer = make_model(config.model.backbone, data.train, config.run.seed, **config.model.of_the_heads())
     check_max_length(model, config.model.max_length)
+    with faults_explained(f"backbone {config.model.backbone or 'packaged'}"):
+        check_vocabulary(model, tokenizer, data.train, data.dev, data.to_distil)
     if config.run.steps == "both" and len(model.student_classifiers) == 0:
         raise CommandError("no student classifier to distill behind one exit layer; name more, or add --no-distil")
     output.begin()

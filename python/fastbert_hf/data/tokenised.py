@@ -61,6 +61,16 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
         """Number of tokens of every sample."""
         return [len(ids) for ids in self._encoded.get("input_ids", [])]
 
+    def check_ids(self, vocabulary: int) -> None:
+        """Raise `ValueError` for the first text with a token id that a model of `vocabulary` ids does not know."""
+        for position, ids in enumerate(self._encoded.get("input_ids", [])):
+            if ids and max(ids) >= vocabulary:
+                raise ValueError(
+                    f"text {position} (counted from 0) has the token id {max(ids)}, but the model knows {vocabulary} "
+                    "ids; use the tokenizer that belongs to the model, or "
+                    "model.resize_token_embeddings(len(tokenizer)) before it is trained"
+                )
+
     @property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the tokens of all samples in their order; labels are not in it."""

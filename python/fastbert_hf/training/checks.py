@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from fastbert_hf.data import ClassificationData, TextData
+from typing import cast
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.evaluation import is_multi_label
 
@@ -25,6 +30,26 @@ def check_labels(model: FastBertForSequenceClassification, data: TextData, what:
             f"{what} is {kinds[data.multi_label]} but the model is {kinds[not data.multi_label]}; "
             "set problem_type in the model's configuration to match"
         )
+
+
+def vocabulary_of(model: FastBertForSequenceClassification) -> int:
+    """Return the number of token ids that `model` knows."""
+    return cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+
+
+def check_vocabulary(
+    model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, *data: TextData | None
+) -> None:
+    """Raise `ValueError` for texts of which `tokenizer` makes token ids that `model` does not know.
+
+    Texts are tokenised only where the tokenizer has such ids at all.
+    """
+    known = vocabulary_of(model)
+    if max(tokenizer.get_vocab().values(), default=0) < known:
+        return
+    for part in data:
+        if part is not None:
+            TokenisedDataset(part, tokenizer, model.config.max_position_embeddings).check_ids(known)
 
 
 def check_dev(model: FastBertForSequenceClassification, data: TextData, dev: ClassificationData | None) -> None:

@@ -18,6 +18,7 @@ from transformers.integrations import TensorBoardCallback, get_available_reporti
 
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.training.checks import vocabulary_of
 from fastbert_hf.training.interruption import CheckpointOnInterrupt
 from fastbert_hf.training.run_folder import (
     BestCheckpoint,
@@ -82,6 +83,9 @@ def run_step(
             raise ValueError("with dev data, several processes need a run_dir to share the best checkpoint in")
         dataset = TokenisedDataset(data, tokenizer, settings.max_length)
         dev_dataset = None if dev is None else TokenisedDataset(dev, tokenizer, settings.max_length)
+        for tokenised in (dataset, dev_dataset):
+            if tokenised is not None:
+                tokenised.check_ids(vocabulary_of(model))
         steps_per_epoch = math.ceil(
             math.ceil(len(dataset) / settings.batch_size) / arguments.gradient_accumulation_steps
         )
