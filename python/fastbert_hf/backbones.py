@@ -179,6 +179,11 @@ def has_segments(backbone: PreTrainedModel) -> bool:
     return table is not None and table.num_embeddings > 1
 
 
+def vocabulary(backbone: PreTrainedModel) -> int | None:
+    """Return the number of token ids that the backbone knows; `None` where its word embeddings do not say."""
+    return getattr(backbone.get_input_embeddings(), "num_embeddings", None)
+
+
 def embed(
     backbone: PreTrainedModel,
     input_ids: torch.Tensor | None,

@@ -392,7 +392,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
             token_type_ids,
             self.config.max_position_embeddings,
             has_segments=has_segments,
-            vocabulary=cast(nn.Embedding, self.get_input_embeddings()).num_embeddings,
+            vocabulary=backbones.vocabulary(self.backbone),
             inputs_embeds=inputs_embeds,
         )
         if position_ids is None:
