@@ -1,7 +1,5 @@
 #include "compact.h"
 
-#include <array>
-
 #include "binding/functions.h"
 #include "binding/native_call.h"
 #include "binding/tensor.h"
@@ -14,7 +12,7 @@ namespace {
 void compact(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& keep, const Tensor& sample_index,
              const Tensor& speed, const Tensor& history, const Tensor& logits, const Tensor& uncertainty, int64_t layer,
              const Tensor& out_logits, const Tensor& out_uncertainty, const Tensor& out_exit_layer,
-             const std::array<Tensor, 6>& compacted) {
+             const Compacted& compacted) {
   const Device device = hidden.device("hidden");
   const auto [tokens, width] = hidden.sizes<2>("hidden");
   const auto [samples] = keep.sizes<1>("keep");
@@ -35,14 +33,7 @@ void compact(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& keep,
   const Results results{out_logits.checked<float>("out_logits", {original, labels}, device),
                         out_uncertainty.checked<float>("out_uncertainty", {original}, device),
                         out_exit_layer.checked<int64_t>("out_exit_layer", {original}, device)};
-  const auto& [rows, bounds, index, speeds, histories, counts] = compacted;
-  const CompactedBatch out{rows.checked("compacted hidden", {tokens, width}, device),
-                           bounds.checked<int32_t>("compacted cu_seqlens", {samples + 1}, device),
-                           index.checked<int32_t>("compacted sample_index", {samples}, device),
-                           speeds.checked<float>("compacted speed", {samples}, device),
-                           histories.checked<int32_t>("compacted history", {samples, 2}, device),
-                           counts.checked<int32_t>("counts", {2}, device)};
-  rows.check_same_dtype("compacted hidden", hidden);
+  const CompactedBatch out = checked_compacted(compacted, hidden, samples);
 #ifdef FASTBERT_WITH_CUDA
   if (device.type == dlpack::kCuda)
     return check_cuda(cuda::compact(batch, out, results, device.index, current_stream(device)), "compact");
@@ -55,6 +46,19 @@ void compact(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& keep,
 }
 
 }  // namespace
+
+CompactedBatch checked_compacted(const Compacted& compacted, const Tensor& hidden, int64_t samples) {
+  const Device device = hidden.device("hidden");
+  const auto [tokens, width] = hidden.sizes<2>("hidden");
+  const auto& [rows, bounds, index, speeds, histories, counts] = compacted;
+  rows.check_same_dtype("compacted hidden", hidden);
+  return {rows.checked("compacted hidden", {tokens, width}, device),
+          bounds.checked<int32_t>("compacted cu_seqlens", {samples + 1}, device),
+          index.checked<int32_t>("compacted sample_index", {samples}, device),
+          speeds.checked<float>("compacted speed", {samples}, device),
+          histories.checked<int32_t>("compacted history", {samples, 2}, device),
+          counts.checked<int32_t>("counts", {2}, device)};
+}
 
 void bind_compact(py::module_& module) { module.def("compact", &compact); }
 

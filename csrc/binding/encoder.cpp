@@ -166,28 +166,39 @@ void encoder_layer(const Tensor& hidden, const Tensor& cu_seqlens, const KeptLay
   cpu::encoder_layer(rows, dtype, starts, bounds - 1, layer.weights, result);
 }
 
-// layer_speed and asked: [L]. results: logits [B, N], uncertainty [B], exit_layer [B].
-void run_encoder(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed, ByName<Criterion> criterion,
-                 int32_t parameter, const Tensor& layer_speed, const Tensor& asked, const Kept<EncoderWeights>& encoder,
-                 const std::array<Tensor, 3>& results) {
+// history: [B, 2] or None. layer_speed and asked: [L]. results: logits [B, N], uncertainty [B], exit_layer [B].
+// survivors: None behind the last layer.
+void run_span(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed, const std::optional<Tensor>& history,
+              int64_t first, int64_t until, ByName<Criterion> criterion, int32_t parameter, const Tensor& layer_speed,
+              const Tensor& asked, const Kept<EncoderWeights>& encoder, const std::array<Tensor, 3>& results,
+              const std::optional<Compacted>& survivors) {
   const EncoderWeights& weights = encoder.weights;
   const int64_t tokens = hidden.sizes<2>("hidden")[0], batch = speed.sizes<1>("speed")[0];
   const auto depth = static_cast<int64_t>(weights.layers.size());
-  const EncoderInput input{hidden.checked("hidden", {tokens, weights.layers.front()->output.outputs}, kCpu),
-                           hidden.dtype("hidden", {DType::float32, DType::bfloat16}),
-                           cu_seqlens.checked<const int32_t>("cu_seqlens", {batch + 1}, kCpu),
-                           batch,
-                           checked_rule(criterion, parameter),
-                           speed.checked<const float>("speed", {batch}, kCpu),
-                           layer_speed.checked<const float>("layer_speed", {depth}, kCpu),
-                           reinterpret_cast<const uint8_t*>(asked.checked<const bool>("asked", {depth}, kCpu))};
+  if (first < 0 || until <= first || until > depth)
+    throw py::value_error("a span of an encoder of " + std::to_string(depth) + " layers cannot go from " +
+                          std::to_string(first) + " to " + std::to_string(until));
+  if (survivors.has_value() != (until < depth))
+    throw py::value_error("a span needs room for survivors where it ends before the last layer, and only there");
+  const SpanInput input{hidden.checked("hidden", {tokens, weights.layers.front()->output.outputs}, kCpu),
+                        hidden.dtype("hidden", {DType::float32, DType::bfloat16}),
+                        cu_seqlens.checked<const int32_t>("cu_seqlens", {batch + 1}, kCpu),
+                        batch,
+                        first,
+                        until,
+                        checked_rule(criterion, parameter),
+                        speed.checked<const float>("speed", {batch}, kCpu),
+                        history ? history->checked<const int32_t>("history", {batch, 2}, kCpu) : nullptr,
+                        layer_speed.checked<const float>("layer_speed", {depth}, kCpu),
+                        reinterpret_cast<const uint8_t*>(asked.checked<const bool>("asked", {depth}, kCpu))};
   const auto& [logits, uncertainty, exit_layer] = results;
   const Results out{logits.checked<float>("logits", {batch, weights.num_labels}, kCpu),
                     uncertainty.checked<float>("uncertainty", {batch}, kCpu),
                     exit_layer.checked<int64_t>("exit_layer", {batch}, kCpu)};
+  const CompactedBatch left = survivors ? checked_compacted(*survivors, hidden, batch) : CompactedBatch{};
   const NativeCall call;
   check_cu_seqlens(input.cu_seqlens, batch, tokens);
-  cpu::run_encoder(input, weights, out);
+  cpu::run_span(input, weights, out, left);
 }
 
 }  // namespace
@@ -209,7 +220,7 @@ void bind_encoder(py::module_& module) {
   py::class_<KeptPooledHead>(module, "PooledHead").def(py::init(&make_pooled_head));
   py::class_<Kept<EncoderWeights>>(module, "Encoder").def(py::init(&make_encoder));
   module.def("encoder_layer", &encoder_layer);
-  module.def("run_encoder", &run_encoder);
+  module.def("run_span", &run_span);
 }
 
 }  // namespace fastbert::binding

@@ -2,12 +2,23 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <array>
+#include <cstdint>
+
+#include "binding/tensor.h"
+#include "compact.h"
+
 namespace fastbert::binding {
 
 void bind_compact(pybind11::module_& module);
 void bind_embed(pybind11::module_& module);
 void bind_heads(pybind11::module_& module);
 void bind_encoder(pybind11::module_& module);
+
+// Room for the survivors of a batch: hidden [T, H], cu_seqlens [B + 1], sample_index [B], speed [B], history [B, 2],
+// counts [2].
+using Compacted = std::array<Tensor, 6>;
+CompactedBatch checked_compacted(const Compacted& compacted, const Tensor& hidden, int64_t samples);
 
 #ifdef FASTBERT_WITH_CUDA
 void bind_depth_graph(pybind11::module_& module);

@@ -3,6 +3,7 @@
 #include "encoder.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <utility>
 #include <variant>
@@ -25,15 +26,17 @@ struct Samples {
 
 class Loop {
  public:
-  Loop(const EncoderInput& input, const EncoderWeights& weights, const Results& results)
+  Loop(const SpanInput& input, const EncoderWeights& weights, const Results& results, const CompactedBatch& survivors)
       : input_(input),
         weights_(weights),
         results_(results),
+        survivors_(survivors),
         depth_(static_cast<int64_t>(weights.layers.size())),
         width_(weights.layers.front()->qkv.depth),
         batch_(input.batch),
         now_(input.batch),
         next_(input.batch),
+        has_history_(input.history != nullptr),
         threshold_(input.batch),
         logits_(input.batch * weights.num_labels),
         uncertainty_(input.batch),
@@ -42,13 +45,14 @@ class Loop {
     std::copy_n(input.cu_seqlens, batch_ + 1, now_.cu_seqlens.begin());
     std::copy_n(input.speed, batch_, now_.speed.begin());
     std::iota(now_.index.begin(), now_.index.end(), 0);
-    const int64_t bytes = now_.cu_seqlens[batch_] * width_ * element_size(input.dtype);
+    if (has_history_) std::copy_n(input.history, 2 * batch_, now_.history.begin());
+    const int64_t bytes = now_.cu_seqlens[batch_] * row_bytes();
     for (AlignedArray<char>& rows : rows_) rows = aligned_array<char>(bytes);
   }
 
   void run() {
     const void* hidden = input_.hidden;
-    for (int64_t layer = 1; layer <= depth_ && batch_ > 0; ++layer) {
+    for (int64_t layer = input_.first + 1; layer <= input_.until && batch_ > 0; ++layer) {
       if (const auto& weights = weights_.layers[layer - 1]) {
         encoder_layer(hidden, input_.dtype, now_.cu_seqlens.data(), batch_, *weights, rows_[0].get());
         std::swap(rows_[0], rows_[1]);  // the layer's output is in rows_[1] now
@@ -67,6 +71,7 @@ class Loop {
       watch.lap(Phase::compaction);
       hidden = rows_[1].get();
     }
+    if (input_.until < depth_) hand_over(hidden);
   }
 
  private:
@@ -103,6 +108,20 @@ class Loop {
     if (layer == depth_) std::fill_n(keep_.begin(), batch_, uint8_t{0});  // whatever their uncertainty
   }
 
+  int64_t row_bytes() const { return width_ * element_size(input_.dtype); }
+
+  // What is left behind the span goes to the caller. One pass over rows that a layer has just written.
+  void hand_over(const void* hidden) const {
+    const int32_t tokens = now_.cu_seqlens[batch_];
+    if (tokens > 0) std::memcpy(survivors_.hidden, hidden, tokens * row_bytes());
+    std::copy_n(now_.cu_seqlens.begin(), batch_ + 1, survivors_.cu_seqlens);
+    std::copy_n(now_.index.begin(), batch_, survivors_.sample_index);
+    std::copy_n(now_.speed.begin(), batch_, survivors_.speed);
+    std::copy_n(now_.history.begin(), 2 * batch_, survivors_.history);
+    survivors_.counts[0] = static_cast<int32_t>(batch_);
+    survivors_.counts[1] = tokens;
+  }
+
   void let_out(const void* hidden, int64_t layer) {
     int32_t counts[2];
     const PackedBatch batch{hidden,
@@ -115,7 +134,7 @@ class Loop {
                             uncertainty_.data(),
                             batch_,
                             now_.cu_seqlens[batch_],
-                            width_ * element_size(input_.dtype),
+                            row_bytes(),
                             weights_.num_labels,
                             layer};
     compact(
@@ -127,12 +146,13 @@ class Loop {
     batch_ = counts[0];
   }
 
-  const EncoderInput& input_;
+  const SpanInput& input_;
   const EncoderWeights& weights_;
   const Results& results_;
+  const CompactedBatch& survivors_;
   int64_t depth_, width_, batch_;
   Samples now_, next_;
-  bool has_history_ = false;
+  bool has_history_;
   AlignedArray<char> rows_[2];
   std::vector<float> threshold_;
   // What a head says of the samples in `now_`.
@@ -143,8 +163,9 @@ class Loop {
 
 }  // namespace
 
-void run_encoder(const EncoderInput& input, const EncoderWeights& weights, const Results& results) {
-  if (input.batch > 0) Loop(input, weights, results).run();
+void run_span(const SpanInput& input, const EncoderWeights& weights, const Results& results,
+              const CompactedBatch& survivors) {
+  if (input.batch > 0) Loop(input, weights, results, survivors).run();
 }
 
 }  // namespace fastbert::cpu

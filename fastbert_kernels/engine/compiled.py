@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fastbert_kernels import _extension
 from fastbert_kernels.engine.layer import PackedLayer
-from fastbert_kernels.engine.packed import PackedBatch, Results
+from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import Rule
+from fastbert_kernels.engine.spans import Encoder, PackedState
 from fastbert_kernels.engine.weights import (
     ExitHead,
     HeadWeights,
@@ -21,12 +22,13 @@ from fastbert_kernels.engine.weights import (
     teacher_classifier,
 )
 from fastbert_kernels.ops import AttentiveHeadTensors
+from fastbert_kernels.ops.compact import empty_survivors
 from fastbert_kernels.ops.encoder_layer import ACTIVATIONS, DTYPES
 from fastbert_kernels.ops.exit_head import pack_head
 from fastbert_kernels.ops.packing import packed_matrix
 
 
-class CompiledEncoder:
+class CompiledEncoder(Encoder):
     """Layers and heads, packed for the compiled kernels."""
 
     def __init__(
@@ -37,8 +39,7 @@ class CompiledEncoder:
         *,
         quantised: bool,
     ) -> None:
-        self.dtype = dtype
-        self.num_labels = teacher_classifier(heads).num_labels
+        self._dtype, self._num_labels = dtype, teacher_classifier(heads).num_labels
         self._layers = [
             None if layer is None else PackedLayer.pack(layer, dtype, quantised=quantised) for layer in layers
         ]
@@ -59,24 +60,44 @@ class CompiledEncoder:
             return "their attentive heads have tanh behind the projection, and those here have no activation"
         return None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
+
+    @property
+    def depth(self) -> int:
+        return len(self._layers)
+
+    @property
+    def num_labels(self) -> int:
+        return self._num_labels
+
     @torch.compiler.disable
-    def run(self, batch: PackedBatch, rule: Rule) -> Results:
-        """See `engine.encoder.Encoder`."""
-        rule.check_layers(len(self._layers))
-        layer_speed, asked = _layer_speeds(rule, len(self._layers))
-        size = batch.sample_index.shape[0]
+    def _run_span(self, state: PackedState, until: int) -> Results:
+        batch, rule, size = state.batch, state.rule, len(state)
+        layer_speed, asked = _layer_speeds(rule, self.depth)
         results = Results.empty(batch.hidden, size, self.num_labels)
-        _extension.module().run_encoder(
-            batch.hidden.contiguous(),
+        hidden = batch.hidden.contiguous()
+        survivors = None if until == self.depth else empty_survivors(hidden, size)
+        _extension.module().run_span(
+            hidden,
             batch.cu_seqlens.contiguous(),
             batch.speed.contiguous(),
+            None if batch.history is None else batch.history.contiguous(),
+            state.layer,
+            until,
             rule.criterion.value,
             rule.parameter,
             layer_speed,
             asked,
             self._encoder,
             (results.logits, results.uncertainty, results.exit_layer),
+            survivors,
         )
+        if survivors is not None:
+            *tensors, counts = survivors
+            batch.hidden, batch.cu_seqlens, batch.sample_index, batch.speed, batch.history = tensors
+            batch.cut(*counts.tolist())
         return results
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
@@ -12,31 +11,8 @@ from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import NoLayer, TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
-from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.rule import Rule
+from fastbert_kernels.engine.spans import Encoder
 from fastbert_kernels.engine.weights import ExitHead, LayerWeights
-
-
-class Encoder(Protocol):
-    """All layers of a FastBERT, with exit heads behind some or all, the last one among them."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the hidden states."""
-
-    def run(self, batch: PackedBatch, rule: Rule) -> Results:
-        """Runs every sample until an exit head lets it out, or to the last layer.
-
-        Args:
-            batch: B >= 1 samples; used up.
-            rule: when a head lets a sample out; with `FULL_DEPTH` only the teacher classifier is evaluated.
-
-        Returns:
-            With the uncertainty that the rule's criterion compares (its entropy for PATIENCE and at full depth).
-
-        Raises:
-            ValueError: the rule is for another number of layers.
-        """
 
 
 def hidden_dtype(dtype: torch.dtype | None, weights: torch.dtype) -> torch.dtype:

@@ -5,10 +5,10 @@ waits for the host (24 ns a token and layer, by count, for H = 768 in bfloat16 o
 once, but has fixed addresses and sizes. Hence:
 
 - A *bucket* is a capacity: rows, samples, longest sample. A batch is copied into the smallest that holds it.
-- A *stage* is one graph of one bucket: layers up to the next exit head, the head and compaction; or all layers to the
-  end, where nobody can leave before. A stage reads a `PackedBatch` at a fixed place and leaves the survivors in
+- A *stage* is one graph of one bucket: layers up to the next exit head, the head and compaction; or layers to the end
+  of the span, where nobody can leave before. A stage reads a `PackedBatch` at a fixed place and leaves the survivors in
   another, which is where the bucket's next stage reads. All sizes stay those of the bucket: within it those who left
-  are masked, not moved out.
+  are masked, not moved out. Between spans the survivors are in memory of their own.
 - Behind the real samples of a bucket come *dummies*, which own all rows that belong to nobody: whatever lies there is
   computed and looked at by no one. They have Speed 0, so they never leave before the last layer, compaction keeps them
   behind the others, and since they are known the survivors are: those who left a stage, `slots - counts[0]`, were real.
@@ -44,9 +44,10 @@ from fastbert_kernels.engine.buckets import (
 from fastbert_kernels.engine.layer import NoLayer, TorchLayer
 from fastbert_kernels.engine.loop import HostCopy, LayerLoop, bound_to_stay, let_out
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.plans import Place, Plan
-from fastbert_kernels.engine.recorders import CudaRecorder, Recorder, Span, Stage
+from fastbert_kernels.engine.plans import Place, Plan, StageLayers
+from fastbert_kernels.engine.recorders import CudaRecorder, Recorder, RunLayers, Stage
 from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
+from fastbert_kernels.engine.spans import Encoder, PackedState
 from fastbert_kernels.engine.weights import ExitHead
 
 
@@ -54,7 +55,7 @@ class _NotRecorded(Exception):
     """The recorder could not; the message says why."""
 
 
-class GraphedLoop:
+class GraphedLoop(Encoder):
     """`LayerLoop` with its small batches in CUDA graphs, recorded when a bucket is first used.
 
     Too large batches, rules without a plan, batches for which there is no bucket any more, calls during a call of
@@ -110,6 +111,14 @@ class GraphedLoop:
     def dtype(self) -> torch.dtype:
         return self._plain.dtype
 
+    @property
+    def depth(self) -> int:
+        return self._plain.depth
+
+    @property
+    def num_labels(self) -> int:
+        return self._plain.num_labels
+
     def prepare(self, shapes: Iterable[tuple[int, int, int]], rule: Rule = ENTROPY_RULE) -> None:
         """Records ahead what batches of these (tokens, samples, longest sample) need by such a rule, whatever Speeds it
         has: the largest first, in whose memory the others find room."""
@@ -133,55 +142,72 @@ class GraphedLoop:
                 self._chain(place)
 
     @torch.compiler.disable
-    def run(self, batch: PackedBatch, rule: Rule) -> Results:
-        """See `engine.encoder.Encoder`. The results are the caller's own."""
-        plan = Plan.of(rule, self.heads)
-        wanted = Bucket.smallest(batch.hidden.shape[0], batch.sample_index.shape[0], batch.max_seqlen)
+    def _run_span(self, state: PackedState, until: int) -> Results:
+        """See `Encoder`. The results and the batch of the samples that are left are the caller's own."""
+        batch = state.batch
+        plan = Plan.of(state.rule, self.heads)
+        wanted = Bucket.smallest(state.tokens, len(state), batch.max_seqlen)
         fits = batch.hidden.device == self._device and batch.hidden.dtype == self.dtype
         if plan is not None and wanted is not None and fits and self._lock.acquire(blocking=False):
             try:
                 place = self._place_for(wanted, plan)
                 if self._recorder is not None and place is not None:
                     with self._recorder.turn():
-                        return self._replay(batch, place, rule)
+                        return self._replay(state, until, place)
             except _NotRecorded as error:
-                self._give_up(str(error))  # and once more from the start: `batch` is as it came
+                self._give_up(str(error))  # and once more from the start: `state` is as it came
             finally:
                 self._lock.release()
-        return self._plain.run(batch, rule)
+        return self._plain._run_span(state, until)
 
-    def _replay(self, batch: PackedBatch, place: Place, rule: Rule) -> Results:
-        size = survivors = batch.sample_index.shape[0]
-        tokens, depth, position = batch.hidden.shape[0], len(self.layers), 0
+    def _replay(self, state: PackedState, until: int, place: Place) -> Results:
+        batch, rule = state.batch, state.rule
+        size = survivors = len(batch)
+        tokens, depth, position = state.tokens, self.depth, state.layer
         bound = None if rule.early_exits else size
         counts: deque[tuple[Bucket, HostCopy]] = deque()
         source = dataclasses.replace(batch, sample_index=batch.sample_index + 1)
-        if place.plan.limited:
+        if rule.layer_speeds is not None:
             self._fill_layer_speeds(rule.limits(depth))
-        if rule.early_exits and (chain := self._chain(place)) is not None:
-            _load(place.stages[0, place.plan.exits[0]].inputs, source, size, tokens)
+        whole = position == 0 and until == depth
+        if whole and rule.early_exits and (chain := self._chain(place)) is not None:
+            _load(place.stages[place.plan.stages()[0]].inputs, source, size, tokens)
             chain()
             return self._answers(size)
         speed = HostCopy(batch.speed) if rule.early_exits else None
+
+        def count() -> None:
+            nonlocal survivors, tokens
+            bucket, copy = counts.popleft()
+            slots, rows = copy.wait()[0].tolist()
+            survivors, tokens = survivors - (bucket.slots - slots), tokens - (bucket.tokens - rows)
+
         while survivors:
-            end = depth if survivors == bound else place.plan.exit_behind(position)
-            stage = self._stage(place, position, end)
+            layers = place.plan.next_layers(position, until, nobody_leaves=survivors == bound)
+            stage = self._stage(place, layers)
             if source is not stage.inputs:
                 _load(stage.inputs, source, survivors, tokens)
             stage.replay()
-            if end == depth:
+            source, position = stage.outputs, layers.end
+            if position == depth:
+                return self._answers(size)
+            if stage.counts is not None:
+                counts.append((place.bucket, HostCopy(stage.counts)))
+            if position == until:
                 break
-            source, position = stage.outputs, end
-            counts.append((place.bucket, HostCopy(stage.counts)))
             if len(counts) <= self._late:
                 continue
             # From here on `survivors` and `tokens` are those of an earlier layer: upper bounds.
-            of, copy = counts.popleft()
-            slots, rows = copy.wait()[0].tolist()
-            survivors, tokens = survivors - (of.slots - slots), tokens - (of.tokens - rows)
+            count()
             if bound is None and speed is not None:
                 bound = bound_to_stay(speed.wait()[0], rule)
-            place = self._shrink(place, tokens, survivors, depth - position)
+            place = self._shrink(place, tokens, survivors, until - position)
+        while counts and survivors:
+            count()
+        if survivors:
+            _keep(batch, source, survivors, tokens)
+        else:
+            batch.cut(0, 0)
         return self._answers(size)
 
     def _fill_layer_speeds(self, speeds: tuple[float, ...]) -> None:
@@ -196,7 +222,7 @@ class GraphedLoop:
         return Results(*(getattr(self._results, name)[1 : size + 1].clone() for name in _RESULTS))
 
     def _all_stages(self, place: Place) -> list[Stage]:
-        return [self._stage(place, first, end) for first, end in place.plan.spans()]
+        return [self._stage(place, layers) for layers in place.plan.stages()]
 
     def _chain(self, place: Place) -> Callable[[], None] | None:
         """The graph of all layers at `place`, made now or before; None where it is not for it or not to be had."""
@@ -212,7 +238,7 @@ class GraphedLoop:
                 warnings.warn(
                     f"no CUDA graph of all layers, the host starts layer after layer: {error}",
                     RuntimeWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
         return place.chain
 
@@ -238,43 +264,43 @@ class GraphedLoop:
             return place
         return self._place(smaller, place.plan) or place
 
-    def _stage(self, place: Place, first: int, end: int) -> Stage:
-        """Layers `first` to `end` - 1 at `place`, recorded now or before."""
+    def _stage(self, place: Place, layers: StageLayers) -> Stage:
+        """Return the stage of these layers at `place`, recorded now or before."""
         assert self._recorder is not None
-        if (first, end) not in place.stages:
+        if layers not in place.stages:
             # Memory that lives on must be of the ordinary kind, which may be written in and outside inference mode.
             with torch.inference_mode(False), torch.no_grad():
-                inputs = self._stage_before(place, first).outputs if first else self._idle(place.bucket, first)
-                idle = self._idle(place.bucket, first)
+                before = place.plan.layers_before(layers.first)
+                idle = self._idle(place.bucket, layers.first)
+                inputs = (
+                    self._idle(place.bucket, layers.first) if before is None else self._stage(place, before).outputs
+                )
                 try:
-                    stage = self._recorder.record(self._span(place, first, end), inputs, idle)
+                    stage = self._recorder.record(self._runner(place, layers), inputs, idle)
                 except RuntimeError as error:
-                    raise _NotRecorded(f"layers {first + 1} to {end} could not be recorded ({error})") from error
-            place.stages[first, end] = stage
-        return place.stages[first, end]
+                    name = f"layers {layers.first + 1} to {layers.end}"
+                    raise _NotRecorded(f"{name} could not be recorded ({error})") from error
+            place.stages[layers] = stage
+        return place.stages[layers]
 
-    def _stage_before(self, place: Place, position: int) -> Stage:
-        """The stage that ends where `position` layers are done."""
-        (span,) = (span for span in place.plan.spans() if span[1] == position)
-        return self._stage(place, *span)
-
-    def _span(self, place: Place, first: int, end: int) -> Span:
+    def _runner(self, place: Place, layers: StageLayers) -> RunLayers:
         (lower, upper), plan = place.limits, place.plan
-        head, last = self.heads[end - 1], end == len(self.layers)
-        assert head is not None
-        layer_speed = self._layer_speeds[end - 1] if plan.limited and not last else None
+        last = layers.end == self.depth
+        head = self.heads[layers.end - 1] if layers.asks else None
+        layer_speed = self._layer_speeds[layers.end - 1] if plan.limited and not last else None
         if self._results is None:
-            self._results = Results.empty(self._weight, MAX_SAMPLES + 1, head.num_labels)
+            self._results = Results.empty(self._weight, MAX_SAMPLES + 1, self.num_labels)
         results = self._results
 
-        def span(inputs: PackedBatch) -> tuple[PackedBatch, Tensor]:
+        def run(inputs: PackedBatch) -> tuple[PackedBatch, Tensor | None]:
             batch = dataclasses.replace(inputs, cu_seqlens=torch.clamp(inputs.cu_seqlens, lower, upper))
-            for layer in self.layers[first:end]:
+            for layer in self.layers[layers.first : layers.end]:
                 batch.hidden = layer(batch.hidden, batch.cu_seqlens, batch.max_seqlen)
-            counts = let_out(head, batch, results, end, last, plan.decision, layer_speed, self.backend)
-            return batch, counts
+            if head is None:
+                return batch, None
+            return batch, let_out(head, batch, results, layers.end, last, plan.decision, layer_speed, self.backend)
 
-        return span
+        return run
 
     def _idle(self, bucket: Bucket, first: int) -> PackedBatch:
         """Dummies only, as they stand in front of layer `first`."""
@@ -290,14 +316,14 @@ class GraphedLoop:
 
     def _give_up(self, reason: str) -> None:
         self._recorder = None
-        warnings.warn(f"no CUDA graphs, every kernel is launched by itself: {reason}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"no CUDA graphs, every kernel is launched by itself: {reason}", RuntimeWarning, stacklevel=4)
 
 
 _RESULTS = [field.name for field in dataclasses.fields(Results)]
 
 
 def _load(target: PackedBatch, source: PackedBatch, samples: int, tokens: int) -> None:
-    """The first samples and rows of `source`, with empty dummies behind them; other rows stay as they are."""
+    """Copy the first samples and rows of `source`, with empty dummies behind them; other rows stay as they are."""
     target.hidden[:tokens].copy_(source.hidden[:tokens])
     bounds = source.cu_seqlens[: samples + 1]
     repeated = bounds[-1:].expand(target.cu_seqlens.shape[0] - samples - 1)
@@ -305,5 +331,19 @@ def _load(target: PackedBatch, source: PackedBatch, samples: int, tokens: int) -
     for new, old in ((target.sample_index, source.sample_index), (target.speed, source.speed)):
         new[:samples].copy_(old[:samples])
         new[samples:].zero_()
-    if target.history is not None and source.history is not None:
+    if target.history is None:
+        return
+    if source.history is None:
+        target.history.zero_()
+    else:
         target.history[:samples].copy_(source.history[:samples])
+
+
+def _keep(batch: PackedBatch, source: PackedBatch, samples: int, tokens: int) -> None:
+    """Put copies of the first samples and rows of `source`, which the next replay overwrites, in the place of those of
+    `batch`."""
+    left = dataclasses.replace(source)
+    left.cut(samples, tokens)
+    batch.hidden, batch.cu_seqlens, batch.speed = left.hidden.clone(), left.cu_seqlens.clone(), left.speed.clone()
+    batch.sample_index = left.sample_index - 1  # that of dummies is 0
+    batch.history = None if left.history is None else left.history.clone()

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.rule import Rule
-from fastbert_kernels.engine.weights import ExitHead
+from fastbert_kernels.engine.spans import Encoder, PackedState
+from fastbert_kernels.engine.weights import ExitHead, teacher_classifier
 
 # (layer, hidden [B, L, H], valid [B, L] bool) -> hidden [B, L, H]
 CallLayer = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -28,35 +29,68 @@ class PaddedBatch(PackedBatch):
     All samples have `max_seqlen` rows; for heads and compaction all of them are tokens.
 
     Attributes:
-        valid: [B, max_seqlen] bool, of the batch that came in; a sample's row is found by its `sample_index`.
+        valid: bool [B, max_seqlen], of the samples in front of a span; a sample's row is found by its `sample_index`.
     """
 
     valid: Tensor
 
+    def renumber(self) -> None:
+        self.valid = self.valid[self.sample_index.long()]
+        super().renumber()
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[Any]) -> PaddedBatch:
+        """Make one batch of several.
+
+        Args:
+            batches: at least one, each of this class; renumbered.
+
+        Raises:
+            ValueError: their samples have different numbers of rows.
+        """
+        if len(lengths := {batch.max_seqlen for batch in batches}) > 1:
+            raise ValueError(f"samples that keep their padding must all have the same length, not {sorted(lengths)}")
+        for batch in batches:
+            batch.renumber()
+        joined = PackedBatch.concatenate(batches)
+        return PaddedBatch(**vars(joined), valid=torch.cat([batch.valid for batch in batches]))
+
 
 @dataclass(frozen=True)
-class HostEncoder:
-    """An `engine.encoder.Encoder` of the host's own layers, which run in their own precision.
+class HostEncoder(Encoder):
+    """An encoder of the host's own layers, which run in their own precision; every sample has a token.
 
     Attributes:
-        layers: L. heads: L, None behind a layer without exit head; the last layer has one.
+        layers: L.
+        heads: L, None behind a layer without exit head; the last layer has one.
         call_layer: runs one of the layers on a padded batch. What it returns at padding is not looked at, except for a
             `PaddedBatch`.
         backend: of the ops, "auto" or a name of `fastbert_kernels.backends.BACKENDS`.
-        dtype: of the hidden states.
+        precision: of the hidden states.
     """
 
     layers: Sequence[nn.Module]
     heads: Sequence[ExitHead | None]
     call_layer: CallLayer
     backend: str
-    dtype: torch.dtype
+    precision: torch.dtype
 
-    def run(self, batch: PackedBatch, rule: Rule) -> Results:
-        """See `engine.encoder.Encoder`; every sample has a token."""
-        padding = _Padding(batch)
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.precision
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    @property
+    def num_labels(self) -> int:
+        return teacher_classifier(self.heads).num_labels
+
+    def _run_span(self, state: PackedState, until: int) -> Results:
+        padding = _Padding(state.batch)
         layers = [HostLayer(layer, self.call_layer, padding, self.dtype) for layer in self.layers]
-        return LayerLoop(layers, self.heads, self.backend).run(batch, rule)
+        return LayerLoop(layers, self.heads, self.backend)._run_span(state, until)
 
 
 @dataclass(frozen=True)

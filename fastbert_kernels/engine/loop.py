@@ -26,18 +26,20 @@ from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.layer import Layer
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule, asked_layers
+from fastbert_kernels.engine.spans import Encoder, PackedState
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights, teacher_classifier
 
 
 @dataclass(frozen=True)
-class LayerLoop:
+class LayerLoop(Encoder):
     """Layers and exit heads one after another, for every device.
 
     On a GPU the host reads once behind each exit head that is asked, two numbers in pinned memory, and waits for
     nothing else.
 
     Attributes:
-        layers: L. heads: L, None behind a layer without exit head; the last layer has one.
+        layers: L.
+        heads: L, None behind a layer without exit head; the last layer has one.
         backend: of the ops, "auto" or a name of `fastbert_kernels.backends.BACKENDS`.
     """
 
@@ -49,17 +51,23 @@ class LayerLoop:
     def dtype(self) -> torch.dtype:
         return self.layers[0].dtype
 
-    def run(self, batch: PackedBatch, rule: Rule) -> Results:
-        """See `engine.encoder.Encoder`."""
-        depth = len(self.layers)
-        survivors = batch.sample_index.shape[0]
-        results = Results.empty(batch.hidden, survivors, teacher_classifier(self.heads).num_labels)
-        asked, limits, speed = asked_layers(rule, self.heads), rule.limits(depth), batch.speed
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    @property
+    def num_labels(self) -> int:
+        return teacher_classifier(self.heads).num_labels
+
+    def _run_span(self, state: PackedState, until: int) -> Results:
+        batch, rule, survivors = state.batch, state.rule, len(state)
+        results = Results.empty(batch.hidden, survivors, self.num_labels)
+        asked, limits, speed = asked_layers(rule, self.heads), rule.limits(self.depth), batch.speed
         # On a GPU to ask would be to wait, so there the answer comes with the first survivor count.
         bound = None if speed.is_cuda else bound_to_stay(speed, rule)
-        for number, (layer, head) in enumerate(zip(self.layers, self.heads, strict=True), start=1):
-            batch.hidden = layer(batch.hidden, batch.cu_seqlens, batch.max_seqlen)
-            last = number == depth
+        for number in range(state.layer + 1, until + 1):
+            head, last = self.heads[number - 1], number == self.depth
+            batch.hidden = self.layers[number - 1](batch.hidden, batch.cu_seqlens, batch.max_seqlen)
             if head is None or number not in asked or (not last and survivors == bound):
                 continue
             limit = limits[number - 1]
@@ -73,9 +81,9 @@ class LayerLoop:
             else:
                 (counts,) = _read(counts)
             survivors, tokens = counts.tolist()
+            batch.cut(survivors, tokens)
             if survivors == 0:
                 break
-            _cut(batch, survivors, tokens)
         return results
 
 
@@ -189,13 +197,3 @@ class HostCopy:
 @torch.compiler.disable  # the one place of a layer where a compiled graph has to end
 def _read(*tensors: Tensor) -> list[Tensor]:
     return HostCopy(*tensors).wait()
-
-
-def _cut(batch: PackedBatch, survivors: int, tokens: int) -> None:
-    """Takes from the tensors of `batch` what lies behind the survivors."""
-    assert batch.history is not None  # an exit head wrote it
-    batch.hidden = batch.hidden[:tokens]
-    batch.cu_seqlens = batch.cu_seqlens[: survivors + 1]
-    batch.sample_index = batch.sample_index[:survivors]
-    batch.speed = batch.speed[:survivors]
-    batch.history = batch.history[:survivors]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Batch = TypeVar("Batch", bound="PackedBatch")
 
 
 @dataclass
@@ -13,12 +19,13 @@ class PackedBatch:
     """The samples still in the encoder.
 
     Attributes:
-        hidden: [T, H]. cu_seqlens: [B + 1] int32, sample b owns the rows cu_seqlens[b] to cu_seqlens[b + 1].
-        sample_index: [B] int32, each sample's row in the batch that came in.
-        speed: [B] float32.
-        history: [B, 2] int32, prediction and streak of the exit head before; None in front of the first.
+        hidden: [T, H].
+        cu_seqlens: int32 [B + 1], sample b owns the rows cu_seqlens[b] to cu_seqlens[b + 1].
+        sample_index: int32 [B], each sample's row in the results of the span at hand.
+        speed: float32 [B].
         max_seqlen: an upper bound of the sample lengths. It is not lowered when long samples leave: that would take a
             host read.
+        history: int32 [B, 2], prediction and streak of the exit head before; None in front of the first.
     """
 
     hidden: Tensor
@@ -30,7 +37,7 @@ class PackedBatch:
 
     @classmethod
     def of(cls, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int, speed: float | Tensor) -> PackedBatch:
-        """Make a batch in front of the first layer, whose samples are numbered in their order.
+        """Make a batch in front of the first layer.
 
         Args:
             hidden: [T, H], the rows of all samples.
@@ -43,19 +50,81 @@ class PackedBatch:
             speeds = speed.float()
         else:
             speeds = torch.full((size,), speed, dtype=torch.float32, device=device)
-        return cls(
+        return PackedBatch(
             hidden=hidden,
             cu_seqlens=cu_seqlens,
-            sample_index=torch.arange(size, dtype=torch.int32, device=device),
+            sample_index=_numbers(size, device),
             speed=speeds,
             max_seqlen=max_seqlen,
         )
 
+    def __len__(self) -> int:
+        return self.speed.shape[0]
+
+    def renumber(self) -> None:
+        """Number the samples anew, from 0 in their order."""
+        self.sample_index = _numbers(len(self), self.speed.device)
+
+    def cut(self, samples: int, tokens: int) -> None:
+        """Leave the first samples, which own the first tokens, and nothing of what lies behind them."""
+        self.hidden = self.hidden[:tokens]
+        self.cu_seqlens = self.cu_seqlens[: samples + 1]
+        self.sample_index = self.sample_index[:samples]
+        self.speed = self.speed[:samples]
+        self.history = None if self.history is None else self.history[:samples]
+
+    def split(self: Batch, samples: int) -> tuple[Batch, Batch]:
+        """Divide the batch behind the first samples; the parts are views of it. On a GPU the host waits.
+
+        Args:
+            samples: of the first part, 0..B.
+        """
+        tokens = int(self.cu_seqlens[samples])
+        first = dataclasses.replace(self)
+        first.cut(samples, tokens)
+        rest = dataclasses.replace(
+            self,
+            hidden=self.hidden[tokens:],
+            cu_seqlens=self.cu_seqlens[samples:] - tokens,
+            sample_index=self.sample_index[samples:],
+            speed=self.speed[samples:],
+            history=None if self.history is None else self.history[samples:],
+        )
+        return first, rest
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[Any]) -> PackedBatch:
+        """Make one batch of the samples of several, on one device and with hidden states of one kind.
+
+        Args:
+            batches: at least one, each of this class.
+        """
+        hidden = torch.cat([batch.hidden for batch in batches])
+        ends = itertools.accumulate((batch.hidden.shape[0] for batch in batches), initial=0)
+        bounds = [batch.cu_seqlens[:-1] + end for batch, end in zip(batches, ends, strict=False)]
+        bounds.append(torch.full((1,), hidden.shape[0], dtype=torch.int32, device=hidden.device))
+        speed = torch.cat([batch.speed for batch in batches])
+        joined = PackedBatch.of(hidden, torch.cat(bounds), max(batch.max_seqlen for batch in batches), speed)
+        if any(batch.history is not None for batch in batches):
+            # Where no head was asked yet, a streak of 0 is what it begins with.
+            joined.history = torch.cat(
+                [
+                    batch.sample_index.new_zeros(len(batch), 2) if batch.history is None else batch.history
+                    for batch in batches
+                ]
+            )
+        return joined
+
 
 @dataclass
 class Results:
-    """One row per sample of the batch that came in: logits [B, N] float32, uncertainty [B] float32, exit_layer [B]
-    int64."""
+    """One row per sample of a batch.
+
+    Attributes:
+        logits: float32 [B, N].
+        uncertainty: float32 [B].
+        exit_layer: int64 [B].
+    """
 
     logits: Tensor
     uncertainty: Tensor
@@ -63,9 +132,13 @@ class Results:
 
     @classmethod
     def empty(cls, like: Tensor, batch: int, num_labels: int) -> Results:
-        """Uninitialised, on the device of `like`."""
-        return cls(
+        """Make results without content, on the device of `like`."""
+        return Results(
             logits=like.new_empty(batch, num_labels, dtype=torch.float32),
             uncertainty=like.new_empty(batch, dtype=torch.float32),
             exit_layer=like.new_empty(batch, dtype=torch.int64),
         )
+
+
+def _numbers(size: int, device: torch.device) -> Tensor:
+    return torch.arange(size, dtype=torch.int32, device=device)

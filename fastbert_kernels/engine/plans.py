@@ -16,6 +16,21 @@ from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule, asked_layers
 from fastbert_kernels.engine.weights import ExitHead
 
 
+@dataclass(frozen=True, order=True)
+class StageLayers:
+    """The layers that a stage runs.
+
+    Attributes:
+        first: number of layers done before.
+        end: number of layers done behind.
+        asks: whether the head behind the last of them is asked.
+    """
+
+    first: int
+    end: int
+    asks: bool
+
+
 @dataclass(frozen=True)
 class Plan:
     """All of a rule but its Speeds.
@@ -34,7 +49,7 @@ class Plan:
     def of(cls, rule: Rule, heads: Sequence[ExitHead | None]) -> Plan | None:
         """Return the plan of a rule, or None where no graph can serve it.
 
-        Full depth shares the plan of the paper's rule, of which it needs one stage from the first layer to the last.
+        Full depth shares the plan of the paper's rule: it needs stages that ask no head, which any plan may have.
         """
         if not rule.early_exits:
             rule = ENTROPY_RULE
@@ -43,13 +58,26 @@ class Plan:
             return None
         return cls(Rule(rule.criterion, rule.parameter), rule.layer_speeds is not None, exits)
 
-    def exit_behind(self, position: int) -> int:
-        """Return the number of layers up to the first head behind `position` of them that is asked."""
-        return self.exits[bisect.bisect_right(self.exits, position)]
+    def stages(self) -> list[StageLayers]:
+        """Return the layers from one head that is asked to the next."""
+        return [StageLayers(first, end, asks=True) for first, end in itertools.pairwise([0, *self.exits])]
 
-    def spans(self) -> list[tuple[int, int]]:
-        """Return the layers between one head that is asked and the next, as (done before, done behind)."""
-        return list(itertools.pairwise([0, *self.exits]))
+    def layers_before(self, position: int) -> StageLayers | None:
+        """Return the one of `stages()` that ends where `position` layers are done, None where none does."""
+        return next((layers for layers in self.stages() if layers.end == position), None)
+
+    def next_layers(self, position: int, until: int, *, nobody_leaves: bool) -> StageLayers:
+        """Return the layers of the next stage of a span.
+
+        Args:
+            position: number of layers that are done.
+            until: number of layers that are done behind the span.
+            nobody_leaves: whether no head but the last needs to be asked.
+        """
+        if nobody_leaves:
+            return StageLayers(position, until, asks=until == self.exits[-1])
+        exit_behind = self.exits[bisect.bisect_right(self.exits, position)]
+        return StageLayers(position, min(until, exit_behind), asks=until >= exit_behind)
 
 
 @dataclass(eq=False)
@@ -60,12 +88,12 @@ class Place:
         bucket: its capacity.
         plan: its rule.
         limits: see `Bucket.limits`.
-        stages: by the layers (done before, done behind).
+        stages: by their layers.
         chain: replays all of them.
     """
 
     bucket: Bucket
     plan: Plan
     limits: tuple[Tensor, Tensor]
-    stages: dict[tuple[int, int], Stage] = field(default_factory=dict)
+    stages: dict[StageLayers, Stage] = field(default_factory=dict)
     chain: Callable[[], None] | None = None

@@ -1,4 +1,4 @@
-"""How a span of layers becomes a stage that is replayed: as a CUDA graph, or as plain calls with a graph's memory."""
+"""How layers become a stage that is replayed: as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -17,24 +17,31 @@ from fastbert_kernels.engine.packed import PackedBatch
 
 @dataclass(frozen=True)
 class Stage:
-    """A recorded span of layers: `replay` reads `inputs` and writes `outputs` and `counts` [2], always the same
-    memory. `recording` is what its recorder made."""
+    """Recorded layers.
+
+    Attributes:
+        inputs: what `replay` reads, always the same memory.
+        replay: runs the layers.
+        outputs: what it writes.
+        counts: int32 [2], survivors and their tokens, as it writes them; None where no head is asked behind the layers.
+        recording: what the recorder made.
+    """
 
     inputs: PackedBatch
     replay: Callable[[], None]
     outputs: PackedBatch
-    counts: Tensor
+    counts: Tensor | None
     recording: Any = None
 
 
-# Replaces the tensors of a copy of its argument by those of the survivors; with their counts.
-Span = Callable[[PackedBatch], tuple[PackedBatch, Tensor]]
+# Replaces the tensors of a copy of its argument by those of the survivors; with their counts, if a head is asked.
+RunLayers = Callable[[PackedBatch], tuple[PackedBatch, Tensor | None]]
 
 
 class Recorder(Protocol):
-    """How a span of layers becomes a stage."""
+    """How layers become a stage."""
 
-    def record(self, span: Span, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
+    def record(self, run: RunLayers, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
         """Computes nothing from `inputs`, whose content may be anything; `stand_in` is a valid batch without real
         samples. Raises RuntimeError where it cannot."""
 
@@ -45,32 +52,6 @@ class Recorder(Protocol):
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
         """Around a run: it comes behind all runs before, since they share memory."""
-
-
-class EagerRecorder:
-    """Calls instead of graphs, on any device, with the memory that graphs would have: for tests of all the rest."""
-
-    def record(self, span: Span, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
-        outputs, counts = span(stand_in)
-
-        def replay() -> None:
-            batch, numbers = span(inputs)
-            for target, source in zip((*_tensors(outputs), counts), (*_tensors(batch), numbers), strict=True):
-                target.copy_(source)
-
-        return Stage(inputs, replay, outputs, counts)
-
-    def chain(self, stages: Sequence[Stage]) -> Callable[[], None]:
-        def replay() -> None:
-            for stage in stages:
-                stage.replay()
-                if int(stage.outputs.sample_index[0]) == 0:
-                    return
-
-        return replay
-
-    def turn(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
 
 class CudaRecorder:
@@ -85,7 +66,7 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
         self._done = torch.cuda.Event()
 
-    def record(self, span: Span, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
+    def record(self, run: RunLayers, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
         stream = torch.cuda.current_stream(self._device)
         with self._capturing:
             # Once as it is: kernels are compiled and loaded and library handles made, which a capture must not do. What
@@ -93,7 +74,7 @@ class CudaRecorder:
             self._stream.wait_stream(stream)
             try:
                 with torch.cuda.stream(self._stream), backends.reference_refused():
-                    span(stand_in)
+                    run(stand_in)
             finally:
                 stream.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph(keep_graph=True)  # for chains
@@ -102,7 +83,7 @@ class CudaRecorder:
                 torch.cuda.stream(stream),
                 torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"),
             ):
-                outputs, counts = span(inputs)
+                outputs, counts = run(inputs)
             graph.instantiate()
         return Stage(inputs, graph.replay, outputs, counts, graph)
 
@@ -127,7 +108,3 @@ class CudaRecorder:
             yield
         finally:
             self._done.record(torch.cuda.current_stream(self._device))
-
-
-def _tensors(batch: PackedBatch) -> list[Tensor]:
-    return [value for value in vars(batch).values() if isinstance(value, Tensor)]

@@ -64,6 +64,11 @@ def compact(
     check("out_exit_layer", out_exit_layer, device, (original,), torch.int64)
     if not (out_logits.is_contiguous() and out_uncertainty.is_contiguous() and out_exit_layer.is_contiguous()):
         raise ValueError("out_logits, out_uncertainty and out_exit_layer are written in place and must be contiguous")
+    return empty_survivors(hidden, batch)
+
+
+def empty_survivors(hidden: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Make room for what `compact` returns; arguments of it, B of `batch`."""
     return (
         torch.empty_like(hidden, memory_format=torch.contiguous_format),
         hidden.new_empty(batch + 1, dtype=torch.int32),

@@ -83,7 +83,9 @@ def embed_arguments():
 def run_arguments():
     speeds = (torch.rand(LAYERS), torch.ones(LAYERS, dtype=torch.bool))
     written = (torch.empty(B, N), torch.empty(B), torch.empty(B, dtype=torch.int64))
-    return [*rows(), torch.rand(B), *RULE, *speeds, native.Encoder(*encoder_arguments()), written]
+    survivors = compact_arguments()[-1]
+    encoder = native.Encoder(*encoder_arguments())
+    return [*rows(), torch.rand(B), history(), 0, LAYERS - 1, *RULE, *speeds, encoder, written, survivors]
 
 
 # Arguments that each function and class of the module takes.
@@ -97,7 +99,7 @@ CALLS: dict[str, Callable[[], list]] = {
     "PooledHead": lambda: [[matrix(5, H), matrix(N, 5)], "first", "tanh"],
     "Encoder": encoder_arguments,
     "encoder_layer": lambda: [*rows(), native.EncoderLayer(*layer_arguments()), torch.empty(T, H)],
-    "run_encoder": run_arguments,
+    "run_span": run_arguments,
     "exit_head_cpu": lambda: [
         *(*rows(), torch.rand(B), native.AttentiveHead(*head_arguments()), results(), history(), *RULE)
     ],
@@ -241,7 +243,7 @@ def test_no_memory_and_no_tensor(name):
         assert "must be a torch.Tensor, not ndarray" in refused(name, replace)
 
 
-@pytest.mark.parametrize("name", ["run_encoder", "encoder_layer", "exit_head_cpu", "pool", "attention_pooling"])
+@pytest.mark.parametrize("name", ["run_span", "encoder_layer", "exit_head_cpu", "pool", "attention_pooling"])
 @pytest.mark.parametrize("bounds", [[0, 3, 2, 9, 11], [0, 3, 4, 9, 12], [1, 3, 4, 9, 11], [0, -1, 4, 9, 11]])
 def test_bounds_outside_the_rows(name, bounds):
     arguments = CALLS[name]()
@@ -261,6 +263,11 @@ def test_bounds_outside_the_rows(name, bounds):
         ("AttentiveHead", 2, "identity", "has tanh behind its projection"),
         ("PackedMatrix", 1, -37, "at least one row"),
         ("PackedMatrix", 3, "int8", "packed weights must have shape"),
+        ("run_span", 4, -1, "of 2 layers cannot go from -1 to 1"),
+        ("run_span", 4, 1, "of 2 layers cannot go from 1 to 1"),
+        ("run_span", 5, 3, "of 2 layers cannot go from 0 to 3"),
+        ("run_span", 5, 2, "room for survivors where it ends before the last layer, and only there"),
+        ("run_span", 12, None, "room for survivors where it ends before the last layer, and only there"),
         ("decide", 4, "top_k_entropy", "2 classes or more, not at 0"),
         ("decide", 4, "surprise", "unknown name 'surprise'; the compiled module knows entropy, "),
         ("pool", 2, "median", "unknown name 'median'; the compiled module knows first, mean, max"),

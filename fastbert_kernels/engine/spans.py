@@ -1,0 +1,194 @@
+"""Spans: an encoder is started with a packed batch, advanced to a layer, and read.
+
+A span is the encoder layers from a to b, run for a packed batch that is then read: who left, with which answers, and
+who is left. A run is a chain of spans, as a rule of one. Between spans the samples stand still, so that those of
+several arrivals which stand behind the same layer can go on as one batch.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastbert_kernels.engine.packed import PackedBatch, Results
+from fastbert_kernels.engine.rule import Rule
+
+
+@dataclass
+class PackedState:
+    """Samples on their way through an encoder, all behind the same layer.
+
+    Attributes:
+        batch: the samples that are left, with what the next layer takes.
+        rule: by which they leave.
+        indices: integers [B] by which the caller knows them, on the device of the batch.
+        layer: number of layers that they have behind them, 0..L.
+    """
+
+    batch: PackedBatch
+    rule: Rule
+    indices: Tensor
+    layer: int = 0
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @property
+    def tokens(self) -> int:
+        """T, of all samples together."""
+        return self.batch.hidden.shape[0]
+
+    def split(self, samples: int) -> tuple[PackedState, PackedState]:
+        """Divide the state behind the first samples, in which order they are; the parts are views of it.
+
+        On a GPU the host waits, to learn where the tokens of the second part begin.
+
+        Args:
+            samples: of the first part.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        if not 0 <= samples <= len(self):
+            raise ValueError(f"a state of {len(self)} samples cannot be split behind {samples}")
+        parts = self.batch.split(samples)
+        numbers = self.indices[:samples], self.indices[samples:]
+        first, rest = (PackedState(part, self.rule, own, self.layer) for part, own in zip(parts, numbers, strict=True))
+        return first, rest
+
+    @classmethod
+    def concatenate(cls, states: Sequence[PackedState]) -> PackedState:
+        """Make one state of several, which are used up; its samples are theirs, in order.
+
+        Args:
+            states: at least one, of one encoder, all behind the same layer and by the same rule.
+
+        Raises:
+            ValueError: there is none, or they differ in layer or rule.
+        """
+        if not states:
+            raise ValueError("there is no state to concatenate")
+        first = states[0]
+        for name in ("layer", "rule"):
+            if len(found := {getattr(state, name) for state in states}) > 1:
+                raise ValueError(f"states that are concatenated must have one {name}, not {sorted(map(str, found))}")
+        batch = type(first.batch).concatenate([state.batch for state in states])
+        return cls(batch, first.rule, torch.cat([state.indices for state in states]), first.layer)
+
+
+@dataclass
+class Left(Results):
+    """The answers of n samples that have left, in the order in which they stood.
+
+    Attributes:
+        indices: integers [n] by which the caller knows them.
+    """
+
+    indices: Tensor
+
+
+class Encoder(abc.ABC):
+    """All layers of a FastBERT, with exit heads behind some or all, the last one among them."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype of the hidden states."""
+
+    @property
+    @abc.abstractmethod
+    def depth(self) -> int:
+        """L, the number of layers; a second head behind a layer counts as one."""
+
+    @property
+    @abc.abstractmethod
+    def num_labels(self) -> int:
+        """N, the number of classes."""
+
+    @abc.abstractmethod
+    def _run_span(self, state: PackedState, until: int) -> Results:
+        """Run the layers of `state` behind `state.layer` up to `until`, which is more.
+
+        The batch of `state` becomes that of the samples that are left, in order, whose `sample_index` stays what it
+        was, their row in the results; behind the last layer it is undefined. The rest of `state` stays.
+
+        Args:
+            state: B >= 1 samples, numbered from 0 in order.
+            until: up to L.
+
+        Returns:
+            A row per sample. Those of samples that are left are undefined.
+        """
+
+    def start(self, batch: PackedBatch, rule: Rule, indices: Tensor | None = None) -> PackedState:
+        """Return the samples of a batch as they stand in front of the first layer.
+
+        Args:
+            batch: B >= 1 samples, as `PackedBatch.of` makes them; used up.
+            rule: when a head lets a sample out.
+            indices: integers [B] by which the caller knows them; None numbers them from 0.
+
+        Raises:
+            ValueError: the rule is for another number of layers.
+        """
+        rule.check_layers(self.depth)
+        return PackedState(batch, rule, batch.sample_index if indices is None else indices)
+
+    def advance(self, state: PackedState, until: int) -> Left:
+        """Run the samples of `state` on, until an exit head lets them out or `until` layers are behind them.
+
+        Afterwards `state` is that of the samples that are left, in order.
+
+        Args:
+            state: of this encoder, with any number of samples.
+            until: more than `state.layer`, at most L, behind which nobody is left.
+
+        Returns:
+            Who left, with the uncertainty that the rule's criterion compares (its entropy for PATIENCE and at full
+            depth).
+
+        Raises:
+            ValueError: `until` is out of range.
+        """
+        if not state.layer < until <= self.depth:
+            raise ValueError(
+                f"samples behind layer {state.layer} of {self.depth} can be advanced to a later one, not {until}"
+            )
+        size, indices = len(state), state.indices
+        if size > 0:
+            state.batch.renumber()
+            results = self._run_span(state, until)
+        else:
+            results = Results.empty(state.batch.hidden, 0, self.num_labels)
+        state.layer = until
+        if until == self.depth:
+            state.batch.cut(0, 0)
+        survivors = len(state)
+        if survivors == 0:
+            state.indices = indices[:0]
+            return Left(results.logits, results.uncertainty, results.exit_layer, indices)
+        kept = state.batch.sample_index.long()
+        state.indices = indices[kept]
+        leaves = torch.ones(size, dtype=torch.bool, device=indices.device).index_fill_(0, kept, False)
+        rows = leaves.int().argsort(descending=True, stable=True)[: size - survivors]  # nobody waits for their number
+        return Left(results.logits[rows], results.uncertainty[rows], results.exit_layer[rows], indices[rows])
+
+    def run(self, batch: PackedBatch, rule: Rule) -> Results:
+        """Run every sample until an exit head lets it out, or to the last layer.
+
+        Args:
+            batch: B >= 1 samples, as `PackedBatch.of` makes them; used up.
+            rule: when a head lets a sample out.
+
+        Returns:
+            A row per sample, with the uncertainty that the rule's criterion compares (its entropy for PATIENCE and at
+            full depth).
+
+        Raises:
+            ValueError: the rule is for another number of layers.
+        """
+        return self._run_span(self.start(batch, rule), self.depth)
