@@ -5,6 +5,7 @@
 //   Y       = LayerNorm(A + f(A intermediate^T + bias) output^T + bias)                f = activation
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "activation.h"
 #include "dtype.h"
@@ -29,6 +30,11 @@ namespace cpu {
 // Y [T, H] of hidden [T, H]; both `dtype`, float32 or bfloat16, and not the same memory.
 void encoder_layer(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
                    const EncoderLayerWeights& weights, void* out);
+
+// One or more layers of one width after another, with no point between them at which samples wait for each other: Y of
+// the first is in rows[0], of the second in rows[1], and so on in turn. `hidden` may be rows[1].
+void encoder_layers(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
+                    const std::vector<const EncoderLayerWeights*>& layers, void* const (&rows)[2]);
 }  // namespace cpu
 
 }  // namespace fastbert

@@ -52,16 +52,14 @@ class Loop {
 
   void run() {
     const void* hidden = input_.hidden;
-    for (int64_t layer = input_.first + 1; layer <= input_.until && batch_ > 0; ++layer) {
-      if (const auto& weights = weights_.layers[layer - 1]) {
-        encoder_layer(hidden, input_.dtype, now_.cu_seqlens.data(), batch_, *weights, rows_[0].get());
-        std::swap(rows_[0], rows_[1]);  // the layer's output is in rows_[1] now
-        hidden = rows_[1].get();
-      }
-      const std::optional<ExitHead>& head = weights_.heads[layer - 1];
-      if (!head || (layer < depth_ && !may_leave(layer))) continue;
+    for (int64_t layer = input_.first; layer < input_.until && batch_ > 0;) {
+      const int64_t first = layer;
+      do ++layer;
+      while (layer < input_.until && !head_runs(layer));
+      hidden = run_layers(hidden, first, layer);
+      if (!head_runs(layer)) break;
       Stopwatch watch(true);
-      decide(*head, hidden, layer);
+      decide(*weights_.heads[layer - 1], hidden, layer);
       watch.lap(Phase::head);
       if (std::all_of(keep_.begin(), keep_.begin() + batch_, [](uint8_t stays) { return stays != 0; })) {
         std::copy_n(history_.begin(), 2 * batch_, now_.history.begin());
@@ -75,6 +73,19 @@ class Loop {
   }
 
  private:
+  // Through the layers behind `first` up to `until`; the result is `hidden` itself or in rows_[1].
+  const void* run_layers(const void* hidden, int64_t first, int64_t until) {
+    std::vector<const EncoderLayerWeights*> layers;
+    for (int64_t layer = first; layer < until; ++layer)
+      if (const auto& weights = weights_.layers[layer]) layers.push_back(&*weights);
+    if (layers.empty()) return hidden;
+    encoder_layers(hidden, input_.dtype, now_.cu_seqlens.data(), batch_, layers, {rows_[0].get(), rows_[1].get()});
+    if (layers.size() % 2 != 0) std::swap(rows_[0], rows_[1]);
+    return rows_[1].get();
+  }
+
+  bool head_runs(int64_t layer) const { return layer == depth_ || (weights_.heads[layer - 1] && may_leave(layer)); }
+
   // Whether the head behind `layer`, which is not the last, is asked and can let anyone out; else it is not computed. No
   // uncertainty is below 0.
   bool may_leave(int64_t layer) const {

@@ -1,6 +1,6 @@
 // The encoder layer on a CPU: products with weights packed once, what follows a product done to its tiles while they are
 // in the first-level cache, attention per sample and head, and no padding anywhere. A thread takes a group of samples
-// through the whole layer; within a group, work is shared with those threads that have no group.
+// through layer after layer; within a group, work is shared with those threads that have no group.
 #include "encoder_layer.h"
 
 #include <algorithm>
@@ -156,20 +156,31 @@ std::vector<Range> divide_into_groups(const int32_t* cu_seqlens, int64_t batch) 
 
 }  // namespace
 
-void encoder_layer(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
-                   const EncoderLayerWeights& weights, void* out) {
+void encoder_layers(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
+                    const std::vector<const EncoderLayerWeights*>& layers, void* const (&rows)[2]) {
   const std::vector<Range> groups = divide_into_groups(cu_seqlens, batch);
-  const int64_t width = weights.qkv.depth, row_bytes = width * element_size(dtype);
-  const int64_t multiply_adds = cu_seqlens[batch] * width * (4 * width + 2 * weights.intermediate.outputs);
+  const EncoderLayerWeights& first = *layers.front();
+  const int64_t width = first.qkv.depth, row_bytes = width * element_size(dtype);
+  const int64_t multiply_adds = cu_seqlens[batch] * width * (4 * width + 2 * first.intermediate.outputs);
   const Alone alone(multiply_adds <= kFewestMultiplyAdds);
   parallel_for(static_cast<int64_t>(groups.size()), [&](int64_t i) {
     const Range samples = groups[i];
-    const int64_t begin = cu_seqlens[samples.begin], offset = begin * row_bytes;
-    const Workspace workspace(cu_seqlens[samples.end] - begin, weights, dtype);
-    Group(static_cast<const char*>(hidden) + offset, dtype, cu_seqlens + samples.begin, samples.end - samples.begin,
-          weights, static_cast<char*>(out) + offset, workspace)
-        .run();
+    const int64_t begin = cu_seqlens[samples.begin], tokens = cu_seqlens[samples.end] - begin;
+    const void* in = hidden;
+    for (size_t layer = 0; layer < layers.size(); ++layer) {
+      void* out = rows[layer % 2];
+      const Workspace workspace(tokens, *layers[layer], dtype);
+      Group(static_cast<const char*>(in) + begin * row_bytes, dtype, cu_seqlens + samples.begin,
+            samples.end - samples.begin, *layers[layer], static_cast<char*>(out) + begin * row_bytes, workspace)
+          .run();
+      in = out;
+    }
   });
+}
+
+void encoder_layer(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
+                   const EncoderLayerWeights& weights, void* out) {
+  encoder_layers(hidden, dtype, cu_seqlens, batch, {&weights}, {out, nullptr});
 }
 
 }  // namespace fastbert::cpu
