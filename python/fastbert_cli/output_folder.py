@@ -17,6 +17,7 @@ from fastbert_cli import scores
 from fastbert_cli.config_file import Config, as_sections, check_same, read_config, write_config
 from fastbert_cli.errors import CommandError, faults_explained, shell_command
 from fastbert_cli.options import SPEEDS
+from fastbert_cli.texts import note_cut_off
 from fastbert_cli.training import CONFIG_FILE
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.files import folder_written_atomically, write_atomically
@@ -118,9 +119,12 @@ class OutputFolder(Generic[Config]):
         """
         if not self._writes:
             return
+        max_length = self.config.model.max_length
+        note_cut_off(max(result.truncated for result in training.values()), max_length, "training texts")
         rows: list[Row] = []
         if dev is not None:
-            dataset = TokenisedDataset(dev, tokenizer, self.config.model.max_length)
+            dataset = TokenisedDataset(dev, tokenizer, max_length)
+            note_cut_off(dataset.truncated, max_length, "dev texts")
             with scores.progress_bars() as advance:
                 rows = score(model, dataset, SPEEDS, progress=advance)
         results = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -67,6 +68,15 @@ def read_labelled(
         label_column=columns.label_column,
         multi_label=multi_label,
     )
+
+
+def note_cut_off(truncated: int, max_length: int, what: str = "texts") -> None:
+    """Say on stderr how many texts were cut off at `max_length` tokens, if any were."""
+    if truncated:
+        print(
+            f"note: {truncated:,} {what} are longer than {max_length} tokens and were cut off; --max-length sets where",
+            file=sys.stderr,
+        )
 
 
 def check_subset(columns: Columns, *sources: str | None) -> None:

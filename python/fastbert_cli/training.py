@@ -154,12 +154,9 @@ class TrainingConfig:
 
     def shared(self) -> dict[str, Any]:
         """Return the settings that all steps take from the sections `run` and `model`."""
-        return {
-            "seed": self.run.seed,
-            "precision": self.run.precision,
-            "max_length": self.model.max_length,
-            "arguments": self.run.arguments(),
-        }
+        shared = {"seed": self.run.seed, "precision": self.run.precision, "arguments": self.run.arguments()}
+        # None: as the model says, which is not loaded yet.
+        return shared if self.model.max_length is None else {**shared, "max_length": self.model.max_length}
 
     def distillation(self, cache_dir: Path) -> DistillationSettings:
         """Return the settings of step 2, with a cache in `cache_dir` if one is wanted."""

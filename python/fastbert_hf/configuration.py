@@ -46,6 +46,8 @@ class FastBertConfig(PreTrainedConfig):
             "tanh", the paper's, or "identity" for none.
         exit_layers: layers (1-based, ascending, L among them) that have an exit head; `None` means all. Reads as a
             list afterwards.
+        trained_max_length: tokens at which texts were cut off in training, which is where they are cut off afterwards
+            unless a call says otherwise; `None`: the model was not trained here.
         **kwargs: `num_labels` or `id2label` (N >= 2 classes; `label2id` follows from it), `problem_type`
             ("single_label_classification", which `None` means too, or "multi_label_classification"), and whatever else
             `PreTrainedConfig` takes.
@@ -73,6 +75,7 @@ class FastBertConfig(PreTrainedConfig):
         head_num_dense_layers: int = 1,
         head_activation: str = "tanh",
         exit_layers: Sequence[int] | None = None,
+        trained_max_length: int | None = None,
         **kwargs: Any,
     ) -> None:
         misplaced = [name for name in _READ_FROM_BACKBONE if name in kwargs]
@@ -101,6 +104,8 @@ class FastBertConfig(PreTrainedConfig):
         self.head_num_dense_layers = head_num_dense_layers
         self.head_activation = head_activation
         self.exit_layers = list(range(1, self.num_hidden_layers + 1) if exit_layers is None else exit_layers)
+
+        self.trained_max_length = trained_max_length
 
         num_labels, id2label = kwargs.get("num_labels"), kwargs.get("id2label")
         if id2label is not None:
@@ -135,6 +140,8 @@ class FastBertConfig(PreTrainedConfig):
         if self.num_labels is None or self.num_labels < 2:
             raise ValueError(f"a classifier needs at least 2 classes, got num_labels={self.num_labels}")
         class_names(self.id2label or {})
+        if self.trained_max_length is not None and not _is_integer(self.trained_max_length, 1):
+            raise ValueError(f"trained_max_length must be a positive integer, got {self.trained_max_length!r}")
         self._check_exit_layers()
 
     def _check_exit_layers(self) -> None:

@@ -35,6 +35,7 @@ class Predictions:
         logits: float32 [n, N], of the exit head at which each text left.
         uncertainty: float32 [n] of `logits`, in [0, 1]; NaN where the logits are not finite.
         exit_layer: int64 [n], number of encoder layers executed for the text, 1..L.
+        truncated: bool [n], whether the text has more tokens than the model was given.
         id2label: name of every class.
         multi_label: a text has any number of classes instead of exactly one.
     """
@@ -43,6 +44,7 @@ class Predictions:
     logits: torch.Tensor
     uncertainty: torch.Tensor
     exit_layer: torch.Tensor
+    truncated: torch.Tensor
     id2label: dict[int, str]
     multi_label: bool = False
 
@@ -92,6 +94,7 @@ def predict(
         logits=torch.zeros(0, model.config.num_labels, dtype=torch.float32),
         uncertainty=torch.zeros(0, dtype=torch.float32),
         exit_layer=torch.zeros(0, dtype=torch.int64),
+        truncated=torch.zeros(0, dtype=torch.bool),
         id2label=model.config.id2label,
         multi_label=model.config.multi_label,
     )
@@ -114,6 +117,7 @@ def predict(
         logits=torch.cat([part.logits for part in parts]),
         uncertainty=torch.cat([part.uncertainty for part in parts]),
         exit_layer=torch.cat([part.exit_layer for part in parts]),
+        truncated=torch.cat([part.truncated for part in parts]),
         id2label=empty.id2label,
         multi_label=empty.multi_label,
     )
@@ -134,14 +138,15 @@ def iter_predict(
 ) -> Generator[Predictions, None, None]:
     """Classify a stream of texts; the answers come window by window, in input order.
 
-    While the model computes a window, a thread tokenises the next one. Within a window texts are sorted by length and
-    cut into batches by their number of tokens. At most two windows of texts are in memory, however many follow.
-    Leaving the loop early ends the thread, once the returned generator is closed or forgotten. Fast tokenizers use all
-    cores for their short part of the work, unless the environment says `TOKENIZERS_PARALLELISM=false`.
+    While the model computes a window, a thread tokenises the next one, with a copy of the tokenizer. Within a window
+    texts are sorted by length and cut into batches by their number of tokens. At most two windows of texts are in
+    memory, however many follow. Leaving the loop early ends the thread, once the returned generator is closed or
+    forgotten. Fast tokenizers use all cores for their short part of the work, unless the environment says
+    `TOKENIZERS_PARALLELISM=false`.
 
     Args:
         model: a FastBERT model in eval mode, patched or not, on any device.
-        tokenizer: the one it was trained with; used as a copy.
+        tokenizer: the one it was trained with; it is left as it was.
         texts: strings, or pairs of strings as tuples; any iterable, read in the caller's thread.
         speed: as in the model's `forward`, with a float tensor [n] for one Speed per text (of texts that have a `len`).
             `None`: the model's calibrated setting, or full depth where it has none.
@@ -149,8 +154,8 @@ def iter_predict(
         max_tokens: a batch has at most this many tokens; a text longer than that is a batch of its own. Padding counts
             (texts x longest text), unless the model is patched and computes none. `None`: 4,096 on a CPU and 16,384
             elsewhere.
-        max_length: longer texts are cut off at this many tokens, special tokens included; `None`: where the model or
-            the tokenizer ends.
+        max_length: longer texts are cut off at this many tokens, special tokens included; `None`: where those of the
+            training were, or where the model or the tokenizer ends.
         window: texts that are tokenised and sorted together.
         progress: show a progress bar on stderr; `None`: if that is a terminal.
         total: number of texts, for the progress bar; `None`: their `len`, if they have one.
@@ -201,13 +206,19 @@ def _predictions(
     with closing(windows), _progress(progress, total) as advance:
         for window in windows:
             _check_eval_mode(model)  # the caller had control since the last window
-            answers = _run(model, window, speed, speedup, max_tokens, advance)
-            logits, uncertainty, exit_layer = (torch.empty_like(answer) for answer in answers)
-            for result, answer in zip((logits, uncertainty, exit_layer), answers, strict=True):
+            answers = [*_run(model, window, speed, speedup, max_tokens, advance), window.truncated]
+            logits, uncertainty, exit_layer, truncated = results = [torch.empty_like(answer) for answer in answers]
+            for result, answer in zip(results, answers, strict=True):
                 result[window.order] = answer
             _warn_if_not_finite(uncertainty, window.start)
             yield Predictions(
-                window.start, logits, uncertainty, exit_layer, model.config.id2label, model.config.multi_label
+                start=window.start,
+                logits=logits,
+                uncertainty=uncertainty,
+                exit_layer=exit_layer,
+                truncated=truncated,
+                id2label=model.config.id2label,
+                multi_label=model.config.multi_label,
             )
 
 
@@ -250,14 +261,16 @@ def _check_eval_mode(model: Any) -> None:
 
 
 def resolve_max_length(model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int:
-    """At how many tokens texts are cut off; `None`: where the model or the tokenizer ends.
+    """Return at how many tokens texts are cut off; `None`: where those of the training were, or where the model or the
+    tokenizer ends.
 
     Raises:
         ValueError: `max_length` leaves no room for a text, or is more than the model has positions.
     """
     positions = model.config.max_position_embeddings
     if max_length is None:
-        return min(positions, tokenizer.model_max_length)
+        trained = model.config.trained_max_length
+        return min(positions, tokenizer.model_max_length) if trained is None else min(positions, trained)
     special = tokenizer.num_special_tokens_to_add()
     if not special < max_length <= positions:
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from fastbert_hf.data import Text, wants_segment_ids
+from fastbert_hf.data import Text, encode, wants_segment_ids
 
 THREAD_NAME = "fastbert-tokenizer"
 
@@ -28,6 +28,7 @@ class TokenisedWindow:
         input_ids: int64 [T], the tokens of all rows one after another.
         token_type_ids: int64 [T], or `None` where the tokenizer gives none.
         pad_token_id: what fills up a padded batch.
+        truncated: bool [n], whether the text is longer and was cut off.
     """
 
     start: int
@@ -36,6 +37,7 @@ class TokenisedWindow:
     input_ids: torch.Tensor
     token_type_ids: torch.Tensor | None
     pad_token_id: int
+    truncated: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -114,18 +116,23 @@ class WindowTokeniser:
     """Checks and tokenises lists of texts.
 
     Args:
-        tokenizer: a Transformers tokenizer. A copy of it is used, so that the caller may go on using it (with another
-            truncation, say) while texts are tokenised in another thread.
+        tokenizer: a Transformers tokenizer, which is left as it was.
         max_length: texts are cut off at this many tokens, special tokens included; of a pair the longer text is cut
             first.
         vocabulary: number of token ids that the model knows.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, vocabulary: int) -> None:
-        self._tokenizer = copy.deepcopy(tokenizer)
+        self._tokenizer = tokenizer
         self._max_length = max_length
         self._vocabulary = vocabulary
         self._pairs: bool | None = None  # what the first text of the input is
+
+    def apart(self) -> WindowTokeniser:
+        """Return one for another thread, with a copy of the tokenizer, so that the caller may go on using its own."""
+        own = copy.copy(self)
+        own._tokenizer = copy.deepcopy(self._tokenizer)
+        return own
 
     def __call__(self, texts: Sequence[Text], start: int) -> TokenisedWindow:
         """Tokenise `texts`, of which the first stands at position `start` of the input.
@@ -139,7 +146,7 @@ class WindowTokeniser:
             self._pairs = not isinstance(texts[0], str)
         for position, text in enumerate(texts, start):
             _check_text(text, position, self._pairs)
-        encoded = self._encode_or_explain(texts, start)
+        encoded, truncated = self._encode_or_explain(texts, start)
         ids: list[list[int]] = encoded["input_ids"]
         order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
         if not all(ids):
@@ -159,6 +166,7 @@ class WindowTokeniser:
             input_ids=pack(ids),
             token_type_ids=None if segments is None else pack(segments),
             pad_token_id=getattr(self._tokenizer, "pad_token_id", None) or 0,  # masked, so any id does
+            truncated=torch.tensor([truncated[index] for index in order]),
         )
         if int(window.input_ids.max()) >= self._vocabulary:
             index = next(index for index, values in enumerate(ids) if max(values) >= self._vocabulary)
@@ -179,12 +187,13 @@ class WindowTokeniser:
             ) from cause
 
     def _encode(self, texts: Sequence[Text]) -> Any:
+        firsts: Sequence[Any]
         firsts, seconds = zip(*texts, strict=True) if self._pairs else (texts, None)
-        return self._tokenizer(
+        return encode(
+            self._tokenizer,
             list(firsts),
             None if seconds is None else list(seconds),
-            truncation=True,
-            max_length=self._max_length,
+            self._max_length,
             return_attention_mask=False,
             return_token_type_ids=wants_segment_ids(self._tokenizer) if self._pairs else None,
         )
@@ -199,19 +208,22 @@ class WindowTokeniser:
 
 
 def tokenised_ahead(
-    texts: Iterable[Text], tokenise: Callable[[list[Text], int], TokenisedWindow], window: int
+    texts: Iterable[Text], tokenise: WindowTokeniser, window: int
 ) -> Generator[TokenisedWindow, None, None]:
     """Windows of `window` texts in input order; while the caller works on one, a thread tokenises the next.
 
-    At most two windows exist at a time. Texts are taken from `texts` in the caller's thread. What `texts` or
-    `tokenise` raises is raised here when the caller asks for the window in question, so that all windows before it are
-    delivered. The thread ends with the generator: at its end, on an exception, and when it is closed.
+    The first is tokenised in the caller's thread, since nothing could be computed meanwhile; what fits in it costs
+    neither a thread nor a copy of the tokenizer. At most two windows exist at a time. Texts are taken from `texts` in
+    the caller's thread. What `texts` or `tokenise` raises is raised here when the caller asks for the window in
+    question, so that all windows before it are delivered. The thread ends with the generator: at its end, on an
+    exception, and when it is closed.
     """
     iterator = iter(texts)
     start = 0
+    elsewhere: WindowTokeniser | None = None
 
     def begin_next() -> Future[TokenisedWindow] | None:
-        nonlocal start
+        nonlocal start, elsewhere
         try:
             taken = list(islice(iterator, window))
         except Exception as error:
@@ -219,10 +231,22 @@ def tokenised_ahead(
             failed.set_exception(error)
             return failed
         start += len(taken)
-        return executor.submit(tokenise, taken, start - len(taken)) if taken else None
+        if not taken:
+            return None
+        elsewhere = elsewhere or tokenise.apart()
+        return executor.submit(elsewhere, taken, start - len(taken))
 
+    first = list(islice(iterator, window))
+    if not first:
+        return
+    current = tokenise(first, 0)
+    start = len(first)
+    if start < window:
+        yield current
+        return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD_NAME) as executor:
         upcoming = begin_next()
+        yield current
         while upcoming is not None:
             current = upcoming.result()
             upcoming = begin_next()

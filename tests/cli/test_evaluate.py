@@ -130,7 +130,7 @@ def test_pairs_of_texts(trained, data):
         (["--data", "{data}/unknown.tsv"], "line 3: unknown label 'maybe'; use one of the training labels (no, yes)"),
         (["--data", "{data}/several.tsv"], "no column label among: labels, text"),
         (["--data", "{data}/dev.tsv", "--max-length", "64"], "max_length is 64, but the model ends at 32 tokens"),
-        (["--data", "{data}/dev.tsv", "--max-length", "2"], "max_length must be above 2 (the special tokens), got 2"),
+        (["--data", "{data}/dev.tsv", "--max-length", "2"], "max_length must be above 2 (the special tokens) and at most 32"),
         (["--data", "{data}/dev.tsv", "--split", "test"], "a file has no splits"),
         (["--data", "{data}/dev.tsv", "--backend", "no"], "no"),
         (["--data", "{data}/dev.tsv", "--backend", "none", "--dtype", "bf16"], "--dtype is for patched models"),
@@ -148,3 +148,17 @@ def test_complaints_are_one_line(trained, data, options, message):
 def test_a_folder_without_a_model(data, tmp_path):
     result = invoke("evaluate", tmp_path / "absent", "--data", data / "dev.tsv")
     assert_complaint(result, "evaluate", "absent: no such folder; name a folder into which")
+
+
+def test_texts_are_cut_off_where_those_of_the_training_were_and_counted(trained, data):
+    model, file = trained / "model", data / "dev.tsv"
+    results = evaluate(model, "--data", file, "--speed", 0.5)
+    assert (results["max_length"], results["truncated"]) == (16, 0)
+    result = succeed("evaluate", model, "--data", file, "--speed", 0.5, "--max-length", 5, "--json")
+    results = json.loads(result.stdout)
+    longer = sum(len(line.split("\t")[1].split()) > 3 for line in file.read_text().splitlines()[1:])
+    assert (results["max_length"], results["truncated"]) == (5, longer) and longer > 0
+    note = f"note: {longer} texts are longer than 5 tokens and were cut off; --max-length sets where"
+    assert note in result.stderr
+    assert note in succeed("predict", model, file, "--max-length", 5).stderr
+    assert "cut off" not in succeed("predict", model, file).stderr

@@ -133,6 +133,7 @@ def test_json_has_no_nan(tmp_path):
         logits=torch.tensor([[math.nan, 0.0], [0.0, 0.0]]),
         uncertainty=torch.tensor([math.nan, 1.0]),
         exit_layer=torch.tensor([4, 1]),
+        truncated=torch.tensor([False, True]),
         id2label={0: "no", 1: "yes"},
     )
     for name, want in (("o.jsonl", '"probability": null, "uncertainty": null'), ("o.tsv", "nan\tnan\t4")):

@@ -14,7 +14,13 @@ class StubModel:
 
     training = False
     device = torch.device("cpu")
-    config = SimpleNamespace(num_labels=2, max_position_embeddings=512, id2label={0: "no", 1: "yes"}, multi_label=False)
+    config = SimpleNamespace(
+        num_labels=2,
+        max_position_embeddings=512,
+        trained_max_length=None,
+        id2label={0: "no", 1: "yes"},
+        multi_label=False,
+    )
 
     def get_input_embeddings(self):
         return SimpleNamespace(num_embeddings=10**9)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
+import threading
 
 import pytest
 import torch
@@ -146,6 +148,40 @@ def test_long_texts_are_cut_off(plain_model, tokenizer):
     predict(spy, tokenizer, ["w1 " * 600], max_length=10)
     assert [call["input_ids"].shape[1] for call in spy.calls] == [512, 10]
     assert tokenizer.backend_tokenizer.truncation is None  # the caller's tokenizer stays as it was
+    tokenizer.backend_tokenizer.enable_truncation(7, stride=2)
+    before = tokenizer.backend_tokenizer.truncation
+    predict(plain_model, tokenizer, ["w1"])
+    assert tokenizer.backend_tokenizer.truncation == before
+    tokenizer.backend_tokenizer.no_truncation()
+    got = predict(plain_model, tokenizer, ["w1", "w1 " * 8, "w1 " * 9, "w1 " * 600], max_length=10, window=3)
+    assert got.truncated.tolist() == [False, False, True, True]
+    plain_model.config.trained_max_length = 10
+    assert predict(plain_model, tokenizer, ["w1 " * 8, "w1 " * 9]).truncated.tolist() == [False, True]
+    assert not predict(plain_model, tokenizer, ["w1 " * 9], max_length=11).truncated.any()
+
+
+def test_of_a_text_of_many_megabytes_only_what_could_be_kept_is_tokenised(plain_model, tokenizer, monkeypatch):
+    read = []
+    call = type(tokenizer).__call__
+    monkeypatch.setattr(
+        type(tokenizer), "__call__", lambda self, texts, *rest, **o: read.append(texts) or call(self, texts, *rest, **o)
+    )
+    long = "w1 w2 " * 50_000
+    got = predict(plain_model, tokenizer, [long], max_length=10)
+    assert [len(text) for text in read[0]] == [10_000] and got.truncated.all()
+    torch.testing.assert_close(got.logits, predict(plain_model, tokenizer, [long[:60]], max_length=10).logits)
+    predict(plain_model, tokenizer, [(long, "w3"), ("w4", long)], max_length=10)
+    assert [len(text) for text in read[-1]] == [10_000, 2]
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_texts_of_one_window_cost_neither_a_copy_of_the_tokenizer_nor_a_thread(model, tokenizer, monkeypatch, count):
+    copies = []
+    monkeypatch.setattr(copy, "deepcopy", lambda *args: copies.append(args))
+    monkeypatch.setattr(threading.Thread, "start", lambda self: copies.append(self))
+    for _ in range(3):
+        assert len(predict(model, tokenizer, make_texts(20)[:count], speed=0.5)) == count
+    assert copies == []
 
 
 @pytest.mark.parametrize("texts", [[], iter(())])

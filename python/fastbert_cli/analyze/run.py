@@ -19,7 +19,7 @@ from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import label_names_of, load_model, longest_text, place_and_patch
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_cli.scores import progress_bars
-from fastbert_cli.texts import read_for
+from fastbert_cli.texts import note_cut_off, read_for
 from fastbert_hf.analysis import Analysis, analyze, check_model, check_samples
 from fastbert_hf.calibration import record_exits
 from fastbert_hf.data import ClassificationData, TokenisedDataset
@@ -132,7 +132,9 @@ def _subject(
 ) -> _Subject:
     longest = longest_text(model, tokenizer, max_length)
     with faults_explained():
-        return _Subject(model, TokenisedDataset(data, tokenizer, longest))
+        dataset = TokenisedDataset(data, tokenizer, longest)
+    note_cut_off(dataset.truncated, longest)
+    return _Subject(model, dataset)
 
 
 def _with_times(

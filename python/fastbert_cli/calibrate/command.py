@@ -63,7 +63,7 @@ class Calibrate(Command):
         float | None, Option("Mean milliseconds per text on this machine, measured.", panel=TARGET)
     ] = None
     max_length: Annotated[
-        int | None, Option("Texts are cut off at this many tokens. Default: where the model ends.", panel=DATA, min=1)
+        int | None, Option("Texts are cut off at this many tokens. Default: as in training.", panel=DATA, min=1)
     ] = None
     records: Annotated[
         Path | None,

@@ -23,7 +23,7 @@ from fastbert_cli.models import (
     place_and_patch,
 )
 from fastbert_cli.scores import progress_bars
-from fastbert_cli.texts import read_for
+from fastbert_cli.texts import note_cut_off, read_for
 from fastbert_hf.calibration import (
     Calibration,
     Clock,
@@ -76,6 +76,7 @@ def run_calibrate(options: Calibrate) -> None:
         labels = torch.tensor(data.label_ids)
         check_samples(labels, objective, options.confidence, options.search, options.temperature_scaling)
         dataset = TokenisedDataset(data, tokenizer, max_length)
+        note_cut_off(dataset.truncated, max_length)
         place(model, options.patching.backend)
         records = _records(options, model, dataset)
         scaling = None

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastbert_cli import options, training
 from fastbert_cli.command import Command, Given, Option
 from fastbert_cli.options import DATA
-from fastbert_cli.training import RUN, Distil, Run, TrainingConfig, how_to_go_on
+from fastbert_cli.training import MODEL, RUN, Distil, Run, TrainingConfig, how_to_go_on
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class ModelToDistill:
     """The folder of a saved FastBERT, which is the command's argument."""
 
     folder: str | None = None
-    max_length: training.MaxLength = 128
+    max_length: Annotated[
+        int | None, Option("Texts are cut off at this many tokens. Default: as in the model's training.", panel=MODEL)
+    ] = None
 
 
 @dataclass(frozen=True)

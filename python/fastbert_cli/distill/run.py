@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fastbert_cli.distill.command import DistillConfig
 from fastbert_cli.errors import CommandError, faults_explained
-from fastbert_cli.models import check_max_length, label_names_of, load_model
+from fastbert_cli.models import label_names_of, load_model, longest_text
 from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.texts import check_subset, read_labelled, read_unlabelled
 from fastbert_hf.data import TextData, join_texts
@@ -28,7 +29,8 @@ def run_distill(output: OutputFolder[DistillConfig]) -> None:
     _check(config)
     assert config.model.folder is not None
     model, tokenizer = load_model(Path(config.model.folder))
-    check_max_length(model, config.model.max_length)
+    max_length = longest_text(model, tokenizer, config.model.max_length)
+    config = output.config = replace(config, model=replace(config.model, max_length=max_length))
     with faults_explained():
         texts = read_texts(config, model)
         dev = None

@@ -12,7 +12,7 @@ from fastbert_cli import scores
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.evaluate.command import Evaluate
 from fastbert_cli.models import check_patching, load_model, longest_text, place_and_patch
-from fastbert_cli.texts import read_for
+from fastbert_cli.texts import note_cut_off, read_for
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import describe_machine
@@ -43,6 +43,7 @@ def run_evaluate(options: Evaluate) -> None:
     patched = place_and_patch(model, options.patching)
     with faults_explained(), scores.progress_bars() as advance:
         dataset = TokenisedDataset(data, tokenizer, max_length)
+        note_cut_off(dataset.truncated, max_length)
         rows = score(
             model,
             dataset,
@@ -59,6 +60,7 @@ def run_evaluate(options: Evaluate) -> None:
         "split": options.texts.split,
         "texts": len(data),
         "max_length": max_length,
+        "truncated": dataset.truncated,
         "batch_size": options.batch_size,
         "patched": patched,
         "backend": options.patching.backend,

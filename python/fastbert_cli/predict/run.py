@@ -18,6 +18,7 @@ from fastbert_cli.errors import CommandError
 from fastbert_cli.models import DTYPES, check_patching, load_model, place_and_patch
 from fastbert_cli.predict.command import Predict
 from fastbert_cli.setting_in_words import describe_objective
+from fastbert_cli.texts import note_cut_off
 from fastbert_hf.data import JSON_LINES, read_texts
 from fastbert_hf.data.labels import SEPARATOR
 from fastbert_hf.files import file_written_atomically
@@ -47,7 +48,7 @@ def run_predict(options: Predict) -> None:
     place_and_patch(model, options.patching)
 
     begin = time.perf_counter()
-    layers = 0
+    layers = truncated = 0
     try:
         answers = iter_predict(
             model,
@@ -64,9 +65,11 @@ def run_predict(options: Predict) -> None:
             for part in answers:
                 write(part)
                 layers += int(part.exit_layer.sum())
+                truncated += int(part.truncated.sum())
     except ValueError as error:
         raise CommandError(str(error)) from error
     seconds = time.perf_counter() - begin
+    note_cut_off(truncated, resolve_max_length(model, tokenizer, options.max_length))
     print(
         f"{total:,} texts in {seconds:.1f} s ({total / seconds:,.0f} texts/s), "
         f"mean exit layer {layers / total:.2f} of {model.config.num_hidden_layers}; "

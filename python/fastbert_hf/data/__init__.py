@@ -10,7 +10,7 @@ from fastbert_hf.data.lines import read_lines
 from fastbert_hf.data.reading import read_classification_file, read_texts, read_unlabelled_texts
 from fastbert_hf.data.samples import ClassificationData, Text, TextData, join_texts
 from fastbert_hf.data.tables import read_table
-from fastbert_hf.data.tokenised import TokenisedDataset, wants_segment_ids
+from fastbert_hf.data.tokenised import TokenisedDataset, encode, wants_segment_ids
 
 __all__ = [
     "JSON_LINES",
@@ -19,6 +19,7 @@ __all__ = [
     "Text",
     "TextData",
     "TokenisedDataset",
+    "encode",
     "join_texts",
     "read_classification_data",
     "read_classification_file",

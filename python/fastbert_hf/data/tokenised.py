@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch.utils.data import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from fastbert_hf.data.samples import ClassificationData, TextData
+
+# Of a text, as much is looked at as could be that many tokens. A word of text has about five characters.
+CHARACTERS_PER_TOKEN = 1000
 
 
 class TokenisedDataset(Dataset[dict[str, Any]]):
@@ -28,6 +32,7 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
 
     Attributes:
         label_ids: those of `ClassificationData`, else `None`.
+        truncated: number of samples that are longer than `max_length` and were cut off.
         collate: pads a list of items to its longest; int64 tensors, and float32 [B, N] for multi-label `labels`.
 
     Raises:
@@ -46,15 +51,16 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
         self._size = len(data)
         self.collate = DataCollatorWithPadding(tokenizer)
         self._encoded: dict[str, list[list[int]]] = {}
+        self.truncated = 0
         if len(data):
-            encoded = tokenizer(
+            encoded, truncated = encode(
+                tokenizer,
                 data.texts,
                 data.pairs,
-                truncation=True,
-                max_length=max_length,
+                max_length,
                 return_token_type_ids=None if data.pairs is None else wants_segment_ids(tokenizer),
             )
-            self._encoded = dict(encoded)
+            self._encoded, self.truncated = dict(encoded), sum(truncated)
 
     @property
     def lengths(self) -> list[int]:
@@ -92,6 +98,64 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
         """Padded batches in order, the last one possibly smaller."""
         for start in range(0, len(self), batch_size):
             yield self.collate([self[index] for index in range(start, min(start + batch_size, len(self)))])
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, max_length: int, **options: Any
+) -> tuple[Any, list[bool]]:
+    """Tokenise texts, cut off at `max_length` tokens.
+
+    Of a text, no more than 1,000 characters for each of these tokens are looked at, so that one of many megabytes
+    costs no more than the tokens that are left of it.
+
+    Args:
+        tokenizer: a Transformers tokenizer; its own truncation and padding stay as they are.
+        texts: first (or only) text of every sample.
+        pairs: second text of every sample, or `None`.
+        max_length: tokens with special tokens; of a pair the longer text is cut first.
+        **options: of the call of the tokenizer.
+
+    Returns:
+        What the tokenizer returns, and for every sample whether it was cut off.
+    """
+    reach = max_length * CHARACTERS_PER_TOKEN
+    columns = [texts] if pairs is None else [texts, pairs]
+    read = [[text[:reach] for text in column] for column in columns]
+    with _settings_kept(tokenizer):
+        encoded = tokenizer(*read, *[None] * (2 - len(read)), truncation=True, max_length=max_length, **options)
+        truncated = _truncated(tokenizer, encoded, read, max_length)
+    for column in columns:
+        truncated = [cut or len(text) > reach for cut, text in zip(truncated, column, strict=True)]
+    return encoded, truncated
+
+
+def _truncated(tokenizer: Any, encoded: Any, columns: list[list[str]], max_length: int) -> list[bool]:
+    encodings = getattr(encoded, "encodings", None)
+    if encodings is not None:
+        return [bool(encoding.overflowing) for encoding in encodings]
+    # A tokenizer in Python does not say; what fills all places is tokenised again.
+    return [
+        len(ids) >= max_length
+        and len(tokenizer(*(column[row] for column in columns), verbose=False)["input_ids"]) > max_length
+        for row, ids in enumerate(encoded["input_ids"])
+    ]
+
+
+@contextmanager
+def _settings_kept(tokenizer: Any) -> Iterator[None]:
+    """Leave the truncation and padding of the Rust tokenizer, which a call of its wrapper sets, as they were."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        if backend.truncation != truncation:
+            backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+        if backend.padding != padding:
+            backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
 def wants_segment_ids(tokenizer: PreTrainedTokenizerBase) -> bool:

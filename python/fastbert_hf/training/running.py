@@ -44,6 +44,7 @@ class TrainingResult:
             `grad_norm`, `learning_rate`, and with dev data `dev_loss` (mean over batches), `dev_accuracy` and
             `dev_macro_f1` (means over the exit heads that the step trains), and both scores for each of these heads
             where there are several.
+        truncated: training texts that are longer than the setting `max_length`, at which they were cut off.
         best_epoch: with dev data, the epoch whose weights the model has now; else `None`.
     """
 
@@ -51,6 +52,7 @@ class TrainingResult:
     steps: int
     seconds: float
     epochs: list[dict[str, float]]
+    truncated: int
     best_epoch: float | None
 
 
@@ -107,6 +109,7 @@ def run_step(
         # Processes are interrupted at different steps and would wait for each other; they keep the last epoch's.
         catches = run_dir is not None and arguments.world_size == 1
         model.calibrated_setting = None  # it holds for the weights as they were
+        model.config.trained_max_length = settings.max_length
         try:
             with interrupt.installed() if catches else nullcontext():
                 outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -123,6 +126,7 @@ def run_step(
         steps=outcome.global_step,
         seconds=outcome.metrics["train_runtime"],
         epochs=epochs,
+        truncated=dataset.truncated,
         best_epoch=best_step / steps_per_epoch if best_step else None,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,31 @@ def test_tokenised_dataset_cuts_and_collates() -> None:
     assert batches[0]["input_ids"].tolist() == [[2, 4, 5, 6, 3], [2, 4, 3, 0, 0]]
     assert batches[0]["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
     assert batches[1]["input_ids"].shape == (1, 4) and batches[1]["input_ids"].dtype == torch.int64
+
+
+def test_texts_that_were_cut_off_are_counted(vocabulary: str) -> None:
+    texts, pairs = ["a b c", "a b", "a"], ["d e", "d", "e"]
+    for tokenizer in (make_tokenizer(), SlowTokenizer(make_tokenizer())):
+        assert TokenisedDataset(TextData(texts, None), tokenizer, max_length=4).truncated == 1
+        assert TokenisedDataset(TextData(texts, None), tokenizer, max_length=5).truncated == 0
+        assert TokenisedDataset(TextData(texts, pairs), tokenizer, max_length=6).truncated == 1
+    endless = TokenisedDataset(TextData(["a" + " " * 10_000], None), make_tokenizer(), max_length=4)
+    assert endless.truncated == 1 and endless.lengths == [3]
+
+
+class SlowTokenizer:
+    """A tokenizer that does not say what it cut off, as those in Python."""
+
+    def __init__(self, fast: PreTrainedTokenizerFast) -> None:
+        self._fast = fast
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "backend_tokenizer":
+            raise AttributeError(name)
+        return getattr(self._fast, name)
+
+    def __call__(self, *texts: Any, **options: Any) -> dict[str, Any]:
+        return dict(self._fast(*texts, **options))
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(1, [1]), (3, [3]), (7, [3, 3, 1]), (8, [3, 3, 2])])
