@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic
@@ -20,7 +21,7 @@ from fastbert_cli.options import SPEEDS
 from fastbert_cli.texts import note_cut_off
 from fastbert_cli.training import CONFIG_FILE
 from fastbert_hf.data import ClassificationData, TokenisedDataset
-from fastbert_hf.files import folder_written_atomically, write_atomically
+from fastbert_hf.files import folder_written_atomically, sole_writer, write_atomically
 from fastbert_hf.machine import describe_machine
 from fastbert_hf.model_card import write_model_card
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -30,7 +31,7 @@ from fastbert_hf.training.run_folder import RUN_FILE
 
 
 class OutputFolder(Generic[Config]):
-    """One run of a command in one folder; with several processes, the first of them writes.
+    """One run of a command in one folder, as a context; with several processes, the first of them writes.
 
     Args:
         command: words of the command that repeats the run, without its options.
@@ -61,6 +62,7 @@ class OutputFolder(Generic[Config]):
         self.folder = folder
         self.resume = resume
         self._command = command
+        self._lock = ExitStack()  # on the folder, from `begin` on
         self._stored = folder / CONFIG_FILE
         logging.set_verbosity_error()
         logging.disable_progress_bar()  # of loading and saving; that of training stays
@@ -77,16 +79,23 @@ class OutputFolder(Generic[Config]):
         self._writes = os.environ.get("RANK", "0") == "0"
         self.console = Console(quiet=not self._writes)
 
+    def __enter__(self) -> OutputFolder[Config]:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self._lock.close()
+
     def holds_run(self) -> bool:
         """Whether there is something in the folder that a new run would spoil."""
         return (self.folder / "model").exists() or any(self.folder.glob("*/checkpoint-*"))
 
     def begin(self) -> None:
-        """Write the configuration."""
+        """Write the configuration, in a folder that is this run's alone until the context ends."""
         if not self._writes:
             return
-        with faults_explained(str(self.folder)):
+        with faults_explained(f"--out {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.enter_context(sole_writer(self.folder / "run"))
             command = shell_command("fastbert", *self._command, "--config", self._stored, "--out", "OTHER_FOLDER")
             write_config(self.config, self._stored, command)
 

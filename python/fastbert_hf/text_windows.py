@@ -187,7 +187,7 @@ class WindowTokeniser:
             ) from cause
 
     def _encode(self, texts: Sequence[Text]) -> Any:
-        firsts: Sequence[Any]
+        firsts: Any
         firsts, seconds = zip(*texts, strict=True) if self._pairs else (texts, None)
         return encode(
             self._tokenizer,

@@ -21,6 +21,7 @@ from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.train.command import TrainConfig
 from fastbert_cli.training import how_to_go_on
 from fastbert_hf import FastBertForSequenceClassification, predict
+from fastbert_hf.files import sole_writer
 from helpers.cli import (
     QUICK,
     QUICK_DISTIL,
@@ -372,3 +373,12 @@ def test_token_ids_that_the_backbone_does_not_know(tiny_backbone, data, tmp_path
     assert_complaint(result, "train", "text 1 (counted from 0) has the token id 16, but the model knows 15 ids")
     assert not out.exists()
     succeed("train", "--train", data / "train.tsv", "--backbone", backbone, "--out", out, *QUICK, "--no-distil")
+
+
+def test_two_runs_do_not_share_a_folder(tiny_backbone, data, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with sole_writer(out / "run"):  # as the first one does
+        result = invoke("train", *options_of(data, tiny_backbone, **{"--out": out}), *QUICK)
+    assert_complaint(result, "train", "another run is writing")
+    assert list(out.iterdir()) == []

@@ -18,7 +18,7 @@ from fastbert_cli.errors import CommandError, shell_command
 from fastbert_cli.models import make_model
 from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_file
 from fastbert_hf.docstrings import build_docstring_dataset
-from fastbert_hf.files import folder_written_atomically
+from fastbert_hf.files import folder_written_atomically, sole_writer
 from fastbert_hf.machine import computes_in_bfloat16, describe_machine
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import DISTILLATION, FINE_TUNING, distill, fine_tune
@@ -31,14 +31,18 @@ def run_demo(options: Demo) -> None:
         CommandError: options that do not fit together, or patched answers that differ from the unpatched ones.
         DataFileError: a file cannot be used.
     """
-    begin = time.perf_counter()
     console = Console()
     speeds = tuple(sorted(set(options.speed)))
     if any(not 0 < speed <= 1 for speed in speeds):
         raise CommandError("every --speed must be above 0 and at most 1")
     logging.set_verbosity_error()
     options.out.mkdir(parents=True, exist_ok=True)
+    with sole_writer(options.out / "demo"):
+        _run(options, console, speeds)
 
+
+def _run(options: Demo, console: Console, speeds: tuple[float, ...]) -> None:
+    begin = time.perf_counter()
     console.rule("1. Data")
     train, test = load_data(options)
     console.print(f"{len(train)} texts to train on, {len(test)} to measure on, classes: {', '.join(train.label_names)}")

@@ -86,7 +86,8 @@ class Distill(Command):
         from fastbert_cli.output_folder import OutputFolder
 
         flags = self.settings | {"model.folder": str(self.model)}
-        run_distill(OutputFolder(self._words, self.out, DistillConfig, self.config, flags, self.resume))
+        with OutputFolder(self._words, self.out, DistillConfig, self.config, flags, self.resume) as output:
+            run_distill(output)
 
     def stopped(self) -> str:
         """Return the command that goes on."""

@@ -165,7 +165,8 @@ class Train(Command):
         flags = dict(self.settings)
         if self.joint or self.with_distil is not None:
             flags["run.steps"] = "joint" if self.joint else "both" if self.with_distil else "fine_tune"
-        run_train(OutputFolder(("train",), self.out, TrainConfig, self.config, flags, self.resume))
+        with OutputFolder(("train",), self.out, TrainConfig, self.config, flags, self.resume) as output:
+            run_train(output)
 
     def stopped(self) -> str:
         """Return the command that goes on."""
