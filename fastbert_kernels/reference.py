@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastbert_kernels.addresses import check_bounds, check_rows
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.layer_norm import LAYER_NORMS
 
@@ -114,6 +115,7 @@ def exit_head(
     head = AttentiveHeadTensors(*weights)
     precision = torch.promote_types(hidden.dtype, torch.float32)
     query, value = head.query.to(precision), head.value.to(precision)
+    hidden = hidden[: check_bounds(cu_seqlens, hidden.shape[0])]
     sample_of_token, begins, has_tokens = _samples(cu_seqlens, hidden.shape[0])
     batch, heads = begins.shape[0], query.shape[0]
 
@@ -162,8 +164,9 @@ def pooled_exit_head(
 def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:
     """Return the first row, mean or maximum of each sample's rows, [B, H] float32 (float64 for float64); NaN without
     tokens."""
-    rows = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-    sample_of_token, begins, has_tokens = _samples(cu_seqlens, hidden.shape[0])
+    rows = hidden[: check_bounds(cu_seqlens, hidden.shape[0])]
+    rows = rows.to(torch.promote_types(hidden.dtype, torch.float32))
+    sample_of_token, begins, has_tokens = _samples(cu_seqlens, rows.shape[0])
     if pooling == "first":
         return _first_rows(rows, begins, has_tokens)
     pooled = rows.new_full((begins.shape[0], rows.shape[1]), math.nan)
@@ -200,7 +203,12 @@ def embed(
 ) -> Tensor:
     """Embed packed tokens; see `fastbert_kernels.ops.embed`."""
     if token_type_ids is None:
+        if segments.shape[0] == 0 and input_ids.numel() > 0:
+            raise IndexError("segments has no row, but without token_type_ids every token takes row 0")
         token_type_ids = torch.zeros_like(input_ids)
+    check_rows("input_ids", input_ids, words.shape[0])
+    check_rows("position_ids", position_ids, positions.shape[0])
+    check_rows("token_type_ids", token_type_ids, segments.shape[0])
     rows = words[input_ids] + positions[position_ids] + segments[token_type_ids]
     return LAYER_NORMS[layer_norm](rows, norm_weight, norm_bias, layer_norm_eps).to(dtype)
 
@@ -220,13 +228,15 @@ def compact(
     out_exit_layer: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Move survivors together and write the results of the others; see `fastbert_kernels.ops.compact`."""
+    end = check_bounds(cu_seqlens, hidden.shape[0])
+    check_rows("sample_index", sample_index, out_logits.shape[0])
     leaving = sample_index[~keep].long()
     out_logits[leaving] = logits[~keep]
     out_uncertainty[leaving] = uncertainty[~keep]
     out_exit_layer[leaving] = layer
 
     lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).long()
-    rows = hidden[torch.repeat_interleave(keep, lengths, output_size=hidden.shape[0])]
+    rows = hidden[:end][torch.repeat_interleave(keep, lengths, output_size=end)]
     survivors = int(keep.sum())
 
     new_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format)

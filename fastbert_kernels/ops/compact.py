@@ -43,7 +43,8 @@ def compact(
         history are 0 there, rows from T' on are undefined); counts [2] int32 = (B', T'), on the device.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes or devices do not fit. RuntimeError: a named backend is not there.
+        ValueError, TypeError: shapes, dtypes or devices do not fit, or on a CPU `cu_seqlens` leaves the rows.
+        IndexError: on a CPU, a `sample_index` outside the original batch. RuntimeError: a named backend is not there.
     """
     if hidden.dim() != 2 or keep.dim() != 1 or logits.dim() != 2 or out_logits.dim() != 2:
         raise ValueError(

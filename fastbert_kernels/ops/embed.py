@@ -50,7 +50,7 @@ def embed(
     width, count = words.shape[1], input_ids.shape[0]
     check_layer_norm(layer_norm, width)
     for name, table in (("words", words), ("positions", positions), ("segments", segments)):
-        check(name, table, device, (table.shape[0], width), torch.float32)
+        check(name, table, device, (*table.shape[:1], width), torch.float32)
     for name, ids in (("input_ids", input_ids), ("position_ids", position_ids), ("token_type_ids", token_type_ids)):
         if ids is not None:
             check(name, ids, device, (count,), torch.int64, torch.int32)

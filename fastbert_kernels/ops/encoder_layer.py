@@ -56,9 +56,17 @@ def encoder_layer(
     """
     if hidden.dim() != 2 or hidden.dtype not in DTYPES:
         raise ValueError(f"hidden must be [T, H] float32 or bfloat16, not {list(hidden.shape)} {hidden.dtype}")
-    library.check_tensor("cu_seqlens", cu_seqlens, hidden.device, tuple(cu_seqlens.shape[:1]), torch.int32)
-    if num_attention_heads < 1 or hidden.shape[1] % num_attention_heads:
-        raise ValueError(f"{num_attention_heads} attention heads do not divide the hidden size {hidden.shape[1]}")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] == 0:
+        raise ValueError(f"cu_seqlens must be [B + 1], not {list(cu_seqlens.shape)}")
+    check, device, width = library.check_tensor, hidden.device, hidden.shape[1]
+    check("cu_seqlens", cu_seqlens, device, tuple(cu_seqlens.shape), torch.int32)
+    packed = {"qkv": qkv, "attention_output": attention_output, "intermediate": intermediate, "output": output}
+    for name, memory in packed.items():  # C++ knows how long each has to be
+        check(name, memory, device, (memory.numel(),), torch.uint8)
+    if num_attention_heads < 1 or width % num_attention_heads:
+        raise ValueError(f"{num_attention_heads} attention heads do not divide the hidden size {width}")
+    check("norms", norms, device, (4, width), torch.float32)
+    check_layer_norm(layer_norm, width)
     library.check_choice("activation", activation, *ACTIVATIONS)
     library.check_choice("operand", operand, *packing.OPERANDS)
     return torch.empty_like(hidden, memory_format=torch.contiguous_format)
@@ -103,11 +111,9 @@ def native_weights(
     operand: str,
     layer_norm: str,
 ) -> Any:
-    """The struct of csrc/encoder_layer.h; `tensors` (qkv, attention_output, intermediate, output, norms) must outlive
-    its use."""
+    """Return the layer as the compiled kernels take it; it keeps `tensors`: qkv, attention_output, intermediate, output
+    and norms."""
     *packed, norms = tensors
-    check_layer_norm(layer_norm, hidden_size)
-    library.check_tensor("norms", norms, norms.device, (4, hidden_size), torch.float32)
     shapes = {
         "qkv": (3 * hidden_size, hidden_size),
         "attention_output": (hidden_size, hidden_size),

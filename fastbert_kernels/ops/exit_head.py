@@ -57,7 +57,8 @@ def exit_head(
         are not touched.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes, devices or names do not fit. RuntimeError: a named backend is not there.
+        ValueError, TypeError: shapes, dtypes, devices or names do not fit, or on a CPU `cu_seqlens` leaves the rows.
+        RuntimeError: a named backend is not there.
     """
     library.check_head_inputs(hidden, cu_seqlens, speed, history, criterion, parameter)
     library.check_choice("narrow_activation", narrow_activation, "tanh", "identity")
