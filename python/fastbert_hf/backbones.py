@@ -8,8 +8,10 @@ other type is judged by the parts of the model that `AutoModel` builds for it.
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -23,6 +25,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 SUPPORTED_BACKBONES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+
+# Transformers' own. Others, which a configuration names like "owner/repository", it would fetch from the hub and run.
+ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 # Position 0 of these is token padding_idx + 1 of the table.
 _POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "data2vec-text"})
@@ -149,10 +154,12 @@ def load_backbone(name_or_path: str, config: PreTrainedConfig) -> PreTrainedMode
 
     Raises:
         RuntimeError: the checkpoint lacks parameters of the backbone, or has more of them than its configuration says.
+        ValueError: its weights are a pickle that would have to run code to be loaded.
     """
-    backbone, info = AutoModel.from_pretrained(
-        name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **_without_pooler(config)
-    )
+    with pickles_refused(name_or_path):
+        backbone, info = AutoModel.from_pretrained(
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **_without_pooler(config)
+        )
     if info["missing_keys"]:
         raise RuntimeError(f"{name_or_path} lacks parameters of the backbone: {sorted(info['missing_keys'])}")
     parts = tuple(f"{name}." for name, _ in backbone.named_children())
@@ -166,6 +173,18 @@ def load_backbone(name_or_path: str, config: PreTrainedConfig) -> PreTrainedMode
     if extra:
         raise RuntimeError(f"{name_or_path} has parameters that its config.json knows nothing of: {extra}")
     return backbone
+
+
+@contextmanager
+def pickles_refused(source: Any) -> Iterator[None]:
+    """Say in our words that weights would have to run code to be loaded; PyTorch's suggest to let them."""
+    try:
+        yield
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{source}: the weights are a pickle with more than tensors, which can run code, so they are not loaded; "
+            "save them as model.safetensors where they come from"
+        ) from None
 
 
 def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
@@ -250,6 +269,15 @@ def run_layer_with_attention(
         handle.remove()
 
 
+def fault_of_attention(config: PreTrainedConfig) -> str:
+    """Return why the attention implementation that `config` names is not taken."""
+    known = ", ".join(map(str, ATTENTION[1:]))
+    return (
+        f"its configuration names the attention {config._attn_implementation!r}, which is none of Transformers' own "
+        f"({known}); take it out of config.json"
+    )
+
+
 def _family(config: PreTrainedConfig) -> _Family:
     return _DISTILBERT if config.model_type == "distilbert" else _BERT
 
@@ -277,6 +305,8 @@ def _unsupported(config: PreTrainedConfig, reason: str) -> ValueError:
 def _fault_of_config(config: PreTrainedConfig) -> str | None:
     if type(config) not in MODEL_MAPPING:
         return "AutoModel does not know it"
+    if config._attn_implementation not in ATTENTION:
+        return fault_of_attention(config)
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder with a decoder"
     if getattr(config, "is_decoder", False):

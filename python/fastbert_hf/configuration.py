@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
-from fastbert_hf.backbones import check_backbone_config, longest_input, read_field
+from fastbert_hf.backbones import ATTENTION, check_backbone_config, fault_of_attention, longest_input, read_field
 from fastbert_hf.heads import ACTIVATIONS, ATTENTIVE_ACTIVATIONS, POOLINGS
 
 HEAD_TYPES = ("attentive", "pooled")
@@ -124,6 +124,8 @@ class FastBertConfig(PreTrainedConfig):
         for name in ("head_hidden_size", "head_num_attention_heads"):
             if not _is_integer(getattr(self, name), 1):
                 raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+        if self._attn_implementation not in ATTENTION:
+            raise ValueError(f"this model is not loaded: {fault_of_attention(self)}")
         self._check_choice("head_type", self.head_type, HEAD_TYPES)
         self._check_choice("head_pooling", self.head_pooling, POOLINGS)
         activations = ATTENTIVE_ACTIVATIONS if self.head_type == "attentive" else ACTIVATIONS

@@ -129,13 +129,17 @@ class FastBertForSequenceClassification(PreTrainedModel):
         Raises:
             RuntimeError: the checkpoint and the model do not have the same parameters. Transformers alone would
                 warn and go on with random weights.
-            ValueError: the calibrated setting beside the checkpoint cannot be read.
+            ValueError: the weights are a pickle that would have to run code to be loaded, or the calibrated setting
+                beside the checkpoint cannot be read.
 
         Warns:
             UserWarning: the calibrated setting was made for other weights, and is left out.
         """
         want_info = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        with backbones.pickles_refused(pretrained_model_name_or_path):
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
         model, info = loaded
         problems = [
             f"{kind} parameters {sorted(info[key])}"

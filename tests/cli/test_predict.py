@@ -173,7 +173,7 @@ def test_json_has_no_nan(tmp_path):
         ("t.txt", "good\n", ["--backend", "none", "--dtype", "bf16"], "--dtype is for patched models"),
         ("t.txt", "good\n", ["--backend", "abacus"], "unknown backend 'abacus'; choose one of auto, "),
         ("t.txt", "good\n", ["--max-length", 1000], "max_length must be above 2"),
-        ("t.txt", "good\n", ["--out", "{folder}/out.xml"], "unknown ending; name it .tsv or .jsonl"),
+        ("t.txt", "good\n", ["--out", "{folder}/out.xml"], "unknown ending; name it .tsv, .csv, .jsonl, .ndjson"),
         ("t.txt", "good\n", ["--out", "{folder}/no/out.tsv"], "no such folder; make it first"),
         ("t.tsv", "text\ngood\n", ["--out", "{folder}/t.tsv"], "that is the file of the texts; choose another name"),
         ("t.tsv", "text\ngood\n", ["--out", "{folder}/folder.tsv"], "not a file that can be replaced"),
@@ -216,3 +216,27 @@ def test_a_run_that_stops_leaves_the_old_file(model_dir, texts_file, tmp_path, m
     assert ("out.tsv was not written" if code == 130 else "text 4 is odd") in result.stderr
     assert out.read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"texts.txt", "out.tsv"}
+
+
+@pytest.mark.parametrize(
+    ("name", "safe", "expected"),
+    [
+        ("o.csv", None, '"\'=1+1, x",0.5'),
+        ("o.csv", False, '"=1+1, x",0.5'),
+        ("o.tsv", None, "=1+1, x\t0.5"),
+        ("o.tsv", True, "'=1+1, x\t0.5"),
+        ("o.jsonl", True, '{"label": "=1+1, x"'),
+    ],
+)
+def test_labels_that_a_spreadsheet_would_run(tmp_path, name, safe, expected):
+    part = Predictions(
+        start=0,
+        logits=torch.zeros(1, 2),
+        uncertainty=torch.ones(1),
+        exit_layer=torch.ones(1, dtype=torch.int64),
+        truncated=torch.zeros(1, dtype=torch.bool),
+        id2label={0: "=1+1, x", 1: "no"},
+    )
+    with run._output(tmp_path / name, safe) as write:
+        write(part)
+    assert (tmp_path / name).read_text().splitlines()[-1].startswith(expected)

@@ -46,7 +46,16 @@ class Predict(Command):
             metavar="FILE",
         ),
     ]
-    out: Annotated[Path | None, Option("File to write, .tsv or .jsonl. Default: a table on standard output.")] = None
+    out: Annotated[Path | None, Option("File to write, .tsv, .csv or .jsonl. Default: a table on standard output.")] = (
+        None
+    )
+    safe_tables: Annotated[
+        bool | None,
+        Option(
+            "Put ' before labels that a spreadsheet would run as a formula (=, +, -, @). Default: in .csv.",
+            "--safe-tables/--raw-tables",
+        ),
+    ] = None
     speed: Annotated[
         float | None,
         Option(

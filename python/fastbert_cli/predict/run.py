@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import transformers
 from transformers import PreTrainedTokenizerBase
@@ -21,10 +22,12 @@ from fastbert_cli.setting_in_words import describe_objective
 from fastbert_cli.texts import note_cut_off
 from fastbert_hf.data import JSON_LINES, read_texts
 from fastbert_hf.data.labels import SEPARATOR
-from fastbert_hf.files import file_written_atomically
+from fastbert_hf.data.tables import TABLES
+from fastbert_hf.files import OutputInUseError, file_written_atomically
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.prediction import Predictions, iter_predict, resolve_max_length
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # spreadsheets take what begins with one for a formula
 COLUMNS = ("label", "probability", "uncertainty", "exit_layer")
 
 Row = tuple[str, float | list[float], float, int]
@@ -61,7 +64,7 @@ def run_predict(options: Predict) -> None:
             progress=options.progress,
             total=total,
         )
-        with closing(answers), _output(options.out) as write:
+        with closing(answers), _output(options.out, options.safe_tables) as write:
             for part in answers:
                 write(part)
                 layers += int(part.exit_layer.sum())
@@ -121,8 +124,8 @@ def _check_paths(options: Predict) -> None:
     out = options.out
     if out is None:
         return
-    if out.suffix.lower() not in (".tsv", *JSON_LINES):
-        raise CommandError(f"--out {out}: unknown ending; name it .tsv or {' or '.join(JSON_LINES)}")
+    if out.suffix.lower() not in (*TABLES, *JSON_LINES):
+        raise CommandError(f"--out {out}: unknown ending; name it {', '.join((*TABLES, *JSON_LINES))}")
     if not out.parent.is_dir():
         raise CommandError(f"--out {out}: no such folder; make it first")
     if out.exists() and not out.is_file():
@@ -132,32 +135,49 @@ def _check_paths(options: Predict) -> None:
 
 
 @contextmanager
-def _output(out: Path | None) -> Iterator[Callable[[Predictions], None]]:
-    """A function that writes the rows of some predictions, to stdout or to a file that appears when all is done."""
+def _output(out: Path | None, safe: bool | None = None) -> Iterator[Callable[[Predictions], None]]:
+    """A function that writes the rows of some predictions, to stdout or to a file that appears when all is done.
+
+    Args:
+        out: the file; its ending says in which form.
+        safe: labels that look like a formula are marked as text; `None`: in `.csv`.
+    """
     if out is None:
-        yield _table_writer(sys.stdout)
+        yield _table_writer(_tsv_writer(sys.stdout), bool(safe))
         return
     try:
         with file_written_atomically(out) as file:
-            yield _json_writer(file) if out.suffix.lower() in JSON_LINES else _table_writer(file)
+            suffix = out.suffix.lower()
+            if suffix in JSON_LINES:
+                yield _json_writer(file)
+            elif suffix == ".csv":
+                yield _table_writer(csv.writer(file, lineterminator="\n").writerow, safe is not False)
+            else:
+                yield _table_writer(_tsv_writer(file), bool(safe))
+    except OutputInUseError as error:
+        raise CommandError(f"--out {out}: {error}") from error
     except OSError as error:
         raise CommandError(f"--out {out}: cannot be written ({error.strerror})") from error
 
 
-def _table_writer(file: TextIO) -> Callable[[Predictions], None]:
-    file.write("\t".join(COLUMNS) + "\n")
+def _tsv_writer(file: TextIO) -> Callable[[Sequence[str]], Any]:
+    # A table has no quoting: a tab or a line break in a name would make another column or row.
+    return lambda cells: file.write("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
+
+
+def _table_writer(write_row: Callable[[Sequence[str]], Any], safe: bool) -> Callable[[Predictions], None]:
+    write_row(COLUMNS)
 
     def write(part: Predictions) -> None:
         for name, probability, uncertainty, layer in _rows(part):
             shown = probability if isinstance(probability, list) else [probability]
-            # A table has no quoting: a tab or a line break in a name would make another column or row.
             cells = (
-                " ".join(name.split()),
+                f"'{name}" if safe and name.startswith(_FORMULA) else name,
                 SEPARATOR.join(f"{x:.6f}" for x in shown),
                 f"{uncertainty:.6f}",
                 str(layer),
             )
-            file.write("\t".join(cells) + "\n")
+            write_row(cells)
 
     return write
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -15,6 +17,8 @@ from fastbert_hf.analysis.template import TEMPLATE
 from fastbert_hf.analysis.tradeoff import Point, Tradeoff
 
 _LONGEST_TEXT = 300
+# Marks, embeddings, overrides and isolates of Unicode's bidirectional algorithm.
+_DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,17 @@ def shortened(text: str) -> str:
 
 def render(page: Page, analysis: Analysis) -> str:
     """The page; whatever comes from the data, from paths and from names of classes is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_in_its_order
+    )
     return environment.from_string(TEMPLATE).render(page=page, tables=_tables(analysis))
+
+
+def _in_its_order(value: Any) -> Any:
+    """Return `value` without characters that turn around the order in which what follows is shown."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return _DIRECTION.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
+    return value
 
 
 def _tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import warnings
@@ -14,6 +15,7 @@ import numpy as np
 from transformers.utils import cached_file
 
 from fastbert_hf.exits.fingerprint import model_fingerprint
+from fastbert_hf.exits.plain_values import made_from
 from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.files import write_atomically
 
@@ -61,11 +63,23 @@ class SpeedCurve:
     """Accuracy and FLOPs speed-up (paper's convention) of one Speed for all layers, at ascending Speeds.
 
     A higher Speed lets every sample leave at the same layer or an earlier one, so `flops_speedup` never falls.
+
+    Raises:
+        ValueError: no points, or values that do not fit this.
     """
 
     speeds: tuple[float, ...]
     accuracy: tuple[float, ...]
     flops_speedup: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.speeds) == len(self.accuracy) == len(self.flops_speedup) >= 1:
+            raise ValueError("the curve must have a Speed, an accuracy and a speed-up at each of its points")
+        for name, values in (("speeds", self.speeds), ("flops_speedup", self.flops_speedup)):
+            if any(second < first for first, second in itertools.pairwise(values)):
+                raise ValueError(f"the curve's {name} must not fall")
+        if not all(0 <= value <= 1 for value in (*self.speeds, *self.accuracy)) or self.flops_speedup[0] <= 0:
+            raise ValueError("Speeds and accuracies of the curve must lie in [0, 1], and speed-ups above 0")
 
     def speed_for_speedup(self, flops_speedup: float) -> float:
         """Return the Speed whose FLOPs speed-up on the recorded samples is `flops_speedup`.
@@ -200,6 +214,8 @@ class CalibratedSetting:
             ValueError: the file is not one that `save` wrote.
         """
         path = folder / SETTING_FILE
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, not a calibration; take it away, or calibrate again")
         if not path.exists():
             return None
         try:
@@ -207,17 +223,10 @@ class CalibratedSetting:
             found = content.pop("format")
             if found not in _READABLE:
                 raise ValueError(f"not of format {', '.join(map(str, _READABLE))} but {found!r}")
-            latency, rule = content.pop("latency", None), _with_tuples(content.pop("rule"))
-            return cls(
-                rule=ExitRule(**(rule if found == _FORMAT else _with_one_parameter(rule))),
-                objective=Objective(**content.pop("objective")),
-                figures=Figures(**_with_tuples(content.pop("figures"))),
-                evidence=Evidence(**content.pop("evidence")),
-                curve=SpeedCurve(**_with_tuples(content.pop("curve"))),
-                latency=None if latency is None else Latency(**latency),
-                **content,
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if found != _FORMAT:
+                content["rule"] = _with_one_parameter(content["rule"])
+            return made_from(cls, content)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(f"{path} is not a calibration that can be read ({error}); calibrate again") from error
 
 
@@ -237,6 +246,9 @@ def find_setting(name_or_path: str | Path | None, model: Any, options: Mapping[s
     """
     if name_or_path is None:  # from_pretrained takes weights instead
         return None
+    local = Path(name_or_path) / options.get("subfolder", "")
+    if local.is_dir():
+        return _for_these_weights(CalibratedSetting.load(local), local / SETTING_FILE, model)
     where = {name: value for name, value in options.items() if name in _WHERE}
     found = cached_file(
         str(name_or_path),
@@ -246,13 +258,20 @@ def find_setting(name_or_path: str | Path | None, model: Any, options: Mapping[s
         _raise_exceptions_for_gated_repo=False,
         **where,
     )
-    setting = None if found is None else CalibratedSetting.load(Path(found).parent)
+    if found is None:
+        return None
+    return _for_these_weights(CalibratedSetting.load(Path(found).parent), found, model)
+
+
+def _for_these_weights(setting: CalibratedSetting | None, found: str | Path, model: Any) -> CalibratedSetting | None:
     if setting is None or setting.fingerprint == model_fingerprint(model):
+        if setting is not None:
+            model.resolve_speed(setting.rule, None, 1)  # layers that the model has
         return setting
     warnings.warn(
         f"{found} was made for other weights than this model has now (it was trained on, or loaded in another dtype or "
         "with other exit layers) and is left out: without a Speed every sample runs to full depth. Calibrate again",
-        stacklevel=3,
+        stacklevel=4,
     )
     return None
 
@@ -261,7 +280,3 @@ def _with_one_parameter(rule: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a rule of formats 1 and 2 as they are today."""
     numbers = {"top_k_entropy": rule.pop("top_k"), "patience": rule.pop("patience")}
     return {**rule, "parameter": numbers.get(rule["criterion"], 0)}
-
-
-def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

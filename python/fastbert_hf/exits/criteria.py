@@ -45,6 +45,8 @@ class Criterion:
     candidates: Callable[[int], tuple[int, ...]] = lambda num_labels: (0,)
 
 
+LARGEST_PARAMETER = 2**31 - 1  # what a kernel takes
+
 # Most likely classes that a calibration tries on models with more classes than that.
 _TOP_KS = (2, 3, 5, 10, 20)
 
@@ -96,10 +98,10 @@ def criterion_of(name: str, parameter: int) -> Criterion:
     if criterion.parameter is None:
         if parameter != 0:
             raise ValueError(f"the criterion {name!r} has no parameter, so it must be 0, got {parameter}")
-    elif parameter < criterion.parameter.smallest:
+    elif not criterion.parameter.smallest <= parameter <= LARGEST_PARAMETER:
         raise ValueError(
             f"the parameter of the criterion {name!r} is a number of {criterion.parameter.meaning} and must be at "
-            f"least {criterion.parameter.smallest}, got {parameter}"
+            f"least {criterion.parameter.smallest} and at most {LARGEST_PARAMETER}, got {parameter}"
         )
     return criterion
 

@@ -93,6 +93,12 @@ def test_the_page_is_whole_and_needs_nothing_else(compared):
     assert ("Compared model" in text) == compared and "calibrated setting" in text
 
 
+def test_texts_cannot_turn_around_what_is_shown():
+    records = make_records(120)
+    html = make_page(analyze(records, SPEEDS), "good\u202e\u2066 \u05d0\u05d1")
+    assert "good\\u202e\\u2066 \u05d0\u05d1" in html and not {"\u202e", "\u2066"} & set(html)
+
+
 def test_private_texts_stay_out():
     records = make_records(120)
     analysis = analyze(records, SPEEDS)

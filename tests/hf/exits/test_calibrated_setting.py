@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -198,3 +200,38 @@ def test_settings_of_no_known_format_are_errors(tmp_path, change) -> None:
     (tmp_path / SETTING_FILE).write_text(json.dumps({**written_before(rule, 2), **change}))
     with pytest.raises(ValueError, match="is not a calibration that can be read"):
         CalibratedSetting.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"figures": {"accuracy": "0.9"}}, "accuracy is '0.9', not of type float"),
+        ({"figures": {"drop": math.nan}}, "drop is nan, not finite"),
+        ({"figures": {"accuracy_interval": [0.1]}}, "accuracy_interval is"),
+        ({"figures": {"accuracy": True}}, "not of type float"),
+        ({"curve": {"speeds": [], "accuracy": [], "flops_speedup": []}}, "at each of its points"),
+        ({"curve": {"speeds": [0.5, 0.1], "accuracy": [1, 1], "flops_speedup": [1, 2]}}, "speeds must not fall"),
+        ({"curve": {"speeds": [0.1], "accuracy": [1], "flops_speedup": [-1]}}, "above 0"),
+        ({"curve": []}, "not an object"),
+        ({"rule": {"criterion": "top_k_entropy", "parameter": 10**30}}, "at most 2147483647"),
+        ({"rule": {"layers": "12"}}, "layers is '12'"),
+        ({"evidence": {"samples": 1.5}}, "samples is 1.5, not of type int"),
+        ({"fingerprint": 7}, "fingerprint is 7"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_what_is_loaded_is_not_believed(calibrated, tmp_path, change, message) -> None:
+    content = json.loads((calibrated[0] / SETTING_FILE).read_text())
+    for name, value in change.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    (tmp_path / SETTING_FILE).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"{SETTING_FILE} is not a calibration that can be read.*{message}"):
+        CalibratedSetting.load(tmp_path)
+
+
+def test_a_folder_in_the_place_of_the_setting(calibrated, tmp_path) -> None:
+    shutil.copytree(calibrated[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / SETTING_FILE).unlink()
+    (tmp_path / SETTING_FILE).mkdir()
+    with pytest.raises(ValueError, match="is a folder, not a calibration"):
+        FastBertForSequenceClassification.from_pretrained(tmp_path)

@@ -277,3 +277,27 @@ def test_pretrained_minilm(tmp_path: Path) -> None:
     torch.testing.assert_close(model(ids, mask).logits, expected, rtol=1e-4, atol=1e-5)
     everything = model(ids, mask, speed=0.9, output_all_exits=True)
     assert_same(model(ids, mask, speed=0.9), everything)
+
+
+@pytest.mark.parametrize("place", ["attn_implementation", "_attn_implementation", "backbone_config"])
+def test_attention_from_the_hub_is_not_fetched(
+    model: FastBertForSequenceClassification, place: str, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    where, name = (config[place], "attn_implementation") if place == "backbone_config" else (config, place)
+    where[name] = "kernels-community/flash-attn"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="'kernels-community/flash-attn', which is none of Transformers' own"):
+        FastBertForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_weights_that_run_code_are_refused_in_our_words(
+    model: FastBertForSequenceClassification, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"weights": Path("/")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="can run code, so they are not loaded") as caught:
+        FastBertForSequenceClassification.from_pretrained(tmp_path)
+    assert "weights_only" not in str(caught.value)
