@@ -46,4 +46,10 @@ struct DecisionOutputs {
   uint8_t* keep;       // [B]
 };
 
+namespace cpu {
+// The decision from logits [B, N] that are there already (outputs.logits may be the same memory).
+void decide(const float* logits, int64_t batch, int64_t num_labels, const Decision& decision,
+            const DecisionOutputs& outputs);
+}  // namespace cpu
+
 }  // namespace fastbert

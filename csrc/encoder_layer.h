@@ -1,4 +1,4 @@
-// One encoder layer of the BERT family on a packed batch: every sample attends to its own rows only.
+// Encoder layers of the BERT family on a packed batch: every sample attends to its own rows only.
 //
 //   q, k, v = X qkv^T + bias
 //   A       = LayerNorm(X + softmax(q k^T / sqrt(d)) v attention_output^T + bias)      heads side by side, d = H / heads
@@ -27,12 +27,9 @@ struct EncoderLayerWeights {
 };
 
 namespace cpu {
-// Y [T, H] of hidden [T, H]; both `dtype`, float32 or bfloat16, and not the same memory.
-void encoder_layer(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
-                   const EncoderLayerWeights& weights, void* out);
-
-// One or more layers of one width after another, with no point between them at which samples wait for each other: Y of
-// the first is in rows[0], of the second in rows[1], and so on in turn. `hidden` may be rows[1].
+// One or more layers of one width after another, with no point between them at which samples wait for each other:
+// Y [T, H] of the first is in rows[0], of the second in rows[1], and so on in turn. `hidden` [T, H], of `dtype` (float32
+// or bfloat16) as they are, may be rows[1].
 void encoder_layers(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
                     const std::vector<const EncoderLayerWeights*>& layers, void* const (&rows)[2]);
 }  // namespace cpu

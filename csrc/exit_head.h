@@ -48,11 +48,6 @@ namespace cpu {
 void exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const PackedMatrix& projection,
                const ExitHeadWeights& weights, const ExitHeadShape& shape, const Decision& decision,
                const DecisionOutputs& outputs);
-
-// Attention pooling with narrow_activation = identity: contexts [B, h, H] = softmax_j(keys_i . x_j) X for given
-// keys [B, h, H]. The rest of the head is matrix products over [B, ...], which the caller's library does.
-void attention_pooling(const void* hidden, DType dtype, const int32_t* cu_seqlens, const float* keys,
-                       const ExitHeadShape& shape, float* contexts);
 }  // namespace cpu
 
 namespace cuda {

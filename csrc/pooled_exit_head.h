@@ -12,16 +12,10 @@
 #include "activation.h"
 #include "decision.h"
 #include "dtype.h"
-#include "named.h"
 #include "packed_matrix.h"
+#include "pooling.h"
 
 namespace fastbert {
-
-enum class Pooling : int32_t { first, mean, max };
-
-inline constexpr Named<Pooling> kPoolingNames[] = {
-    {"first", Pooling::first}, {"mean", Pooling::mean}, {"max", Pooling::max}};
-constexpr const auto& names_of(Pooling) { return kPoolingNames; }
 
 constexpr int kMaxPooledLayers = 3;
 
@@ -44,14 +38,6 @@ struct PackedPooledHead {
 namespace cpu {
 void pooled_exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
                       const PackedPooledHead& head, const Decision& decision, const DecisionOutputs& outputs);
-
-// x [B, H] in float32. A sample without tokens gets NaN.
-void pool(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch, int64_t hidden_size,
-          Pooling pooling, float* pooled);
-
-// The decision from logits [B, N] that are there already (outputs.logits may be the same memory).
-void decide(const float* logits, int64_t batch, int64_t num_labels, const Decision& decision,
-            const DecisionOutputs& outputs);
 }  // namespace cpu
 
 namespace cuda {

@@ -150,22 +150,6 @@ Kept<EncoderWeights> make_encoder(std::vector<py::object> layers, const std::vec
   return {std::move(weights), std::move(layers)};
 }
 
-void encoder_layer(const Tensor& hidden, const Tensor& cu_seqlens, const KeptLayer& layer, const Tensor& out) {
-  const int64_t tokens = hidden.sizes<2>("hidden")[0], bounds = cu_seqlens.sizes<1>("cu_seqlens")[0];
-  const int64_t width = layer.weights.output.outputs;
-  const void* rows = hidden.checked("hidden", {tokens, width}, kCpu);
-  const DType dtype = hidden.dtype("hidden", {DType::float32, DType::bfloat16});
-  const auto* starts = cu_seqlens.checked<const int32_t>("cu_seqlens", {std::max<int64_t>(bounds, 1)}, kCpu);
-  out.check_same_dtype("out", hidden);
-  void* result = out.checked("out", {tokens, width}, kCpu);
-  const NativeCall call;
-  check_cu_seqlens(starts, bounds - 1, tokens);
-  if (starts[bounds - 1] != tokens)
-    throw py::value_error("cu_seqlens must end with the " + std::to_string(tokens) + " rows of hidden, not with " +
-                          std::to_string(starts[bounds - 1]));
-  cpu::encoder_layer(rows, dtype, starts, bounds - 1, layer.weights, result);
-}
-
 // history: [B, 2] or None. layer_speed and asked: [L]. results: logits [B, N], uncertainty [B], exit_layer [B].
 // survivors: None behind the last layer.
 void run_span(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed, const std::optional<Tensor>& history,
@@ -191,6 +175,9 @@ void run_span(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& spee
                         history ? history->checked<const int32_t>("history", {batch, 2}, kCpu) : nullptr,
                         layer_speed.checked<const float>("layer_speed", {depth}, kCpu),
                         reinterpret_cast<const uint8_t*>(asked.checked<const bool>("asked", {depth}, kCpu))};
+  for (const auto& layer : weights.layers)
+    if (layer && layer->qkv.operand == DType::bfloat16 && input.dtype != DType::bfloat16)
+      throw py::type_error("hidden must be torch.bfloat16, for which the layers are packed");
   const auto& [logits, uncertainty, exit_layer] = results;
   const Results out{logits.checked<float>("logits", {batch, weights.num_labels}, kCpu),
                     uncertainty.checked<float>("uncertainty", {batch}, kCpu),
@@ -219,7 +206,6 @@ void bind_encoder(py::module_& module) {
   py::class_<KeptAttentiveHead>(module, "AttentiveHead").def(py::init(&make_attentive_head));
   py::class_<KeptPooledHead>(module, "PooledHead").def(py::init(&make_pooled_head));
   py::class_<Kept<EncoderWeights>>(module, "Encoder").def(py::init(&make_encoder));
-  module.def("encoder_layer", &encoder_layer);
   module.def("run_span", &run_span);
 }
 

@@ -10,6 +10,7 @@
 #include "binding/native_call.h"
 #include "binding/packed.h"
 #include "pooled_exit_head.h"
+#include "pooling.h"
 
 namespace fastbert::binding {
 

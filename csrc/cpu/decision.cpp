@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "cpu/kernels.h"
-#include "pooled_exit_head.h"
 
 namespace fastbert::cpu {
 namespace {

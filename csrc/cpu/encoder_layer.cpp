@@ -178,9 +178,4 @@ void encoder_layers(const void* hidden, DType dtype, const int32_t* cu_seqlens, 
   });
 }
 
-void encoder_layer(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
-                   const EncoderLayerWeights& weights, void* out) {
-  encoder_layers(hidden, dtype, cu_seqlens, batch, {&weights}, {out, nullptr});
-}
-
 }  // namespace fastbert::cpu

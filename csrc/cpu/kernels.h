@@ -6,7 +6,7 @@
 #include "exit_head.h"
 #include "layer_norm.h"
 #include "packed_matrix.h"
-#include "pooled_exit_head.h"
+#include "pooling.h"
 
 namespace fastbert::cpu {
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import _extension
-from fastbert_kernels.engine.layer import PackedLayer
 from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.spans import Encoder, PackedState
@@ -23,9 +22,11 @@ from fastbert_kernels.engine.weights import (
 )
 from fastbert_kernels.ops import AttentiveHeadTensors
 from fastbert_kernels.ops.compact import empty_survivors
-from fastbert_kernels.ops.encoder_layer import ACTIVATIONS, DTYPES
 from fastbert_kernels.ops.exit_head import pack_head
-from fastbert_kernels.ops.packing import packed_matrix
+from fastbert_kernels.ops.packing import packed_matrix, product_operand
+
+ACTIVATIONS = ("gelu", "relu")
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 class CompiledEncoder(Encoder):
@@ -40,11 +41,9 @@ class CompiledEncoder(Encoder):
         quantised: bool,
     ) -> None:
         self._dtype, self._num_labels = dtype, teacher_classifier(heads).num_labels
-        self._layers = [
-            None if layer is None else PackedLayer.pack(layer, dtype, quantised=quantised) for layer in layers
-        ]
+        self._depth = len(layers)
         self._encoder = _extension.module().Encoder(
-            [None if layer is None else layer.native() for layer in self._layers],
+            [None if layer is None else _pack_layer(layer, dtype, quantised=quantised) for layer in layers],
             [None if head is None else _pack_head(head, dtype) for head in heads],
         )
 
@@ -66,7 +65,7 @@ class CompiledEncoder(Encoder):
 
     @property
     def depth(self) -> int:
-        return len(self._layers)
+        return self._depth
 
     @property
     def num_labels(self) -> int:
@@ -108,6 +107,30 @@ def _layer_speeds(rule: Rule, depth: int) -> tuple[Tensor, Tensor]:
     asked = [rule.asks(layer) for layer in range(1, depth + 1)]
     speeds = torch.tensor(rule.limits(depth), dtype=torch.float32, device="cpu")
     return speeds, torch.tensor(asked, dtype=torch.bool, device="cpu")
+
+
+def _pack_layer(weights: LayerWeights, dtype: torch.dtype, *, quantised: bool) -> Any:
+    """Return the native layer for hidden states of `dtype`; `quantised` multiplies in int8."""
+    inner, width = weights.intermediate_weight.shape
+    operands = {product_operand(dtype, width), product_operand(dtype, inner)}
+    operand = "int8" if quantised else operands.pop() if len(operands) == 1 else "float32"
+    norms = (
+        weights.attention_norm_weight,
+        weights.attention_norm_bias,
+        weights.output_norm_weight,
+        weights.output_norm_bias,
+    )
+    return _extension.module().EncoderLayer(
+        packed_matrix(weights.qkv_weight, weights.qkv_bias, operand),
+        packed_matrix(weights.attention_output_weight, weights.attention_output_bias, operand),
+        packed_matrix(weights.intermediate_weight, weights.intermediate_bias, operand),
+        packed_matrix(weights.output_weight, weights.output_bias, operand),
+        torch.stack(norms).float(),
+        weights.layer_norm_eps,
+        weights.layer_norm,
+        weights.num_attention_heads,
+        weights.activation_name,
+    )
 
 
 def _pack_head(head: ExitHead, dtype: torch.dtype) -> Any:

@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastbert_kernels import ops
 from fastbert_kernels.engine.attention import packed_attention
 from fastbert_kernels.engine.weights import LayerWeights
 from fastbert_kernels.layer_norm import LAYER_NORMS
-from fastbert_kernels.ops.encoder_layer import native_weights
-from fastbert_kernels.ops.packing import pack_linear, product_operand
 
 
 class Layer(Protocol):
@@ -70,61 +67,3 @@ class NoLayer:
 
     def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         return hidden
-
-
-@dataclass(frozen=True)
-class PackedLayer:
-    """Weights as the compiled CPU kernels read them; arguments of `ops.encoder_layer`."""
-
-    tensors: tuple[Tensor, ...]  # qkv, attention_output, intermediate, output, norms
-    num_attention_heads: int
-    intermediate_size: int
-    layer_norm_eps: float
-    activation: str
-    operand: str
-    layer_norm: str = "standard"
-
-    @classmethod
-    def pack(cls, weights: LayerWeights, dtype: torch.dtype, *, quantised: bool) -> PackedLayer:
-        """For hidden states of `dtype`, float32 or bfloat16; `quantised` multiplies in int8."""
-        inner, width = weights.intermediate_weight.shape
-        operands = {product_operand(dtype, width), product_operand(dtype, inner)}
-        operand = "int8" if quantised else operands.pop() if len(operands) == 1 else "float32"
-        norms = (
-            weights.attention_norm_weight,
-            weights.attention_norm_bias,
-            weights.output_norm_weight,
-            weights.output_norm_bias,
-        )
-        packed = (
-            pack_linear(weights.qkv_weight, weights.qkv_bias, operand),
-            pack_linear(weights.attention_output_weight, weights.attention_output_bias, operand),
-            pack_linear(weights.intermediate_weight, weights.intermediate_bias, operand),
-            pack_linear(weights.output_weight, weights.output_bias, operand),
-        )
-        return cls(
-            (*packed, torch.stack(norms).float()),
-            weights.num_attention_heads,
-            inner,
-            weights.layer_norm_eps,
-            weights.activation_name,
-            operand,
-            weights.layer_norm,
-        )
-
-    def native(self) -> Any:
-        """Return the layer as the compiled encoder takes it."""
-        return native_weights(
-            self.tensors,
-            self.tensors[-1].shape[1],
-            self.num_attention_heads,
-            self.intermediate_size,
-            self.layer_norm_eps,
-            self.activation,
-            self.operand,
-            self.layer_norm,
-        )
-
-    def __call__(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
-        return ops.encoder_layer(hidden, cu_seqlens, *self.tensors, **options)

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from fastbert_kernels import _extension
 
-OPERANDS = ("float32", "bfloat16", "int8")
-
 
 def product_operand(rows: torch.dtype, depth: int) -> str:
     """Return what a CPU multiplies rows of this dtype and length in.
@@ -20,29 +18,18 @@ def product_operand(rows: torch.dtype, depth: int) -> str:
     return _extension.module().product_operand(str(rows).removeprefix("torch."), depth)
 
 
-def pack_linear(weight: Tensor, bias: Tensor, operand: str) -> Tensor:
-    """Pack a Linear layer on a CPU.
+def packed_matrix(weight: Tensor, bias: Tensor, operand: str) -> Any:
+    """Return a Linear layer as the compiled kernels read it (csrc/packed_matrix.h).
+
+    It is good for this process only, whose instruction set its layout follows.
 
     Args:
-        weight: [N, K] floating point.
+        weight: [N, K] floating point, on a CPU.
         bias: [N].
         operand: "float32", "bfloat16" or "int8" (rounded per output channel, symmetrically).
-
-    Returns:
-        uint8, opaque; good for this process only, whose instruction set its layout follows.
     """
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
-    outputs, depth = weight.shape
-    memory = torch.empty(packed_bytes(outputs, depth, operand), dtype=torch.uint8)
-    _extension.module().pack_matrix(weight, bias, operand, memory)
-    return memory
-
-
-def packed_bytes(outputs: int, depth: int, operand: str) -> int:
-    """Return the length of what `pack_linear` returns."""
-    return _extension.module().packed_matrix_bytes(outputs, depth, operand)
-
-
-def packed_matrix(weight: Tensor, bias: Tensor, operand: str) -> Any:
-    """Return a Linear layer as the compiled kernels read it (csrc/packed_matrix.h); arguments as of `pack_linear`."""
-    return _extension.module().PackedMatrix(pack_linear(weight, bias, operand), *weight.shape, operand)
+    native, (outputs, depth) = _extension.module(), weight.shape
+    memory = torch.empty(native.packed_matrix_bytes(outputs, depth, operand), dtype=torch.uint8)
+    native.pack_matrix(weight, bias, operand, memory)
+    return native.PackedMatrix(memory, outputs, depth, operand)

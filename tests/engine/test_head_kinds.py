@@ -13,6 +13,7 @@ from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
+from helpers.accuracy import packed_layer
 from helpers.encoders import (
     ENCODERS,
     POOLINGS,
@@ -152,18 +153,19 @@ def test_layers_without_a_head_cost_nothing(monkeypatch, speed, rule, asked):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("speed", [0.0, 0.3, 0.6, 1.0])
 def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
-    """The one native call against the ops one by one, same layers, same heads, in every precision."""
+    """The one native call against layers and heads one by one, in every precision."""
     rows_dtype = torch.bfloat16 if dtype == torch.int8 else dtype
     layers = random_loop(depth=DEPTH, hidden_size=WIDTH, dtype=torch.float32).layers
     heads = [None, *(cast(pooled(40, 3, pooling="mean"), rows_dtype) for _ in range(DEPTH - 1))]
     encoder = CompiledEncoder([layer.weights for layer in layers], heads, rows_dtype, quantised=dtype == torch.int8)
+    parts = [packed_layer(layer.weights, dtype) for layer in layers]
     batch = make_batch(LENGTHS, speed, dtype=rows_dtype)
     got = encoder.run(copy.copy(batch), Rule())
     for b, rows in enumerate(batch.hidden.split(LENGTHS)):
         bounds = cu_seqlens_of([LENGTHS[b]])
         number, keep = 0, True
         while keep and number < DEPTH:
-            rows, head = encoder._layers[number](rows, bounds), heads[number]
+            rows, head = parts[number](rows, bounds), heads[number]
             number += 1
             if head is None:
                 continue

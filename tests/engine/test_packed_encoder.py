@@ -15,6 +15,7 @@ from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.hosts import fastbert_hf as host
+from helpers.accuracy import packed_layer
 from helpers.models import folded_head, spread_model
 from helpers.op_inputs import cu_seqlens_of
 
@@ -70,7 +71,7 @@ def test_int8_names_what_it_needs(activation, backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("speed", [0.0, 0.3, 0.6, 1.0])
 def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
-    """The one native call against the ops one by one, same layers, same heads."""
+    """The one native call against layers and heads one by one."""
     model = spread_model()
     lengths = [7, 1, 130, 3, 64, 2, 33, 9]
     encoder = host.encoder(model, dtype, "cpu").get()
@@ -79,9 +80,10 @@ def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
     got = encoder.run(
         PackedBatch(hidden, cu_seqlens_of(lengths), torch.arange(len(lengths)).int(), speeds, max(lengths)), Rule()
     )
+    layers = [packed_layer(layer.weights, dtype) for layer in host.encoder(model, None, "reference").get().layers]
     heads = [folded_head(head, encoder.dtype).tensors for head in model.heads]
     for b, rows in enumerate(hidden.split(lengths)):
-        for number, (layer, head) in enumerate(zip(encoder._layers, heads, strict=True), start=1):
+        for number, (layer, head) in enumerate(zip(layers, heads, strict=True), start=1):
             rows = layer(rows, cu_seqlens_of([lengths[b]]))
             logits, uncertainty, _, keep = ops.exit_head(rows, cu_seqlens_of([lengths[b]]), speeds[:1], head)
             if not keep or number == len(heads):

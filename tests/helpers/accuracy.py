@@ -10,8 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastbert_kernels import ops, reference
+from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.encoder import hidden_dtype
-from fastbert_kernels.engine.layer import PackedLayer, TorchLayer
+from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.packed import PackedBatch
+from fastbert_kernels.engine.rule import FULL_DEPTH
+from fastbert_kernels.engine.weights import PooledHeadWeights
 from helpers.op_inputs import cast_exit_head_inputs, cu_seqlens_of, map_tensors
 from helpers.rounding import rivals
 
@@ -107,9 +111,18 @@ def assert_encoder_layer_is_accurate(weights, lengths, dtype):
 
 
 def packed_layer(weights, dtype):
-    """The compiled layer for a precision as `patch` takes it."""
-    single = TorchLayer.cast(weights, torch.float32).weights
-    return PackedLayer.pack(single, hidden_dtype(dtype, torch.float32), quantised=dtype == torch.int8)
+    """The compiled layer for a precision as `patch` takes it: an encoder is advanced behind its first and read."""
+    single, width = TorchLayer.cast(weights, torch.float32).weights, weights.qkv_weight.shape[1]
+    head = PooledHeadWeights((torch.ones(2, width),), (torch.zeros(2),), "first", "tanh")
+    rows = hidden_dtype(dtype, torch.float32)
+    encoder = CompiledEncoder([single, None], [None, head], rows, quantised=dtype == torch.int8)
+
+    def layer(hidden, cu_seqlens):
+        state = encoder.start(PackedBatch.of(hidden, cu_seqlens, hidden.shape[0], 0.0), FULL_DEPTH)
+        encoder.advance(state, 1)
+        return state.batch.hidden
+
+    return layer
 
 
 @contextlib.contextmanager

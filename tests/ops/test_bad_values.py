@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import ops
-from helpers.accuracy import packed_layer
-from helpers.op_inputs import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, layer_weights, pooled_inputs
+from helpers.op_inputs import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
 
 LENGTHS = [3, 1, 5]
 T, H, ORIGINAL, WORDS = sum(LENGTHS), 48, 7, 50
@@ -41,21 +40,12 @@ def embed() -> Arguments:
     return named(ops.embed, [*ids, *tables, torch.ones(H), torch.zeros(H)], layer_norm_eps=1e-12)
 
 
-def encoder_layer() -> Arguments:
-    layer = packed_layer(layer_weights(H, 96, 4), torch.float32)
-    rows = exit_head()
-    sizes = {"num_attention_heads": 4, "intermediate_size": 96, "layer_norm_eps": 1e-12}
-    return named(ops.encoder_layer, [rows["hidden"], rows["cu_seqlens"], *layer.tensors], **sizes)
-
-
-OPS = {op.__name__: op for op in (exit_head, pooled_exit_head, compact, embed, encoder_layer)}
+OPS = {op.__name__: op for op in (exit_head, pooled_exit_head, compact, embed)}
 ON = [(name, backend) for name in OPS for backend in ("cpu", "reference")]
-ON.remove(("encoder_layer", "reference"))  # it has no reference
 
 
 def call(name: str, backend: str, arguments: Arguments) -> Any:
-    chosen = {} if name == "encoder_layer" else {"backend": backend}
-    return getattr(ops, name)(**arguments, **chosen)
+    return getattr(ops, name)(**arguments, backend=backend)
 
 
 def refused(name: str, backend: str, arguments: Arguments) -> str:
@@ -109,15 +99,6 @@ VALUES: dict[str, list[tuple[str, Any, str]]] = {
         ("token_type_ids", torch.full((T,), 2), "token_type_ids must lie in 0..1"),
         ("words", torch.randn(0, H), "input_ids must lie in 0..-1"),
         ("segments", torch.randn(0, H), "token_type_ids must lie in 0..-1"),
-    ],
-    "encoder_layer": [
-        ("num_attention_heads", -1, "-1 attention heads do not divide the hidden size 48"),
-        ("num_attention_heads", 0, "0 attention heads"),
-        ("num_attention_heads", 5, "5 attention heads"),
-        ("intermediate_size", -1, "a matrix has at least one row"),
-        ("intermediate_size", 0, "a matrix has at least one row"),
-        ("intermediate_size", 2**40, "intermediate must have shape"),
-        ("cu_seqlens", int32(0, 3, 4, 8), "must end with the 9 rows of hidden, not with 8"),
     ],
 }
 BOUNDS = {

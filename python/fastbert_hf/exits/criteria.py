@@ -28,7 +28,8 @@ class Criterion:
     """One way to decide that a sample leaves.
 
     Attributes:
-        uncertainty: [...] in [0, 1] of float logits [..., N] and the parameter; what the model reports.
+        uncertainty: what the model reports, of logits [..., N] and the parameter: [...] in [0, 1], NaN where the logits
+            are not finite; float32, for float64 logits float64.
         in_words: what is looked at, for a parameter, in a form that fits behind "the" or "after".
         compares_speed: True: a sample leaves when its uncertainty is below Speed. False: when as many heads in a row as
             the parameter says, of those asked, predicted the same class; Speed is not looked at.
@@ -104,20 +105,3 @@ def criterion_of(name: str, parameter: int) -> Criterion:
             f"least {criterion.parameter.smallest} and at most {LARGEST_PARAMETER}, got {parameter}"
         )
     return criterion
-
-
-def uncertainty_by(logits: torch.Tensor, criterion: str, parameter: int = 0) -> torch.Tensor:
-    """Return the uncertainty of single-label predictions that `criterion` looks at.
-
-    Args:
-        logits: float [..., N].
-        criterion: a key of `CRITERIA`. "patience" compares none, and reports the normalised entropy.
-        parameter: the number that belongs to it; 0 for a criterion that has none.
-
-    Returns:
-        [...], in [0, 1]; NaN where the logits are not finite; float32, for float64 logits float64.
-
-    Raises:
-        ValueError: an unknown criterion, or a parameter that does not fit it.
-    """
-    return criterion_of(criterion, parameter).uncertainty(logits, parameter)

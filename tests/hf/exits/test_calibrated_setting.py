@@ -19,8 +19,8 @@ from fastbert_hf import FastBertForSequenceClassification, predict
 from fastbert_hf.calibration import ExitRule, Objective, calibrate, record_exits, simulate
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.exits.calibrated_setting import SETTING_FILE, CalibratedSetting
-from fastbert_hf.exits.criteria import uncertainty_by
 from fastbert_hf.exits.fingerprint import model_fingerprint
+from fastbert_hf.exits.uncertainty import normalised_entropy
 from fastbert_hf.training import distill, evaluate
 from helpers.training import QUICK_DISTILLATION, make_data, make_tokenizer
 
@@ -61,7 +61,7 @@ def test_setting_is_used_by_predict_and_pipeline(calibrated) -> None:
     # In other batches than those of the records, rounding may move what is at its Speed to the last digit.
     heads = [records.exit_layers.index(layer) for layer in setting.rule.layers]
     speeds = torch.tensor(setting.rule.speeds)
-    far = ((uncertainty_by(records.logits[:, heads], "entropy") - speeds).abs() > 1e-5).all(dim=1)
+    far = ((normalised_entropy(records.logits[:, heads]) - speeds).abs() > 1e-5).all(dim=1)
     assert setting.rule.criterion == "entropy" and far.sum() > 250
     found = predict(loaded, tokenizer, texts).exit_layer
     assert found[far].tolist() == expected.exit_layers[far.numpy()].tolist()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastbert_hf.exits.criteria import CRITERIA, uncertainty_by
+from fastbert_hf.exits.criteria import CRITERIA, criterion_of
 from fastbert_hf.exits.uncertainty import mean_binary_entropy, normalised_entropy, top_k_entropy, uncertainty
 
 
@@ -79,13 +79,13 @@ def test_entropy_keeps_leading_dimensions() -> None:
 def test_every_criterion_reports_a_share(num_labels: int) -> None:
     logits = torch.randn(3, 50, num_labels) * 4
     logits[0, 0], logits[0, 1, 0], logits[0, 2, 1], logits[0, 3] = 0.0, math.nan, math.inf, -math.inf
-    for name, criterion in CRITERIA.items():
+    for criterion in CRITERIA.values():
         for parameter in criterion.candidates(num_labels):
-            found = uncertainty_by(logits, name, parameter)
+            found = criterion.uncertainty(logits, parameter)
             assert found.shape == (3, 50) and found.dtype == torch.float32
             assert found[0, 1:4].isnan().all() and found.isnan().sum() == 3
             assert ((found >= 0) & (found <= 1))[~found.isnan()].all()
-            wide = uncertainty_by(logits.double(), name, parameter)
+            wide = criterion.uncertainty(logits.double(), parameter)
             assert wide.dtype == torch.float64
             torch.testing.assert_close(found.double(), wide, rtol=1e-5, atol=1e-6, equal_nan=True)
 
@@ -110,4 +110,4 @@ def test_top_k_entropy_is_that_of_the_likeliest_alone() -> None:
 )
 def test_criteria_that_are_none_are_refused(name: str, parameter: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        uncertainty_by(torch.zeros(1, 3), name, parameter)
+        criterion_of(name, parameter)
