@@ -17,9 +17,11 @@ def info() -> dict[str, Any]:
 
     Returns:
         A dict with the keys version, python, torch, processors (those that this process may use), threads (that a
-        call on the CPU takes), extension (path, or why it is missing), cpu_instruction_set, cuda_version and
-        cuda_architectures (of the compiled kernels; None without), device (of CUDA, or None), backends (name ->
-        "available" or the reason why not).
+        call on the CPU takes), extension (path, or why it is missing), cpu_instruction_set, cpu_instruction_sets
+        (name -> "in use", "available" or the reason why not), cpu_tile_rows (operand -> depth of a product -> the
+        fewest rows that tile registers multiply, as measured; None without them), cuda_version and cuda_architectures
+        (of the compiled kernels; None without), device (of CUDA, or None), backends (name -> "available" or the reason
+        why not).
     """
     thread_count, processor_count = threads.limits()
     module, detail = _extension.load()
@@ -31,6 +33,8 @@ def info() -> dict[str, Any]:
         "threads": thread_count,
         "extension": detail,
         "cpu_instruction_set": module.cpu_instruction_set() if module else None,
+        "cpu_instruction_sets": module.cpu_instruction_sets() if module else None,
+        "cpu_tile_rows": module.cpu_tile_rows() if module else None,
         "cuda_version": module.cuda_version if module else None,
         "cuda_architectures": module.cuda_architectures if module else None,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

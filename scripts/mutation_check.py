@@ -2,10 +2,10 @@
 """Plants deliberate faults in the kernels, one at a time, and checks that some test notices each.
 
 Works in a temporary copy of the sources. A fault is an exact piece of text and what takes its place; when the text is
-no longer there exactly once, the script stops, since a fault that is not planted proves nothing. Four suites: the CUDA
+no longer there exactly once, the script stops, since a fault that is not planted proves nothing. Five suites: the CUDA
 kernels run on the CPU by tests/cuda_on_cpu (needs g++ and the headers of the CUDA toolkit), the C++ kernels for CPUs
-and the reference in PyTorch by tests/ops, and the loops over layers by tests/engine. Each suite must pass before its
-faults are planted.
+and the reference in PyTorch by tests/ops, those with tile registers by tests/tile_model, and the loops over layers by
+tests/engine. Each suite must pass before its faults are planted.
 
 Exit status: 0 when every fault was caught, 1 when one survived, 2 when the check itself could not run.
 """
@@ -265,14 +265,6 @@ FAULTS = [
     ),
     Fault(
         "cpu",
-        "attention: the half pair at the end stays",
-        "csrc/cpu/isa/bfloat16_operand.h",
-        "if (count % 2 != 0) out[count] = 0;",
-        "if (count % 2 != 0) out[count] = out[0];",
-        "test_encoder_layer.py",
-    ),
-    Fault(
-        "cpu",
         "int8: the rows' shift is forgotten",
         "csrc/cpu/isa/product.cpp",
         "integers[c] - shift * column_sum[c]",
@@ -302,6 +294,46 @@ FAULTS = [
         "    begin = end;",
         "    begin = end + 1;",
         "test_encoder_layer.py",
+    ),
+    Fault(
+        "tiles",
+        "attention: what is left of a step stays",
+        "csrc/cpu/isa/bfloat16_format.h",
+        "out[j] = 0;",
+        "out[j] = out[0];",
+        "test_tile_attention.py",
+    ),
+    Fault(
+        "tiles",
+        "configuration: a row too few",
+        "csrc/cpu/isa/tile_operand.h",
+        "const int64_t first = rows < kRowsOfTile ? rows : kRowsOfTile,",
+        "const int64_t first = rows < kRowsOfTile ? rows : kRowsOfTile - 1,",
+        "test_tile_products.py",
+    ),
+    Fault(
+        "tiles",
+        "configuration: that of the tile before",
+        "csrc/cpu/isa/tile_operand.h",
+        "if (rows != configured_) {",
+        "if (configured_ == 0) {",
+        "test_tile_products.py",
+    ),
+    Fault(
+        "tiles",
+        "sums are not zeroed",
+        "csrc/cpu/isa/tile_operand.h",
+        "    _tile_zero(1);\n",
+        "",
+        "test_tile_products.py",
+    ),
+    Fault(
+        "tiles",
+        "operands in the wrong order",
+        "csrc/cpu/isa/tile_operand.h",
+        "_tile_dpbusd(0, 4, 6);",
+        "_tile_dpbusd(0, 6, 4);",
+        "test_tile_products.py",
     ),
     Fault(
         "engine",
@@ -360,7 +392,13 @@ FAULTS = [
         "test_exit_head.py test_decision.py",
     ),
 ]
-FOLDERS = {"cuda": "tests/cuda_on_cpu", "cpu": "tests/ops", "engine": "tests/engine", "reference": "tests/ops"}
+FOLDERS = {
+    "cuda": "tests/cuda_on_cpu",
+    "cpu": "tests/ops",
+    "tiles": "tests/tile_model",
+    "engine": "tests/engine",
+    "reference": "tests/ops",
+}
 
 
 def run(command: list[str], copy: Path, seconds: float) -> tuple[bool, str]:
@@ -388,12 +426,22 @@ def build_cpu(copy: Path) -> None:
         raise CheckError(f"the C++ kernels do not compile:\n{output}")
 
 
+def build_tiles(copy: Path) -> None:
+    """Compiles the kernels with modelled tiles, as their tests do; raises CheckError when that fails."""
+    command = [sys.executable, "-c", "import tile_kernels; tile_kernels.build('tile_kernels')"]
+    built, output = run(command, copy / FOLDERS["tiles"], 300)
+    if not built:
+        raise CheckError(f"the kernels with modelled tiles do not compile:\n{output}")
+
+
 def test(suite: str, files: str, copy: Path) -> tuple[bool, str]:
     """Whether the tests pass, and what they print; compiles what they test."""
     libraries = copy / "build/cuda_on_cpu"
     before = len(list(libraries.glob("*.so")))
     if suite in ("cpu", "engine"):
         build_cpu(copy)
+    if suite == "tiles":
+        build_tiles(copy)
     passed, output = run([*PYTEST, *(str(Path(FOLDERS[suite]) / name) for name in files.split())], copy, TEST_SECONDS)
     # These tests compile by themselves, a library for each state of the sources.
     if suite == "cuda" and len(list(libraries.glob("*.so"))) == before:

@@ -73,7 +73,10 @@ def test_info_is_plain_data():
     information = json.loads(json.dumps(fastbert_kernels.info()))
     assert information["version"] == fastbert_kernels.__version__
     assert information["backends"].keys() == {"cuda", "triton", "cpu", "reference"}
-    assert information["cpu_instruction_set"] in {"portable", "avx2", "avx512", "avx512_bf16"}
+    sets = information["cpu_instruction_sets"]
+    assert list(sets) == ["amx", "avx512_bf16", "avx512", "avx2", "portable"]
+    assert [name for name, state in sets.items() if state == "in use"] == [information["cpu_instruction_set"]]
+    assert (information["cpu_tile_rows"] is None) == (information["cpu_instruction_set"] != "amx")
 
 
 def test_versions_agree():

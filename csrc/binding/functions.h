@@ -14,6 +14,7 @@ void bind_compact(pybind11::module_& module);
 void bind_embed(pybind11::module_& module);
 void bind_heads(pybind11::module_& module);
 void bind_encoder(pybind11::module_& module);
+void bind_processor(pybind11::module_& module);
 
 // Room for the survivors of a batch: hidden [T, H], cu_seqlens [B + 1], sample_index [B], speed [B], history [B, 2],
 // counts [2].

@@ -8,7 +8,6 @@
 #include "binding/functions.h"
 #include "binding/names.h"
 #include "binding/native_call.h"
-#include "cpu/kernels.h"
 #include "cpu/profile.h"
 #include "decision.h"
 #include "dtype.h"
@@ -40,7 +39,6 @@ PYBIND11_MODULE(_C, module) {
 
   module.def("count_threads_with", &NativeCall::count_threads_with);
   py::register_local_exception_translator(&translate_interrupted);
-  module.def("cpu_instruction_set", [] { return cpu::kernels().name; });
   module.def("start_profile", [] { cpu::profile() = {true, {}}; });
   module.def("stop_profile", [] {
     py::dict seconds;
@@ -52,6 +50,7 @@ PYBIND11_MODULE(_C, module) {
   bind_embed(module);
   bind_encoder(module);
   bind_heads(module);
+  bind_processor(module);
 #ifdef FASTBERT_WITH_CUDA
   module.attr("cuda_version") = FASTBERT_CUDA_VERSION;
   module.attr("cuda_architectures") = FASTBERT_CUDA_ARCHITECTURES;

@@ -24,21 +24,26 @@ constexpr int64_t kBlockRows = 16;  // of what is done row by row
 // Waking the other threads and meeting them behind every part takes longer than a few microseconds of work.
 constexpr int64_t kFewestMultiplyAdds = 1 << 22;
 
+// From row to row of a product's operand. Rows that are whole kilobytes apart share few sets of the first-level cache, and
+// tiles of registers read 16 of them at a time: a cache line between them spreads them out.
+int64_t spread_bytes(int64_t row_bytes) { return row_bytes % 1024 == 0 ? row_bytes + 64 : row_bytes; }
+
 // What lies between the products of one group.
 struct Workspace {
   Workspace(int64_t tokens, const EncoderLayerWeights& weights, DType dtype) {
     const int64_t width = weights.qkv.depth, inner = weights.intermediate.outputs, element = element_size(dtype);
-    wide = aligned_array<char>(tokens * std::max(3 * width, inner) * element);
+    wide = aligned_array<char>(tokens * std::max(3 * width * element, spread_bytes(inner * element)));
     narrow = aligned_array<char>(tokens * width * element);
     sums = aligned_array<float>(tokens * width);
     if (weights.qkv.operand == DType::int8) {
-      bytes = aligned_array<uint8_t>(tokens * kernels().quantised_row_bytes(std::max(width, inner)));
+      const auto row_bytes = [](int64_t count) { return spread_bytes(kernels().quantised_row_bytes(count)); };
+      bytes = aligned_array<uint8_t>(tokens * std::max(row_bytes(width), row_bytes(inner)));
       scale = aligned_array<float>(tokens);
       shift = aligned_array<int32_t>(tokens);
     }
   }
 
-  AlignedArray<char> wide;      // q, k and v [T, 3H], later the intermediate values [T, I]
+  AlignedArray<char> wide;      // q, k and v [T, 3H], later the intermediate values [T, I], whose rows are spread
   AlignedArray<char> narrow;    // attention's context, later A [T, H]
   AlignedArray<float> sums;     // what goes into a LayerNorm [T, H]
   AlignedArray<uint8_t> bytes;  // quantised rows of the product at hand
@@ -59,23 +64,25 @@ class Group {
         space_(workspace),
         tokens_(cu_seqlens[batch] - cu_seqlens[0]),
         width_(weights.qkv.depth),
-        inner_(weights.intermediate.outputs) {}
+        inner_(weights.intermediate.outputs),
+        inner_stride_(spread_bytes(inner_ * element_size(dtype)) / element_size(dtype)) {}
 
   void run() const {
     Stopwatch watch(on_calling_thread());
-    multiply(weights_.qkv, hidden_, {space_.wide.get(), dtype_, 3 * width_});
+    multiply(weights_.qkv, hidden_, width_, {space_.wide.get(), dtype_, 3 * width_});
     watch.lap(Phase::qkv);
     attend();
     watch.lap(Phase::attention);
-    multiply(weights_.attention_output, space_.narrow.get(),
+    multiply(weights_.attention_output, space_.narrow.get(), width_,
              {space_.sums.get(), DType::float32, width_, Epilogue::none, hidden_, dtype_, width_});
     watch.lap(Phase::attention_output);
     normalise(weights_.norms, space_.narrow.get());
     watch.lap(Phase::norm);
     const Epilogue activation = weights_.activation == Activation::relu ? Epilogue::relu : Epilogue::gelu;
-    multiply(weights_.intermediate, space_.narrow.get(), {space_.wide.get(), dtype_, inner_, activation});
+    multiply(weights_.intermediate, space_.narrow.get(), width_,
+             {space_.wide.get(), dtype_, inner_stride_, activation});
     watch.lap(Phase::intermediate);
-    multiply(weights_.output, space_.wide.get(),
+    multiply(weights_.output, space_.wide.get(), inner_stride_,
              {space_.sums.get(), DType::float32, width_, Epilogue::none, space_.narrow.get(), dtype_, width_});
     watch.lap(Phase::output);
     normalise(weights_.norms + 2 * width_, out_);
@@ -87,15 +94,15 @@ class Group {
     return static_cast<const char*>(rows) + row * width * element_size(dtype_);
   }
 
-  void multiply(const PackedMatrix& matrix, const void* rows, const ProductOutput& output) const {
+  void multiply(const PackedMatrix& matrix, const void* rows, int64_t row_stride, const ProductOutput& output) const {
     if (matrix.operand != DType::int8) {
-      share_product(matrix, {rows, dtype_, matrix.depth, nullptr, nullptr}, output, tokens_);
+      share_product(matrix, {rows, dtype_, row_stride, nullptr, nullptr}, output, tokens_);
       return;
     }
-    const int64_t stride = kernels().quantised_row_bytes(matrix.depth);
+    const int64_t stride = spread_bytes(kernels().quantised_row_bytes(matrix.depth));
     parallel_for_blocks(tokens_, kBlockRows, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
-        kernels().quantise_row(row_of(rows, row, matrix.depth), dtype_, matrix.depth, space_.bytes.get() + row * stride,
+        kernels().quantise_row(row_of(rows, row, row_stride), dtype_, matrix.depth, space_.bytes.get() + row * stride,
                                space_.scale.get() + row, space_.shift.get() + row);
     });
     share_product(matrix, {space_.bytes.get(), DType::int8, stride, space_.scale.get(), space_.shift.get()}, output,
@@ -133,7 +140,7 @@ class Group {
   const EncoderLayerWeights& weights_;
   void* out_;
   const Workspace& space_;
-  int64_t tokens_, width_, inner_;
+  int64_t tokens_, width_, inner_, inner_stride_;
 };
 
 // Groups of whole samples with about the same number of tokens: as many for each thread, where that is possible.

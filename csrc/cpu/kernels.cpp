@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/tiles.h"
+
 namespace fastbert::cpu {
 
 namespace portable {
@@ -21,28 +23,89 @@ namespace avx512_bf16 {
 extern const Kernels kernels;
 }
 #endif
+#ifdef FASTBERT_WITH_AMX
+namespace amx {
+extern const Kernels kernels;
+}
+#endif
 
 namespace {
 
+const char* nothing_missing() { return nullptr; }
+
+#ifdef FASTBERT_X86
+const char* avx2_missing() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")
+             ? nullptr
+             : "this processor has no AVX2 with FMA and F16C";
+}
+
+const char* avx512_missing() {
+  if (const char* missing = avx2_missing()) return missing;
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
+             ? nullptr
+             : "this processor has no AVX-512";
+}
+
+const char* avx512_bf16_missing() {
+  if (const char* missing = avx512_missing()) return missing;
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")
+             ? nullptr
+             : "this processor has no AVX-512 with bfloat16 and int8 products";
+}
+#endif
+
+#ifdef FASTBERT_WITH_AMX
+const char* amx_missing() {
+#ifdef FASTBERT_X86
+  if (const char* missing = avx512_bf16_missing()) return missing;
+#endif
+  return tiles_missing();
+}
+#endif
+
+struct Candidate {
+  const Kernels* kernels;
+  const char* (*missing)();  // why this processor or system does not have the set, or nullptr
+};
+
+// The widest first.
+constexpr Candidate kCandidates[] = {
+#ifdef FASTBERT_WITH_AMX
+    {&amx::kernels, amx_missing},
+#endif
+#ifdef FASTBERT_X86
+    {&avx512_bf16::kernels, avx512_bf16_missing},
+    {&avx512::kernels, avx512_missing},
+    {&avx2::kernels, avx2_missing},
+#endif
+    {&portable::kernels, nothing_missing},
+};
+
+// With what the set finds by testing itself, which it does once.
+const char* missing(const Candidate& candidate) {
+  const char* reason = candidate.missing();
+  return reason ? reason : candidate.kernels->fault();
+}
+
 const Kernels& choose() {
   const char* requested = std::getenv("FASTBERT_CPU_ISA");
-  const std::string name = requested ? requested : "";
-  const auto wanted = [&](const char* set) { return name.empty() || name == set; };
-#ifdef FASTBERT_X86
-  const bool has_avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  const bool has_avx512_bf16 =
-      has_avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
-  if (has_avx512_bf16 && wanted("avx512_bf16")) return avx512_bf16::kernels;
-  if (has_avx512 && wanted("avx512")) return avx512::kernels;
-  if (has_avx2 && wanted("avx2")) return avx2::kernels;
-#endif
-  if (wanted("portable")) return portable::kernels;
-  throw std::runtime_error("FASTBERT_CPU_ISA=" + name +
-                           " is not one that this processor and this build have (portable, avx2, avx512, "
-                           "avx512_bf16); unset it to let the widest be chosen");
+  std::string names;
+  for (const Candidate& candidate : kCandidates) {
+    const std::string name = candidate.kernels->name;
+    if (requested != nullptr && name != requested) {
+      names += (names.empty() ? "" : ", ") + name;
+      continue;
+    }
+    const char* reason = missing(candidate);
+    if (reason == nullptr) return *candidate.kernels;
+    if (requested != nullptr)
+      throw std::runtime_error("FASTBERT_CPU_ISA=" + name + " is not available: " + reason +
+                               "; unset it to let the widest that is be chosen");
+  }
+  throw std::runtime_error("FASTBERT_CPU_ISA=" + std::string(requested) + " is not one of " + names +
+                           "; unset it to let the widest be chosen");
 }
 
 }  // namespace
@@ -50,6 +113,15 @@ const Kernels& choose() {
 const Kernels& kernels() {
   static const Kernels& chosen = choose();
   return chosen;
+}
+
+std::vector<InstructionSet> instruction_sets() {
+  static const std::vector<InstructionSet> sets = [] {
+    std::vector<InstructionSet> found;
+    for (const Candidate& candidate : kCandidates) found.push_back({candidate.kernels->name, missing(candidate)});
+    return found;
+  }();
+  return sets;
 }
 
 }  // namespace fastbert::cpu

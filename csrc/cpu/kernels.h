@@ -2,6 +2,7 @@
 // chosen at first use, by what the processor has.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "exit_head.h"
 #include "layer_norm.h"
@@ -56,6 +57,11 @@ struct Kernels {
   const char* name;
   int64_t panel_width;
 
+  // Why the set is not fit for use here, though processor and system have it, or nullptr: it tests itself.
+  const char* (*fault)();
+  // From how many rows on products of such a depth take tile registers; 0 for a set without.
+  int64_t (*fewest_tile_rows)(DType operand, int64_t depth);
+
   // These three are documented in packed_matrix.h.
   DType (*product_operand)(DType rows, int64_t depth);
   int64_t (*packed_matrix_bytes)(int64_t outputs, int64_t depth, DType operand);
@@ -100,8 +106,16 @@ inline int64_t attention_pooling_scratch(const ExitHeadShape& shape, int64_t n) 
   return shape.num_heads * n + shape.hidden_size;
 }
 
-// The widest set this processor runs, or the one named by the environment variable FASTBERT_CPU_ISA (portable, avx2,
-// avx512, avx512_bf16).
+// The widest set this processor runs, or the one named by the environment variable FASTBERT_CPU_ISA. Throws
+// std::runtime_error where that one cannot be had.
 const Kernels& kernels();
+
+struct InstructionSet {
+  const char* name;
+  const char* missing;  // why this processor or system does not have it, or nullptr
+};
+
+// All of them, the widest first.
+std::vector<InstructionSet> instruction_sets();
 
 }  // namespace fastbert::cpu

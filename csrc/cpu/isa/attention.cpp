@@ -78,40 +78,67 @@ inline void transpose(const char* const* rows, int64_t count, int64_t width, cha
     }
 }
 
-struct AttentionScratch {
-  float* keys;     // K^T: panels of kPanelWidth keys, [d / group] [kPanelWidth] [group] each
-  float* values;   // V: panels of kPanelWidth columns, [n / group] [kPanelWidth] [group] each
-  float* scores;   // [kTileRows, n rounded up to panels], which the attention weights take the place of
-  float* queries;  // [kTileRows, d]
-  float* rows;     // [kPanelWidth, d] converted
+// Sizes of one head for an operand.
+template <class Operand>
+struct AttentionSizes {
+  AttentionSizes(int64_t n, int64_t head_size)
+      : d(round_up(head_size, Operand::kStep)),
+        depth(round_up(n, Operand::kStep)),
+        keys(panels_of(n) * kPanelWidth),
+        columns(panels_of(head_size) * kPanelWidth) {}
+
+  int64_t scratch() const {
+    return keys * d + columns * depth + Operand::kTileRows * (keys + d) +
+           kPanelWidth * d;  // as AttentionScratch has it
+  }
+
+  int64_t d, depth;       // depths of the product with the keys, and of that with the values
+  int64_t keys, columns;  // n and the head's size, in whole panels
 };
 
+// In floats, of which 16-bit operands use half.
 template <class Operand>
-AttentionScratch divide(float* memory, int64_t n, int64_t d) {
-  float* values = memory + panels_of(n) * kPanelWidth * d;
-  float* scores = values + panels_of(d) * kPanelWidth * (n + 1);
-  float* queries = scores + Operand::kTileRows * panels_of(n) * kPanelWidth;
-  return {memory, values, scores, queries, queries + Operand::kTileRows * d};
-}
+struct AttentionScratch {
+  using Row = typename Operand::Row;
 
+  AttentionScratch(const AttentionSizes<Operand>& sizes, float* memory) {
+    float* const behind_keys = memory + sizes.keys * sizes.d;
+    float* const behind_values = behind_keys + sizes.columns * sizes.depth;
+    float* const behind_scores = behind_values + Operand::kTileRows * sizes.keys;
+    keys = reinterpret_cast<Row*>(memory);
+    values = reinterpret_cast<Row*>(behind_keys);
+    scores = behind_values;
+    queries = reinterpret_cast<Row*>(behind_scores);
+    rows = reinterpret_cast<Row*>(behind_scores + Operand::kTileRows * sizes.d);
+  }
+
+  Row* keys;      // K^T: panels of kPanelWidth keys, [d / group] [kPanelWidth] [group] each
+  Row* values;    // V: panels of kPanelWidth columns, [depth / group] [kPanelWidth] [group] each
+  float* scores;  // [kTileRows, keys], which the attention weights take the place of
+  Row* queries;   // [kTileRows, d]
+  Row* rows;      // [kPanelWidth, d] converted
+};
+
+// What lies past the last row of the depth has to be zeros. Past the last key nothing need be: those scores are never read.
 template <class Operand>
-void pack_keys(const HeadRows& rows, typename Operand::Row* buffer, typename Operand::Row* keys) {
+void pack_keys(const HeadRows& rows, int64_t depth, typename Operand::Row* buffer, typename Operand::Row* keys) {
+  constexpr int64_t kGroup = Operand::kGroup;
   const int64_t n = rows.head.n, d = rows.head.head_size;
-  for (int64_t first = 0; first < n; first += kPanelWidth) {
+  for (int64_t first = 0; first < n; first += kPanelWidth, keys += kPanelWidth * depth) {
     const int64_t count = n - first < kPanelWidth ? n - first : kPanelWidth;
     const char* panel[kPanelWidth];
     for (int64_t j = 0; j < count; ++j)
       panel[j] = reinterpret_cast<const char*>(rows.read<Operand>(1, first + j, buffer + j * d));
-    transpose(panel, count, d / Operand::kGroup, reinterpret_cast<char*>(keys + first * d));
+    transpose(panel, count, d / kGroup, reinterpret_cast<char*>(keys));
+    std::memset(keys + d * kPanelWidth, 0, (depth - d) * kPanelWidth * sizeof(*keys));
   }
 }
 
-// `depth` is n rounded up to whole groups. Behind the last row comes itself: its share is 0.
+// The same of columns and rows of values. The last group may have more than the rows that are left: their share is 0.
 template <class Operand>
 void pack_values(const HeadRows& rows, int64_t depth, typename Operand::Row* buffer, typename Operand::Row* values) {
   constexpr int64_t kGroup = Operand::kGroup;
   const int64_t n = rows.head.n, d = rows.head.head_size;
-  // What lies past the last value or column has to be numbers. Past the last key it need not: those scores are never read.
   std::memset(values, 0, panels_of(d) * kPanelWidth * depth * sizeof(*values));
   for (int64_t j = 0; j < n; j += kGroup) {
     const typename Operand::Row* group[kGroup];
@@ -129,18 +156,14 @@ void attend(const AttentionHead& head, float* memory) {
   using Row = typename Operand::Row;
   constexpr int64_t kTileRows = Operand::kTileRows;
   const HeadRows rows{head};
-  const int64_t n = head.n, d = head.head_size, padded = panels_of(n) * kPanelWidth;
-  const int64_t depth = round_up(n, Operand::kGroup);
-  const AttentionScratch scratch = divide<Operand>(memory, n, d);
-  auto* keys = reinterpret_cast<Row*>(scratch.keys);
-  auto* values = reinterpret_cast<Row*>(scratch.values);
-  auto* queries = reinterpret_cast<Row*>(scratch.queries);
-  auto* buffer = reinterpret_cast<Row*>(scratch.rows);
+  const int64_t n = head.n, d = head.head_size;
+  const AttentionSizes<Operand> sizes(n, d);
+  const AttentionScratch<Operand> scratch(sizes, memory);
   // A row of one head is a line or two of each row of the matrix, which no prefetcher of the processor guesses.
   for (int64_t j = 0; j < n; ++j)
     for (int64_t part = 0; part < 3; ++part) prefetch<0>(rows.row(part, j), d * element_bytes(head.dtype));
-  pack_keys<Operand>(rows, buffer, keys);
-  pack_values<Operand>(rows, depth, buffer, values);
+  pack_keys<Operand>(rows, sizes.d, scratch.rows, scratch.keys);
+  pack_values<Operand>(rows, sizes.depth, scratch.rows, scratch.values);
 
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
   Operand operand;
@@ -148,19 +171,22 @@ void attend(const AttentionHead& head, float* memory) {
   for (int64_t begin = 0; begin < n; begin += kTileRows) {
     const int64_t count = n - begin < kTileRows ? n - begin : kTileRows;
     for (int64_t r = 0; r < count; ++r) {
-      const Row* query = rows.read<Operand>(0, begin + r, queries + r * d);
-      if (query != queries + r * d) std::memcpy(queries + r * d, query, d * sizeof(Row));
+      Row* to = scratch.queries + r * sizes.d;
+      const Row* query = rows.read<Operand>(0, begin + r, to);
+      if (query != to) std::memcpy(to, query, d * sizeof(Row));
+      for (int64_t k = d; k < sizes.d; ++k) to[k] = 0;
     }
     for (int64_t first = 0; first < n; first += kPanelWidth)
-      operand.run(count, queries, d, keys + first * d, d, scratch.scores + first, padded);
+      operand.run(count, scratch.queries, sizes.d, scratch.keys + first * sizes.d, sizes.d, scratch.scores + first,
+                  sizes.keys);
     const Row* shares = nullptr;
     for (int64_t r = count - 1; r >= 0; --r) {
-      float* scores = scratch.scores + r * padded;
-      shares = Operand::shares(scores, n, 1.0f / exponentials(scores, n, scale));
+      float* scores = scratch.scores + r * sizes.keys;
+      shares = Operand::shares(scores, n, sizes.depth, 1.0f / exponentials(scores, n, scale));
     }
     for (int64_t first = 0; first < d; first += kPanelWidth) {
-      operand.run(count, shares, padded * static_cast<int64_t>(sizeof(float) / sizeof(Row)), values + first * depth,
-                  depth, sums, kPanelWidth);
+      operand.run(count, shares, sizes.keys * static_cast<int64_t>(sizeof(float) / sizeof(Row)),
+                  scratch.values + first * sizes.depth, sizes.depth, sums, kPanelWidth);
       const int64_t columns = d - first < kPanelWidth ? d - first : kPanelWidth;
       for (int64_t r = 0; r < count; ++r) {
         char* out = static_cast<char*>(head.context);
@@ -174,9 +200,13 @@ void attend(const AttentionHead& head, float* memory) {
 }  // namespace
 
 int64_t self_attention_scratch(int64_t n, int64_t head_size) {
-  constexpr int64_t kTileRows = kMostAttentionRows;
-  return kPanelWidth * (panels_of(n) * (head_size + kTileRows) + panels_of(head_size) * (n + 1)) +
-         (kTileRows + kPanelWidth) * head_size;
+  const auto scratch = [&](DType dtype) {
+    return with_attention_operand(dtype, head_size, [&](auto chosen) {
+      return AttentionSizes<typename decltype(chosen)::type>(n, head_size).scratch();
+    });
+  };
+  const int64_t single = scratch(DType::float32), half = scratch(DType::bfloat16);
+  return single > half ? single : half;
 }
 
 void self_attention(const AttentionHead& head, float* memory) {

@@ -1,5 +1,6 @@
 // Products in bfloat16 with float32 sums, by the processor's instruction for them: two values of the depth at a time.
 #pragma once
+#include "cpu/isa/bfloat16_format.h"
 #include "cpu/isa/panel.h"
 #include "cpu/isa/tile_rows.h"
 
@@ -7,41 +8,14 @@
 namespace fastbert::cpu::FASTBERT_ISA {
 namespace {
 
-class Bfloat16Operand {
+class Bfloat16Operand : public Bfloat16Format {
  public:
-  using Row = uint16_t;
-  using Weight = uint16_t;
-  using Sum = float;
-  static constexpr int64_t kGroup = 2, kTileRows = 6;
-  static constexpr bool kQuantised = false;
+  static constexpr int64_t kTileRows = 6, kStep = kGroup;
 
   void run(int64_t rows, const uint16_t* a, int64_t stride, const uint16_t* panel, int64_t depth, float* out,
            int64_t out_stride) const {
     with_tile_rows<kTileRows>(
         rows, [&](auto tile_rows) { run_tile<decltype(tile_rows)::value>(a, stride, panel, depth, out, out_stride); });
-  }
-
-  static uint16_t encode(float weight, float) { return to_bfloat16(weight); }
-
-  static const uint16_t* read(const void* values, DType, int64_t, uint16_t*) {
-    return static_cast<const uint16_t*>(values);
-  }
-  static void interleave(const uint16_t* const* rows, int64_t count, uint16_t* out) {
-    auto* pairs = reinterpret_cast<uint32_t*>(out);
-    const uint16_t *even = rows[0], *odd = rows[1];
-#pragma omp simd
-    for (int64_t c = 0; c < count; ++c) pairs[c] = even[c] | static_cast<uint32_t>(odd[c]) << 16;
-  }
-  // In place: a value is read before anything is written over it.
-  static const uint16_t* shares(float* values, int64_t count, float scale) {
-    auto* out = reinterpret_cast<uint16_t*>(values);
-    for (int64_t begin = 0; begin < count; begin += kLanes) {  // the last piece reaches into the padding
-      float piece[kLanes];
-      for (int j = 0; j < kLanes; ++j) piece[j] = values[begin + j] * scale;
-      store_as(out + begin, DType::bfloat16, piece, kLanes);
-    }
-    if (count % 2 != 0) out[count] = 0;  // the half pair at the end
-    return out;
   }
 
  private:

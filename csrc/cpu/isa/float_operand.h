@@ -15,7 +15,7 @@ class FloatOperand {
   using Row = float;
   using Weight = float;
   using Sum = float;
-  static constexpr int64_t kGroup = 1, kTileRows = 6;
+  static constexpr int64_t kGroup = 1, kStep = 1, kTileRows = 6;
   static constexpr bool kQuantised = false;
 
   void run(int64_t rows, const float* a, int64_t stride, const float* panel, int64_t depth, float* out,
@@ -32,7 +32,7 @@ class FloatOperand {
   static void interleave(const float* const* rows, int64_t count, float* out) {
     std::memcpy(out, rows[0], count * sizeof(float));
   }
-  static const float* shares(float* values, int64_t count, float scale) {
+  static const float* shares(float* values, int64_t count, int64_t, float scale) {
 #pragma omp simd
     for (int64_t j = 0; j < count; ++j) values[j] *= scale;
     return values;
@@ -84,7 +84,7 @@ class ConvertedOperand {
   using Row = uint16_t;
   using Weight = float;
   using Sum = float;
-  static constexpr int64_t kGroup = 1, kTileRows = FloatOperand::kTileRows;
+  static constexpr int64_t kGroup = 1, kStep = 1, kTileRows = FloatOperand::kTileRows;
   static constexpr bool kQuantised = false;
 
   void run(int64_t rows, const uint16_t* a, int64_t stride, const float* panel, int64_t depth, float* out,

@@ -4,6 +4,8 @@
 
 namespace fastbert::cpu::FASTBERT_ISA {
 
+const char* fault();
+int64_t fewest_tile_rows(DType operand, int64_t depth);
 DType product_operand(DType rows, int64_t depth);
 int64_t packed_matrix_bytes(int64_t outputs, int64_t depth, DType operand);
 void pack_matrix(const float* weight, const float* bias, const PackedMatrix& matrix, void* memory);

@@ -6,21 +6,25 @@
 namespace fastbert::cpu::FASTBERT_ISA {
 namespace {
 
-class Int8Operand {
- public:
+struct Int8Format {
   using Row = uint8_t;
   using Weight = int8_t;
   using Sum = int32_t;
-  static constexpr int64_t kGroup = 4, kTileRows = 6;
+  static constexpr int64_t kGroup = 4;
   static constexpr bool kQuantised = true;
+
+  static int8_t encode(float weight, float scale) { return static_cast<int8_t>(__builtin_rintf(weight / scale)); }
+};
+
+class Int8Operand : public Int8Format {
+ public:
+  static constexpr int64_t kTileRows = 6, kStep = kGroup;
 
   void run(int64_t rows, const uint8_t* a, int64_t stride, const int8_t* panel, int64_t depth, int32_t* out,
            int64_t out_stride) const {
     with_tile_rows<kTileRows>(
         rows, [&](auto tile_rows) { run_tile<decltype(tile_rows)::value>(a, stride, panel, depth, out, out_stride); });
   }
-
-  static int8_t encode(float weight, float scale) { return static_cast<int8_t>(__builtin_rintf(weight / scale)); }
 
  private:
 #if defined(__AVX512VNNI__)

@@ -7,6 +7,7 @@
 //   Row, Weight, Sum       elements of a row of activations, of a panel of weights (panel.h), of a tile of sums
 //   kGroup                 depths that lie side by side in a panel
 //   kTileRows              rows of a tile
+//   kStep                  depths that it takes at once, a multiple of kGroup; a depth that is none costs time
 //   run(rows, a, stride, panel, depth, out, out_stride)
 //                          out [rows, kPanelWidth] = a [rows, depth] times one panel; `rows` in 1..kTileRows, `depth` a
 //                          multiple of kGroup
@@ -19,11 +20,17 @@
 // and one that attention multiplies in
 //   read(values, dtype, count, buffer)     a row of activations as `run` takes it: where it lies or, converted, in `buffer`
 //   interleave(rows [kGroup], count, out)  some columns of a group of rows as they lie in a panel
-//   shares(values, count, scale)           float32 values times `scale` as a row, in their place
+//   shares(values, count, depth, scale)    float32 values times `scale` as a row, in their place, filled up with zeros to
+//                                          `depth`
 #pragma once
 #include "cpu/isa/bfloat16_operand.h"
 #include "cpu/isa/float_operand.h"
 #include "cpu/isa/int8_operand.h"
+#include "cpu/isa/panel.h"
+
+#if defined(FASTBERT_TILES)
+#include "cpu/isa/tile_operand.h"
+#endif
 
 namespace fastbert::cpu::FASTBERT_ISA {
 namespace {
@@ -33,7 +40,19 @@ struct Type {
   using type = Chosen;
 };
 
+#if defined(FASTBERT_TILES)
+using Bfloat16Products = TileBfloat16Operand;
+using Int8Products = TileInt8Operand;
+#define FASTBERT_BFLOAT16_PRODUCTS
+#else
 #if defined(__AVX512BF16__)
+using Bfloat16Products = Bfloat16Operand;
+#define FASTBERT_BFLOAT16_PRODUCTS
+#endif
+using Int8Products = Int8Operand;
+#endif
+
+#if defined(FASTBERT_BFLOAT16_PRODUCTS)
 constexpr bool kHasBfloat16Products = true;
 #else
 constexpr bool kHasBfloat16Products = false;
@@ -42,10 +61,10 @@ constexpr bool kHasBfloat16Products = false;
 // run(Type<Operand>()) with the operand that a matrix is packed for; `matrix` is one that this instruction set has.
 template <class Run>
 inline auto with_packed_operand(DType matrix, const Run& run) {
-#if defined(__AVX512BF16__)
-  if (matrix == DType::bfloat16) return run(Type<Bfloat16Operand>());
+#if defined(FASTBERT_BFLOAT16_PRODUCTS)
+  if (matrix == DType::bfloat16) return run(Type<Bfloat16Products>());
 #endif
-  if (matrix == DType::int8) return run(Type<Int8Operand>());
+  if (matrix == DType::int8) return run(Type<Int8Products>());
   if (matrix == DType::float32) return run(Type<FloatOperand>());
   __builtin_trap();
 }
@@ -58,14 +77,11 @@ inline auto with_product_operand(DType matrix, DType rows, const Run& run) {
   return with_packed_operand(matrix, run);
 }
 
-// At most, of an operand for attention.
-constexpr int64_t kMostAttentionRows = 6;
-
 // The same with the operand for attention among rows of that dtype.
 template <class Run>
 inline auto with_attention_operand([[maybe_unused]] DType rows, [[maybe_unused]] int64_t head_size, const Run& run) {
-#if defined(__AVX512BF16__)
-  if (rows == DType::bfloat16 && head_size % Bfloat16Operand::kGroup == 0) return run(Type<Bfloat16Operand>());
+#if defined(FASTBERT_BFLOAT16_PRODUCTS)
+  if (rows == DType::bfloat16 && head_size % Bfloat16Products::kGroup == 0) return run(Type<Bfloat16Products>());
 #endif
   return run(Type<FloatOperand>());
 }

@@ -5,10 +5,17 @@
 #include "cpu/isa/math.h"
 #include "packed_matrix.h"
 
+// Whether this set has tile registers; FASTBERT_TILE_MODEL stands in for them in tests.
+#if defined(__AMX_TILE__) || defined(FASTBERT_TILE_MODEL)
+#define FASTBERT_TILES
+#endif
+
 namespace fastbert::cpu::FASTBERT_ISA {
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(FASTBERT_TILES)
+constexpr int kVectors = 64 / kLanes;  // two pairs of tiles
+#elif defined(__AVX512F__)
 constexpr int kVectors = 4;
 #else
 constexpr int kVectors = 2;

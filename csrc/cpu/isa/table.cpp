@@ -10,6 +10,8 @@ namespace fastbert::cpu::FASTBERT_ISA {
 extern const Kernels kernels;
 const Kernels kernels{FASTBERT_STRINGIFY(FASTBERT_ISA),
                       kPanelWidth,
+                      fault,
+                      fewest_tile_rows,
                       product_operand,
                       packed_matrix_bytes,
                       pack_matrix,

@@ -1,0 +1,16 @@
+"""The kernels with tiles, compiled once for all tests of this folder."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import tile_kernels
+
+
+@pytest.fixture(scope="session")
+def kernels() -> tile_kernels.TileKernels:
+    reason = tile_kernels.missing()
+    if reason is not None:
+        pytest.skip(reason)
+    return tile_kernels.TileKernels(sanitize=os.environ.get("FASTBERT_TEST_SANITIZE") == "1")

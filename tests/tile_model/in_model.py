@@ -1,0 +1,32 @@
+"""Programs that run with the compiled module whose tiles are modelled (tile_model.h)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import tile_kernels
+
+# The module of the model takes the place of the installed one before anything asks for that.
+PRELUDE = """
+import importlib.util, sys
+specification = importlib.util.spec_from_file_location("fastbert_kernels._C", {path!r})
+sys.modules["fastbert_kernels._C"] = module = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(module)
+"""
+
+
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program; `environment` is added to that of this process."""
+    folder = tile_kernels.build("_C")
+    path = next(folder.glob("_C.*.so"))
+    paths = [str(tile_kernels.ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    return subprocess.run(
+        [sys.executable, "-c", PRELUDE.format(path=str(path)) + program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        cwd=tile_kernels.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

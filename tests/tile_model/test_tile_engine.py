@@ -1,0 +1,115 @@
+"""The engine with tiles: the choice of the instruction set, and answers that do not depend on where tiles are taken."""
+
+from __future__ import annotations
+
+import json
+
+import in_model
+import pytest
+import tile_kernels
+
+pytestmark = pytest.mark.skipif(tile_kernels.missing() is not None, reason=str(tile_kernels.missing()))
+
+INFO = """
+import json
+names = ["cpu_instruction_set", "cpu_instruction_sets", "cpu_tile_rows"]
+print(json.dumps({name: getattr(module, name)() for name in names}))
+"""
+ACCURACY = """
+import torch
+from fastbert_kernels import _extension
+from helpers.accuracy import assert_encoder_layer_is_accurate, assert_exit_head_is_accurate
+from helpers.op_inputs import exit_head_inputs, layer_weights
+assert _extension.module().cpu_instruction_set() == "amx"
+torch.manual_seed(20)
+for shape in [(48, 64, 2, 5), (136, 256, 8, 3), (13, 64, 2, 2)]:
+    inputs = exit_head_inputs([1, 5, 64, 129], *shape)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert_exit_head_is_accurate(inputs, dtype, "cpu")
+for shape in [(48, 100, 3), (192, 320, 3), (13, 9, 1)]:
+    for dtype in (torch.float32, torch.bfloat16, torch.int8):
+        assert_encoder_layer_is_accurate(layer_weights(*shape), [1, 5, 64, 129, 7], dtype)
+"""
+# Answers of a model to 40 texts at once and one at a time, in bfloat16 and in int8.
+ANSWERS = """
+import hashlib, torch, fastbert_kernels
+from helpers.models import padded_batch, spread_model
+torch.set_num_threads(2)
+lengths = [1, 2, 5, 9, 16, 17, 20, 33] * 5
+for dtype in (torch.bfloat16, torch.int8):
+    model = fastbert_kernels.patch(spread_model(hidden_size=64), dtype=dtype)
+    torch.manual_seed(1)
+    batch = padded_batch(lengths)
+    with torch.inference_mode():
+        together = model(**batch, speed=0.4)
+        alone = [model(**{name: ids[i : i + 1] for name, ids in batch.items()}, speed=0.4) for i in range(len(lengths))]
+    assert torch.equal(together.logits, torch.cat([result.logits for result in alone]))
+    assert torch.equal(together.exit_layer, torch.cat([result.exit_layer for result in alone]))
+    print(hashlib.sha256(together.logits.numpy().tobytes()).hexdigest())
+"""
+
+
+def output(program, **environment):
+    run = in_model.run(program, **environment)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("rows", ["1", "7"])
+def test_accuracy(rows):
+    output(ACCURACY, FASTBERT_TILE_ROWS=rows)
+
+
+def test_answers_do_not_depend_on_where_tiles_are_taken():
+    """In products of many rows, in none; in every product, but by one thread of two; and by measurement."""
+    answers = {output(ANSWERS, FASTBERT_TILE_ROWS=rows) for rows in ("9", "1000000")}
+    answers.add(output(ANSWERS, FASTBERT_TILE_ROWS="1", FASTBERT_TILE_MODEL_SYSTEM="threads"))
+    answers.add(output(ANSWERS))
+    assert len(answers) == 1
+
+
+def test_tiles_are_in_use_and_their_choice_is_measured():
+    information = json.loads(output(INFO))
+    assert information["cpu_instruction_set"] == "amx"
+    assert information["cpu_instruction_sets"] == {"amx": "in use", "portable": "available"}
+    rows = information["cpu_tile_rows"]
+    assert rows.keys() == {"bfloat16", "int8"}
+    assert all(1 <= fewest <= 17 for by_depth in rows.values() for fewest in by_depth.values())
+
+
+def test_refused_permission_falls_back_without_a_word():
+    run = in_model.run(INFO, FASTBERT_TILE_MODEL_SYSTEM="process")
+    assert run.returncode == 0 and run.stderr == ""
+    information = json.loads(run.stdout)
+    assert information["cpu_instruction_set"] == "portable"
+    assert "does not permit" in information["cpu_instruction_sets"]["amx"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("kept", "lose what is in them"), ("int8", "int8 products"), ("bfloat16", "bfloat16 products of tiles are wrong")],
+)
+def test_faulty_tiles_are_not_used(fault, reason):
+    information = json.loads(output(INFO, FASTBERT_TILE_MODEL_FAULT=fault))
+    assert information["cpu_instruction_set"] == "portable"
+    assert reason in information["cpu_instruction_sets"]["amx"]
+
+
+def test_tiles_that_round_in_another_order_take_every_row():
+    """Answers must not depend on the number of rows, so no product is left to vectors, whatever is measured."""
+    information = json.loads(output(INFO, FASTBERT_TILE_MODEL_FAULT="order", FASTBERT_TILE_ROWS="8"))
+    assert information["cpu_tile_rows"]["bfloat16"] == {"64": 1, "256": 1, "1024": 1}
+    assert information["cpu_tile_rows"]["int8"] == {"64": 8, "256": 8, "1024": 8}
+    output(ANSWERS, FASTBERT_TILE_MODEL_FAULT="order")
+
+
+def test_a_named_set_never_falls_back():
+    run = in_model.run(INFO, FASTBERT_TILE_MODEL_SYSTEM="process", FASTBERT_CPU_ISA="amx")
+    assert run.returncode != 0
+    assert "FASTBERT_CPU_ISA=amx is not available: the system does not permit the use of AMX tiles" in run.stderr
+
+
+def test_the_set_that_is_named():
+    assert json.loads(output(INFO, FASTBERT_CPU_ISA="portable"))["cpu_instruction_set"] == "portable"
+    run = in_model.run(INFO, FASTBERT_CPU_ISA="sse9")
+    assert "FASTBERT_CPU_ISA=sse9 is not one of amx, portable" in run.stderr
