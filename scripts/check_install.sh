@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The ways to install the package, each in an environment of its own: isolated build where no torch is (into a wheel), isolated
-# build beside torch, editable, and without build isolation. After each: the compiled module is found from a foreign folder and
+# build beside torch, editable, without build isolation, and from the source distribution. After each: the compiled module is found from a foreign folder and
 # from the root of the sources, and patches a model. Takes about two minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -51,6 +51,23 @@ make_env no-build-isolation
 "$work/no-build-isolation/bin/pip" install --upgrade "setuptools>=70.1" pybind11 ninja cmake
 (cd "$work" && PATH="$work/no-build-isolation/bin:$PATH" "$work/no-build-isolation/bin/pip" install --no-build-isolation --no-deps .)
 check no-build-isolation "$work"
+
+# The source distribution, as python -m build and a bare machine see it; the CUDA kernels were built above.
+"$work/no-build-isolation/bin/pip" install build
+"$work/no-build-isolation/bin/python" -m build --sdist --outdir "$work/sdist" "$work" > "$work/sdist.log" || { cat "$work/sdist.log"; exit 1; }
+make_env from-sdist
+FASTBERT_CUDA=OFF "$work/from-sdist/bin/pip" install --no-deps "$work"/sdist/*.tar.gz
+check from-sdist /
+for name in LICENSE csrc/cpu CMakeLists.txt tests/conftest.py tests/helpers; do
+  tar -tzf "$work"/sdist/*.tar.gz | grep -q "^[^/]*/$name" || { echo "check_install: no $name in the sdist" >&2; exit 1; }
+done
+"$work/from-sdist/bin/python" -c "
+import importlib.metadata
+names = {str(path) for path in importlib.metadata.files('fastbert-kernels')}
+for package in ('fastbert_kernels', 'fastbert_hf', 'fastbert_cli'):
+    assert f'{package}/py.typed' in names, package
+assert any(name.endswith('/LICENSE') for name in names)
+"
 
 make_env editable
 "$work/editable/bin/pip" install --no-deps --editable "$work"
