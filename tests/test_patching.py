@@ -10,6 +10,7 @@ import re
 import unittest.mock
 from pathlib import Path
 
+import accelerate
 import pytest
 import torch
 
@@ -336,3 +337,22 @@ def test_what_cannot_be_patched_is_refused():
         fastbert_kernels.patch(spread_model(), backend="cuda")
     with pytest.raises(ValueError, match="dtype must be"):
         fastbert_kernels.patch(spread_model(), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda model: model.to("meta"), "on the meta device, without weights; load them first"),
+        (lambda model: accelerate.cpu_offload(model, execution_device="cpu"), "offloaded or spread by accelerate"),
+        (
+            lambda model: accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(model),
+            "prepared by accelerate, whose forward computes in mixed precision",
+        ),
+    ],
+    ids=["meta", "offloaded", "prepared"],
+)
+def test_weights_that_are_elsewhere_are_refused_in_a_sentence(wrap, message):
+    model = wrap(spread_model())
+    with pytest.raises(ValueError, match=message):
+        fastbert_kernels.patch(model)
+    assert not fastbert_kernels.is_patched(model)

@@ -26,6 +26,23 @@ HOSTS: tuple[Host, ...] = (
 _WRAPPED = {"module", "_orig_mod"}  # where DataParallel and torch.compile have the model
 
 
+def _refuse_absent_weights(model: nn.Module, kind: str) -> None:
+    """Raise ValueError for a model that does not hold its weights, or whose forward is not its own."""
+    if any("_hf_hook" in module.__dict__ for module in model.modules()):
+        raise ValueError(
+            f"this {kind} is offloaded or spread by accelerate, which brings its weights as they are needed; load it "
+            "whole on one device (without device_map or offload), or "
+            "accelerate.hooks.remove_hook_from_module(model, recurse=True) where it fits"
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(f"this {kind} is on the meta device, without weights; load them first")
+    if "_original_forward" in model.__dict__:
+        raise ValueError(
+            f"this {kind} was prepared by accelerate, whose forward computes in mixed precision; patch "
+            "accelerator.unwrap_model(model, keep_fp32_wrapper=False), with dtype= for another precision"
+        )
+
+
 def find_host(model: nn.Module) -> Host:
     """The host of `model`, registered ones first; TypeError that says what can be patched when there is none."""
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -34,6 +51,7 @@ def find_host(model: nn.Module) -> Host:
     hosts = (*REGISTERED, *HOSTS)
     for host in hosts:
         if host.matches(model):
+            _refuse_absent_weights(model, kind)
             return host
     if kind.startswith("transformers.") and kind.endswith("ForSequenceClassification"):
         raise TypeError(

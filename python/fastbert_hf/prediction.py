@@ -175,6 +175,8 @@ def iter_predict(
     """
     if isinstance(texts, str | bytes):
         raise TypeError("texts is a single string; pass a list of texts: [text]")
+    if model.device.type == "meta":
+        raise ValueError("the model's weights are on the meta device (offloaded, or not loaded); load it whole first")
     if max_tokens is None:
         max_tokens = MAX_TOKENS_CPU if model.device.type == "cpu" else MAX_TOKENS
     for name, value in (("max_tokens", max_tokens), ("window", window)):

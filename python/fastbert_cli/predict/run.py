@@ -21,7 +21,7 @@ from fastbert_cli.predict.command import Predict
 from fastbert_cli.setting_in_words import describe_objective
 from fastbert_cli.texts import note_cut_off
 from fastbert_hf.data import JSON_LINES, read_texts
-from fastbert_hf.data.labels import SEPARATOR
+from fastbert_hf.data.labels import SEPARATOR, join_labels
 from fastbert_hf.data.tables import TABLES
 from fastbert_hf.files import OutputInUseError, file_written_atomically
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -198,7 +198,7 @@ def _rows(part: Predictions) -> Iterator[Row]:
     uncertainty = part.uncertainty.double().round(decimals=6)
     values: Iterable[float | list[float]]
     if part.multi_label:
-        names = [SEPARATOR.join(classes) for classes in part.label_names]
+        names = [join_labels(classes) for classes in part.label_names]
         values = [row[chosen].tolist() for row, chosen in zip(probabilities, part.labels, strict=True)]
     else:
         names = [str(name) for name in part.label_names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from fastbert_hf.data.errors import Place, listed, quoted
@@ -17,7 +17,7 @@ def label_name(place: Place, column: str, value: Any, class_names: Sequence[str]
     Args:
         place: of the value, for errors.
         column: that the value is from.
-        value: a string, an integer, or a number without a fraction.
+        value: a string, an integer, a number without a fraction, or a boolean, whose name is True or False.
         class_names: names of the classes, of which an integer is the number; `None`: integers are names.
 
     Raises:
@@ -25,6 +25,8 @@ def label_name(place: Place, column: str, value: Any, class_names: Sequence[str]
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, bool) and class_names is None:
+        return str(value)  # as tables have it
     if isinstance(value, int) and not isinstance(value, bool):
         if class_names is None:
             return str(value)
@@ -46,13 +48,13 @@ def label_list(place: Place, column: str, value: Any, class_names: Sequence[str]
     """Names of the classes that `value`, a list of what `label_name` takes, stands for; possibly none.
 
     Args:
-        joined: `value` is a string instead, with `|` between the labels; an empty string is no label.
+        joined: `value` is a string instead, as `join_labels` makes it; an empty string is no label.
 
     Raises:
         DataFileError: no list, an item that `label_name` refuses, or one label twice.
     """
     if joined:
-        value = value.split(SEPARATOR) if value.strip() else []
+        value = split_labels(value) if value.strip() else []
     if value is None:
         raise place.error(f"{column} is null", "write an empty list for no label")
     if not isinstance(value, list):
@@ -62,6 +64,35 @@ def label_list(place: Place, column: str, value: Any, class_names: Sequence[str]
         if names.count(name) > 1:
             raise place.error(f"{column} has {quoted(name)} twice", "name every label once")
     return names
+
+
+def join_labels(names: Iterable[str]) -> str:
+    r"""Return labels as one field of a table, with `|` between them; in a name, `|` is `\|` and `\` is `\\`."""
+    return SEPARATOR.join(re.sub(r"([\\|])", r"\\\1", name) for name in names)
+
+
+def split_labels(field: str) -> list[str]:
+    """Return the labels that `join_labels` joined."""
+    parts = re.split(r"(\\.)|\|", field)  # between labels the group is None
+    labels = [""]
+    for text, escaped in zip(parts[::2], [*parts[1::2], ""], strict=True):
+        labels[-1] += text
+        if escaped is None:
+            labels.append("")
+        elif escaped:
+            labels[-1] += escaped[1] if escaped[1] in ("\\", SEPARATOR) else escaped
+    return labels
+
+
+def without_fractions(names: Collection[str]) -> dict[str, str]:
+    """Return for every label its name, where `1.0` of a column of whole numbers is `1`.
+
+    pandas writes integers so when a value of the column was missing. A column with a label that is no whole number is
+    left as it is.
+    """
+    if all(re.fullmatch(r"[+-]?[0-9]+(\.0+)?", name) for name in names):
+        return {name: name.partition(".")[0] for name in names}
+    return {name: name for name in names}
 
 
 def check_known(place: Place, names: Collection[str], label_names: Collection[str]) -> None:

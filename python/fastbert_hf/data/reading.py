@@ -9,7 +9,7 @@ from typing import Any
 from fastbert_hf.data.columns import ColumnChoice
 from fastbert_hf.data.errors import DataFileError, Place, quoted
 from fastbert_hf.data.files import PLAIN, open_records
-from fastbert_hf.data.labels import check_known, clean, label_list, label_name, sort_labels
+from fastbert_hf.data.labels import check_known, clean, label_list, label_name, sort_labels, without_fractions
 from fastbert_hf.data.records import Records
 from fastbert_hf.data.samples import ClassificationData, Text, TextData
 
@@ -30,9 +30,10 @@ def read_classification_file(
     per line) or `.parquet`. Blanks around texts and labels are dropped, blank lines and other columns ignored. Upper
     and lower case are the same in names of columns. Rows of Parquet are counted from 1 in messages.
 
-    A label is a string or an integer; integers that a Parquet file has names for (`ClassLabel` of `datasets`) become
-    these names. With `multi_label`, it is a list of them in JSON and Parquet, and several with `|` between them in
-    `.tsv` and `.csv`; the list or the field may be empty.
+    A label is a string, a boolean or an integer, and `1.0` in a column of whole numbers is `1`; integers that a Parquet
+    file has names for (`ClassLabel` of `datasets`) become these names. With `multi_label`, it is a list of them in JSON
+    and Parquet, and several with `|` between them in `.tsv` and `.csv` (where `|` in a name is written with a backslash
+    before it); the list or the field may be empty.
 
     Args:
         path: the file.
@@ -93,11 +94,15 @@ def classification_data(
         else:
             labels.append([label_name(place, column, row[-1], names)])
         if known is not None:
+            labels[-1] = [name if name in known else without_fractions([name])[name] for name in labels[-1]]
             check_known(place, labels[-1], known)
     if not texts:
         raise _no_samples(records)
 
     if label_names is None:
+        if names is None:
+            whole = without_fractions({name for sample in labels for name in sample})
+            labels = [[whole[name] for name in sample] for sample in labels]
         found = {name for sample in labels for name in sample}
         if len(found) < 2:
             only = "no class at all" if not found else f"only one class, {quoted(*found)}"

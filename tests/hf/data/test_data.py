@@ -21,6 +21,7 @@ from fastbert_hf.data import (
     read_unlabelled_texts,
     text_column_names,
 )
+from fastbert_hf.data.labels import join_labels, split_labels
 
 
 def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
@@ -288,3 +289,28 @@ def test_names_and_texts_in_memory() -> None:
         TextData(["a", float("nan")], None)
     with pytest.raises(TypeError, match="single string"):
         TextData("a text", None)
+
+
+@every_format
+def test_whole_numbers_with_a_fraction_are_the_same_label(tmp_path: Path, suffix: str) -> None:
+    rows = [{"text": "a", "label": "1.0"}, {"text": "b", "label": "1"}, {"text": "c", "label": "0.0"}]
+    data = read_classification_file(write_rows(tmp_path, suffix, rows))
+    assert (data.label_names, data.label_ids) == (["0", "1"], [1, 1, 0])
+    assert read_classification_file(tmp_path / f"d{suffix}", ["1", "0"]).label_ids == [0, 0, 1]
+    versions = [{"text": "a", "label": "1.0"}, {"text": "b", "label": "1.5"}]
+    assert read_classification_file(write_rows(tmp_path, suffix, versions)).label_names == ["1.0", "1.5"]
+
+
+@every_format
+def test_booleans_are_labels(tmp_path: Path, suffix: str) -> None:
+    rows = [{"text": "a", "label": True}, {"text": "b", "label": False}]
+    data = read_classification_file(write_rows(tmp_path, suffix, rows))
+    assert (data.label_names, data.label_ids) == (["False", "True"], [1, 0])
+
+
+@pytest.mark.parametrize("names", [["a|b", "c"], ["\\\\", "|"], ["a\\\\", "b"], ["x"], ["a\\n", "|\\|"]])
+def test_names_with_separators_survive_tables(tmp_path: Path, names: list[str]) -> None:
+    assert split_labels(join_labels(names)) == names
+    path = write(tmp_path, "d.tsv", f"labels\ttext\n{join_labels(names)}\tone\nz\ttwo\n")
+    data = read_classification_file(path, multi_label=True)
+    assert [data.label_names[label] for label in data.label_ids[0]] == sorted(names)
