@@ -59,7 +59,11 @@ def render(results: dict[str, Any]) -> str:
     lines += ["", f"At the same Speed, over the unpatched model: {' and '.join(gains)}."]
     agreement = results["agreement"]
     shares = " and ".join(f"{agreement[name]['labels']:.1%} ({name})" for name in names if name in agreement)
-    lines += [f"Labels equal to the unpatched model's: {shares}. Raw figures: `benchmarks/results/demo_cpu.json`."]
+    lines += [
+        f"Labels equal to the unpatched model's, on 128 of these texts at each Speed: {shares}. On other texts and "
+        "models some may differ; `fastbert evaluate --agreement` counts them on yours. Raw figures: "
+        "`benchmarks/results/demo_cpu.json`."
+    ]
     return "\n".join(lines)
 
 

@@ -19,11 +19,19 @@ class Agreement:
         labels: share of equal predicted labels.
         exit_layers: share of equal exit layers among the samples that no uncertainty puts at the Speed.
         logits: largest difference where the exit layers are equal.
+        answers: number of labels that were compared, one for each sample and Speed.
+        other_labels: how many of them differ.
+        decided: number of exit layers that were compared.
+        other_exit_layers: how many of them differ.
     """
 
     labels: float
     exit_layers: float
     logits: float
+    answers: int
+    other_labels: int
+    decided: int
+    other_exit_layers: int
 
     @property
     def is_close(self) -> bool:
@@ -64,5 +72,11 @@ def compare_answers(
             if same.any():
                 logits = max(logits, (got.logits - want.logits)[same].abs().max().item())
     return Agreement(
-        labels=equal_labels / samples, exit_layers=equal_layers / decided if decided else 1.0, logits=logits
+        labels=equal_labels / samples,
+        exit_layers=equal_layers / decided if decided else 1.0,
+        logits=logits,
+        answers=samples,
+        other_labels=samples - equal_labels,
+        decided=decided,
+        other_exit_layers=decided - equal_layers,
     )

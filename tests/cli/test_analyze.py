@@ -217,9 +217,7 @@ def test_other_peoples_folders_are_left_alone(trained, data, tmp_path, monkeypat
 
 
 def test_no_times_when_patched_answers_differ(trained, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        times, "compare_answers", lambda *arguments: Agreement(labels=0.5, exit_layers=0.75, logits=1.0)
-    )
+    monkeypatch.setattr(times, "compare_answers", lambda *arguments: Agreement(0.5, 0.75, 1.0, 4, 2, 4, 1))
     result = invoke("analyze", trained / "model", "--data", data / "dev.tsv", "--out", tmp_path / "out")
     assert_complaint(result, "analyze", "50.00% of labels and 75.00% of exit layers are equal")
     assert "use --backend none or --no-time" in result.stderr and not (tmp_path / "out").exists()

@@ -165,3 +165,12 @@ def test_texts_are_cut_off_where_those_of_the_training_were_and_counted(trained,
     assert note in result.stderr
     assert note in succeed("predict", model, file, "--max-length", 5).stderr
     assert "cut off" not in succeed("predict", model, file).stderr
+
+
+def test_agreement_is_counted(trained, data):
+    arguments = (trained / "model", "--data", data / "dev.tsv", "--speed", 0.5, "--agreement")
+    found = evaluate(*arguments)["agreement"]
+    assert (found["answers"], found["other_labels"], found["other_exit_layers"]) == (42, 0, 0)
+    assert "0 of 42 labels differ, 0 of " in succeed("evaluate", *arguments).stdout
+    result = invoke("evaluate", *arguments, "--backend", "none")
+    assert_complaint(result, "evaluate", "--agreement compares a patched model")

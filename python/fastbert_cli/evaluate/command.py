@@ -17,8 +17,9 @@ class Evaluate(Command):
     \b
     Prints for each: accuracy, macro F1, mean exit layer and FLOPs speed-up;
     with --time also the time per text, the speed-up over full depth on the
-    clock, and realisation, which is that over the FLOPs speed-up. Writes
-    nothing unless --out is given.
+    clock, and realisation, which is that over the FLOPs speed-up; with
+    --agreement how many answers another --dtype changes. Writes nothing
+    unless --out is given.
 
     \b
     Examples:
@@ -46,6 +47,10 @@ class Evaluate(Command):
     max_length: options.CutOff = None
     batch_size: options.BatchSize = 32
     timed: Annotated[bool, Option("Measure times too: all texts, three interleaved rounds, medians.", "--time")] = False
+    agreement: Annotated[
+        bool,
+        Option("Count the labels and exit layers that differ from those of the unpatched model, in its own precision."),
+    ] = False
     patching: options.Patching = field(default_factory=options.Patching)
     as_json: options.AsJson = False
     out: Annotated[Path | None, Option("File to write the JSON into, too.")] = None

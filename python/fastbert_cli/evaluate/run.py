@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -11,12 +13,15 @@ from transformers.utils import logging
 from fastbert_cli import scores
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.evaluate.command import Evaluate
-from fastbert_cli.models import check_patching, load_model, longest_text, place_and_patch
+from fastbert_cli.models import check_patching, load_model, longest_text, place, place_and_patch
+from fastbert_cli.options import UNPATCHED
 from fastbert_cli.texts import note_cut_off, read_for
+from fastbert_hf.agreement import Agreement, compare_answers
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import describe_machine
 from fastbert_hf.scoring import FLOPS_CONVENTION, score
+from fastbert_hf.timing import inputs_of
 
 
 def run_evaluate(options: Evaluate) -> None:
@@ -29,6 +34,8 @@ def run_evaluate(options: Evaluate) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     check_patching(options.patching)
+    if options.agreement and options.patching.backend == UNPATCHED:
+        raise CommandError(f"--agreement compares a patched model, so not with --backend {UNPATCHED}; leave one out")
     if options.out is not None and not options.out.parent.is_dir():
         raise CommandError(f"--out {options.out}: no such folder; make it first")
     if options.out is not None and options.out.is_dir():
@@ -40,6 +47,7 @@ def run_evaluate(options: Evaluate) -> None:
     max_length = longest_text(model, tokenizer, options.max_length)
     with faults_explained():
         data = read_for(model, options.texts)
+    unpatched = copy.deepcopy(model) if options.agreement else None
     patched = place_and_patch(model, options.patching)
     with faults_explained(), scores.progress_bars() as advance:
         dataset = TokenisedDataset(data, tokenizer, max_length)
@@ -53,6 +61,11 @@ def run_evaluate(options: Evaluate) -> None:
             timed=options.timed,
             progress=advance,
         )
+    agreement = None
+    if unpatched is not None:
+        place(unpatched, options.patching.backend)
+        batches = (inputs_of(batch, model.device) for batch in dataset.batches(options.batch_size))
+        agreement = compare_answers(unpatched, model, batches, (0.0, *options.speeds))
     results: dict[str, Any] = {
         "machine": describe_machine(),
         "model": str(options.model),
@@ -68,6 +81,7 @@ def run_evaluate(options: Evaluate) -> None:
         "layers": model.config.num_hidden_layers,
         "flops_convention": FLOPS_CONVENTION,
         "rows": rows,
+        "agreement": None if agreement is None else asdict(agreement),
     }
     text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
     if options.out is not None:
@@ -80,5 +94,14 @@ def run_evaluate(options: Evaluate) -> None:
     scores.show(console, rows)
     how = "on the fast kernels" if patched else "without the fast kernels"
     console.print(f"{len(data)} texts in batches of {options.batch_size}, {how}", markup=False)
+    if agreement is not None:
+        console.print(_in_words(agreement, len(data), options), markup=False)
     if options.out is not None:
         console.print(f"written: {options.out}", markup=False)
+
+
+def _in_words(found: Agreement, texts: int, options: Evaluate) -> str:
+    speeds = ", ".join(f"{speed:g}" for speed in options.speeds)
+    labels = f"{found.other_labels} of {found.answers} labels differ"
+    layers = f"{found.other_exit_layers} of {found.decided} exit layers, logits by up to {found.logits:.2g}"
+    return f"against the unpatched model, {texts} texts at full depth and Speed {speeds or 'none'}: {labels}, {layers}"
