@@ -240,3 +240,26 @@ def test_labels_that_a_spreadsheet_would_run(tmp_path, name, safe, expected):
     with run._output(tmp_path / name, safe) as write:
         write(part)
     assert (tmp_path / name).read_text().splitlines()[-1].startswith(expected)
+
+
+@pytest.mark.parametrize("name", ["o.tsv", "o.jsonl"])
+def test_probabilities_of_all_classes(tmp_path, name):
+    part = Predictions(
+        start=0,
+        logits=torch.tensor([[1.0, 2.0], [math.nan, 0.0]]),
+        uncertainty=torch.tensor([0.5, math.nan]),
+        exit_layer=torch.ones(2, dtype=torch.int64),
+        truncated=torch.zeros(2, dtype=torch.bool),
+        id2label={0: "no", 1: "yes"},
+    )
+    with run._output(tmp_path / name, classes=["no", "yes"]) as write:
+        write(part)
+    want = [round(1 / (1 + math.e), 6), round(math.e / (1 + math.e), 6)]
+    lines = (tmp_path / name).read_text().splitlines()
+    if name == "o.jsonl":
+        records = [json.loads(line)["probabilities"] for line in lines]
+        assert records[0] == pytest.approx(dict(zip(("no", "yes"), want, strict=True)), abs=2e-6)
+        assert records[1] == {"no": None, "yes": None}
+    else:
+        assert lines[0].split("\t")[-2:] == ["probability of no", "probability of yes"]
+        assert [float(cell) for cell in lines[1].split("\t")[-2:]] == pytest.approx(want, abs=2e-6)

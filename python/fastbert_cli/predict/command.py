@@ -49,6 +49,9 @@ class Predict(Command):
     out: Annotated[Path | None, Option("File to write, .tsv, .csv or .jsonl. Default: a table on standard output.")] = (
         None
     )
+    probabilities: Annotated[
+        bool, Option("Also the probability of every class: a column each, or an object by name in JSON lines.")
+    ] = False
     safe_tables: Annotated[
         bool | None,
         Option(

@@ -16,7 +16,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from fastbert_cli.errors import CommandError
-from fastbert_cli.models import DTYPES, check_patching, load_model, place_and_patch
+from fastbert_cli.models import DTYPES, check_patching, label_names_of, load_model, place_and_patch
 from fastbert_cli.predict.command import Predict
 from fastbert_cli.setting_in_words import describe_objective
 from fastbert_cli.texts import note_cut_off
@@ -64,7 +64,10 @@ def run_predict(options: Predict) -> None:
             progress=options.progress,
             total=total,
         )
-        with closing(answers), _output(options.out, options.safe_tables) as write:
+        with (
+            closing(answers),
+            _output(options.out, options.safe_tables, label_names_of(model) if options.probabilities else ()) as write,
+        ):
             for part in answers:
                 write(part)
                 layers += int(part.exit_layer.sum())
@@ -135,25 +138,28 @@ def _check_paths(options: Predict) -> None:
 
 
 @contextmanager
-def _output(out: Path | None, safe: bool | None = None) -> Iterator[Callable[[Predictions], None]]:
+def _output(
+    out: Path | None, safe: bool | None = None, classes: Sequence[str] = ()
+) -> Iterator[Callable[[Predictions], None]]:
     """A function that writes the rows of some predictions, to stdout or to a file that appears when all is done.
 
     Args:
         out: the file; its ending says in which form.
+        classes: names of all classes, to write the probabilities of all.
         safe: labels that look like a formula are marked as text; `None`: in `.csv`.
     """
     if out is None:
-        yield _table_writer(_tsv_writer(sys.stdout), bool(safe))
+        yield _table_writer(_tsv_writer(sys.stdout), bool(safe), classes)
         return
     try:
         with file_written_atomically(out) as file:
             suffix = out.suffix.lower()
             if suffix in JSON_LINES:
-                yield _json_writer(file)
+                yield _json_writer(file, classes)
             elif suffix == ".csv":
-                yield _table_writer(csv.writer(file, lineterminator="\n").writerow, safe is not False)
+                yield _table_writer(csv.writer(file, lineterminator="\n").writerow, safe is not False, classes)
             else:
-                yield _table_writer(_tsv_writer(file), bool(safe))
+                yield _table_writer(_tsv_writer(file), bool(safe), classes)
     except OutputInUseError as error:
         raise CommandError(f"--out {out}: {error}") from error
     except OSError as error:
@@ -165,31 +171,44 @@ def _tsv_writer(file: TextIO) -> Callable[[Sequence[str]], Any]:
     return lambda cells: file.write("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
 
 
-def _table_writer(write_row: Callable[[Sequence[str]], Any], safe: bool) -> Callable[[Predictions], None]:
-    write_row(COLUMNS)
+def _table_writer(
+    write_row: Callable[[Sequence[str]], Any], safe: bool, classes: Sequence[str]
+) -> Callable[[Predictions], None]:
+    write_row([*COLUMNS, *(f"probability of {name}" for name in classes)])
 
     def write(part: Predictions) -> None:
-        for name, probability, uncertainty, layer in _rows(part):
+        for (name, probability, uncertainty, layer), every in zip(_rows(part), _every(part, classes), strict=True):
             shown = probability if isinstance(probability, list) else [probability]
             cells = (
                 f"'{name}" if safe and name.startswith(_FORMULA) else name,
                 SEPARATOR.join(f"{x:.6f}" for x in shown),
                 f"{uncertainty:.6f}",
                 str(layer),
+                *(f"{x:.6f}" for x in every),
             )
             write_row(cells)
 
     return write
 
 
-def _json_writer(file: TextIO) -> Callable[[Predictions], None]:
+def _json_writer(file: TextIO, classes: Sequence[str]) -> Callable[[Predictions], None]:
     def write(part: Predictions) -> None:
-        for row in _rows(part):
-            # JSON knows no NaN.
-            values = [None if isinstance(x, float) and not math.isfinite(x) else x for x in row]
-            file.write(json.dumps(dict(zip(COLUMNS, values, strict=True)), ensure_ascii=False) + "\n")
+        for row, every in zip(_rows(part), _every(part, classes), strict=True):
+            record: dict[str, Any] = {name: _for_json(value) for name, value in zip(COLUMNS, row, strict=True)}
+            if classes:
+                record["probabilities"] = dict(zip(classes, map(_for_json, every), strict=True))
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     return write
+
+
+def _for_json(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON knows no NaN
+
+
+def _every(part: Predictions, classes: Sequence[str]) -> Iterator[list[float]]:
+    """The probabilities of all `classes` for every text; none where no classes are named."""
+    return iter(part.probabilities[:, : len(classes)].double().round(decimals=6).tolist())
 
 
 def _rows(part: Predictions) -> Iterator[Row]:
