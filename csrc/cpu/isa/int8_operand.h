@@ -1,5 +1,9 @@
 // Products in int8: unsigned rows (quantise_row) times signed weights, with exact int32 sums.
 #pragma once
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "cpu/isa/panel.h"
 #include "cpu/isa/tile_rows.h"
 
@@ -18,7 +22,12 @@ struct Int8Format {
 
 class Int8Operand : public Int8Format {
  public:
-  static constexpr int64_t kTileRows = 6, kStep = kGroup;
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+  static constexpr int64_t kTileRows = 4;  // sums, weights and a row in 16 registers
+#else
+  static constexpr int64_t kTileRows = 6;
+#endif
+  static constexpr int64_t kStep = kGroup;
 
   void run(int64_t rows, const uint8_t* a, int64_t stride, const int8_t* panel, int64_t depth, int32_t* out,
            int64_t out_stride) const {
@@ -49,6 +58,47 @@ class Int8Operand : public Int8Format {
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) _mm512_storeu_si512(out + r * out_stride + j * kLanes, sums[r][j]);
+  }
+#elif defined(__AVX2__)
+  typedef int16_t ShortVector __attribute__((vector_size(sizeof(IntVector))));
+
+  // Sums of neighbouring products. Of bytes there is such an instruction, too, but its sums saturate.
+  static IntVector multiply_pairs(ShortVector a, ShortVector b) {
+#if defined(__AVX512BW__)
+    return reinterpret_cast<IntVector>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#else
+    return reinterpret_cast<IntVector>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#endif
+  }
+
+  template <int rows>
+  static void run_tile(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t depth, int32_t* out,
+                       int64_t out_stride) {
+    IntVector sums[rows][kVectors] = {};
+    for (int64_t k = 0; k < depth; k += 4, panel += 4 * kPanelWidth) {
+      ShortVector even[kVectors], odd[kVectors];  // of the four weights of a column
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        ShortVector weights;
+        std::memcpy(&weights, panel + 4 * j * kLanes, sizeof weights);
+        even[j] = weights << 8 >> 8;
+        odd[j] = weights >> 8;
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r) {
+        int32_t quad;
+        std::memcpy(&quad, a + r * stride + k, sizeof quad);
+        const auto values = reinterpret_cast<ShortVector>(IntVector{} + quad);
+        const ShortVector even_values = values & 255, odd_values = values >> 8 & 255;
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j)
+          sums[r][j] += multiply_pairs(even_values, even[j]) + multiply_pairs(odd_values, odd[j]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) std::memcpy(out + r * out_stride + j * kLanes, &sums[r][j], sizeof(IntVector));
   }
 #else
   template <int rows>
