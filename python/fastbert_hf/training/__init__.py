@@ -11,7 +11,7 @@ from fastbert_hf.training.evaluation import EvaluationResult, evaluate
 from fastbert_hf.training.fine_tuning import FineTuningTrainer, fine_tune
 from fastbert_hf.training.joint import JointTrainer, train_jointly
 from fastbert_hf.training.objectives import distillation_loss, label_loss
-from fastbert_hf.training.running import TrainingResult
+from fastbert_hf.training.running import RunOptions, TrainingResult
 from fastbert_hf.training.settings import (
     DISTILLATION,
     FINE_TUNING,
@@ -31,6 +31,7 @@ __all__ = [
     "FineTuningTrainer",
     "JointTrainer",
     "LabelSettings",
+    "RunOptions",
     "TrainingResult",
     "TrainingSettings",
     "distill",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+from typing_extensions import Unpack
 
-from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
+from fastbert_hf.data import TextData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import check_dev, check_labels, check_texts
 from fastbert_hf.training.freezing import training_only
 from fastbert_hf.training.frozen_states import CacheShape, FrozenStates
 from fastbert_hf.training.objectives import distillation_loss, label_loss
-from fastbert_hf.training.running import TrainingResult, run_step
+from fastbert_hf.training.running import RunOptions, TrainingResult, run_step
 from fastbert_hf.training.settings import DISTILLATION, DistillationSettings
 from fastbert_hf.training.trainer import StepTrainer
 
@@ -25,11 +23,7 @@ def distill(
     tokenizer: PreTrainedTokenizerBase,
     data: TextData,
     settings: DistillationSettings = DISTILLATION,
-    *,
-    dev: ClassificationData | None = None,
-    run_dir: str | Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[TrainerCallback] = (),
+    **run: Unpack[RunOptions],
 ) -> TrainingResult:
     """Distill all student classifiers together from the teacher classifier: step 2 (Liu et al. 2020, section 3.2.3).
 
@@ -43,11 +37,9 @@ def distill(
         tokenizer: the backbone's.
         data: texts; labels are needed for hard and mixed targets only (`join_texts` adds unlabelled texts to others).
         settings: see `DistillationSettings`.
-        dev: as in `fine_tune`; scores are means over the students.
-        run_dir: as in `fine_tune`.
-        resume: as in `fine_tune`. With a cache, a resumed run equals an uninterrupted one within rounding, since the
-            batches that fill the cache may differ.
-        callbacks: as in `fine_tune`; their `model` is a module with the students' forward.
+        **run: `dev`, `run_dir`, `resume` and `callbacks`; see `RunOptions`. Scores on `dev` are means over the
+            students. With a cache, a resumed run equals an uninterrupted one within rounding, since the batches that
+            fill the cache may differ. The `model` of callbacks is a module with the students' forward.
 
     Raises:
         ValueError: as in `fine_tune`; a model with one exit head (no student); no labels for hard or mixed targets; a
@@ -58,23 +50,12 @@ def distill(
     check_texts(data)
     if settings.targets != "soft":
         check_labels(model, data, f"targets={settings.targets!r} learns from labels: the data")
-    check_dev(model, data, dev)
+    check_dev(model, data, run.get("dev"))
     if len(model.student_classifiers) == 0:
         raise ValueError("a model with one exit head has no student classifier to distill")
     with training_only(model, [model.student_classifiers]) as frozen:
         model.freeze_for_distillation()
-        return run_step(
-            DistillationTrainer,
-            model,
-            tokenizer,
-            data,
-            settings,
-            dev=dev,
-            run_dir=run_dir,
-            resume=resume,
-            callbacks=callbacks,
-            frozen=frozen,
-        )
+        return run_step(DistillationTrainer, model, tokenizer, data, settings, frozen, **run)
 
 
 class Students(nn.Module):

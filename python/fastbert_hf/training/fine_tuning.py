@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase
+from typing_extensions import Unpack
 
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import check_dev, check_labels, check_texts
 from fastbert_hf.training.freezing import training_only
 from fastbert_hf.training.objectives import label_loss
-from fastbert_hf.training.running import TrainingResult, run_step
+from fastbert_hf.training.running import RunOptions, TrainingResult, run_step
 from fastbert_hf.training.settings import FINE_TUNING, LabelSettings
 from fastbert_hf.training.trainer import StepTrainer
 
@@ -23,11 +21,7 @@ def fine_tune(
     tokenizer: PreTrainedTokenizerBase,
     data: ClassificationData,
     settings: LabelSettings = FINE_TUNING,
-    *,
-    dev: ClassificationData | None = None,
-    run_dir: str | Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[TrainerCallback] = (),
+    **run: Unpack[RunOptions],
 ) -> TrainingResult:
     """Fine-tune backbone and teacher classifier on labels: step 1 (Liu et al. 2020, section 3.2.2), cross-entropy.
 
@@ -41,17 +35,7 @@ def fine_tune(
         tokenizer: the backbone's.
         data: labelled texts; its classes must be those of the model.
         settings: see `LabelSettings`.
-        dev: labelled texts to score after every epoch. At the end the model has the weights of the epoch with the best
-            score; without `dev`, those of the last epoch.
-        run_dir: folder for the run: `run.json` (settings with seed, configuration, data, versions, machine),
-            `metrics.jsonl` (one line per epoch), `tensorboard/` where TensorBoard is installed, and a checkpoint after
-            every epoch that `from_pretrained` can load. Ctrl-C writes one after the current step (with several
-            processes, the last epoch's stays). `None` keeps nothing.
-        resume: go on from the newest checkpoint of `run_dir` (from the beginning if it has none yet), with the same
-            result as an uninterrupted run. All other arguments must be those of that run, except what only watches it
-            (`settings.keep_checkpoints`, `report_to` and the like).
-        callbacks: of `transformers`, called as by its `Trainer`. Those that save their state (`ExportableState`, as
-            `EarlyStoppingCallback` does) get it back in a resumed run.
+        **run: `dev`, `run_dir`, `resume` and `callbacks`; see `RunOptions`.
 
     Raises:
         ValueError: no data; other classes than the model has; `run_dir` holds a run and `resume` is not given, or
@@ -62,21 +46,10 @@ def fine_tune(
     """
     check_texts(data)
     check_labels(model, data)
-    check_dev(model, data, dev)
+    check_dev(model, data, run.get("dev"))
     # The students have no part in the loss; an optimiser or several processes need not wait for them.
     with training_only(model, [model.backbone, model.teacher_classifier]) as frozen:
-        return run_step(
-            FineTuningTrainer,
-            model,
-            tokenizer,
-            data,
-            settings,
-            dev=dev,
-            run_dir=run_dir,
-            resume=resume,
-            callbacks=callbacks,
-            frozen=frozen,
-        )
+        return run_step(FineTuningTrainer, model, tokenizer, data, settings, frozen, **run)
 
 
 class FineTuningTrainer(StepTrainer):

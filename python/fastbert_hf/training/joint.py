@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase
+from typing_extensions import Unpack
 
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import check_dev, check_labels, check_texts
 from fastbert_hf.training.freezing import training_only
 from fastbert_hf.training.objectives import label_loss
-from fastbert_hf.training.running import TrainingResult, run_step
+from fastbert_hf.training.running import RunOptions, TrainingResult, run_step
 from fastbert_hf.training.settings import JOINT_TRAINING, LabelSettings
 from fastbert_hf.training.trainer import StepTrainer
 
@@ -23,11 +21,7 @@ def train_jointly(
     tokenizer: PreTrainedTokenizerBase,
     data: ClassificationData,
     settings: LabelSettings = JOINT_TRAINING,
-    *,
-    dev: ClassificationData | None = None,
-    run_dir: str | Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[TrainerCallback] = (),
+    **run: Unpack[RunOptions],
 ) -> TrainingResult:
     """Train the backbone and all exit heads on labels, cross-entropies summed: an ablation (Liu et al. 2020, table 3).
 
@@ -35,20 +29,9 @@ def train_jointly(
     """
     check_texts(data)
     check_labels(model, data)
-    check_dev(model, data, dev)
+    check_dev(model, data, run.get("dev"))
     with training_only(model, [model.backbone, model.heads]) as frozen:
-        return run_step(
-            JointTrainer,
-            model,
-            tokenizer,
-            data,
-            settings,
-            dev=dev,
-            run_dir=run_dir,
-            resume=resume,
-            callbacks=callbacks,
-            frozen=frozen,
-        )
+        return run_step(JointTrainer, model, tokenizer, data, settings, frozen, **run)
 
 
 class JointTrainer(StepTrainer):

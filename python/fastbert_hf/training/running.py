@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -56,18 +56,41 @@ class TrainingResult:
     best_epoch: float | None
 
 
+class RunOptions(TypedDict, total=False):
+    """What every training step can be given beside model, data and settings, by keyword.
+
+    Attributes:
+        dev: labelled texts to score after every epoch. At the end the model has the weights of the epoch with the best
+            score; without `dev`, those of the last epoch.
+        run_dir: folder for the run: `run.json` (settings with seed, configuration, data, versions, machine),
+            `metrics.jsonl` (one line per epoch), `tensorboard/` where TensorBoard is installed, and a checkpoint after
+            every epoch that `from_pretrained` can load. Ctrl-C writes one after the current step (with several
+            processes, the last epoch's stays). Without it nothing is kept.
+        resume: go on from the newest checkpoint of `run_dir` (from the beginning if it has none yet), with the same
+            result as an uninterrupted run. All other arguments must be those of that run, except what only watches it
+            (`settings.keep_checkpoints`, `report_to` and the like).
+        callbacks: of `transformers`, called as by its `Trainer`. Those that save their state (`ExportableState`, as
+            `EarlyStoppingCallback` does) get it back in a resumed run.
+    """
+
+    dev: ClassificationData | None
+    run_dir: str | Path | None
+    resume: bool
+    callbacks: Sequence[TrainerCallback]
+
+
 def run_step(
     trainer_class: type[StepTrainer],
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     data: TextData,
     settings: TrainingSettings,
-    *,
-    dev: ClassificationData | None,
-    run_dir: str | Path | None,
-    resume: bool,
-    callbacks: Sequence[TrainerCallback],
     frozen: list[str],
+    *,
+    dev: ClassificationData | None = None,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
     """Train `model` in place with `trainer_class`, and report.
 
