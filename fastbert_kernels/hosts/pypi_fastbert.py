@@ -8,16 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastbert_kernels.engine.encoder import Encoder
-from fastbert_kernels.engine.folding import fold_attentive_head
-from fastbert_kernels.engine.weights import HeadWeights
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.parameters import Parameters
 from fastbert_kernels.hosts.uer_layers import LAYER_NORM, check_kinds
 from fastbert_kernels.hosts.uer_models import (
     attentive_head_parameters,
+    attentive_head_weights,
+    check_first_token,
     check_methods,
     derived_encoder,
     entropy_decision,
@@ -44,7 +43,7 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
     )
     layers, heads = list(model.kernel.encoder.transformer), list(model.classifiers)
     return derived_encoder(
-        model, model.kernel.embedding, layers, heads, _head_parameters, _head_weights, dtype, backend
+        model, model.kernel.embedding, layers, heads, _head_parameters, attentive_head_weights, dtype, backend
     )
 
 
@@ -54,16 +53,8 @@ def _head_parameters(head: Any) -> Parameters:
             f"exit heads of the kind {type(head).__name__} cannot be patched, only BertMiniClassifier; the unpatched "
             "model serves them"
         )
-    if head.pooling in ("mean", "max", "last"):  # anything else is the first token to it
-        raise ValueError(
-            f"exit heads with pooling={head.pooling!r} cannot be patched: in this package that takes padding, too (the "
-            "mean even goes over the features); the unpatched model serves them, as does pooling='first' patched"
-        )
+    check_first_token(head)
     return attentive_head_parameters(head)
-
-
-def _head_weights(head: Any, tensors: list[Tensor], dtype: torch.dtype) -> HeadWeights:
-    return fold_attentive_head(*tensors, num_attention_heads=head.self_atten.heads_num, dtype=dtype)
 
 
 HOST = text_host(

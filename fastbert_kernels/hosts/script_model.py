@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fastbert_kernels.engine.encoder import Encoder
-from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH
-from fastbert_kernels.engine.weights import HeadWeights
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.padding import ValidTokens
@@ -28,6 +26,8 @@ from fastbert_kernels.hosts.uer_models import (
     ENTROPY_FLOOR,
     Decision,
     attentive_head_parameters,
+    attentive_head_weights,
+    check_first_token,
     derived_encoder,
     embed,
 )
@@ -61,7 +61,9 @@ def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Enco
         raise ValueError("a model with one label has nothing to decide and cannot be patched")
     check_kinds(model.encoder, {"": "encoders.bert_encoder.BertEncoder"}, "the encoder")
     check_kinds(model.embedding, {"": "layers.embeddings.BertEmbedding", "layer_norm": LAYER_NORM}, "the embedding")
-    return derived_encoder(model, model.embedding, layers, heads, _head_parameters, _head_weights, dtype, backend)
+    return derived_encoder(
+        model, model.embedding, layers, heads, _head_parameters, attentive_head_weights, dtype, backend
+    )
 
 
 def _differences_of_head(head: Any, prefix: str) -> list[str]:
@@ -70,17 +72,8 @@ def _differences_of_head(head: Any, prefix: str) -> list[str]:
 
 
 def _head_parameters(head: Any) -> Parameters:
-    pooling = getattr(head, "pooling", "first")
-    if pooling in ("mean", "max", "last"):  # anything else is the first token to it
-        raise ValueError(
-            f"exit heads with pooling={pooling!r} cannot be patched: in this script that takes padding, too (the mean "
-            "even goes over the features); the unpatched model serves them, as does pooling='first' patched"
-        )
+    check_first_token(head)
     return attentive_head_parameters(head)
-
-
-def _head_weights(head: Any, tensors: list[Tensor], dtype: torch.dtype) -> HeadWeights:
-    return fold_attentive_head(*tensors, num_attention_heads=head.self_atten.heads_num, dtype=dtype)
 
 
 def _decision(model: Any) -> Decision:

@@ -21,9 +21,10 @@ from torch.nn import functional as F
 from fastbert_kernels import ops
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
+from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
-from fastbert_kernels.engine.weights import ExitHead
+from fastbert_kernels.engine.weights import ExitHead, HeadWeights
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.guard import differences
@@ -54,6 +55,21 @@ def check_methods(model: Any, module: str, **owners: str) -> None:
         function = getattr(type(model), name)
         if (function.__module__, function.__qualname__) != (module, f"{owner}.{name}"):
             raise ValueError(f"{type(model).__name__} has a {name} of its own, so it cannot be patched")
+
+
+def attentive_head_weights(head: Any, tensors: list[Tensor], dtype: torch.dtype) -> HeadWeights:
+    """The folded head from the values of `attentive_head_parameters`, for hidden states of `dtype`."""
+    return fold_attentive_head(*tensors, num_attention_heads=head.self_atten.heads_num, dtype=dtype)
+
+
+def check_first_token(head: Any) -> None:
+    """ValueError for a head that pools over tokens."""
+    pooling = getattr(head, "pooling", "first")
+    if pooling in ("mean", "max", "last"):  # anything else is the first token to it
+        raise ValueError(
+            f"exit heads with pooling={pooling!r} cannot be patched: in this code that takes padding, too (the mean "
+            "even goes over the features); the unpatched model serves them, as does pooling='first' patched"
+        )
 
 
 def attentive_head_parameters(head: Any) -> Parameters:
@@ -106,6 +122,25 @@ def derived_encoder(
     return Derived(model, parts.flat(), build, replaced.values())
 
 
+def _host(
+    name: str,
+    matches: Callable[[nn.Module], bool],
+    encoder: Callable[[Any, torch.dtype | None, str], Derived[Encoder]],
+    forward: Callable[..., Any],
+    predict: Callable[..., Any],
+) -> Host:
+    return Host(
+        name=name,
+        matches=matches,
+        encoder=encoder,
+        forward=forward,
+        pack=pack,
+        methods={"predict": predict},
+        inference_only=True,
+        training_methods=("_forward_for_loss",),
+    )
+
+
 def text_host(
     name: str,
     matches: Callable[[nn.Module], bool],
@@ -132,16 +167,7 @@ def text_host(
         """
         return _many(model, encoder, _checked(sentences), decision(model, _number(speed)))
 
-    return Host(
-        name=name,
-        matches=matches,
-        encoder=encoder,
-        forward=forward,
-        pack=pack,
-        methods={"predict": predict},
-        inference_only=True,
-        training_methods=("_forward_for_loss",),
-    )
+    return _host(name, matches, encoder, forward, predict)
 
 
 def pair_host(
@@ -170,16 +196,7 @@ def pair_host(
         merged = (model._merge(*pair) for pair in _checked_pairs(pairs))
         return _many(model, encoder, merged, decision(model, _number(speed)))
 
-    return Host(
-        name=name,
-        matches=matches,
-        encoder=encoder,
-        forward=forward,
-        pack=pack,
-        methods={"predict": predict},
-        inference_only=True,
-        training_methods=("_forward_for_loss",),
-    )
+    return _host(name, matches, encoder, forward, predict)
 
 
 def entropy_decision(model: Any, speed: float) -> Decision:
