@@ -18,7 +18,12 @@ import fastbert_kernels
 from fastbert_kernels import patching
 from fastbert_kernels.hosts import fastbert_hf
 from helpers.models import padded_batch, spread_model
-from helpers.patched import assert_same_answers, run
+from helpers.patched import (
+    assert_change_is_noticed,
+    assert_compiled_model_answers_alike,
+    assert_same_answers,
+    run,
+)
 
 MIXED = {
     0: [],
@@ -64,13 +69,7 @@ def test_low_precision_is_close_at_full_depth(dtype):
 
 
 def test_torch_compile_gives_the_same_answers():
-    model, batch = fastbert_kernels.patch(spread_model()), padded_batch(MIXED[7])
-    with torch.no_grad():
-        want = model(**batch, speed=0.5)
-        torch._dynamo.reset()
-        got = torch.compile(model, backend="aot_eager")(**batch, speed=0.5)
-    for name in ("logits", "uncertainty", "exit_layer"):
-        assert torch.equal(got[name], want[name])
+    assert_compiled_model_answers_alike(fastbert_kernels.patch(spread_model()), padded_batch(MIXED[7]))
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -199,14 +198,7 @@ def change_by_assignment(model):
 @pytest.mark.filterwarnings("ignore:this patched model was called with autograd")
 def test_changed_weights_are_noticed(change):
     model, batch = spread_model(), padded_batch(MIXED[7])
-    fastbert_kernels.patch(model)
-    stale = run(model, batch, speed=0.5).logits
-    change(model)
-    got = run(model, batch, speed=0.5)
-    want = run(fastbert_kernels.unpatch(model), batch, speed=0.5)
-    assert torch.equal(got.exit_layer, want.exit_layer)
-    torch.testing.assert_close(got.logits, want.logits, rtol=0, atol=1e-4)
-    assert not torch.allclose(got.logits, stale, atol=1e-3)
+    assert_change_is_noticed(model, batch, change)
 
 
 def test_train_mode_and_autograd_use_the_models_own_forward():

@@ -33,6 +33,17 @@ class Size:
     heads: int
     texts: int
 
+    def of_bert(self) -> dict[str, Any]:
+        """Arguments of `BertConfig`."""
+        return {
+            "vocab_size": VOCABULARY,
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "intermediate_size": 4 * self.width,
+            "max_position_embeddings": LONGEST,
+        }
+
     def shape(self, **changes: Any) -> ModelShape:
         values: dict[str, Any] = {
             "hidden_size": self.width,
@@ -253,14 +264,7 @@ def _deebert(size: Size, scope: ExitStack, folder: Path) -> Subject:
                     return logits, (), ()
             return self.classifier(self.bert.pooler(hidden)), (), ()
 
-    model = Leaving(
-        vocab_size=VOCABULARY,
-        hidden_size=size.width,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=4 * size.width,
-        max_position_embeddings=LONGEST,
-    ).eval()
+    model = Leaving(**size.of_bert()).eval()
     nats = float(torch.tensor(LABELS).log())
 
     def ask(model: Any, request: tuple[Tensor, Tensor], speed: float) -> Answers:
@@ -331,16 +335,9 @@ def _registered(size: Size, scope: ExitStack, folder: Path) -> Subject:
 
 
 def _fastbert_hf(size: Size, scope: ExitStack, folder: Path) -> Subject:
-    backbone = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=size.width,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=4 * size.width,
-        max_position_embeddings=LONGEST,
-    )
     torch.manual_seed(0)
-    model = spread(FastBertForSequenceClassification(FastBertConfig(backbone, num_labels=LABELS)), "classifier").eval()
+    config = FastBertConfig(BertConfig(**size.of_bert()), num_labels=LABELS)
+    model = spread(FastBertForSequenceClassification(config), "classifier").eval()
     return Subject(
         model,
         list(model.heads),

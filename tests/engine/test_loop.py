@@ -10,13 +10,13 @@ import torch
 
 import fastbert_kernels
 from fastbert_kernels import ops
-from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.loop import HostCopy, bound_to_stay
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from helpers.criteria import EVERY_CRITERION
 from helpers.encoders import random_batch, random_loop
 from helpers.models import padded_batch, spread_model
 from helpers.op_inputs import cu_seqlens_of
+from helpers.patched import assert_compiled_model_answers_alike, record_asked_layers
 
 DEPTH = 5
 LENGTHS = [7, 1, 30, 3, 64, 2, 33, 9, 0, 4]
@@ -36,16 +36,7 @@ def one_by_one(loop, batch, lengths):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The layers whose head was evaluated."""
-    layers = []
-
-    def let_out(head, batch, results, layer, *rest):
-        layers.append(layer)
-        return original(head, batch, results, layer, *rest)
-
-    original = loop_module.let_out
-    monkeypatch.setattr(loop_module, "let_out", let_out)
-    return layers
+    return record_asked_layers(monkeypatch)
 
 
 @pytest.mark.parametrize("speed", [0.0, 0.4, 0.8, 1.0, 2.0, math.nan, "spread"])
@@ -102,13 +93,8 @@ def test_a_host_copy_is_a_copy():
 
 
 def test_torch_compile_of_the_loop():
-    model, batch = fastbert_kernels.patch(spread_model(), backend="reference"), padded_batch([5, 9, 2, 30])
-    with torch.no_grad():
-        want = model(**batch, speed=0.5)
-        torch._dynamo.reset()
-        got = torch.compile(model, backend="aot_eager")(**batch, speed=0.5)
-    for name in ("logits", "uncertainty", "exit_layer"):
-        assert torch.equal(got[name], want[name])
+    model = fastbert_kernels.patch(spread_model(), backend="reference")
+    assert_compiled_model_answers_alike(model, padded_batch([5, 9, 2, 30]))
 
 
 def test_torch_compile_of_the_loop_with_a_rule():

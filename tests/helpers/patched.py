@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import fastbert_kernels
+from fastbert_kernels.engine import loop
 
 LOGIT_TOLERANCE = {None: 1e-4, torch.bfloat16: 0.6, torch.int8: 1.2}  # of logits of the order of 10
 UNCERTAINTY_TOLERANCE = {None: 1e-5, torch.bfloat16: 0.08, torch.int8: 0.16}
@@ -41,6 +42,41 @@ def assert_same_answers(model, batch, speed, backend="auto", dtype=None):
         assert (patched.logits - unpatched.logits)[decided].abs().max() < LOGIT_TOLERANCE[dtype]
         assert (patched.uncertainty - unpatched.uncertainty)[decided].abs().max() < UNCERTAINTY_TOLERANCE[dtype]
     return unpatched, patched, decided
+
+
+def assert_change_is_noticed(model, batch, change):
+    """A model that was patched and asked answers like the unpatched one after `change(model)`, too."""
+    fastbert_kernels.patch(model)
+    stale = run(model, batch, speed=0.5).logits
+    change(model)
+    got = run(model, batch, speed=0.5)
+    want = run(fastbert_kernels.unpatch(model), batch, speed=0.5)
+    assert torch.equal(got.exit_layer, want.exit_layer)
+    torch.testing.assert_close(got.logits, want.logits, rtol=0, atol=1e-4)
+    assert not torch.allclose(got.logits, stale, atol=1e-3)
+
+
+def assert_compiled_model_answers_alike(model, batch):
+    """`torch.compile` of a patched model changes no bit."""
+    with torch.no_grad():
+        want = model(**batch, speed=0.5)
+        torch._dynamo.reset()
+        got = torch.compile(model, backend="aot_eager")(**batch, speed=0.5)
+    for name in ("logits", "uncertainty", "exit_layer"):
+        assert torch.equal(got[name], want[name])
+
+
+def record_asked_layers(monkeypatch):
+    """Return a list that is going to have the layers whose head the PyTorch loop evaluated."""
+    layers = []
+    original = loop.let_out
+
+    def let_out(head, batch, results, layer, *rest):
+        layers.append(layer)
+        return original(head, batch, results, layer, *rest)
+
+    monkeypatch.setattr(loop, "let_out", let_out)
+    return layers
 
 
 def _own_forward(self, *args, **kwargs):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
+
+import fastbert_kernels
+from fastbert_kernels.hosts import uer_models
+from helpers.accuracy import FLOOR
+from helpers.patched import only_the_fast_path
 
 
 def random_texts(count, seed=0):
@@ -74,6 +80,46 @@ class Unpatched:
         top = F.softmax(self.logits, dim=2).topk(2, dim=2).values
         near = ((self.uncertainty - speed).abs() < tolerance) | (top[..., 0] - top[..., 1] < tolerance)
         return near.any(dim=1).tolist()
+
+
+def assert_same_at_speeds(model, texts, speeds, tolerance, count_ties, one_by_one):
+    """Labels and layers of `texts` patched against unpatched, in batches and (the first) text by text.
+
+    Returns:
+        The layers behind which texts left.
+    """
+    unpatched = Unpatched.ask(model, [(text,) for text in texts])
+    assert [unpatched.answers(model, 0.5)[i] for i in range(20)] == [model(text, speed=0.5) for text in texts[:20]]
+    fastbert_kernels.patch(model)
+    depths, some = set(), texts[:one_by_one]
+    for speed in speeds:
+        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, tolerance)
+        with only_the_fast_path(model, model.kernel.encoder.transformer):
+            count_ties(assert_same(model.predict(texts, speed), want, ties), len(texts))
+            got = [model(text, speed=speed) for text in some]
+            assert_same(got, want[:one_by_one], ties[:one_by_one], at_most=0.05)
+        depths |= {layers for _, layers in want}
+    return depths
+
+
+@torch.inference_mode()
+def assert_accurate(model, texts, encoder, decision):
+    """Logits and uncertainties of the engine are as near to those in float64 as those of the unpatched model.
+
+    Args:
+        encoder: of the unpatched `model`.
+        decision: what the engine is asked with, for a Speed.
+    """
+    exact = Unpatched.ask(copy.deepcopy(model).double(), [(text,) for text in texts])
+    plain = Unpatched.ask(model, [(text,) for text in texts])
+    for speed in (0.0, 0.5):
+        samples = [uer_models.tokens_of(model, text) for text in texts]
+        results = uer_models.run_batch(model, encoder, samples, decision(model, speed))
+        place = torch.arange(len(texts)), results.exit_layer - 1
+        for got, name in ((results.logits, "logits"), (results.uncertainty, "uncertainty")):
+            want, theirs = getattr(exact, name)[place], getattr(plain, name)[place]
+            allowed = 2 * (theirs - want).abs().max() + FLOOR[torch.float32] * want.abs().max().clamp(min=1)
+            assert (got - want).abs().max() <= allowed
 
 
 def assert_same(got, want, ties, at_most=0.02):

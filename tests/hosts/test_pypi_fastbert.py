@@ -14,11 +14,10 @@ import fastbert_kernels
 from doubles.pypi import register_configuration, spread_weights
 from fastbert_kernels.hosts import pypi_fastbert as host
 from fastbert_kernels.hosts import uer_models
-from helpers.accuracy import FLOOR
 from helpers.hooks import assert_hooks_are_heeded
 from helpers.patched import only_the_fast_path
 from helpers.pypi import imported
-from helpers.uer_answers import Unpatched, assert_same, random_texts
+from helpers.uer_answers import Unpatched, assert_accurate, assert_same, assert_same_at_speeds, random_texts
 
 LABELS = ["sport", "trade", 3]
 LENGTH = 40
@@ -50,17 +49,7 @@ def model(package, folder):
 
 
 def test_labels_and_layers_of_500_texts_at_five_speeds(package, model, count_ties):
-    texts = random_texts(500)
-    unpatched = Unpatched.ask(model, [(text,) for text in texts])
-    assert [unpatched.answers(model, 0.5)[i] for i in range(20)] == [model(text, speed=0.5) for text in texts[:20]]
-    fastbert_kernels.patch(model)
-    depths = set()
-    for speed in SPEEDS:
-        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[None])
-        with only_the_fast_path(model, model.kernel.encoder.transformer):
-            count_ties(assert_same(model.predict(texts, speed), want, ties), len(texts))
-            assert_same([model(text, speed=speed) for text in texts[:60]], want[:60], ties[:60], at_most=0.05)
-        depths |= {layers for _, layers in want}
+    depths = assert_same_at_speeds(model, random_texts(500), SPEEDS, TOLERANCE[None], count_ties, one_by_one=60)
     assert depths == {1, 2, 3, 4}
 
 
@@ -78,20 +67,8 @@ def test_low_precision_is_close(package, model, dtype):
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_as_accurate_as_the_package_against_float64(package, model, backend):
-    texts = random_texts(40, seed=2)
-    exact = Unpatched.ask(copy.deepcopy(model).double(), [(text,) for text in texts])
-    plain = Unpatched.ask(model, [(text,) for text in texts])
-    fastbert_kernels.patch(model, backend=backend)
     encoder = host.encoder(model, None, backend).get()
-    with torch.inference_mode():
-        for speed in (0.0, 0.5):
-            samples = [uer_models.tokens_of(model, text) for text in texts]
-            results = uer_models.run_batch(model, encoder, samples, uer_models.entropy_decision(model, speed))
-            place = torch.arange(len(texts)), results.exit_layer - 1
-            for got, name in ((results.logits, "logits"), (results.uncertainty, "uncertainty")):
-                want, theirs = getattr(exact, name)[place], getattr(plain, name)[place]
-                allowed = 2 * (theirs - want).abs().max() + FLOOR[torch.float32] * want.abs().max().clamp(min=1)
-                assert (got - want).abs().max() <= allowed
+    assert_accurate(model, random_texts(40, seed=2), encoder, uer_models.entropy_decision)
 
 
 def test_speeds_beyond_zero_and_one(package, model):

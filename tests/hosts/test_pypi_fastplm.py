@@ -12,10 +12,9 @@ import fastbert_kernels
 from doubles.pypi import register_configuration, spread_weights
 from fastbert_kernels.hosts import pypi_fastplm as host
 from fastbert_kernels.hosts import uer_models
-from helpers.accuracy import FLOOR
 from helpers.patched import only_the_fast_path
 from helpers.pypi import imported
-from helpers.uer_answers import Unpatched, assert_same
+from helpers.uer_answers import Unpatched, assert_accurate, assert_same, assert_same_at_speeds
 from helpers.uer_answers import random_texts as texts_with_any_segments
 
 LABELS = ["sport", "trade", 3, "art", "law", "war"]
@@ -61,17 +60,8 @@ def random_texts(count, seed=0):
 
 @pytest.mark.parametrize("kind", ["FastBERT", "FastALBERT"])
 def test_labels_and_layers_of_500_texts_at_five_speeds(package, folder, count_ties, kind):
-    model, texts = make(package, folder, kind=kind), random_texts(500)
-    unpatched = Unpatched.ask(model, [(text,) for text in texts])
-    assert [unpatched.answers(model, 0.5)[i] for i in range(20)] == [model(text, speed=0.5) for text in texts[:20]]
-    fastbert_kernels.patch(model)
-    depths = set()
-    for speed in SPEEDS:
-        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[None])
-        with only_the_fast_path(model, model.kernel.encoder.transformer):
-            count_ties(assert_same(model.predict(texts, speed), want, ties), len(texts))
-            assert_same([model(text, speed=speed) for text in texts[:40]], want[:40], ties[:40], at_most=0.05)
-        depths |= {layers for _, layers in want}
+    model = make(package, folder, kind=kind)
+    depths = assert_same_at_speeds(model, random_texts(500), SPEEDS, TOLERANCE[None], count_ties, one_by_one=40)
     assert len(depths) >= 3 and {1, 4} <= depths
 
 
@@ -107,19 +97,9 @@ def test_the_number_of_classes_may_change_after_patching(package, model):
 @pytest.mark.parametrize("kind", ["FastBERT", "FastALBERT"])
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_as_accurate_as_the_package_against_float64(package, folder, kind, backend):
-    model, texts = make(package, folder, kind=kind), random_texts(40, seed=3)
-    exact = Unpatched.ask(copy.deepcopy(model).double(), [(text,) for text in texts])
-    plain = Unpatched.ask(model, [(text,) for text in texts])
+    model = make(package, folder, kind=kind)
     encoder = host.encoder(model, None, backend).get()
-    with torch.inference_mode():
-        for speed in (0.0, 0.5):
-            samples = [uer_models.tokens_of(model, text) for text in texts]
-            results = uer_models.run_batch(model, encoder, samples, host.decision(model, speed))
-            place = torch.arange(len(texts)), results.exit_layer - 1
-            for got, name in ((results.logits, "logits"), (results.uncertainty, "uncertainty")):
-                want, theirs = getattr(exact, name)[place], getattr(plain, name)[place]
-                allowed = 2 * (theirs - want).abs().max() + FLOOR[torch.float32] * want.abs().max().clamp(min=1)
-                assert (got - want).abs().max() <= allowed
+    assert_accurate(model, random_texts(40, seed=3), encoder, host.decision)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])

@@ -90,11 +90,7 @@ def accuracy_by_uncertainty_chart(analysis: Analysis) -> bytes:
 def uncertainty_chart(analysis: Analysis) -> bytes:
     """Distribution of the uncertainty of what reaches each layer, mirrored about the layer; a panel per Speed."""
     columns = 1 if len(analysis.exit_layers) > _MOST_IN_A_COLUMN else 2
-    rows = -(-len(analysis.uncertainty) // columns)
-    figure = new_figure(0.6 + 2.7 * rows)
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes in grid.flat[len(analysis.uncertainty) :]:
-        axes.set_visible(False)
+    figure, grid = _panels(len(analysis.uncertainty), columns, 0.6, 2.7)
     for axes, at_speed in zip(grid.flat, analysis.uncertainty, strict=False):
         _draw_distributions(axes, at_speed)
     for axes in grid[:, 0]:
@@ -106,11 +102,7 @@ def uncertainty_chart(analysis: Analysis) -> bytes:
 def exits_chart(analysis: Analysis) -> bytes:
     """Share of the samples that leave behind each layer; a panel per Speed."""
     columns = 1 if len(analysis.exit_layers) > _MOST_LABELLED_BARS else 2
-    rows = -(-len(analysis.exits) // columns)
-    figure = new_figure(0.9 + 2.1 * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(analysis.exits) :]:
-        axes.set_visible(False)
+    figure, grid = _panels(len(analysis.exits), columns, 0.9, 2.1, sharex=True)
     highest = max(max(exits.samples) for exits in analysis.exits) / analysis.samples
     for axes, exits in zip(grid.flat, analysis.exits, strict=False):
         _draw_exits(axes, exits, highest)
@@ -147,6 +139,18 @@ def changes_chart(analysis: Analysis) -> bytes:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return as_png(figure)
+
+
+def _panels(
+    number: int, columns: int, around: float, each: float, sharex: bool = False
+) -> tuple[Figure, npt.NDArray[Any]]:
+    """Return a figure and its axes [rows, columns], of which `number` are seen; `around` and `each` row in inches."""
+    rows = -(-number // columns)
+    figure = new_figure(around + each * rows)
+    grid = figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False)
+    for axes in grid.flat[number:]:
+        axes.set_visible(False)
+    return figure, grid
 
 
 def _draw_accuracy(axes: Axes, intervals: Sequence[UncertaintyInterval], **style: Any) -> None:
