@@ -2,10 +2,10 @@
 """Plants deliberate faults in the kernels, one at a time, and checks that some test notices each.
 
 Works in a temporary copy of the sources. A fault is an exact piece of text and what takes its place; when the text is
-no longer there exactly once, the script stops, since a fault that is not planted proves nothing. Five suites: the CUDA
+no longer there exactly once, the script stops, since a fault that is not planted proves nothing. Six suites: the CUDA
 kernels run on the CPU by tests/cuda_on_cpu (needs g++ and the headers of the CUDA toolkit), the C++ kernels for CPUs
-and the reference in PyTorch by tests/ops, those with tile registers by tests/tile_model, and the loops over layers by
-tests/engine. Each suite must pass before its faults are planted.
+and the reference in PyTorch by tests/ops, those with tile registers by tests/tile_model, the loops over layers by
+tests/engine, and the engine's threads by tests/threads (needs g++). Each suite must pass before its faults are planted.
 
 Exit status: 0 when every fault was caught, 1 when one survived, 2 when the check itself could not run.
 """
@@ -54,6 +54,7 @@ class Fault:
 ATTENTIVE, LINEAR, POOLED = "test_cuda_exit_head.py", "test_cuda_linear_head.py", "test_cuda_pooled_head.py"
 RULES = "test_rules.py test_graph_rules.py"
 DECISION, COMPACT, DEPTH = "test_cuda_decision.py", "test_cuda_compact.py", "test_cuda_depth_graph.py"
+POOL = "test_pool.py"
 FAULTS = [
     Fault(
         "cuda",
@@ -376,6 +377,54 @@ FAULTS = [
         RULES,
     ),
     Fault(
+        "engine",
+        "a span forgets the streaks before it",
+        "csrc/cpu/encoder.cpp",
+        "if (has_history_) std::copy_n(input.history, 2 * batch_, now_.history.begin());",
+        "",
+        "test_spans.py",
+    ),
+    Fault(
+        "threads",
+        "a wake-up is lost",
+        "csrc/cpu/threads.cpp",
+        "if (wanted > spinning_.load() && sleeping_.load() > 0) wake(wanted);",
+        "(void)wanted;",
+        POOL,
+    ),
+    Fault(
+        "threads",
+        "two threads take one piece",
+        "csrc/cpu/threads.cpp",
+        "(piece = next.fetch_add(1, std::memory_order_relaxed)) < count;",
+        "(piece = next.load(), next.store(piece + 1), piece) < count;",
+        POOL,
+    ),
+    Fault(
+        "threads",
+        "a piece is skipped when a helper comes",
+        "csrc/cpu/threads.cpp",
+        "    bool worked = false;\n    if (call.admit()) {",
+        "    bool worked = false;\n    region.next.fetch_add(1);\n    if (call.admit()) {",
+        POOL,
+    ),
+    Fault(
+        "threads",
+        "a region ends before its helpers do",
+        "csrc/cpu/threads.cpp",
+        "    wait_for_helpers(region);\n",
+        "",
+        POOL,
+    ),
+    Fault(
+        "threads",
+        "a child of a fork starts no threads",
+        "csrc/cpu/threads.cpp",
+        "    new (made) Pool;\n",
+        "",
+        POOL,
+    ),
+    Fault(
         "reference",
         "entropy normaliser: log(N + 1)",
         "fastbert_kernels/reference.py",
@@ -397,6 +446,7 @@ FOLDERS = {
     "cpu": "tests/ops",
     "tiles": "tests/tile_model",
     "engine": "tests/engine",
+    "threads": "tests/threads",
     "reference": "tests/ops",
 }
 
