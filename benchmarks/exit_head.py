@@ -26,7 +26,7 @@ from fastbert_kernels import _extension, backends, ops
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.hosts import fastbert_hf as host
 from fastbert_kernels.ops import library
-from fastbert_kernels.ops.exit_head import pack_head
+from fastbert_kernels.ops.attentive_head import pack_head
 from harness import (
     DTYPES,
     arguments,
@@ -94,10 +94,10 @@ def attentive(activation: str) -> Callable[[Any], Callable[..., Any]]:
         def run(packed: Tensor, cu_seqlens: Tensor, speed: Tensor, backend: str) -> Any:
             if head is not None and backend == "cpu":
                 results = library.decision_results(packed, speed.shape[0], LABELS)
-                _extension.module().exit_head_cpu(packed, cu_seqlens, speed, head, results, None, "entropy", 0)
+                _extension.module().attentive_head_cpu(packed, cu_seqlens, speed, head, results, None, "entropy", 0)
                 return results
             options = {"narrow_activation": activation, "mlp_activation": activation}
-            return ops.exit_head(packed, cu_seqlens, speed, weights, **options, backend=backend)
+            return ops.attentive_head(packed, cu_seqlens, speed, weights, **options, backend=backend)
 
         return run
 

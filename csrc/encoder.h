@@ -8,7 +8,7 @@
 #include "compact.h"
 #include "decision.h"
 #include "encoder_layer.h"
-#include "exit_head.h"
+#include "attentive_head.h"
 #include "packed_matrix.h"
 #include "pooled_exit_head.h"
 
@@ -16,9 +16,9 @@ namespace fastbert {
 
 struct AttentiveHead {
   PackedMatrix projection;
-  ExitHeadWeights weights;  // as cpu::exit_head takes them
-  int64_t num_heads;        // h
-  int64_t num_labels;       // N
+  AttentiveHeadWeights weights;  // as cpu::attentive_head takes them
+  int64_t num_heads;             // h
+  int64_t num_labels;            // N
 };
 
 using ExitHead = std::variant<AttentiveHead, PackedPooledHead>;

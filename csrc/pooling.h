@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "dtype.h"
-#include "exit_head.h"
+#include "attentive_head.h"
 #include "named.h"
 
 namespace fastbert {
@@ -22,7 +22,7 @@ void pool(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t ba
 // Attention pooling with narrow_activation = identity: contexts [B, h, H] = softmax_j(keys_i . x_j) X for given
 // keys [B, h, H]. The rest of the head is matrix products over [B, ...], which the caller's library does.
 void attention_pooling(const void* hidden, DType dtype, const int32_t* cu_seqlens, const float* keys,
-                       const ExitHeadShape& shape, float* contexts);
+                       const AttentiveHeadShape& shape, float* contexts);
 }  // namespace cpu
 
 }  // namespace fastbert

@@ -95,7 +95,7 @@ class AttentiveHeadTensors(NamedTuple):
     output_bias: Tensor  # [N]
 
 
-def exit_head(
+def attentive_head(
     hidden: Tensor,
     cu_seqlens: Tensor,
     speed: Tensor,
@@ -107,7 +107,7 @@ def exit_head(
     criterion: str = "entropy",
     parameter: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Evaluate the attentive head with folded weights on a packed batch; see `fastbert_kernels.ops.exit_head`.
+    """Evaluate the attentive head with folded weights on a packed batch; see `fastbert_kernels.ops.attentive_head`.
 
     Everything is float32, except that float64 input is computed in float64 (the oracle) and the projection runs in the
     dtype of `hidden`.

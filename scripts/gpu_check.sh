@@ -48,9 +48,9 @@ if command -v compute-sanitizer > /dev/null; then
   # Without torch's own allocator, whose blocks are larger than the tensors in them.
   step memcheck 70 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$python" -m pytest -q -m gpu tests/gpu/test_ops_on_gpu.py -x \
-    -k "bfloat16 and (test_exit_head and 384 or test_compact and 0.5)"
+    -k "bfloat16 and (test_attentive_head and 384 or test_compact and 0.5)"
   step racecheck 70 compute-sanitizer --tool racecheck --error-exitcode 9 \
-    "$python" -m pytest -q -m gpu tests/gpu/test_ops_on_gpu.py -x -k "bfloat16 and test_exit_head and 384"
+    "$python" -m pytest -q -m gpu tests/gpu/test_ops_on_gpu.py -x -k "bfloat16 and test_attentive_head and 384"
 else
   echo "sanitizer: compute-sanitizer is not on the PATH; not run" | tee -a "$out/summary.txt"
 fi

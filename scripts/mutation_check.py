@@ -51,7 +51,7 @@ class Fault:
         return text.replace(self.old, self.new)
 
 
-ATTENTIVE, LINEAR, POOLED = "test_cuda_exit_head.py", "test_cuda_linear_head.py", "test_cuda_pooled_head.py"
+ATTENTIVE, LINEAR, POOLED = "test_cuda_attentive_head.py", "test_cuda_linear_head.py", "test_cuda_pooled_head.py"
 RULES = "test_rules.py test_graph_rules.py"
 DECISION, COMPACT, DEPTH = "test_cuda_decision.py", "test_cuda_compact.py", "test_cuda_depth_graph.py"
 POOL = "test_pool.py"
@@ -59,7 +59,7 @@ FAULTS = [
     Fault(
         "cuda",
         "token mask: one token too many",
-        "csrc/cuda/exit_head_attention.cuh",
+        "csrc/cuda/attentive_head_attention.cuh",
         "if (token < count) {",
         "if (token <= count) {",
         ATTENTIVE,
@@ -67,7 +67,7 @@ FAULTS = [
     Fault(
         "cuda",
         "token mask: one token too few (linear)",
-        "csrc/cuda/exit_head_linear.cuh",
+        "csrc/cuda/attentive_head_linear.cuh",
         "const float value = lane < count ?",
         "const float value = lane < count - 1 ?",
         LINEAR,
@@ -75,7 +75,7 @@ FAULTS = [
     Fault(
         "cuda",
         "missing barrier: scores",
-        "csrc/cuda/exit_head.cu",
+        "csrc/cuda/attentive_head.cu",
         "    __syncthreads();\n    if (warp < num_heads) update_softmax",
         "    if (warp < num_heads) update_softmax",
         ATTENTIVE,
@@ -83,7 +83,7 @@ FAULTS = [
     Fault(
         "cuda",
         "missing barrier: stage is filled while read",
-        "csrc/cuda/exit_head_stream.cuh",
+        "csrc/cuda/attentive_head_stream.cuh",
         "    __syncthreads();  // the chunk is there",
         "    // the chunk is there",
         ATTENTIVE,
@@ -91,7 +91,7 @@ FAULTS = [
     Fault(
         "cuda",
         "missing barrier: tile (linear)",
-        "csrc/cuda/exit_head_linear.cuh",
+        "csrc/cuda/attentive_head_linear.cuh",
         "    __syncthreads();  // the tile is there",
         "    // the tile is there",
         LINEAR,
@@ -107,7 +107,7 @@ FAULTS = [
     Fault(
         "cuda",
         "copies are used before they arrive",
-        "csrc/cuda/exit_head_stream.cuh",
+        "csrc/cuda/attentive_head_stream.cuh",
         "wait_for_all_but(arguments_.stages - 2)",
         "wait_for_all_but(arguments_.stages - 1)",
         ATTENTIVE,
@@ -115,7 +115,7 @@ FAULTS = [
     Fault(
         "cuda",
         "online softmax: contexts not rescaled",
-        "csrc/cuda/exit_head_attention.cuh",
+        "csrc/cuda/attentive_head_attention.cuh",
         "fmaf(*target, scratch.rescale[head], sum[c])",
         "*target + sum[c]",
         ATTENTIVE,
@@ -123,7 +123,7 @@ FAULTS = [
     Fault(
         "cuda",
         "rows of a 16-bit fold counted as float32",
-        "csrc/cuda/exit_head_stream.cuh",
+        "csrc/cuda/attentive_head_stream.cuh",
         "copy_fold<T, C>(stage, matrix, chunk_ * FOLD_ROWS<T, C>)",
         "copy_fold<T, C>(stage, matrix, chunk_ * FOLD_ROWS<float, C>)",
         ATTENTIVE,
@@ -131,7 +131,7 @@ FAULTS = [
     Fault(
         "cuda",
         "32-bit addressing",
-        "csrc/cuda/exit_head.cu",
+        "csrc/cuda/attentive_head.cu",
         "const int64_t first_row = arguments.cu_seqlens[sample];",
         "const int first_row = arguments.cu_seqlens[sample];",
         ATTENTIVE,
@@ -246,7 +246,7 @@ FAULTS = [
         "csrc/cpu/decision.cpp",
         "uncertainty < decision.speed[b]",
         "uncertainty <= decision.speed[b]",
-        "test_exit_head.py test_decision.py",
+        "test_attentive_head.py test_decision.py",
     ),
     Fault(
         "cpu",
@@ -430,7 +430,7 @@ FAULTS = [
         "fastbert_kernels/reference.py",
         "math.log(logits.shape[-1])",
         "math.log(logits.shape[-1] + 1)",
-        "test_decision.py test_exit_head.py",
+        "test_decision.py test_attentive_head.py",
     ),
     Fault(
         "reference",
@@ -438,7 +438,7 @@ FAULTS = [
         "fastbert_kernels/reference.py",
         "else (uncertainty < speed)",
         "else (uncertainty <= speed)",
-        "test_exit_head.py test_decision.py",
+        "test_attentive_head.py test_decision.py",
     ),
 ]
 FOLDERS = {

@@ -26,17 +26,17 @@ import importlib.metadata, sys, warnings
 sys.modules["fastbert_kernels._C"] = None
 importlib.metadata.distributions = lambda **where: []
 import torch, fastbert_kernels
-from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
-inputs = cast_exit_head_inputs(exit_head_inputs([3, 2]), torch.float32)
+from helpers.op_inputs import cast_attentive_head_inputs, attentive_head_inputs
+inputs = cast_attentive_head_inputs(attentive_head_inputs([3, 2]), torch.float32)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(2):
-        fastbert_kernels.ops.exit_head(*inputs)
+        fastbert_kernels.ops.attentive_head(*inputs)
 said = [str(w.message) for w in caught if "falls back" in str(w.message)]
 assert len(said) == 1 and "pip install ." in said[0], said
 assert "pip install ." in fastbert_kernels.info()["backends"]["cpu"]
 try:
-    fastbert_kernels.ops.exit_head(*inputs, backend="cpu")
+    fastbert_kernels.ops.attentive_head(*inputs, backend="cpu")
 except RuntimeError as error:
     assert "pip install ." in str(error)
 else:

@@ -90,8 +90,8 @@ KeptLayer make_layer(py::object qkv, py::object attention_output, py::object int
 KeptAttentiveHead make_attentive_head(py::object projection, py::object tensors, ByName<Activation> narrow_activation,
                                       ByName<Activation> mlp_activation) {
   const PackedMatrix& matrix = native<PackedMatrix>(projection);
-  ExitHeadShape shape{0, 0, matrix.depth, 0, 0, 0};
-  const ExitHeadWeights weights = checked_weights(tensors, narrow_activation, mlp_activation, kCpu, shape);
+  AttentiveHeadShape shape{0, 0, matrix.depth, 0, 0, 0};
+  const AttentiveHeadWeights weights = checked_weights(tensors, narrow_activation, mlp_activation, kCpu, shape);
   check_matrix("projection", matrix, shape.narrow_size, shape.hidden_size);
   if (weights.fold_dtype != DType::float32) throw py::type_error("query and value must be torch.float32 on a CPU");
   if (weights.narrow_activation != Activation::tanh ||

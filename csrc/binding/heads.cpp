@@ -34,8 +34,8 @@ DecisionOutputs checked_outputs(const DecisionResults& results, int64_t batch, i
           reinterpret_cast<uint8_t*>(keep.checked<bool>("keep", {batch}, device))};
 }
 
-ExitHeadWeights checked_weights(py::handle tensors, Activation narrow, Activation mlp, Device device,
-                                ExitHeadShape& shape) {
+AttentiveHeadWeights checked_weights(py::handle tensors, Activation narrow, Activation mlp, Device device,
+                                     AttentiveHeadShape& shape) {
   const auto tensor = [tensors](const char* name) { return Tensor(tensors.attr(name)); };
   const Tensor query = tensor("query"), output_weight = tensor("output_weight");
   const auto [heads, narrow_size, query_columns] = query.sizes<3>("query");
@@ -112,13 +112,14 @@ void attention_pooling(const Tensor& hidden, const Tensor& cu_seqlens, const Ten
                          {rows.tokens, rows.batch, rows.hidden_size, 0, heads, 0}, out);
 }
 
-void exit_head_cpu(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed, const KeptAttentiveHead& head,
-                   const DecisionResults& results, const std::optional<Tensor>& history, ByName<Criterion> criterion,
-                   int32_t parameter) {
+void attentive_head_cpu(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed,
+                        const KeptAttentiveHead& head, const DecisionResults& results,
+                        const std::optional<Tensor>& history, ByName<Criterion> criterion, int32_t parameter) {
   const Rows rows = checked_rows(hidden, cu_seqlens, kCpu);
   const AttentiveHead& weights = head.weights;
-  const ExitHeadShape shape{rows.tokens,       rows.batch,        weights.projection.depth, weights.projection.outputs,
-                            weights.num_heads, weights.num_labels};
+  const AttentiveHeadShape shape{
+      rows.tokens,       rows.batch,        weights.projection.depth, weights.projection.outputs,
+      weights.num_heads, weights.num_labels};
   hidden.checked("hidden", {rows.tokens, shape.hidden_size}, kCpu);
   if (cpu::product_operand(rows.dtype, shape.hidden_size) != weights.projection.operand)
     throw py::type_error("the projection of the head is packed for rows of another dtype than those of hidden");
@@ -126,8 +127,8 @@ void exit_head_cpu(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor&
   const DecisionOutputs outputs = checked_outputs(results, rows.batch, shape.num_labels, kCpu);
   const NativeCall call;
   check_cu_seqlens(rows.cu_seqlens, rows.batch, rows.tokens);
-  cpu::exit_head(rows.hidden, rows.dtype, rows.cu_seqlens, weights.projection, weights.weights, shape, decision,
-                 outputs);
+  cpu::attentive_head(rows.hidden, rows.dtype, rows.cu_seqlens, weights.projection, weights.weights, shape, decision,
+                      outputs);
 }
 
 #ifdef FASTBERT_WITH_CUDA
@@ -144,23 +145,23 @@ Device cuda_device(const Tensor& hidden) {
 }
 
 // Throws backends.Unsupported, with the reason, for what the kernel does not cover.
-void exit_head_cuda(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed, py::handle weights,
-                    const DecisionResults& results, ByName<Activation> narrow_activation,
-                    ByName<Activation> mlp_activation, const std::optional<Tensor>& history,
-                    ByName<Criterion> criterion, int32_t parameter) {
+void attentive_head_cuda(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed, py::handle weights,
+                         const DecisionResults& results, ByName<Activation> narrow_activation,
+                         ByName<Activation> mlp_activation, const std::optional<Tensor>& history,
+                         ByName<Criterion> criterion, int32_t parameter) {
   const Device device = cuda_device(hidden);
   const Rows rows = checked_rows(hidden, cu_seqlens, device);
-  ExitHeadShape shape{rows.tokens, rows.batch, rows.hidden_size, 0, 0, 0};
-  const ExitHeadWeights folded = checked_weights(weights, narrow_activation, mlp_activation, device, shape);
+  AttentiveHeadShape shape{rows.tokens, rows.batch, rows.hidden_size, 0, 0, 0};
+  const AttentiveHeadWeights folded = checked_weights(weights, narrow_activation, mlp_activation, device, shape);
   Tensor(weights.attr("projection_weight")).check_same_dtype("projection_weight", hidden);
-  refuse_unsupported(cuda::exit_head_unsupported(shape, folded, rows.dtype));
+  refuse_unsupported(cuda::attentive_head_unsupported(shape, folded, rows.dtype));
   for (const void* memory : {rows.hidden, folded.projection_weight, folded.query, folded.value})
     check_aligned("hidden and the matrices", memory, 16);
   const Decision decision = checked_decision({speed, history, checked_rule(criterion, parameter)}, rows.batch, device);
   const DecisionOutputs outputs = checked_outputs(results, rows.batch, shape.num_labels, device);
-  check_cuda(cuda::exit_head(rows.hidden, rows.dtype, rows.cu_seqlens, folded, shape, decision, outputs, device.index,
-                             current_stream(device)),
-             "exit_head");
+  check_cuda(cuda::attentive_head(rows.hidden, rows.dtype, rows.cu_seqlens, folded, shape, decision, outputs,
+                                  device.index, current_stream(device)),
+             "attentive_head");
 }
 
 void pooled_exit_head_cuda(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed,
@@ -201,11 +202,11 @@ void bind_heads(py::module_& module) {
   module.def("decide", &decide, "logits"_a, "speed"_a, "results"_a, "history"_a, "criterion"_a, "parameter"_a);
   module.def("pool", &pool);
   module.def("attention_pooling", &attention_pooling);
-  module.def("exit_head_cpu", &exit_head_cpu, "hidden"_a, "cu_seqlens"_a, "speed"_a, "head"_a, "results"_a, "history"_a,
-             "criterion"_a, "parameter"_a);
+  module.def("attentive_head_cpu", &attentive_head_cpu, "hidden"_a, "cu_seqlens"_a, "speed"_a, "head"_a, "results"_a,
+             "history"_a, "criterion"_a, "parameter"_a);
 #ifdef FASTBERT_WITH_CUDA
-  module.def("exit_head_cuda", &exit_head_cuda, "hidden"_a, "cu_seqlens"_a, "speed"_a, "weights"_a, "results"_a,
-             "narrow_activation"_a, "mlp_activation"_a, "history"_a, "criterion"_a, "parameter"_a);
+  module.def("attentive_head_cuda", &attentive_head_cuda, "hidden"_a, "cu_seqlens"_a, "speed"_a, "weights"_a,
+             "results"_a, "narrow_activation"_a, "mlp_activation"_a, "history"_a, "criterion"_a, "parameter"_a);
   module.def("pooled_exit_head_cuda", &pooled_exit_head_cuda, "hidden"_a, "cu_seqlens"_a, "speed"_a, "weights"_a,
              "biases"_a, "results"_a, "pooling"_a, "activation"_a, "history"_a, "criterion"_a, "parameter"_a);
 #endif

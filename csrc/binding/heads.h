@@ -6,7 +6,7 @@
 #include "binding/names.h"
 #include "binding/tensor.h"
 #include "decision.h"
-#include "exit_head.h"
+#include "attentive_head.h"
 
 namespace fastbert::binding {
 
@@ -27,8 +27,8 @@ using DecisionResults = std::array<Tensor, 4>;
 DecisionOutputs checked_outputs(const DecisionResults& results, int64_t batch, int64_t num_labels, Device device);
 
 // The folded weights of an attentive head: an object with the eight tensors as attributes of their names in
-// csrc/exit_head.h. Fills the sizes of `shape` that they tell, of which hidden_size is given.
-ExitHeadWeights checked_weights(py::handle tensors, Activation narrow, Activation mlp, Device device,
-                                ExitHeadShape& shape);
+// csrc/attentive_head.h. Fills the sizes of `shape` that they tell, of which hidden_size is given.
+AttentiveHeadWeights checked_weights(py::handle tensors, Activation narrow, Activation mlp, Device device,
+                                     AttentiveHeadShape& shape);
 
 }  // namespace fastbert::binding

@@ -106,11 +106,11 @@ class Loop {
     const Decision decision{input_.rule, thresholds(layer), has_history_ ? now_.history.data() : nullptr};
     const DecisionOutputs outputs{logits_.data(), uncertainty_.data(), history_.data(), keep_.data()};
     if (const auto* attentive = std::get_if<AttentiveHead>(&head)) {
-      const ExitHeadShape shape{
+      const AttentiveHeadShape shape{
           now_.cu_seqlens[batch_], batch_, width_, attentive->projection.outputs, attentive->num_heads,
           weights_.num_labels};
-      exit_head(hidden, input_.dtype, now_.cu_seqlens.data(), attentive->projection, attentive->weights, shape,
-                decision, outputs);
+      attentive_head(hidden, input_.dtype, now_.cu_seqlens.data(), attentive->projection, attentive->weights, shape,
+                     decision, outputs);
     } else {
       pooled_exit_head(hidden, input_.dtype, now_.cu_seqlens.data(), batch_, std::get<PackedPooledHead>(head), decision,
                        outputs);

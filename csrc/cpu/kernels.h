@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "exit_head.h"
+#include "attentive_head.h"
 #include "layer_norm.h"
 #include "packed_matrix.h"
 #include "pooling.h"
@@ -49,7 +49,7 @@ struct AttentionHead {
 struct HeadSample {
   float* zed;  // [n, stride]: the projection, which Z takes the place of
   int64_t n;
-  float* scratch;  // exit_head_scratch(shape, n) floats
+  float* scratch;  // attentive_head_scratch(shape, n) floats
   float* logits;   // [N]
 };
 
@@ -83,12 +83,12 @@ struct Kernels {
 
   // The attentive exit head of some samples behind the projection, with narrow_activation = tanh. They share the reads of
   // the folded matrices, which for short samples are more than their own rows.
-  void (*exit_head_samples)(const HeadSample* samples, int64_t count, int64_t stride, const ExitHeadWeights& weights,
-                            const ExitHeadShape& shape);
+  void (*attentive_head_samples)(const HeadSample* samples, int64_t count, int64_t stride,
+                                 const AttentiveHeadWeights& weights, const AttentiveHeadShape& shape);
   // contexts [h, H] = softmax_j(keys_i . x_j) X of one sample with n >= 1 rows X [n, H].
   // `scratch` holds attention_pooling_scratch(shape, n) floats.
   void (*attention_pooling_sample)(const void* rows, DType dtype, int64_t n, const float* keys,
-                                   const ExitHeadShape& shape, float* scratch, float* contexts);
+                                   const AttentiveHeadShape& shape, float* scratch, float* contexts);
   // pooled [H] of one sample with n >= 1 rows [n, H]. `scratch` holds H floats.
   void (*pool_sample)(const void* rows, DType dtype, int64_t n, int64_t hidden_size, Pooling pooling, float* scratch,
                       float* pooled);
@@ -98,11 +98,11 @@ struct Kernels {
   float (*largest_probability)(const float* logits, int64_t count);
 };
 
-inline int64_t exit_head_scratch(const ExitHeadShape& shape, int64_t n) {
+inline int64_t attentive_head_scratch(const AttentiveHeadShape& shape, int64_t n) {
   return shape.num_heads * (2 * shape.narrow_size + n) + shape.narrow_size;
 }
 
-inline int64_t attention_pooling_scratch(const ExitHeadShape& shape, int64_t n) {
+inline int64_t attention_pooling_scratch(const AttentiveHeadShape& shape, int64_t n) {
   return shape.num_heads * n + shape.hidden_size;
 }
 

@@ -29,7 +29,7 @@ void pool_rows(const void* hidden, DType dtype, int64_t begin, int64_t n, int64_
 }
 
 void attention_pooling(const void* hidden, DType dtype, const int32_t* cu_seqlens, const float* keys,
-                       const ExitHeadShape& shape, float* contexts) {
+                       const AttentiveHeadShape& shape, float* contexts) {
   const Kernels& set = kernels();
   const int64_t scratch_size = attention_pooling_scratch(shape, longest_sample(cu_seqlens, shape.batch));
   const int64_t size = shape.num_heads * shape.hidden_size;

@@ -14,15 +14,15 @@ from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.spans import Encoder, PackedState
 from fastbert_kernels.engine.weights import (
+    AttentiveHeadWeights,
     ExitHead,
-    HeadWeights,
     LayerWeights,
     PooledHeadWeights,
     teacher_classifier,
 )
 from fastbert_kernels.ops import AttentiveHeadTensors
+from fastbert_kernels.ops.attentive_head import pack_head
 from fastbert_kernels.ops.compact import empty_survivors
-from fastbert_kernels.ops.exit_head import pack_head
 from fastbert_kernels.ops.packing import packed_matrix, product_operand
 
 ACTIVATIONS = ("gelu", "relu")
@@ -55,7 +55,7 @@ class CompiledEncoder(Encoder):
             return f"they have no {dtype} layers"
         if layer.activation_name not in ACTIVATIONS:
             return f"they have the activations {' and '.join(ACTIVATIONS)}, not {layer.activation_name!r}"
-        if any(isinstance(head, HeadWeights) and head.narrow_activation != "tanh" for head in heads):
+        if any(isinstance(head, AttentiveHeadWeights) and head.narrow_activation != "tanh" for head in heads):
             return "their attentive heads have tanh behind the projection, and those here have no activation"
         return None
 

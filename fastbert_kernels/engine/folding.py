@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastbert_kernels.engine.weights import HeadWeights
+from fastbert_kernels.engine.weights import AttentiveHeadWeights
 from fastbert_kernels.ops import AttentiveHeadTensors
 
 
@@ -41,7 +41,7 @@ def fold_attentive_head(
     *,
     num_attention_heads: int,
     dtype: torch.dtype,
-) -> HeadWeights:
+) -> AttentiveHeadWeights:
     """Folds the Linear layers of an attentive head (Liu et al. 2020, section 3.1); weights are [out, in].
 
     Args:
@@ -85,4 +85,4 @@ def fold_attentive_head(
         output_weight=classifier_weight.to(folded).contiguous(),
         output_bias=classifier_bias.to(folded),
     )
-    return HeadWeights(tensors)
+    return AttentiveHeadWeights(tensors)

@@ -152,7 +152,7 @@ def _ask(
             activation=head.activation,
             **options,
         )
-    return ops.exit_head(
+    return ops.attentive_head(
         *inputs,
         head.tensors,
         narrow_activation=head.narrow_activation,

@@ -36,8 +36,8 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
-class HeadWeights:
-    """An attentive head with folded weights, as `ops.exit_head` takes it."""
+class AttentiveHeadWeights:
+    """An attentive head with folded weights, as `ops.attentive_head` takes it."""
 
     tensors: AttentiveHeadTensors
     narrow_activation: str = "tanh"  # behind the projection; it and the other one "tanh" or "identity"
@@ -75,7 +75,7 @@ class PooledHeadWeights:
         return self.biases[-1].shape[0]
 
 
-ExitHead = HeadWeights | PooledHeadWeights
+ExitHead = AttentiveHeadWeights | PooledHeadWeights
 
 
 def teacher_classifier(heads: Sequence[ExitHead | None]) -> ExitHead:

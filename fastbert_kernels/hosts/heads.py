@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert_kernels.engine.folding import fold_attentive_head
-from fastbert_kernels.engine.weights import HeadWeights, PooledHeadWeights
+from fastbert_kernels.engine.weights import AttentiveHeadWeights, PooledHeadWeights
 from fastbert_kernels.hosts.parameters import Parameters, linear_parameters
 from fastbert_kernels.ops.pooled_exit_head import MAX_LAYERS, POOLINGS
 from fastbert_kernels.reference import ACTIVATIONS
@@ -102,7 +102,7 @@ class AttentiveHead:
         parameters.remove((self.key, "bias"))  # it drops out of the softmax
         return parameters + ([] if self.attention_output is None else linear_parameters([self.attention_output]))
 
-    def weights(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> HeadWeights:
+    def weights(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> AttentiveHeadWeights:
         """From the values of `parameters()`, for hidden states of `dtype`."""
         until_value, behind, output = tensors[:7], tensors[7:11], tensors[11:]
         if not output:

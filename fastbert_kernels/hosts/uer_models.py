@@ -24,7 +24,7 @@ from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encod
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
-from fastbert_kernels.engine.weights import ExitHead, HeadWeights
+from fastbert_kernels.engine.weights import AttentiveHeadWeights, ExitHead
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.guard import differences
@@ -57,7 +57,7 @@ def check_methods(model: Any, module: str, **owners: str) -> None:
             raise ValueError(f"{type(model).__name__} has a {name} of its own, so it cannot be patched")
 
 
-def attentive_head_weights(head: Any, tensors: list[Tensor], dtype: torch.dtype) -> HeadWeights:
+def attentive_head_weights(head: Any, tensors: list[Tensor], dtype: torch.dtype) -> AttentiveHeadWeights:
     """The folded head from the values of `attentive_head_parameters`, for hidden states of `dtype`."""
     return fold_attentive_head(*tensors, num_attention_heads=head.self_atten.heads_num, dtype=dtype)
 

@@ -42,10 +42,10 @@ def pooled_exit_head(
         biases: of each layer [out], float32 (float64 when `hidden` is).
         pooling: "first", "mean" or "max", over the sample's tokens.
         activation: between layers: "identity", "tanh", "relu" or "gelu".
-        history, criterion, parameter, backend: as in `exit_head`.
+        history, criterion, parameter, backend: as in `attentive_head`.
 
     Returns, Raises:
-        As `exit_head`.
+        As `attentive_head`.
     """
     library.check_head_inputs(hidden, cu_seqlens, speed, history, criterion, parameter)
     library.check_choice("activation", activation, *reference.ACTIVATIONS)

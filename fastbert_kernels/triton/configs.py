@@ -24,7 +24,7 @@ SHORT = 64  # a mean length up to this takes the short tile
 
 
 @dataclass(frozen=True)
-class ExitHeadConfig:
+class AttentiveHeadConfig:
     """The launch of an attentive head."""
 
     block_tokens: int  # rows of a tile of hidden states
@@ -64,34 +64,34 @@ class TileConfig:
 
 # [architecture][16-bit hidden states?, C] = (tile for short samples, tile for longer ones)
 _AMPERE = {
-    (True, 64): (ExitHeadConfig(64, 64, 32, 4, 4),) * 2,
-    (True, 128): (ExitHeadConfig(64, 64, 32, 4, 3),) * 2,
-    (True, 256): (ExitHeadConfig(64, 64, 16, 8, 3),) * 2,
-    (False, 64): (ExitHeadConfig(64, 16, 32, 4, 3),) * 2,
-    (False, 128): (ExitHeadConfig(32, 16, 32, 4, 3),) * 2,
-    (False, 256): (ExitHeadConfig(32, 16, 32, 8, 2),) * 2,
+    (True, 64): (AttentiveHeadConfig(64, 64, 32, 4, 4),) * 2,
+    (True, 128): (AttentiveHeadConfig(64, 64, 32, 4, 3),) * 2,
+    (True, 256): (AttentiveHeadConfig(64, 64, 16, 8, 3),) * 2,
+    (False, 64): (AttentiveHeadConfig(64, 16, 32, 4, 3),) * 2,
+    (False, 128): (AttentiveHeadConfig(32, 16, 32, 4, 3),) * 2,
+    (False, 256): (AttentiveHeadConfig(32, 16, 32, 8, 2),) * 2,
 }
 # Matrix instructions that read both operands from shared memory leave registers for tiles of 128 tokens.
 _HOPPER = {
     **_AMPERE,
-    (True, 64): (ExitHeadConfig(64, 64, 32, 4, 4), ExitHeadConfig(128, 64, 32, 4, 3)),
-    (True, 128): (ExitHeadConfig(64, 64, 32, 4, 3), ExitHeadConfig(128, 64, 32, 8, 3)),
-    (False, 128): (ExitHeadConfig(64, 16, 32, 8, 3),) * 2,
+    (True, 64): (AttentiveHeadConfig(64, 64, 32, 4, 4), AttentiveHeadConfig(128, 64, 32, 4, 3)),
+    (True, 128): (AttentiveHeadConfig(64, 64, 32, 4, 3), AttentiveHeadConfig(128, 64, 32, 8, 3)),
+    (False, 128): (AttentiveHeadConfig(64, 16, 32, 8, 3),) * 2,
 }
-_BLACKWELL = {**_HOPPER, (True, 64): (ExitHeadConfig(64, 64, 16, 4, 4), ExitHeadConfig(128, 64, 32, 4, 3))}
+_BLACKWELL = {**_HOPPER, (True, 64): (AttentiveHeadConfig(64, 64, 16, 4, 4), AttentiveHeadConfig(128, 64, 32, 4, 3))}
 # By compute capability; all others use sm_80's, which fit the 99 KB of shared memory of the smaller GPUs.
-EXIT_HEAD = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL}
+ATTENTIVE_HEAD = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL}
 DEFAULT = 80
 
 # The kernel that does not project the tokens, on all architectures. It takes block_hidden rows of the projection
 # weights at a time, too. [16-bit hidden states?, C]
-LINEAR_EXIT_HEAD = {
-    (True, 64): ExitHeadConfig(64, 64, 16, 4, 3),
-    (True, 128): ExitHeadConfig(64, 64, 16, 4, 3),
-    (True, 256): ExitHeadConfig(64, 32, 16, 8, 3),
-    (False, 64): ExitHeadConfig(32, 32, 32, 8, 3),
-    (False, 128): ExitHeadConfig(32, 32, 32, 8, 3),
-    (False, 256): ExitHeadConfig(32, 32, 16, 8, 3),
+LINEAR_ATTENTIVE_HEAD = {
+    (True, 64): AttentiveHeadConfig(64, 64, 16, 4, 3),
+    (True, 128): AttentiveHeadConfig(64, 64, 16, 4, 3),
+    (True, 256): AttentiveHeadConfig(64, 32, 16, 8, 3),
+    (False, 64): AttentiveHeadConfig(32, 32, 32, 8, 3),
+    (False, 128): AttentiveHeadConfig(32, 32, 32, 8, 3),
+    (False, 256): AttentiveHeadConfig(32, 32, 16, 8, 3),
 }
 
 # Copying and vector-matrix products need bytes under way and nothing else: one entry serves all architectures.
@@ -112,16 +112,16 @@ ADD_LAYER_NORM = (
 )
 
 
-def exit_head(hidden: Tensor, batch: int, narrow: int) -> ExitHeadConfig:
+def attentive_head(hidden: Tensor, batch: int, narrow: int) -> AttentiveHeadConfig:
     """Return the configuration for `hidden` [T, H] of `batch` samples on its device."""
-    table = EXIT_HEAD.get(_capability(hidden.device), EXIT_HEAD[DEFAULT])
+    table = ATTENTIVE_HEAD.get(_capability(hidden.device), ATTENTIVE_HEAD[DEFAULT])
     short, long = table[hidden.element_size() == 2, narrow]
     return short if short == long or hidden.shape[0] <= SHORT * batch else long
 
 
-def linear_exit_head(hidden: Tensor, narrow: int) -> ExitHeadConfig:
+def linear_attentive_head(hidden: Tensor, narrow: int) -> AttentiveHeadConfig:
     """Return the configuration of the kernel that does not project the tokens, for `hidden` [T, H]."""
-    return LINEAR_EXIT_HEAD[hidden.element_size() == 2, narrow]
+    return LINEAR_ATTENTIVE_HEAD[hidden.element_size() == 2, narrow]
 
 
 def add_layer_norm(hidden_size: int) -> TileConfig | None:

@@ -173,7 +173,7 @@ def pooled_exit_head(
     """Fill the results of `fastbert_kernels.ops.pooled_exit_head`, of contiguous tensors.
 
     Args:
-        wrap: as in `exit_head`.
+        wrap: as in `attentive_head`.
 
     Raises:
         backends.Unsupported: a shape that the kernel does not cover.

@@ -72,7 +72,7 @@ def build(sanitize: bool = False) -> Path:
     return make("so", hashlib.sha256(" ".join(objects).encode()).hexdigest(), ["-shared", *objects])
 
 
-class ExitHeadWeights(ctypes.Structure):
+class AttentiveHeadWeights(ctypes.Structure):
     NAMES = (
         *("projection_weight", "projection_bias", "query", "query_bias"),
         *("value", "value_bias", "output_weight", "output_bias"),
@@ -81,7 +81,7 @@ class ExitHeadWeights(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in NAMES] + [(name, ctypes.c_int32) for name in OPTIONS]
 
 
-class ExitHeadShape(ctypes.Structure):
+class AttentiveHeadShape(ctypes.Structure):
     NAMES = ("tokens", "batch", "hidden_size", "narrow_size", "num_heads", "num_labels")
     _fields_ = [(name, ctypes.c_int64) for name in NAMES]
 
@@ -174,7 +174,7 @@ class CpuLibrary:
 
     def __init__(self, sanitize: bool = False):
         self._library = ctypes.CDLL(str(build(sanitize)))
-        self._library.exit_head_unsupported.restype = ctypes.c_char_p
+        self._library.attentive_head_unsupported.restype = ctypes.c_char_p
         self._library.pooled_exit_head_unsupported.restype = ctypes.c_char_p
         self._library.depth_graph_unsupported.restype = ctypes.c_char_p
         self._library.make_stage.restype = ctypes.c_void_p
@@ -219,21 +219,23 @@ class CpuLibrary:
     def _decision(self, decision: Decision) -> DecisionFields:
         return decision.fields(self._number("Criterion", decision.criterion))
 
-    def _weights(self, weights: dict[str, torch.Tensor], activations: tuple[str, str]) -> ExitHeadWeights:
+    def _weights(self, weights: dict[str, torch.Tensor], activations: tuple[str, str]) -> AttentiveHeadWeights:
         options = [self._dtype(weights["query"].dtype), *(self._number("Activation", name) for name in activations)]
-        return ExitHeadWeights(*pointers(weights, ExitHeadWeights.NAMES), *options)
+        return AttentiveHeadWeights(*pointers(weights, AttentiveHeadWeights.NAMES), *options)
 
-    def exit_head_unsupported(self, dtype: torch.dtype, fold_dtype=torch.float32, activation="tanh", **sizes: int):
-        shape = ExitHeadShape(tokens=16, batch=1, hidden_size=64, narrow_size=128, num_heads=2, num_labels=2)
+    def attentive_head_unsupported(self, dtype: torch.dtype, fold_dtype=torch.float32, activation="tanh", **sizes: int):
+        shape = AttentiveHeadShape(tokens=16, batch=1, hidden_size=64, narrow_size=128, num_heads=2, num_labels=2)
         for name, size in sizes.items():
             setattr(shape, name, size)
-        weights = ExitHeadWeights(fold_dtype=self._dtype(fold_dtype))
+        weights = AttentiveHeadWeights(fold_dtype=self._dtype(fold_dtype))
         weights.narrow_activation = self._number("Activation", "tanh")
         weights.mlp_activation = self._number("Activation", activation)
-        reason = self._library.exit_head_unsupported(ctypes.byref(shape), ctypes.byref(weights), self._dtype(dtype))
+        reason = self._library.attentive_head_unsupported(
+            ctypes.byref(shape), ctypes.byref(weights), self._dtype(dtype)
+        )
         return None if reason is None else reason.decode()
 
-    def exit_head(
+    def attentive_head(
         self,
         hidden: torch.Tensor,
         cu_seqlens: torch.Tensor,
@@ -246,12 +248,12 @@ class CpuLibrary:
         heads, narrow = weights["query_bias"].shape
         batch, labels = len(cu_seqlens) - 1, len(weights["output_bias"])
         outputs = HeadOutputs.poisoned(batch, labels)
-        status = self._library.exit_head(
+        status = self._library.attentive_head(
             ctypes.c_void_p(hidden.data_ptr()),
             self._dtype(hidden.dtype),
             ctypes.c_void_p(cu_seqlens.data_ptr()),
             ctypes.byref(self._weights(weights, activations)),
-            ctypes.byref(ExitHeadShape(len(hidden), batch, hidden.shape[1], narrow, heads, labels)),
+            ctypes.byref(AttentiveHeadShape(len(hidden), batch, hidden.shape[1], narrow, heads, labels)),
             ctypes.byref(self._decision(decision)),
             ctypes.byref(outputs.fields()),
             device,

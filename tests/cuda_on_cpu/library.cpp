@@ -7,7 +7,7 @@
 
 #include "compact.h"
 #include "depth_graph.h"
-#include "exit_head.h"
+#include "attentive_head.h"
 #include "pooled_exit_head.h"
 #include "host_shim.h"
 
@@ -90,16 +90,16 @@ int device() { return current_device; }
 
 int64_t matrix_products() { return cuda_on_cpu::machine.matrix_products; }
 
-const char* exit_head_unsupported(const fastbert::ExitHeadShape* shape, const fastbert::ExitHeadWeights* weights,
-                                  int dtype) {
-  return fastbert::cuda::exit_head_unsupported(*shape, *weights, static_cast<fastbert::DType>(dtype));
+const char* attentive_head_unsupported(const fastbert::AttentiveHeadShape* shape,
+                                       const fastbert::AttentiveHeadWeights* weights, int dtype) {
+  return fastbert::cuda::attentive_head_unsupported(*shape, *weights, static_cast<fastbert::DType>(dtype));
 }
 
-int exit_head(const void* hidden, int dtype, const int32_t* cu_seqlens, const fastbert::ExitHeadWeights* weights,
-              const fastbert::ExitHeadShape* shape, const fastbert::Decision* decision,
-              const fastbert::DecisionOutputs* outputs, int device) {
-  return fastbert::cuda::exit_head(hidden, static_cast<fastbert::DType>(dtype), cu_seqlens, *weights, *shape, *decision,
-                                   *outputs, device, nullptr);
+int attentive_head(const void* hidden, int dtype, const int32_t* cu_seqlens,
+                   const fastbert::AttentiveHeadWeights* weights, const fastbert::AttentiveHeadShape* shape,
+                   const fastbert::Decision* decision, const fastbert::DecisionOutputs* outputs, int device) {
+  return fastbert::cuda::attentive_head(hidden, static_cast<fastbert::DType>(dtype), cu_seqlens, *weights, *shape,
+                                        *decision, *outputs, device, nullptr);
 }
 
 const char* pooled_exit_head_unsupported(const fastbert::PooledHeadWeights* weights, int dtype) {

@@ -22,17 +22,19 @@ ARCHITECTURES = [80, 90, 100]
 SYSTEM_SHARED = {80: 0, 90: 1024, 100: 1024}  # bytes of every block that are not the kernel's
 THREADS = 256
 # dtypes x narrow sizes; dtypes; dtypes x sizes of a group; widths of an access; a single thread
-VARIANTS = {"exit_head": 9, "linear_exit_head": 3, "pooled_exit_head": 12, "compact": 3, "decide_next": 1}
+VARIANTS = {"attentive_head": 9, "linear_attentive_head": 3, "pooled_exit_head": 12, "compact": 3, "decide_next": 1}
 # Blocks of a kernel that must fit the 65,536 registers of a multiprocessor.
 BLOCKS_PER_MULTIPROCESSOR = {
-    "exit_head": 2,
-    "linear_exit_head": 2,
+    "attentive_head": 2,
+    "linear_attentive_head": 2,
     "pooled_exit_head": 2,
     "compact": 4,
     "decide_next": 4,
 }
 STATIC_SHARED_LIMIT = 48 * 1024
-FUNCTION = re.compile(r"\d((?:linear_|pooled_)?exit_head|compact|decide_next)(?:_kernel)?[IE]")  # in a mangled name
+FUNCTION = re.compile(
+    r"\d((?:linear_)?attentive_head|pooled_exit_head|compact|decide_next)(?:_kernel)?[IE]"
+)  # in a mangled name
 
 
 @dataclass
@@ -147,7 +149,9 @@ def test_instructions(machine_code, architecture):
         for kernel, code in codes:
             matrix_units = {"bfloat16": "HMMA.16816.F32.BF16", "half": "HMMA.16816.F32 "}
             used = [dtype for dtype, instruction in matrix_units.items() if instruction in code]
-            assert used == [dtype for dtype in matrix_units if dtype in kernel and name == "exit_head"], kernel
-            assert ("LDGSTS" in code) == (name in ("exit_head", "linear_exit_head")), kernel  # copies to shared memory
-            if "exit_head" in name or "uint4" in kernel:
+            assert used == [dtype for dtype in matrix_units if dtype in kernel and name == "attentive_head"], kernel
+            assert ("LDGSTS" in code) == (name in ("attentive_head", "linear_attentive_head")), (
+                kernel
+            )  # copies to shared memory
+            if "head" in name or "uint4" in kernel:
                 assert re.search(r"LDG(STS)?\.E(\.\w+)*\.128", code), kernel

@@ -38,7 +38,7 @@ def decide(library, head: str, logits: torch.Tensor, decision: Decision) -> Head
         else:
             weights |= {"output_weight": torch.zeros(labels, 64), "output_bias": logits[sample].clone()}
             narrow = "tanh" if head == "attentive" else "identity"
-            parts.append(library.exit_head(hidden, cu_seqlens, weights, own, (narrow, "tanh")))
+            parts.append(library.attentive_head(hidden, cu_seqlens, weights, own, (narrow, "tanh")))
     return HeadOutputs(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
@@ -123,7 +123,7 @@ def test_samples_without_tokens_short(library, head, options):
         outputs = library.pooled_exit_head(hidden, cu_seqlens, layers, "max", "tanh", decision)
     else:
         narrow = "tanh" if head == "attentive" else "identity"
-        outputs = library.exit_head(hidden, cu_seqlens, weights, decision, (narrow, "tanh"))
+        outputs = library.attentive_head(hidden, cu_seqlens, weights, decision, (narrow, "tanh"))
     assert outputs.logits.isnan().all(1).tolist() == [False, True, True, False]
     assert outputs.uncertainty.isnan().tolist() == [False, True, True, False]
     assert outputs.keep.tolist() == [0, 1, 1, 0]

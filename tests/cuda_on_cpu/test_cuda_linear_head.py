@@ -26,7 +26,7 @@ def check_linear(library, lengths: list[int], dtype: torch.dtype, *sizes: int, p
     padded = torch.cat([hidden, torch.full((rows, hidden.shape[1]), float("nan"), dtype=dtype)])
     folded = weights | {name: weights[name].to(fold) for name in ("query", "value")}
     before = library.launches()
-    outputs = library.exit_head(padded, cu_seqlens, folded, decision, activations)
+    outputs = library.attentive_head(padded, cu_seqlens, folded, decision, activations)
     assert library.launches() - before == 1
     assert (library.matrix_products() > 0) == project
     # Without a projection everything is float32, so the rival is plain PyTorch in float32 on the same numbers.
@@ -81,10 +81,10 @@ def test_what_does_not_fit_shared_memory_is_projected(library):
 def test_nan_and_infinity_stay_in_their_sample(library):
     hidden, cu_seqlens, weights = head_cases.head_inputs([40, 30, 20, 9], FLOAT32, 64, 128, 2, 3)
     decision = head_cases.random_decision(4)
-    clean = library.exit_head(hidden, cu_seqlens, weights, decision, ("identity", "tanh"))
+    clean = library.attentive_head(hidden, cu_seqlens, weights, decision, ("identity", "tanh"))
     hidden[40 + 29, 5] = float("nan")
     hidden[40 + 30 + 3, 7] = float("inf")
-    outputs = library.exit_head(hidden, cu_seqlens, weights, decision, ("identity", "tanh"))
+    outputs = library.attentive_head(hidden, cu_seqlens, weights, decision, ("identity", "tanh"))
     assert outputs.logits[1:3].isnan().all() and outputs.history[1:3].tolist() == [[-1, 0]] * 2
     assert outputs.keep[1:3].tolist() == [1, 1]
     head_cases.assert_equal(outputs, clean, [0, 3])

@@ -10,7 +10,7 @@ import torch
 
 from fastbert_kernels import ops
 from fastbert_kernels.engine.recorders import CudaRecorder
-from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
+from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs
 
 
 class Stream:
@@ -79,14 +79,14 @@ def test_streams_of_a_recording(cuda):
 
 
 def test_no_capture_begins_of_what_runs_in_plain_pytorch(cuda):
-    head = cast_exit_head_inputs(exit_head_inputs([3, 4]), torch.float32)
+    head = cast_attentive_head_inputs(attentive_head_inputs([3, 4]), torch.float32)
     recorder = CudaRecorder(torch.device("cuda", 0))
-    with pytest.raises(RuntimeError, match="exit_head runs in plain PyTorch"):
-        recorder.record(lambda batch: ops.exit_head(*head, backend="reference"), "inputs", "stand-in")
+    with pytest.raises(RuntimeError, match="attentive_head runs in plain PyTorch"):
+        recorder.record(lambda batch: ops.attentive_head(*head, backend="reference"), "inputs", "stand-in")
     assert cuda.log == ["side waits for caller", "caller waits for side"]
     assert cuda.current is cuda.caller and recorder._capturing.acquire(blocking=False)
     recorder._capturing.release()
-    ops.exit_head(*head, backend="reference")  # refused no longer
+    ops.attentive_head(*head, backend="reference")  # refused no longer
 
 
 def test_a_capture_that_fails_gives_the_stream_back(cuda):

@@ -26,7 +26,9 @@ def test_folded_equals_unfolded_in_float64(hidden_size, narrow, heads, labels):
 
     folded = folded_head(head, torch.float64)
     with torch.no_grad():
-        logits, uncertainty, _, _ = reference.exit_head(packed, cu_seqlens_of(lengths), torch.ones(5), folded.tensors)
+        logits, uncertainty, _, _ = reference.attentive_head(
+            packed, cu_seqlens_of(lengths), torch.ones(5), folded.tensors
+        )
         want = head(padded, mask)
     assert (logits - want).abs().max() < 1e-12
     assert (uncertainty - normalised_entropy(want)).abs().max() < 1e-6  # the model reports float32

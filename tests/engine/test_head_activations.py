@@ -13,8 +13,8 @@ from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import ENTROPY_RULE
-from fastbert_kernels.engine.weights import HeadWeights
-from helpers.op_inputs import cast_exit_head_inputs, cu_seqlens_of, exit_head_inputs, layer_weights
+from fastbert_kernels.engine.weights import AttentiveHeadWeights
+from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, cu_seqlens_of, layer_weights
 
 LENGTHS = [5, 1, 9]
 
@@ -23,8 +23,8 @@ LENGTHS = [5, 1, 9]
 @pytest.mark.parametrize("mlp", ["tanh", "identity"])
 def test_the_encoder_applies_the_activations_of_the_head(narrow, mlp):
     layers = [layer_weights(32, 64, 4) for _ in range(2)]
-    tensors = cast_exit_head_inputs(exit_head_inputs(LENGTHS, hidden_size=32), torch.float32)[3]
-    head = dataclasses.replace(HeadWeights(tensors), narrow_activation=narrow, mlp_activation=mlp)
+    tensors = cast_attentive_head_inputs(attentive_head_inputs(LENGTHS, hidden_size=32), torch.float32)[3]
+    head = dataclasses.replace(AttentiveHeadWeights(tensors), narrow_activation=narrow, mlp_activation=mlp)
     other = dataclasses.replace(head, mlp_activation="identity" if mlp == "tanh" else "tanh")
     single = [TorchLayer.cast(layer, torch.float32) for layer in layers]
     hidden = torch.randn(sum(LENGTHS), 32)

@@ -29,7 +29,7 @@ def one_by_one(loop, batch, lengths):
         while keep and executed < len(loop.layers):
             rows = loop.layers[executed](rows, bounds, lengths[b]) if lengths[b] else rows
             head = loop.heads[executed].tensors
-            logits, _, _, keep = ops.exit_head(rows, bounds, batch.speed[b : b + 1], head)
+            logits, _, _, keep = ops.attentive_head(rows, bounds, batch.speed[b : b + 1], head)
             executed += 1
         yield int(batch.sample_index[b]), executed, logits[0].float()
 

@@ -85,7 +85,7 @@ def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
     for b, rows in enumerate(hidden.split(lengths)):
         for number, (layer, head) in enumerate(zip(layers, heads, strict=True), start=1):
             rows = layer(rows, cu_seqlens_of([lengths[b]]))
-            logits, uncertainty, _, keep = ops.exit_head(rows, cu_seqlens_of([lengths[b]]), speeds[:1], head)
+            logits, uncertainty, _, keep = ops.attentive_head(rows, cu_seqlens_of([lengths[b]]), speeds[:1], head)
             if not keep or number == len(heads):
                 break
         assert got.exit_layer[b] == number

@@ -16,7 +16,7 @@ from fastbert_kernels import ops
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.layer import NoLayer
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule, asked_layers
-from fastbert_kernels.engine.weights import HeadWeights
+from fastbert_kernels.engine.weights import AttentiveHeadWeights
 from helpers.criteria import uncertainty_of
 from helpers.encoders import ENCODERS, GRAPHED, attentive, evaluate, make_batch, make_encoder, pooled, random_loop
 from helpers.op_inputs import cu_seqlens_of
@@ -66,7 +66,7 @@ def scenario() -> Scenario:
         batch = make_batch(LENGTHS, 0.0)
     for head in heads:
         if head is not None:
-            bias = head.tensors.output_bias if isinstance(head, HeadWeights) else head.biases[-1]
+            bias = head.tensors.output_bias if isinstance(head, AttentiveHeadWeights) else head.biases[-1]
             bias[0] += 3  # so that some samples have streaks
     batch.hidden[sum(LENGTHS[:BAD])] = math.nan
     return Scenario(layers, heads, batch, [alone(layers, heads, rows) for rows in batch.hidden.split(LENGTHS)])
@@ -245,11 +245,11 @@ def test_heads_that_are_not_asked_are_not_computed(monkeypatch, kind, criterion)
     encoder = make_encoder(kind, scenario().layers, scenario().heads)
     rule = Rule(**CRITERIA[criterion], layer_speeds=(1e-9, None, 1.0, None, 1e-9, None, None, 1.0))
     encoder.run(batch_with(1.0, encoder.dtype), rule)  # records
-    for name in ("exit_head", "pooled_exit_head", "compact"):
+    for name in ("attentive_head", "pooled_exit_head", "compact"):
         counted(name)
     got = encoder.run(batch_with(1.0, encoder.dtype), rule)
     assert got.exit_layer.max() == DEPTH
-    assert [name for name in calls if name != "compact"] == ["pooled_exit_head", "exit_head", "exit_head"]
+    assert [name for name in calls if name != "compact"] == ["pooled_exit_head", "attentive_head", "attentive_head"]
     assert calls.count("compact") == 3
 
 

@@ -8,9 +8,15 @@ import torch
 from fastbert_kernels import ops
 from fastbert_kernels.backends import BACKENDS
 from fastbert_kernels.criteria import Criterion
-from helpers.accuracy import assert_exit_head_is_accurate, assert_pooled_exit_head_is_accurate, check_compaction
+from helpers.accuracy import assert_attentive_head_is_accurate, assert_pooled_exit_head_is_accurate, check_compaction
 from helpers.criteria import options_of
-from helpers.op_inputs import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, map_tensors, pooled_inputs
+from helpers.op_inputs import (
+    attentive_head_inputs,
+    cast_attentive_head_inputs,
+    compaction_inputs,
+    map_tensors,
+    pooled_inputs,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -35,25 +41,27 @@ def backend(request):
     ("hidden_size", "narrow", "heads", "labels"),
     [(768, 128, 2, 2), (384, 128, 2, 5), (8, 64, 1, 1000), (136, 256, 8, 3), (1024, 128, 4, 20)],
 )
-def test_exit_head(poisoned_memory, backend, dtype, hidden_size, narrow, heads, labels):
-    inputs = exit_head_inputs(ODD_LENGTHS, hidden_size, narrow, heads, labels)
-    assert_exit_head_is_accurate(inputs, dtype, backend, device="cuda")
+def test_attentive_head(poisoned_memory, backend, dtype, hidden_size, narrow, heads, labels):
+    inputs = attentive_head_inputs(ODD_LENGTHS, hidden_size, narrow, heads, labels)
+    assert_attentive_head_is_accurate(inputs, dtype, backend, device="cuda")
 
 
 @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
 @pytest.mark.parametrize("criterion", list(Criterion))
 def test_activations_and_criteria(backend, narrow_activation, criterion):
     options = {"narrow_activation": narrow_activation, "mlp_activation": "identity", **options_of(criterion, 3)}
-    assert_exit_head_is_accurate(
-        exit_head_inputs(ODD_LENGTHS, 768, 128, 8, 20), torch.bfloat16, backend, "cuda", **options
+    assert_attentive_head_is_accurate(
+        attentive_head_inputs(ODD_LENGTHS, 768, 128, 8, 20), torch.bfloat16, backend, "cuda", **options
     )
 
 
 def test_views_into_larger_tensors(backend):
     """The kernels read 16 bytes at a time, and here nothing begins where 16 divides the address."""
-    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    head = to_gpu(cast_attentive_head_inputs(attentive_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
     views = map_tensors(lambda x: torch.cat((x.flatten()[:1], x.flatten()))[1:].view(x.shape), head)
-    for got, want in zip(ops.exit_head(*views, backend=backend), ops.exit_head(*head, backend=backend), strict=True):
+    for got, want in zip(
+        ops.attentive_head(*views, backend=backend), ops.attentive_head(*head, backend=backend), strict=True
+    ):
         torch.testing.assert_close(got, want)
 
 
@@ -93,12 +101,12 @@ def test_compact_beyond_two_to_the_31_bytes(backend):
 
 
 def test_ops_never_wait_for_the_device(backend):
-    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    head = to_gpu(cast_attentive_head_inputs(attentive_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
     rows = to_gpu(compaction_inputs([3, 2, 4], [True, False, True]))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        ops.exit_head(*head, backend=backend)
+        ops.attentive_head(*head, backend=backend)
         ops.compact(*rows, backend=backend)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -106,8 +114,8 @@ def test_ops_never_wait_for_the_device(backend):
 
 def test_ops_run_on_the_current_stream(backend):
     """Work queued before on another stream must not be overtaken by an op on that stream."""
-    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
-    want = ops.exit_head(*head, backend=backend)[0]
+    head = to_gpu(cast_attentive_head_inputs(attentive_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    want = ops.attentive_head(*head, backend=backend)[0]
     hidden = head[0].clone()
     head[0] = torch.zeros_like(hidden)
     torch.cuda.synchronize()
@@ -115,19 +123,19 @@ def test_ops_run_on_the_current_stream(backend):
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)
         head[0].copy_(hidden)
-        got = ops.exit_head(*head, backend=backend)[0]
+        got = ops.attentive_head(*head, backend=backend)[0]
     stream.synchronize()
     torch.testing.assert_close(got, want)
 
 
 def test_capture_and_replay_of_a_cuda_graph(backend):
-    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    head = to_gpu(cast_attentive_head_inputs(attentive_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
     out = [torch.zeros(len(ODD_LENGTHS), 5), torch.zeros(len(ODD_LENGTHS)), torch.zeros(len(ODD_LENGTHS)).long()]
     out = to_gpu(out)
     index = torch.arange(len(ODD_LENGTHS), device="cuda", dtype=torch.int32)
 
     def run():
-        logits, uncertainty, history, keep = ops.exit_head(*head, backend=backend)
+        logits, uncertainty, history, keep = ops.attentive_head(*head, backend=backend)
         arguments = (*head[:2], keep, index, head[2], history, logits, uncertainty, 1, *out)
         return ops.compact(*arguments, backend=backend)
 
@@ -148,19 +156,21 @@ def test_capture_and_replay_of_a_cuda_graph(backend):
 
 
 def test_reduce_overhead_uses_the_right_stream(backend):
-    head = to_gpu(cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
+    head = to_gpu(cast_attentive_head_inputs(attentive_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
     torch._dynamo.reset()
     compiled = torch.compile(
-        lambda *x: ops.exit_head(*x, backend=backend)[0] * 2, fullgraph=True, mode="reduce-overhead"
+        lambda *x: ops.attentive_head(*x, backend=backend)[0] * 2, fullgraph=True, mode="reduce-overhead"
     )
     for _ in range(4):
         head[0] = torch.randn_like(head[0])
-        torch.testing.assert_close(compiled(*head).clone(), ops.exit_head(*head, backend=backend)[0] * 2)
+        torch.testing.assert_close(compiled(*head).clone(), ops.attentive_head(*head, backend=backend)[0] * 2)
 
 
 def test_second_device():
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    head = map_tensors(lambda x: x.to("cuda:1"), cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32))
-    torch.testing.assert_close(ops.exit_head(*head)[0], ops.exit_head(*head, backend="reference")[0])
+    head = map_tensors(
+        lambda x: x.to("cuda:1"), cast_attentive_head_inputs(attentive_head_inputs([4, 3]), torch.float32)
+    )
+    torch.testing.assert_close(ops.attentive_head(*head)[0], ops.attentive_head(*head, backend="reference")[0])
     assert torch.cuda.current_device() == 0

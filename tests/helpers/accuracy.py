@@ -16,7 +16,7 @@ from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import FULL_DEPTH
 from fastbert_kernels.engine.weights import PooledHeadWeights
-from helpers.op_inputs import cast_exit_head_inputs, cu_seqlens_of, map_tensors
+from helpers.op_inputs import cast_attentive_head_inputs, cu_seqlens_of, map_tensors
 from helpers.rounding import rivals
 
 # The smallest error worth telling from zero per dtype of the hidden states, relative to the largest value: a few units
@@ -63,18 +63,18 @@ def assert_decisions_are_accurate(result, oracle, theirs, speed, dtype):
     assert torch.equal(result[3] | close, oracle[3] | close)
 
 
-def assert_exit_head_is_accurate(inputs, dtype, backend, device="cpu", **options):
+def assert_attentive_head_is_accurate(inputs, dtype, backend, device="cpu", **options):
     """Error against float64 at most twice that of plain PyTorch in the same dtype, on the same device.
 
     Args:
-        inputs: as `op_inputs.exit_head_inputs` makes them.
-        options: of ops.exit_head.
+        inputs: as `op_inputs.attentive_head_inputs` makes them.
+        options: of ops.attentive_head.
     """
-    cast = map_tensors(lambda x: x.to(device), cast_exit_head_inputs(inputs, dtype))
+    cast = map_tensors(lambda x: x.to(device), cast_attentive_head_inputs(inputs, dtype))
     # The oracle sees the values that the kernel sees: rounding of the inputs is not the kernel's error.
-    oracle = reference.exit_head(*to_double(cast), **options)
-    theirs = rivals(lambda: reference.exit_head(*cast, **options), answers=oracle[0].numel())
-    result = ops.exit_head(*cast, **options, backend=backend)
+    oracle = reference.attentive_head(*to_double(cast), **options)
+    theirs = rivals(lambda: reference.attentive_head(*cast, **options), answers=oracle[0].numel())
+    result = ops.attentive_head(*cast, **options, backend=backend)
     assert_decisions_are_accurate(result, oracle, theirs, cast[2], dtype)
 
 

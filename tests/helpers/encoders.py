@@ -13,7 +13,7 @@ from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.layer import NoLayer, TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch
-from fastbert_kernels.engine.weights import HeadWeights, PooledHeadWeights
+from fastbert_kernels.engine.weights import AttentiveHeadWeights, PooledHeadWeights
 from helpers.graphs import ALWAYS_MOVE, graphed
 from helpers.op_inputs import cast_head, cu_seqlens_of, head_tensors, layer_weights, map_tensors, pooled_inputs
 
@@ -31,7 +31,7 @@ def random_loop(
 
     def head():
         head = cast_head(head_tensors(hidden_size, 64, 2, 3), dtype)
-        return HeadWeights(map_tensors(lambda x: x.to(device), head))
+        return AttentiveHeadWeights(map_tensors(lambda x: x.to(device), head))
 
     def on_device(weights):
         tensors = {name: x.to(device) for name, x in vars(weights).items() if isinstance(x, torch.Tensor)}
@@ -61,7 +61,7 @@ def pooled(*sizes, pooling="first", activation="tanh"):
 
 
 def attentive():
-    return HeadWeights(head_tensors(WIDTH, 64, 2, 3))
+    return AttentiveHeadWeights(head_tensors(WIDTH, 64, 2, 3))
 
 
 def cast(head, dtype):
@@ -96,8 +96,8 @@ def make_encoder(kind, layers, heads):
 
 def evaluate(head, rows):
     """Logits [N] and uncertainty of one sample's rows, by the definition of a pooled head."""
-    if isinstance(head, HeadWeights):
-        logits, uncertainty, _, _ = ops.exit_head(rows, cu_seqlens_of([len(rows)]), torch.ones(1), head.tensors)
+    if isinstance(head, AttentiveHeadWeights):
+        logits, uncertainty, _, _ = ops.attentive_head(rows, cu_seqlens_of([len(rows)]), torch.ones(1), head.tensors)
         return logits[0], uncertainty[0]
     features = POOLINGS[head.pooling](rows)
     for number, (weight, bias) in enumerate(zip(head.weights, head.biases, strict=True)):

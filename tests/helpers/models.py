@@ -45,7 +45,7 @@ def padded_batch(lengths: list[int], vocabulary: int = 97) -> dict[str, Tensor]:
 
 
 def folded_head(head, dtype: torch.dtype):
-    """`engine.weights.HeadWeights` of a `fastbert_hf.heads.AttentiveHead`."""
+    """`engine.weights.AttentiveHeadWeights` of a `fastbert_hf.heads.AttentiveHead`."""
     from fastbert_kernels.engine.folding import fold_attentive_head
     from fastbert_kernels.hosts import fastbert_hf as host
 

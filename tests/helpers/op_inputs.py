@@ -51,10 +51,10 @@ def cast_head(head: AttentiveHeadTensors, dtype: torch.dtype) -> AttentiveHeadTe
     return wide._replace(projection_weight=head.projection_weight.to(dtype))
 
 
-def exit_head_inputs(
+def attentive_head_inputs(
     lengths: list[int], hidden_size: int = 48, narrow: int = 64, heads: int = 2, labels: int = 5
 ) -> list[Any]:
-    """Arguments of ops.exit_head in float64 (cu_seqlens int32, speed float32)."""
+    """Arguments of ops.attentive_head in float64 (cu_seqlens int32, speed float32)."""
     return [
         torch.randn(sum(lengths), hidden_size, dtype=torch.float64),
         cu_seqlens_of(lengths),
@@ -63,7 +63,7 @@ def exit_head_inputs(
     ]
 
 
-def cast_exit_head_inputs(inputs: list[Any], dtype: torch.dtype) -> list[Any]:
+def cast_attentive_head_inputs(inputs: list[Any], dtype: torch.dtype) -> list[Any]:
     """Hidden states and projection weight in `dtype`, the folded rest in float32 (float64 for float64), Speed in
     float32."""
     hidden, cu_seqlens, speed, head = inputs

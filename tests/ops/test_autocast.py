@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastbert_kernels import ops
-from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs, pooled_inputs
+from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, pooled_inputs
 
 LENGTHS = [3, 1, 64, 17]
 
@@ -17,7 +17,7 @@ def test_autocast_changes_nothing(backend, kind):
     if kind == "pooled":
         op, inputs, options = ops.pooled_exit_head, pooled_inputs(LENGTHS, [48, 32, 5], torch.float32), {}
     else:
-        op, inputs = ops.exit_head, cast_exit_head_inputs(exit_head_inputs(LENGTHS), torch.float32)
+        op, inputs = ops.attentive_head, cast_attentive_head_inputs(attentive_head_inputs(LENGTHS), torch.float32)
         activation = "tanh" if kind == "attentive" else "identity"
         options = {"narrow_activation": activation, "mlp_activation": activation}
     want = op(*inputs, **options, backend=backend)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import ops
-from helpers.op_inputs import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
+from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, compaction_inputs, pooled_inputs
 
 LENGTHS = [3, 1, 5]
 T, H, ORIGINAL, WORDS = sum(LENGTHS), 48, 7, 50
@@ -22,8 +22,8 @@ def named(op: Callable[..., Any], values: list[Any], **options: Any) -> Argument
     return {**dict(zip(op.__wrapped__.__annotations__, values, strict=False)), **options}
 
 
-def exit_head() -> Arguments:
-    return named(ops.exit_head, cast_exit_head_inputs(exit_head_inputs(LENGTHS, H), torch.float32))
+def attentive_head() -> Arguments:
+    return named(ops.attentive_head, cast_attentive_head_inputs(attentive_head_inputs(LENGTHS, H), torch.float32))
 
 
 def pooled_exit_head() -> Arguments:
@@ -40,7 +40,7 @@ def embed() -> Arguments:
     return named(ops.embed, [*ids, *tables, torch.ones(H), torch.zeros(H)], layer_norm_eps=1e-12)
 
 
-OPS = {op.__name__: op for op in (exit_head, pooled_exit_head, compact, embed)}
+OPS = {op.__name__: op for op in (attentive_head, pooled_exit_head, compact, embed)}
 ON = [(name, backend) for name in OPS for backend in ("cpu", "reference")]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from fastbert_kernels import _extension, backends, ops
 from fastbert_kernels.backends import Backend
-from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs, pooled_inputs
+from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, pooled_inputs
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def given(monkeypatch):
     def launch(hidden, cu_seqlens, speed, weights, *rest, **options):
         addresses.extend(tensor.data_ptr() for tensor in (hidden, *weights))
 
-    module = types.SimpleNamespace(exit_head_cuda=launch, pooled_exit_head_cuda=launch)
+    module = types.SimpleNamespace(attentive_head_cuda=launch, pooled_exit_head_cuda=launch)
     monkeypatch.setattr(_extension, "module", lambda: module)
     monkeypatch.setitem(backends.BACKENDS, "cuda", Backend("cuda", "cpu", lambda: None))
     return addresses
@@ -36,11 +36,11 @@ def somewhere(tensor):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_attentive_head_reads_from_aligned_addresses(given, dtype):
-    hidden, cu_seqlens, speed, weights = cast_exit_head_inputs(exit_head_inputs([3, 4]), dtype)
-    ops.exit_head(hidden, cu_seqlens, speed, weights, backend="cuda")
+    hidden, cu_seqlens, speed, weights = cast_attentive_head_inputs(attentive_head_inputs([3, 4]), dtype)
+    ops.attentive_head(hidden, cu_seqlens, speed, weights, backend="cuda")
     assert given == [tensor.data_ptr() for tensor in (hidden, *weights)]  # what lies well is not copied
     given.clear()
-    ops.exit_head(somewhere(hidden), cu_seqlens, speed, list(map(somewhere, weights)), backend="cuda")
+    ops.attentive_head(somewhere(hidden), cu_seqlens, speed, list(map(somewhere, weights)), backend="cuda")
     assert len(given) == 9 and all(address % 16 == 0 for address in given)
 
 

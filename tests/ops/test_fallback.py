@@ -15,7 +15,7 @@ import torch
 
 from fastbert_kernels import _extension, backends, ops, reference
 from fastbert_kernels.backends import Backend
-from helpers.op_inputs import cast_exit_head_inputs, compaction_inputs, exit_head_inputs, pooled_inputs
+from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, compaction_inputs, pooled_inputs
 
 OPTIONS = {"criterion": "patience", "parameter": 2, "history": torch.tensor([[0, 1], [1, 1]], dtype=torch.int32)}
 ATTENTIVE = {"narrow_activation": "identity", "mlp_activation": "identity", **OPTIONS}
@@ -31,7 +31,7 @@ def gpu_backends_on_the_cpu(monkeypatch):
     def refuse(hidden, cu_seqlens, speed, weights, *rest, **options):
         raise backends.Unsupported(f"not {hidden.dtype} with {len(weights)} weights")
 
-    module = types.SimpleNamespace(exit_head_cuda=refuse, pooled_exit_head_cuda=refuse)
+    module = types.SimpleNamespace(attentive_head_cuda=refuse, pooled_exit_head_cuda=refuse)
     monkeypatch.setattr(_extension, "module", lambda: module)
     for remembered in (backends.warn_once, backends._first_available):
         remembered.cache_clear()
@@ -58,9 +58,9 @@ def assert_runs_on_the_reference(op, inputs, options, backend, reason):
 
 def test_attentive_head_in_cuda():
     for dtype in (torch.float32, torch.bfloat16):
-        inputs = cast_exit_head_inputs(exit_head_inputs([3, 4], 44, 96, 9, 5), dtype)
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([3, 4], 44, 96, 9, 5), dtype)
         reason = f"not {dtype} with 8 weights"
-        assert_runs_on_the_reference("exit_head", inputs, ATTENTIVE, "cuda", reason)
+        assert_runs_on_the_reference("attentive_head", inputs, ATTENTIVE, "cuda", reason)
 
 
 def test_pooled_head_in_cuda():
@@ -73,9 +73,9 @@ def test_pooled_head_in_cuda():
 def test_attentive_head_in_triton():
     pytest.importorskip("triton.language", reason="triton is not installed")
     for narrow in (32, 96):
-        inputs = cast_exit_head_inputs(exit_head_inputs([3, 4], 48, narrow), torch.float32)
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([3, 4], 48, narrow), torch.float32)
         reason = f"the narrow sizes of the Triton kernel are (64, 128, 256), not {narrow}"
-        assert_runs_on_the_reference("exit_head", inputs, ATTENTIVE, "triton", reason)
+        assert_runs_on_the_reference("attentive_head", inputs, ATTENTIVE, "triton", reason)
 
 
 def test_pooled_head_in_triton():
@@ -88,11 +88,11 @@ def test_pooled_head_in_triton():
 
 def test_the_reference_itself_can_be_refused():
     """By name, for float64, and in this thread alone."""
-    head = exit_head_inputs([3, 4])
+    head = attentive_head_inputs([3, 4])
     pooled = pooled_inputs([3, 4], (16, 2), torch.float32)
     rows = compaction_inputs([3, 4], [True, False])
     calls = (
-        ("exit_head.*float64, backend 'auto'", lambda: ops.exit_head(*head)),
+        ("attentive_head.*float64, backend 'auto'", lambda: ops.attentive_head(*head)),
         ("pooled_exit_head.*float32, backend 'reference'", lambda: ops.pooled_exit_head(*pooled, backend="reference")),
         ("compact.*backend 'reference'", lambda: ops.compact(*rows, backend="reference")),
     )

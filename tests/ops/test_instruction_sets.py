@@ -16,16 +16,16 @@ CHECKS = """
 import torch
 from fastbert_kernels import _extension
 from helpers.accuracy import (
-    assert_encoder_layer_is_accurate, assert_exit_head_is_accurate, assert_pooled_exit_head_is_accurate
+    assert_encoder_layer_is_accurate, assert_attentive_head_is_accurate, assert_pooled_exit_head_is_accurate
 )
-from helpers.op_inputs import exit_head_inputs, layer_weights, pooled_inputs
+from helpers.op_inputs import attentive_head_inputs, layer_weights, pooled_inputs
 assert _extension.module().cpu_instruction_set() == "ISA"
 torch.manual_seed(20)
 for shape in [(48, 64, 2, 5), (8, 128, 1, 1000), (136, 256, 8, 3), (13, 64, 2, 2)]:
-    inputs = exit_head_inputs([1, 5, 64, 129] * 4, *shape)
+    inputs = attentive_head_inputs([1, 5, 64, 129] * 4, *shape)
     for narrow in ("tanh", "identity"):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            assert_exit_head_is_accurate(inputs, dtype, "cpu", narrow_activation=narrow)
+            assert_attentive_head_is_accurate(inputs, dtype, "cpu", narrow_activation=narrow)
 for dtype in (torch.float32, torch.bfloat16):
     assert_pooled_exit_head_is_accurate(pooled_inputs([1, 5, 64], (24, 16, 3), dtype), dtype, "cpu", pooling="mean")
 for shape in [(48, 100, 3), (384, 640, 12), (13, 9, 1)]:

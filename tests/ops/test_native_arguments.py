@@ -99,7 +99,7 @@ CALLS: dict[str, Callable[[], list]] = {
     "PooledHead": lambda: [[matrix(5, H), matrix(N, 5)], "first", "tanh"],
     "Encoder": encoder_arguments,
     "run_span": run_arguments,
-    "exit_head_cpu": lambda: [
+    "attentive_head_cpu": lambda: [
         *(*rows(), torch.rand(B), native.AttentiveHead(*head_arguments()), results(), history(), *RULE)
     ],
     "pool": lambda: [*rows(), "first", torch.empty(B, H)],
@@ -110,7 +110,7 @@ CALLS: dict[str, Callable[[], list]] = {
 PLAIN = {"count_threads_with", "cpu_instruction_set", "cpu_instruction_sets", "cpu_tile_rows"}
 PLAIN |= {"packed_matrix_bytes", "product_operand", "start_profile", "stop_profile"}
 # They refuse every tensor that is not on a GPU; tests/gpu calls them.
-CUDA = {"DepthGraph", "depth_graph_unsupported", "exit_head_cuda", "pooled_exit_head_cuda"}
+CUDA = {"DepthGraph", "depth_graph_unsupported", "attentive_head_cuda", "pooled_exit_head_cuda"}
 EXPORTED = {name for name, value in vars(native).items() if callable(value) and not name.startswith("_")}
 FUNCTIONS = sorted(EXPORTED - PLAIN - CUDA)  # one without a case in CALLS fails
 
@@ -242,7 +242,7 @@ def test_no_memory_and_no_tensor(name):
         assert "must be a torch.Tensor, not ndarray" in refused(name, replace)
 
 
-@pytest.mark.parametrize("name", ["run_span", "exit_head_cpu", "pool", "attention_pooling"])
+@pytest.mark.parametrize("name", ["run_span", "attentive_head_cpu", "pool", "attention_pooling"])
 @pytest.mark.parametrize("bounds", [[0, 3, 2, 9, 11], [0, 3, 4, 9, 12], [1, 3, 4, 9, 11], [0, -1, 4, 9, 11]])
 def test_bounds_outside_the_rows(name, bounds):
     arguments = CALLS[name]()

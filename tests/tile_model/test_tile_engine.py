@@ -18,14 +18,14 @@ print(json.dumps({name: getattr(module, name)() for name in names}))
 ACCURACY = """
 import torch
 from fastbert_kernels import _extension
-from helpers.accuracy import assert_encoder_layer_is_accurate, assert_exit_head_is_accurate
-from helpers.op_inputs import exit_head_inputs, layer_weights
+from helpers.accuracy import assert_encoder_layer_is_accurate, assert_attentive_head_is_accurate
+from helpers.op_inputs import attentive_head_inputs, layer_weights
 assert _extension.module().cpu_instruction_set() == "amx"
 torch.manual_seed(20)
 for shape in [(48, 64, 2, 5), (136, 256, 8, 3), (13, 64, 2, 2)]:
-    inputs = exit_head_inputs([1, 5, 64, 129], *shape)
+    inputs = attentive_head_inputs([1, 5, 64, 129], *shape)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert_exit_head_is_accurate(inputs, dtype, "cpu")
+        assert_attentive_head_is_accurate(inputs, dtype, "cpu")
 for shape in [(48, 100, 3), (192, 320, 3), (13, 9, 1)]:
     for dtype in (torch.float32, torch.bfloat16, torch.int8):
         assert_encoder_layer_is_accurate(layer_weights(*shape), [1, 5, 64, 129, 7], dtype)

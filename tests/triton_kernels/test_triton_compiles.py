@@ -42,9 +42,11 @@ def kernels(request, tmp_path_factory):
 def test_every_configuration_is_there(kernels):
     from fastbert_kernels.triton import configs
 
-    table = configs.EXIT_HEAD[kernels[0]["architecture"]]
-    wanted = {("exit_head", narrow, config) for (_, narrow), tiles in table.items() for config in tiles}
-    wanted |= {("linear_exit_head", narrow, config) for (_, narrow), config in configs.LINEAR_EXIT_HEAD.items()}
+    table = configs.ATTENTIVE_HEAD[kernels[0]["architecture"]]
+    wanted = {("attentive_head", narrow, config) for (_, narrow), tiles in table.items() for config in tiles}
+    wanted |= {
+        ("linear_attentive_head", narrow, config) for (_, narrow), config in configs.LINEAR_ATTENTIVE_HEAD.items()
+    }
     names = [kernel["name"] for kernel in kernels]
     assert len(set(names)) == len(names)
     for name, narrow, config in wanted:
@@ -65,7 +67,7 @@ def test_shared_memory_fits(kernels):
 
 def test_16_bit_heads_use_the_tensor_cores_and_float32_does_not(kernels):
     for kernel in kernels:
-        if "exit_head" in kernel["name"]:
+        if "attentive_head" in kernel["name"]:
             assert kernel["matrix_instruction"] == (" fp32 H" not in kernel["name"]), kernel
 
 
@@ -82,11 +84,13 @@ def test_a_tracer_sees_the_kernels(dtype, narrow_activation):
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    from fastbert_kernels.triton.attentive_head import attentive_head
     from fastbert_kernels.triton.compact import compact
-    from fastbert_kernels.triton.exit_head import exit_head
-    from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs
+    from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs
 
-    hidden, cu_seqlens, speed, head = cast_exit_head_inputs(exit_head_inputs([4, 3, 100]), getattr(torch, dtype))
+    hidden, cu_seqlens, speed, head = cast_attentive_head_inputs(
+        attentive_head_inputs([4, 3, 100]), getattr(torch, dtype)
+    )
     options = {"mlp_activation": "tanh", "history": None, "criterion": "entropy", "parameter": 0}
     wrap = torch.library.wrap_triton
     decided = (torch.zeros(3, 5), torch.zeros(3), torch.zeros(3, 2).int(), torch.zeros(3).bool())
@@ -94,7 +98,7 @@ def test_a_tracer_sees_the_kernels(dtype, narrow_activation):
 
     def step(hidden, cu_seqlens, speed, *head):
         rows = (hidden, cu_seqlens, speed, head)
-        exit_head(decided, *rows, narrow_activation=narrow_activation, wrap=wrap, **options)
+        attentive_head(decided, *rows, narrow_activation=narrow_activation, wrap=wrap, **options)
         logits, uncertainty, history, keep = decided
         index = torch.arange(3, dtype=torch.int32)
         moved = [torch.zeros_like(x) for x in (hidden, cu_seqlens, index, speed, history)]
@@ -111,9 +115,9 @@ def compile_for(architecture: int) -> None:
 
     from fastbert_kernels.criteria import Criterion
     from fastbert_kernels.triton import configs
+    from fastbert_kernels.triton.attentive_head import _attentive_head_kernel, constants
+    from fastbert_kernels.triton.attentive_head_linear import linear_attentive_head_kernel
     from fastbert_kernels.triton.compact import _move_kernel, _place_kernel
-    from fastbert_kernels.triton.exit_head import _exit_head_kernel, constants
-    from fastbert_kernels.triton.exit_head_linear import linear_exit_head_kernel
     from fastbert_kernels.triton.pooled_exit_head import _pooled_exit_head_kernel
 
     index_types = dict.fromkeys(("cu_seqlens_ptr", "history_ptr", "new_history_ptr"), "*i32")
@@ -121,24 +125,26 @@ def compile_for(architecture: int) -> None:
 
     def head(kernel, config, narrow, dtype, hidden_size=768, labels=2, fold="fp32", criterion=Criterion.ENTROPY, **own):
         """A launch makes a constant of the number of heads where it is 1; else one compilation is for 2 to 8."""
-        kind = "linear_exit_head" if kernel is linear_exit_head_kernel else "exit_head"
+        kind = "linear_attentive_head" if kernel is linear_attentive_head_kernel else "attentive_head"
         details = " ".join(["", *own])
         name = f"{kind} C {narrow} {dtype} H {hidden_size} N {labels} fold {fold} {criterion.value}{details} {config}"
         types = dict.fromkeys(("hidden_ptr", "projection_weight_ptr"), f"*{dtype}")
         types |= {"query_ptr": f"*{fold}", "value_ptr": f"*{fold}", "num_heads": "i32", **index_types, **decision_types}
         values = constants(config, hidden_size, narrow, labels)
         values |= {"MLP_TANH": True, "CRITERION": criterion.value, "HAS_HISTORY": True, "WIDEN": False}
-        values |= {"NARROW_TANH": True, **own} if kernel is _exit_head_kernel else own
+        values |= {"NARROW_TANH": True, **own} if kernel is _attentive_head_kernel else own
         resources(architecture, name, kernel, types, "*fp32", values, config.num_warps, config.num_stages)
 
     largest = {"hidden_size": 1024, "labels": 1031, "criterion": Criterion.TOP_K_ENTROPY}
-    table = configs.EXIT_HEAD[architecture]
+    table = configs.ATTENTIVE_HEAD[architecture]
     for (half, narrow), tiles in table.items():
         for config in dict.fromkeys(tiles):
-            head(_exit_head_kernel, config, narrow, "bf16" if half else "fp32", **(largest if narrow == 256 else {}))
+            head(
+                _attentive_head_kernel, config, narrow, "bf16" if half else "fp32", **(largest if narrow == 256 else {})
+            )
     for config in dict.fromkeys(table[True, 128]):
         fp16 = {"labels": 1000, "fold": "fp16", "criterion": Criterion.TOP_K_ENTROPY}
-        head(_exit_head_kernel, config, 128, "fp16", **fp16)
+        head(_attentive_head_kernel, config, 128, "fp16", **fp16)
     odd = {
         "hidden_size": 136,
         "fold": "bf16",
@@ -147,14 +153,20 @@ def compile_for(architecture: int) -> None:
         "MLP_TANH": False,
         "num_heads": 1,
     }
-    head(_exit_head_kernel, table[True, 128][1], 128, "bf16", **odd)
+    head(_attentive_head_kernel, table[True, 128][1], 128, "bf16", **odd)
     many_classes = {"hidden_size": 1024, "labels": 1000, "criterion": Criterion.CONFIDENCE}
-    head(_exit_head_kernel, table[False, 128][1], 128, "fp32", **many_classes)
+    head(_attentive_head_kernel, table[False, 128][1], 128, "fp32", **many_classes)
 
-    for (half, narrow), config in configs.LINEAR_EXIT_HEAD.items():
-        head(linear_exit_head_kernel, config, narrow, "bf16" if half else "fp32", **(largest if narrow == 256 else {}))
+    for (half, narrow), config in configs.LINEAR_ATTENTIVE_HEAD.items():
+        head(
+            linear_attentive_head_kernel,
+            config,
+            narrow,
+            "bf16" if half else "fp32",
+            **(largest if narrow == 256 else {}),
+        )
     odd = {"hidden_size": 136, "fold": "fp16", "criterion": Criterion.PATIENCE, "MLP_TANH": False, "num_heads": 1}
-    head(linear_exit_head_kernel, configs.LINEAR_EXIT_HEAD[True, 128], 128, "fp16", **odd)
+    head(linear_attentive_head_kernel, configs.LINEAR_ATTENTIVE_HEAD[True, 128], 128, "fp16", **odd)
 
     pooled = configs.POOLED_EXIT_HEAD
     for pooling, layers, dtype, criterion, activation, labels in (

@@ -11,7 +11,7 @@ import torch
 from fastbert_kernels import backends, ops, reference
 from fastbert_kernels.backends import Backend
 from helpers.accuracy import assert_accurate
-from helpers.op_inputs import cast_exit_head_inputs, map_tensors
+from helpers.op_inputs import cast_attentive_head_inputs, map_tensors
 from helpers.rounding import rivals
 
 LENGTHS = [1, 5, 0, 63, 64, 65, 100, 129, 300]
@@ -22,7 +22,7 @@ FLOOR = 4e-6
 
 # The backend takes CPU tensors here, since its kernels are interpreted.
 backends.BACKENDS["triton"] = Backend("triton", "cpu", lambda: None)
-exit_head = partial(ops.exit_head, backend="triton")
+attentive_head = partial(ops.attentive_head, backend="triton")
 pooled_exit_head = partial(ops.pooled_exit_head, backend="triton")
 compact = partial(ops.compact, backend="triton")
 
@@ -38,13 +38,13 @@ def assert_as_accurate_as_pytorch(inputs, dtype, fold_dtype=torch.float32, more_
 
     The kernel sees `more_rows` rows of NaN after those of the samples.
     """
-    cast = cast_exit_head_inputs(inputs, dtype)
+    cast = cast_attentive_head_inputs(inputs, dtype)
     head = cast[3]
     cast[3] = head._replace(query=head.query.to(fold_dtype), value=head.value.to(fold_dtype))
-    oracle = reference.exit_head(*in_double(cast), **options)
-    theirs = rivals(functools.partial(reference.exit_head, *cast, **options), answers=oracle[0].numel())
+    oracle = reference.attentive_head(*in_double(cast), **options)
+    theirs = rivals(functools.partial(reference.attentive_head, *cast, **options), answers=oracle[0].numel())
     cast[0] = torch.cat([cast[0], torch.full((more_rows, cast[0].shape[1]), math.nan, dtype=dtype)])
-    result = exit_head(*cast, **options)
+    result = attentive_head(*cast, **options)
     filled = cast[1].diff() > 0
     allowed = 0.0
     for got, want, rival in zip(result[:2], oracle, zip(*theirs, strict=True), strict=False):

@@ -18,10 +18,10 @@ void add_three_rows(const float* a, const float* b, const float* c, int64_t coun
 void layer_norm_row(const float* values, const LayerNorm& norm, int64_t count, DType dtype, void* out);
 void self_attention(const AttentionHead& head, float* scratch);
 int64_t self_attention_scratch(int64_t n, int64_t head_size);
-void exit_head_samples(const HeadSample* samples, int64_t count, int64_t stride, const ExitHeadWeights& weights,
-                       const ExitHeadShape& shape);
-void attention_pooling_sample(const void* rows, DType dtype, int64_t n, const float* keys, const ExitHeadShape& shape,
-                              float* scratch, float* contexts);
+void attentive_head_samples(const HeadSample* samples, int64_t count, int64_t stride,
+                            const AttentiveHeadWeights& weights, const AttentiveHeadShape& shape);
+void attention_pooling_sample(const void* rows, DType dtype, int64_t n, const float* keys,
+                              const AttentiveHeadShape& shape, float* scratch, float* contexts);
 void pool_sample(const void* rows, DType dtype, int64_t n, int64_t hidden_size, Pooling pooling, float* scratch,
                  float* pooled);
 float normalised_entropy(const float* logits, int64_t count);

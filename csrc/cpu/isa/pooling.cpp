@@ -12,8 +12,8 @@ inline const float* row_at(const void* rows, DType dtype, int64_t index, int64_t
 
 }  // namespace
 
-void attention_pooling_sample(const void* rows, DType dtype, int64_t n, const float* keys, const ExitHeadShape& shape,
-                              float* scratch, float* contexts) {
+void attention_pooling_sample(const void* rows, DType dtype, int64_t n, const float* keys,
+                              const AttentiveHeadShape& shape, float* scratch, float* contexts) {
   const int64_t width = shape.hidden_size, heads = shape.num_heads;
   float* scores = scratch;             // [h, n]
   float* buffer = scores + heads * n;  // [H]

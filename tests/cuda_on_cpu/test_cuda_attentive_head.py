@@ -25,7 +25,7 @@ def check_head(library, lengths: list[int], dtype: torch.dtype, *sizes: int, fol
     hidden, cu_seqlens, weights = head_cases.head_inputs(lengths, dtype, *sizes)
     decision = head_cases.random_decision(len(lengths))
     before = library.launches()
-    outputs = library.exit_head(hidden, cu_seqlens, fold_to(weights, fold), decision, ("tanh", mlp))
+    outputs = library.attentive_head(hidden, cu_seqlens, fold_to(weights, fold), decision, ("tanh", mlp))
     assert library.launches() - before == (1 if lengths else 0)
     logits_in = functools.partial(head_cases.head_reference, hidden, cu_seqlens, weights, activations=("tanh", mlp))
     floor = head_cases.FLOOR if dtype == FLOAT32 else head_cases.FLOOR_OF_16_BIT_TANH
@@ -61,8 +61,8 @@ def test_fold_in_16_bits_short(library, dtype, narrow, heads):
     """query and value are exact in 16 bits here, so the answer is that of the same numbers in float32, to the bit."""
     hidden, cu_seqlens, weights = head_cases.head_inputs([140, 0, 6], dtype, 72, narrow, heads, 3)
     decision = head_cases.random_decision(3)
-    wide = library.exit_head(hidden, cu_seqlens, weights, decision)
-    half = library.exit_head(hidden, cu_seqlens, fold_to(weights, dtype), decision)
+    wide = library.attentive_head(hidden, cu_seqlens, weights, decision)
+    half = library.attentive_head(hidden, cu_seqlens, fold_to(weights, dtype), decision)
     torch.testing.assert_close(half.logits, wide.logits, rtol=0, atol=1e-5, equal_nan=True)
     assert torch.equal(half.history, wide.history)
     check_head(library, [140, 0, 6], dtype, 72, narrow, heads, 3, fold=dtype)
@@ -78,12 +78,12 @@ def test_small_weights_anywhere_in_memory_short(library, narrow):
     """Only hidden, projection_weight, query and value are promised to lie on 16 bytes; sanitizers see it."""
     hidden, cu_seqlens, weights = head_cases.head_inputs([9, 3], FLOAT32, 72, 128, 2, 3)
     decision = head_cases.random_decision(2)
-    wanted = library.exit_head(hidden, cu_seqlens, weights, decision, (narrow, "tanh"))
+    wanted = library.attentive_head(hidden, cu_seqlens, weights, decision, (narrow, "tanh"))
     for name in set(weights) - {"projection_weight", "query", "value"}:
         storage = torch.empty(weights[name].numel() + 1)
         storage[1:] = weights[name].flatten()
         weights[name] = storage[1:].view(weights[name].shape)
-    head_cases.assert_equal(library.exit_head(hidden, cu_seqlens, weights, decision, (narrow, "tanh")), wanted)
+    head_cases.assert_equal(library.attentive_head(hidden, cu_seqlens, weights, decision, (narrow, "tanh")), wanted)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
@@ -92,9 +92,9 @@ def test_any_order_of_warps_short(library, dtype, seed):
     hidden, cu_seqlens, weights = head_cases.head_inputs([129, 1, 40], dtype, 264, 128, 3, 40)
     weights = fold_to(weights, dtype)
     decision = head_cases.random_decision(3)
-    wanted = library.exit_head(hidden, cu_seqlens, weights, decision)
+    wanted = library.attentive_head(hidden, cu_seqlens, weights, decision)
     library.configure(seed=seed)
-    head_cases.assert_equal(library.exit_head(hidden, cu_seqlens, weights, decision), wanted)
+    head_cases.assert_equal(library.attentive_head(hidden, cu_seqlens, weights, decision), wanted)
 
 
 @pytest.mark.parametrize("narrow", [64, 128, 256])
@@ -133,10 +133,10 @@ def test_empty_batch(library):
 def test_nan_and_infinity_stay_in_their_sample(library):
     hidden, cu_seqlens, weights = head_cases.head_inputs([40, 130, 70, 20, 9], BFLOAT16, 64, 128, 2, 3)
     decision = head_cases.random_decision(5)
-    clean = library.exit_head(hidden, cu_seqlens, weights, decision)
+    clean = library.attentive_head(hidden, cu_seqlens, weights, decision)
     hidden[40 + 129, 5] = float("nan")
     hidden[40 + 130 + 3, 7] = float("inf")
-    outputs = library.exit_head(hidden, cu_seqlens, weights, decision)
+    outputs = library.attentive_head(hidden, cu_seqlens, weights, decision)
     assert outputs.logits[1].isnan().all() and outputs.uncertainty[1].isnan() and outputs.keep[1] == 1
     assert outputs.history[1].tolist() == [-1, 0]
     exact = head_cases.head_reference(hidden, cu_seqlens, weights, torch.float64)
@@ -147,11 +147,11 @@ def test_nan_and_infinity_stay_in_their_sample(library):
 def test_beyond_2_31_elements(library):
     hidden, cu_seqlens, weights = head_cases.head_inputs([9], BFLOAT16, 1024, 64, 1, 2)
     decision = head_cases.random_decision(1)
-    wanted = library.exit_head(hidden, cu_seqlens, weights, decision)
+    wanted = library.attentive_head(hidden, cu_seqlens, weights, decision)
     far = 2**21 + 5  # memory that nothing touches is only addresses
     distant = torch.empty(far + 9, 1024, dtype=BFLOAT16)
     distant[far:] = hidden
-    head_cases.assert_equal(library.exit_head(distant, cu_seqlens + far, weights, decision), wanted)
+    head_cases.assert_equal(library.attentive_head(distant, cu_seqlens + far, weights, decision), wanted)
 
 
 def test_it_takes_every_listed_shape(library):
@@ -159,17 +159,17 @@ def test_it_takes_every_listed_shape(library):
     for hidden_size, narrow, heads, labels in sizes:
         shape = {"hidden_size": hidden_size, "narrow_size": narrow, "num_heads": heads, "num_labels": labels}
         for dtype in DTYPES:
-            assert library.exit_head_unsupported(dtype, **shape) is None
-            assert library.exit_head_unsupported(dtype, fold_dtype=dtype, activation="identity", **shape) is None
+            assert library.attentive_head_unsupported(dtype, **shape) is None
+            assert library.attentive_head_unsupported(dtype, fold_dtype=dtype, activation="identity", **shape) is None
 
 
 def test_it_says_what_it_does_not_take(library):
-    assert "float16" in library.exit_head_unsupported(torch.int8)
-    assert "dtype of hidden" in library.exit_head_unsupported(BFLOAT16, fold_dtype=FLOAT16)
-    assert "tanh" in library.exit_head_unsupported(BFLOAT16, activation="relu")
+    assert "float16" in library.attentive_head_unsupported(torch.int8)
+    assert "dtype of hidden" in library.attentive_head_unsupported(BFLOAT16, fold_dtype=FLOAT16)
+    assert "tanh" in library.attentive_head_unsupported(BFLOAT16, activation="relu")
     outside = {"hidden_size": (0, 100), "narrow_size": (32, 96), "num_heads": (0, 9), "num_labels": (1, 8193)}
     for name, size in [(name, size) for name, sizes in outside.items() for size in sizes]:
-        reason = library.exit_head_unsupported(BFLOAT16, **{name: size})
+        reason = library.attentive_head_unsupported(BFLOAT16, **{name: size})
         assert reason is not None and name.split("_")[1].rstrip("s") in reason
 
 
@@ -192,5 +192,5 @@ def test_any_batch(built_library, lengths, hidden_size, narrow, heads, labels, d
 
 def test_the_device_is_restored(library):
     hidden, cu_seqlens, weights = head_cases.head_inputs([3], FLOAT32, 64, 64, 1, 2)
-    library.exit_head(hidden, cu_seqlens, weights, Decision(torch.rand(1)), device=1)
+    library.attentive_head(hidden, cu_seqlens, weights, Decision(torch.rand(1)), device=1)
     assert library.device() == 0

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, LENGTHS, assert_as_accurate_as_pytorch, exit_head, in_double, moved
+from triton_cases import DTYPES, LENGTHS, assert_as_accurate_as_pytorch, attentive_head, in_double, moved
 
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
 from helpers.criteria import EVERY_CRITERION, EXACT_MARGINS
-from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs, map_tensors
+from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, map_tensors
 from helpers.triton_interpreter import INTERPRETING, run_interpreted
 
 
@@ -34,7 +34,7 @@ def head_of_logits(head):
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-class TestExitHead:
+class TestAttentiveHead:
     __test__ = INTERPRETING
 
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -43,25 +43,25 @@ class TestExitHead:
         [(64, 64, 1, 2), (384, 128, 2, 3), (768, 128, 3, 5), (136, 256, 8, 100), (8, 64, 6, 40)],
     )
     def test_accuracy_on_odd_lengths(self, dtype, hidden_size, narrow, heads, labels):
-        assert_as_accurate_as_pytorch(exit_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
+        assert_as_accurate_as_pytorch(attentive_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_the_largest_sizes(self, dtype):
-        assert_as_accurate_as_pytorch(exit_head_inputs([512], 1024, 256, 8, 1031), dtype)
+        assert_as_accurate_as_pytorch(attentive_head_inputs([512], 1024, 256, 8, 1031), dtype)
 
     @pytest.mark.parametrize("architecture", [80, 90, 100])
     @pytest.mark.parametrize("lengths", [[3, 64, 20], [70, 130, 128]])
     @pytest.mark.parametrize(("dtype", "narrow"), [(torch.bfloat16, 64), (torch.bfloat16, 128), (torch.float32, 128)])
     def test_tiles_of_every_architecture(self, monkeypatch, architecture, lengths, dtype, narrow):
         monkeypatch.setattr(configs, "_capability", lambda device: architecture)
-        assert_as_accurate_as_pytorch(exit_head_inputs(lengths, 72, narrow), dtype)
+        assert_as_accurate_as_pytorch(attentive_head_inputs(lengths, 72, narrow), dtype)
 
     @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
     @pytest.mark.parametrize("mlp_activation", ["tanh", "identity"])
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_activations_and_half_precision_queries(self, narrow_activation, mlp_activation, dtype):
         activations = {"narrow_activation": narrow_activation, "mlp_activation": mlp_activation}
-        assert_as_accurate_as_pytorch(exit_head_inputs([5, 0, 70]), dtype, fold_dtype=dtype, **activations)
+        assert_as_accurate_as_pytorch(attentive_head_inputs([5, 0, 70]), dtype, fold_dtype=dtype, **activations)
 
     @pytest.mark.parametrize("labels", [2, 7, 150])
     @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ class TestExitHead:
         + [{"criterion": "top_k_entropy", "parameter": k} for k in (5, 40, 2000)],
     )
     def test_criteria(self, options, labels):
-        inputs = exit_head_inputs([3, 1, 0, 9, 2, 4], labels=labels)
-        prediction = exit_head(*cast_exit_head_inputs(inputs, torch.float32), **options)[2][:, 0]
+        inputs = attentive_head_inputs([3, 1, 0, 9, 2, 4], labels=labels)
+        prediction = attentive_head(*cast_attentive_head_inputs(inputs, torch.float32), **options)[2][:, 0]
         other = (prediction + 1) % labels
         for previous, streak in ((prediction, 1), (prediction, 2), (other, 8)):
             history = torch.stack([previous, torch.full_like(previous, streak)], dim=1)
@@ -80,19 +80,19 @@ class TestExitHead:
 
     @pytest.mark.parametrize("options", [*EVERY_CRITERION, {"criterion": "top_k_entropy", "parameter": 1030}])
     def test_criteria_among_many_classes(self, options):
-        assert_as_accurate_as_pytorch(exit_head_inputs([2, 3], labels=1031), torch.float32, **options)
+        assert_as_accurate_as_pytorch(attentive_head_inputs([2, 3], labels=1031), torch.float32, **options)
 
     def test_equal_logits(self):
         """The first label with the largest logit is the prediction; a cut among equals counts the right number."""
-        inputs = cast_exit_head_inputs(exit_head_inputs([2], labels=50), torch.float32)
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([2], labels=50), torch.float32)
         inputs[3], bias = head_of_logits(inputs[3])
         bias[20:45] = 1.5
         bias[3:6] = -0.0
-        assert exit_head(*inputs)[2].tolist() == [[20, 1]]
+        assert attentive_head(*inputs)[2].tolist() == [[20, 1]]
         for top_k in (2, 25, 26, 49):
             options: dict[str, Any] = {"criterion": "top_k_entropy", "parameter": top_k}
-            want = reference.exit_head(*in_double(inputs), **options)[1].float()
-            torch.testing.assert_close(exit_head(*inputs, **options)[1], want, rtol=0, atol=1e-6)
+            want = reference.attentive_head(*in_double(inputs), **options)[1].float()
+            torch.testing.assert_close(attentive_head(*inputs, **options)[1], want, rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize(
         ("dtype", "lengths", "projects"),
@@ -100,13 +100,15 @@ class TestExitHead:
     )
     def test_without_activation_16_bits_project_up_to_three_tiles(self, monkeypatch, dtype, lengths, projects):
         """Of 64 tokens, on average over the samples."""
-        other = "linear_exit_head_kernel" if projects else "_exit_head_kernel"
-        monkeypatch.setattr(sys.modules["fastbert_kernels.triton.exit_head"], other, None)
-        assert_as_accurate_as_pytorch(exit_head_inputs(lengths, 8), dtype, floor=1e-3, narrow_activation="identity")
+        other = "linear_attentive_head_kernel" if projects else "_attentive_head_kernel"
+        monkeypatch.setattr(sys.modules["fastbert_kernels.triton.attentive_head"], other, None)
+        assert_as_accurate_as_pytorch(
+            attentive_head_inputs(lengths, 8), dtype, floor=1e-3, narrow_activation="identity"
+        )
 
     @pytest.mark.parametrize("lengths", [[], [1], [0], [0, 0, 7]])
     def test_small_batches(self, lengths):
-        assert_as_accurate_as_pytorch(exit_head_inputs(lengths), torch.float32)
+        assert_as_accurate_as_pytorch(attentive_head_inputs(lengths), torch.float32)
 
     @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
@@ -118,65 +120,65 @@ class TestExitHead:
         dtype=st.sampled_from(DTYPES),
     )
     def test_any_shape(self, lengths, hidden_size, narrow, heads, labels, dtype):
-        assert_as_accurate_as_pytorch(exit_head_inputs(lengths, hidden_size, narrow, heads, labels), dtype)
+        assert_as_accurate_as_pytorch(attentive_head_inputs(lengths, hidden_size, narrow, heads, labels), dtype)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
     @pytest.mark.parametrize("row", [4, 5, 73])  # first token, second token, second tile of the middle sample
     def test_a_bad_sample_leaves_its_neighbours_alone(self, dtype, bad, row):
-        inputs = cast_exit_head_inputs(exit_head_inputs([4, 70, 5]), dtype)
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 70, 5]), dtype)
         inputs[2].fill_(1.0)
-        good = exit_head(*inputs)
+        good = attentive_head(*inputs)
         inputs[0][row, 3] = bad
-        logits, uncertainty, history, keep = result = exit_head(*inputs)
+        logits, uncertainty, history, keep = result = attentive_head(*inputs)
         assert all(torch.equal(got[[0, 2]], want[[0, 2]]) for got, want in zip(result, good, strict=True))
         assert not keep[0] and not keep[2]
         if math.isnan(bad):
             assert logits[1].isnan().all() and uncertainty[1].isnan() and keep[1] and history[1].tolist() == [-1, 0]
         else:  # tanh brings an infinity back
             torch.testing.assert_close(
-                logits[1].double(), reference.exit_head(*in_double(inputs))[0][1], rtol=1e-4, atol=1e-4
+                logits[1].double(), reference.attentive_head(*in_double(inputs))[0][1], rtol=1e-4, atol=1e-4
             )
 
     def test_exit_is_strictly_below_speed_and_never_at_nan(self):
-        inputs = cast_exit_head_inputs(exit_head_inputs([4, 4, 4, 4]), torch.float32)
-        u = exit_head(*inputs)[1]
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 4, 4, 4]), torch.float32)
+        u = attentive_head(*inputs)[1]
         inputs[2] = torch.tensor([u[0], torch.nextafter(u[1], torch.tensor(2.0)), 0.0, math.nan])
-        assert exit_head(*inputs)[3].tolist() == [True, False, True, True]
+        assert attentive_head(*inputs)[3].tolist() == [True, False, True, True]
 
     @pytest.mark.parametrize(("logits", "margin"), EXACT_MARGINS, ids=str)
     def test_margins_without_rounding(self, logits, margin):
-        inputs = cast_exit_head_inputs(exit_head_inputs([2], labels=len(logits)), torch.float32)
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([2], labels=len(logits)), torch.float32)
         inputs[3], bias = head_of_logits(inputs[3])
         bias.copy_(torch.tensor(logits))
-        assert exit_head(*inputs, criterion="margin")[1].tolist() == [margin]
+        assert attentive_head(*inputs, criterion="margin")[1].tolist() == [margin]
 
     def test_uncertainty_of_extreme_logits(self):
-        inputs = cast_exit_head_inputs(exit_head_inputs([2], labels=150), torch.float32)
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([2], labels=150), torch.float32)
         inputs[3], bias = head_of_logits(inputs[3])
-        torch.testing.assert_close(exit_head(*inputs)[1], torch.ones(1))
+        torch.testing.assert_close(attentive_head(*inputs)[1], torch.ones(1))
         for first, others in ((1e4, 0.0), (3e38, -3e38), (0.0, -math.inf)):
             for place in (0, 149):  # in the first block of labels and in the last
                 bias.fill_(others)
                 bias[place] = first
                 for options in EVERY_CRITERION:
-                    _, uncertainty, history, _ = exit_head(*inputs, **options)
+                    _, uncertainty, history, _ = attentive_head(*inputs, **options)
                     assert uncertainty.tolist() == [0] and history.tolist() == [[place, 1]]
         for value in (math.nan, math.inf):
             bias.zero_()[17] = value
             for options in EVERY_CRITERION:
-                _, uncertainty, history, keep = exit_head(*inputs, **options)
+                _, uncertainty, history, keep = attentive_head(*inputs, **options)
                 assert uncertainty.isnan().all() and history.tolist() == [[-1, 0]] and keep.all()
         bias.fill_(-math.inf)
-        assert all(exit_head(*inputs, **options)[1].isnan().all() for options in EVERY_CRITERION)
+        assert all(attentive_head(*inputs, **options)[1].isnan().all() for options in EVERY_CRITERION)
 
     def test_non_contiguous_arguments(self):
-        inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 3]), torch.float32)
         strided = map_tensors(
             lambda x: x if x.dim() < 2 else x.transpose(-1, -2).contiguous().transpose(-1, -2), inputs
         )
         strided[2] = torch.stack([inputs[2], inputs[2]], dim=1)[:, 0]
-        for got, want in zip(exit_head(*strided), exit_head(*inputs), strict=True):
+        for got, want in zip(attentive_head(*strided), attentive_head(*inputs), strict=True):
             assert torch.equal(got, want)
 
     @pytest.mark.parametrize(
@@ -189,11 +191,11 @@ class TestExitHead:
         ],
     )
     def test_other_shapes_run_on_the_reference(self, shape, dtype, reason):
-        inputs = cast_exit_head_inputs(exit_head_inputs([3, 4], *shape), dtype)
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([3, 4], *shape), dtype)
         options: dict[str, Any] = {"criterion": "top_k_entropy", "parameter": 3}
         with pytest.warns(RuntimeWarning, match=reason):
-            result = exit_head(*inputs, **options)
-        for got, want in zip(result, reference.exit_head(*inputs, **options), strict=True):
+            result = attentive_head(*inputs, **options)
+        for got, want in zip(result, reference.attentive_head(*inputs, **options), strict=True):
             assert torch.equal(got, want)
 
 
@@ -204,9 +206,9 @@ class TestFarInMemory:
 
     @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
     def test_far_in_memory(self, narrow_activation):
-        inputs = cast_exit_head_inputs(exit_head_inputs([9], 1024), torch.bfloat16)
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([9], 1024), torch.bfloat16)
         inputs[0] = torch.cat([inputs[0], inputs[0].new_zeros(200, 1024)])  # more than what is projected in any case
         distant = moved(inputs, 2**21 + 5)
-        want = exit_head(*inputs, narrow_activation=narrow_activation)
-        for got, expected in zip(exit_head(*distant, narrow_activation=narrow_activation), want, strict=True):
+        want = attentive_head(*inputs, narrow_activation=narrow_activation)
+        for got, expected in zip(attentive_head(*distant, narrow_activation=narrow_activation), want, strict=True):
             assert torch.equal(got, expected)

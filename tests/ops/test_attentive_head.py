@@ -1,4 +1,4 @@
-"""exit_head: every backend against float64, odd shapes, bad values and bad arguments, and the contracts of
+"""attentive_head: every backend against float64, odd shapes, bad values and bad arguments, and the contracts of
 torch.library."""
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import torch
 from hypothesis import strategies
 
 from fastbert_kernels import ops, reference
-from helpers.accuracy import assert_exit_head_is_accurate
-from helpers.op_inputs import cast_exit_head_inputs, exit_head_inputs, map_tensors
+from helpers.accuracy import assert_attentive_head_is_accurate
+from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, map_tensors
 
 BACKENDS = ["cpu", "reference"]
 ODD_LENGTHS = [1, 5, 64, 100, 2, 63, 65, 129]
@@ -22,15 +22,15 @@ ODD_LENGTHS = [1, 5, 64, 100, 2, 63, 65, 129]
     ("hidden_size", "narrow", "heads", "labels"), [(48, 64, 2, 5), (384, 128, 2, 2), (8, 64, 1, 1000), (136, 256, 8, 3)]
 )
 def test_accuracy_on_odd_lengths(poisoned_memory, backend, dtype, hidden_size, narrow, heads, labels):
-    inputs = exit_head_inputs(ODD_LENGTHS, hidden_size, narrow, heads, labels)
-    assert_exit_head_is_accurate(inputs, dtype, backend)
+    inputs = attentive_head_inputs(ODD_LENGTHS, hidden_size, narrow, heads, labels)
+    assert_attentive_head_is_accurate(inputs, dtype, backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
 def test_the_largest_sizes(poisoned_memory, dtype, narrow_activation):
-    inputs = exit_head_inputs([512, 3, 513, 1], 1024, 256, 8, 1031)
-    assert_exit_head_is_accurate(inputs, dtype, "cpu", narrow_activation=narrow_activation)
+    inputs = attentive_head_inputs([512, 3, 513, 1], 1024, 256, 8, 1031)
+    assert_attentive_head_is_accurate(inputs, dtype, "cpu", narrow_activation=narrow_activation)
 
 
 @hypothesis.settings(max_examples=30, deadline=None)
@@ -46,8 +46,8 @@ def test_the_largest_sizes(poisoned_memory, dtype, narrow_activation):
 )
 def test_any_shape(lengths, hidden_size, narrow, heads, labels, dtype, narrow_activation, seed):
     torch.manual_seed(seed)
-    inputs = exit_head_inputs(lengths, hidden_size, narrow, heads, labels)
-    assert_exit_head_is_accurate(inputs, dtype, "cpu", narrow_activation=narrow_activation)
+    inputs = attentive_head_inputs(lengths, hidden_size, narrow, heads, labels)
+    assert_attentive_head_is_accurate(inputs, dtype, "cpu", narrow_activation=narrow_activation)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -56,13 +56,13 @@ def test_any_shape(lengths, hidden_size, narrow, heads, labels, dtype, narrow_ac
 @pytest.mark.parametrize("mlp_activation", ["identity", "tanh"])
 def test_activations(poisoned_memory, backend, dtype, narrow_activation, mlp_activation):
     """The identity in the narrow layer takes a path of its own, which never projects the tokens."""
-    inputs = exit_head_inputs([*ODD_LENGTHS, 0], 136, 64, 8, 3)
+    inputs = attentive_head_inputs([*ODD_LENGTHS, 0], 136, 64, 8, 3)
     options = {"narrow_activation": narrow_activation, "mlp_activation": mlp_activation}
     hidden, cu_seqlens, speed, head = inputs
     batch = [hidden, cu_seqlens[:-1], speed[:-1], head]  # compared without the sample that has no tokens
-    assert_exit_head_is_accurate(batch, dtype, backend, **options)
-    logits, uncertainty, history, keep = ops.exit_head(
-        *cast_exit_head_inputs(inputs, dtype), **options, backend=backend
+    assert_attentive_head_is_accurate(batch, dtype, backend, **options)
+    logits, uncertainty, history, keep = ops.attentive_head(
+        *cast_attentive_head_inputs(inputs, dtype), **options, backend=backend
     )
     assert logits[-1].isnan().all() and uncertainty[-1].isnan() and keep[-1] and history[-1].tolist() == [-1, 0]
 
@@ -70,38 +70,38 @@ def test_activations(poisoned_memory, backend, dtype, narrow_activation, mlp_act
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_folded_matrices_in_the_dtype_of_hidden(backend):
     """They may be stored in 16 bits; what counts are the values in them."""
-    *inputs, head = cast_exit_head_inputs(exit_head_inputs(ODD_LENGTHS), torch.bfloat16)
+    *inputs, head = cast_attentive_head_inputs(attentive_head_inputs(ODD_LENGTHS), torch.bfloat16)
     head = head._replace(query=head.query.bfloat16(), value=head.value.bfloat16())
-    got = ops.exit_head(*inputs, head, backend=backend)
+    got = ops.attentive_head(*inputs, head, backend=backend)
     head = head._replace(query=head.query.float(), value=head.value.float())
-    for ours, want in zip(got, ops.exit_head(*inputs, head, backend=backend), strict=True):
+    for ours, want in zip(got, ops.attentive_head(*inputs, head, backend=backend), strict=True):
         assert torch.equal(ours, want)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_float64_uses_the_definition(backend):
-    inputs = exit_head_inputs([3, 4])
-    for got, want in zip(ops.exit_head(*inputs, backend=backend), reference.exit_head(*inputs), strict=True):
+    inputs = attentive_head_inputs([3, 4])
+    for got, want in zip(ops.attentive_head(*inputs, backend=backend), reference.attentive_head(*inputs), strict=True):
         assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_sample_and_none(poisoned_memory, backend):
-    logits, uncertainty, history, keep = ops.exit_head(
-        *cast_exit_head_inputs(exit_head_inputs([]), torch.float32), backend=backend
+    logits, uncertainty, history, keep = ops.attentive_head(
+        *cast_attentive_head_inputs(attentive_head_inputs([]), torch.float32), backend=backend
     )
     assert logits.shape == (0, 5) and uncertainty.shape == keep.shape == (0,) and history.shape == (0, 2)
-    assert_exit_head_is_accurate(exit_head_inputs([1]), torch.float32, backend)
+    assert_attentive_head_is_accurate(attentive_head_inputs([1]), torch.float32, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_bad_sample_leaves_its_neighbours_alone(poisoned_memory, backend, bad):
-    inputs = cast_exit_head_inputs(exit_head_inputs([4, 3, 5]), torch.float32)
+    inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 3, 5]), torch.float32)
     inputs[2].fill_(1.0)
-    good = ops.exit_head(*inputs, backend=backend)
+    good = ops.attentive_head(*inputs, backend=backend)
     inputs[0][5] = bad  # the middle sample
-    logits, uncertainty, history, keep = ops.exit_head(*inputs, backend=backend)
+    logits, uncertainty, history, keep = ops.attentive_head(*inputs, backend=backend)
     assert torch.equal(logits[[0, 2]], good[0][[0, 2]])
     assert torch.equal(uncertainty[[0, 2]], good[1][[0, 2]])
     assert not keep[0] and not keep[2]
@@ -111,43 +111,43 @@ def test_a_bad_sample_leaves_its_neighbours_alone(poisoned_memory, backend, bad)
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_sample_without_tokens_is_nan_and_stays(poisoned_memory, backend):
-    inputs = cast_exit_head_inputs(exit_head_inputs([4, 0, 5]), torch.float32)
-    logits, uncertainty, history, keep = ops.exit_head(*inputs, backend=backend)
+    inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 0, 5]), torch.float32)
+    logits, uncertainty, history, keep = ops.attentive_head(*inputs, backend=backend)
     assert logits[1].isnan().all() and uncertainty[1].isnan() and keep[1] and history[1].tolist() == [-1, 0]
     assert logits[[0, 2]].isfinite().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_exit_is_strictly_below_speed(backend):
-    inputs = cast_exit_head_inputs(exit_head_inputs([4, 4, 4]), torch.float32)
-    uncertainty = ops.exit_head(*inputs, backend=backend)[1]
+    inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 4, 4]), torch.float32)
+    uncertainty = ops.attentive_head(*inputs, backend=backend)[1]
     inputs[2] = torch.tensor([uncertainty[0], torch.nextafter(uncertainty[1], torch.tensor(2.0)), 0.0])
-    assert ops.exit_head(*inputs, backend=backend)[3].tolist() == [True, False, True]
+    assert ops.attentive_head(*inputs, backend=backend)[3].tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_uncertainty_of_extreme_logits(backend):
-    *inputs, head = cast_exit_head_inputs(exit_head_inputs([2, 2]), torch.float32)
+    *inputs, head = cast_attentive_head_inputs(attentive_head_inputs([2, 2]), torch.float32)
     bias = torch.zeros(5)
     head = head._replace(output_weight=torch.zeros_like(head.output_weight), output_bias=bias)  # the logits
-    assert torch.allclose(ops.exit_head(*inputs, head, backend=backend)[1], torch.ones(2))
+    assert torch.allclose(ops.attentive_head(*inputs, head, backend=backend)[1], torch.ones(2))
     for extreme in (
         [0, 1e4, 0, 0, 0],
         [0, 3e38, -3e38, 0, 0],
         [-float("inf"), 0, -float("inf"), -float("inf"), -float("inf")],
     ):
         bias.copy_(torch.tensor(extreme))
-        assert ops.exit_head(*inputs, head, backend=backend)[1].tolist() == [0, 0]
+        assert ops.attentive_head(*inputs, head, backend=backend)[1].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_non_contiguous_arguments(backend):
-    inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)
-    want = ops.exit_head(*inputs, backend=backend)
+    inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 3]), torch.float32)
+    want = ops.attentive_head(*inputs, backend=backend)
     strided = map_tensors(lambda x: x if x.dim() < 2 else x.transpose(-1, -2).contiguous().transpose(-1, -2), inputs)
     strided[2] = torch.stack([inputs[2], inputs[2]], dim=1)[:, 0]
     assert not strided[0].is_contiguous() and not strided[2].is_contiguous()
-    for got, expected in zip(ops.exit_head(*strided, backend=backend), want, strict=True):
+    for got, expected in zip(ops.attentive_head(*strided, backend=backend), want, strict=True):
         torch.testing.assert_close(got, expected)
 
 
@@ -172,35 +172,35 @@ def test_non_contiguous_arguments(backend):
     ],
 )
 def test_wrong_arguments_are_named(name, replacement, error, message):
-    values = cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)
+    values = cast_attentive_head_inputs(attentive_head_inputs([4, 3]), torch.float32)
     inputs = dict(zip(("hidden", "cu_seqlens", "speed", "weights"), values, strict=True))
     if name in inputs:
         inputs[name] = replacement(inputs[name])
     else:
         inputs["weights"] = inputs["weights"]._replace(**{name: replacement(getattr(inputs["weights"], name))})
     with pytest.raises(error, match=message):
-        ops.exit_head(**inputs)
+        ops.attentive_head(**inputs)
 
 
 def test_unknown_activations_are_named():
-    inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)
+    inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 3]), torch.float32)
     with pytest.raises(ValueError, match="unknown narrow_activation 'gelu'; choose one of tanh, identity"):
-        ops.exit_head(*inputs, narrow_activation="gelu")
+        ops.attentive_head(*inputs, narrow_activation="gelu")
 
 
 def test_opcheck():
     for dtype in (torch.float32, torch.bfloat16):
-        inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), dtype)
-        torch.library.opcheck(torch.ops.fastbert.exit_head.default, (*inputs[:3], list(inputs[3])))
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 3]), dtype)
+        torch.library.opcheck(torch.ops.fastbert.attentive_head.default, (*inputs[:3], list(inputs[3])))
     options = {"history": torch.zeros(2, 2).int(), "criterion": "patience", "parameter": 1}
     options["narrow_activation"] = "identity"
-    torch.library.opcheck(torch.ops.fastbert.exit_head.default, (*inputs[:3], list(inputs[3])), options)
+    torch.library.opcheck(torch.ops.fastbert.attentive_head.default, (*inputs[:3], list(inputs[3])), options)
 
 
 def test_fullgraph_without_recompiling():
     torch._dynamo.reset()
-    inputs = cast_exit_head_inputs(exit_head_inputs([4, 3]), torch.float32)
-    compiled = torch.compile(lambda *x: ops.exit_head(*x)[1] * 2, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*inputs), ops.exit_head(*inputs)[1] * 2)
+    inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 3]), torch.float32)
+    compiled = torch.compile(lambda *x: ops.attentive_head(*x)[1] * 2, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), ops.attentive_head(*inputs)[1] * 2)
     with torch._dynamo.config.patch(error_on_recompile=True):
         compiled(*inputs)

@@ -1,6 +1,6 @@
 // The attentive exit head on a CPU. Groups of samples are shared out among threads: a group's rows are projected, with the
 // help of threads that have no group, and the rest of the head follows while Z is in the second-level cache.
-#include "exit_head.h"
+#include "attentive_head.h"
 
 #include <algorithm>
 #include <limits>
@@ -20,7 +20,7 @@ constexpr int64_t kGroupSamples = 4, kGroupTokens = 192;
 class Head {
  public:
   Head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const PackedMatrix& projection,
-       const ExitHeadWeights& weights, const ExitHeadShape& shape)
+       const AttentiveHeadWeights& weights, const AttentiveHeadShape& shape)
       : hidden_(hidden),
         dtype_(dtype),
         cu_seqlens_(cu_seqlens),
@@ -49,9 +49,9 @@ class Head {
       }
       float* first = zed + (cu_seqlens_[b] - cu_seqlens_[group.begin]) * shape_.narrow_size;
       samples[count++] = {first, n, scratch, of_sample};
-      scratch += exit_head_scratch(shape_, n);
+      scratch += attentive_head_scratch(shape_, n);
     }
-    kernels().exit_head_samples(samples, count, shape_.narrow_size, weights_, shape_);
+    kernels().attentive_head_samples(samples, count, shape_.narrow_size, weights_, shape_);
   }
 
  private:
@@ -59,8 +59,8 @@ class Head {
   DType dtype_;
   const int32_t* cu_seqlens_;
   const PackedMatrix& projection_;
-  const ExitHeadWeights& weights_;
-  const ExitHeadShape& shape_;
+  const AttentiveHeadWeights& weights_;
+  const AttentiveHeadShape& shape_;
 };
 
 std::vector<Range> divide_into_groups(const int32_t* cu_seqlens, int64_t batch, int64_t most_samples) {
@@ -76,9 +76,9 @@ std::vector<Range> divide_into_groups(const int32_t* cu_seqlens, int64_t batch, 
 
 }  // namespace
 
-void exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const PackedMatrix& projection,
-               const ExitHeadWeights& weights, const ExitHeadShape& shape, const Decision& decision,
-               const DecisionOutputs& outputs) {
+void attentive_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const PackedMatrix& projection,
+                    const AttentiveHeadWeights& weights, const AttentiveHeadShape& shape, const Decision& decision,
+                    const DecisionOutputs& outputs) {
   const Head head(hidden, dtype, cu_seqlens, projection, weights, shape);
   // Every thread gets two groups at least, so that the longest sample does not decide alone.
   const int64_t most_samples = std::clamp<int64_t>(shape.batch / (2 * available_threads()), 1, kGroupSamples);
@@ -86,7 +86,7 @@ void exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const
   parallel_for(static_cast<int64_t>(groups.size()), [&](int64_t i) {
     const Range group = groups[i];
     const int64_t rows = cu_seqlens[group.end] - cu_seqlens[group.begin];
-    const int64_t scratch_size = (group.end - group.begin) * exit_head_scratch(shape, 0) + shape.num_heads * rows;
+    const int64_t scratch_size = (group.end - group.begin) * attentive_head_scratch(shape, 0) + shape.num_heads * rows;
     const AlignedArray<float> zed = aligned_array<float>(rows * shape.narrow_size);
     const AlignedArray<float> scratch = aligned_array<float>(scratch_size);
     head.project(group, zed.get());

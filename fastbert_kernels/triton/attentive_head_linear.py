@@ -1,5 +1,5 @@
 """The attentive head with the identity as narrow activation, which need not project the tokens: one Triton program per
-sample. Its launcher is in `exit_head.py`."""
+sample. Its launcher is in `attentive_head.py`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _project(
 
 
 @triton.jit
-def linear_exit_head_kernel(
+def linear_attentive_head_kernel(
     hidden_ptr,
     cu_seqlens_ptr,
     speed_ptr,
@@ -102,8 +102,8 @@ def linear_exit_head_kernel(
         c_i        = contexts_i projection_weight^T + projection_bias             [C]
         logits     = g([c_1 .. c_h] value + value_bias) output_weight^T + output_bias
 
-    which is the head of `exit_head.py` with f = identity, since u_i . Z_j is keys_i . x_j and a term that is the same
-    for every j, and the attention weights add up to 1. Then uncertainty, prediction and keep as in `decide`.
+    which is the head of `attentive_head.py` with f = identity, since u_i . Z_j is keys_i . x_j and a term that is the
+    same for every j, and the attention weights add up to 1. Then uncertainty, prediction and keep as in `decide`.
 
     A token takes 4 MAX_HEADS H operations instead of 2 H C, and passes twice: for the scores of its tile, and then for
     the contexts. Memory traffic of a sample: its n * H elements of `hidden` once, as long as a tile stays in the level

@@ -1,4 +1,4 @@
-"""`torch.ops.fastbert.exit_head`: the whole exit decision of a layer in one op."""
+"""`torch.ops.fastbert.attentive_head`: the whole exit decision of a layer in one op."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastbert_kernels.reference import AttentiveHeadTensors
 
 
 @library.op()
-def exit_head(
+def attentive_head(
     hidden: Tensor,
     cu_seqlens: Tensor,
     speed: Tensor,
@@ -105,7 +105,7 @@ def _cpu(
         native.decide(logits, speed, results, **decision)
     else:
         packed = pack_head(head, hidden.dtype, narrow_activation, mlp_activation)
-        native.exit_head_cpu(hidden, cu_seqlens, speed, packed, results, **decision)
+        native.attentive_head_cpu(hidden, cu_seqlens, speed, packed, results, **decision)
 
 
 def pack_head(head: AttentiveHeadTensors, rows: torch.dtype, narrow_activation: str, mlp_activation: str) -> Any:
@@ -154,7 +154,9 @@ def _cuda(
 ) -> None:
     hidden, *weights = library.aligned(hidden, *weights)
     head = AttentiveHeadTensors(*weights)
-    _extension.module().exit_head_cuda(hidden, cu_seqlens, speed, head, results, **options)
+    _extension.module().attentive_head_cuda(hidden, cu_seqlens, speed, head, results, **options)
 
 
-library.implement(exit_head, cuda=_cuda, triton=library.triton("exit_head"), cpu=_cpu, reference=reference.exit_head)
+library.implement(
+    attentive_head, cuda=_cuda, triton=library.triton("attentive_head"), cpu=_cpu, reference=reference.attentive_head
+)

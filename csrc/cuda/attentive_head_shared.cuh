@@ -7,7 +7,7 @@
 //   value   the same
 #pragma once
 #include "device.cuh"
-#include "exit_head_arguments.cuh"
+#include "attentive_head_arguments.cuh"
 #include "ptx.cuh"
 #include "vector_matrix.cuh"
 

@@ -1,4 +1,4 @@
-// The attentive head with narrow_activation = identity, without a projection of every token: csrc/exit_head.h has the
+// The attentive head with narrow_activation = identity, without a projection of every token: csrc/attentive_head.h has the
 // formulas. In one launch, one block of 8 warps per sample:
 //
 //   x_0         -> Z_0 = x_0 projection_weight^T + projection_bias -> u_i -> keys_i = u_i projection_weight     [h, H]
@@ -10,14 +10,14 @@
 // of columns.
 //
 // Memory traffic of a block: its rows of `hidden` once from global memory; from the L2 cache the projection weights
-// three times, and query, value and output weights once. The other kernel (exit_head.cu) reads the projection weights
+// three times, and query, value and output weights once. The other kernel (attentive_head.cu) reads the projection weights
 // once a tile of 128 tokens (64 when C = 256), so with 16-bit inputs, whose products the matrix units do on the way, it
 // reads less up to three tiles: it takes batches of up to three tiles of tokens a sample, on average. In float32 the
 // products themselves are its time: 2 H C operations a token against 4 h H here, 16 times as many with C = 128 and 4
 // heads, so all batches come here.
 #pragma once
 #include "device.cuh"
-#include "exit_head_arguments.cuh"
+#include "attentive_head_arguments.cuh"
 #include "ptx.cuh"
 #include "vector_matrix.cuh"
 
@@ -255,7 +255,7 @@ __device__ __forceinline__ void compute_linear_features(const Arguments& argumen
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS, 2)
-    linear_exit_head_kernel(const Arguments arguments, int scratch_offset, int partial_size) {
+    linear_attentive_head_kernel(const Arguments arguments, int scratch_offset, int partial_size) {
   FASTBERT_DYNAMIC_SHARED(shared);
   const int sample = blockIdx.x;
   const int64_t first_row = arguments.cu_seqlens[sample];
@@ -299,7 +299,8 @@ __global__ void __launch_bounds__(THREADS, 2)
 // Launch the kernel, unless the other one reads less (see the top) or shared memory is too small: then `launched`
 // stays false.
 template <typename T>
-cudaError_t launch_linear(Arguments arguments, const ExitHeadShape& shape, int device, void* stream, bool& launched) {
+cudaError_t launch_linear(Arguments arguments, const AttentiveHeadShape& shape, int device, void* stream,
+                          bool& launched) {
   const int64_t tile_tokens = shape.narrow_size == 256 ? 64 : 128;  // of the other kernel
   if (sizeof(T) == 2 && shape.tokens <= 3 * tile_tokens * shape.batch) return cudaSuccess;
   SharedLimits limits = {};
@@ -317,7 +318,7 @@ cudaError_t launch_linear(Arguments arguments, const ExitHeadShape& shape, int d
   const auto partial_size =
       static_cast<int>(LinearScratch::partial_size<T>(arguments.hidden_size, arguments.num_heads));
   const int64_t shared_bytes = scratch_offset + scratch_bytes;
-  const auto kernel = linear_exit_head_kernel<T>;
+  const auto kernel = linear_attentive_head_kernel<T>;
   status = allow_shared_memory(kernel, limits.block);
   if (status != cudaSuccess) return status;
   FASTBERT_LAUNCH(kernel, static_cast<unsigned>(shape.batch), THREADS, static_cast<size_t>(shared_bytes), stream,

@@ -1,4 +1,4 @@
-// The attentive head of a packed batch in one launch: csrc/exit_head.h has the formulas.
+// The attentive head of a packed batch in one launch: csrc/attentive_head.h has the formulas.
 //
 // Launch: one block of 8 warps per sample. All that a block reads comes as one stream of chunks through a ring of
 // stages in shared memory, filled by cp.async several chunks ahead, so that memory is busy from the first to the last:
@@ -18,17 +18,17 @@
 // C = 128 and 2 heads in 16 bits that is 197 KB of hidden, 197 KB of projection weights, and 131 KB of query and value
 // (262 KB when these are float32).
 //
-// With narrow_activation = identity the tokens need no projection: exit_head_linear.cuh, which says when that is less.
+// With narrow_activation = identity the tokens need no projection: attentive_head_linear.cuh, which says when that is less.
 #include <cmath>
 
-#include "../exit_head.h"
+#include "../attentive_head.h"
 #include "decision.cuh"
 #include "device.cuh"
-#include "exit_head_arguments.cuh"
-#include "exit_head_attention.cuh"
-#include "exit_head_linear.cuh"
-#include "exit_head_shared.cuh"
-#include "exit_head_stream.cuh"
+#include "attentive_head_arguments.cuh"
+#include "attentive_head_attention.cuh"
+#include "attentive_head_linear.cuh"
+#include "attentive_head_shared.cuh"
+#include "attentive_head_stream.cuh"
 #include "ptx.cuh"
 
 namespace fastbert::cuda {
@@ -98,7 +98,7 @@ __device__ __forceinline__ void activate_tile(Accumulators<C>& zed, const float*
 }
 
 template <typename T, int C>
-__global__ void __launch_bounds__(THREADS, 2) exit_head_kernel(const Arguments arguments) {
+__global__ void __launch_bounds__(THREADS, 2) attentive_head_kernel(const Arguments arguments) {
   using L = Layout<C>;
   FASTBERT_DYNAMIC_SHARED(shared);
   const int sample = blockIdx.x;
@@ -174,7 +174,7 @@ cudaError_t launch(Arguments arguments, int64_t batch, int device, void* stream)
   static_assert(MAX_LABELS * sizeof(float) <= 2 * Layout<C>::stage_bytes, "logits take the place of the stages");
   const size_t shared_bytes = static_cast<size_t>(arguments.stages) * Layout<C>::stage_bytes + scratch_bytes;
   arguments.chunks = (arguments.hidden_size * static_cast<int>(sizeof(T)) + CHUNK_BYTES - 1) / CHUNK_BYTES;
-  const auto kernel = exit_head_kernel<T, C>;
+  const auto kernel = attentive_head_kernel<T, C>;
   status = allow_shared_memory(kernel, limits.block);
   if (status != cudaSuccess) return status;
   FASTBERT_LAUNCH(kernel, static_cast<unsigned>(batch), THREADS, shared_bytes, stream, arguments);
@@ -182,7 +182,7 @@ cudaError_t launch(Arguments arguments, int64_t batch, int device, void* stream)
 }
 
 template <typename T>
-cudaError_t launch(const Arguments& arguments, const ExitHeadShape& shape, int device, void* stream) {
+cudaError_t launch(const Arguments& arguments, const AttentiveHeadShape& shape, int device, void* stream) {
   if (arguments.weights.narrow_activation == Activation::identity) {
     bool launched = false;
     const cudaError_t status = launch_linear<T>(arguments, shape, device, stream, launched);
@@ -200,7 +200,8 @@ cudaError_t launch(const Arguments& arguments, const ExitHeadShape& shape, int d
 
 }  // namespace
 
-const char* exit_head_unsupported(const ExitHeadShape& shape, const ExitHeadWeights& weights, DType dtype) {
+const char* attentive_head_unsupported(const AttentiveHeadShape& shape, const AttentiveHeadWeights& weights,
+                                       DType dtype) {
   if (dtype != DType::float32 && dtype != DType::bfloat16 && dtype != DType::float16) {
     return "the CUDA exit head takes float32, bfloat16 or float16";
   }
@@ -226,10 +227,10 @@ const char* exit_head_unsupported(const ExitHeadShape& shape, const ExitHeadWeig
   return nullptr;
 }
 
-int exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const ExitHeadWeights& weights,
-              const ExitHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs, int device,
-              void* stream) {
-  if (exit_head_unsupported(shape, weights, dtype) != nullptr) return cudaErrorInvalidValue;
+int attentive_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const AttentiveHeadWeights& weights,
+                   const AttentiveHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs,
+                   int device, void* stream) {
+  if (attentive_head_unsupported(shape, weights, dtype) != nullptr) return cudaErrorInvalidValue;
   if (shape.batch <= 0) return cudaSuccess;
   const DeviceGuard guard(device);
   if (guard.status() != cudaSuccess) return guard.status();

@@ -40,8 +40,8 @@ inline void pool_by_attention(const HeadSample& sample, int64_t stride, int64_t 
 
 }  // namespace
 
-void exit_head_samples(const HeadSample* samples, int64_t count, int64_t stride, const ExitHeadWeights& weights,
-                       const ExitHeadShape& shape) {
+void attentive_head_samples(const HeadSample* samples, int64_t count, int64_t stride,
+                            const AttentiveHeadWeights& weights, const AttentiveHeadShape& shape) {
   const int64_t narrow = shape.narrow_size, heads = shape.num_heads;
   const auto* query_weight = static_cast<const float*>(weights.query);
   const auto* value_weight = static_cast<const float*>(weights.value);

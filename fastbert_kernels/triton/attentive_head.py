@@ -1,6 +1,6 @@
 """The attentive head as one Triton kernel: one program per sample, one launch per layer.
 
-`exit_head_linear.py` has the other kernel, for the identity as narrow activation.
+`attentive_head_linear.py` has the other kernel, for the identity as narrow activation.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fastbert_kernels import backends
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.reference import AttentiveHeadTensors
 from fastbert_kernels.triton import configs
+from fastbert_kernels.triton.attentive_head_linear import linear_attentive_head_kernel
 from fastbert_kernels.triton.decision import decide, rule_and_classes, unsupported_rule
-from fastbert_kernels.triton.exit_head_linear import linear_exit_head_kernel
 from fastbert_kernels.triton.layers import MAX_HEADS, classify, score_vectors, tanh
 
 
 @triton.jit
-def _exit_head_kernel(
+def _attentive_head_kernel(
     hidden_ptr,
     cu_seqlens_ptr,
     speed_ptr,
@@ -180,10 +180,10 @@ def _exit_head_kernel(
 
 
 # False where the decorator made an interpreted function of the kernel (TRITON_INTERPRET=1), which takes CPU tensors.
-COMPILED = isinstance(_exit_head_kernel, triton.JITFunction)
+COMPILED = isinstance(_attentive_head_kernel, triton.JITFunction)
 
 
-def exit_head(
+def attentive_head(
     results: tuple[Tensor, ...],
     hidden: Tensor,
     cu_seqlens: Tensor,
@@ -197,7 +197,7 @@ def exit_head(
     parameter: int,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> None:
-    """Fill the results of `fastbert_kernels.ops.exit_head`, of contiguous tensors.
+    """Fill the results of `fastbert_kernels.ops.attentive_head`, of contiguous tensors.
 
     Args:
         wrap: is put around the kernel before its launch; `torch.library.wrap_triton` shows it to a tracer.
@@ -216,13 +216,13 @@ def exit_head(
     batch = speed.shape[0]
     if batch == 0:
         return
-    config = configs.exit_head(hidden, batch, narrow)
+    config = configs.attentive_head(hidden, batch, narrow)
     if narrow_activation == "tanh" or projecting_reads_less(hidden, batch, config):
-        kernel, scratch_size = _exit_head_kernel, (2 * heads + 1) * narrow
+        kernel, scratch_size = _attentive_head_kernel, (2 * heads + 1) * narrow
         more = {"NARROW_TANH": narrow_activation == "tanh"}
     else:
-        config = configs.linear_exit_head(hidden, narrow)
-        kernel, scratch_size = linear_exit_head_kernel, 3 * heads * hidden_size + (heads + 1) * narrow
+        config = configs.linear_attentive_head(hidden, narrow)
+        kernel, scratch_size = linear_attentive_head_kernel, 3 * heads * hidden_size + (heads + 1) * narrow
         more = {}
     previous = cu_seqlens if history is None else history  # without a history any int32 tensor will do: it is not read
     with torch.cuda.device_of(hidden):
@@ -249,8 +249,8 @@ def exit_head(
         )
 
 
-def projecting_reads_less(hidden: Tensor, batch: int, config: configs.ExitHeadConfig) -> bool:
-    """Return whether `_exit_head_kernel`, with tiles of `config`, is the better one without a narrow activation.
+def projecting_reads_less(hidden: Tensor, batch: int, config: configs.AttentiveHeadConfig) -> bool:
+    """Return whether `_attentive_head_kernel`, with tiles of `config`, is the better one without a narrow activation.
 
     It reads the projection weights once a tile, the other kernel three times. In 16 bits, where the matrix units do the
     products on the way, that is less up to three tiles a sample; in float32 the products are what takes the time.
@@ -258,7 +258,7 @@ def projecting_reads_less(hidden: Tensor, batch: int, config: configs.ExitHeadCo
     return hidden.element_size() == 2 and hidden.shape[0] <= 3 * config.block_tokens * batch
 
 
-def constants(config: configs.ExitHeadConfig, hidden_size: int, narrow: int, labels: int) -> dict[str, int]:
+def constants(config: configs.AttentiveHeadConfig, hidden_size: int, narrow: int, labels: int) -> dict[str, int]:
     """Return the compile-time arguments that both kernels have for one shape."""
     return {
         "HIDDEN_SIZE": hidden_size,

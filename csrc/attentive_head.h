@@ -19,7 +19,7 @@
 
 namespace fastbert {
 
-struct ExitHeadWeights {
+struct AttentiveHeadWeights {
   const void* projection_weight;  // [C, H], dtype of hidden
   const float* projection_bias;   // [C]
   const void* query;              // [h, C, C], fold_dtype; the 1 / sqrt(d) of attention folded in
@@ -33,7 +33,7 @@ struct ExitHeadWeights {
   Activation mlp_activation;      // identity or tanh
 };
 
-struct ExitHeadShape {
+struct AttentiveHeadShape {
   int64_t tokens;       // T
   int64_t batch;        // B
   int64_t hidden_size;  // H
@@ -45,20 +45,21 @@ struct ExitHeadShape {
 namespace cpu {
 // For narrow_activation = tanh. `hidden` [T, H] is float32, bfloat16 or float16; `projection` holds projection_weight and
 // projection_bias, which are not read, in the operand of such rows (product_operand). fold_dtype is float32.
-void exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const PackedMatrix& projection,
-               const ExitHeadWeights& weights, const ExitHeadShape& shape, const Decision& decision,
-               const DecisionOutputs& outputs);
+void attentive_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const PackedMatrix& projection,
+                    const AttentiveHeadWeights& weights, const AttentiveHeadShape& shape, const Decision& decision,
+                    const DecisionOutputs& outputs);
 }  // namespace cpu
 
 namespace cuda {
 // Returns nullptr when this shape can run, else a sentence that says why not.
-const char* exit_head_unsupported(const ExitHeadShape& shape, const ExitHeadWeights& weights, DType dtype);
+const char* attentive_head_unsupported(const AttentiveHeadShape& shape, const AttentiveHeadWeights& weights,
+                                       DType dtype);
 
 // One launch on `stream` (a cudaStream_t) of device `device`; returns a cudaError_t (0 on success). `hidden` [T, H] and
 // projection_weight are `dtype` (float32, bfloat16 or float16); these, query and value are 16-byte aligned.
-int exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const ExitHeadWeights& weights,
-              const ExitHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs, int device,
-              void* stream);
+int attentive_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const AttentiveHeadWeights& weights,
+                   const AttentiveHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs,
+                   int device, void* stream);
 }  // namespace cuda
 
 }  // namespace fastbert

@@ -1,6 +1,6 @@
-// The order in which a block of the attentive head reads its chunks (exit_head_shared.cuh), several ahead of their use.
+// The order in which a block of the attentive head reads its chunks (attentive_head_shared.cuh), several ahead of their use.
 #pragma once
-#include "exit_head_shared.cuh"
+#include "attentive_head_shared.cuh"
 
 namespace fastbert::cuda {
 

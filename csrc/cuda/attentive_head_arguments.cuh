@@ -1,6 +1,6 @@
 // The arguments of both kernels of the attentive head, and the last step they share.
 #pragma once
-#include "../exit_head.h"
+#include "../attentive_head.h"
 #include "decision.cuh"
 #include "device.cuh"
 #include "vector_matrix.cuh"
@@ -16,7 +16,7 @@ constexpr int RESERVED_SHARED_BYTES = 1024;  // by the system, in every block
 struct Arguments {
   const void* hidden;
   const int32_t* cu_seqlens;
-  ExitHeadWeights weights;
+  AttentiveHeadWeights weights;
   Decision decision;
   DecisionOutputs outputs;
   int hidden_size;

@@ -1,6 +1,6 @@
 // The attention of the attentive head over one tile of Z, which lies in the registers of the block's warps.
 #pragma once
-#include "exit_head_shared.cuh"
+#include "attentive_head_shared.cuh"
 
 namespace fastbert::cuda {
 
