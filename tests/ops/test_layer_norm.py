@@ -1,5 +1,5 @@
-"""The LayerNorm with unbiased deviation and epsilon outside the root: plain PyTorch and the compiled rows of `embed`,
-against its formula in float64."""
+"""LayerNorm: the kind with unbiased deviation and epsilon outside the root, in plain PyTorch and in the compiled rows
+of `embed`, against its formula in float64; and what rounding may not do to either kind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows_of(kind, width):
     }[kind]
 
 
-def embedded(rows, weight, bias, dtype):
+def embedded(rows, weight, bias, dtype, layer_norm="unbiased"):
     """LayerNorm of float32 rows by the compiled kernel, as the sum of one row with two of zeros."""
     ids, zeros = torch.arange(len(rows)), torch.zeros(1, rows.shape[1])
     return ops.embed(
@@ -45,7 +45,7 @@ def embedded(rows, weight, bias, dtype):
         bias,
         layer_norm_eps=EPSILON,
         dtype=dtype,
-        layer_norm="unbiased",
+        layer_norm=layer_norm,
     )
 
 
@@ -66,11 +66,23 @@ def test_as_accurate_as_its_formula_in_plain_pytorch(poisoned_memory, dtype, kin
         assert_accurate(got, want, theirs, least)
 
 
+@pytest.mark.parametrize("layer_norm", ["standard", "unbiased"])
+@pytest.mark.parametrize("width", [2, 3, 768])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_of_equal_elements_only_the_bias_is_left(dtype):
-    weight, bias = torch.randn(768), torch.randn(768)
-    got = embedded(rows_of("equal", 768), weight, bias, dtype)
+def test_of_equal_elements_only_the_bias_is_left(dtype, width, layer_norm):
+    weight, bias = torch.randn(width), torch.randn(width)
+    got = embedded(rows_of("equal", width), weight, bias, dtype, layer_norm)
     assert torch.equal(got, bias.to(dtype).expand(9, -1))
+
+
+@pytest.mark.parametrize("width", [2, 3, 48, 768])
+@pytest.mark.parametrize("spread", [1e-7, 1e-5, 1.0, 1e30])
+def test_the_standard_one_of_elements_that_differ_by_little_or_much(width, spread):
+    """At 1e-7 they differ in the last bit, which a rounded mean would swallow; at 1e30 their squares are infinite."""
+    rows, weight, bias = 100 * (1 + spread * torch.rand(9, width)), torch.randn(width), torch.randn(width)
+    exact = torch.nn.functional.layer_norm(rows.double(), (width,), weight.double(), bias.double(), EPSILON)
+    got = embedded(rows, weight, bias, torch.float32, "standard")
+    assert ((got - (exact if spread < 1e30 else bias)).abs() <= 1e-3).all()
 
 
 def test_it_is_another_one_than_the_standard():

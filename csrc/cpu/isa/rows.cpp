@@ -14,9 +14,8 @@ Sum mean_of(const float* values, int64_t count) {
   return sum / static_cast<Sum>(count);
 }
 
-template <class Sum>
-Sum squares_around(const float* values, Sum mean, int64_t count) {  // a difference of large sums would lose its digits
-  Sum squares = 0;
+double squares_around(const float* values, double mean, int64_t count) {
+  double squares = 0;
 #pragma omp simd reduction(+ : squares)
   for (int64_t k = 0; k < count; ++k) squares += (values[k] - mean) * (values[k] - mean);
   return squares;
@@ -31,27 +30,37 @@ void add_three_rows(const float* a, const float* b, const float* c, int64_t coun
 
 void layer_norm_row(const float* values, const LayerNorm& norm, int64_t count, DType dtype, void* out) {
   const float *weight = norm.weight, *bias = norm.bias;
-  float mean, scale;
+  float mean, rest, scale;  // rest: what the rounded mean lacks, which counts where values differ by little
   if (norm.kind == LayerNormKind::standard) {
+    const auto elements = static_cast<float>(count);
     mean = mean_of<float>(values, count);
-    const float squares = squares_around(values, mean, count);
-    scale = 1.0f / __builtin_sqrtf(squares / static_cast<float>(count) + norm.eps);
+    float differences = 0, squares = 0;
+#pragma omp simd reduction(+ : differences, squares)
+    for (int64_t k = 0; k < count; ++k) {
+      differences += values[k] - mean;
+      squares += (values[k] - mean) * (values[k] - mean);
+    }
+    rest = differences / elements;
+    float variance = squares / elements;
+    if (variance < __builtin_inff()) variance = variance > rest * rest ? variance - rest * rest : 0.0f;
+    scale = 1.0f / __builtin_sqrtf(variance + norm.eps);
   } else {
     // In float64, as PyTorch has it: the mean of equal values is then their value, and a deviation of 1e-8, to which an
     // epsilon outside the root gives a weight of its own, is not made up; and squares of large values do not overflow.
     const double exact = mean_of<double>(values, count);
     const double squares = squares_around(values, exact, count);
     mean = static_cast<float>(exact);
+    rest = static_cast<float>(exact - mean);
     scale = static_cast<float>(1.0 / (__builtin_sqrt(squares / static_cast<double>(count - 1)) + norm.eps));
   }
   if (dtype == DType::float32) {
     auto* to = static_cast<float*>(out);
 #pragma omp simd
-    for (int64_t k = 0; k < count; ++k) to[k] = (values[k] - mean) * scale * weight[k] + bias[k];
+    for (int64_t k = 0; k < count; ++k) to[k] = (values[k] - mean - rest) * scale * weight[k] + bias[k];
   } else {
     auto* to = static_cast<uint16_t*>(out);
 #pragma omp simd
-    for (int64_t k = 0; k < count; ++k) to[k] = to_bfloat16((values[k] - mean) * scale * weight[k] + bias[k]);
+    for (int64_t k = 0; k < count; ++k) to[k] = to_bfloat16((values[k] - mean - rest) * scale * weight[k] + bias[k]);
   }
 }
 
