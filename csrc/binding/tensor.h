@@ -21,33 +21,23 @@ inline constexpr Device kCpu{dlpack::kCpu, 0};
 
 inline bool operator==(Device a, Device b) { return a.type == b.type && a.index == b.index; }
 
+struct ElementType {
+  const char* name;  // in Python
+  dlpack::DataType dtype;
+};
+
 template <class T>
-struct Element;  // the name and data type in Python of the elements of a kernel's pointer
+inline constexpr ElementType kElement = {};  // the elements of a kernel's pointer
 template <>
-struct Element<float> {
-  static constexpr const char* name = "torch.float32";
-  static constexpr dlpack::DataType dtype{dlpack::kFloat, 32, 1};
-};
+inline constexpr ElementType kElement<float>{"torch.float32", {dlpack::kFloat, 32, 1}};
 template <>
-struct Element<int64_t> {
-  static constexpr const char* name = "torch.int64";
-  static constexpr dlpack::DataType dtype{dlpack::kInt, 64, 1};
-};
+inline constexpr ElementType kElement<int64_t>{"torch.int64", {dlpack::kInt, 64, 1}};
 template <>
-struct Element<int32_t> {
-  static constexpr const char* name = "torch.int32";
-  static constexpr dlpack::DataType dtype{dlpack::kInt, 32, 1};
-};
+inline constexpr ElementType kElement<int32_t>{"torch.int32", {dlpack::kInt, 32, 1}};
 template <>
-struct Element<uint8_t> {
-  static constexpr const char* name = "torch.uint8";
-  static constexpr dlpack::DataType dtype{dlpack::kUnsigned, 8, 1};
-};
+inline constexpr ElementType kElement<uint8_t>{"torch.uint8", {dlpack::kUnsigned, 8, 1}};
 template <>
-struct Element<bool> {
-  static constexpr const char* name = "torch.bool";
-  static constexpr dlpack::DataType dtype{dlpack::kBool, 8, 1};
-};
+inline constexpr ElementType kElement<bool>{"torch.bool", {dlpack::kBool, 8, 1}};
 
 using Shape = std::initializer_list<int64_t>;
 
@@ -72,9 +62,10 @@ class Tensor {
   // Its elements, contiguous.
   template <class T>
   T* checked(const char* name, Shape shape, Device device) const {
-    using Plain = std::remove_const_t<T>;
+    constexpr ElementType element = kElement<std::remove_const_t<T>>;
+    static_assert(element.name != nullptr, "an element type that kernels do not take");
     check(name, shape, device);
-    if (!has_type(Element<Plain>::dtype)) refuse_type(name, Element<Plain>::name);
+    if (!has_type(element.dtype)) refuse_type(name, element.name);
     return static_cast<T*>(memory());
   }
 
