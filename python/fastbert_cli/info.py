@@ -25,7 +25,9 @@ class Info(Command):
         if self.as_json:
             print(json.dumps(information, indent=2))
             return
-        backends = {f"backend {name}": state for name, state in information.pop("backends").items()}
+        sets = information.pop("cpu_instruction_sets") or {}
+        states = {f"cpu {name}": state for name, state in sets.items()}
+        states |= {f"backend {name}": state for name, state in information.pop("backends").items()}
         console = Console(soft_wrap=True, highlight=False)
-        for name, value in (information | backends).items():
-            console.print(f"{name.replace('_', ' '):<20}  {'-' if value is None else value}")
+        for name, value in ({key.replace("_", " "): value for key, value in information.items()} | states).items():
+            console.print(f"{name:<20}  {'-' if value is None else value}")
