@@ -25,6 +25,10 @@ def imports_are_no_garbage():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # extension modules complain of what is still there when Python ends
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(20)
