@@ -14,9 +14,9 @@ setup:
 demo: setup
 	$(VENV)/bin/fastbert demo
 
-# A process per core, each with one thread: threads of one process would wait for each other's small operations.
+# A process per logical core, each with one thread: threads of one process would wait for each other's small operations.
 test: setup
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --dist worksteal
 
 # The other engines, which nothing else needs.
 $(VENV)/.fastbert-bench: pyproject.toml | setup
