@@ -58,8 +58,9 @@ check no-build-isolation "$work"
 make_env from-sdist
 FASTBERT_CUDA=OFF "$work/from-sdist/bin/pip" install --no-deps "$work"/sdist/*.tar.gz
 check from-sdist /
+tar -tzf "$work"/sdist/*.tar.gz > "$work/sdist.names"
 for name in LICENSE csrc/cpu CMakeLists.txt tests/conftest.py tests/helpers; do
-  tar -tzf "$work"/sdist/*.tar.gz | grep -q "^[^/]*/$name" || { echo "check_install: no $name in the sdist" >&2; exit 1; }
+  grep -q "^[^/]*/$name" "$work/sdist.names" || { echo "check_install: no $name in the sdist" >&2; exit 1; }
 done
 "$work/from-sdist/bin/python" -c "
 import importlib.metadata
