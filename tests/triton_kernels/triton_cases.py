@@ -13,6 +13,7 @@ from fastbert_kernels.backends import Backend
 from helpers.accuracy import assert_accurate
 from helpers.op_inputs import cast_attentive_head_inputs, map_tensors
 from helpers.rounding import rivals
+from helpers.triton_interpreter import INTERPRETING
 
 LENGTHS = [1, 5, 0, 63, 64, 65, 100, 129, 300]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -20,8 +21,8 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FLOOR = 4e-6
 
 
-# The backend takes CPU tensors here, since its kernels are interpreted.
-backends.BACKENDS["triton"] = Backend("triton", "cpu", lambda: None)
+if INTERPRETING:  # the backend takes CPU tensors then
+    backends.BACKENDS["triton"] = Backend("triton", "cpu", lambda: None)
 attentive_head = partial(ops.attentive_head, backend="triton")
 pooled_exit_head = partial(ops.pooled_exit_head, backend="triton")
 compact = partial(ops.compact, backend="triton")
