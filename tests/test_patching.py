@@ -13,6 +13,7 @@ from pathlib import Path
 import accelerate
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 import fastbert_kernels
 from fastbert_kernels import patching
@@ -331,6 +332,14 @@ def test_what_cannot_be_patched_is_refused():
         fastbert_kernels.patch(spread_model(), dtype=torch.float64)
 
 
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate has one state per process, which other tests leave behind."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.mark.parametrize(
     ("wrap", "message"),
     [
@@ -343,7 +352,7 @@ def test_what_cannot_be_patched_is_refused():
     ],
     ids=["meta", "offloaded", "prepared"],
 )
-def test_weights_that_are_elsewhere_are_refused_in_a_sentence(wrap, message):
+def test_weights_that_are_elsewhere_are_refused_in_a_sentence(fresh_accelerate, wrap, message):
     model = wrap(spread_model())
     with pytest.raises(ValueError, match=message):
         fastbert_kernels.patch(model)
