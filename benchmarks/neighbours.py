@@ -37,6 +37,7 @@ from peers.contestant import NotAvailable, Setup
 BATCH = 8
 ENGINES = (
     "ours patched float32",
+    "ours patched bfloat16",
     "ours patched int8",
     "Transformers eager float32",
     "ONNX Runtime float32",
