@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import cpu_library
 import pytest
+
+from helpers.sanitizers import SANITIZED
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +13,7 @@ def built_library() -> cpu_library.CpuLibrary:
     reason = cpu_library.missing()
     if reason is not None:
         pytest.skip(reason)
-    return cpu_library.CpuLibrary(os.environ.get("FASTBERT_TEST_SANITIZE") == "1")
+    return cpu_library.CpuLibrary(SANITIZED)
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import tile_kernels
+
+from helpers.sanitizers import SANITIZED
 
 
 @pytest.fixture(scope="session")
@@ -13,4 +13,4 @@ def kernels() -> tile_kernels.TileKernels:
     reason = tile_kernels.missing()
     if reason is not None:
         pytest.skip(reason)
-    return tile_kernels.TileKernels(sanitize=os.environ.get("FASTBERT_TEST_SANITIZE") == "1")
+    return tile_kernels.TileKernels(sanitize=SANITIZED)
