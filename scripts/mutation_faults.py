@@ -117,7 +117,7 @@ FAULTS = [
         "margin: the likeliest class is the second, too",
         "csrc/cuda/decision.cuh",
         "label != prediction && logits[label] > second",
-        "logits[label] > second",
+        "label != prediction - num_labels && logits[label] > second",
         DECISION,
     ),
     Fault(

@@ -60,7 +60,8 @@ __device__ __forceinline__ void update_softmax(const Scratch<C>& scratch, int nu
     score[i * WARP_SIZE + lane] = probability;
     tile_total += probability;
   }
-  tile_total = warp_sum(tile_total);  // every lane has read the maximum before the first lane changes it
+  tile_total = warp_sum(tile_total);
+  __syncwarp();  // every lane has read the maximum before the first lane changes it; a shuffle orders no memory
   if (lane == 0) {
     scratch.rescale[head] = rescale;
     scratch.total[head] = fmaf(scratch.total[head], rescale, tile_total);

@@ -245,6 +245,9 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
   return cuda_on_cpu::shuffle(mask, value, lane < delta ? lane : lane - delta);
 }
 
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  cuda_on_cpu::collective(mask, [](cuda_on_cpu::Thread* const*) {}, nullptr);
+}
 inline int __reduce_add_sync(unsigned mask, int value) { return cuda_on_cpu::reduce(mask, value, false); }
 
 inline int __reduce_min_sync(unsigned mask, int value) { return cuda_on_cpu::reduce(mask, value, true); }
