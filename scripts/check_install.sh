@@ -62,13 +62,14 @@ tar -tzf "$work"/sdist/*.tar.gz > "$work/sdist.names"
 for name in LICENSE csrc/cpu CMakeLists.txt tests/conftest.py tests/helpers; do
   grep -q "^[^/]*/$name" "$work/sdist.names" || { echo "check_install: no $name in the sdist" >&2; exit 1; }
 done
-"$work/from-sdist/bin/python" -c "
+# From a folder of its own: where sources were built in place, their egg-info would be read instead.
+(cd / && "$work/from-sdist/bin/python" -c "
 import importlib.metadata
 names = {str(path) for path in importlib.metadata.files('fastbert-kernels')}
 for package in ('fastbert_kernels', 'fastbert_hf', 'fastbert_cli'):
     assert f'{package}/py.typed' in names, package
 assert any(name.endswith('/LICENSE') for name in names)
-"
+")
 
 make_env editable
 "$work/editable/bin/pip" install --no-deps --editable "$work"
