@@ -16,6 +16,7 @@ from fastbert_cli.app import app
 from fastbert_cli.predict import run
 from fastbert_hf import FastBertForSequenceClassification, Predictions
 from fastbert_hf import predict as predict_texts
+from fastbert_hf.data.labels import split_labels
 from helpers.models import spread_model
 
 WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]
@@ -49,6 +50,12 @@ def texts_file(tmp_path):
 
 def invoke(*arguments):
     return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+def write_rows(path, part, safe=None, classes=()):
+    with run._output(path, safe, classes) as write:
+        for row in run._rows([part], len(classes), run._Counts()):
+            write(row)
 
 
 def rows_of(table):
@@ -137,8 +144,7 @@ def test_json_has_no_nan(tmp_path):
         id2label={0: "no", 1: "yes"},
     )
     for name, want in (("o.jsonl", '"probability": null, "uncertainty": null'), ("o.tsv", "nan\tnan\t4")):
-        with run._output(tmp_path / name) as write:
-            write(part)
+        write_rows(tmp_path / name, part)
         assert want in (tmp_path / name).read_text()
 
 
@@ -237,8 +243,7 @@ def test_labels_that_a_spreadsheet_would_run(tmp_path, name, safe, expected):
         truncated=torch.zeros(1, dtype=torch.bool),
         id2label={0: "=1+1, x", 1: "no"},
     )
-    with run._output(tmp_path / name, safe) as write:
-        write(part)
+    write_rows(tmp_path / name, part, safe)
     assert (tmp_path / name).read_text().splitlines()[-1].startswith(expected)
 
 
@@ -252,8 +257,7 @@ def test_probabilities_of_all_classes(tmp_path, name):
         truncated=torch.zeros(2, dtype=torch.bool),
         id2label={0: "no", 1: "yes"},
     )
-    with run._output(tmp_path / name, classes=["no", "yes"]) as write:
-        write(part)
+    write_rows(tmp_path / name, part, classes=["no", "yes"])
     want = [round(1 / (1 + math.e), 6), round(math.e / (1 + math.e), 6)]
     lines = (tmp_path / name).read_text().splitlines()
     if name == "o.jsonl":
@@ -263,3 +267,60 @@ def test_probabilities_of_all_classes(tmp_path, name):
     else:
         assert lines[0].split("\t")[-2:] == ["probability of no", "probability of yes"]
         assert [float(cell) for cell in lines[1].split("\t")[-2:]] == pytest.approx(want, abs=2e-6)
+
+
+def test_labels_with_separators_are_read_back_from_a_table(tmp_path):
+    part = Predictions(
+        start=0,
+        logits=torch.tensor([[1.0, 2.0, -1.0], [-1.0, -1.0, 1.0]]),
+        uncertainty=torch.zeros(2),
+        exit_layer=torch.ones(2, dtype=torch.int64),
+        truncated=torch.zeros(2, dtype=torch.bool),
+        id2label={0: "a|b", 1: "c\\", 2: "d"},
+        multi_label=True,
+    )
+    write_rows(tmp_path / "o.tsv", part)
+    rows = [line.split("\t") for line in (tmp_path / "o.tsv").read_text().splitlines()[1:]]
+    assert [split_labels(row[0]) for row in rows] == [["a|b", "c\\"], ["d"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.txt", "good film\n\n  \nbad\n"),
+        ("t.tsv", "id\ttext\n1\tgood film\n2\t\n3\t \n4\tbad\n"),
+        ("t.csv", 'id,text\n1,good film\n2,\n3," "\n4,bad\n'),
+        ("t.jsonl", '{"text": "good film"}\n{"text": null}\n{"text": ""}\n{"text": "bad"}\n'),
+    ],
+)
+@pytest.mark.parametrize("out", ["out.tsv", "out.jsonl"])
+def test_empty_texts_are_marked_on_wish(model_dir, tmp_path, name, content, out):
+    (tmp_path / name).write_text(content)
+    model = FastBertForSequenceClassification.from_pretrained(model_dir).eval()
+    want = predict_texts(model, AutoTokenizer.from_pretrained(model_dir), ["good film", "bad"], speed=0.5)
+    options = ("--speed", 0.5, "--out", tmp_path / out, "--probabilities")
+    refused = invoke(model_dir, tmp_path / name, *options)
+    assert refused.exit_code == 2 and "--on-empty mark" in refused.stderr
+    result = invoke(model_dir, tmp_path / name, *options, "--on-empty", "mark")
+    assert result.exit_code == 0, result.output
+    assert "2 of 4 texts are empty; their rows have no values" in result.stderr
+    assert f"mean exit layer {want.exit_layer.double().mean():.2f} of 4" in result.stderr
+    lines = (tmp_path / out).read_text(encoding="utf-8").splitlines()
+    if out == "out.tsv":
+        rows = [line.split("\t") for line in lines[1:]]
+        assert rows[1] == rows[2] == [""] * 7
+    else:
+        rows = [list(json.loads(line).values()) for line in lines]
+        assert rows[1] == rows[2] == [None] * 5
+    filled = [row[:4] for row in (rows[0], rows[3])]
+    assert_rows([[" ".join(row[0].split()), *row[1:]] for row in filled], want)
+
+
+def test_a_pair_with_an_empty_half_and_nothing_but_empty_texts_are_marked(model_dir, tmp_path):
+    (tmp_path / "pairs.csv").write_text("text_a,text_b\ngood,\n,bad\n")
+    result = invoke(model_dir, tmp_path / "pairs.csv", "--on-empty", "mark")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == HEADER + "\n" + "\t\t\t\n" * 2
+    (tmp_path / "none.txt").write_text("")
+    result = invoke(model_dir, tmp_path / "none.txt", "--on-empty", "mark")
+    assert result.exit_code == 2 and "none.txt: no samples" in result.stderr

@@ -6,6 +6,7 @@ import copy
 import random
 import threading
 
+import accelerate
 import pytest
 import torch
 from transformers import BertTokenizerFast
@@ -209,6 +210,13 @@ def test_no_texts(plain_model, tokenizer, texts):
 def test_bad_arguments_are_refused_at_the_call(plain_model, tokenizer, options, error, message):
     with pytest.raises(error, match=message):
         iter_predict(plain_model, tokenizer, options.pop("texts", ["w1", "w2"]), **options)
+
+
+@pytest.mark.parametrize("elsewhere", ["meta", "offloaded"])
+def test_weights_that_are_elsewhere_are_refused_in_a_sentence(plain_model, tokenizer, elsewhere):
+    model = plain_model.to("meta") if elsewhere == "meta" else accelerate.cpu_offload(plain_model, "cpu")
+    with pytest.raises(ValueError, match=r"on the meta device \(offloaded, or not loaded\); load it whole first"):
+        iter_predict(model, tokenizer, ["w1"])
 
 
 def test_train_mode_is_refused_whenever_it_begins(plain_model, tokenizer):

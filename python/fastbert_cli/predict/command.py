@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastbert_cli import options
 from fastbert_cli.command import Command, Option
@@ -77,6 +77,10 @@ class Predict(Command):
     ] = None
     pair_column: Annotated[str | None, Option("Column of the second text, for a model of text pairs.")] = None
     patching: options.Patching = field(default_factory=options.Patching)
+    on_empty: Annotated[
+        Literal["refuse", "mark"],
+        Option("What becomes of an empty text: the run is refused, or its row in the output has no values."),
+    ] = "refuse"
     progress: Annotated[
         bool | None, Option("Progress bar. Default: if stderr is a terminal.", "--progress/--no-progress")
     ] = None

@@ -9,8 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import transformers
 from transformers import PreTrainedTokenizerBase
@@ -20,7 +21,7 @@ from fastbert_cli.models import DTYPES, check_patching, label_names_of, load_mod
 from fastbert_cli.predict.command import Predict
 from fastbert_cli.setting_in_words import describe_objective
 from fastbert_cli.texts import note_cut_off
-from fastbert_hf.data import JSON_LINES, read_texts
+from fastbert_hf.data import JSON_LINES, EmptyTextError, Text, read_texts, read_texts_with_gaps
 from fastbert_hf.data.labels import SEPARATOR, join_labels
 from fastbert_hf.data.tables import TABLES
 from fastbert_hf.files import OutputInUseError, file_written_atomically
@@ -30,7 +31,18 @@ from fastbert_hf.prediction import Predictions, iter_predict, resolve_max_length
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # spreadsheets take what begins with one for a formula
 COLUMNS = ("label", "probability", "uncertainty", "exit_layer")
 
-Row = tuple[str, float | list[float], float, int]
+
+class Row(NamedTuple):
+    """What is written of a text; `every` has the probabilities of all classes that were asked for."""
+
+    label: str
+    probability: float | list[float]
+    uncertainty: float
+    exit_layer: int
+    every: list[float]
+
+
+Write = Callable[[Row | None], None]  # `None`: a row of its own for an empty text
 
 
 def run_predict(options: Predict) -> None:
@@ -46,43 +58,61 @@ def run_predict(options: Predict) -> None:
     _check_speed(options)
     check_patching(options.patching)
     # All of the file is looked at before the model is, so that a bad last line does not cost the work before it.
-    total = sum(1 for _ in read_texts(options.file, options.text_column, options.pair_column))
+    total, empty = _look_at_all(options)
     model, tokenizer = load_model(options.model)
     place_and_patch(model, options.patching)
 
     begin = time.perf_counter()
-    layers = truncated = 0
+    counts = _Counts()
+    classes = label_names_of(model) if options.probabilities else []
     try:
         answers = iter_predict(
             model,
             tokenizer,
-            read_texts(options.file, options.text_column, options.pair_column),
+            (text for text in _texts(options) if text is not None),
             speed=0.0 if options.full_depth else options.speed,
             speedup=options.speedup,
             max_tokens=options.max_tokens,
             max_length=options.max_length,
             progress=options.progress,
-            total=total,
+            total=total - len(empty),
         )
-        with (
-            closing(answers),
-            _output(options.out, options.safe_tables, label_names_of(model) if options.probabilities else ()) as write,
-        ):
-            for part in answers:
-                write(part)
-                layers += int(part.exit_layer.sum())
-                truncated += int(part.truncated.sum())
+        with closing(answers), _output(options.out, options.safe_tables, classes) as write:
+            rows = _rows(answers, len(classes), counts)
+            for position in range(total):
+                write(None if position in empty else next(rows))
     except ValueError as error:
         raise CommandError(str(error)) from error
     seconds = time.perf_counter() - begin
-    note_cut_off(truncated, resolve_max_length(model, tokenizer, options.max_length))
+    note_cut_off(counts.truncated, resolve_max_length(model, tokenizer, options.max_length))
+    if empty:
+        print(f"{len(empty):,} of {total:,} texts are empty; their rows have no values", file=sys.stderr)
     print(
-        f"{total:,} texts in {seconds:.1f} s ({total / seconds:,.0f} texts/s), "
-        f"mean exit layer {layers / total:.2f} of {model.config.num_hidden_layers}; "
+        f"{counts.texts:,} texts in {seconds:.1f} s ({counts.texts / seconds:,.0f} texts/s), "
+        f"mean exit layer {counts.layers / max(counts.texts, 1):.2f} of {model.config.num_hidden_layers}; "
         + _what_was_used(options, model, tokenizer)
         + ("" if options.out is None else f"; written: {options.out}"),
         file=sys.stderr,
     )
+
+
+def _texts(options: Predict) -> Iterator[Text | None]:
+    """The texts of the file; `None` for an empty one that is to be marked."""
+    read = read_texts_with_gaps if options.on_empty == "mark" else read_texts
+    return iter(read(options.file, options.text_column, options.pair_column))
+
+
+def _look_at_all(options: Predict) -> tuple[int, set[int]]:
+    """Return how many texts there are, and the positions of the empty ones."""
+    total, empty = 0, set()
+    try:
+        for text in _texts(options):
+            if text is None:
+                empty.add(total)
+            total += 1
+    except EmptyTextError as error:
+        raise CommandError(f"{error}, or mark it in the output with --on-empty mark") from error
+    return total, empty
 
 
 def _check_speed(options: Predict) -> None:
@@ -138,15 +168,13 @@ def _check_paths(options: Predict) -> None:
 
 
 @contextmanager
-def _output(
-    out: Path | None, safe: bool | None = None, classes: Sequence[str] = ()
-) -> Iterator[Callable[[Predictions], None]]:
-    """A function that writes the rows of some predictions, to stdout or to a file that appears when all is done.
+def _output(out: Path | None, safe: bool | None = None, classes: Sequence[str] = ()) -> Iterator[Write]:
+    """A function that writes a row, to stdout or to a file that appears when all is done.
 
     Args:
         out: the file; its ending says in which form.
-        classes: names of all classes, to write the probabilities of all.
         safe: labels that look like a formula are marked as text; `None`: in `.csv`.
+        classes: names of all classes, to write the probabilities of all.
     """
     if out is None:
         yield _table_writer(_tsv_writer(sys.stdout), bool(safe), classes)
@@ -171,33 +199,35 @@ def _tsv_writer(file: TextIO) -> Callable[[Sequence[str]], Any]:
     return lambda cells: file.write("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
 
 
-def _table_writer(
-    write_row: Callable[[Sequence[str]], Any], safe: bool, classes: Sequence[str]
-) -> Callable[[Predictions], None]:
-    write_row([*COLUMNS, *(f"probability of {name}" for name in classes)])
+def _table_writer(write_row: Callable[[Sequence[str]], Any], safe: bool, classes: Sequence[str]) -> Write:
+    header = [*COLUMNS, *(f"probability of {name}" for name in classes)]
+    write_row(header)
 
-    def write(part: Predictions) -> None:
-        for (name, probability, uncertainty, layer), every in zip(_rows(part), _every(part, classes), strict=True):
-            shown = probability if isinstance(probability, list) else [probability]
-            cells = (
-                f"'{name}" if safe and name.startswith(_FORMULA) else name,
-                SEPARATOR.join(f"{x:.6f}" for x in shown),
-                f"{uncertainty:.6f}",
-                str(layer),
-                *(f"{x:.6f}" for x in every),
-            )
-            write_row(cells)
+    def write(row: Row | None) -> None:
+        if row is None:
+            write_row([""] * len(header))
+            return
+        shown = row.probability if isinstance(row.probability, list) else [row.probability]
+        cells = (
+            f"'{row.label}" if safe and row.label.startswith(_FORMULA) else row.label,
+            SEPARATOR.join(f"{x:.6f}" for x in shown),
+            f"{row.uncertainty:.6f}",
+            str(row.exit_layer),
+            *(f"{x:.6f}" for x in row.every),
+        )
+        write_row(cells)
 
     return write
 
 
-def _json_writer(file: TextIO, classes: Sequence[str]) -> Callable[[Predictions], None]:
-    def write(part: Predictions) -> None:
-        for row, every in zip(_rows(part), _every(part, classes), strict=True):
-            record: dict[str, Any] = {name: _for_json(value) for name, value in zip(COLUMNS, row, strict=True)}
-            if classes:
-                record["probabilities"] = dict(zip(classes, map(_for_json, every), strict=True))
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+def _json_writer(file: TextIO, classes: Sequence[str]) -> Write:
+    def write(row: Row | None) -> None:
+        values = [None] * len(COLUMNS) if row is None else [_for_json(value) for value in row[: len(COLUMNS)]]
+        record: dict[str, Any] = dict(zip(COLUMNS, values, strict=True))
+        if classes:
+            every = None if row is None else dict(zip(classes, map(_for_json, row.every), strict=True))
+            record["probabilities"] = every
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     return write
 
@@ -206,20 +236,31 @@ def _for_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON knows no NaN
 
 
-def _every(part: Predictions, classes: Sequence[str]) -> Iterator[list[float]]:
-    """The probabilities of all `classes` for every text; none where no classes are named."""
-    return iter(part.probabilities[:, : len(classes)].double().round(decimals=6).tolist())
+@dataclass
+class _Counts:
+    """Of what was answered so far; `layers` are those that ran."""
+
+    texts: int = 0
+    layers: int = 0
+    truncated: int = 0
 
 
-def _rows(part: Predictions) -> Iterator[Row]:
+def _rows(parts: Iterable[Predictions], num_classes: int, counts: _Counts) -> Iterator[Row]:
+    """The row of every text, with the probabilities of the first `num_classes` classes."""
+    for part in parts:
+        counts.texts += len(part)
+        counts.layers += int(part.exit_layer.sum())
+        counts.truncated += int(part.truncated.sum())
+        names, values = _labels(part)
+        every = part.probabilities[:, :num_classes].double().round(decimals=6).tolist()
+        uncertainty = part.uncertainty.double().round(decimals=6).tolist()
+        yield from map(Row._make, zip(names, values, uncertainty, part.exit_layer.tolist(), every, strict=True))
+
+
+def _labels(part: Predictions) -> tuple[list[str], Sequence[float | list[float]]]:
     """Label and its probability; of a multi-label model all labels of a text, possibly none, and theirs."""
     probabilities = part.probabilities.double().round(decimals=6)
-    uncertainty = part.uncertainty.double().round(decimals=6)
-    values: Iterable[float | list[float]]
     if part.multi_label:
         names = [join_labels(classes) for classes in part.label_names]
-        values = [row[chosen].tolist() for row, chosen in zip(probabilities, part.labels, strict=True)]
-    else:
-        names = [str(name) for name in part.label_names]
-        values = probabilities.amax(dim=-1).tolist()
-    return zip(names, values, uncertainty.tolist(), part.exit_layer.tolist(), strict=True)
+        return names, [row[chosen].tolist() for row, chosen in zip(probabilities, part.labels, strict=True)]
+    return [str(name) for name in part.label_names], probabilities.amax(dim=-1).tolist()

@@ -14,6 +14,10 @@ class DataFileError(ValueError):
     """A file or data set that cannot be used; the message is one line with the file, the line and the remedy."""
 
 
+class EmptyTextError(DataFileError):
+    """A row whose text, or whose second text, is empty or null."""
+
+
 class Place(NamedTuple):
     """A line of a file, a row of a data set (both counted from 1), or the whole.
 
@@ -30,9 +34,9 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         return self.source if self.number is None else f"{self.source}, {self.unit} {self.number}"
 
-    def error(self, problem: str, remedy: str) -> DataFileError:
-        """The error to raise for this place, on one line."""
-        return DataFileError(f"{self}: {' '.join(problem.split())}; {' '.join(remedy.split())}")
+    def error(self, problem: str, remedy: str, kind: type[DataFileError] = DataFileError) -> DataFileError:
+        """Return the error of `kind` to raise for this place, on one line."""
+        return kind(f"{self}: {' '.join(problem.split())}; {' '.join(remedy.split())}")
 
 
 def quoted(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert_hf.data.columns import ColumnChoice
-from fastbert_hf.data.errors import DataFileError, Place, quoted
+from fastbert_hf.data.errors import DataFileError, EmptyTextError, Place, quoted
 from fastbert_hf.data.files import PLAIN, open_records
 from fastbert_hf.data.labels import check_known, clean, label_list, label_name, sort_labels, without_fractions
 from fastbert_hf.data.records import Records
@@ -135,6 +135,19 @@ def read_texts(path: Path, text_column: str | None = None, pair_column: str | No
             or no texts at all.
         ValueError: `pair_column` without `text_column`.
     """
+    for text in _texts(path, text_column, pair_column, keep_empty=False):
+        assert text is not None
+        yield text
+
+
+def read_texts_with_gaps(
+    path: Path, text_column: str | None = None, pair_column: str | None = None
+) -> Iterator[Text | None]:
+    """Return the same with `None` for every row in which a text is empty or null, so that no row is lost."""
+    return _texts(path, text_column, pair_column, keep_empty=True)
+
+
+def _texts(path: Path, text_column: str | None, pair_column: str | None, keep_empty: bool) -> Iterator[Text | None]:
     choice = ColumnChoice(text_column, pair_column, ())
     records = open_records(path, plain=True)
     if path.suffix.lower() in PLAIN and text_column is not None:
@@ -142,8 +155,14 @@ def read_texts(path: Path, text_column: str | None = None, pair_column: str | No
     empty = True
     for place, row in records.rows(choice):
         empty = False
-        first, *second = _clean_texts(place, choice, row)
-        yield (first, second[0]) if second else first
+        try:
+            first, *second = _clean_texts(place, choice, row)
+        except EmptyTextError:
+            if not keep_empty:
+                raise
+            yield None
+        else:
+            yield (first, second[0]) if second else first
     if empty:
         raise _no_samples(records)
 
@@ -165,9 +184,13 @@ def _clean_texts(place: Place, choice: ColumnChoice, values: list[Any]) -> list[
     texts = []
     for column, value in zip(choice.chosen, values, strict=False):
         assert column is not None
+        if value is None:
+            raise place.error(f"{column} is null", "fill it in as a string or delete the sample", EmptyTextError)
         if not isinstance(value, str):
-            problem = f"{column} is null" if value is None else f"{column} is {quoted(value)}, not a string"
+            problem = f"{column} is {quoted(value)}, not a string"
             raise place.error(problem, "fill it in as a string or delete the sample")
+        if not value.strip():
+            raise place.error(f"empty {column}", "fill it in or delete the line", EmptyTextError)
         texts.append(clean(place, column, value))
     return texts
 
