@@ -31,7 +31,7 @@ lint: setup
 	$(PYTHON) -m ruff format --check .
 	$(VENV)/bin/clang-format --dry-run --Werror $(shell git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
 	$(PYTHON) -m mypy fastbert_kernels python/fastbert_hf python/fastbert_cli
-	$(PYTHON) scripts/readme_numbers.py --check
+	$(PYTHON) benchmarks/document_numbers.py --check
 
 clean:
 	rm -rf build demo-out $(VENV) *.egg-info python/*.egg-info fastbert_kernels/_C.*.so

@@ -30,6 +30,7 @@ from comparing.display import PlainDisplay, open_display
 from comparing.measure import TOLERANCES, measure_case
 from comparing.memory import WHAT_IS_MEASURED
 from comparing.workload import Samples
+from families import result_name
 from fastbert_hf import FastBertForSequenceClassification
 from harness import common_options, save
 from peers.contestant import OURS, Contestant, Entry, NotAvailable, Setup
@@ -137,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     cases = make_cases(options)
     minutes = options.minutes or (120 if options.full else 18)
     rounds = options.rounds or (FEWEST_ROUNDS if options.quick else None)
-    name = f"comparison_{options.device}"
+    name = result_name("comparison", options.device)
     result: dict[str, Any] = {
         "partial": True,
         "device": options.device,

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from comparing.workload import SHAPES, make_random_model, random_samples
+from families import result_name
 from harness import RESULTS, markdown_table, save
 from peers import ENTRIES
 from peers.contestant import NotAvailable, Setup
@@ -289,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
     page = table(result)
     print(page)
     if not options.quick:
-        save(options.out, "neighbours_cpu", result, page)
+        save(options.out, result_name("neighbours"), result, page)
     return 0
 
 

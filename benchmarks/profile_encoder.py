@@ -18,6 +18,7 @@ import torch
 
 import fastbert_kernels
 from comparing import workload
+from families import result_name
 from fastbert_kernels import _extension
 from harness import arguments, markdown_table, matmul_rate, save
 
@@ -119,7 +120,7 @@ def main() -> None:
                     {"shape": shape, "dtype": name, "run": run, "seconds": total, "parts": parts, "flops": flops}
                 )
     if not options.quick:
-        save(options.out, "profile_encoder_cpu", result, "\n\n".join(sections))
+        save(options.out, result_name("profile_encoder"), result, "\n\n".join(sections))
 
 
 if __name__ == "__main__":

@@ -68,26 +68,31 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}x"
 
 
-def against_fastest(case: dict[str, Any]) -> list[str]:
-    """Ours over the fastest full-depth peer, in the same dtype and in any; medians of the ratios within a round.
+def fastest_peer(case: dict[str, Any], dtype: str | None = None) -> dict[str, Any] | None:
+    """Return the row of the fastest full-depth peer, in this dtype or in any; `None` where there is none.
 
     A peer counts even where its outputs disagree: leaving it out would only make ours look better.
     """
-    peers = [row for row in case["rows"] if row["group"] == FULL_DEPTH_PEER]
+    peers = [row for row in case["rows"] if row["group"] == FULL_DEPTH_PEER and dtype in (None, row["dtype"])]
+    return min(peers, key=lambda peer: statistics.median(peer["seconds"]), default=None)
+
+
+def over(row: dict[str, Any], peer: dict[str, Any]) -> float:
+    """Return how many times as fast as `peer` a row is: the median of the ratios within a round."""
+    return ratio(Seconds(peer["seconds"]), Seconds(row["seconds"]))
+
+
+def against_fastest(case: dict[str, Any]) -> list[str]:
+    """Return lines on ours over the fastest full-depth peer, in the same dtype and in any."""
     lines = []
     for row in case["rows"]:
         if row["group"] != OURS or not row["agrees"] or not row["contestant"].startswith("ours patched"):
             continue
         parts = []
-        for where, rivals in (
-            (row["dtype"], [peer for peer in peers if peer["dtype"] == row["dtype"]]),
-            ("any dtype", peers),
-        ):
-            if rivals:
-                best = min(rivals, key=lambda peer: statistics.median(peer["seconds"]))
-                factor = ratio(Seconds(best["seconds"]), Seconds(row["seconds"]))
+        for where, dtype in ((row["dtype"], row["dtype"]), ("any dtype", None)):
+            if (best := fastest_peer(case, dtype)) is not None:
                 name = best["contestant"] + ("" if best["agrees"] else ", whose outputs disagree")
-                parts.append(f"{factor:.2f}x the fastest full-depth peer in {where} ({name})")
+                parts.append(f"{over(row, best):.2f}x the fastest full-depth peer in {where} ({name})")
         if parts:
             lines.append(f"{row['contestant']}, {row['run']}: {', '.join(parts)}")
     return lines

@@ -16,6 +16,7 @@ import comparison
 import peers
 from comparing import chart, measure, report, workload
 from comparing.cases import FEWEST_ROUNDS, MOST_ROUNDS, Budget, Case, make_cases
+from families import result_name
 from peers.contestant import FULL_DEPTH_PEER, OURS, Answer, Contestant, Entry, NotAvailable, Request, Setup
 
 DEVICE = torch.device("cpu")
@@ -267,6 +268,8 @@ def test_missing_contestants_are_named_with_the_reason(setup, monkeypatch):
 
 # The command.
 
+NAME = result_name("comparison")
+
 
 def run_command(monkeypatch, out, *arguments):
     names = (peers.BASELINE, "ours unpatched float32", "ours patched float32")
@@ -278,11 +281,11 @@ def run_command(monkeypatch, out, *arguments):
 def test_command_writes_table_json_and_chart(monkeypatch, tmp_path):
     arguments = ["--shapes", "tiny", "--batches", "1", "2", "--lengths", "mixed"]
     assert run_command(monkeypatch, tmp_path, *arguments) == 0
-    result = json.loads((tmp_path / "comparison_cpu.json").read_text())
+    result = json.loads((tmp_path / f"{NAME}.json").read_text())
     assert not result["partial"] and len(result["configurations"]) == 2
-    page = (tmp_path / "comparison_cpu.md").read_text()
+    page = (tmp_path / f"{NAME}.md").read_text()
     assert "ours patched float32" in page and "the fastest full-depth peer in any dtype" in page
-    assert (tmp_path / "comparison_cpu.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{NAME}.png").read_bytes().startswith(b"\x89PNG")
     assert [row["run"] for row in chart.bars(result["configurations"][0])].count("mean depth 4 of 12") == 2
 
 
@@ -299,9 +302,9 @@ def test_interrupted_command_keeps_what_was_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, "measure_case", interrupted)
     arguments = ["--shapes", "tiny", "--batches", "1", "2", "--lengths", "mixed"]
     assert run_command(monkeypatch, tmp_path, *arguments) == 130
-    result = json.loads((tmp_path / "comparison_cpu.json").read_text())
+    result = json.loads((tmp_path / f"{NAME}.json").read_text())
     assert result["partial"] and len(result["configurations"]) == 1
-    page = (tmp_path / "comparison_cpu.md").read_text()
+    page = (tmp_path / f"{NAME}.md").read_text()
     assert "Partial: 1 of 2 configurations; missing: tiny, batch 2, mixed" in page
 
 

@@ -1,0 +1,67 @@
+"""Writes the figures of README.md and docs/performance.md, between their markers, from the files in benchmarks/results.
+
+python benchmarks/document_numbers.py            rewrites the documents
+python benchmarks/document_numbers.py --check    exits with 1 when a document is not what the result files say
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from documents import demo, parts, rates
+from families import results_by_family
+from harness import RESULTS
+
+ROOT = RESULTS.parent.parent
+DOCUMENTS = ("README.md", "docs/performance.md")
+_BLOCK = re.compile(r"(<!-- numbers: (?P<name>[a-z ]+) -->\n).*?(\n<!-- end of numbers -->)", re.DOTALL)
+
+
+def blocks(folder: Path) -> dict[str, str]:
+    """Return the text of every block, by name, from the result files in `folder`."""
+    comparisons, profiles = results_by_family(folder, "comparison"), results_by_family(folder, "profile_encoder")
+    return {
+        "demo": demo.sections(results_by_family(folder, "demo")),
+        "sources": rates.sources(comparisons, profiles),
+        "charts": rates.charts(comparisons),
+        "rates": rates.rates(comparisons),
+        "trained model": rates.trained(comparisons),
+        "marks": rates.marks(comparisons, profiles),
+        "parts": parts.parts(profiles),
+    }
+
+
+def fill(text: str, contents: Mapping[str, str]) -> str:
+    """Return a document with every block between its markers replaced.
+
+    Raises:
+        KeyError: a block that there is nothing for.
+    """
+    return _BLOCK.sub(lambda found: f"{found[1]}{contents[found['name']]}{found[3]}", text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Writes the documents' figures from the committed result files.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 when one is out of date")
+    check = parser.parse_args(argv).check
+    contents = blocks(RESULTS)
+    stale = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        wanted = fill(text, contents)
+        if wanted != text:
+            stale.append(name)
+            if not check:
+                path.write_text(wanted, encoding="utf-8")
+    if check and stale:
+        print(f"not what benchmarks/results says: {', '.join(stale)}; run python benchmarks/document_numbers.py")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The tables of `make demo`."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+
+def sections(results: dict[str, dict[str, Any]]) -> str:
+    """Return what README.md says about the demo: a paragraph and a table for every family."""
+    return "\n\n".join(section(family, result) for family, result in results.items())
+
+
+def section(family: str, results: dict[str, Any]) -> str:
+    """Return the paragraph and table of one family."""
+    machine, data, timed = results["machine"], results["data"], results["timed_texts"]
+    names = list(results["rows"][0]["variants"])
+    precision = results["training"]["precision"]
+    lines = [
+        f"Measured by `make demo` on {machine['threads']} cores of an {machine['processor']} with "
+        f"{', '.join(machine['extensions'])} ({machine['date'][:10]}, torch {machine['versions']['torch']}, "
+        f"transformers {machine['versions']['transformers']}), in {results['seconds_in_all'] / 60:.1f} minutes "
+        f"after set-up: a {results['layers']}-layer MiniLM, trained in {precision}, on {data['test']} docstrings of "
+        f"{len(data['classes'])} libraries ({data['mean_tokens']:.0f} tokens on average), batches of "
+        f"{results['batch_size']} in input order. "
+        "Milliseconds per text, and in brackets the speed-up over the unpatched model at full depth:",
+        "",
+        "| Speed | accuracy | mean exit layer | FLOPs speed-up | " + " | ".join(names) + " |",
+        "| --- | ---: | ---: | ---: | " + " | ".join("---:" for _ in names) + " |",
+    ]
+    for row in results["rows"]:
+        cells = [
+            "full depth" if row["speed"] is None else f"{row['speed']:g}",
+            f"{row['variants']['unpatched']['accuracy']:.1%}",
+            f"{row['mean_exit_layer']:.2f} of {results['layers']}",
+            f"{row['flops_speedup']:.2f}x",
+        ]
+        for name in names:
+            variant = row["variants"][name]
+            milliseconds = 1e3 * statistics.median(variant["seconds"]) / timed
+            cells.append(f"{milliseconds:.2f} ({variant['speedup']:.1f}x)")
+        lines.append("| " + " | ".join(cells) + " |")
+    gains = []
+    for name in names[1:]:
+        ratios = [
+            statistics.median(row["variants"]["unpatched"]["seconds"])
+            / statistics.median(row["variants"][name]["seconds"])
+            for row in results["rows"]
+        ]
+        gains.append(f"{min(ratios):.1f}x to {max(ratios):.1f}x ({name})")
+    agreement = results["agreement"]
+    shares = " and ".join(f"{agreement[name]['labels']:.1%} ({name})" for name in names if name in agreement)
+    lines += [
+        "",
+        f"At the same Speed, over the unpatched model: {' and '.join(gains)}.",
+        f"Labels equal to the unpatched model's, on 128 of these texts at each Speed: {shares}. On other texts and "
+        "models some may differ; `fastbert evaluate --agreement` counts them on yours. Raw figures: "
+        f"`benchmarks/results/demo_cpu_{family}.json`.",
+        "",
+        f"![Accuracy against measured speed-up, one curve per model](benchmarks/results/demo_cpu_{family}.png)",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,209 @@
+"""The tables of the comparison: samples per second, speed-ups of a trained model, and what each mark came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from comparing.report import fastest_peer, over
+from families import in_words
+from harness import markdown_table
+
+DTYPES = ("float32", "bfloat16", "int8")
+_BATCHES = (1, 8, 32)
+_DEPTH = "mean depth 4 of 12"
+_NONE = "-"
+
+Results = dict[str, dict[str, Any]]
+Case = dict[str, Any]
+
+
+def sources(comparisons: Results, profiles: Results) -> str:
+    """Return a line for every family: what its tables were measured with, and when."""
+    lines = []
+    for family, result in comparisons.items():
+        machine = result["machine"]
+        versions = {**machine["versions"], **result["versions"]}
+        packages = ", ".join(
+            f"{name} {versions[name]}"
+            for name in ("torch", "transformers", "onnxruntime", "openvino")
+            if versions.get(name)
+        )
+        files = [f"[comparison](../benchmarks/results/comparison_cpu_{family}.md)"]
+        if family in profiles:
+            files.append(f"[profile](../benchmarks/results/profile_encoder_cpu_{family}.md)")
+        load = f"; the machine was shared, load {result['load'][0]:.1f} before the run" if "load" in result else ""
+        lines.append(
+            f"- **{in_words(family, result)}** ({', '.join(machine['extensions'])}): {' and '.join(files)} on "
+            f"{machine['threads']} cores, {machine['date'][:10]}, {packages}{load}."
+        )
+    return "\n".join(lines)
+
+
+def charts(comparisons: Results) -> str:
+    """Return the chart of every family."""
+    return "\n".join(
+        f"![Samples per second of every contestant on {in_words(family, result)}]"
+        f"(../benchmarks/results/comparison_cpu_{family}.png)"
+        for family, result in comparisons.items()
+    )
+
+
+def rates(comparisons: Results) -> str:
+    """Return samples per second of BERT-base at mixed lengths, a column for every family and batch."""
+    rows: list[tuple[str, Callable[[Case], dict[str, Any] | None]]] = [
+        ("Transformers eager float32", lambda case: find_row(case, "Transformers eager float32")),
+        ("fastest peer at full depth", fastest_peer),
+        (
+            "plain PyTorch adaptive, boolean indexing",
+            lambda case: find_row(case, "plain PyTorch adaptive float32", _DEPTH),
+        ),
+    ]
+    for dtype in DTYPES:
+        rows.append((f"ours patched {dtype}", lambda case, name=f"ours patched {dtype}": find_row(case, name, _DEPTH)))
+    table = []
+    for title, select in rows:
+        cells = {"": title}
+        for family, result in comparisons.items():
+            for batch in _BATCHES:
+                case = find_case(result, "BERT-base", batch, "mixed")
+                row = None if case is None else select(case)
+                cells[f"{in_words(family, result)}: batch {batch}"] = _rate(row, title)
+        table.append(cells)
+    return markdown_table(table)
+
+
+def trained(comparisons: Results) -> str:
+    """Return the speed-ups of the demo's model over Transformers eager float32, a column for every family and dtype.
+
+    A family whose comparison was run without that model is left out.
+    """
+    cases = {
+        family: case
+        for family, result in comparisons.items()
+        if (case := find_case(result, "model", 32, "texts")) is not None
+    }
+    runs = dict.fromkeys(
+        row["run"] for case in cases.values() for row in case["rows"] if row["contestant"] == "ours patched float32"
+    )
+    table = []
+    for run in runs:
+        cells = {"": run}
+        for family, case in cases.items():
+            for dtype in DTYPES:
+                row = find_row(case, f"ours patched {dtype}", run)
+                depth = "" if row is None else f", {row['mean_exit_layer']:.1f} layers"
+                heading = f"{in_words(family, comparisons[family])}: {dtype}"
+                cells[heading] = f"{_speedup(row)}{depth if run != 'full depth' else ''}"
+        table.append(cells)
+    return markdown_table(table)
+
+
+def marks(comparisons: Results, profiles: Results) -> str:
+    """Return a row for every mark, and in every family's column what float32, bfloat16 and int8 came to."""
+    table = []
+    for title, mark, measure in _MARKS:
+        cells = {"float32, bfloat16, int8": title, "mark": mark}
+        for family, result in comparisons.items():
+            values = [measure(result, profiles.get(family), dtype) for dtype in DTYPES]
+            cells[in_words(family, result)] = ", ".join(values)
+        table.append(cells)
+    return markdown_table(table)
+
+
+def find_case(result: dict[str, Any], shape: str, batch: int, kind: str) -> Case | None:
+    """Return the configuration, or `None` where it was not measured."""
+    wanted = (shape, batch, kind)
+    cases = result["configurations"]
+    return next((case for case in cases if (case["shape"], case["batch"], case["kind"]) == wanted), None)
+
+
+def find_row(case: Case, contestant: str, run: str = "full depth") -> dict[str, Any] | None:
+    """Return the row of a contestant, or `None` where it did not take part."""
+    return next((row for row in case["rows"] if (row["contestant"], row["run"]) == (contestant, run)), None)
+
+
+def _rate(row: dict[str, Any] | None, title: str) -> str:
+    if row is None:
+        return _NONE
+    peer = "" if row["contestant"].startswith(title[:12]) else f", {row['contestant']}"
+    return f"{row['samples_per_second']['p50']:.3g} ({_speedup(row)}{peer})"
+
+
+def _speedup(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return _NONE
+    return f"{row['speedup']:.2g}x" if row["agrees"] else "outputs disagree"
+
+
+def _over_peer(shape: str, batch: int, kind: str, run: str, *, any_dtype: bool) -> Callable[..., str]:
+    def measure(result: dict[str, Any], _: dict[str, Any] | None, dtype: str) -> str:
+        case = find_case(result, shape, batch, kind)
+        row = None if case is None else find_row(case, f"ours patched {dtype}", run)
+        peer = None if case is None else fastest_peer(case, None if any_dtype else dtype)
+        return _NONE if row is None or peer is None else f"{over(row, peer):.2f}x"
+
+    return measure
+
+
+def _over_eager(result: dict[str, Any], _: dict[str, Any] | None, dtype: str) -> str:
+    case = find_case(result, "BERT-base", 32, "mixed")
+    return _speedup(None if case is None else find_row(case, f"ours patched {dtype}", _DEPTH))
+
+
+def _realisation(shape: str) -> Callable[..., str]:
+    def measure(result: dict[str, Any], _: dict[str, Any] | None, dtype: str) -> str:
+        found = [
+            row["realisation"]
+            for case in result["configurations"]
+            if case["shape"] == shape and case["batch"] in (8, 32)
+            for row in case["rows"]
+            if row["contestant"] == f"ours patched {dtype}" and "realisation" in row
+        ]
+        return f"{min(found):.2f} to {max(found):.2f}" if found else _NONE
+
+    return measure
+
+
+def _heads_and_compaction(shape: str) -> Callable[..., str]:
+    def measure(_: dict[str, Any], profile: dict[str, Any] | None, dtype: str) -> str:
+        for case in [] if profile is None else profile["cases"]:
+            if (case["shape"], case["dtype"], case["run"]) == (shape, dtype, _DEPTH):
+                return f"{(case['parts']['head'] + case['parts']['compaction']) / case['seconds']:.1%}"
+        return _NONE
+
+    return measure
+
+
+_MARKS: Sequence[tuple[str, str, Callable[..., str]]] = (
+    ("batch 32, mixed lengths, depth 4, over eager float32", "9x in float32, 20x in any dtype", _over_eager),
+    (
+        "the same over the fastest full-depth peer in any dtype",
+        "6x",
+        _over_peer("BERT-base", 32, "mixed", _DEPTH, any_dtype=True),
+    ),
+    (
+        "the same over the fastest full-depth peer of the same dtype",
+        "6.5x in float32",
+        _over_peer("BERT-base", 32, "mixed", _DEPTH, any_dtype=False),
+    ),
+    (
+        "batch 1, depth 4, over the fastest full-depth peer in any dtype",
+        "2x",
+        _over_peer("BERT-base", 1, "mixed", _DEPTH, any_dtype=True),
+    ),
+    (
+        "full depth, mixed lengths, batch 32, over the fastest peer of the same dtype",
+        "2x",
+        _over_peer("BERT-base", 32, "mixed", "full depth", any_dtype=False),
+    ),
+    (
+        "full depth, all 128 tokens, batch 8, over the fastest peer of the same dtype",
+        "1.05x in float32",
+        _over_peer("BERT-base", 8, "full", "full depth", any_dtype=False),
+    ),
+    ("realisation at batch 8 and 32, BERT-base", "0.95", _realisation("BERT-base")),
+    ("the same, MiniLM", "0.95", _realisation("MiniLM-L6")),
+    ("heads and compaction of the time, batch 32, depth 4, BERT-base", "4 %", _heads_and_compaction("BERT-base")),
+    ("the same, MiniLM", "4 %", _heads_and_compaction("MiniLM-L6")),
+)

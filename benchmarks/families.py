@@ -1,0 +1,59 @@
+"""Processor families: results of like processors have one file, and the documents show a column for each."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+CPUINFO = Path("/proc/cpuinfo")
+_VENDORS = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
+_UNITS = {"amx_tile": "amx", "avx512f": "avx512", "avx2": "avx2"}  # flag of the system: name; the widest first
+_UNITS_IN_WORDS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2"}
+
+
+def processor_family(cpuinfo: str) -> str:
+    """Return the short name of a processor's family: its vendor and the widest unit that it multiplies in.
+
+    Args:
+        cpuinfo: the text of Linux's /proc/cpuinfo; empty on another system.
+
+    Returns:
+        `amd_avx512` or `intel_amx`, say; `portable` stands for a unit that the kernels have nothing special for.
+    """
+    fields = {}
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    vendor = fields.get("vendor_id", platform.machine())
+    flags = set(fields.get("flags", "").split())
+    unit = next((name for flag, name in _UNITS.items() if flag in flags), "portable")
+    return f"{_VENDORS.get(vendor, vendor.lower())}_{unit}"
+
+
+def result_name(benchmark: str, device: str = "cpu") -> str:
+    """Return the name, without an ending, of the result files that a benchmark writes on this machine.
+
+    Args:
+        benchmark: its own name.
+        device: `cpu` or `cuda`; on a GPU the processor does not matter.
+    """
+    if device != "cpu":
+        return f"{benchmark}_{device}"
+    return f"{benchmark}_cpu_{processor_family(CPUINFO.read_text() if CPUINFO.exists() else '')}"
+
+
+def results_by_family(folder: Path, benchmark: str) -> dict[str, dict[str, Any]]:
+    """Return the results of a benchmark on processors, by the name of the family, in the order of names."""
+    start = f"{benchmark}_cpu_"
+    files = sorted(folder.glob(f"{start}*.json"))
+    return {path.stem.removeprefix(start): json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+
+def in_words(family: str, result: dict[str, Any]) -> str:
+    """Return a family's heading: the processor that `result` is of and its unit."""
+    unit = family.rpartition("_")[2]
+    words = _UNITS_IN_WORDS.get(unit)
+    processor = result["machine"]["processor"]
+    return f"{processor}, {words}" if words else processor
