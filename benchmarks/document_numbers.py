@@ -32,6 +32,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "trained model": rates.trained(comparisons),
         "marks": rates.marks(comparisons, profiles),
         "parts": parts.parts(profiles),
+        "bounds": parts.bounds(profiles),
     }
 
 

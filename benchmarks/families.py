@@ -22,14 +22,23 @@ def processor_family(cpuinfo: str) -> str:
     Returns:
         `amd_avx512` or `intel_amx`, say; `portable` stands for a unit that the kernels have nothing special for.
     """
-    fields = {}
-    for line in cpuinfo.splitlines():
-        name, _, value = line.partition(":")
-        fields.setdefault(name.strip(), value.strip())
-    vendor = fields.get("vendor_id", platform.machine())
-    flags = set(fields.get("flags", "").split())
+    vendor = _field(cpuinfo, "vendor_id") or platform.machine()
+    flags = flags_of(cpuinfo)
     unit = next((name for flag, name in _UNITS.items() if flag in flags), "portable")
     return f"{_VENDORS.get(vendor, vendor.lower())}_{unit}"
+
+
+def flags_of(cpuinfo: str) -> set[str]:
+    """Return what a processor can do, in the words of /proc/cpuinfo."""
+    return set(_field(cpuinfo, "flags").split())
+
+
+def _field(cpuinfo: str, wanted: str) -> str:
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == wanted:
+            return value.strip()
+    return ""
 
 
 def result_name(benchmark: str, device: str = "cpu") -> str:

@@ -1,0 +1,1 @@
+"""What the machine itself reaches, which the profile measures parts of the encoder against."""

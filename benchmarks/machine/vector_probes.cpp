@@ -1,0 +1,90 @@
+// What this machine's vector units reach where nothing stands in their way, with operands that stay in registers, and reads of
+// memory. rates.py compiles this file with the compiler at hand.
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+#define UNIT(flags) EXPORTED __attribute__((target(flags)))
+
+namespace {
+
+// Sums that do not wait for each other: more than latency times units, and with two operands no more than 16 registers.
+constexpr int kSums = 12;
+
+}  // namespace
+
+// Each returns something that depends on all its products, so that none of them can be left out. 12 products a step.
+
+UNIT("avx2,fma") float avx2_float32(int64_t steps) {
+  const __m256 factor = _mm256_set1_ps(0.999f), addend = _mm256_set1_ps(0.001f);
+  __m256 sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm256_set1_ps(static_cast<float>(i));
+  for (int64_t step = 0; step < steps; ++step)
+#pragma GCC unroll 12
+    for (int i = 0; i < kSums; ++i) sums[i] = _mm256_fmadd_ps(sums[i], factor, addend);
+  for (int i = 1; i < kSums; ++i) sums[0] = _mm256_add_ps(sums[0], sums[i]);
+  return _mm256_cvtss_f32(sums[0]);
+}
+
+UNIT("avx512f") float avx512_float32(int64_t steps) {
+  const __m512 factor = _mm512_set1_ps(0.999f), addend = _mm512_set1_ps(0.001f);
+  __m512 sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
+  for (int64_t step = 0; step < steps; ++step)
+#pragma GCC unroll 12
+    for (int i = 0; i < kSums; ++i) sums[i] = _mm512_fmadd_ps(sums[i], factor, addend);
+  for (int i = 1; i < kSums; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
+  return _mm512_cvtss_f32(sums[0]);
+}
+
+UNIT("avx512f,avx512bf16") float avx512_bfloat16(int64_t steps) {
+  const __m512bh a = (__m512bh)_mm512_set1_epi16(0x3f80), b = (__m512bh)_mm512_set1_epi16(0x3a80);  // 1 and 2^-10
+  __m512 sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
+  for (int64_t step = 0; step < steps; ++step)
+#pragma GCC unroll 12
+    for (int i = 0; i < kSums; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], a, b);
+  for (int i = 1; i < kSums; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
+  return _mm512_cvtss_f32(sums[0]);
+}
+
+UNIT("avx512f,avx512vnni") int32_t avx512_int8(int64_t steps) {
+  const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-5);
+  __m512i sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_epi32(i);
+  for (int64_t step = 0; step < steps; ++step)
+#pragma GCC unroll 12
+    for (int i = 0; i < kSums; ++i) sums[i] = _mm512_dpbusd_epi32(sums[i], a, b);
+  for (int i = 1; i < kSums; ++i) sums[0] = _mm512_add_epi32(sums[0], sums[i]);
+  alignas(64) int32_t lanes[16];
+  _mm512_store_si512(lanes, sums[0]);
+  return lanes[0];
+}
+
+// Pairs of 16-bit products and their addition: what AVX2 has for bytes without saturation.
+UNIT("avx2") int32_t avx2_int8(int64_t steps) {
+  const __m256i factor = _mm256_set1_epi16(77), addend = _mm256_set1_epi32(5);
+  __m256i sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm256_set1_epi32(i);
+  for (int64_t step = 0; step < steps; ++step)
+#pragma GCC unroll 12
+    for (int i = 0; i < kSums; ++i) sums[i] = _mm256_add_epi32(_mm256_madd_epi16(sums[i], factor), addend);
+  for (int i = 1; i < kSums; ++i) sums[0] = _mm256_add_epi32(sums[0], sums[i]);
+  return _mm_cvtsi128_si32(_mm256_castsi256_si128(sums[0]));
+}
+
+// Whole lines of 64 bytes.
+UNIT("avx2") int64_t read_memory(const uint8_t* memory, int64_t bytes) {
+  __m256i sums[4] = {};
+  for (int64_t i = 0; i + 128 <= bytes; i += 128)
+#pragma GCC unroll 4
+    for (int part = 0; part < 4; ++part) {
+      const auto* line = reinterpret_cast<const __m256i*>(memory + i + 32 * part);
+      sums[part] = _mm256_add_epi64(sums[part], _mm256_loadu_si256(line));
+    }
+  const __m256i all = _mm256_add_epi64(_mm256_add_epi64(sums[0], sums[1]), _mm256_add_epi64(sums[2], sums[3]));
+  alignas(32) int64_t lanes[4];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), all);
+  return lanes[0] + lanes[1] + lanes[2] + lanes[3];
+}
