@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from doubles.pypi import register_configuration, spread_weights
+from fastbert_hf.conversion import convert_checkpoint
 from helpers.pypi import imported
 
 # Special tokens where BERT has them; the package fastbert knows these numbers.
@@ -55,3 +56,9 @@ def make_checkpoint(name: str, folder: Path) -> dict[str, Any]:
         "logits": torch.stack(logits, dim=1),
         "exits": torch.tensor(exits),
     }
+
+
+def convert(made, folder, **options):
+    """Convert what `make_checkpoint` made."""
+    options = {"vocabulary": made["vocabulary"], "settings": [made["settings"]], **options}
+    return convert_checkpoint(made["checkpoint"], folder, **options)
