@@ -28,6 +28,14 @@ def floor(want, dtype):
     return FLOOR[dtype] * max(1.0, float(want.abs().max()))
 
 
+def assert_mean_error_is_like(got, own, want):
+    """Of many answers of a patched model: at most twice the mean error of the unpatched model's `own`, beside an error
+    so small that whether the unpatched model's is below it is up to the processor; `want` is in float64."""
+    least = floor(want, torch.float32) / 20
+    error, theirs = ((answers - want).abs().mean() for answers in (got, own))
+    assert error <= 2 * theirs + least, f"mean error {error:.2e}, of the unpatched model {theirs:.2e}"
+
+
 def to_double(inputs):
     """Hidden states and weights in float64; indices and Speed as they are."""
     hidden, cu_seqlens, speed, head = inputs
