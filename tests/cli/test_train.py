@@ -284,10 +284,11 @@ def test_a_backbone_and_a_data_set_by_their_hub_names(tiny_backbone, data, tmp_p
     assert "base_model: someone/tiny" in (tmp_path / "names" / "model" / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     command = [sys.executable, "-c", "from fastbert_cli import main; main()", "train"]
-    options = [*options_of(data, tiny_backbone), *QUICK, *QUICK_DISTIL, "--out", tmp_path / "out"]
+    options = [*options_of(data, tiny_backbone), *QUICK, "--no-distil", "--out", tmp_path / "out"]
     result = subprocess.run([*launch, *command, *map(str, options)], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("written: ") == 1
