@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from helpers import programs
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = (ROOT / "scripts" / "gpu_check.sh").read_text()
@@ -20,10 +21,9 @@ def test_every_tool_gets_a_selection():
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_a_selection_has_tests_of_both_backends(selection):
-    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/gpu/test_ops_on_gpu.py", "-k", selection]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout
-    assert all(f"[{backend}-" in run.stdout for backend in ("cuda", "triton"))
+    arguments = ["-q", "-p", "no:cacheprovider", "--collect-only", "tests/gpu/test_ops_on_gpu.py", "-k", selection]
+    collected = programs.succeed(f"import os, pytest, sys; os.chdir({str(ROOT)!r}); sys.exit(pytest.main({arguments}))")
+    assert all(f"[{backend}-" in collected for backend in ("cuda", "triton"))
 
 
 def test_what_it_starts_exists():

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+from helpers import programs
+
 # Run in a process of its own, since the choice is made once.
 CHECKS = """
 import torch
@@ -38,13 +35,7 @@ for shape in [(48, 100, 3), (384, 640, 12), (13, 9, 1)]:
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512_bf16", "amx"])
 def test_every_instruction_set(isa):
-    run = subprocess.run(
-        [sys.executable, "-c", CHECKS.replace("ISA", isa)],
-        env={**os.environ, "FASTBERT_CPU_ISA": isa, "PYTHONPATH": str(TESTS)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = programs.run(CHECKS.replace("ISA", isa), FASTBERT_CPU_ISA=isa)
     # Of an instruction set that is there but found faulty by itself, this is no word.
     if missing := re.search(
         rf"FASTBERT_CPU_ISA={isa} is not (one of|available: (this processor|the system)) .*", run.stderr

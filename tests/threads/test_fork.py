@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-
-TESTS = Path(__file__).resolve().parents[1]
+from helpers import programs
 
 # Large enough for the engine and for PyTorch's own operations (more than 32,768 ids) to take all threads.
 PROGRAM = """
@@ -25,7 +18,7 @@ threads.processors = lambda: 2
 torch.set_num_threads(THREADS)
 torch.randn(1 << 20).sort()  # PyTorch's threads are there before the fork
 model = spread_model(hidden_size=64, layers=2)
-texts = padded_batch([500] * 66)
+texts = padded_batch([64] * 516)
 
 def answer(speed=0.5, model=model):
     with torch.inference_mode():
@@ -58,11 +51,7 @@ BODY
 
 
 def run(body, threads):
-    program = f"SECONDS, THREADS = 100, {threads}\n{PROGRAM.replace('BODY', body)}"
-    environment = os.environ | {"PYTHONPATH": str(TESTS)}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    programs.succeed(f"SECONDS, THREADS = 300, {threads}\n{PROGRAM.replace('BODY', body)}")
 
 
 @pytest.mark.parametrize("threads", [1, 2])

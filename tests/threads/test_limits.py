@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 import fastbert_kernels
 from fastbert_kernels import threads
+from helpers import programs
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_processors_are_the_smaller_of_mask_and_quota(monkeypatch, quota, want):
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity masks")
 def test_affinity_and_torch_count_from_the_next_call_on():
-    code = """
+    programs.succeed("""
 import os, torch
 from fastbert_kernels import info
 torch.set_num_threads(64)
@@ -86,8 +85,7 @@ assert (info()["threads"], info()["processors"]) == (1, 1)
 os.sched_setaffinity(0, mask)
 torch.set_num_threads(1)
 assert info()["threads"] == 1
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+""")
 
 
 def test_info_shows_what_a_call_takes():
