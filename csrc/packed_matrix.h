@@ -4,6 +4,7 @@
 // instruction multiplies at once:
 //
 //   panels [ceil(N / width)] [ceil(K / group)] [width] [group]     group = 1 for float32, 2 for bfloat16, 4 for int8
+//                                                                  (2 where its values take 16 bits each)
 //   bias   [ceil(N / width) * width] float32
 //   scale  [ceil(N / width) * width] float32, int8 only            W[n, k] = scale[n] * panel value
 //   sum    [ceil(N / width) * width] int32, int8 only              over k of the panel values

@@ -10,6 +10,9 @@ import torch
 from fastbert_kernels import _extension, threads
 from fastbert_kernels._version import __version__
 from fastbert_kernels.backends import BACKENDS
+from fastbert_kernels.product_rates import product_rates
+
+_WIDTHS = (384, 768)  # of MiniLM and BERT-base
 
 
 def info() -> dict[str, Any]:
@@ -19,9 +22,10 @@ def info() -> dict[str, Any]:
         A dict with the keys version, python, torch, processors (those that this process may use), threads (that a
         call on the CPU takes), extension (path, or why it is missing), cpu_instruction_set, cpu_instruction_sets
         (name -> "in use", "available" or the reason why not), cpu_tile_rows (operand -> depth of a product -> the
-        fewest rows that tile registers multiply, as measured; None without them), cuda_version and cuda_architectures
-        (of the compiled kernels; None without), device (of CUDA, or None), backends (name -> "available" or the reason
-        why not).
+        fewest rows that tile registers multiply, as measured; None without them), cpu_product_rates (hidden size of a
+        layer -> precision -> GFLOP/s that a core was measured to reach in its products, some 40 ms the first time; None
+        without the module), cuda_version and cuda_architectures (of the compiled kernels; None without), device (of
+        CUDA, or None), backends (name -> "available" or the reason why not).
     """
     thread_count, processor_count = threads.limits()
     module, detail = _extension.load()
@@ -35,8 +39,15 @@ def info() -> dict[str, Any]:
         "cpu_instruction_set": module.cpu_instruction_set() if module else None,
         "cpu_instruction_sets": module.cpu_instruction_sets() if module else None,
         "cpu_tile_rows": module.cpu_tile_rows() if module else None,
+        "cpu_product_rates": {str(width): product_rates(width, 4 * width).as_dict() for width in _WIDTHS}
+        if module
+        else None,
         "cuda_version": module.cuda_version if module else None,
         "cuda_architectures": module.cuda_architectures if module else None,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "backends": {name: backend.unavailable() or "available" for name, backend in BACKENDS.items()},
     }
+
+
+def _product_rates() -> dict[str, dict[str, float]]:
+    return {str(width): product_rates(width, 4 * width).as_dict() for width in _WIDTHS}

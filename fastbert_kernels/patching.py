@@ -9,7 +9,7 @@ import types
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
 from torch import fx, nn
@@ -20,11 +20,11 @@ from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts import find_host
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.precision import Precision, settle
 from fastbert_kernels.threads import survives_fork
 
 Model = TypeVar("Model", bound=nn.Module)
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 _PATCH = "_fastbert_patch"  # where a patched instance carries its Patch
 _ONE_GRAPH = (
     "a tracer or exporter needs one graph for all inputs, but here the data decides which layers run. Serve the "
@@ -41,7 +41,7 @@ class Patch:
     host: Host
     encoder: Derived[Encoder] | None  # None: to be made at the next call
     backend: str
-    dtype: torch.dtype | None
+    precision: Precision
     previous: dict[str, Any] = field(default_factory=dict)  # attributes that the instance itself, not its class, had
     said: set[str] = field(default_factory=set)  # warnings, each of which is given once
 
@@ -62,7 +62,7 @@ class Patch:
             ValueError: modules were changed so that only they themselves know what they compute.
         """
         if self.encoder is None or not self.encoder.guard.intact():
-            self.encoder = self.host.encoder(model, self.dtype, self.backend)
+            self.encoder = self.host.encoder(model, self.precision.dtype, self.backend)
         if not self.host.inference_only and self.encoder.guard.in_train_mode():
             raise ValueError(
                 "a layer or exit head within it is in train mode, where dropout is active; call model.eval()"
@@ -80,7 +80,7 @@ class Patch:
             self.host,
             None,  # of the copied model, whose modules nobody has looked at yet
             self.backend,
-            self.dtype,
+            self.precision,
             copy.deepcopy(self.previous, memo),
             set(self.said),
         )
@@ -93,7 +93,13 @@ class Patch:
 
 
 @survives_fork
-def patch(model: Model, *, backend: str = "auto", dtype: torch.dtype | None = None) -> Model:
+def patch(
+    model: Model,
+    *,
+    backend: str = "auto",
+    dtype: torch.dtype | Literal["auto"] | None = None,
+    probe: Sequence[Any] | None = None,
+) -> Model:
     """Makes this one model run on the packed engine, with fused exit heads and compaction.
 
     The model keeps its parameters, `state_dict()` and call signature, and shows the patch in its `repr`. Later changes
@@ -106,7 +112,13 @@ def patch(model: Model, *, backend: str = "auto", dtype: torch.dtype | None = No
         backend: "auto" takes the best that the device has; a name of `fastbert_kernels.backends.BACKENDS` insists on
             it.
         dtype: precision of the encoder: float32, bfloat16, float16 or (on a CPU) int8, whose Linear layers multiply
-            rounded weights with rows that are rounded as they come; None keeps that of the model's weights.
+            rounded weights with rows that are rounded as they come; None keeps that of the model's weights. "auto"
+            takes the fastest on this processor whose answers to probe texts agree with those in float32: the same
+            labels, and uncertainties at full depth within 0.05. It is chosen once, now, and `patch_info` and the `repr`
+            say why; on a GPU it is None. Where a dtype is measured to be slower here than float32, a RuntimeWarning
+            says so.
+        probe: texts for "auto" in place of random ones, as `Host.pack` of the model's host takes them; of a
+            `fastbert_hf` model (input_ids [T], cu_seqlens [B + 1]), as `forward_packed`.
 
     Returns:
         The same object.
@@ -118,15 +130,12 @@ def patch(model: Model, *, backend: str = "auto", dtype: torch.dtype | None = No
             named backend is not there. The message says why and what to do.
     """
     host = find_host(model)
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype must be None or one of {', '.join(map(str, DTYPES))}, not {dtype}")
     backends.resolve(backend, next(model.parameters()).device)
     _check_methods(model, host)
-    encoder = host.encoder(model, dtype, backend)
-    encoder.get()  # what is not to be had is refused now, not at the first call
+    settled = settle(model, host, dtype, backend, probe)
 
     unpatch(model)
-    state = Patch(host, encoder, backend, dtype)
+    state = Patch(host, settled.encoder, backend, settled.precision)
     state.previous = {name: model.__dict__[name] for name in state.replaced if name in model.__dict__}
     functions = {
         "forward": _make_forward(model),
@@ -153,6 +162,27 @@ def unpatch(model: Model) -> Model:
 def is_patched(model: nn.Module) -> bool:
     """Whether `patch` is in force on this instance."""
     return _PATCH in model.__dict__
+
+
+def patch_info(model: nn.Module) -> dict[str, Any] | None:
+    """Return how a model is patched, as plain values that print and serialise; None for one that is not patched.
+
+    Returns:
+        A dict with the keys backend (as asked for), dtype (such as "int8", or "as the weights"), automatic (whether it
+        was chosen for dtype="auto"), rates (precision -> GFLOP/s of a core in the products of a layer; None where
+        nothing was measured for a choice) and reason (for the choice; empty for the caller's own).
+    """
+    state: Patch | None = model.__dict__.get(_PATCH)
+    if state is None:
+        return None
+    chosen = state.precision
+    return {
+        "backend": state.backend,
+        "dtype": chosen.name,
+        "automatic": chosen.automatic,
+        "rates": chosen.rates,
+        "reason": chosen.reason,
+    }
 
 
 def _check_methods(model: nn.Module, host: Host) -> None:
@@ -263,6 +293,5 @@ def _refuse_tracers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 def _extra_repr(model: nn.Module) -> str:
     state: Patch = model.__dict__[_PATCH]
     own = state.own(model, "extra_repr")
-    precision = "as the weights" if state.dtype is None else str(state.dtype).removeprefix("torch.")
-    mark = f"patched by fastbert_kernels: backend={state.backend}, dtype={precision}"
+    mark = f"patched by fastbert_kernels: backend={state.backend}, dtype={state.precision}"
     return f"{own()}\n{mark}" if own() else mark

@@ -31,6 +31,7 @@ ATTENTIVE, LINEAR, POOLED = "test_cuda_attentive_head.py", "test_cuda_linear_hea
 RULES = "test_rules.py test_graph_rules.py"
 DECISION, COMPACT, DEPTH = "test_cuda_decision.py", "test_cuda_compact.py", "test_cuda_depth_graph.py"
 POOL = "test_pool.py"
+PRECISION = "../test_precision.py"
 FAULTS = [
     Fault(
         "cuda",
@@ -266,6 +267,14 @@ FAULTS = [
     ),
     Fault(
         "cpu",
+        "16-bit rows times float32 weights: not widened to the end",
+        "csrc/cpu/isa/rows.cpp",
+        "const float* converted = as_float(values, dtype, count, out);",
+        "const float* converted = as_float(values, dtype, count - 1, out);",
+        "test_encoder_layer.py",
+    ),
+    Fault(
+        "cpu",
         "product: columns past a panel's end",
         "csrc/cpu/isa/product.cpp",
         "if (outputs - column >= kPanelWidth) {",
@@ -343,6 +352,30 @@ FAULTS = [
         "if (!input_.asked[layer - 1]) return false;",
         "",
         RULES,
+    ),
+    Fault(
+        "engine",
+        "a slower precision is taken without a word",
+        "fastbert_kernels/precision.py",
+        "if rates.of(made.precision) * MARGIN < rates.float32:",
+        "if rates.of(made.precision) * MARGIN > rates.float32:",
+        PRECISION,
+    ),
+    Fault(
+        "engine",
+        "auto looks at no label",
+        "fastbert_kernels/precision.py",
+        "return others == 0 and largest <= TOLERANCE, finding",
+        "return largest <= TOLERANCE, finding",
+        PRECISION,
+    ),
+    Fault(
+        "engine",
+        "bfloat16 products are taken wherever there are some",
+        "fastbert_kernels/product_rates.py",
+        'operand = "bfloat16" if own * MARGIN >= as_float else "float32"',
+        'operand = "bfloat16" if own > 0 else "float32"',
+        PRECISION,
     ),
     Fault(
         "engine",

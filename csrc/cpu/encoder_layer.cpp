@@ -24,9 +24,14 @@ constexpr int64_t kBlockRows = 16;  // of what is done row by row
 // Waking the other threads and meeting them behind every part takes longer than a few microseconds of work.
 constexpr int64_t kFewestMultiplyAdds = 1 << 22;
 
-// From row to row of a product's operand. Rows that are whole kilobytes apart share few sets of the first-level cache, and
-// tiles of registers read 16 of them at a time: a cache line between them spreads them out.
-int64_t spread_bytes(int64_t row_bytes) { return row_bytes % 1024 == 0 ? row_bytes + 64 : row_bytes; }
+// From row to row of what a product takes in place of rows of `dtype`: bytes of int8 products, float32 where no instruction
+// multiplies 16 bits. To widen a row once costs less than to do it again for every panel. 0 where it takes them as they are.
+int64_t prepared_row_bytes(const PackedMatrix& matrix, DType dtype) {
+  if (matrix.operand == DType::int8) return spread_bytes(kernels().quantised_row_bytes(matrix.depth));
+  if (matrix.operand == DType::float32 && dtype != DType::float32)
+    return spread_bytes(matrix.depth * element_size(DType::float32));
+  return 0;
+}
 
 // What lies between the products of one group.
 struct Workspace {
@@ -35,19 +40,20 @@ struct Workspace {
     wide = aligned_array<char>(tokens * std::max(3 * width * element, spread_bytes(inner * element)));
     narrow = aligned_array<char>(tokens * width * element);
     sums = aligned_array<float>(tokens * width);
-    if (weights.qkv.operand == DType::int8) {
-      const auto row_bytes = [](int64_t count) { return spread_bytes(kernels().quantised_row_bytes(count)); };
-      bytes = aligned_array<uint8_t>(tokens * std::max(row_bytes(width), row_bytes(inner)));
-      scale = aligned_array<float>(tokens);
-      shift = aligned_array<int32_t>(tokens);
-    }
+    int64_t most = 0;
+    for (const PackedMatrix* matrix : {&weights.qkv, &weights.attention_output, &weights.intermediate, &weights.output})
+      most = std::max(most, prepared_row_bytes(*matrix, dtype));
+    if (most == 0) return;
+    prepared = aligned_array<char>(tokens * most);
+    scale = aligned_array<float>(tokens);
+    shift = aligned_array<int32_t>(tokens);
   }
 
   AlignedArray<char> wide;      // q, k and v [T, 3H], later the intermediate values [T, I], whose rows are spread
   AlignedArray<char> narrow;    // attention's context, later A [T, H]
   AlignedArray<float> sums;     // what goes into a LayerNorm [T, H]
-  AlignedArray<uint8_t> bytes;  // quantised rows of the product at hand
-  AlignedArray<float> scale;
+  AlignedArray<char> prepared;  // rows of the product at hand, where it does not take them as they are
+  AlignedArray<float> scale;    // of quantised rows
   AlignedArray<int32_t> shift;
 };
 
@@ -95,18 +101,31 @@ class Group {
   }
 
   void multiply(const PackedMatrix& matrix, const void* rows, int64_t row_stride, const ProductOutput& output) const {
-    if (matrix.operand != DType::int8) {
+    const int64_t stride = prepared_row_bytes(matrix, dtype_);
+    if (stride == 0) {
       share_product(matrix, {rows, dtype_, row_stride, nullptr, nullptr}, output, tokens_);
       return;
     }
-    const int64_t stride = spread_bytes(kernels().quantised_row_bytes(matrix.depth));
+    const bool quantised = matrix.operand == DType::int8;
     parallel_for_blocks(tokens_, kBlockRows, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row)
-        kernels().quantise_row(row_of(rows, row, row_stride), dtype_, matrix.depth, space_.bytes.get() + row * stride,
-                               space_.scale.get() + row, space_.shift.get() + row);
+      for (int64_t row = begin; row < end; ++row) {
+        char* to = space_.prepared.get() + row * stride;
+        if (quantised) {
+          kernels().quantise_row(row_of(rows, row, row_stride), dtype_, matrix.depth, to, space_.scale.get() + row,
+                                 space_.shift.get() + row);
+        } else {
+          kernels().widen_row(row_of(rows, row, row_stride), dtype_, matrix.depth, reinterpret_cast<float*>(to));
+        }
+      }
     });
-    share_product(matrix, {space_.bytes.get(), DType::int8, stride, space_.scale.get(), space_.shift.get()}, output,
-                  tokens_);
+    if (quantised) {
+      share_product(matrix, {space_.prepared.get(), DType::int8, stride, space_.scale.get(), space_.shift.get()},
+                    output, tokens_);
+    } else {
+      share_product(matrix,
+                    {space_.prepared.get(), DType::float32, stride / element_size(DType::float32), nullptr, nullptr},
+                    output, tokens_);
+    }
   }
 
   void attend() const {

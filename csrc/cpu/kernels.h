@@ -15,7 +15,7 @@ namespace fastbert::cpu {
 struct ProductRows {
   const void* values;  // [rows, K] float32, bfloat16 or float16; for an int8 matrix as quantise_row leaves them
   DType dtype;
-  int64_t stride;        // from row to row, in elements
+  int64_t stride;        // from row to row, in elements; of quantised rows in bytes
   const float* scale;    // [rows], int8 only
   const int32_t* shift;  // [rows], int8 only
 };
@@ -71,10 +71,12 @@ struct Kernels {
   // The columns of some panels for some rows.
   void (*product)(const PackedMatrix& matrix, const ProductRows& rows, const ProductOutput& output, Range row_range,
                   Range panel_range);
-  // values [count] -> bytes [quantised_row_bytes(count)], with values = scale (bytes - shift). The scale is NaN where a
-  // value is not finite.
+  // values [count] -> row of quantised_row_bytes(count) bytes, with values = scale (row - shift). A value of the row takes 8
+  // or 16 bits, as the products of this set read them. The scale is NaN where a value is not finite.
   int64_t (*quantised_row_bytes)(int64_t count);
-  void (*quantise_row)(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift);
+  void (*quantise_row)(const void* values, DType dtype, int64_t count, void* row, float* scale, int32_t* shift);
+  // values [count] -> out [count], the same numbers.
+  void (*widen_row)(const void* values, DType dtype, int64_t count, float* out);
   void (*add_three_rows)(const float* a, const float* b, const float* c, int64_t count, float* out);
   void (*layer_norm_row)(const float* values, const LayerNorm& norm, int64_t count, DType dtype, void* out);
   // `scratch` holds self_attention_scratch(n, head_size) floats.

@@ -24,6 +24,7 @@ from fastbert_kernels.ops import AttentiveHeadTensors
 from fastbert_kernels.ops.attentive_head import pack_head
 from fastbert_kernels.ops.compact import empty_survivors
 from fastbert_kernels.ops.packing import packed_matrix, product_operand
+from fastbert_kernels.product_rates import product_rates
 
 ACTIVATIONS = ("gelu", "relu")
 DTYPES = (torch.float32, torch.bfloat16)
@@ -42,6 +43,9 @@ class CompiledEncoder(Encoder):
     ) -> None:
         self._dtype, self._num_labels = dtype, teacher_classifier(heads).num_labels
         self._depth = len(layers)
+        inner, width = next(layer.intermediate_weight.shape for layer in layers if layer is not None)
+        self.shape: tuple[int, int] = width, inner  # hidden and intermediate size
+        self.precision = "int8" if quantised else str(dtype).removeprefix("torch.")
         self._encoder = _extension.module().Encoder(
             [None if layer is None else _pack_layer(layer, dtype, quantised=quantised) for layer in layers],
             [None if head is None else _pack_head(head, dtype) for head in heads],
@@ -111,9 +115,7 @@ def _layer_speeds(rule: Rule, depth: int) -> tuple[Tensor, Tensor]:
 
 def _pack_layer(weights: LayerWeights, dtype: torch.dtype, *, quantised: bool) -> Any:
     """Return the native layer for hidden states of `dtype`; `quantised` multiplies in int8."""
-    inner, width = weights.intermediate_weight.shape
-    operands = {product_operand(dtype, width), product_operand(dtype, inner)}
-    operand = "int8" if quantised else operands.pop() if len(operands) == 1 else "float32"
+    operand = "int8" if quantised else _operand(weights, dtype)
     norms = (
         weights.attention_norm_weight,
         weights.attention_norm_bias,
@@ -131,6 +133,16 @@ def _pack_layer(weights: LayerWeights, dtype: torch.dtype, *, quantised: bool) -
         weights.num_attention_heads,
         weights.activation_name,
     )
+
+
+def _operand(weights: LayerWeights, dtype: torch.dtype) -> str:
+    """Return what all products of a layer multiply hidden states of `dtype` in: the way that is fastest here.
+
+    It is settled when the weights are packed, so that no answer depends on the number of rows.
+    """
+    inner, width = weights.intermediate_weight.shape
+    own = {product_operand(dtype, width), product_operand(dtype, inner)}
+    return product_rates(width, inner).bfloat16_operand if own == {"bfloat16"} else "float32"
 
 
 def _pack_head(head: ExitHead, dtype: torch.dtype) -> Any:

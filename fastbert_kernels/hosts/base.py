@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ class Host:
             NotImplemented for a call that the host's own forward should answer.
         pack: (model, encoder, *inputs) -> the batch that the encoder runs, its tokens embedded; which inputs, the host
             file says. None where the user's own code embeds, or where an answer depends on the padding.
+        probe: (model, lengths, generator) -> inputs of `pack`: texts of random tokens of the model's vocabulary, of
+            these lengths or as long as the model allows. None without `pack`.
         methods: name -> (model, encoder, *args, **kwargs) -> result, which `patch` adds to the instance as methods
             called without `encoder`, and `unpatch` removes. A model that has such an attribute already is refused.
         own_ways: name of a method -> (model, *args, **kwargs) -> the same result in the host's own way, which is taken
@@ -43,6 +45,7 @@ class Host:
     encoder: Callable[[nn.Module, torch.dtype | None, str], Derived[Encoder]]
     forward: Callable[..., Any]
     pack: Callable[..., PackedBatch] | None = None
+    probe: Callable[[Any, Sequence[int], torch.Generator], Sequence[Any]] | None = None
     methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     own_ways: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     inference_only: bool = False

@@ -9,6 +9,7 @@ Speed t / log N.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,8 +202,17 @@ def pack(
     return PackedBatch.of(hidden, tokens.cu_seqlens, tokens.max_seqlen, math.inf)  # the thresholds are the layers'
 
 
+def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return inputs of `pack`: random texts of these lengths, or as long as the model allows."""
+    longest = min(max(lengths), model.config.max_position_embeddings - 2)  # a RoBERTa begins to count at 2
+    valid = torch.arange(longest) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(model.config.vocab_size, valid.shape, generator=generator)
+    device = next(model.parameters()).device
+    return ids.to(device), valid.to(device)
+
+
 def _entropy(logits: Tensor) -> Tensor:
     return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
 
 
-HOST = Host(name="DeeBERT on Transformers", matches=matches, encoder=encoder, forward=forward, pack=pack)
+HOST = Host(name="DeeBERT on Transformers", matches=matches, encoder=encoder, forward=forward, pack=pack, probe=probe)

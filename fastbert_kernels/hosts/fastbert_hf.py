@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,6 +228,13 @@ def pack(
     return _embedded(model, encoder, _check_packed(model, input_ids, cu_seqlens, token_type_ids), speed)
 
 
+def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return inputs of `pack`: random texts of these lengths, or as long as the model allows."""
+    kept = [min(length, model.config.max_position_embeddings) for length in lengths]
+    ids = torch.randint(model.config.vocab_size, (sum(kept),), generator=generator)
+    return ids.to(model.device), torch.tensor([0, *itertools.accumulate(kept)])
+
+
 def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> _Tokens:
     from fastbert_hf.backbones import first_position, has_segments
 
@@ -344,6 +352,7 @@ HOST = Host(
     encoder=encoder,
     forward=forward,
     pack=pack,
+    probe=probe,
     methods={"forward_packed": forward_packed},
     own_ways={"forward_packed": _forward_padded},
 )

@@ -8,6 +8,7 @@ Speed is the model's attribute `threshold`. A sample leaves at an uncertainty th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -125,12 +126,21 @@ def pack(model: Any, encoder: Encoder, src: Tensor, mask: Tensor, threshold: flo
     return PackedBatch.of(hidden, tokens.cu_seqlens, tokens.max_seqlen, threshold)
 
 
+def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """Return inputs of `pack`: random texts of these lengths, or as long as the model allows."""
+    words, positions = model.embedding.word_embedding.weight, model.embedding.position_embedding.weight
+    mask = (torch.arange(min(max(lengths), len(positions))) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.randint(len(words), mask.shape, generator=generator)
+    return ids.to(words.device), mask.to(words.device), 0.0
+
+
 HOST = Host(
     name="FastBertClassifier of run_fastbert.py",
     matches=matches,
     encoder=encoder,
     forward=forward,
     pack=pack,
+    probe=probe,
     # The script's optimiser writes past the version counters, between `train()` and `eval()`.
     training_methods=("train",),
 )

@@ -135,6 +135,7 @@ def _host(
         encoder=encoder,
         forward=forward,
         pack=pack,
+        probe=probe,
         methods={"predict": predict},
         inference_only=True,
         training_methods=("_forward_for_loss",),
@@ -312,6 +313,17 @@ def pack(model: Any, encoder: Encoder, samples: Sequence[_Sample], threshold: fl
     hidden = embed(model.kernel, encoder, ids, row(map(range, lengths)), segments)
     cu_seqlens = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
     return PackedBatch.of(hidden, cu_seqlens, max(lengths), threshold)
+
+
+def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tuple[list[_Sample], float]:
+    """Return inputs of `pack`: random texts of these lengths, or as long as the model allows."""
+    own = model.kernel.embedding
+    words, positions = len(own.word_embedding.weight), len(own.position_embedding.weight)
+    samples: list[_Sample] = []
+    for length in lengths:
+        ids = torch.randint(words, (min(length, positions),), generator=generator).tolist()
+        samples.append((ids, [1] * len(ids)))
+    return samples, 0.0
 
 
 def embed(kernel: Any, encoder: Encoder, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:

@@ -53,6 +53,12 @@ def test_labels_and_layers_of_500_texts_at_five_speeds(package, model, count_tie
     assert depths == {1, 2, 3, 4}
 
 
+def test_auto_asks_random_texts(monkeypatch, package, model):
+    monkeypatch.setenv("FASTBERT_PRODUCT_RATES", "float32=80 bfloat16=100 int8=80")
+    found = fastbert_kernels.patch_info(fastbert_kernels.patch(model, dtype="auto"))
+    assert "of 32 probe labels differ" in found["reason"]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 def test_low_precision_is_close(package, model, dtype):
     texts = random_texts(200, seed=1)

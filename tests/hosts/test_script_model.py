@@ -148,6 +148,12 @@ def test_it_is_the_packed_engine_that_runs():
     assert isinstance(find_host(model).encoder(model, None, "cpu").get(), CompiledEncoder)
 
 
+def test_auto_asks_random_texts(monkeypatch):
+    monkeypatch.setenv("FASTBERT_PRODUCT_RATES", "float32=80 bfloat16=100 int8=80")
+    found = fastbert_kernels.patch_info(fastbert_kernels.patch(ScriptClassifier().eval(), dtype="auto"))
+    assert "of 32 probe labels differ" in found["reason"]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 def test_low_precision_is_close(dtype):
     model = ScriptClassifier().eval()

@@ -13,7 +13,8 @@ void product(const PackedMatrix& matrix, const ProductRows& rows, const ProductO
              Range panel_range);
 int64_t product_tile_rows(DType operand);
 int64_t quantised_row_bytes(int64_t count);
-void quantise_row(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift);
+void quantise_row(const void* values, DType dtype, int64_t count, void* row, float* scale, int32_t* shift);
+void widen_row(const void* values, DType dtype, int64_t count, float* out);
 void add_three_rows(const float* a, const float* b, const float* c, int64_t count, float* out);
 void layer_norm_row(const float* values, const LayerNorm& norm, int64_t count, DType dtype, void* out);
 void self_attention(const AttentionHead& head, float* scratch);

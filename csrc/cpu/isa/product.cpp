@@ -69,6 +69,7 @@ void multiply(const PackedMatrix& matrix, const ProductRows& rows, const Product
   constexpr int64_t kTileRows = Operand::kTileRows;
   const Panels<Operand> panels(matrix);
   const auto* values = static_cast<const Row*>(rows.values);
+  const int64_t stride = Operand::kQuantised ? rows.stride / static_cast<int64_t>(sizeof(Row)) : rows.stride;
   Operand operand;
   alignas(64) typename Operand::Sum sums[kTileRows * kPanelWidth];
   for (int64_t panel = panel_range.begin; panel < panel_range.end; ++panel) {
@@ -76,8 +77,7 @@ void multiply(const PackedMatrix& matrix, const ProductRows& rows, const Product
     for (int64_t row = row_range.begin; row < row_range.end; row += kTileRows) {
       const int64_t count = row_range.end - row < kTileRows ? row_range.end - row : kTileRows;
       prefetch_output(output, row, count, panel);
-      operand.run(count, values + row * rows.stride, rows.stride, panels.panel(panel), panels.depth(), sums,
-                  kPanelWidth);
+      operand.run(count, values + row * stride, stride, panels.panel(panel), panels.depth(), sums, kPanelWidth);
       if constexpr (Operand::kQuantised) {
         alignas(64) float dequantised[kTileRows * kPanelWidth];
         for (int64_t r = 0; r < count; ++r)

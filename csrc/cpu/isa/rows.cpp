@@ -28,6 +28,11 @@ void add_three_rows(const float* a, const float* b, const float* c, int64_t coun
   for (int64_t k = 0; k < count; ++k) out[k] = a[k] + b[k] + c[k];
 }
 
+void widen_row(const void* values, DType dtype, int64_t count, float* out) {
+  const float* converted = as_float(values, dtype, count, out);
+  if (converted != out) std::memcpy(out, converted, count * sizeof(float));
+}
+
 void layer_norm_row(const float* values, const LayerNorm& norm, int64_t count, DType dtype, void* out) {
   const float *weight = norm.weight, *bias = norm.bias;
   float mean, rest, scale;  // rest: what the rounded mean lacks, which counts where values differ by little
@@ -64,9 +69,12 @@ void layer_norm_row(const float* values, const LayerNorm& norm, int64_t count, D
   }
 }
 
-int64_t quantised_row_bytes(int64_t count) { return round_up(count, Int8Operand::kGroup); }
+int64_t quantised_row_bytes(int64_t count) {
+  return round_up(count, Int8Format::kGroup) * static_cast<int64_t>(sizeof(Int8Format::Row));
+}
 
-void quantise_row(const void* values, DType dtype, int64_t count, uint8_t* bytes, float* scale, int32_t* shift) {
+void quantise_row(const void* values, DType dtype, int64_t count, void* row, float* scale, int32_t* shift) {
+  auto* out = static_cast<Int8Format::Row*>(row);
   constexpr int64_t kPiece = 256;
   float buffer[kPiece];
   float low = 0.0f, high = 0.0f, poison = 0.0f;  // 0 has to be among the values that are met exactly
@@ -109,9 +117,9 @@ void quantise_row(const void* values, DType dtype, int64_t count, uint8_t* bytes
       levels[k] = static_cast<int32_t>(capped > 0.0f ? capped : 0.0f);
     }
 #pragma omp simd
-    for (int64_t k = 0; k < length; ++k) bytes[begin + k] = static_cast<uint8_t>(levels[k]);
+    for (int64_t k = 0; k < length; ++k) out[begin + k] = static_cast<Int8Format::Row>(levels[k]);
   }
-  for (int64_t k = count; k < quantised_row_bytes(count); ++k) bytes[k] = 0;
+  for (int64_t k = count; k < round_up(count, Int8Format::kGroup); ++k) out[k] = 0;
 }
 
 }  // namespace fastbert::cpu::FASTBERT_ISA

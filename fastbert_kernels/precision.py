@@ -1,0 +1,176 @@
+"""In which precision a model runs: the caller's choice, with a word where it is slower here than float32, or for "auto"
+the fastest whose answers agree."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fastbert_kernels import backends
+from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.encoder import Encoder
+from fastbert_kernels.engine.packed import Results
+from fastbert_kernels.engine.rule import FULL_DEPTH
+from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.product_rates import MARGIN, VARIABLE, ProductRates, product_rates
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+CANDIDATES = (torch.bfloat16, torch.int8)  # for "auto", beside float32
+
+# Answers agree where all labels are the same and no uncertainty at full depth differs by more than this.
+TOLERANCE = 0.05
+
+# Of the probe's texts, where the caller gives none: tokens of each.
+PROBE_LENGTHS = (6, 10, 14, 20, 28, 40, 56, 80) * 4
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The precision of a patched model.
+
+    Attributes:
+        dtype: of the encoder, as `patch` takes it; None is that of the model's weights.
+        automatic: whether it was chosen for dtype="auto".
+        rates: GFLOP/s of one core by precision, where they were measured.
+        reason: for the choice, in words; empty for the caller's own.
+    """
+
+    dtype: torch.dtype | None
+    automatic: bool = False
+    rates: dict[str, float] | None = None
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return the dtype as people write it."""
+        return "as the weights" if self.dtype is None else _name(self.dtype)
+
+    def __str__(self) -> str:
+        return f"auto, which took {self.name} ({self.reason})" if self.automatic else self.name
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A precision, and the encoder that was made in it."""
+
+    precision: Precision
+    encoder: Derived[Encoder]
+
+
+def settle(
+    model: nn.Module, host: Host, dtype: torch.dtype | Literal["auto"] | None, backend: str, probe: Sequence[Any] | None
+) -> Settled:
+    """Return the encoder of a model in the precision asked for, or for "auto" in the one chosen.
+
+    Args:
+        model: to be patched.
+        host: of the model.
+        dtype: as in `patch`.
+        backend: as in `patch`.
+        probe: as in `patch`.
+
+    Raises:
+        ValueError: dtype or probe are not what `patch` takes, or as `Host.encoder`.
+    """
+    if dtype == "auto":
+        return _fastest(model, host, backend, probe)
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be None, 'auto' or one of {', '.join(map(str, DTYPES))}, not {dtype!r}")
+    if probe is not None:
+        raise ValueError("probe is what dtype='auto' compares answers on; leave it out with another dtype")
+    encoder = host.encoder(model, dtype, backend)
+    made = encoder.get()  # what is not to be had is refused now, not at the first call
+    if isinstance(made, CompiledEncoder) and made.precision != "float32":
+        rates = product_rates(*made.shape)
+        if rates.of(made.precision) * MARGIN < rates.float32:
+            _warn_of_slower(made.precision, rates.of(made.precision), rates.float32)
+    return Settled(Precision(dtype), encoder)
+
+
+def _fastest(model: nn.Module, host: Host, backend: str, probe: Sequence[Any] | None) -> Settled:
+    device = next(model.parameters()).device
+    resolved = backends.resolve(backend, device)
+    if resolved != "cpu":
+        reason = f"on {device.type} and backend {resolved!r} nothing is measured, and the model's own precision stays"
+        return _kept(model, host, backend, reason)
+    encoder = host.encoder(model, torch.float32, backend)
+    exact = encoder.get()
+    if not isinstance(exact, CompiledEncoder):
+        return _kept(model, host, backend, "its layers are not those of the compiled kernels, so its precision stays")
+    rates = product_rates(*exact.shape)
+    faster = [dtype for dtype in CANDIDATES if rates.of(_name(dtype)) > rates.float32 * MARGIN]
+    faster.sort(key=lambda dtype: -rates.of(_name(dtype)))
+    refused = [f"{_name(dtype)} is not faster" for dtype in CANDIDATES if dtype not in faster]
+    if faster and probe is None and host.probe is None:
+        return _settled(torch.float32, encoder, rates, "this kind of model has no probe texts of its own: give probe=")
+    if faster:
+        inputs = _probe_of(model, host) if probe is None else probe
+        want = _answers(model, host, exact, inputs)
+    for dtype in faster:
+        candidate = host.encoder(model, dtype, backend)
+        agrees, finding = compare(want, _answers(model, host, candidate.get(), inputs))
+        if agrees:
+            return _settled(dtype, candidate, rates, "; ".join([finding, *refused]))
+        refused.append(f"{_name(dtype)} does not agree: {finding}")
+    return _settled(torch.float32, encoder, rates, "; ".join(refused))
+
+
+def compare(want: Results, got: Results) -> tuple[bool, str]:
+    """Return whether answers agree with those in float32, and what was found, in words.
+
+    Args:
+        want: of B samples at full depth, in float32.
+        got: of the same samples.
+    """
+    others = int((want.logits.argmax(-1) != got.logits.argmax(-1)).sum())
+    difference = (want.uncertainty.float() - got.uncertainty.float()).abs()
+    largest = float(difference.max())  # NaN where any is
+    finding = f"{others} of {len(difference)} probe labels differ, uncertainties by up to {largest:.2g}"
+    return others == 0 and largest <= TOLERANCE, finding
+
+
+def _settled(dtype: torch.dtype, encoder: Derived[Encoder], rates: ProductRates, reason: str) -> Settled:
+    measured = rates.as_dict()
+    shown = ", ".join(f"{name} {rate:g}" for name, rate in measured.items())
+    return Settled(Precision(dtype, True, measured, f"GFLOP/s a core: {shown}; {reason}"), encoder)
+
+
+def _kept(model: nn.Module, host: Host, backend: str, reason: str) -> Settled:
+    encoder = host.encoder(model, None, backend)
+    encoder.get()
+    return Settled(Precision(None, True, None, reason), encoder)
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, host: Host, encoder: Encoder, inputs: Sequence[Any]) -> Results:
+    pack: Callable[..., Any] | None = host.pack
+    if pack is None:
+        raise ValueError("this model embeds its texts by itself, so none can be compared; name a dtype, not 'auto'")
+    return encoder.run(pack(model, encoder, *inputs), FULL_DEPTH)
+
+
+def _probe_of(model: nn.Module, host: Host) -> Sequence[Any]:
+    assert host.probe is not None
+    return host.probe(model, PROBE_LENGTHS, torch.Generator().manual_seed(0))
+
+
+@cache
+def _warn_of_slower(precision: str, rate: float, float32: float) -> None:
+    warnings.warn(
+        f"dtype=torch.{precision} is slower here than torch.float32: a core does {rate:.0f} GFLOP/s in its products, "
+        f"and in float32 {float32:.0f}. Take dtype=torch.float32, or dtype='auto', which chooses ({VARIABLE} overrides "
+        "what was measured)",
+        RuntimeWarning,
+        stacklevel=5,
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

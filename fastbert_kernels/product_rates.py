@@ -1,0 +1,139 @@
+"""How fast this processor multiplies in each precision: measured once, so that what is slower here is not taken
+unknown."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from fastbert_kernels import _extension
+from fastbert_kernels.ops.packing import product_operand
+
+VARIABLE = "FASTBERT_PRODUCT_RATES"
+
+# A precision is called slower or faster than another one where the rates differ by more than this.
+MARGIN = 1.05
+
+_ROUNDS = 7
+# Precision -> what rows and weights are multiplied in, one of the ways that there are.
+_WAYS = {
+    "float32": ("float32", "float32"),
+    "bfloat16": ("bfloat16", "bfloat16"),
+    "bfloat16 as float32": ("bfloat16", "float32"),
+    "int8": ("bfloat16", "int8"),
+}
+
+
+@dataclass(frozen=True)
+class ProductRates:
+    """What one core reaches in the products of an encoder layer, in GFLOP/s, all work on their rows included.
+
+    Attributes:
+        float32: of float32 rows.
+        bfloat16: of bfloat16 rows, in the operand below.
+        int8: of bfloat16 rows, which are quantised first.
+        bfloat16_operand: what bfloat16 rows are multiplied in, "bfloat16" or "float32", whichever is faster.
+    """
+
+    float32: float
+    bfloat16: float
+    int8: float
+    bfloat16_operand: str
+
+    def of(self, precision: str) -> float:
+        """Return the rate of "float32", "bfloat16" or "int8".
+
+        Raises:
+            KeyError: another precision, in which no product was measured.
+        """
+        return {"float32": self.float32, "bfloat16": self.bfloat16, "int8": self.int8}[precision]
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the rates by precision, rounded for people."""
+        return {name: round(self.of(name), 1) for name in ("float32", "bfloat16", "int8")}
+
+
+class _Measured:
+    """The rates of this process by the shape of the layers. Those of a parent hold in a forked child, too."""
+
+    def __init__(self) -> None:
+        self.rates: dict[tuple[int, int], ProductRates] = {}
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.Lock()
+
+
+_measured = _Measured()
+
+
+def product_rates(width: int, inner: int) -> ProductRates:
+    """Return the rates for layers of hidden size `width` and intermediate size `inner`.
+
+    The first call for a shape takes some milliseconds; the same answer is given from then on, so that all models of one
+    process multiply alike. The environment variable FASTBERT_PRODUCT_RATES takes the place of the measurement, as
+    "float32=80 bfloat16=75 int8=130".
+
+    Raises:
+        ImportError: there is no compiled module.
+        ValueError: the environment variable is something else.
+    """
+    if (given := os.environ.get(VARIABLE)) is not None:
+        return _from_variable(given, width, inner)
+    with _measured.lock:
+        if (width, inner) not in _measured.rates:
+            _measured.rates[width, inner] = _chosen(measure(width, inner))
+        return _measured.rates[width, inner]
+
+
+def measure(width: int, inner: int) -> dict[str, float]:
+    """Measure the rate of each way that this processor has, in GFLOP/s.
+
+    CPU time of one thread, which other processes do not take; the ways take turns, and the least time of each counts.
+
+    Args:
+        width: hidden size.
+        inner: intermediate size.
+    """
+    names = [name for name in _WAYS if name != "bfloat16" or _has_bfloat16_products(width, inner)]
+    ways = [_WAYS[name] for name in names]
+    of_width, of_inner = (_extension.module().time_products(ways, depth, _ROUNDS) for depth in (width, inner))
+    rates = {}
+    for name, (prepare, multiply), (prepare_inner, multiply_inner) in zip(names, of_width, of_inner, strict=True):
+        # Query, key and value, attention output, intermediate: rows of `width`; output: rows of `inner`.
+        seconds = 3 * width * prepare + (4 * width + inner) * width * multiply
+        seconds += inner * prepare_inner + inner * width * multiply_inner
+        rates[name] = 2e-9 * (4 * width + 2 * inner) * width / seconds
+    return rates
+
+
+def _has_bfloat16_products(width: int, inner: int) -> bool:
+    return all(product_operand(torch.bfloat16, depth) == "bfloat16" for depth in (width, inner))
+
+
+def _chosen(rates: Mapping[str, float]) -> ProductRates:
+    """Return the faster way of bfloat16: the processor's own, unless the other one is clearly faster."""
+    own, as_float = rates.get("bfloat16", 0.0), rates["bfloat16 as float32"]
+    operand = "bfloat16" if own * MARGIN >= as_float else "float32"
+    return ProductRates(rates["float32"], own if operand == "bfloat16" else as_float, rates["int8"], operand)
+
+
+def _from_variable(given: str, width: int, inner: int) -> ProductRates:
+    try:
+        rates = {name: float(value) for name, value in (part.split("=") for part in given.split())}
+        if rates.keys() != {"float32", "bfloat16", "int8"} or not all(0 < rate < math.inf for rate in rates.values()):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"{VARIABLE} must give three rates above 0, as 'float32=80 bfloat16=75 int8=130', not {given!r}; unset it "
+            "to have them measured"
+        ) from None
+    own = _has_bfloat16_products(width, inner) and rates["bfloat16"] * MARGIN >= rates["float32"]
+    return ProductRates(**rates, bfloat16_operand="bfloat16" if own else "float32")

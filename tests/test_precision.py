@@ -1,0 +1,184 @@
+"""The precision of a patched model: a word where it is slower here than float32, and the choice of dtype="auto"."""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+import warnings
+
+import pytest
+import torch
+
+import fastbert_kernels
+from fastbert_kernels import precision, product_rates
+from fastbert_kernels.engine.packed import Results
+from helpers.models import padded_batch, spread_model
+
+if fastbert_kernels.backends._cpu_unavailable() is not None:
+    pytest.skip("the kernels of the CPU are not built", allow_module_level=True)
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """A function that gives the rates in place of a measurement."""
+    precision._warn_of_slower.cache_clear()
+
+    def give(float32, bfloat16, int8):
+        monkeypatch.setenv(product_rates.VARIABLE, f"float32={float32} bfloat16={bfloat16} int8={int8}")
+
+    return give
+
+
+def info_of(dtype, **options):
+    return fastbert_kernels.patch_info(fastbert_kernels.patch(spread_model(), dtype=dtype, **options))
+
+
+@pytest.mark.parametrize(("dtype", "rate"), [(torch.bfloat16, "70"), (torch.int8, "60")])
+def test_a_slower_precision_is_told_once(rates, dtype, rate):
+    rates(80, 70, 60)
+    with pytest.warns(RuntimeWarning, match=f"{rate} GFLOP/s in its products, and in float32 80.*dtype='auto'"):
+        fastbert_kernels.patch(spread_model(), dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastbert_kernels.patch(spread_model(), dtype=dtype)
+
+
+def test_weights_in_a_slower_precision_are_told_of_too(rates):
+    rates(80, 70, 60)
+    with pytest.warns(RuntimeWarning, match="torch.bfloat16 is slower"):
+        fastbert_kernels.patch(spread_model().bfloat16())
+
+
+def test_nothing_is_said_of_float32_or_of_noise(rates):
+    rates(80, 78, 79)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for dtype in (None, torch.float32, torch.bfloat16, torch.int8):
+            fastbert_kernels.patch(spread_model(), dtype=dtype)
+
+
+def test_auto_takes_the_fastest_that_agrees(rates, monkeypatch):
+    monkeypatch.setattr(precision, "TOLERANCE", 1.0)
+    rates(80, 100, 120)
+    found = info_of("auto", probe=probe_of_one_text())
+    assert found["dtype"] == "int8" and found["automatic"]
+    assert found["rates"] == {"float32": 80, "bfloat16": 100, "int8": 120}
+    rates(80, 120, 100)
+    assert info_of("auto", probe=probe_of_one_text())["dtype"] == "bfloat16"
+    rates(80, 83, 84)
+    found = info_of("auto", probe=probe_of_one_text())
+    assert found["dtype"] == "float32" and "int8 is not faster" in found["reason"]
+
+
+def test_auto_leaves_out_what_does_not_agree(rates, monkeypatch):
+    monkeypatch.setattr(precision, "TOLERANCE", 0.0)  # no rounding is as little as that
+    rates(80, 100, 120)
+    found = info_of("auto")
+    assert found["dtype"] == "float32"
+    assert "int8 does not agree" in found["reason"] and "bfloat16 does not agree" in found["reason"]
+
+
+def test_the_choice_is_in_the_repr_and_stays(rates, monkeypatch):
+    monkeypatch.setattr(precision, "TOLERANCE", 1.0)
+    rates(80, 100, 120)
+    model = fastbert_kernels.patch(spread_model(), dtype="auto", probe=probe_of_one_text())
+    assert "dtype=auto, which took int8 (GFLOP/s a core: float32 80, bfloat16 100, int8 120; 0 of 1 probe" in repr(
+        model
+    )
+    batch = padded_batch([5, 17, 9])
+    rates(120, 100, 80)
+    with torch.inference_mode():
+        with pytest.warns(RuntimeWarning, match="torch.int8 is slower"):
+            want = fastbert_kernels.patch(spread_model(), dtype=torch.int8)(**batch).logits
+        assert torch.equal(model(**batch).logits, want)
+        model.layers[0].attention.output.LayerNorm.bias.fill_(0.5)  # derived anew, in the same precision
+        changed = model(**batch).logits
+        assert not torch.equal(changed, want)
+        assert torch.equal(copy.deepcopy(model)(**batch).logits, changed)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="probe is what dtype='auto' compares"):
+        info_of(torch.int8, probe=probe_of_one_text())
+    with pytest.raises(ValueError, match="dtype must be None, 'auto' or one of"):
+        info_of("fastest")
+    assert fastbert_kernels.patch_info(spread_model()) is None
+
+
+def test_other_backends_keep_the_precision_of_the_weights(monkeypatch):
+    monkeypatch.setattr(precision, "product_rates", None)  # nothing is measured
+    found = info_of("auto", backend="reference")
+    assert (found["dtype"], found["rates"]) == ("as the weights", None) and "nothing is measured" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("label", "difference", "agrees"), [(0, 0.04, True), (0, 0.06, False), (1, 0.0, False), (0, float("nan"), False)]
+)
+def test_agreement(label, difference, agrees):
+    logits = torch.tensor([[2.0, 1.0], [2.0, 1.0]])
+    want = Results(logits, torch.tensor([0.5, 0.5]), torch.tensor([4, 4]))
+    other = logits.clone()
+    other[1, label] = 3.0
+    got = Results(other, torch.tensor([0.5, 0.5 + difference]), torch.tensor([4, 4]))
+    assert precision.compare(want, got)[0] == agrees
+
+
+def probe_of_one_text():
+    return torch.arange(1, 20), torch.tensor([0, 19])
+
+
+# The rates.
+
+
+def test_the_variable_is_checked(monkeypatch):
+    for wrong in ("80", "float32=80 bfloat16=75", "float32=80 bfloat16=75 int8=0", "float32=a bfloat16=75 int8=1", ""):
+        monkeypatch.setenv(product_rates.VARIABLE, wrong)
+        with pytest.raises(ValueError, match="three rates above 0"):
+            product_rates.product_rates(384, 1536)
+
+
+def test_the_faster_way_of_bfloat16_is_taken():
+    rates = {"float32": 80.0, "bfloat16 as float32": 78.0, "int8": 90.0}
+    assert product_rates._chosen(rates).bfloat16_operand == "float32"  # no such products
+    slow, fast = product_rates._chosen({**rates, "bfloat16": 40.0}), product_rates._chosen({**rates, "bfloat16": 160.0})
+    assert (slow.bfloat16_operand, slow.bfloat16) == ("float32", 78.0)
+    assert (fast.bfloat16_operand, fast.bfloat16) == ("bfloat16", 160.0)
+    assert product_rates._chosen({**rates, "bfloat16": 76.0}).bfloat16_operand == "bfloat16"  # within the margin
+
+
+def test_measured_once_for_each_shape_by_whatever_thread(monkeypatch):
+    monkeypatch.delenv(product_rates.VARIABLE)
+    monkeypatch.setattr(product_rates, "_measured", product_rates._Measured())
+    asked = []
+
+    def measure(width, inner):
+        asked.append((width, inner))
+        return {"float32": 80.0 + len(asked), "bfloat16 as float32": 78.0, "int8": 90.0}
+
+    monkeypatch.setattr(product_rates, "measure", measure)
+    threads = [threading.Thread(target=product_rates.product_rates, args=(384, 1536)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asked == [(384, 1536)]
+    assert product_rates.product_rates(768, 3072).float32 == 82.0
+    assert product_rates.product_rates(384, 1536).float32 == 81.0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_forked_in_the_middle_of_a_measurement_measures(monkeypatch):
+    monkeypatch.delenv(product_rates.VARIABLE)
+    with product_rates._measured.lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if product_rates._measured.lock.acquire(timeout=5) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_every_way_of_this_processor_has_a_rate(monkeypatch):
+    monkeypatch.setattr(product_rates, "_ROUNDS", 1)
+    found = product_rates.measure(64, 130)
+    assert {"float32", "bfloat16 as float32", "int8"} <= found.keys()
+    assert all(rate > 0 for rate in found.values())
