@@ -1,6 +1,6 @@
 """The attentive head as one Triton kernel: one program per sample, one launch per layer.
 
-`attentive_head_linear.py` has the other kernel, for the identity as narrow activation.
+`attentive_head_linear.py` has the other way to pool, for the identity as narrow activation.
 """
 
 from __future__ import annotations
@@ -18,72 +18,46 @@ from fastbert_kernels import backends
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.reference import AttentiveHeadTensors
 from fastbert_kernels.triton import configs
-from fastbert_kernels.triton.attentive_head_linear import linear_attentive_head_kernel
+from fastbert_kernels.triton.attentive_head_linear import pool_unprojected
 from fastbert_kernels.triton.decision import decide, rule_and_classes, unsupported_rule
-from fastbert_kernels.triton.layers import MAX_HEADS, classify, score_vectors, tanh
+from fastbert_kernels.triton.layers import MAX_HEADS, classify, rows_of, score_vectors, tanh
 
 
 @triton.jit
-def _attentive_head_kernel(
-    hidden_ptr,
-    cu_seqlens_ptr,
-    speed_ptr,
-    history_ptr,
+def pool_projected(
+    sample_ptr,
+    length,
     projection_weight_ptr,
     projection_bias_ptr,
     query_ptr,
     query_bias_ptr,
-    value_ptr,
-    value_bias_ptr,
-    output_weight_ptr,
-    output_bias_ptr,
-    logits_ptr,
-    uncertainty_ptr,
-    new_history_ptr,
-    keep_ptr,
     scratch_ptr,
     num_heads,
-    num_labels,
-    log_classes,
-    parameter,
     HIDDEN_SIZE: tl.constexpr,
     NARROW_SIZE: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_LABELS: tl.constexpr,
-    ALL_LABELS: tl.constexpr,
     NARROW_TANH: tl.constexpr,
-    MLP_TANH: tl.constexpr,
-    CRITERION: tl.constexpr,
-    HAS_HISTORY: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Decide on sample `program_id(0)`, whose rows of `hidden` are X [n, H]::
+    """Pool the rows X [n, H] of a sample, and return where the c_i [h, C] lie::
 
-        Z      = f(X projection_weight^T + projection_bias)                   tile by tile, in registers
-        u_i    = Z_0 query_i + query_bias_i                                   i = 1..h
-        c_i    = softmax_j(u_i . Z_j) Z                                       online over tiles of tokens
-        logits = g([c_1 .. c_h] value + value_bias) output_weight^T + output_bias
-
-    and from there to uncertainty, prediction and keep as in `decide`; f and g are tanh or the identity.
+        Z   = f(X projection_weight^T + projection_bias)                   tile by tile, in registers
+        u_i = Z_0 query_i + query_bias_i                                   i = 1..h
+        c_i = softmax_j(u_i . Z_j) Z                                       online over tiles of tokens
 
     Memory traffic of a sample: its n * H elements of `hidden` once from memory; from the level 2 cache, which all
-    samples share, the C * H elements of the projection once per tile of BLOCK_TOKENS tokens, and the (2 h C + N) * C
-    of the other weights; N + 3 words and one byte written. Z, the scores and the attention weights never
-    leave the chip.
+    samples share, the C * H elements of the projection once per tile of BLOCK_TOKENS tokens, and the h C * C of the
+    queries. Z, the scores and the attention weights never leave the chip.
 
-    `scratch` [B, (2 h + 1) C] float32 holds Z_0, the u_i and the sums for c_i of each sample. A program reads only what
-    it wrote itself, a few KB in the caches; kept in registers, every thread would hold a copy beside its part of Z.
+    `scratch` [(2 h + 1) C] float32 holds Z_0, the u_i and the sums for c_i. A program reads only what it wrote itself,
+    a few KB in the caches; kept in registers, every thread would hold a copy beside its part of Z.
 
     WIDEN turns the operands of the matrix product into float32, which Triton's interpreter needs.
     """
-    sample = tl.program_id(0).to(tl.int64)
-    begin = tl.load(cu_seqlens_ptr + sample).to(tl.int64)
-    length = (tl.load(cu_seqlens_ptr + sample + 1) - begin).to(tl.int32)
-    sample_ptr = hidden_ptr + begin * HIDDEN_SIZE
     pooled_size = num_heads * NARROW_SIZE
-    first_ptr = scratch_ptr + sample * (2 * pooled_size + NARROW_SIZE)  # Z_0 [C]
+    first_ptr = scratch_ptr  # Z_0 [C]
     scorer_ptr = first_ptr + NARROW_SIZE  # u_i [h, C]
     pooled_ptr = scorer_ptr + pooled_size  # sum_j exp(score_j - largest) Z_j [h, C]
 
@@ -147,6 +121,100 @@ def _attentive_head_kernel(
         tl.debug_barrier()
         tl.store(pooled_ptr + offset + narrow, pooled)  # c_i
     tl.debug_barrier()
+    return pooled_ptr
+
+
+# A number that changes from call to call must not compile a kernel of its own whenever it is 1 or divisible by 16.
+@triton.jit(do_not_specialize=["num_tokens"])
+def _attentive_head_kernel(
+    hidden_ptr,
+    cu_seqlens_ptr,
+    speed_ptr,
+    history_ptr,
+    projection_weight_ptr,
+    projection_bias_ptr,
+    query_ptr,
+    query_bias_ptr,
+    value_ptr,
+    value_bias_ptr,
+    output_weight_ptr,
+    output_bias_ptr,
+    logits_ptr,
+    uncertainty_ptr,
+    new_history_ptr,
+    keep_ptr,
+    scratch_ptr,
+    scratch_size,
+    num_tokens,
+    num_heads,
+    num_labels,
+    log_classes,
+    parameter,
+    PROJECTED: tl.constexpr,
+    HIDDEN_SIZE: tl.constexpr,
+    NARROW_SIZE: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_HIDDEN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_LABELS: tl.constexpr,
+    ALL_LABELS: tl.constexpr,
+    NARROW_TANH: tl.constexpr,
+    MLP_TANH: tl.constexpr,
+    CRITERION: tl.constexpr,
+    HAS_HISTORY: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """Decide on sample `program_id(0)`, whose rows of `hidden` are X [n, H]: pooled to the c_i [h, C] as in
+    `pool_projected`, or for the identity as narrow activation as in `pool_unprojected`, then::
+
+        logits = g([c_1 .. c_h] value + value_bias) output_weight^T + output_bias
+
+    and from there uncertainty, prediction and keep as in `decide`; g is tanh or the identity.
+
+    Memory traffic of a sample beside that of the pooling: from the level 2 cache the (h C + N) * C of the weights;
+    N + 3 words and one byte written. `scratch` [B, scratch_size] float32 is for the pooling.
+    """
+    sample = tl.program_id(0).to(tl.int64)
+    begin, length = rows_of(cu_seqlens_ptr, sample, num_tokens)
+    sample_ptr = hidden_ptr + begin * HIDDEN_SIZE
+    scratch_ptr += sample * scratch_size
+    if PROJECTED:
+        pooled_ptr = pool_projected(
+            sample_ptr,
+            length,
+            projection_weight_ptr,
+            projection_bias_ptr,
+            query_ptr,
+            query_bias_ptr,
+            scratch_ptr,
+            num_heads,
+            HIDDEN_SIZE,
+            NARROW_SIZE,
+            BLOCK_TOKENS,
+            BLOCK_HIDDEN,
+            BLOCK_ROWS,
+            NARROW_TANH,
+            WIDEN,
+        )
+    else:
+        tl.static_assert(not NARROW_TANH, "only without a narrow activation can the projection be left out")
+        pooled_ptr = pool_unprojected(
+            sample_ptr,
+            length,
+            projection_weight_ptr,
+            projection_bias_ptr,
+            query_ptr,
+            query_bias_ptr,
+            scratch_ptr,
+            num_heads,
+            HIDDEN_SIZE,
+            NARROW_SIZE,
+            BLOCK_TOKENS,
+            BLOCK_HIDDEN,
+            BLOCK_ROWS,
+            WIDEN,
+        )
+    pooled_size = num_heads * NARROW_SIZE
     logits_ptr += sample * num_labels
     classify(
         pooled_ptr,
@@ -217,16 +285,15 @@ def attentive_head(
     if batch == 0:
         return
     config = configs.attentive_head(hidden, batch, narrow)
-    if narrow_activation == "tanh" or projecting_reads_less(hidden, batch, config):
-        kernel, scratch_size = _attentive_head_kernel, (2 * heads + 1) * narrow
-        more = {"NARROW_TANH": narrow_activation == "tanh"}
+    projected = narrow_activation == "tanh" or projecting_reads_less(hidden, batch, config)
+    if projected:
+        scratch_size = (2 * heads + 1) * narrow
     else:
         config = configs.linear_attentive_head(hidden, narrow)
-        kernel, scratch_size = linear_attentive_head_kernel, 3 * heads * hidden_size + (heads + 1) * narrow
-        more = {}
+        scratch_size = 3 * heads * hidden_size + (heads + 1) * narrow
     previous = cu_seqlens if history is None else history  # without a history any int32 tensor will do: it is not read
     with torch.cuda.device_of(hidden):
-        wrap(kernel)[(batch,)](
+        wrap(_attentive_head_kernel)[(batch,)](
             hidden,
             cu_seqlens,
             speed,
@@ -234,12 +301,15 @@ def attentive_head(
             *weights,
             *results,
             hidden.new_empty(batch, scratch_size, dtype=torch.float32),
+            scratch_size,
+            hidden.shape[0],
             heads,
             labels,
             math.log(classes),
             parameter,
             **constants(config, hidden_size, narrow, labels),
-            **more,
+            PROJECTED=projected,
+            NARROW_TANH=narrow_activation == "tanh",
             MLP_TANH=mlp_activation == "tanh",
             CRITERION=rule.value,
             HAS_HISTORY=history is not None,
@@ -250,16 +320,16 @@ def attentive_head(
 
 
 def projecting_reads_less(hidden: Tensor, batch: int, config: configs.AttentiveHeadConfig) -> bool:
-    """Return whether `_attentive_head_kernel`, with tiles of `config`, is the better one without a narrow activation.
+    """Return whether `pool_projected`, with tiles of `config`, is the better one without a narrow activation.
 
-    It reads the projection weights once a tile, the other kernel three times. In 16 bits, where the matrix units do the
+    It reads the projection weights once a tile, the other one three times. In 16 bits, where the matrix units do the
     products on the way, that is less up to three tiles a sample; in float32 the products are what takes the time.
     """
     return hidden.element_size() == 2 and hidden.shape[0] <= 3 * config.block_tokens * batch
 
 
 def constants(config: configs.AttentiveHeadConfig, hidden_size: int, narrow: int, labels: int) -> dict[str, int]:
-    """Return the compile-time arguments that both kernels have for one shape."""
+    """Return the compile-time arguments that follow from one shape."""
     return {
         "HIDDEN_SIZE": hidden_size,
         "NARROW_SIZE": narrow,

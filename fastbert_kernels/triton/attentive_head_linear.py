@@ -1,13 +1,12 @@
-"""The attentive head with the identity as narrow activation, which need not project the tokens: one Triton program per
-sample. Its launcher is in `attentive_head.py`."""
+"""The pooling of an attentive head with the identity as narrow activation, which need not project the tokens: a device
+function of the kernel in `attentive_head.py`."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from fastbert_kernels.triton.decision import decide
-from fastbert_kernels.triton.layers import MAX_HEADS, classify, score_vectors
+from fastbert_kernels.triton.layers import MAX_HEADS, score_vectors
 
 
 @triton.jit
@@ -59,68 +58,45 @@ def _project(
 
 
 @triton.jit
-def linear_attentive_head_kernel(
-    hidden_ptr,
-    cu_seqlens_ptr,
-    speed_ptr,
-    history_ptr,
+def pool_unprojected(
+    sample_ptr,
+    length,
     projection_weight_ptr,
     projection_bias_ptr,
     query_ptr,
     query_bias_ptr,
-    value_ptr,
-    value_bias_ptr,
-    output_weight_ptr,
-    output_bias_ptr,
-    logits_ptr,
-    uncertainty_ptr,
-    new_history_ptr,
-    keep_ptr,
     scratch_ptr,
     num_heads,
-    num_labels,
-    log_classes,
-    parameter,
     HIDDEN_SIZE: tl.constexpr,
     NARROW_SIZE: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_LABELS: tl.constexpr,
-    ALL_LABELS: tl.constexpr,
-    MLP_TANH: tl.constexpr,
-    CRITERION: tl.constexpr,
-    HAS_HISTORY: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Decide on sample `program_id(0)`, whose rows of `hidden` are X [n, H]::
+    """Pool the rows X [n, H] of a sample, and return where the c_i [h, C] lie::
 
         Z_0        = x_0 projection_weight^T + projection_bias                    [C]
         u_i        = Z_0 query_i + query_bias_i                                   [C]     i = 1..h
         keys_i     = u_i projection_weight                                        [H]
         contexts_i = softmax_j(keys_i . x_j) X                                    [H]     online over tiles of tokens
         c_i        = contexts_i projection_weight^T + projection_bias             [C]
-        logits     = g([c_1 .. c_h] value + value_bias) output_weight^T + output_bias
 
-    which is the head of `attentive_head.py` with f = identity, since u_i . Z_j is keys_i . x_j and a term that is the
-    same for every j, and the attention weights add up to 1. Then uncertainty, prediction and keep as in `decide`.
+    which are those of `pool_projected` with f = identity, since u_i . Z_j is keys_i . x_j and a term that is the
+    same for every j, and the attention weights add up to 1.
 
     A token takes 4 MAX_HEADS H operations instead of 2 H C, and passes twice: for the scores of its tile, and then for
     the contexts. Memory traffic of a sample: its n * H elements of `hidden` once, as long as a tile stays in the level
     1 cache until it passes again; from the level 2 cache, which all samples share, three times the C * H elements of
-    the projection and once the (2 h C + N) * C of the other weights; N + 3 words and one byte written.
+    the projection and once the h C * C of the queries.
 
-    `scratch` [B, 3 h H + (h + 1) C] float32 holds keys, two generations of contexts, Z_0 and u_i of each sample. A
-    program reads only what it wrote itself. The products are made for MAX_HEADS heads, the least that matrix units
-    multiply by; what is not there is 0. WIDEN turns their operands into float32, which Triton's interpreter needs.
+    `scratch` [3 h H + (h + 1) C] float32 holds keys, two generations of contexts, Z_0 and u_i. A program reads only
+    what it wrote itself. The products are made for MAX_HEADS heads, the least that matrix units multiply by; what is
+    not there is 0. WIDEN turns their operands into float32, which Triton's interpreter needs.
     """
-    sample = tl.program_id(0).to(tl.int64)
-    begin = tl.load(cu_seqlens_ptr + sample).to(tl.int64)
-    length = (tl.load(cu_seqlens_ptr + sample + 1) - begin).to(tl.int32)
-    sample_ptr = hidden_ptr + begin * HIDDEN_SIZE
     context_size = num_heads * HIDDEN_SIZE
     pooled_size = num_heads * NARROW_SIZE
-    keys_ptr = scratch_ptr + sample * (3 * context_size + pooled_size + NARROW_SIZE)  # [h, H]; before them x_0 [H]
+    keys_ptr = scratch_ptr  # [h, H]; before them x_0 [H]
     contexts_ptr = keys_ptr + context_size  # [2, h, H]: a tile reads one and writes the other
     first_ptr = contexts_ptr + 2 * context_size  # Z_0 [C]
     scorer_ptr = first_ptr + NARROW_SIZE  # u_i [h, C]; at the end c_i
@@ -201,33 +177,4 @@ def linear_attentive_head_kernel(
     )
     tl.store(scorer_ptr + head * NARROW_SIZE + narrow, pooled + projection_bias, mask=is_head)
     tl.debug_barrier()
-    logits_ptr += sample * num_labels
-    classify(
-        scorer_ptr,
-        length,
-        value_ptr,
-        value_bias_ptr,
-        output_weight_ptr,
-        output_bias_ptr,
-        logits_ptr,
-        pooled_size,
-        num_labels,
-        MLP_TANH,
-        NARROW_SIZE,
-        BLOCK_ROWS,
-        BLOCK_LABELS,
-    )
-    decide(
-        logits_ptr,
-        num_labels,
-        log_classes,
-        parameter,
-        speed_ptr + sample,
-        history_ptr + 2 * sample,
-        uncertainty_ptr + sample,
-        new_history_ptr + 2 * sample,
-        keep_ptr + sample,
-        CRITERION,
-        HAS_HISTORY,
-        ALL_LABELS,
-    )
+    return scorer_ptr

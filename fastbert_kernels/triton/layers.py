@@ -27,6 +27,24 @@ def tanh(x):
 
 
 @triton.jit
+def are_bounds(begin, end, tokens):
+    """Return whether a sample can own the rows from `begin` up to `end` of T tokens."""
+    return (begin >= 0) & (begin <= end) & (end <= tokens)
+
+
+@triton.jit
+def rows_of(cu_seqlens_ptr, sample, tokens):
+    """Return the first row of a sample and its length.
+
+    The host does not see the bounds, which lie on the device, and must not wait for them. Such as leave the T rows are
+    those of a sample without tokens.
+    """
+    begin = tl.load(cu_seqlens_ptr + sample)
+    end = tl.load(cu_seqlens_ptr + sample + 1)
+    return begin.to(tl.int64), tl.where(are_bounds(begin, end, tokens), end - begin, 0)
+
+
+@triton.jit
 def _vector_times_matrix(vector_ptr, matrix_ptr, rows, COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
     """Return vector [rows] @ matrix [rows, COLUMNS] in float32, BLOCK_ROWS rows at a time, the next ones under way."""
     row = tl.arange(0, BLOCK_ROWS)

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, LENGTHS, assert_as_accurate_as_pytorch, attentive_head, in_double, moved
+from triton_cases import (
+    DTYPES,
+    LENGTHS,
+    assert_as_accurate_as_pytorch,
+    assert_bad_bounds_are_a_sample_without_tokens,
+    attentive_head,
+    in_double,
+    moved,
+)
 
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
@@ -100,10 +108,17 @@ class TestAttentiveHead:
     )
     def test_without_activation_16_bits_project_up_to_three_tiles(self, monkeypatch, dtype, lengths, projects):
         """Of 64 tokens, on average over the samples."""
-        other = "linear_attentive_head_kernel" if projects else "_attentive_head_kernel"
+        other = "pool_unprojected" if projects else "pool_projected"
         monkeypatch.setattr(sys.modules["fastbert_kernels.triton.attentive_head"], other, None)
         assert_as_accurate_as_pytorch(
             attentive_head_inputs(lengths, 8), dtype, floor=1e-3, narrow_activation="identity"
+        )
+
+    @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
+    def test_bounds_that_leave_the_rows(self, narrow_activation):
+        hidden, _, speed, head = cast_attentive_head_inputs(attentive_head_inputs([3, 5, 4, 2]), torch.float32)
+        assert_bad_bounds_are_a_sample_without_tokens(
+            lambda bounds: attentive_head(hidden, bounds, speed, head, narrow_activation=narrow_activation)
         )
 
     @pytest.mark.parametrize("lengths", [[], [1], [0], [0, 0, 7]])

@@ -116,35 +116,35 @@ def compile_for(architecture: int) -> None:
     from fastbert_kernels.criteria import Criterion
     from fastbert_kernels.triton import configs
     from fastbert_kernels.triton.attentive_head import _attentive_head_kernel, constants
-    from fastbert_kernels.triton.attentive_head_linear import linear_attentive_head_kernel
     from fastbert_kernels.triton.compact import _move_kernel, _place_kernel
     from fastbert_kernels.triton.pooled_exit_head import _pooled_exit_head_kernel
 
     index_types = dict.fromkeys(("cu_seqlens_ptr", "history_ptr", "new_history_ptr"), "*i32")
     decision_types = {"keep_ptr": "*i1", "num_labels": "i32", "log_classes": "fp32", "parameter": "i32"}
 
-    def head(kernel, config, narrow, dtype, hidden_size=768, labels=2, fold="fp32", criterion=Criterion.ENTROPY, **own):
+    def head(config, narrow, dtype, hidden_size=768, labels=2, fold="fp32", criterion=Criterion.ENTROPY, **own):
         """A launch makes a constant of the number of heads where it is 1; else one compilation is for 2 to 8."""
-        kind = "linear_attentive_head" if kernel is linear_attentive_head_kernel else "attentive_head"
+        own = {"PROJECTED": True, "NARROW_TANH": own.get("PROJECTED", True), **own}
+        kind = "attentive_head" if own["PROJECTED"] else "linear_attentive_head"
         details = " ".join(["", *own])
         name = f"{kind} C {narrow} {dtype} H {hidden_size} N {labels} fold {fold} {criterion.value}{details} {config}"
         types = dict.fromkeys(("hidden_ptr", "projection_weight_ptr"), f"*{dtype}")
-        types |= {"query_ptr": f"*{fold}", "value_ptr": f"*{fold}", "num_heads": "i32", **index_types, **decision_types}
+        types |= {"query_ptr": f"*{fold}", "value_ptr": f"*{fold}", **index_types, **decision_types}
+        types |= dict.fromkeys(("num_heads", "scratch_size", "num_tokens"), "i32")
         values = constants(config, hidden_size, narrow, labels)
-        values |= {"MLP_TANH": True, "CRITERION": criterion.value, "HAS_HISTORY": True, "WIDEN": False}
-        values |= {"NARROW_TANH": True, **own} if kernel is _attentive_head_kernel else own
-        resources(architecture, name, kernel, types, "*fp32", values, config.num_warps, config.num_stages)
+        values |= {"MLP_TANH": True, "CRITERION": criterion.value, "HAS_HISTORY": True, "WIDEN": False, **own}
+        resources(
+            architecture, name, _attentive_head_kernel, types, "*fp32", values, config.num_warps, config.num_stages
+        )
 
     largest = {"hidden_size": 1024, "labels": 1031, "criterion": Criterion.TOP_K_ENTROPY}
     table = configs.ATTENTIVE_HEAD[architecture]
     for (half, narrow), tiles in table.items():
         for config in dict.fromkeys(tiles):
-            head(
-                _attentive_head_kernel, config, narrow, "bf16" if half else "fp32", **(largest if narrow == 256 else {})
-            )
+            head(config, narrow, "bf16" if half else "fp32", **(largest if narrow == 256 else {}))
     for config in dict.fromkeys(table[True, 128]):
         fp16 = {"labels": 1000, "fold": "fp16", "criterion": Criterion.TOP_K_ENTROPY}
-        head(_attentive_head_kernel, config, 128, "fp16", **fp16)
+        head(config, 128, "fp16", **fp16)
     odd = {
         "hidden_size": 136,
         "fold": "bf16",
@@ -153,20 +153,14 @@ def compile_for(architecture: int) -> None:
         "MLP_TANH": False,
         "num_heads": 1,
     }
-    head(_attentive_head_kernel, table[True, 128][1], 128, "bf16", **odd)
+    head(table[True, 128][1], 128, "bf16", **odd)
     many_classes = {"hidden_size": 1024, "labels": 1000, "criterion": Criterion.CONFIDENCE}
-    head(_attentive_head_kernel, table[False, 128][1], 128, "fp32", **many_classes)
+    head(table[False, 128][1], 128, "fp32", **many_classes)
 
     for (half, narrow), config in configs.LINEAR_ATTENTIVE_HEAD.items():
-        head(
-            linear_attentive_head_kernel,
-            config,
-            narrow,
-            "bf16" if half else "fp32",
-            **(largest if narrow == 256 else {}),
-        )
-    odd = {"hidden_size": 136, "fold": "fp16", "criterion": Criterion.PATIENCE, "MLP_TANH": False, "num_heads": 1}
-    head(linear_attentive_head_kernel, configs.LINEAR_ATTENTIVE_HEAD[True, 128], 128, "fp16", **odd)
+        sizes = largest if narrow == 256 else {}
+        head(config, narrow, "bf16" if half else "fp32", **sizes, PROJECTED=False)
+    head(configs.LINEAR_ATTENTIVE_HEAD[True, 128], 128, "fp16", **{**odd, "fold": "fp16", "PROJECTED": False})
 
     pooled = configs.POOLED_EXIT_HEAD
     for pooling, layers, dtype, criterion, activation, labels in (
@@ -177,7 +171,7 @@ def compile_for(architecture: int) -> None:
     ):
         types = {
             **dict.fromkeys(("hidden_ptr", "weight_0_ptr", "weight_1_ptr", "weight_2_ptr"), f"*{dtype}"),
-            **dict.fromkeys(("hidden_size", "size_1", "size_2", "scratch_size"), "i32"),
+            **dict.fromkeys(("hidden_size", "size_1", "size_2", "scratch_size", "num_tokens"), "i32"),
             **index_types,
             **decision_types,
         }
@@ -196,7 +190,8 @@ def compile_for(architecture: int) -> None:
         resources(architecture, name, _pooled_exit_head_kernel, types, "*fp32", values, pooled.num_warps)
 
     compact = configs.COMPACT
-    types = {"keep_ptr": "*i1", "speed_ptr": "*fp32", "new_speed_ptr": "*fp32", "batch": "i32"}
+    types = {"keep_ptr": "*i1", "speed_ptr": "*fp32", "new_speed_ptr": "*fp32"}
+    types |= dict.fromkeys(("batch", "num_tokens", "num_results"), "i32")
     values = {"BLOCK_SAMPLES": compact.block_samples}
     resources(architecture, "compact_place", _place_kernel, types, "*i32", values, compact.num_warps)
     floats = ("logits_ptr", "uncertainty_ptr", "new_speed_ptr", "out_logits_ptr", "out_uncertainty_ptr")
@@ -216,7 +211,9 @@ def resources(architecture, name, kernel, types, other_pointers, constants, num_
     from triton.compiler import ASTSource
 
     signature = {n: "constexpr" if n in constants else types.get(n, other_pointers) for n in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if n.endswith("_ptr")}
+    aligned = {
+        (i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if n.endswith(("_ptr", "scratch_size"))
+    }
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, aligned),
         target=GPUTarget("cuda", architecture, 32),

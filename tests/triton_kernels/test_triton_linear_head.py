@@ -29,7 +29,7 @@ def test_everything_interpreted_in_a_process_of_its_own():
 @pytest.fixture
 def no_projecting_kernel(monkeypatch):
     """The head fails where it would project the tokens."""
-    monkeypatch.setattr(sys.modules["fastbert_kernels.triton.attentive_head"], "_attentive_head_kernel", None)
+    monkeypatch.setattr(sys.modules["fastbert_kernels.triton.attentive_head"], "pool_projected", None)
 
 
 def assert_linear_head_is_accurate(inputs, dtype, **options):

@@ -63,6 +63,17 @@ def assert_as_accurate_as_pytorch(inputs, dtype, fold_dtype=torch.float32, more_
     assert keep[~filled].all()
 
 
+def assert_bad_bounds_are_a_sample_without_tokens(run):
+    """`run` answers to the bounds of four samples with 3, 5, 4 and 2 rows."""
+    good = run(torch.tensor([0, 3, 8, 12, 14], dtype=torch.int32))
+    for bounds, bad, same in (([0, 3, 8, 12, 15], [3], [0, 1, 2]), ([-1, 9, 8, 12, 14], [0, 1], [2, 3])):
+        told = run(torch.tensor(bounds, dtype=torch.int32))
+        assert all(torch.equal(one[same], other[same]) for one, other in zip(told, good, strict=True))
+        logits, uncertainty, history, keep = (tensor[bad] for tensor in told)
+        assert logits.isnan().all() and uncertainty.isnan().all() and keep.all()
+        assert history.tolist() == [[-1, 0]] * len(bad)
+
+
 def moved(inputs, rows):
     """The same batch, so many rows further on: beyond 2^31 elements and bytes. Memory that nothing touches is only
     addresses."""
