@@ -19,7 +19,7 @@ once, but has fixed addresses and sizes. Hence:
   through the plain loop.
 - For up to 8 short samples the stages of a bucket are *chained* to one graph, in which the device itself decides after
   each whether the next one runs (conditional nodes, csrc/cuda/depth_graph.cu): one launch, and no host in between.
-  Where that is not to be had, the host starts stage after stage.
+  Where that is not available, the host starts stage after stage.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.plans import Place, Plan, StageLayers
 from fastbert_kernels.engine.recorders import CudaRecorder, Recorder, RunLayers, Stage
 from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
-from fastbert_kernels.engine.spans import Encoder, PackedState
+from fastbert_kernels.engine.spans import LayeredEncoder, PackedState
 from fastbert_kernels.engine.weights import ExitHead
 
 
@@ -55,7 +55,7 @@ class _NotRecorded(Exception):
     """The recorder could not; the message says why."""
 
 
-class GraphedLoop(Encoder):
+class GraphedLoop(LayeredEncoder):
     """`LayerLoop` with its small batches in CUDA graphs, recorded when a bucket is first used.
 
     Too large batches, rules without a plan, batches for which there is no bucket any more, calls during a call of
@@ -110,14 +110,6 @@ class GraphedLoop(Encoder):
     @property
     def dtype(self) -> torch.dtype:
         return self._plain.dtype
-
-    @property
-    def depth(self) -> int:
-        return self._plain.depth
-
-    @property
-    def num_labels(self) -> int:
-        return self._plain.num_labels
 
     def prepare(self, shapes: Iterable[tuple[int, int, int]], rule: Rule = ENTROPY_RULE) -> None:
         """Records ahead what batches of these (tokens, samples, longest sample) need by such a rule, whatever Speeds it
@@ -225,7 +217,7 @@ class GraphedLoop(Encoder):
         return [self._stage(place, layers) for layers in place.plan.stages()]
 
     def _chain(self, place: Place) -> Callable[[], None] | None:
-        """The graph of all layers at `place`, made now or before; None where it is not for it or not to be had."""
+        """The graph of all layers at `place`, made now or before; None where it is not for it or not available."""
         if place.bucket.samples > self._whole_depth_samples or place.bucket.tokens > WHOLE_DEPTH_TOKENS:
             return None
         if place.chain is None:

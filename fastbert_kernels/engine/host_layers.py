@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.spans import Encoder, PackedState
-from fastbert_kernels.engine.weights import ExitHead, teacher_classifier
+from fastbert_kernels.engine.spans import LayeredEncoder, PackedState
+from fastbert_kernels.engine.weights import ExitHead
 
 # (layer, hidden [B, L, H], valid [B, L] bool) -> hidden [B, L, H]
 CallLayer = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -57,7 +57,7 @@ class PaddedBatch(PackedBatch):
 
 
 @dataclass(frozen=True)
-class HostEncoder(Encoder):
+class HostEncoder(LayeredEncoder):
     """An encoder of the host's own layers, which run in their own precision; every sample has a token.
 
     Attributes:
@@ -78,14 +78,6 @@ class HostEncoder(Encoder):
     @property
     def dtype(self) -> torch.dtype:
         return self.precision
-
-    @property
-    def depth(self) -> int:
-        return len(self.layers)
-
-    @property
-    def num_labels(self) -> int:
-        return teacher_classifier(self.heads).num_labels
 
     def _run_span(self, state: PackedState, until: int) -> Results:
         padding = _Padding(state.batch)

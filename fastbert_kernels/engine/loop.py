@@ -26,12 +26,12 @@ from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.layer import Layer
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule, asked_layers
-from fastbert_kernels.engine.spans import Encoder, PackedState
-from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights, teacher_classifier
+from fastbert_kernels.engine.spans import LayeredEncoder, PackedState
+from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 
 
 @dataclass(frozen=True)
-class LayerLoop(Encoder):
+class LayerLoop(LayeredEncoder):
     """Layers and exit heads one after another, for every device.
 
     On a GPU the host reads once behind each exit head that is asked, two numbers in pinned memory, and waits for
@@ -50,14 +50,6 @@ class LayerLoop(Encoder):
     @property
     def dtype(self) -> torch.dtype:
         return self.layers[0].dtype
-
-    @property
-    def depth(self) -> int:
-        return len(self.layers)
-
-    @property
-    def num_labels(self) -> int:
-        return teacher_classifier(self.heads).num_labels
 
     def _run_span(self, state: PackedState, until: int) -> Results:
         batch, rule, survivors = state.batch, state.rule, len(state)

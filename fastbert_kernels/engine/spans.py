@@ -10,12 +10,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule
+from fastbert_kernels.engine.weights import ExitHead, teacher_classifier
 
 
 @dataclass
@@ -192,3 +194,23 @@ class Encoder(abc.ABC):
             ValueError: the rule is for another number of layers.
         """
         return self._run_span(self.start(batch, rule), self.depth)
+
+
+class LayeredEncoder(Encoder):
+    """An encoder that has its layers one by one.
+
+    Attributes:
+        layers: L.
+        heads: L, None behind a layer without an exit head; the last layer has one.
+    """
+
+    layers: Sequence[Any]
+    heads: Sequence[ExitHead | None]
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    @property
+    def num_labels(self) -> int:
+        return teacher_classifier(self.heads).num_labels
