@@ -21,8 +21,7 @@ from fastbert_kernels.hosts.uer_models import (
     derived_encoder,
     entropy_decision,
     is_a,
-    pair_host,
-    text_host,
+    text_and_pair_hosts,
 )
 
 _MODULE = "fastbert.fastbert"
@@ -57,12 +56,4 @@ def _head_parameters(head: Any) -> Parameters:
     return attentive_head_parameters(head)
 
 
-HOST = text_host(
-    "fastbert.FastBERT",
-    lambda model: is_a(model, _MODULE, "FastBERT") and not is_a(model, _MODULE, "FastBERT_S2"),
-    encoder,
-    entropy_decision,
-)
-PAIR_HOST = pair_host(
-    "fastbert.FastBERT_S2", lambda model: is_a(model, _MODULE, "FastBERT_S2"), encoder, entropy_decision
-)
+HOST, PAIR_HOST = text_and_pair_hosts(("fastbert.FastBERT", "fastbert.FastBERT_S2"), _MODULE, encoder, entropy_decision)

@@ -27,8 +27,7 @@ from fastbert_kernels.hosts.uer_models import (
     check_methods,
     derived_encoder,
     is_a,
-    pair_host,
-    text_host,
+    text_and_pair_hosts,
 )
 
 _BERT, _ALBERT, _HEADS = "fastplm.fastbert", "fastplm.fastalbert", "fastplm.classifiers"
@@ -115,12 +114,6 @@ def decision(model: Any, speed: float) -> Decision:
     return speed, Rule(Criterion.TOP_K_ENTROPY, number)
 
 
-HOST = text_host(
-    "fastplm.FastBERT, FastALBERT",
-    lambda model: is_a(model, _BERT, "FastBERT") and not is_a(model, _BERT, "FastBERT_S2"),
-    encoder,
-    decision,
-)
-PAIR_HOST = pair_host(
-    "fastplm.FastBERT_S2, FastALBERT_S2", lambda model: is_a(model, _BERT, "FastBERT_S2"), encoder, decision
+HOST, PAIR_HOST = text_and_pair_hosts(
+    ("fastplm.FastBERT, FastALBERT", "fastplm.FastBERT_S2, FastALBERT_S2"), _BERT, encoder, decision
 )

@@ -142,13 +142,33 @@ def _host(
     )
 
 
-def text_host(
-    name: str,
-    matches: Callable[[nn.Module], bool],
+def text_and_pair_hosts(
+    names: tuple[str, str],
+    module: str,
     encoder: Callable[[Any, torch.dtype | None, str], Derived[Encoder]],
     decision: Callable[[Any, float], Decision],
-) -> Host:
-    """The host of models called with a text; `decision` is for a model and a Speed, the rest as of `Host`."""
+) -> tuple[Host, Host]:
+    """Return the hosts of a package's models, which have one encoder and differ in what they are called with.
+
+    Args:
+        names: of the hosts, in messages.
+        module: where `FastBERT`, which takes a text, and `FastBERT_S2`, which takes two, are.
+        encoder: as in `Host`.
+        decision: what the engine gets for a model and a Speed.
+    """
+
+    def takes_pairs(model: nn.Module) -> bool:
+        return is_a(model, module, "FastBERT_S2")
+
+    def takes_texts(model: nn.Module) -> bool:
+        return is_a(model, module, "FastBERT") and not takes_pairs(model)
+
+    texts, pairs = _text_calls(decision), _pair_calls(decision)
+    return _host(names[0], takes_texts, encoder, *texts), _host(names[1], takes_pairs, encoder, *pairs)
+
+
+def _text_calls(decision: Callable[[Any, float], Decision]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return `forward` and `predict` of models called with a text."""
 
     def forward(model: Any, encoder: Encoder, sentence: str, speed: float = 0.0) -> Answer:
         return _one(model, encoder, sentence, decision(model, _number(speed)))
@@ -168,16 +188,11 @@ def text_host(
         """
         return _many(model, encoder, _checked(sentences), decision(model, _number(speed)))
 
-    return _host(name, matches, encoder, forward, predict)
+    return forward, predict
 
 
-def pair_host(
-    name: str,
-    matches: Callable[[nn.Module], bool],
-    encoder: Callable[[Any, torch.dtype | None, str], Derived[Encoder]],
-    decision: Callable[[Any, float], Decision],
-) -> Host:
-    """The host of models called with two texts; arguments as of `text_host`."""
+def _pair_calls(decision: Callable[[Any, float], Decision]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return `forward` and `predict` of models called with two texts."""
 
     def forward(model: Any, encoder: Encoder, sent_a: str, sent_b: str, speed: float = 0.0) -> Answer:
         return _one(model, encoder, model._merge(sent_a, sent_b), decision(model, _number(speed)))
@@ -197,7 +212,7 @@ def pair_host(
         merged = (model._merge(*pair) for pair in _checked_pairs(pairs))
         return _many(model, encoder, merged, decision(model, _number(speed)))
 
-    return _host(name, matches, encoder, forward, predict)
+    return forward, predict
 
 
 def entropy_decision(model: Any, speed: float) -> Decision:

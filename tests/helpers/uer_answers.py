@@ -15,6 +15,9 @@ from fastbert_kernels.hosts import uer_models
 from helpers.accuracy import FLOOR
 from helpers.patched import only_the_fast_path
 
+SPEEDS = [0.05, 0.3, 0.5, 0.8, 0.95]
+TOLERANCE = {None: 2e-5, torch.bfloat16: 0.08, torch.int8: 0.16}  # of uncertainties
+
 
 def random_texts(count, seed=0):
     """Of 0 to more words than the model takes: Chinese, English, digits, and what no vocabulary has."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 import torch
 
 from fastbert_kernels.hosts.registered import REGISTERED
+from helpers.pypi import imported
 
 _TIES = "ties, answers"
 
@@ -30,6 +32,19 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("patched against unpatched: answers with an uncertainty at the Speed")
     for test in answers:
         terminalreporter.line(f"{test}: {ties[test]} of {answers[test]}")
+
+
+@pytest.fixture(scope="module")
+def package_named(tmp_path_factory):
+    """Called with the name of a package of PyPI; it is imported until the module's tests are through."""
+    with ExitStack() as scope:
+        yield lambda name: scope.enter_context(imported(name, tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where configurations of the packages' models are written."""
+    return tmp_path_factory.mktemp("configurations")
 
 
 @pytest.fixture(autouse=True)

@@ -16,24 +16,23 @@ from fastbert_kernels.hosts import pypi_fastbert as host
 from fastbert_kernels.hosts import uer_models
 from helpers.hooks import assert_hooks_are_heeded
 from helpers.patched import only_the_fast_path
-from helpers.pypi import imported
-from helpers.uer_answers import Unpatched, assert_accurate, assert_same, assert_same_at_speeds, random_texts
+from helpers.uer_answers import (
+    SPEEDS,
+    TOLERANCE,
+    Unpatched,
+    assert_accurate,
+    assert_same,
+    assert_same_at_speeds,
+    random_texts,
+)
 
 LABELS = ["sport", "trade", 3]
 LENGTH = 40
-SPEEDS = [0.05, 0.3, 0.5, 0.8, 0.95]
-TOLERANCE = {None: 2e-5, torch.bfloat16: 0.08, torch.int8: 0.16}  # of uncertainties
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    with imported("fastbert", tmp_path_factory.mktemp("home")) as module:
-        yield module
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("configurations")
+def package(package_named):
+    return package_named("fastbert")
 
 
 def make(package, folder, *, kind="FastBERT", labels=LABELS, seed=0, **changes):

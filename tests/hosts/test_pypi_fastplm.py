@@ -13,14 +13,11 @@ from doubles.pypi import register_configuration, spread_weights
 from fastbert_kernels.hosts import pypi_fastplm as host
 from fastbert_kernels.hosts import uer_models
 from helpers.patched import only_the_fast_path
-from helpers.pypi import imported
-from helpers.uer_answers import Unpatched, assert_accurate, assert_same, assert_same_at_speeds
+from helpers.uer_answers import SPEEDS, TOLERANCE, Unpatched, assert_accurate, assert_same, assert_same_at_speeds
 from helpers.uer_answers import random_texts as texts_with_any_segments
 
 LABELS = ["sport", "trade", 3, "art", "law", "war"]
 LENGTH = 40
-SPEEDS = [0.05, 0.3, 0.5, 0.8, 0.95]
-TOLERANCE = {None: 2e-5, torch.bfloat16: 0.08, torch.int8: 0.16}  # of uncertainties
 BERT = {"hidden_act": "gelu"}
 ALBERT = {"emb_size": 32, "encoder": "albert", "target": "albert", "hidden_act": "relu"}
 GPT = {"encoder": "gpt", "pooling": "last", "hidden_act": "gelu"}
@@ -28,14 +25,8 @@ GCNN = {"embedding": "word", "encoder": "gatedcnn", "kernel_size": 3, "block_siz
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    with imported("fastplm", tmp_path_factory.mktemp("home")) as module:
-        yield module
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("configurations")
+def package(package_named):
+    return package_named("fastplm")
 
 
 def make(package, folder, *, kind="FastBERT", labels=LABELS, seed=0, options=None, **changes):
