@@ -127,7 +127,7 @@ def patch(
         TypeError: not a model that can be patched. ValueError: unknown backend or dtype, or one that this device, model
             or backend does not have; or a model of a known implementation that the kernels do not serve (multi-label,
             with layers or heads of its own, or with an attribute where a method is to be added). RuntimeError: the
-            named backend is not there. The message says why and what to do.
+            named backend is not available. The message says why and what to do.
     """
     host = find_host(model)
     backends.resolve(backend, next(model.parameters()).device)

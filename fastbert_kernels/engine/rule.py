@@ -43,7 +43,7 @@ class Rule:
             if speed is not None and not speed >= 0:
                 raise ValueError(f"the Speed of layer {layer} must be at least 0 and not NaN, got {speed}")
         if not self.early_exits and (self.layer_speeds is not None or self.criterion is not Criterion.ENTROPY):
-            raise ValueError("without early exits there is nothing more to say: leave out criterion and layer_speeds")
+            raise ValueError("without early exits there is nothing more to say: leave criterion and layer_speeds out")
 
     def asks(self, layer: int) -> bool:
         """Return whether the head behind `layer` (from 1), which is not the last, has to be asked if there is one.

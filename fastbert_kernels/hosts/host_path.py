@@ -71,7 +71,7 @@ class HostPath:
         precision = tensors[0].dtype
         if self.dtype not in (None, precision):
             raise ValueError(
-                f"dtype={self.dtype} is not to be had here: the model's own layers run in the precision of its "
+                f"dtype={self.dtype} is not available here: the model's own layers run in the precision of its "
                 f"weights, {precision}; convert them with model.to({self.dtype}) where it is a floating point type"
             )
         _, groups = self._parts().split(tensors)

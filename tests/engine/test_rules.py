@@ -269,8 +269,8 @@ def test_a_rule_for_another_number_of_layers(kind):
         ({"criterion": "patience"}, "must be at least 1"),
         ({"layer_speeds": (-0.1, 0.5)}, "the Speed of layer 1 must be at least 0 and not NaN, got -0.1"),
         ({"layer_speeds": (None, math.nan, 0.5)}, "the Speed of layer 2 must"),
-        ({"early_exits": False, "layer_speeds": (0.5, 0.5)}, "leave out criterion and layer_speeds"),
-        ({"early_exits": False, "criterion": "confidence"}, "leave out criterion and layer_speeds"),
+        ({"early_exits": False, "layer_speeds": (0.5, 0.5)}, "leave criterion and layer_speeds out"),
+        ({"early_exits": False, "criterion": "confidence"}, "leave criterion and layer_speeds out"),
     ],
 )
 def test_what_a_rule_refuses(fields, message):
