@@ -56,7 +56,8 @@ const char* attentive_head_unsupported(const AttentiveHeadShape& shape, const At
                                        DType dtype);
 
 // One launch on `stream` (a cudaStream_t) of device `device`; returns a cudaError_t (0 on success). `hidden` [T, H] and
-// projection_weight are `dtype` (float32, bfloat16 or float16); these, query and value are 16-byte aligned.
+// projection_weight are `dtype` (float32, bfloat16 or float16); these, query and value are 16-byte aligned. A sample
+// whose bounds leave the T rows has no tokens.
 int attentive_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const AttentiveHeadWeights& weights,
                    const AttentiveHeadShape& shape, const Decision& decision, const DecisionOutputs& outputs,
                    int device, void* stream);

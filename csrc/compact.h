@@ -45,6 +45,7 @@ struct Results {        // indexed by a sample's row in the original batch
   float* logits;        // [B0, N]
   float* uncertainty;   // [B0]
   int64_t* exit_layer;  // [B0]
+  int64_t samples;      // B0
 };
 
 namespace cpu {
@@ -52,8 +53,8 @@ void compact(const PackedBatch& batch, const CompactedBatch& out, const Results&
 }
 
 namespace cuda {
-// At most two launches on `stream` (a cudaStream_t) of device `device`, deterministic; returns a cudaError_t (0 on
-// success).
+// One launch on `stream` (a cudaStream_t) of device `device`, deterministic; returns a cudaError_t (0 on success). Where
+// a bound leaves the T rows or a sample_index the original batch, nothing but the counts is written, and they are -1.
 int compact(const PackedBatch& batch, const CompactedBatch& out, const Results& results, int device, void* stream);
 }  // namespace cuda
 

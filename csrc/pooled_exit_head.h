@@ -45,8 +45,9 @@ namespace cuda {
 const char* pooled_exit_head_unsupported(const PooledHeadWeights& weights, DType dtype);
 
 // One launch on `stream` (a cudaStream_t) of device `device`; returns a cudaError_t (0 on success). `hidden` [T, H] and
-// the weights are `dtype` (float32, bfloat16 or float16) and 16-byte aligned.
-int pooled_exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
+// the weights are `dtype` (float32, bfloat16 or float16) and 16-byte aligned. A sample whose bounds leave the T rows has
+// no tokens.
+int pooled_exit_head(const void* hidden, DType dtype, int64_t tokens, const int32_t* cu_seqlens, int64_t batch,
                      const PooledHeadWeights& weights, const Decision& decision, const DecisionOutputs& outputs,
                      int device, void* stream);
 }  // namespace cuda

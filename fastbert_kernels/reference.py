@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -191,17 +191,13 @@ def embed(
     input_ids: Tensor,
     position_ids: Tensor,
     token_type_ids: Tensor | None,
-    words: Tensor,
-    positions: Tensor,
-    segments: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    *,
+    *tables: Tensor,
     layer_norm_eps: float,
     dtype: torch.dtype,
     layer_norm: str,
 ) -> Tensor:
     """Embed packed tokens; see `fastbert_kernels.ops.embed`."""
+    words, positions, segments, norm_weight, norm_bias = tables
     if token_type_ids is None:
         if segments.shape[0] == 0 and input_ids.numel() > 0:
             raise IndexError("segments has no row, but without token_type_ids every token takes row 0")
@@ -218,16 +214,10 @@ def compact(
     cu_seqlens: Tensor,
     keep: Tensor,
     sample_index: Tensor,
-    speed: Tensor,
-    history: Tensor,
-    logits: Tensor,
-    uncertainty: Tensor,
-    layer: int,
-    out_logits: Tensor,
-    out_uncertainty: Tensor,
-    out_exit_layer: Tensor,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Move survivors together and write the results of the others; see `fastbert_kernels.ops.compact`."""
+    speed, history, logits, uncertainty, layer, out_logits, out_uncertainty, out_exit_layer = rest
     end = check_bounds(cu_seqlens, hidden.shape[0])
     check_rows("sample_index", sample_index, out_logits.shape[0])
     leaving = sample_index[~keep].long()

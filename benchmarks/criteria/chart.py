@@ -8,7 +8,7 @@ from typing import Any
 from criteria.figures import Contender
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; and line styles, for print without colours.
-_COLOURS = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
+_COLOURS = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442")
 _STYLES = ("-", "--", "-.", ":")
 _SPREADS = [
     Contender(*one).name for one in (("entropy", 0), ("top_k_entropy", 2), ("top_k_entropy", 5), ("confidence", 0))

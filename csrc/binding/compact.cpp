@@ -32,7 +32,7 @@ void compact(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& keep,
                           layer};
   const Results results{out_logits.checked<float>("out_logits", {original, labels}, device),
                         out_uncertainty.checked<float>("out_uncertainty", {original}, device),
-                        out_exit_layer.checked<int64_t>("out_exit_layer", {original}, device)};
+                        out_exit_layer.checked<int64_t>("out_exit_layer", {original}, device), original};
   const CompactedBatch out = checked_compacted(compacted, hidden, samples);
 #ifdef FASTBERT_WITH_CUDA
   if (device.type == dlpack::kCuda)

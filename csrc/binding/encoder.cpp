@@ -181,7 +181,7 @@ void run_span(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& spee
   const auto& [logits, uncertainty, exit_layer] = results;
   const Results out{logits.checked<float>("logits", {batch, weights.num_labels}, kCpu),
                     uncertainty.checked<float>("uncertainty", {batch}, kCpu),
-                    exit_layer.checked<int64_t>("exit_layer", {batch}, kCpu)};
+                    exit_layer.checked<int64_t>("exit_layer", {batch}, kCpu), batch};
   const CompactedBatch left = survivors ? checked_compacted(*survivors, hidden, batch) : CompactedBatch{};
   const NativeCall call;
   check_cu_seqlens(input.cu_seqlens, batch, tokens);

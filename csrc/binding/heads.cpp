@@ -189,8 +189,8 @@ void pooled_exit_head_cuda(const Tensor& hidden, const Tensor& cu_seqlens, const
   refuse_unsupported(cuda::pooled_exit_head_unsupported(head, rows.dtype));
   const Decision decision = checked_decision({speed, history, checked_rule(criterion, parameter)}, rows.batch, device);
   const DecisionOutputs outputs = checked_outputs(results, rows.batch, head.size[weights.size()], device);
-  check_cuda(cuda::pooled_exit_head(rows.hidden, rows.dtype, rows.cu_seqlens, rows.batch, head, decision, outputs,
-                                    device.index, current_stream(device)),
+  check_cuda(cuda::pooled_exit_head(rows.hidden, rows.dtype, rows.tokens, rows.cu_seqlens, rows.batch, head, decision,
+                                    outputs, device.index, current_stream(device)),
              "pooled_exit_head");
 }
 #endif

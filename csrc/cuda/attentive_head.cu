@@ -102,9 +102,8 @@ __global__ void __launch_bounds__(THREADS, 2) attentive_head_kernel(const Argume
   using L = Layout<C>;
   FASTBERT_DYNAMIC_SHARED(shared);
   const int sample = blockIdx.x;
-  const int64_t first_row = arguments.cu_seqlens[sample];
-  const int length = arguments.cu_seqlens[sample + 1] - static_cast<int>(first_row);
-  if (length <= 0) {
+  const auto [first_row, length] = rows_of(arguments.cu_seqlens, sample, arguments.tokens);
+  if (length == 0) {
     decide_without_tokens(arguments.decision, arguments.outputs, arguments.num_labels, sample);
     return;
   }
@@ -240,6 +239,7 @@ int attentive_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, c
   arguments.weights = weights;
   arguments.decision = decision;
   arguments.outputs = outputs;
+  arguments.tokens = static_cast<int>(shape.tokens);
   arguments.hidden_size = static_cast<int>(shape.hidden_size);
   arguments.narrow_size = static_cast<int>(shape.narrow_size);
   arguments.num_heads = static_cast<int>(shape.num_heads);

@@ -3,6 +3,7 @@
 #include "../attentive_head.h"
 #include "decision.cuh"
 #include "device.cuh"
+#include "sample_rows.cuh"
 #include "vector_matrix.cuh"
 
 namespace fastbert::cuda {
@@ -19,6 +20,7 @@ struct Arguments {
   AttentiveHeadWeights weights;
   Decision decision;
   DecisionOutputs outputs;
+  int tokens;
   int hidden_size;
   int narrow_size;
   int chunks;  // of a tile

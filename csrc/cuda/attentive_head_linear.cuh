@@ -258,9 +258,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     linear_attentive_head_kernel(const Arguments arguments, int scratch_offset, int partial_size) {
   FASTBERT_DYNAMIC_SHARED(shared);
   const int sample = blockIdx.x;
-  const int64_t first_row = arguments.cu_seqlens[sample];
-  const int length = arguments.cu_seqlens[sample + 1] - static_cast<int>(first_row);
-  if (length <= 0) {
+  const auto [first_row, length] = rows_of(arguments.cu_seqlens, sample, arguments.tokens);
+  if (length == 0) {
     decide_without_tokens(arguments.decision, arguments.outputs, arguments.num_labels, sample);
     return;
   }

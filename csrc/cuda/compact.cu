@@ -2,9 +2,9 @@
 //
 // Launch: a few blocks a multiprocessor, each with an equal share of the rows, to copy, and an equal share of the
 // samples, whose state it writes. A block finds where its shares go on its own: it runs over keep and cu_seqlens of the
-// whole batch (5 bytes a sample, from the L2 cache) and adds up the survivors before its shares. No block waits for
+// whole batch (9 bytes a sample, from the L2 cache) and adds up the survivors before its shares. No block waits for
 // another, no scratch memory is needed, and since every output has one writer the result is the same each time. Against
-// a scan in a launch of its own this costs (blocks x 5 x B) bytes of L2 reads, less than the rows themselves as long as
+// a scan in a launch of its own this costs (blocks x 9 x B) bytes of L2 reads, less than the rows themselves as long as
 // a sample has a few tokens.
 //
 // The rows are shared out evenly, whatever the samples' lengths, so one long sample does not hold up the rest. Within a
@@ -13,6 +13,7 @@
 // Memory traffic: surviving rows once in and once out; results of leaving samples once in and once out.
 #include "../compact.h"
 #include "device.cuh"
+#include "sample_rows.cuh"
 
 namespace fastbert::cuda {
 namespace {
@@ -30,6 +31,7 @@ enum Sum {
   TOKENS_BEFORE,     // and their tokens
   ROW_SAMPLE,        // samples that end at or before the first row of its share: the index of that row's sample
   ROW_TOKENS,        // surviving tokens of those
+  OUTSIDE,           // samples with bounds outside of the rows, or a place outside of the original batch
   SUMS
 };
 
@@ -67,16 +69,20 @@ __device__ __forceinline__ int survivors_of(int64_t packed) { return static_cast
 __device__ __forceinline__ int tokens_of(int64_t packed) { return static_cast<int>(packed & 0xffffffff); }
 
 // sums[Sum] over the whole batch, in shared memory.
-__device__ __forceinline__ void sum_batch(const PackedBatch& batch, int sample_begin, int row_begin, int* sums,
-                                          int (*warp_sums)[WARPS]) {
+__device__ __forceinline__ void sum_batch(const PackedBatch& batch, int64_t original, int sample_begin, int row_begin,
+                                          int* sums, int (*warp_sums)[WARPS]) {
   const int samples = static_cast<int>(batch.batch);
+  const int tokens = static_cast<int>(batch.tokens);
   int sum[SUMS] = {};
 #pragma unroll 4
   for (int sample = threadIdx.x; sample < samples; sample += THREADS) {
     const int begin = __ldg(batch.cu_seqlens + sample);
     const int end = __ldg(batch.cu_seqlens + sample + 1);
     const int keep = __ldg(batch.keep + sample) != 0;
-    const int length = keep ? end - begin : 0;
+    const int place = __ldg(batch.sample_index + sample);
+    const bool inside = are_bounds(begin, end, tokens);
+    const int length = keep && inside ? end - begin : 0;
+    sum[OUTSIDE] += !inside || place < 0 || place >= original;
     sum[SURVIVORS] += keep;
     sum[TOKENS] += length;
     sum[SURVIVORS_BEFORE] += sample < sample_begin ? keep : 0;
@@ -215,7 +221,11 @@ __global__ void __launch_bounds__(THREADS)
   const int sample_end = static_cast<int>(batch.batch * (block + 1) / gridDim.x);
   const int row_begin = static_cast<int>(rows * block / gridDim.x);
   const int row_end = static_cast<int>(rows * (block + 1) / gridDim.x);
-  sum_batch(batch, sample_begin, row_begin, sums, warp_sums);
+  sum_batch(batch, results.samples, sample_begin, row_begin, sums, warp_sums);
+  if (sums[OUTSIDE] > 0) {  // which every block finds
+    if (block == 0 && threadIdx.x < 2) out.counts[threadIdx.x] = -1;
+    return;
+  }
   write_samples(batch, out, results, sample_begin, sample_end, sums, warp_totals);
   copy_rows<Unit>(batch, out, row_begin, row_end, sums, warp_totals, sample_ends, shifts);
 }

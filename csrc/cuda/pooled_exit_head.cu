@@ -13,6 +13,7 @@
 #include "../pooled_exit_head.h"
 #include "decision.cuh"
 #include "device.cuh"
+#include "sample_rows.cuh"
 #include "vector_matrix.cuh"
 
 namespace fastbert::cuda {
@@ -26,6 +27,7 @@ struct PooledArguments {
   PooledHeadWeights weights;
   Decision decision;
   DecisionOutputs outputs;
+  int tokens;
   int batch;
   int widest;  // of all sizes
 };
@@ -86,11 +88,11 @@ __device__ __forceinline__ void pool_group(const PooledArguments& arguments, int
     for (int item = threadIdx.x; item < count * units; item += THREADS) {
       const int sample = item / units;
       const int unit = item % units;
-      const int64_t row = cu_seqlens[sample];
+      const auto [row, length] = rows_of(cu_seqlens, sample, arguments.tokens);
       float x[UNIT_SIZE<T>];
 #pragma unroll
       for (int e = 0; e < UNIT_SIZE<T>; ++e) x[e] = NAN;
-      if (cu_seqlens[sample + 1] > row) unpack<T>(x, load_unit(hidden + row * hidden_size, unit));
+      if (length > 0) unpack<T>(x, load_unit(hidden + row * hidden_size, unit));
 #pragma unroll
       for (int e = 0; e < UNIT_SIZE<T>; ++e) {
         pooled[sample * hidden_size + split_index<T>(unit * UNIT_SIZE<T> + e, hidden_size)] = x[e];
@@ -99,8 +101,7 @@ __device__ __forceinline__ void pool_group(const PooledArguments& arguments, int
     return;
   }
   for (int sample = 0; sample < count; ++sample) {
-    const int64_t row = cu_seqlens[sample];
-    const int length = cu_seqlens[sample + 1] - static_cast<int>(row);
+    const auto [row, length] = rows_of(cu_seqlens, sample, arguments.tokens);
     float* target = pooled + sample * hidden_size;
     if (length > 0) {
       const bool largest = arguments.weights.pooling == Pooling::max;
@@ -205,10 +206,11 @@ const char* pooled_exit_head_unsupported(const PooledHeadWeights& weights, DType
   return nullptr;
 }
 
-int pooled_exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, int64_t batch,
+int pooled_exit_head(const void* hidden, DType dtype, int64_t tokens, const int32_t* cu_seqlens, int64_t batch,
                      const PooledHeadWeights& weights, const Decision& decision, const DecisionOutputs& outputs,
                      int device, void* stream) {
-  if (pooled_exit_head_unsupported(weights, dtype) != nullptr || batch > INT32_MAX) return cudaErrorInvalidValue;
+  if (pooled_exit_head_unsupported(weights, dtype) != nullptr || batch > INT32_MAX || tokens > INT32_MAX)
+    return cudaErrorInvalidValue;
   if (batch <= 0) return cudaSuccess;
   const DeviceGuard guard(device);
   if (guard.status() != cudaSuccess) return guard.status();
@@ -218,6 +220,7 @@ int pooled_exit_head(const void* hidden, DType dtype, const int32_t* cu_seqlens,
   arguments.weights = weights;
   arguments.decision = decision;
   arguments.outputs = outputs;
+  arguments.tokens = static_cast<int>(tokens);
   arguments.batch = static_cast<int>(batch);
   for (int i = 0; i <= weights.num_layers; ++i) {
     const int size = static_cast<int>(weights.size[i] + 3) / 4 * 4;  // vectors begin on 16 bytes

@@ -73,33 +73,26 @@ template <typename T>
 __device__ __forceinline__ void multiply_16x8x16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b_low,
                                                  uint32_t b_high);
 
-template <>
-__device__ __forceinline__ void multiply_16x8x16<__nv_bfloat16>(float (&sum)[4], const uint32_t (&a)[4], uint32_t b_low,
-                                                                uint32_t b_high) {
 #ifdef FASTBERT_HOST_SHIM
-  cuda_on_cpu::multiply_16x8x16<__nv_bfloat16>(sum, a, b_low, b_high);
-#else
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));
-#endif
+template <typename T>
+__device__ __forceinline__ void multiply_16x8x16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b_low,
+                                                 uint32_t b_high) {
+  cuda_on_cpu::multiply_16x8x16<T>(sum, a, b_low, b_high);
 }
-
-template <>
-__device__ __forceinline__ void multiply_16x8x16<__half>(float (&sum)[4], const uint32_t (&a)[4], uint32_t b_low,
-                                                         uint32_t b_high) {
-#ifdef FASTBERT_HOST_SHIM
-  cuda_on_cpu::multiply_16x8x16<__half>(sum, a, b_low, b_high);
 #else
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));
+#define FASTBERT_MULTIPLY_16X8X16(TYPE, NAME)                                                                     \
+  template <>                                                                                                     \
+  __device__ __forceinline__ void multiply_16x8x16<TYPE>(float (&sum)[4], const uint32_t (&a)[4], uint32_t b_low, \
+                                                         uint32_t b_high) {                                       \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." NAME "." NAME                                           \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                           \
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                         \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));                          \
+  }
+FASTBERT_MULTIPLY_16X8X16(__nv_bfloat16, "bf16")
+FASTBERT_MULTIPLY_16X8X16(__half, "f16")
+#undef FASTBERT_MULTIPLY_16X8X16
 #endif
-}
 
 // tanh in one instruction of the special function unit, relative error up to 2^-11: less than what storing the result
 // in float16 or bfloat16 would cost, so right for those and not for float32. The host body has an error of the same

@@ -66,7 +66,13 @@ class PackedBatch:
         self.sample_index = _numbers(len(self), self.speed.device)
 
     def cut(self, samples: int, tokens: int) -> None:
-        """Leave the first samples, which own the first tokens, and nothing of what lies behind them."""
+        """Leave the first samples, which own the first tokens, and nothing of what lies behind them.
+
+        Raises:
+            RuntimeError: a negative number, with which `ops.compact` on a GPU says that its batch was none.
+        """
+        if samples < 0:
+            raise RuntimeError("cu_seqlens leaves the rows of the batch, or sample_index the original batch")
         self.hidden = self.hidden[:tokens]
         self.cu_seqlens = self.cu_seqlens[: samples + 1]
         self.sample_index = self.sample_index[:samples]

@@ -58,7 +58,8 @@ def attentive_head(
 
     Raises:
         ValueError, TypeError: shapes, dtypes, devices or names do not fit, or on a CPU `cu_seqlens` leaves the rows.
-        RuntimeError: a named backend is not there.
+            On a GPU, where nobody waits to see it, such a sample is answered like one without tokens.
+        RuntimeError: a named backend is not available.
     """
     library.check_head_inputs(hidden, cu_seqlens, speed, history, criterion, parameter)
     library.check_choice("narrow_activation", narrow_activation, "tanh", "identity")
@@ -144,14 +145,8 @@ def _logits_without_projecting(
     return F.linear(features, head.output_weight, head.output_bias)
 
 
-def _cuda(
-    results: tuple[Tensor, ...],
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    speed: Tensor,
-    weights: Sequence[Tensor],
-    **options: Any,
-) -> None:
+def _cuda(results: tuple[Tensor, ...], hidden: Tensor, *samples_and_weights: Any, **options: Any) -> None:
+    cu_seqlens, speed, weights = samples_and_weights
     hidden, *weights = library.aligned(hidden, *weights)
     head = AttentiveHeadTensors(*weights)
     _extension.module().attentive_head_cuda(hidden, cu_seqlens, speed, head, results, **options)

@@ -44,7 +44,9 @@ def compact(
 
     Raises:
         ValueError, TypeError: shapes, dtypes or devices do not fit, or on a CPU `cu_seqlens` leaves the rows.
-        IndexError: on a CPU, a `sample_index` outside the original batch. RuntimeError: a named backend is not there.
+        IndexError: on a CPU, a `sample_index` outside the original batch. On a GPU, where nobody waits to see either,
+            nothing is moved or written, and both counts are -1.
+        RuntimeError: a named backend is not available.
     """
     if hidden.dim() != 2 or keep.dim() != 1 or logits.dim() != 2 or out_logits.dim() != 2:
         raise ValueError(

@@ -90,15 +90,8 @@ def _cpu(
     native.decide(features, speed, results, **decision)
 
 
-def _cuda(
-    results: tuple[Tensor, ...],
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    speed: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    **options: Any,
-) -> None:
+def _cuda(results: tuple[Tensor, ...], hidden: Tensor, *samples_and_layers: Any, **options: Any) -> None:
+    cu_seqlens, speed, weights, biases = samples_and_layers
     hidden, *weights = library.aligned(hidden, *weights)
     _extension.module().pooled_exit_head_cuda(hidden, cu_seqlens, speed, weights, biases, results, **options)
 

@@ -11,10 +11,11 @@ import triton.language as tl
 from torch import Tensor
 
 from fastbert_kernels.triton import configs
+from fastbert_kernels.triton.layers import are_bounds
 
 
 # A number that changes from call to call must not compile a kernel of its own whenever it is 1 or divisible by 16.
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit(do_not_specialize=["batch", "num_tokens", "num_results"])
 def _place_kernel(
     cu_seqlens_ptr,
     keep_ptr,
@@ -28,6 +29,8 @@ def _place_kernel(
     counts_ptr,
     destination_ptr,
     batch,
+    num_tokens,
+    num_results,
     BLOCK_SAMPLES: tl.constexpr,
 ):
     """Place BLOCK_SAMPLES samples. With k_b = keep (0 or 1) and n_b the length of sample b, write::
@@ -36,21 +39,26 @@ def _place_kernel(
         destination_b = k_0 n_0 + .. + k_{b-1} n_{b-1}          its first row among theirs; -1 for a sample that leaves
 
     and sample index, Speed, history and last row of each survivor at its rank; the last program also writes counts =
-    (B', T').
+    (B', T'), or -1 where a bound leaves the T rows or a sample index the results of the original batch.
 
     Every program sums up all samples before its own instead of waiting for its predecessors: any order of execution
-    gives the same result. Memory traffic: 5 bytes of every earlier sample, from the level 2 cache, and about 30 bytes
+    gives the same result. Memory traffic: 9 bytes of every earlier sample, from the level 2 cache, and about 30 bytes
     of each of its own.
     """
     block = tl.program_id(0)
     lane = tl.arange(0, BLOCK_SAMPLES)
     kept_before = tl.zeros([BLOCK_SAMPLES], tl.int32)
     tokens_before = tl.zeros([BLOCK_SAMPLES], tl.int32)
+    outside = tl.zeros([BLOCK_SAMPLES], tl.int1)
     for start in range(0, block * BLOCK_SAMPLES, BLOCK_SAMPLES):
         sample = start + lane
         kept = tl.load(keep_ptr + sample).to(tl.int32)
+        begin = tl.load(cu_seqlens_ptr + sample)
+        end = tl.load(cu_seqlens_ptr + sample + 1)
+        place = tl.load(sample_index_ptr + sample)
         kept_before += kept
-        tokens_before += kept * (tl.load(cu_seqlens_ptr + sample + 1) - tl.load(cu_seqlens_ptr + sample))
+        tokens_before += kept * (end - begin)
+        outside |= (are_bounds(begin, end, num_tokens) & (place >= 0) & (place < num_results)) == 0
     base_rank = tl.sum(kept_before, axis=0)
     base_token = tl.sum(tokens_before, axis=0)
 
@@ -59,13 +67,15 @@ def _place_kernel(
     kept = tl.load(keep_ptr + sample, mask=inside, other=0).to(tl.int32)
     begin = tl.load(cu_seqlens_ptr + sample, mask=inside, other=0)
     end = tl.load(cu_seqlens_ptr + sample + 1, mask=inside, other=0)
+    place = tl.load(sample_index_ptr + sample, mask=inside, other=0)
+    outside |= inside & ((are_bounds(begin, end, num_tokens) & (place >= 0) & (place < num_results)) == 0)
     tokens = kept * (end - begin)
     rank = base_rank + tl.cumsum(kept, axis=0) - kept
     token_end = base_token + tl.cumsum(tokens, axis=0)
     survives = inside & (kept != 0)
     tl.store(destination_ptr + sample, tl.where(kept != 0, token_end - tokens, -1), mask=inside)
     tl.store(new_cu_seqlens_ptr + rank + 1, token_end, mask=survives)
-    tl.store(new_sample_index_ptr + rank, tl.load(sample_index_ptr + sample, mask=inside, other=0), mask=survives)
+    tl.store(new_sample_index_ptr + rank, place, mask=survives)
     tl.store(new_speed_ptr + rank, tl.load(speed_ptr + sample, mask=inside, other=0.0), mask=survives)
     for i in tl.static_range(2):  # prediction and streak
         history = tl.load(history_ptr + 2 * sample + i, mask=inside, other=0)
@@ -74,8 +84,9 @@ def _place_kernel(
     if block == 0:
         tl.store(new_cu_seqlens_ptr, 0)
     if block == tl.num_programs(0) - 1:
-        tl.store(counts_ptr, base_rank + tl.sum(kept, axis=0))
-        tl.store(counts_ptr + 1, base_token + tl.sum(tokens, axis=0))
+        any_outside = tl.max(outside.to(tl.int32), axis=0) > 0
+        tl.store(counts_ptr, tl.where(any_outside, -1, base_rank + tl.sum(kept, axis=0)))
+        tl.store(counts_ptr + 1, tl.where(any_outside, -1, base_token + tl.sum(tokens, axis=0)))
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -101,7 +112,7 @@ def _move_kernel(
     BLOCK_WORDS: tl.constexpr,
     BLOCK_LABELS: tl.constexpr,
 ):
-    """Move sample `program_id(0)`, or write its results.
+    """Move sample `program_id(0)`, or write its results; nothing where the counts are -1.
 
     When it survives, its rows, which are one contiguous piece of memory, are shared among the programs of axis 1; when
     it leaves, the first of them writes its results to row `sample_index` of the original batch. That one also fills the
@@ -109,13 +120,16 @@ def _move_kernel(
 
     Memory traffic: rows of survivors read once and written once, logits of leaving samples read once and written once.
     """
+    survivors = tl.load(counts_ptr)
+    if survivors < 0:
+        return
     sample = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1).to(tl.int64)
     begin = tl.load(cu_seqlens_ptr + sample).to(tl.int64)
     end = tl.load(cu_seqlens_ptr + sample + 1).to(tl.int64)
     destination = tl.load(destination_ptr + sample).to(tl.int64)
 
-    if part == 0 and sample >= tl.load(counts_ptr):
+    if part == 0 and sample >= survivors:
         tl.store(new_cu_seqlens_ptr + sample + 1, tl.load(counts_ptr + 1))
         tl.store(new_sample_index_ptr + sample, 0)
         tl.store(new_speed_ptr + sample, 0.0)
@@ -145,20 +159,16 @@ def compact(
     results: tuple[Tensor, ...],
     hidden: Tensor,
     cu_seqlens: Tensor,
-    keep: Tensor,
-    sample_index: Tensor,
-    speed: Tensor,
-    history: Tensor,
-    *rest: Any,
+    *arguments: Any,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> None:
     """Fill the results of `fastbert_kernels.ops.compact`, of contiguous tensors.
 
     Args:
-        rest: logits, uncertainty, layer and the results of the whole batch, as the op takes them.
+        arguments: the others of the op, as it takes them.
         wrap: is put around the kernels before their launch; `torch.library.wrap_triton` shows them to a tracer.
     """
-    logits, uncertainty, layer, *original = rest
+    keep, sample_index, speed, history, logits, uncertainty, layer, *original = arguments
     new_hidden, *survivors, counts = results  # in between what is known of each survivor
     batch, labels = keep.shape[0], int(logits.shape[1])
     words = _as_words(hidden)
@@ -175,6 +185,8 @@ def compact(
             counts,
             destination,
             batch,
+            hidden.shape[0],
+            original[0].shape[0],
             BLOCK_SAMPLES=config.block_samples,
             num_warps=config.num_warps,
         )

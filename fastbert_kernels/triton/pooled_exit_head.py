@@ -14,7 +14,7 @@ from torch import Tensor
 from fastbert_kernels import backends
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.decision import decide, rule_and_classes, unsupported_rule
-from fastbert_kernels.triton.layers import tanh
+from fastbert_kernels.triton.layers import rows_of, tanh
 
 MAX_LAYERS = 3
 
@@ -51,7 +51,8 @@ def _dense(x_ptr, weight_ptr, bias_ptr, out_ptr, size_in, size_out, ACTIVATION: 
         tl.store(out_ptr + row, _activate(out, ACTIVATION), mask=inside_out)
 
 
-@triton.jit
+# A number that changes from call to call must not compile a kernel of its own whenever it is 1 or divisible by 16.
+@triton.jit(do_not_specialize=["num_tokens"])
 def _pooled_exit_head_kernel(
     hidden_ptr,
     cu_seqlens_ptr,
@@ -68,6 +69,7 @@ def _pooled_exit_head_kernel(
     new_history_ptr,
     keep_ptr,
     scratch_ptr,
+    num_tokens,
     hidden_size,
     size_1,
     size_2,
@@ -92,8 +94,7 @@ def _pooled_exit_head_kernel(
     level 2 cache. `scratch` [B, 3, scratch_size] float32 holds the pooled row and the outputs between layers.
     """
     sample = tl.program_id(0).to(tl.int64)
-    begin = tl.load(cu_seqlens_ptr + sample).to(tl.int64)
-    length = (tl.load(cu_seqlens_ptr + sample + 1) - begin).to(tl.int32)
+    begin, length = rows_of(cu_seqlens_ptr, sample, num_tokens)
     sample_ptr = hidden_ptr + begin * hidden_size
     pooled_ptr = scratch_ptr + sample * 3 * scratch_size
     logits_ptr += sample * num_labels
@@ -199,6 +200,7 @@ def pooled_exit_head(
             *(biases[layer] for layer in layers),
             *results,
             hidden.new_empty(batch, 3, max(widths[:-1]), dtype=torch.float32),
+            hidden.shape[0],
             widths[0],
             *[*widths[1:-1], 0, 0][: MAX_LAYERS - 1],
             labels,

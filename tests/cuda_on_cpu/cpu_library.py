@@ -151,7 +151,7 @@ class CompactedBatch(ctypes.Structure):
 
 class Results(ctypes.Structure):
     NAMES = ("logits", "uncertainty", "exit_layer")
-    _fields_ = [(name, ctypes.c_void_p) for name in NAMES]
+    _fields_ = [*((name, ctypes.c_void_p) for name in NAMES), ("samples", ctypes.c_int64)]
 
 
 class DepthStage(ctypes.Structure):
@@ -288,6 +288,7 @@ class CpuLibrary:
         status = self._library.pooled_exit_head(
             ctypes.c_void_p(hidden.data_ptr()),
             self._dtype(hidden.dtype),
+            ctypes.c_int64(len(hidden)),
             ctypes.c_void_p(cu_seqlens.data_ptr()),
             ctypes.c_int64(batch),
             ctypes.byref(weights),
@@ -322,7 +323,7 @@ class CpuLibrary:
         status = self._library.compact(
             ctypes.byref(PackedBatch(*pointers(batch, PackedBatch.NAMES), *sizes)),
             ctypes.byref(CompactedBatch(*pointers(out, CompactedBatch.NAMES))),
-            ctypes.byref(Results(*pointers(results, Results.NAMES))),
+            ctypes.byref(Results(*pointers(results, Results.NAMES), original_batch)),
             device,
         )
         assert status == 0, f"cudaError_t {status}"

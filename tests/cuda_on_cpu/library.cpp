@@ -106,11 +106,11 @@ const char* pooled_exit_head_unsupported(const fastbert::PooledHeadWeights* weig
   return fastbert::cuda::pooled_exit_head_unsupported(*weights, static_cast<fastbert::DType>(dtype));
 }
 
-int pooled_exit_head(const void* hidden, int dtype, const int32_t* cu_seqlens, int64_t batch,
+int pooled_exit_head(const void* hidden, int dtype, int64_t tokens, const int32_t* cu_seqlens, int64_t batch,
                      const fastbert::PooledHeadWeights* weights, const fastbert::Decision* decision,
                      const fastbert::DecisionOutputs* outputs, int device) {
-  return fastbert::cuda::pooled_exit_head(hidden, static_cast<fastbert::DType>(dtype), cu_seqlens, batch, *weights,
-                                          *decision, *outputs, device, nullptr);
+  return fastbert::cuda::pooled_exit_head(hidden, static_cast<fastbert::DType>(dtype), tokens, cu_seqlens, batch,
+                                          *weights, *decision, *outputs, device, nullptr);
 }
 
 int compact(const fastbert::PackedBatch* batch, const fastbert::CompactedBatch* out, const fastbert::Results* results,

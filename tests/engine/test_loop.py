@@ -106,3 +106,9 @@ def test_torch_compile_of_the_loop_with_a_rule():
             want, got = loop.run(copy.copy(batch), rule), compiled(copy.copy(batch), rule)
         assert torch.equal(got.exit_layer, want.exit_layer)
         torch.testing.assert_close(got.logits, want.logits)
+
+
+def test_a_batch_that_a_compaction_found_to_be_none_is_an_error():
+    batch = random_batch([3, 2], [0.5, 0.5])
+    with pytest.raises(RuntimeError, match="cu_seqlens leaves the rows"):
+        batch.cut(-1, -1)

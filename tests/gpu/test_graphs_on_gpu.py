@@ -15,13 +15,13 @@ import torch
 from fastbert_kernels import _extension
 from fastbert_kernels.backends import BACKENDS
 from fastbert_kernels.criteria import Criterion
-from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.buckets import MoveCost
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from helpers.criteria import options_of
 from helpers.encoders import random_batch, random_loop
+from helpers.patched import record_asked_layers
 
 pytestmark = pytest.mark.gpu
 
@@ -173,14 +173,7 @@ def test_the_device_ends_the_graph_of_all_layers(backend):
 
 def test_heads_are_skipped_once_nobody_can_leave(backend, monkeypatch):
     """On a GPU this is known behind the first head."""
-    asked = []
-    original = loop_module.let_out
-
-    def let_out(head, batch, results, layer, *rest):
-        asked.append(layer)
-        return original(head, batch, results, layer, *rest)
-
-    monkeypatch.setattr(loop_module, "let_out", let_out)
+    asked = record_asked_layers(monkeypatch)
     plain, _ = loops(backend)
     result = plain.run(batch_of([9, 30, 4], 0.0), ENTROPY_RULE)
     assert asked == [1, 6] and result.exit_layer.tolist() == [6] * 3

@@ -55,6 +55,17 @@ def test_activations_and_criteria(backend, narrow_activation, criterion):
     )
 
 
+def test_bounds_that_leave_the_rows(backend):
+    hidden, cu_seqlens, speed, head = to_gpu(
+        cast_attentive_head_inputs(attentive_head_inputs([3, 5, 4, 2], 384, 128, 2, 5), torch.bfloat16)
+    )
+    good = ops.attentive_head(hidden, cu_seqlens, speed, head, backend=backend)
+    cu_seqlens[4] += 1
+    bad = ops.attentive_head(hidden, cu_seqlens, speed, head, backend=backend)
+    assert all(torch.equal(one[:3], other[:3]) for one, other in zip(bad, good, strict=True))
+    assert bad[0][3].isnan().all() and bad[1][3].isnan() and bad[3][3]
+
+
 def test_views_into_larger_tensors(backend):
     """The kernels read 16 bytes at a time, and here nothing begins where 16 divides the address."""
     head = to_gpu(cast_attentive_head_inputs(attentive_head_inputs(ODD_LENGTHS, 384, 128, 2, 5), torch.bfloat16))
@@ -79,6 +90,13 @@ def test_compact(poisoned_memory, backend, dtype, share):
     lengths = torch.randint(0, 130, (257,)).tolist()
     keep = (torch.rand(257) < share).tolist()
     check_compaction(to_gpu(compaction_inputs(lengths, keep, width=768, dtype=dtype)), backend)
+
+
+@pytest.mark.parametrize("place", [-1, 1 << 30])
+def test_compact_with_a_bad_place(backend, place):
+    inputs = to_gpu(compaction_inputs([3, 1, 5], [True, False, True]))
+    inputs[3][1] = place
+    assert ops.compact(*inputs, backend=backend)[5].tolist() == [-1, -1]
 
 
 def test_compact_of_very_many_samples(backend):

@@ -118,7 +118,7 @@ def compaction_inputs(lengths, keep, *, width=12, dtype=torch.float32, original=
     return [
         hidden,
         cu_seqlens_of(lengths),
-        torch.tensor(keep, dtype=torch.bool),
+        torch.as_tensor(keep, dtype=torch.bool),
         torch.randperm(original)[:size].int(),
         torch.rand(size),
         torch.randint(-1, 5, (size, 2)).int(),

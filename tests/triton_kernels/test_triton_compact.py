@@ -14,32 +14,13 @@ from triton_cases import DTYPES, compact, moved
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.compact import _place_kernel
-from helpers.op_inputs import cu_seqlens_of
+from helpers.op_inputs import compaction_inputs, cu_seqlens_of
 from helpers.triton_interpreter import INTERPRETING, run_interpreted
 
 
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
 def test_everything_interpreted_in_a_process_of_its_own():
     run_interpreted(__file__)
-
-
-def batch_to_compact(lengths, keep, *, width=12, dtype=torch.float32, labels=3):
-    """Arguments of compact, with twice as many samples in the original batch."""
-    size, original = len(lengths), 2 * len(lengths) + 1
-    return [
-        torch.randint(-100, 100, (sum(lengths), width)).to(dtype),
-        cu_seqlens_of(lengths),
-        torch.as_tensor(keep, dtype=torch.bool),
-        torch.randperm(original)[:size].int(),
-        torch.rand(size),
-        torch.randint(-1, 99, (size, 2)).int(),
-        torch.randn(size, labels),
-        torch.rand(size),
-        4,
-        torch.full((original, labels), -7.0),
-        torch.full((original,), -7.0),
-        torch.full((original,), -7),
-    ]
 
 
 def assert_compacts_like_the_reference(inputs):
@@ -53,6 +34,11 @@ def assert_compacts_like_the_reference(inputs):
         assert one.dtype == other.dtype and torch.equal(one, other)
     for one, other in zip(inputs[-3:], wanted_results, strict=True):
         assert torch.equal(one, other)
+
+
+def assert_nothing_is_moved(inputs):
+    assert compact(*inputs)[5].tolist() == [-1, -1]
+    assert all((result == -7).all() for result in inputs[-3:])
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -70,11 +56,11 @@ class TestCompact:
             "last": [0] * 7 + [1],
             "alternate": [1, 0] * 4,
         }[pattern]
-        assert_compacts_like_the_reference(batch_to_compact(lengths, keep, dtype=dtype))
+        assert_compacts_like_the_reference(compaction_inputs(lengths, keep, dtype=dtype))
 
     @pytest.mark.parametrize(("lengths", "keep"), [([], []), ([5], [1]), ([5], [0]), ([0], [1])])
     def test_one_sample_and_none(self, lengths, keep):
-        assert_compacts_like_the_reference(batch_to_compact(lengths, keep))
+        assert_compacts_like_the_reference(compaction_inputs(lengths, keep))
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
@@ -85,15 +71,15 @@ class TestCompact:
     )
     def test_any_batch(self, samples, width, labels, dtype):
         lengths, keep = [n for n, _ in samples], [k for _, k in samples]
-        assert_compacts_like_the_reference(batch_to_compact(lengths, keep, width=width, dtype=dtype, labels=labels))
+        assert_compacts_like_the_reference(compaction_inputs(lengths, keep, width=width, dtype=dtype, labels=labels))
 
     def test_a_sample_longer_than_all_its_programs_copy_in_one_step(self):
         lengths = [1] * 9 + [700]
-        assert_compacts_like_the_reference(batch_to_compact(lengths, [1] * 10, width=192))
+        assert_compacts_like_the_reference(compaction_inputs(lengths, [1] * 10, width=192))
 
     def test_more_samples_than_one_program_places(self):
         lengths, keep = torch.randint(0, 3, (2100,)).tolist(), torch.rand(2100) < 0.6
-        assert_compacts_like_the_reference(batch_to_compact(lengths, keep, width=2))
+        assert_compacts_like_the_reference(compaction_inputs(lengths, keep, width=2))
 
     @pytest.mark.parametrize("batch", [65_535, 65_536])
     def test_places_of_the_largest_batch(self, batch):
@@ -103,7 +89,7 @@ class TestCompact:
         size = configs.COMPACT.block_samples
         numbers = torch.arange(2 * batch).int()
         arguments = (cu_seqlens_of(lengths.tolist()), keep, numbers, numbers, numbers)
-        _place_kernel[(-(-batch // size),)](*arguments, *outputs, batch, BLOCK_SAMPLES=size)
+        _place_kernel[(-(-batch // size),)](*arguments, *outputs, batch, int(lengths.sum()), batch, BLOCK_SAMPLES=size)
         kept = int(keep.sum())
         ends = lengths[keep].cumsum(0)
         assert counts[:2].tolist() == [kept, int(ends[-1])]
@@ -115,13 +101,13 @@ class TestCompact:
         assert (destination[:batch][~keep] == -1).all()
 
     def test_rows_that_start_in_the_middle_of_a_word(self):
-        inputs = batch_to_compact([3, 2, 4], [1, 0, 1], dtype=torch.bfloat16)
+        inputs = compaction_inputs([3, 2, 4], [1, 0, 1], dtype=torch.bfloat16)
         shifted = torch.empty(inputs[0].numel() + 1, dtype=torch.bfloat16)[1:].view_as(inputs[0])
         inputs[0] = shifted.copy_(inputs[0])
         assert_compacts_like_the_reference(inputs)
 
     def test_non_contiguous_rows(self):
-        inputs = batch_to_compact([3, 2, 4], [1, 0, 1])
+        inputs = compaction_inputs([3, 2, 4], [1, 0, 1])
         inputs[0] = inputs[0].T.contiguous().T
         assert_compacts_like_the_reference(inputs)
 
@@ -132,9 +118,28 @@ class TestFarInMemory:
     __test__ = INTERPRETING
 
     def test_far_in_memory(self):
-        inputs = batch_to_compact([0, 3], [0, 1], width=4096, dtype=torch.int8)
+        inputs = compaction_inputs([0, 3], [0, 1], width=4096, dtype=torch.int8)
         distant = moved(inputs, 2**19)
         distant[1][0] = 0  # the sample that leaves has all rows before
         new_hidden, new_cu_seqlens, *_, counts = compact(*distant)
         assert counts.tolist() == [1, 3] and new_cu_seqlens.tolist() == [0, 3, 3]
         assert torch.equal(new_hidden[:3], inputs[0])
+
+    @pytest.mark.parametrize("place", [-1, 11, 1 << 30])
+    @pytest.mark.parametrize("keep", [0, 1])
+    def test_a_bad_place_moves_nothing(self, place, keep):
+        inputs = compaction_inputs([3, 5, 4, 2, 1], [1, 0, keep, 1, 0])
+        inputs[3][2] = place
+        assert_nothing_is_moved(inputs)
+
+    @pytest.mark.parametrize("bounds", [[0, 3, 8, 12, 15], [-1, 3, 8, 12, 14], [0, 9, 8, 12, 14]])
+    def test_bad_bounds_move_nothing(self, bounds):
+        inputs = compaction_inputs([3, 5, 4, 2], [1, 0, 1, 1])
+        inputs[1] = torch.tensor(bounds, dtype=torch.int32)
+        assert_nothing_is_moved(inputs)
+
+    def test_a_bad_value_far_from_the_last_block_is_found(self):
+        size = configs.COMPACT.block_samples + 3
+        inputs = compaction_inputs([1] * size, [0] * size)
+        inputs[3][1] = -5
+        assert_nothing_is_moved(inputs)

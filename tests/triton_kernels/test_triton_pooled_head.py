@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, FLOOR, moved, pooled_exit_head
+from triton_cases import DTYPES, FLOOR, assert_bad_bounds_are_a_sample_without_tokens, moved, pooled_exit_head
 
 from fastbert_kernels import reference
 from helpers.accuracy import assert_accurate
@@ -71,6 +71,13 @@ class TestPooledExitHead:
         logits, uncertainty, history, keep = pooled_exit_head(*inputs, pooling=pooling)
         assert logits[1].isnan().all() and uncertainty[1].isnan() and keep[1] and history[1].tolist() == [-1, 0]
         assert torch.equal(logits[[0, 2]], good[0][[0, 2]])
+
+    @pytest.mark.parametrize("pooling", ["first", "mean", "max"])
+    def test_bounds_that_leave_the_rows(self, pooling):
+        hidden, _, speed, weights, biases = pooled_inputs([3, 5, 4, 2], (16, 3), torch.float32)
+        assert_bad_bounds_are_a_sample_without_tokens(
+            lambda bounds: pooled_exit_head(hidden, bounds, speed, weights, biases, pooling=pooling)
+        )
 
     def test_no_sample(self):
         assert pooled_exit_head(*pooled_inputs([], (16, 3), torch.float32))[0].shape == (0, 3)
