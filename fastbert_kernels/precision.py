@@ -86,7 +86,7 @@ def settle(
     if probe is not None:
         raise ValueError("probe is what dtype='auto' compares answers on; leave it out with another dtype")
     encoder = host.encoder(model, dtype, backend)
-    made = encoder.get()  # what is not to be had is refused now, not at the first call
+    made = encoder.get()  # what is not available is refused now, not at the first call
     if isinstance(made, CompiledEncoder) and made.precision != "float32":
         rates = product_rates(*made.shape)
         if rates.of(made.precision) * MARGIN < rates.float32:
