@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import tile_kernels
+
+from helpers import programs
 
 # The module of the model takes the place of the installed one before anything asks for that.
 PRELUDE = """
@@ -21,12 +21,4 @@ def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a Python program; `environment` is added to that of this process."""
     folder = tile_kernels.build("_C")
     path = next(folder.glob("_C.*.so"))
-    paths = [str(tile_kernels.ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
-        [sys.executable, "-c", PRELUDE.format(path=str(path)) + program],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
-        cwd=tile_kernels.ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return programs.run(PRELUDE.format(path=str(path)) + program, **environment)

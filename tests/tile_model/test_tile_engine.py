@@ -55,6 +55,7 @@ def output(program, **environment):
     return run.stdout
 
 
+@pytest.mark.long  # the first compiles the module
 @pytest.mark.parametrize("rows", ["1", "7"])
 def test_accuracy(rows):
     output(ACCURACY, FASTBERT_TILE_ROWS=rows)
