@@ -114,6 +114,7 @@ def test_level_is_used_up_where_the_risk_jumps_just_above() -> None:
     assert level * DRAWS / 2 < violations <= most_violations(level)
 
 
+@pytest.mark.long
 def test_searched_rules_keep_the_promise(monkeypatch) -> None:
     # The promise holds for any search, so a coarse one will do.
     coarse = functools.partial(pareto_front, beam_width=24, speeds_per_layer=5)
@@ -123,13 +124,13 @@ def test_searched_rules_keep_the_promise(monkeypatch) -> None:
     )
     monkeypatch.setattr(guarantee, "TESTED_RULES", 8)
     population, max_drop, level = make_population(5_000), 0.05, 0.2
-    violations = faster = 0
-    for number, rows in enumerate(draws(population, 240)):
+    violations, faster, count = 0, 0, 300
+    for number, rows in enumerate(draws(population, 240, count)):
         certificate = certify_searched(population.rows(rows), max_drop, 1 - level, "entropy", seed=number)
         violations += risk_of(population, certificate.found.rule) > max_drop
         faster += certificate.found.flops_speedup > 1.2
-    assert violations <= most_violations(level)
-    assert faster > DRAWS / 2
+    assert violations <= most_violations(level, count)
+    assert faster > count / 2
 
 
 def test_few_samples_guarantee_more_than_full_depth() -> None:

@@ -30,7 +30,7 @@ def test_patched_equals_unpatched(family, head, exit_layers):
     model, batch = random_model(family, exit_layers=exit_layers, **HEADS[head]), padded_batch(LENGTHS)
     assert isinstance(host.encoder(model, None, "auto").get(), CompiledEncoder)
     layers = set()
-    for speed in (None, 0.0, 0.4, torch.linspace(0, 1, len(LENGTHS)), 1.0):
+    for speed in (None, torch.linspace(0, 1, len(LENGTHS)), 1.0):
         _, patched, _ = assert_same_answers(model, batch, speed)
         layers.update(patched.exit_layer.tolist())
     allowed = set(exit_layers or range(1, NUM_LAYERS + 1))
