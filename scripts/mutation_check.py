@@ -27,7 +27,7 @@ from mutation_faults import FAULTS, CheckError, Fault
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ["CMakeLists.txt", "README.md", "pyproject.toml", "setup.py", "csrc", "fastbert_kernels", "python", "tests"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header"]
-TEST_SECONDS = 120  # a test run that takes longer hangs, which is a way to be caught
+HANGS = 5  # a test run that takes so many times what it takes without a fault hangs, which is a way to be caught
 FOLDERS = {
     "cuda": "tests/cuda_on_cpu",
     "cpu": "tests/ops",
@@ -55,10 +55,10 @@ def build_cpu(copy: Path) -> None:
     if not folder.exists():
         command = ["cmake", f"-S{copy}", f"-B{folder}", f"-DPython_EXECUTABLE={sys.executable}", "-DFASTBERT_CUDA=OFF"]
         command += [f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={copy / 'fastbert_kernels'}"]
-        configured, output = run([*command, *(["-GNinja"] if shutil.which("ninja") else [])], copy, 120)
+        configured, output = run([*command, *(["-GNinja"] if shutil.which("ninja") else [])], copy, 600)
         if not configured:
             raise CheckError(f"cmake failed:\n{output}")
-    built, output = run(["cmake", "--build", str(folder), "-j2"], copy, 300)
+    built, output = run(["cmake", "--build", str(folder), "-j2"], copy, 3600)
     if not built:
         raise CheckError(f"the C++ kernels do not compile:\n{output}")
 
@@ -66,20 +66,20 @@ def build_cpu(copy: Path) -> None:
 def build_tiles(copy: Path) -> None:
     """Compiles the kernels with modelled tiles, as their tests do; raises CheckError when that fails."""
     command = [sys.executable, "-c", "import tile_kernels; tile_kernels.build('tile_kernels')"]
-    built, output = run(command, copy / FOLDERS["tiles"], 300)
+    built, output = run(command, copy / FOLDERS["tiles"], 3600)
     if not built:
         raise CheckError(f"the kernels with modelled tiles do not compile:\n{output}")
 
 
-def test(suite: str, files: str, copy: Path) -> tuple[bool, str]:
-    """Whether the tests pass, and what they print; compiles what they test."""
+def test(suite: str, files: str, copy: Path, seconds: float) -> tuple[bool, str]:
+    """Whether the tests pass within the time, and what they print; compiles what they test before."""
     libraries = copy / "build/cuda_on_cpu"
     before = len(list(libraries.glob("*.so")))
     if suite in ("cpu", "engine"):
         build_cpu(copy)
     if suite == "tiles":
         build_tiles(copy)
-    passed, output = run([*PYTEST, *(str(Path(FOLDERS[suite]) / name) for name in files.split())], copy, TEST_SECONDS)
+    passed, output = run([*PYTEST, *(str(Path(FOLDERS[suite]) / name) for name in files.split())], copy, seconds)
     # These tests compile by themselves, a library for each state of the sources.
     if suite == "cuda" and len(list(libraries.glob("*.so"))) == before:
         raise CheckError(f"the CUDA kernels were not compiled for the CPU:\n{output}")
@@ -89,7 +89,9 @@ def test(suite: str, files: str, copy: Path) -> tuple[bool, str]:
 def check_suite(suite: str, faults: list[Fault], copy: Path) -> int:
     """Prints a line for each fault and returns how many survived."""
     files = " ".join(sorted({name for fault in faults for name in fault.tests.split()}))
-    passed, output = test(suite, files, copy)
+    began = time.monotonic()
+    passed, output = test(suite, files, copy, 3600)
+    seconds = HANGS * (time.monotonic() - began)
     if not passed:
         raise CheckError(f"the suite {suite!r} fails without any fault:\n{output}")
     survived = 0
@@ -99,7 +101,7 @@ def check_suite(suite: str, faults: list[Fault], copy: Path) -> int:
         original = path.read_text()
         path.write_text(fault.planted_in(original))
         try:
-            passed, output = test(suite, fault.tests, copy)
+            passed, output = test(suite, fault.tests, copy, seconds)
         finally:
             path.write_text(original)
         survived += passed
