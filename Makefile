@@ -1,6 +1,6 @@
 # make demo    train, distil, patch and measure a FastBERT on docstrings; results in demo-out/
 # make test    every test that this machine can run
-# make bench   the comparison with other engines, about 20 minutes on two cores; BENCH="--full" measures all of it
+# make bench   the comparison with other engines and the profile, about 25 minutes on two cores; BENCH="--full" compares more
 # make lint    ruff, clang-format and mypy
 # Each does its own set-up (a virtual environment in .venv).
 VENV ?= .venv
@@ -25,6 +25,7 @@ $(VENV)/.fastbert-bench: pyproject.toml | setup
 
 bench: $(VENV)/.fastbert-bench
 	$(PYTHON) benchmarks/comparison.py $(BENCH)
+	$(PYTHON) benchmarks/profile_encoder.py
 
 lint: setup
 	$(PYTHON) -m ruff check .

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import gc
 import itertools
+import os
 import sys
 import tempfile
 import time
@@ -143,6 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         "partial": True,
         "device": options.device,
         "threads": torch.get_num_threads(),
+        "load": os.getloadavg(),
         "baseline": peers.BASELINE,
         "tolerances": {name: dataclasses.asdict(tolerance) for name, tolerance in TOLERANCES.items()},
         "peak_memory": WHAT_IS_MEASURED,

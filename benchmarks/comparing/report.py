@@ -135,6 +135,12 @@ def markdown(result: dict[str, Any]) -> str:
         f"error: from {result['baseline']} at the same exit. Memory: {result['peak_memory']}. "
         f"{result['threads']} threads; {versions}."
     )
+    if "load" in result:
+        load = ", ".join(f"{load:.1f}" for load in result["load"])
+        parts.append(
+            f"Load of the machine over 1, 5 and 15 minutes before the run: {load}. Where that is more than a fraction "
+            "of a core, others were on these cores too, and only ratios within a round count."
+        )
     parts += [markdown_section(case) for case in result["configurations"]]
     if absent := missing(result):
         parts += ["## Not available", "\n".join(f"- {line}" for line in absent)]

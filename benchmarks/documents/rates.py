@@ -32,7 +32,7 @@ def sources(comparisons: Results, profiles: Results) -> str:
         files = [f"[comparison](../benchmarks/results/comparison_cpu_{family}.md)"]
         if family in profiles:
             files.append(f"[profile](../benchmarks/results/profile_encoder_cpu_{family}.md)")
-        load = f"; the machine was shared, load {result['load'][0]:.1f} before the run" if "load" in result else ""
+        load = f", load of the machine before the run {result['load'][0]:.1f}" if "load" in result else ""
         lines.append(
             f"- **{in_words(family, result)}** ({', '.join(machine['extensions'])}): {' and '.join(files)} on "
             f"{machine['threads']} cores, {machine['date'][:10]}, {packages}{load}."

@@ -285,6 +285,7 @@ def test_command_writes_table_json_and_chart(monkeypatch, tmp_path):
     assert not result["partial"] and len(result["configurations"]) == 2
     page = (tmp_path / f"{NAME}.md").read_text()
     assert "ours patched float32" in page and "the fastest full-depth peer in any dtype" in page
+    assert f"Load of the machine over 1, 5 and 15 minutes before the run: {result['load'][0]:.1f}, " in page
     assert (tmp_path / f"{NAME}.png").read_bytes().startswith(b"\x89PNG")
     assert [row["run"] for row in chart.bars(result["configurations"][0])].count("mean depth 4 of 12") == 2
 

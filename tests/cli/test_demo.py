@@ -10,8 +10,10 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from typer.testing import CliRunner
 
 from fastbert_cli.app import app
+from fastbert_cli.demo.command import Demo
 from fastbert_cli.demo.measurement import make_rows
-from fastbert_hf import FastBertForSequenceClassification
+from fastbert_cli.demo.run import cache_folder
+from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
 from fastbert_hf.calibration import ExitRecords
 from fastbert_hf.flops import ModelShape
 from fastbert_hf.timing import Seconds
@@ -104,3 +106,12 @@ def test_no_speed_up_is_reported_where_answers_differ():
         assert rows[0]["flops_speedup"] == 1 and 1 < rows[1]["flops_speedup"] < 2  # of the first two: 1.5 layers of 3
         figures = [figure for row in rows for figure in row["variants"].values()]
         assert all(("speedup" in figure) == ("realisation" in figure) == agrees for figure in figures)
+
+
+def test_frozen_states_are_cached_where_they_fit(tmp_path):
+    backbone = BertConfig(vocab_size=15, hidden_size=32, num_hidden_layers=3, num_attention_heads=2)
+    model = FastBertForSequenceClassification(FastBertConfig(backbone, num_labels=2))
+    options = Demo(out=tmp_path, max_length=10_000)
+    assert cache_folder(options, model, 100) == tmp_path
+    # 10,000 tokens of 2 students, 32 bfloat16 numbers each, are 1.28 MB a text; the limit is 20 GB.
+    assert cache_folder(options, model, 20_000) is None

@@ -41,7 +41,7 @@ class Demo(Command):
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], Option("Of training; auto: bf16 where the processor computes in it.")
     ] = "auto"
-    timed: Annotated[int, Option("Texts that the timing runs over (a multiple of the batch of 32).", min=32)] = 320
+    timed: Annotated[int, Option("Texts that the timing runs over (a multiple of the batch of 32).", min=32)] = 160
     rounds: Annotated[int, Option("Interleaved repeats of the timing; medians are reported.", min=1)] = 3
     seed: Annotated[int, Option("Of the data, the fresh heads and the training.")] = 0
 

@@ -17,7 +17,7 @@ from fastbert_hf.calibration import ExitRecords, ExitRule, record_exits, simulat
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.machine import computes_in_bfloat16
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.timing import Depth, Seconds, batch_calls, inputs_of, ratio, time_interleaved
+from fastbert_hf.timing import Batch, Seconds, batch_calls, inputs_of, ratio, time_interleaved
 from fastbert_hf.training import evaluate
 
 BATCH_SIZE = 32
@@ -25,7 +25,8 @@ _CHECKED_BATCHES = 4
 # Samples whose uncertainty lies closer to their Speed than this may leave at another layer in another precision.
 _TIES = {"patched": 1e-4, "patched bfloat16": 2e-2, "patched int8": 5e-2}
 
-Times = dict[tuple[str, Depth], Seconds]
+SpeedOrFull = float | None  # full depth where there is no Speed
+Times = dict[tuple[str, SpeedOrFull], Seconds]
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,22 @@ def measure(
     whole = max(1, min(timed, len(dataset)) // BATCH_SIZE)
     batches = [inputs_of(batch, model.device) for batch in list(dataset.batches(BATCH_SIZE))[:whole]]
     variants = make_variants(model)
-    depths: list[Depth] = [None, *speeds]
+    depths: list[SpeedOrFull] = [None, *speeds]
+    checked = checked_batches(model, dataset, timed)
     with progress_bars() as advance:
         records = record_exits(model, dataset, BATCH_SIZE, advance)
         agreement = {
-            name: compare_answers(model, variants[name], batches[:_CHECKED_BATCHES], speeds, tie)
+            name: compare_answers(model, variants[name], checked, speeds, tie)
             for name, tie in _TIES.items()
             if name in variants
         }
         runs = [(name, depth) for depth in depths for name in variants]
-        accuracy = {}
-        for done, (name, depth) in enumerate(runs, 1):
+        # The records hold every answer of the unpatched model; in batches of input order, most of it would be padding.
+        accuracy = {("unpatched", depth): simulate(records, rule_of(records, depth)).accuracy for depth in depths}
+        others = [(name, depth) for name, depth in runs if name != "unpatched"]
+        for done, (name, depth) in enumerate(others, 1):
             accuracy[name, depth] = evaluate(variants[name], dataset, depth, BATCH_SIZE).accuracy
-            advance("accuracy", done, len(runs))
+            advance("accuracy", done, len(others))
         calls = {(name, depth): batch_calls(variants[name], batches, depth) for name, depth in runs}
         times = time_interleaved(calls, model.device, rounds, warmups=1, progress=advance)
     texts = sum(len(batch["input_ids"]) for batch in batches)
@@ -95,18 +99,31 @@ def make_variants(model: FastBertForSequenceClassification) -> dict[str, FastBer
     return variants
 
 
+def checked_batches(model: FastBertForSequenceClassification, dataset: TokenisedDataset, timed: int) -> list[Batch]:
+    """Return the first batches of the timed texts, sorted by length: answers are compared, not padding."""
+    lengths = dataset.lengths[: min(timed, _CHECKED_BATCHES * BATCH_SIZE)]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    batches = [order[begin : begin + BATCH_SIZE] for begin in range(0, len(order), BATCH_SIZE)]
+    return [inputs_of(dataset.collate([dataset[row] for row in rows]), model.device) for rows in batches]
+
+
+def rule_of(records: ExitRecords, depth: SpeedOrFull) -> ExitRule:
+    """Return the rule of one Speed for all student classifiers, or of full depth."""
+    return ExitRule(()) if depth is None else ExitRule.one_speed(records.student_layers, depth)
+
+
 def make_rows(
-    records: ExitRecords, timed: int, accuracy: dict[tuple[str, Depth], float], times: Times, agrees: bool
+    records: ExitRecords, timed: int, accuracy: dict[tuple[str, SpeedOrFull], float], times: Times, agrees: bool
 ) -> list[dict[str, Any]]:
     """Return a row for every depth that was timed, with figures of every form of the model.
 
     Accuracy and mean exit layer are over all texts, times and the FLOPs speed-up beside them over the first `timed`.
     Speed-ups are left out when the answers do not agree.
     """
-    rows: dict[Depth, dict[str, Any]] = {}
+    rows: dict[SpeedOrFull, dict[str, Any]] = {}
     for (name, depth), taken in times.items():
         if depth not in rows:
-            rule = ExitRule(()) if depth is None else ExitRule.one_speed(records.student_layers, depth)  # type: ignore[arg-type]
+            rule = rule_of(records, depth)
             rows[depth] = {
                 "speed": depth,
                 "mean_exit_layer": simulate(records, rule).mean_exit_layer,

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -22,6 +23,7 @@ from fastbert_hf.files import folder_written_atomically, sole_writer
 from fastbert_hf.machine import computes_in_bfloat16, describe_machine
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import DISTILLATION, FINE_TUNING, distill, fine_tune
+from fastbert_hf.training.frozen_states import CacheShape, check_cache_size
 
 
 def run_demo(options: Demo) -> None:
@@ -121,5 +123,20 @@ def train_model(
         model, tokenizer, train, replace(FINE_TUNING, epochs=options.epochs, learning_rate=1e-4, **common)
     )
     console.print(f"step 2, self-distillation in {precision}")
-    second = distill(model, tokenizer, train, replace(DISTILLATION, epochs=options.distil_epochs, **common))
+    folder = cache_folder(options, model, len(train))
+    cached = replace(DISTILLATION, epochs=options.distil_epochs, cache_dir=folder, **common)
+    second = distill(model, tokenizer, train, cached)
     return {"precision": precision, "fine_tuning": asdict(first), "distillation": asdict(second)}
+
+
+def cache_folder(options: Demo, model: FastBertForSequenceClassification, texts: int) -> Path | None:
+    """Return where distillation keeps the frozen states, so that the backbone runs once per text instead of once per
+    text and epoch, or `None` where they might not fit."""
+    dtype = getattr(torch, DISTILLATION.cache_dtype)
+    students = len(model.student_classifiers)
+    longest = CacheShape([options.max_length] * texts, students, model.config.hidden_size, model.num_labels, dtype)
+    try:
+        check_cache_size(longest, options.out, DISTILLATION.cache_limit_gb)
+    except ValueError:
+        return None
+    return options.out
