@@ -14,4 +14,8 @@ def main() -> None:
         from fastbert_cli.app import app
     except ModuleNotFoundError as error:
         sys.exit(f"fastbert: {error.name} is missing; pip install 'fastbert-kernels[train]' has all it needs")
-    app()
+    try:
+        app()
+    except OSError as error:  # of the help and the version, which are no command's; commands report their own
+        print(f"fastbert: standard output cannot be written ({error.strerror})", file=sys.stderr)
+        sys.exit(2)

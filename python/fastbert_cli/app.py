@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+from typing import Annotated
+
 import typer
 
 from fastbert_cli.analyze.command import Analyze
@@ -18,7 +21,25 @@ from fastbert_cli.train.command import Train
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="FastBERT: a BERT classifier that lets easy texts leave early, with the speed-up real on the clock.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fastbert {importlib.metadata.version('fastbert-kernels')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 for command in (Train, Distill, Calibrate, Demo, Evaluate, Analyze, Predict, Convert, Info):
     add_command(app, command)

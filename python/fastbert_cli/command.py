@@ -52,6 +52,13 @@ class Command:
 
     extra: ClassVar[str] = "train"  # of the package: has what the command needs
 
+    def look(self) -> None:
+        """Raise for what is wrong with the options, files and folders, before the libraries of the work are imported.
+
+        What is found here is told within a second. It imports neither torch nor Transformers, and looks at no more than
+        the first rows of a file.
+        """
+
     def run(self) -> None:
         """Do the work."""
         raise NotImplementedError
@@ -70,6 +77,7 @@ def add_command(app: typer.Typer, kind: type[Command]) -> None:
         given = {key: value for key, value in values.items() if _source(context, key) != "DEFAULT"}
         with reported(name):
             command = _build(kind, {declared[key].place: declared[key].value(value) for key, value in given.items()})
+            command.look()
         with reported(name, command.stopped, kind.extra):
             command.run()
 

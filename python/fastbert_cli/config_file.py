@@ -7,12 +7,11 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
-import torch
 import yaml
 
 from fastbert_cli.config_values import StrictLoader, describe, fits
 from fastbert_cli.errors import CommandError
-from fastbert_cli.training import Step, TrainingConfig
+from fastbert_cli.training import CONFIG_FILE, Step, TrainingConfig
 from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import computes_in_bfloat16
 
@@ -29,15 +28,20 @@ Config = TypeVar("Config", bound=TrainingConfig)
 
 
 def read_config(kind: type[Config], file: Path | None, flags: Mapping[str, Any]) -> Config:
+    """Return what `look_at_config` returns, with the precision "auto" replaced by what it means on this machine."""
+    config = look_at_config(kind, file, flags)
+    if config.run.precision != "auto":
+        return config
+    return replace(config, run=replace(config.run, precision=_best_precision()))  # type: ignore[type-var]
+
+
+def look_at_config(kind: type[Config], file: Path | None, flags: Mapping[str, Any]) -> Config:
     """Return a configuration from a file and flags, of which the flags win; what neither names has its default.
 
     Args:
         kind: of the configuration.
         file: YAML, a mapping of sections to mappings of keys to values; `None`: flags alone.
         flags: values by their key, such as "fine_tune.epochs".
-
-    Returns:
-        The configuration, with the precision "auto" replaced by what it means on this machine.
 
     Raises:
         CommandError: a file that cannot be read or is not of that form, an unknown section or key, a value of another
@@ -51,12 +55,13 @@ def read_config(kind: type[Config], file: Path | None, flags: Mapping[str, Any])
         section, _, name = key.partition(".")
         sections.setdefault(section, {})[name] = value
     config = _build(kind, sections, "")
-    if config.run.precision == "auto":
-        config = replace(config, run=replace(config.run, precision=_best_precision()))  # type: ignore[type-var]
+    shared = config.shared()
+    if shared["precision"] == "auto":
+        del shared["precision"]  # any of those it may mean will do
     try:
         for section in vars(config).values():
             if isinstance(section, Step):
-                section.settings(**config.shared())  # checks what the steps take from the sections run and model
+                section.settings(**shared)  # checks what the steps take from the sections run and model
     except ValueError as error:
         raise CommandError(str(error)) from error
     return config
@@ -143,5 +148,33 @@ def _refuse_unknown(names: Mapping[Any, Any], known: Any, message: str) -> None:
 
 
 def _best_precision() -> Literal["fp32", "bf16"]:
+    import torch  # here, so that what is wrong in a configuration is told before
+
     fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else computes_in_bfloat16()
     return "bf16" if fast else "fp32"
+
+
+def run_to_begin(
+    folder: Path, kind: type[Config], config_file: Path | None, flags: Mapping[str, Any], resume: bool
+) -> tuple[Config, Path | None]:
+    """Return the configuration of a run in `folder` before anything is written, and the file that it began with.
+
+    Arguments as in `OutputFolder`.
+
+    Raises:
+        CommandError: as in `OutputFolder`, but for a run that is to go on with another configuration.
+    """
+    stored = folder / CONFIG_FILE
+    if folder.exists() and not folder.is_dir():
+        raise CommandError(f"--out {folder}: a file; choose another name")
+    if resume and not stored.is_file():
+        raise CommandError(f"{folder} holds no run to go on with (no {CONFIG_FILE}); start one without --resume")
+    if not resume and holds_run(folder):
+        raise CommandError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
+    file = stored if resume and config_file is None else config_file
+    return look_at_config(kind, file, flags), file
+
+
+def holds_run(folder: Path) -> bool:
+    """Return True if there is something in the folder that a new run would spoil."""
+    return (folder / "model").exists() or any(folder.glob("*/checkpoint-*"))

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 import fastbert_kernels
 from fastbert_cli.errors import CommandError, faults_explained, foreign_files
+from fastbert_cli.inputs import MODEL_REMEDY, look_at_model
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -73,10 +74,8 @@ def load_model(folder: Path) -> Loaded:
     Raises:
         CommandError: no such folder, or another thing in it.
     """
-    remedy = "name a folder into which a FastBERT and its tokenizer were saved with save_pretrained"
-    if not folder.is_dir():  # Transformers would look for it on the hub
-        raise CommandError(f"{folder}: no such folder; {remedy}")
-    with faults_explained(str(folder), remedy), foreign_files():
+    look_at_model(folder)
+    with faults_explained(str(folder), MODEL_REMEDY), foreign_files():
         with _warnings_as_notes():
             model = FastBertForSequenceClassification.from_pretrained(folder)
         return model.eval(), AutoTokenizer.from_pretrained(folder)
@@ -97,12 +96,6 @@ def label_names_of(model: FastBertForSequenceClassification) -> list[str]:
     """Names of the model's classes in the order of their ids."""
     names: dict[Any, str] = model.config.id2label or {}
     return [names[index] for index in range(model.num_labels)]
-
-
-def check_patching(patching: Patching) -> None:
-    """Raise `CommandError` for a precision that nothing would use."""
-    if patching.backend == UNPATCHED and patching.dtype != "auto":
-        raise CommandError(f"--dtype is for patched models; leave it out or choose another --backend than {UNPATCHED}")
 
 
 def place(model: FastBertForSequenceClassification, backend: str) -> None:

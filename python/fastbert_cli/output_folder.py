@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from fastbert_cli import scores
-from fastbert_cli.config_file import Config, as_sections, check_same, read_config, write_config
-from fastbert_cli.errors import CommandError, faults_explained, shell_command
+from fastbert_cli.config_file import Config, as_sections, check_same, read_config, run_to_begin, write_config
+from fastbert_cli.errors import faults_explained, shell_command
 from fastbert_cli.options import SPEEDS
 from fastbert_cli.texts import note_cut_off
 from fastbert_cli.training import CONFIG_FILE
@@ -66,13 +66,8 @@ class OutputFolder(Generic[Config]):
         self._stored = folder / CONFIG_FILE
         logging.set_verbosity_error()
         logging.disable_progress_bar()  # of loading and saving; that of training stays
-        if folder.exists() and not folder.is_dir():
-            raise CommandError(f"--out {folder}: a file; choose another name")
-        if resume and not self._stored.is_file():
-            raise CommandError(f"{folder} holds no run to go on with (no {CONFIG_FILE}); start one without --resume")
-        if not resume and self.holds_run():
-            raise CommandError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
-        self.config: Config = read_config(kind, self._stored if resume and config_file is None else config_file, flags)
+        _, file = run_to_begin(folder, kind, config_file, flags, resume)
+        self.config: Config = read_config(kind, file, flags)
         if resume:
             check_same(read_config(kind, self._stored, {}), self.config, folder)
         # Set by accelerate launch and torchrun.
@@ -84,10 +79,6 @@ class OutputFolder(Generic[Config]):
 
     def __exit__(self, *fault: object) -> None:
         self._lock.close()
-
-    def holds_run(self) -> bool:
-        """Whether there is something in the folder that a new run would spoil."""
-        return (self.folder / "model").exists() or any(self.folder.glob("*/checkpoint-*"))
 
     def begin(self) -> None:
         """Write the configuration, in a folder that is this run's alone until the context ends."""

@@ -5,28 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Protocol
 
-from fastbert_cli.errors import CommandError
+from fastbert_cli.inputs import Columns, subset_of, text_columns_of
 from fastbert_cli.models import label_names_of
 from fastbert_cli.options import LabelledTexts
 from fastbert_hf.data import ClassificationData, TextData, read_classification_data, read_unlabelled_texts
-from fastbert_hf.data.files import PLAIN
 from fastbert_hf.modeling import FastBertForSequenceClassification
-
-
-class Columns(Protocol):
-    """Where the sections of training configurations say what is read of a file or a data set."""
-
-    @property
-    def subset(self) -> str | None: ...
-    @property
-    def text_column(self) -> str | None: ...
-    @property
-    def pair_column(self) -> str | None: ...
-    @property
-    def label_column(self) -> str | None: ...
 
 
 def read_for(model: FastBertForSequenceClassification, texts: LabelledTexts) -> ClassificationData:
@@ -62,7 +46,7 @@ def read_labelled(
         source,
         label_names,
         split=split,
-        subset=None if Path(source).is_file() else columns.subset,
+        subset=subset_of(source, columns),
         text_column=columns.text_column,
         pair_column=columns.pair_column,
         label_column=columns.label_column,
@@ -79,12 +63,6 @@ def note_cut_off(truncated: int, max_length: int, what: str = "texts") -> None:
         )
 
 
-def check_subset(columns: Columns, *sources: str | None) -> None:
-    """Raise `CommandError` for a subset when all of `sources` are files, which have none."""
-    if columns.subset is not None and all(source is None or Path(source).is_file() for source in sources):
-        raise CommandError(f"--subset {columns.subset} is for data sets, and there are files only; leave it out")
-
-
 def read_unlabelled(file: str, columns: Columns) -> TextData:
     """Return the texts of `file`; the names of columns are for those files that have some.
 
@@ -92,6 +70,4 @@ def read_unlabelled(file: str, columns: Columns) -> TextData:
         DataFileError: the file cannot be used.
         ValueError: `pair_column` without `text_column`.
     """
-    if Path(file).suffix.lower() in PLAIN:
-        return read_unlabelled_texts(file)
-    return read_unlabelled_texts(file, columns.text_column, columns.pair_column)
+    return read_unlabelled_texts(file, **text_columns_of(file, columns))

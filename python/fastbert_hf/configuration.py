@@ -255,3 +255,6 @@ def class_names(id2label: Any) -> dict[int, str]:
 
 def _is_integer(value: Any, at_least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+AutoConfig.register(FastBertConfig.model_type, FastBertConfig, exist_ok=True)

@@ -9,13 +9,13 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-
 _PACKAGES = ("fastbert-kernels", "torch", "transformers", "triton")
 
 
 def describe_machine() -> dict[str, Any]:
     """Plain values: date (UTC), processor, its cores and vector extensions, threads of torch, CUDA device, versions."""
+    import torch  # here, since the rest of this module does not need it
+
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "processor": _processor(),

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import AutoConfig, PreTrainedModel, initialization
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, initialization
 
 from fastbert_hf import backbones, passes
 from fastbert_hf.configuration import FastBertConfig
@@ -439,3 +439,6 @@ def _make_head(config: FastBertConfig) -> nn.Module:
         num_dense_layers=config.head_num_dense_layers,
         activation=config.head_activation,
     )
+
+
+AutoModelForSequenceClassification.register(FastBertConfig, FastBertForSequenceClassification, exist_ok=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import json
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -15,6 +18,8 @@ import typer
 from typer.testing import CliRunner
 
 import fastbert_cli
+import fastbert_hf.data
+import fastbert_hf.training
 from fastbert_cli import options
 from fastbert_cli.command import Command, Given, Option, add_command
 from fastbert_cli.errors import CommandError, reported
@@ -162,6 +167,18 @@ def test_output_that_cannot_be_flushed_is_told(monkeypatch, capsys):
     assert caught.value.exit_code == 2 and "No space left on device" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["info"]])
+def test_a_full_disk_behind_standard_output_is_told(monkeypatch, capsys, words):
+    with contextlib.suppress(OSError), open("/dev/full", "w", buffering=1) as full:  # closing it writes, too
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "argv", ["fastbert", *words])
+        with pytest.raises(SystemExit) as caught:
+            fastbert_cli.main()
+        told = capsys.readouterr().err
+    assert caught.value.code == 2 and "No space left on device" in told and told.count("\n") == 1
+
+
 def test_no_output_at_all_is_told(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(SystemExit, match="2"):
@@ -213,7 +230,67 @@ def test_backends_are_those_of_the_kernels():
     assert ("auto", *BACKENDS, options.UNPATCHED) == options.BACKENDS
 
 
-def test_no_help_waits_for_the_libraries():
-    check = "import sys; import fastbert_cli.app; print({'torch', 'transformers', 'yaml'} & {*sys.modules})"
-    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"
+FIRST_LOOK = """
+import json, pathlib, sys
+from typer.testing import CliRunner
+from fastbert_cli.app import app
+folder = pathlib.Path(sys.argv[1])
+assert not {"torch", "transformers", "yaml"} & {*sys.modules}  # so that no help waits for them
+for words in json.loads(sys.argv[2]):
+    result = CliRunner().invoke(app, [word.format(folder=folder) for word in words])
+    print(json.dumps([result.exit_code, result.output, sorted({"torch", "transformers"} & {*sys.modules})]))
+"""
+SAVED = {"model_type": "fastbert", "id2label": {"0": "no", "1": "yes"}}
+
+
+def test_mistakes_are_told_before_the_libraries_are_imported(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(SAVED))
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "texts.txt").write_text("good\n")
+    (tmp_path / "empty.txt").write_text("good\n\n")
+    (tmp_path / "latin.txt").write_bytes("schön\n".encode("latin-1"))
+    (tmp_path / "columns.tsv").write_text("body\tlabel\ngood\tyes\n")
+    (tmp_path / "labels.tsv").write_text("text\tlabel\ngood\tyes\nbad\tperhaps\n")
+    (tmp_path / "none.tsv").write_text("text\tlabel\n")
+    model, data = "{folder}/model", "--data"
+    cases = [
+        (["--version"], 0, "fastbert "),
+        (["predict", "-h"], 0, "--on-empty"),
+        (["predict", model], 2, "FILE"),
+        (["predict", model, "{folder}/absent.txt"], 2, "absent.txt: cannot be read"),
+        (["predict", "{folder}/absent", "{folder}/texts.txt"], 2, "absent: no such folder; name a folder into which"),
+        (["predict", "{folder}/bert", "{folder}/texts.txt"], 2, "holds a model of the type 'bert', not 'fastbert'"),
+        (["predict", model, "{folder}/empty.txt"], 2, "line 2: empty text; fill it in or delete the line, or mark it"),
+        (["predict", model, "{folder}/latin.txt"], 2, "line 1: not UTF-8 text"),
+        (["predict", model, "{folder}/texts.txt", "--backend", "abacus"], 2, "unknown backend 'abacus'"),
+        (["evaluate", model, data, "{folder}/columns.tsv"], 2, "no column text"),
+        (["evaluate", model, data, "{folder}/labels.tsv"], 2, "line 3: unknown label 'perhaps'"),
+        (["calibrate", model, data, "{folder}/labels.tsv"], 2, "no target; give exactly one of --max-drop"),
+        (["calibrate", model, data, "{folder}/none.tsv", "--max-drop", "0.1"], 2, "none.tsv: no samples"),
+        (["analyze", model, data, "{folder}/none.tsv", "--out", "{folder}/texts.txt"], 2, "a file; name a folder"),
+        (["train", "--train", "{folder}/absent.tsv"], 2, "absent.tsv: cannot be read"),
+        (["train", "--train", "{folder}/labels.tsv", "--epochs", "0"], 2, "epochs must be above 0"),
+        (["train", "--train", "{folder}/labels.tsv", "--dev", "{folder}/columns.tsv"], 2, "columns.tsv, line 1: no"),
+        (["distill", model, "--texts", "{folder}/empty.txt"], 2, "empty.txt, line 2: empty text"),
+        (["distill", model, "--texts", "{folder}/texts.txt", "--dev", "{folder}/labels.tsv"], 2, "unknown label"),
+        (["convert", "{folder}/absent.bin", "--to", "{folder}/x"], 2, "absent.bin: cannot be read (no such file)"),
+    ]
+    asked = json.dumps([words for words, _, _ in cases])
+    command = [sys.executable, "-c", FIRST_LOOK, str(tmp_path), asked]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    for (words, code, told), line in zip(cases, result.stdout.splitlines(), strict=True):
+        got, output, imported = json.loads(line)
+        output = " ".join(output.split())
+        assert got == code and told in output and not imported, (words, got, output, imported)
+    assert not (tmp_path / "fastbert-out").exists()
+
+
+def test_names_of_the_library_that_wait_are_there():
+    for package in (fastbert_hf, fastbert_hf.data, fastbert_hf.training):
+        assert set(package.__all__) <= {*dir(package)}
+        assert all(getattr(package, name) is not None for name in package.__all__)
+        with pytest.raises(AttributeError, match="has no attribute 'absent'"):
+            package.__getattr__("absent")
+    assert pickle.loads(pickle.dumps(fastbert_hf.FastBertConfig)) is fastbert_hf.FastBertConfig

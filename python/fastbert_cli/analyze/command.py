@@ -8,6 +8,9 @@ from typing import Annotated, ClassVar
 
 from fastbert_cli import options
 from fastbert_cli.command import Command, Option
+from fastbert_cli.errors import CommandError
+
+REPORT, FIGURES, RESULTS = "report.html", "figures", "analysis.json"  # in the folder that is written
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,32 @@ class Analyze(Command):
         bool, Option("Show the easiest and the hardest texts; they may be private.", "--texts/--no-texts")
     ] = True
     backend: options.Backend = "auto"
+
+    def look(self) -> None:
+        """Look at the options, the folders and the labelled texts."""
+        from fastbert_cli import inputs
+
+        self._check_out()
+        inputs.check_backend(self.backend)
+        inputs.look_at_labelled(self.model, self.labelled)
+        if self.compare is not None:
+            inputs.look_at_model(self.compare)
+
+    def _check_out(self) -> None:
+        """Raise `CommandError` unless `out` is new, empty, or holds an earlier analysis and nothing else."""
+        out = self.out
+        if out.exists() and not out.is_dir():
+            raise CommandError(f"--out {out}: a file; name a folder")
+        if Path.cwd().is_relative_to(out.resolve()):
+            raise CommandError(
+                f"--out {out}: the folder is replaced as a whole, and this one is in use; name a new one"
+            )
+        if out.is_dir():
+            others = sorted(path.name for path in out.iterdir() if path.name not in (REPORT, FIGURES, RESULTS))
+            if others:
+                raise CommandError(
+                    f"--out {out}: holds {others[0]}, which is no part of an analysis; name a new folder"
+                )
 
     def run(self) -> None:
         """Write the page."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fastbert_cli.analyze.command import FIGURES, REPORT, RESULTS
 from fastbert_cli.errors import faults_explained
 from fastbert_hf.analysis import Analysis, Example, captions
 from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
@@ -19,7 +20,6 @@ from fastbert_hf.files import folder_written_atomically
 from fastbert_hf.machine import describe_machine, name_machine
 from fastbert_hf.scoring import FLOPS_CONVENTION
 
-REPORT, FIGURES, RESULTS = "report.html", "figures", "analysis.json"
 # Name of the analyzed model among those that were timed.
 ANALYZED = "analyzed"
 # Of classes that the page names.

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from fastbert_cli import scores
-from fastbert_cli.analyze.command import Analyze
-from fastbert_cli.analyze.report import ANALYZED, FIGURES, REPORT, RESULTS, Source, write
+from fastbert_cli.analyze.command import FIGURES, REPORT, RESULTS, Analyze
+from fastbert_cli.analyze.report import ANALYZED, Source, write
 from fastbert_cli.analyze.times import ROUNDS, TimedModel, batches_to_time, time_models
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import label_names_of, load_model, longest_text, place_and_patch
@@ -47,7 +47,6 @@ def run_analyze(options: Analyze) -> None:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    _check_out(options.out)
     model, tokenizer = _load(options.model, options.backend)
     other = None if options.compare is None else _load(options.compare, options.backend)
     class_names = label_names_of(model)
@@ -88,18 +87,6 @@ def run_analyze(options: Analyze) -> None:
     console = Console(highlight=False, soft_wrap=True)
     scores.show(console, _table(analysis))
     console.print(f"written: {options.out}/{REPORT}, {FIGURES}/, {RESULTS}", markup=False)
-
-
-def _check_out(out: Path) -> None:
-    """Raise `CommandError` unless `out` is new, empty, or holds an earlier analysis and nothing else."""
-    if out.exists() and not out.is_dir():
-        raise CommandError(f"--out {out}: a file; name a folder")
-    if Path.cwd().is_relative_to(out.resolve()):
-        raise CommandError(f"--out {out}: the folder is replaced as a whole, and this one is in use; name a new one")
-    if out.is_dir():
-        others = sorted(path.name for path in out.iterdir() if path.name not in (REPORT, FIGURES, RESULTS))
-        if others:
-            raise CommandError(f"--out {out}: holds {others[0]}, which is no part of an analysis; name a new folder")
 
 
 def _load(folder: Path, backend: str) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:

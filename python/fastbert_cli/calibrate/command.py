@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from fastbert_cli import options
 from fastbert_cli.command import Command, Option
+from fastbert_cli.errors import CommandError
 from fastbert_cli.options import DATA
 
 TARGET = "Target: exactly one"
@@ -110,6 +111,32 @@ class Calibrate(Command):
     def patching(self) -> options.Patching:
         """How the model runs when it is timed."""
         return options.Patching(self.backend or "auto", self.dtype or "auto")
+
+    @property
+    def target(self) -> str:
+        """The option that says what is wanted.
+
+        Raises:
+            CommandError: none of them is given, or several.
+        """
+        targets = {"--max-drop": self.max_drop, "--min-speedup": self.min_speedup, "--latency-ms": self.latency_ms}
+        given = [name for name, value in targets.items() if value is not None]
+        if len(given) != 1:
+            what = "no target" if not given else " and ".join(given) + " at once"
+            raise CommandError(f"{what}; give exactly one of {', '.join(targets)}")
+        return given[0]
+
+    def look(self) -> None:
+        """Look at the options, the model's folder and the labelled texts."""
+        from fastbert_cli import inputs
+
+        clock = {"--batch-size": self.batch_size, "--backend": self.backend, "--dtype": self.dtype}
+        idle = [name for name, value in clock.items() if value is not None]
+        if self.target != "--latency-ms" and idle:
+            raise CommandError(f"{idle[0]} is for --latency-ms, which alone measures times; leave it out")
+        inputs.check_patching(self.patching)
+        inputs.check_file_to_write("--records", self.records)
+        inputs.look_at_labelled(self.model, self.texts)
 
     def run(self) -> None:
         """Calibrate the model."""

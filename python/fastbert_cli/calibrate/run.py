@@ -15,13 +15,7 @@ from transformers.utils import logging
 from fastbert_cli.calibrate import report
 from fastbert_cli.calibrate.command import Calibrate
 from fastbert_cli.errors import CommandError, faults_explained
-from fastbert_cli.models import (
-    check_patching,
-    load_model,
-    longest_text,
-    place,
-    place_and_patch,
-)
+from fastbert_cli.models import load_model, longest_text, place, place_and_patch
 from fastbert_cli.scores import progress_bars
 from fastbert_cli.texts import note_cut_off, read_for
 from fastbert_hf.calibration import (
@@ -59,10 +53,6 @@ def run_calibrate(options: Calibrate) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     objective = _objective(options)
-    if options.records is not None and not options.records.parent.is_dir():
-        raise CommandError(f"--records {options.records}: no such folder; make it first")
-    if options.records is not None and options.records.is_dir():
-        raise CommandError(f"--records {options.records}: a folder; name a file")
     model, tokenizer = load_model(options.model)
     if not options.dry_run and not os.access(options.model, os.W_OK):  # known before the work, not after it
         raise CommandError(
@@ -93,21 +83,7 @@ def run_calibrate(options: Calibrate) -> None:
 
 
 def _objective(options: Calibrate) -> Objective:
-    targets = {
-        "--max-drop": options.max_drop,
-        "--min-speedup": options.min_speedup,
-        "--latency-ms": options.latency_ms,
-    }
-    given = [name for name, value in targets.items() if value is not None]
-    if len(given) != 1:
-        what = "no target" if not given else " and ".join(given) + " at once"
-        raise CommandError(f"{what}; give exactly one of {', '.join(targets)}")
-    clock = {"--batch-size": options.batch_size, "--backend": options.backend, "--dtype": options.dtype}
-    idle = [name for name, value in clock.items() if value is not None]
-    if idle and options.latency_ms is None:
-        raise CommandError(f"{idle[0]} is for --latency-ms, which alone measures times; leave it out")
-    check_patching(options.patching)
-    with faults_explained(given[0]):
+    with faults_explained(options.target):
         return Objective(options.max_drop, options.min_speedup, options.latency_ms)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastbert_cli.command import Command, Option
+from fastbert_cli.errors import CommandError
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,15 @@ class Convert(Command):
         Option("JSON file that configures the original model; may be repeated. Not needed for known sizes."),
     ] = ()
     label: Annotated[tuple[str, ...], Option("Name of a class; once for each, in the order of their numbers.")] = ()
+
+    def look(self) -> None:
+        """Look for the files, and that nothing is in the way of the folder."""
+        for file in (self.checkpoint, *self.config, *(() if self.vocab is None else (self.vocab,))):
+            if not file.is_file():
+                reason = "a folder" if file.is_dir() else "no such file"
+                raise CommandError(f"{file}: cannot be read ({reason}); check the path")
+        if self.to.exists():
+            raise CommandError(f"{self.to}: exists; choose another name")
 
     def run(self) -> None:
         """Convert the checkpoint."""

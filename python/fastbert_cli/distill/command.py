@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastbert_cli import options, training
 from fastbert_cli.command import Command, Given, Option
@@ -80,13 +80,24 @@ class Distill(Command):
     resume: training.Resume = False
     config: training.ConfigFile = None
 
+    def look(self) -> None:
+        """Look at the configuration, the folders and the texts."""
+        from fastbert_cli.config_file import run_to_begin
+        from fastbert_cli.distill.inputs import look
+
+        config, _ = run_to_begin(self.out, DistillConfig, self.config, self._flags, self.resume)
+        look(config, self.model)
+
+    @property
+    def _flags(self) -> dict[str, Any]:
+        return self.settings | {"model.folder": str(self.model)}
+
     def run(self) -> None:
         """Distill, or go on with a run."""
         from fastbert_cli.distill.run import run_distill
         from fastbert_cli.output_folder import OutputFolder
 
-        flags = self.settings | {"model.folder": str(self.model)}
-        with OutputFolder(self._words, self.out, DistillConfig, self.config, flags, self.resume) as output:
+        with OutputFolder(self._words, self.out, DistillConfig, self.config, self._flags, self.resume) as output:
             run_distill(output)
 
     def stopped(self) -> str:

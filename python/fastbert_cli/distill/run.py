@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastbert_cli.distill.command import DistillConfig
-from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.errors import faults_explained
 from fastbert_cli.models import label_names_of, load_model, longest_text
 from fastbert_cli.output_folder import OutputFolder
-from fastbert_cli.texts import check_subset, read_labelled, read_unlabelled
+from fastbert_cli.texts import read_labelled, read_unlabelled
 from fastbert_hf.data import TextData, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import distill
@@ -26,7 +26,6 @@ def run_distill(output: OutputFolder[DistillConfig]) -> None:
     """
     config, console = output.config, output.console
     section = config.data
-    _check(config)
     assert config.model.folder is not None
     model, tokenizer = load_model(Path(config.model.folder))
     max_length = longest_text(model, tokenizer, config.model.max_length)
@@ -58,14 +57,3 @@ def read_texts(config: DistillConfig, model: FastBertForSequenceClassification) 
         return join_texts(*(read_unlabelled(file, section) for file in section.texts))
     names = label_names_of(model)
     return read_labelled(section.texts[0], names, section, split=None, multi_label=model.config.multi_label)
-
-
-def _check(config: DistillConfig) -> None:
-    if not config.data.texts:
-        raise CommandError("no texts to distill from; name a file with --texts")
-    check_subset(config.data, config.data.dev, *config.data.texts)
-    if config.distil.targets != "soft" and len(config.data.texts) > 1:
-        raise CommandError(
-            f"--targets {config.distil.targets} learns from labels, which one file or data set must have; "
-            "give --texts once"
-        )

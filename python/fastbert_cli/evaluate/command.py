@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastbert_cli import options
 from fastbert_cli.command import Command, Option
+from fastbert_cli.errors import CommandError
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,19 @@ class Evaluate(Command):
     def speeds(self) -> tuple[float, ...]:
         """The Speeds to score at, in order."""
         return tuple(sorted(set(self.speed or (() if self.speedup else options.SPEEDS))))
+
+    def look(self) -> None:
+        """Look at the options, the model's folder and the labelled texts."""
+        from fastbert_cli import inputs
+
+        inputs.check_patching(self.patching)
+        if self.agreement and self.patching.backend == options.UNPATCHED:
+            unpatched = options.UNPATCHED
+            raise CommandError(
+                f"--agreement compares a patched model, so not with --backend {unpatched}; leave one out"
+            )
+        inputs.check_file_to_write("--out", self.out)
+        inputs.look_at_labelled(self.model, self.texts)
 
     def run(self) -> None:
         """Print the scores."""

@@ -11,10 +11,9 @@ from rich.console import Console
 from transformers.utils import logging
 
 from fastbert_cli import scores
-from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.errors import faults_explained
 from fastbert_cli.evaluate.command import Evaluate
-from fastbert_cli.models import check_patching, load_model, longest_text, place, place_and_patch
-from fastbert_cli.options import UNPATCHED
+from fastbert_cli.models import load_model, longest_text, place, place_and_patch
 from fastbert_cli.texts import note_cut_off, read_for
 from fastbert_hf.agreement import Agreement, compare_answers
 from fastbert_hf.data import TokenisedDataset
@@ -33,13 +32,6 @@ def run_evaluate(options: Evaluate) -> None:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    check_patching(options.patching)
-    if options.agreement and options.patching.backend == UNPATCHED:
-        raise CommandError(f"--agreement compares a patched model, so not with --backend {UNPATCHED}; leave one out")
-    if options.out is not None and not options.out.parent.is_dir():
-        raise CommandError(f"--out {options.out}: no such folder; make it first")
-    if options.out is not None and options.out.is_dir():
-        raise CommandError(f"--out {options.out}: a folder; name a file")
     model, tokenizer = load_model(options.model)
     with faults_explained():
         for speedup in options.speedup:  # what is wrong with it is said before the data is read

@@ -85,6 +85,12 @@ class Predict(Command):
         bool | None, Option("Progress bar. Default: if stderr is a terminal.", "--progress/--no-progress")
     ] = None
 
+    def look(self) -> None:
+        """Look at the options, the file and the model's folder."""
+        from fastbert_cli.predict.inputs import look
+
+        look(self)
+
     def run(self) -> None:
         """Write the answers."""
         from fastbert_cli.predict.run import run_predict

@@ -17,13 +17,13 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from fastbert_cli.errors import CommandError
-from fastbert_cli.models import DTYPES, check_patching, label_names_of, load_model, place_and_patch
+from fastbert_cli.models import DTYPES, label_names_of, load_model, place_and_patch
 from fastbert_cli.predict.command import Predict
+from fastbert_cli.predict.inputs import texts_of
 from fastbert_cli.setting_in_words import describe_objective
 from fastbert_cli.texts import note_cut_off
-from fastbert_hf.data import JSON_LINES, EmptyTextError, Text, read_texts, read_texts_with_gaps
+from fastbert_hf.data import JSON_LINES
 from fastbert_hf.data.labels import SEPARATOR, join_labels
-from fastbert_hf.data.tables import TABLES
 from fastbert_hf.files import OutputInUseError, file_written_atomically
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.prediction import Predictions, iter_predict, resolve_max_length
@@ -54,9 +54,6 @@ def run_predict(options: Predict) -> None:
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    _check_paths(options)
-    _check_speed(options)
-    check_patching(options.patching)
     # All of the file is looked at before the model is, so that a bad last line does not cost the work before it.
     total, empty = _look_at_all(options)
     model, tokenizer = load_model(options.model)
@@ -69,7 +66,7 @@ def run_predict(options: Predict) -> None:
         answers = iter_predict(
             model,
             tokenizer,
-            (text for text in _texts(options) if text is not None),
+            (text for text in texts_of(options) if text is not None),
             speed=0.0 if options.full_depth else options.speed,
             speedup=options.speedup,
             max_tokens=options.max_tokens,
@@ -96,37 +93,14 @@ def run_predict(options: Predict) -> None:
     )
 
 
-def _texts(options: Predict) -> Iterator[Text | None]:
-    """The texts of the file; `None` for an empty one that is to be marked."""
-    read = read_texts_with_gaps if options.on_empty == "mark" else read_texts
-    return iter(read(options.file, options.text_column, options.pair_column))
-
-
 def _look_at_all(options: Predict) -> tuple[int, set[int]]:
     """Return how many texts there are, and the positions of the empty ones."""
     total, empty = 0, set()
-    try:
-        for text in _texts(options):
-            if text is None:
-                empty.add(total)
-            total += 1
-    except EmptyTextError as error:
-        raise CommandError(f"{error}, or mark it in the output with --on-empty mark") from error
+    for text in texts_of(options):
+        if text is None:
+            empty.add(total)
+        total += 1
     return total, empty
-
-
-def _check_speed(options: Predict) -> None:
-    given = [
-        name
-        for name, is_given in (
-            ("--speed", options.speed is not None),
-            ("--speedup", options.speedup is not None),
-            ("--full-depth", options.full_depth),
-        )
-        if is_given
-    ]
-    if len(given) > 1:
-        raise CommandError(f"{' and '.join(given)} contradict each other; give one")
 
 
 def _what_was_used(
@@ -149,22 +123,6 @@ def _what_was_used(
         if setting.max_length not in (None, resolve_max_length(model, tokenizer, options.max_length)):
             target += f"; guaranteed with --max-length {setting.max_length}"
     return f"calibrated setting ({target})"
-
-
-def _check_paths(options: Predict) -> None:
-    if options.pair_column is not None and options.text_column is None:
-        raise CommandError("--pair-column goes with --text-column: one names the first text, the other the second")
-    out = options.out
-    if out is None:
-        return
-    if out.suffix.lower() not in (*TABLES, *JSON_LINES):
-        raise CommandError(f"--out {out}: unknown ending; name it {', '.join((*TABLES, *JSON_LINES))}")
-    if not out.parent.is_dir():
-        raise CommandError(f"--out {out}: no such folder; make it first")
-    if out.exists() and not out.is_file():
-        raise CommandError(f"--out {out}: not a file that can be replaced; choose another name")
-    if out.exists() and options.file.exists() and out.samefile(options.file):
-        raise CommandError(f"--out {out}: that is the file of the texts; choose another name")
 
 
 @contextmanager

@@ -155,17 +155,29 @@ class Train(Command):
     resume: training.Resume = False
     config: training.ConfigFile = None
 
+    def look(self) -> None:
+        """Look at the configuration, the run's folder and the texts."""
+        from fastbert_cli.config_file import run_to_begin
+        from fastbert_cli.train.inputs import look
+
+        if self.joint and self.with_distil is not None:
+            raise CommandError("--joint takes the place of both steps; leave --distil and --no-distil out")
+        config, _ = run_to_begin(self.out, TrainConfig, self.config, self._flags, self.resume)
+        look(config)
+
+    @property
+    def _flags(self) -> dict[str, Any]:
+        flags = dict(self.settings)
+        if self.joint or self.with_distil is not None:
+            flags["run.steps"] = "joint" if self.joint else "both" if self.with_distil else "fine_tune"
+        return flags
+
     def run(self) -> None:
         """Train, or go on with a run."""
         from fastbert_cli.output_folder import OutputFolder
         from fastbert_cli.train.run import run_train
 
-        if self.joint and self.with_distil is not None:
-            raise CommandError("--joint takes the place of both steps; leave --distil and --no-distil out")
-        flags = dict(self.settings)
-        if self.joint or self.with_distil is not None:
-            flags["run.steps"] = "joint" if self.joint else "both" if self.with_distil else "fine_tune"
-        with OutputFolder(("train",), self.out, TrainConfig, self.config, flags, self.resume) as output:
+        with OutputFolder(("train",), self.out, TrainConfig, self.config, self._flags, self.resume) as output:
             run_train(output)
 
     def stopped(self) -> str:

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import check_max_length, make_model
 from fastbert_cli.output_folder import OutputFolder
-from fastbert_cli.texts import check_subset, read_labelled, read_unlabelled
+from fastbert_cli.texts import read_labelled, read_unlabelled
 from fastbert_cli.train.command import TrainConfig
+from fastbert_cli.train.inputs import has_unlabelled
 from fastbert_hf.data import ClassificationData, TextData, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import TrainingResult, distill, fine_tune, train_jointly
@@ -44,10 +45,9 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is there.
     """
     config, console = output.config, output.console
-    _check(config)
     with faults_explained():
         data = read_data(config)
-    if config.data.unlabelled and not _has_unlabelled(config):
+    if config.data.unlabelled and not has_unlabelled(config):
         console.print("note: texts without labels are for step 2, which this run does not have; they are not read")
     numbers = f"{len(data.train)} texts to train on"
     if data.dev is not None:
@@ -117,20 +117,6 @@ def read_data(config: TrainConfig) -> TrainData:
     if section.dev is not None:
         names = train.label_names
         dev = read_labelled(section.dev, names, section, split=section.dev_split, multi_label=multi_label)
-    unlabelled = [read_unlabelled(file, section) for file in section.unlabelled] if _has_unlabelled(config) else []
+    unlabelled = [read_unlabelled(file, section) for file in section.unlabelled] if has_unlabelled(config) else []
     to_distil = join_texts(train, *unlabelled) if unlabelled else train
     return TrainData(train, dev, to_distil, sum(map(len, unlabelled)))
-
-
-def _has_unlabelled(config: TrainConfig) -> bool:
-    return bool(config.data.unlabelled) and config.run.steps == "both"
-
-
-def _check(config: TrainConfig) -> None:
-    if config.data.train is None:
-        raise CommandError("no data to train on; name labelled texts with --train")
-    check_subset(config.data, config.data.train, config.data.dev)
-    if _has_unlabelled(config) and config.distil.targets != "soft":
-        raise CommandError(
-            f"--targets {config.distil.targets} learns from labels, which --unlabelled has not; choose one of them"
-        )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastbert_hf.data.columns import text_column_names
 from fastbert_hf.data.errors import DataFileError, EmptyTextError
-from fastbert_hf.data.hugging_face import read_classification_data
+from fastbert_hf.data.hugging_face import look_at_classification_data, read_classification_data
 from fastbert_hf.data.json_lines import JSON_LINES
 from fastbert_hf.data.lines import read_lines
 from fastbert_hf.data.reading import (
+    FIRST_ROWS,
     read_classification_file,
     read_texts,
     read_texts_with_gaps,
@@ -15,9 +18,17 @@ from fastbert_hf.data.reading import (
 )
 from fastbert_hf.data.samples import ClassificationData, Text, TextData, join_texts
 from fastbert_hf.data.tables import read_table
-from fastbert_hf.data.tokenised import TokenisedDataset, encode, wants_segment_ids
+from fastbert_hf.deferred import deferred_names
+
+if TYPE_CHECKING:
+    from fastbert_hf.data.tokenised import TokenisedDataset, encode, wants_segment_ids
+else:  # not for type checkers, which would take any name for one that is there
+    __getattr__, __dir__ = deferred_names(
+        __name__, {"tokenised": ("TokenisedDataset", "encode", "wants_segment_ids")}
+    )
 
 __all__ = [
+    "FIRST_ROWS",
     "JSON_LINES",
     "ClassificationData",
     "DataFileError",
@@ -27,6 +38,7 @@ __all__ = [
     "TokenisedDataset",
     "encode",
     "join_texts",
+    "look_at_classification_data",
     "read_classification_data",
     "read_classification_file",
     "read_lines",

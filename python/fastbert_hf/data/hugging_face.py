@@ -8,7 +8,7 @@ from typing import Any
 
 from fastbert_hf.data.errors import Place, listed
 from fastbert_hf.data.files import LABELLED
-from fastbert_hf.data.reading import classification_data, read_classification_file
+from fastbert_hf.data.reading import classification_data, look_at_classification_file, read_classification_file
 from fastbert_hf.data.records import Choose, Records, Rows
 from fastbert_hf.data.samples import ClassificationData
 from fastbert_hf.data.tables import TABLES
@@ -56,16 +56,37 @@ def read_classification_data(
         "label_column": label_column,
         "multi_label": multi_label,
     }
+    file = _file_of(source, split, subset)
+    if file is not None:
+        return read_classification_file(file, label_names, **columns)
+    return classification_data(_dataset_records(str(source), split, subset), label_names, **columns)
+
+
+def look_at_classification_data(
+    source: str | Path,
+    label_names: Sequence[str] | None = None,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    **columns: Any,
+) -> None:
+    """Raise what `read_classification_data` would for the first 1,000 rows, where they are in a file.
+
+    What only the `datasets` library can read is not looked at. Arguments as in `read_classification_data`.
+    """
+    file = _file_of(source, split, subset)
+    if file is not None:
+        look_at_classification_file(file, label_names, **columns)
+
+
+def _file_of(source: str | Path, split: str | None, subset: str | None) -> Path | None:
+    """Return the file that `source` names, alone or as a folder with its split; `None`: it is for `datasets`."""
     path = Path(source)
     if path.is_file() or path.suffix.lower() in LABELLED:
         if split is not None or subset is not None:
             raise Place(str(path)).error("a file has no splits or subsets", "name the folder, or leave them out")
-        return read_classification_file(path, label_names, **columns)
-    if subset is None:
-        file = _file_of_split(path, split)
-        if file is not None:
-            return read_classification_file(file, label_names, **columns)
-    return classification_data(_dataset_records(str(source), split, subset), label_names, **columns)
+        return path
+    return _file_of_split(path, split) if subset is None else None
 
 
 def _file_of_split(folder: Path, split: str | None) -> Path | None:

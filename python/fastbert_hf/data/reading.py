@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastbert_hf.data.columns import ColumnChoice
 from fastbert_hf.data.errors import DataFileError, EmptyTextError, Place, quoted
@@ -12,6 +13,8 @@ from fastbert_hf.data.files import PLAIN, open_records
 from fastbert_hf.data.labels import check_known, clean, label_list, label_name, sort_labels, without_fractions
 from fastbert_hf.data.records import Records
 from fastbert_hf.data.samples import ClassificationData, Text, TextData
+
+FIRST_ROWS = 1000  # that are looked at before anything else is done
 
 
 def read_classification_file(
@@ -72,30 +75,16 @@ def classification_data(
     multi_label: bool,
 ) -> ClassificationData:
     """Labelled texts from `records`; arguments and errors as in `read_classification_file`."""
-    if label_names is not None and len(set(label_names)) < len(label_names):
-        raise ValueError(f"label_names has a name twice: {', '.join(label_names)}; name every class once")
-    usual = ("label", "labels") if multi_label else ("label",)
-    choice = ColumnChoice(text_column, pair_column, usual if label_column is None else (label_column,))
-    known = None if label_names is None else dict.fromkeys(label_names)
-
     texts: list[str] = []
     pairs: list[str] = []
     labels: list[list[str]] = []
     names: Sequence[str] | None = None
-    for place, row in records.rows(choice):
-        assert choice.chosen is not None and choice.chosen.label is not None
-        column = choice.chosen.label
-        names = records.class_names.get(column)
-        first, *second = _clean_texts(place, choice, row[:-1])
+    for row in _labelled_rows(records, label_names, text_column, pair_column, label_column, multi_label):
+        first, *second = row.texts
         texts.append(first)
         pairs.extend(second)
-        if multi_label:
-            labels.append(label_list(place, column, row[-1], names, records.joined_labels))
-        else:
-            labels.append([label_name(place, column, row[-1], names)])
-        if known is not None:
-            labels[-1] = [name if name in known else without_fractions([name])[name] for name in labels[-1]]
-            check_known(place, labels[-1], known)
+        labels.append(row.labels)
+        names = row.class_names
     if not texts:
         raise _no_samples(records)
 
@@ -117,6 +106,56 @@ def classification_data(
         label_names=list(label_names),
         multi_label=multi_label,
     )
+
+
+def look_at_classification_file(
+    path: str | Path,
+    label_names: Sequence[str] | None = None,
+    *,
+    text_column: str | None = None,
+    pair_column: str | None = None,
+    label_column: str | None = None,
+    multi_label: bool = False,
+) -> None:
+    """Raise what `read_classification_file` would for the first 1,000 rows, whose arguments these are."""
+    records = open_records(Path(path))
+    rows = _labelled_rows(records, label_names, text_column, pair_column, label_column, multi_label)
+    if sum(1 for _ in islice(rows, FIRST_ROWS)) == 0:
+        raise _no_samples(records)
+
+
+class _LabelledRow(NamedTuple):
+    texts: list[str]  # the text, and the second one of a pair
+    labels: list[str]
+    class_names: Sequence[str] | None  # of numbers in the label column
+
+
+def _labelled_rows(
+    records: Records,
+    label_names: Sequence[str] | None,
+    text_column: str | None,
+    pair_column: str | None,
+    label_column: str | None,
+    multi_label: bool,
+) -> Iterator[_LabelledRow]:
+    if label_names is not None and len(set(label_names)) < len(label_names):
+        raise ValueError(f"label_names has a name twice: {', '.join(label_names)}; name every class once")
+    usual = ("label", "labels") if multi_label else ("label",)
+    choice = ColumnChoice(text_column, pair_column, usual if label_column is None else (label_column,))
+    known = None if label_names is None else dict.fromkeys(label_names)
+    for place, row in records.rows(choice):
+        assert choice.chosen is not None and choice.chosen.label is not None
+        column = choice.chosen.label
+        names = records.class_names.get(column)
+        texts = _clean_texts(place, choice, row[:-1])
+        if multi_label:
+            labels = label_list(place, column, row[-1], names, records.joined_labels)
+        else:
+            labels = [label_name(place, column, row[-1], names)]
+        if known is not None:
+            labels = [name if name in known else without_fractions([name])[name] for name in labels]
+            check_known(place, labels, known)
+        yield _LabelledRow(texts, labels, names)
 
 
 def read_texts(path: Path, text_column: str | None = None, pair_column: str | None = None) -> Iterator[Text]:

@@ -6,12 +6,9 @@ the paper's steps, adaptive inference, needs no training. All run on `transforme
 
 from __future__ import annotations
 
-from fastbert_hf.training.distillation import DistillationTrainer, distill
-from fastbert_hf.training.evaluation import EvaluationResult, evaluate
-from fastbert_hf.training.fine_tuning import FineTuningTrainer, fine_tune
-from fastbert_hf.training.joint import JointTrainer, train_jointly
-from fastbert_hf.training.objectives import distillation_loss, label_loss
-from fastbert_hf.training.running import RunOptions, TrainingResult
+from typing import TYPE_CHECKING
+
+from fastbert_hf.deferred import deferred_names
 from fastbert_hf.training.settings import (
     DISTILLATION,
     FINE_TUNING,
@@ -20,6 +17,26 @@ from fastbert_hf.training.settings import (
     LabelSettings,
     TrainingSettings,
 )
+
+if TYPE_CHECKING:
+    from fastbert_hf.training.distillation import DistillationTrainer, distill
+    from fastbert_hf.training.evaluation import EvaluationResult, evaluate
+    from fastbert_hf.training.fine_tuning import FineTuningTrainer, fine_tune
+    from fastbert_hf.training.joint import JointTrainer, train_jointly
+    from fastbert_hf.training.objectives import distillation_loss, label_loss
+    from fastbert_hf.training.running import RunOptions, TrainingResult
+else:  # not for type checkers, which would take any name for one that is there
+    __getattr__, __dir__ = deferred_names(
+        __name__,
+        {
+            "distillation": ("DistillationTrainer", "distill"),
+            "evaluation": ("EvaluationResult", "evaluate"),
+            "fine_tuning": ("FineTuningTrainer", "fine_tune"),
+            "joint": ("JointTrainer", "train_jointly"),
+            "objectives": ("distillation_loss", "label_loss"),
+            "running": ("RunOptions", "TrainingResult"),
+        },
+    )
 
 __all__ = [
     "DISTILLATION",

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from transformers import SchedulerType, TrainingArguments
-
 _SETTING = "it is the setting {}"
 _EPOCHS = "every epoch ends with a log entry, with dev data scores, and in a run folder a checkpoint"
 _BATCHES = "which samples share a batch, and that every sample counts once an epoch, is part of the run"
@@ -130,6 +128,10 @@ FREE_ARGUMENTS = (
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise `ValueError` for names that `TrainingArguments` has not, for those that a training step decides, and for
     values that would be noticed only when training begins."""
+    if not arguments:
+        return
+    from transformers import SchedulerType, TrainingArguments  # here, so that settings do not wait for them
+
     known = {field.name for field in fields(TrainingArguments)}
     for name in arguments:
         if name not in known:

@@ -1,0 +1,38 @@
+"""What `distill` is given, looked at before the libraries of the work are imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastbert_cli.distill.command import DistillConfig
+from fastbert_cli.errors import CommandError
+from fastbert_cli.inputs import check_subset, look_at_labelled_of_run, look_at_model, look_at_unlabelled
+
+
+def look(config: DistillConfig, model: Path) -> None:
+    """Raise for a configuration whose sections do not fit together, and for a folder or texts that cannot be used.
+
+    Raises:
+        CommandError: no texts, sections that contradict each other, or no FastBERT in `model`.
+        DataFileError: the first rows of a file cannot be used.
+    """
+    section, targets = config.data, config.distil.targets
+    if not section.texts:
+        raise CommandError("no texts to distill from; name a file with --texts")
+    check_subset(section, section.dev, *section.texts)
+    if targets != "soft" and len(section.texts) > 1:
+        raise CommandError(
+            f"--targets {targets} learns from labels, which one file or data set must have; give --texts once"
+        )
+    classes = look_at_model(model)
+    if targets == "soft":
+        for file in section.texts:
+            look_at_unlabelled(file, section)
+    if classes is None:
+        return
+    names, multi_label = classes
+    labelled = [(section.dev, section.dev_split)] if section.dev is not None else []
+    if targets != "soft":
+        labelled.append((section.texts[0], None))
+    for source, split in labelled:
+        look_at_labelled_of_run(source, section, split=split, multi_label=multi_label, label_names=names)

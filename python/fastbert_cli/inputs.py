@@ -1,0 +1,138 @@
+"""What commands look at before the libraries of their work are imported: folders, the first rows of files, options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from fastbert_cli.errors import CommandError
+from fastbert_cli.options import BACKENDS, UNPATCHED, LabelledTexts, Patching
+from fastbert_hf.data import FIRST_ROWS, look_at_classification_data, read_texts
+from fastbert_hf.data.files import PLAIN
+
+MODEL_REMEDY = "name a folder into which a FastBERT and its tokenizer were saved with save_pretrained"
+_CONFIG = "config.json"  # of a saved model
+
+
+class Classes(NamedTuple):
+    """The classes of a saved model, and whether a text has any number of them."""
+
+    names: Sequence[str]
+    multi_label: bool
+
+
+class Columns(Protocol):
+    """Where the sections of training configurations say what is read of a file or a data set."""
+
+    @property
+    def subset(self) -> str | None: ...
+    @property
+    def text_column(self) -> str | None: ...
+    @property
+    def pair_column(self) -> str | None: ...
+    @property
+    def label_column(self) -> str | None: ...
+
+
+def look_at_model(folder: Path) -> Classes | None:
+    """Return the classes of the FastBERT in `folder`; `None` where its configuration does not name them.
+
+    Raises:
+        CommandError: no such folder, or no configuration of a FastBERT in it.
+    """
+    if not folder.is_dir():  # Transformers would look for it on the hub
+        raise CommandError(f"{folder}: no such folder; {MODEL_REMEDY}")
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CommandError(f"{folder}: no {_CONFIG} that can be read ({error.strerror}); {MODEL_REMEDY}") from error
+    except ValueError as error:
+        raise CommandError(f"{folder}: {_CONFIG} is not JSON ({error}); {MODEL_REMEDY}") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "fastbert":
+        raise CommandError(f"{folder}: holds a model of the type {kind!r}, not 'fastbert'; {MODEL_REMEDY}")
+    names = config.get("id2label")
+    if not isinstance(names, dict) or not all(str(index) in names for index in range(len(names))):
+        return None  # two classes by default, or a configuration that loading will refuse
+    multi_label = config.get("problem_type") == "multi_label_classification"
+    return Classes([names[str(index)] for index in range(len(names))], multi_label)
+
+
+def look_at_labelled(model: Path, texts: LabelledTexts) -> None:
+    """Raise for a folder without a FastBERT, and for labelled texts that it cannot be scored on.
+
+    Raises:
+        CommandError: see `look_at_model`.
+        DataFileError: the first rows of the file cannot be used, or have labels that the model does not know.
+    """
+    classes = look_at_model(model)
+    if classes is None:
+        return
+    columns = {key: value for key, value in vars(texts).items() if key != "data"}
+    look_at_classification_data(texts.data, classes.names, multi_label=classes.multi_label, **columns)
+
+
+def look_at_labelled_of_run(
+    source: str, columns: Columns, *, split: str | None, multi_label: bool, label_names: Sequence[str] | None = None
+) -> None:
+    """Raise `DataFileError` for labelled texts of a training configuration whose first rows cannot be used."""
+    look_at_classification_data(
+        source,
+        label_names,
+        split=split,
+        subset=subset_of(source, columns),
+        text_column=columns.text_column,
+        pair_column=columns.pair_column,
+        label_column=columns.label_column,
+        multi_label=multi_label,
+    )
+
+
+def look_at_unlabelled(file: str, columns: Columns) -> None:
+    """Raise `DataFileError` for texts of a training configuration whose first rows cannot be used."""
+    for _ in islice(read_texts(Path(file), **text_columns_of(file, columns)), FIRST_ROWS):
+        pass
+
+
+def text_columns_of(file: str, columns: Columns) -> dict[str, Any]:
+    """Return the names of the columns of texts for `file`, none for one that has no columns."""
+    if Path(file).suffix.lower() in PLAIN:
+        return {}
+    return {"text_column": columns.text_column, "pair_column": columns.pair_column}
+
+
+def subset_of(source: str, columns: Columns) -> str | None:
+    """Return the subset for `source`, which is one of several: it is for the data sets among them."""
+    return None if Path(source).is_file() else columns.subset
+
+
+def check_subset(columns: Columns, *sources: str | None) -> None:
+    """Raise `CommandError` for a subset when all of `sources` are files, which have none."""
+    if columns.subset is not None and all(source is None or Path(source).is_file() for source in sources):
+        raise CommandError(f"--subset {columns.subset} is for data sets, and there are files only; leave it out")
+
+
+def check_patching(patching: Patching) -> None:
+    """Raise `CommandError` for an unknown backend, or for a precision that nothing would use."""
+    check_backend(patching.backend)
+    if patching.backend == UNPATCHED and patching.dtype != "auto":
+        raise CommandError(f"--dtype is for patched models; leave it out or choose another --backend than {UNPATCHED}")
+
+
+def check_backend(backend: str) -> None:
+    """Raise `CommandError` for a name that is none of the backends."""
+    if backend not in BACKENDS:
+        raise CommandError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+
+
+def check_file_to_write(option: str, file: Path | None) -> None:
+    """Raise `CommandError` where no file of that name can be written."""
+    if file is None:
+        return
+    if not file.parent.is_dir():
+        raise CommandError(f"{option} {file}: no such folder; make it first")
+    if file.is_dir():
+        raise CommandError(f"{option} {file}: a folder; name a file")
