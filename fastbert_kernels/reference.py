@@ -24,6 +24,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
 }
 
+_COLUMN_GROUP = 32  # the most that a product in half precision takes at a time: a row of a tile register
+
 
 def normalised_entropy(logits: Tensor) -> Tensor:
     """Return the uncertainty `-sum_c p_c log p_c / log N` of softmax(logits) (FastBERT, equation 7).
@@ -119,7 +121,7 @@ def attentive_head(
     sample_of_token, begins, has_tokens = _samples(cu_seqlens, hidden.shape[0])
     batch, heads = begins.shape[0], query.shape[0]
 
-    z = F.linear(hidden, head.projection_weight, head.projection_bias.to(hidden.dtype)).to(precision)
+    z = _project(hidden, head.projection_weight, head.projection_bias.to(hidden.dtype)).to(precision)
     z = ACTIVATIONS[narrow_activation](z)  # [T, C]
     first = _first_rows(z, begins, has_tokens)
     scorer = torch.einsum("bk,hkc->bhc", first, query) + head.query_bias  # u_i [B, h, C]
@@ -134,6 +136,18 @@ def attentive_head(
     features = ACTIVATIONS[mlp_activation](pooled.flatten(1) @ value + head.value_bias)
     logits = F.linear(features, head.output_weight, head.output_bias)
     return logits, *decide(logits, speed, history, criterion, parameter)
+
+
+def _project(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return `F.linear(rows, weight, bias)`, in which a row that is not finite reaches no other row.
+
+    Products in half precision take columns in groups. Behind the last column of a row stands the next row's first, and
+    a kernel that multiplies it by zero makes NaN of an infinity there. So no group is left incomplete.
+    """
+    missing = -rows.shape[1] % _COLUMN_GROUP if rows.dtype in (torch.bfloat16, torch.float16) else 0
+    if missing:
+        rows, weight = F.pad(rows, (0, missing)), F.pad(weight, (0, missing))
+    return F.linear(rows, weight, bias)
 
 
 def pooled_exit_head(

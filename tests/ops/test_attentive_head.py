@@ -109,6 +109,41 @@ def test_a_bad_sample_leaves_its_neighbours_alone(poisoned_memory, backend, bad)
         assert logits[1].isnan().all() and uncertainty[1].isnan() and keep[1] and history[1].tolist() == [-1, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("hidden_size", [1, 7, 48, 65])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_in_the_reference_no_row_reaches_another_in_any_dtype(poisoned_memory, dtype, hidden_size, bad):
+    inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 1, 5], hidden_size), dtype)
+    good = reference.attentive_head(*inputs)
+    inputs[0][4] = bad
+    for got, want in zip(reference.attentive_head(*inputs), good, strict=True):
+        assert torch.equal(got[[0, 2]], want[[0, 2]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("group", [2, 32])
+def test_the_reference_holds_where_products_read_whole_groups_of_columns(monkeypatch, dtype, group):
+    """Processors with such products multiply what stands behind a row, the next row's first column, by zero."""
+    plain = torch.nn.functional.linear
+
+    def in_groups(rows, weight, bias=None):
+        missing = -rows.shape[1] % group if rows.dtype == dtype else 0
+        if not missing:
+            return plain(rows, weight, bias)
+        behind = torch.cat([rows.flatten(), rows.new_zeros(missing)])
+        whole = behind.as_strided((rows.shape[0], rows.shape[1] + missing), (rows.shape[1], 1))
+        return plain(whole, torch.nn.functional.pad(weight, (0, missing)), bias)
+
+    inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 1, 5], 33), dtype)
+    good = reference.attentive_head(*inputs)
+    inputs[0][4] = float("inf")
+    poisoned = in_groups(inputs[0], inputs[3].projection_weight)
+    assert poisoned[3].isnan().any() and not plain(inputs[0], inputs[3].projection_weight)[3].isnan().any()
+    monkeypatch.setattr(reference.F, "linear", in_groups)
+    for got, want in zip(reference.attentive_head(*inputs), good, strict=True):
+        assert torch.equal(got[[0, 2]], want[[0, 2]])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_sample_without_tokens_is_nan_and_stays(poisoned_memory, backend):
     inputs = cast_attentive_head_inputs(attentive_head_inputs([4, 0, 5]), torch.float32)
