@@ -87,6 +87,12 @@ def adapter_in_head(model):
     model.heads[1].dense = LowRankLinear(model.heads[1].dense).eval()
 
 
+def quantized_linear(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch wants another package for it
+        torch.ao.quantization.quantize_dynamic(model.layers[0].intermediate, {nn.Linear}, inplace=True)
+
+
 def other_layer(model):
     model.layers[0] = copy.deepcopy(model.layers[2])
 
@@ -141,6 +147,7 @@ CHANGES = {
     "derived layer": (derived_layer, False),
     "adapter": (adapter, False),
     "adapter in a head": (adapter_in_head, False),
+    "quantized Linear": (quantized_linear, False),
     "another layer": (other_layer, True),
     "eps of one norm": (eps_of_one_norm, False),
     "eps of both norms": (eps_of_both_norms, True),
