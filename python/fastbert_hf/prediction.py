@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
-from fastbert_hf.data import Text
+from fastbert_hf.data import Text, encode_passages
 from fastbert_hf.exits.resolution import Speed
+from fastbert_hf.exits.uncertainty import uncertainty as uncertainty_of
 from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser, tokenised_ahead
 
 # Tokens of a batch, with the padding that is computed. On two CPU cores and a 6-layer MiniLM, larger batches were no
@@ -79,6 +80,7 @@ def predict(
     speedup: float | None = None,
     max_tokens: int | None = None,
     max_length: int | None = None,
+    stride: int | None = None,
     window: int = WINDOW,
     progress: bool | None = None,
 ) -> Predictions:
@@ -108,6 +110,7 @@ def predict(
             speedup=speedup,
             max_tokens=max_tokens,
             max_length=max_length,
+            stride=stride,
             window=window,
             progress=progress,
         ),
@@ -132,6 +135,7 @@ def iter_predict(
     speedup: float | None = None,
     max_tokens: int | None = None,
     max_length: int | None = None,
+    stride: int | None = None,
     window: int = WINDOW,
     progress: bool | None = None,
     total: int | None = None,
@@ -156,6 +160,10 @@ def iter_predict(
             elsewhere.
         max_length: longer texts are cut off at this many tokens, special tokens included; `None`: where those of the
             training were, or where the model or the tokenizer ends.
+        stride: longer texts are not cut off but read in passages of `max_length` tokens, each of which shares `stride`
+            tokens with the one before it. Every passage leaves when it may; the probabilities of a text are the mean of
+            those of its passages, its uncertainty is that of the mean, and its exit layer that of the passage that went
+            deepest. Single texts and fast tokenizers only. A calibration's guarantee is for texts that were cut off.
         window: texts that are tokenised and sorted together.
         progress: show a progress bar on stderr; `None`: if that is a terminal.
         total: number of texts, for the progress bar; `None`: their `len`, if they have one.
@@ -165,8 +173,9 @@ def iter_predict(
 
     Raises:
         TypeError: `texts` is a single string, an item is neither a string nor a pair, or `speed` is none of the above.
-        ValueError: `speed` or `speedup` that the model's `resolve_speed` refuses, `max_tokens`, `max_length` or
-            `window` out of range, an empty text, pairs mixed with single texts, or a text that the tokenizer fails on.
+        ValueError: `speed` or `speedup` that the model's `resolve_speed` refuses, `max_tokens`, `max_length`, `stride`
+            or `window` out of range, passages of pairs or of a tokenizer in Python, an empty text, pairs mixed with
+            single texts, or a text that the tokenizer fails on.
             What concerns a text names its position, and is raised after the windows before it were delivered.
         RuntimeError: the model is in train mode, in which dropout would make the answers random.
 
@@ -189,9 +198,10 @@ def iter_predict(
         raise TypeError("one Speed per text needs texts that have a len; pass a list, or a number as speed")
     # What is wrong with it is said now, not at the first window.
     model.resolve_speed(speed, speedup, len(texts) if isinstance(texts, Sized) else 1)
-    tokenise = WindowTokeniser(
-        tokenizer, resolve_max_length(model, tokenizer, max_length), model.get_input_embeddings().num_embeddings
-    )
+    max_length = resolve_max_length(model, tokenizer, max_length)
+    if stride is not None:
+        encode_passages(tokenizer, ["a"], max_length, stride)  # what is wrong with it is said now
+    tokenise = WindowTokeniser(tokenizer, max_length, model.get_input_embeddings().num_embeddings, stride)
     return _predictions(model, tokenised_ahead(texts, tokenise, window), speed, speedup, max_tokens, progress, total)
 
 
@@ -208,10 +218,8 @@ def _predictions(
     with closing(windows), _progress(progress, total) as advance:
         for window in windows:
             _check_eval_mode(model)  # the caller had control since the last window
-            answers = [*_run(model, window, speed, speedup, max_tokens, advance), window.truncated]
-            logits, uncertainty, exit_layer, truncated = results = [torch.empty_like(answer) for answer in answers]
-            for result, answer in zip(results, answers, strict=True):
-                result[window.order] = answer
+            rows = [*_run(model, window, speed, speedup, max_tokens, advance), window.truncated]
+            logits, uncertainty, exit_layer, truncated = _by_text(window, rows, model.config.multi_label)
             _warn_if_not_finite(uncertainty, window.start)
             yield Predictions(
                 start=window.start,
@@ -222,6 +230,24 @@ def _predictions(
                 id2label=model.config.id2label,
                 multi_label=model.config.multi_label,
             )
+
+
+def _by_text(window: TokenisedWindow, rows: list[torch.Tensor], multi_label: bool) -> list[torch.Tensor]:
+    """Return logits, uncertainty, exit layer and truncation of every text from those of the window's rows."""
+    results = [row.new_empty(window.num_texts, *row.shape[1:]) for row in rows]
+    for result, row in zip(results, rows, strict=True):
+        result[window.order] = row
+    if len(window) > window.num_texts:
+        logits, uncertainty, exit_layer, _ = results
+        passages = torch.bincount(window.order, minlength=window.num_texts)
+        several = passages > 1
+        every = rows[0].double()
+        every = every.sigmoid() if multi_label else every.softmax(dim=-1)
+        mean = every.new_zeros(logits.shape).index_add(0, window.order, every)[several] / passages[several, None]
+        logits[several] = (mean.logit(1e-12) if multi_label else mean.log()).to(logits.dtype)
+        uncertainty[several] = uncertainty_of(logits[several], multi_label)
+        exit_layer.scatter_reduce_(0, window.order, rows[2], "amax")
+    return results
 
 
 @torch.inference_mode()
@@ -237,13 +263,16 @@ def _run(
     if isinstance(speed, torch.Tensor):
         speed = speed[window.start + window.order].to(model.device)
     outputs = []
+    begun: set[int] = set()  # texts
     forward, window = _packed_forward(model), window.to(model.device)
     batches = window.padded_batches(max_tokens) if forward is None else window.packed_batches(max_tokens)
     for rows, batch in batches:
         of_rows = speed[rows] if isinstance(speed, torch.Tensor) else speed
         output = (forward or model)(**batch, speed=of_rows, speedup=speedup)
         outputs.append((output.logits, output.uncertainty, output.exit_layer))
-        advance(rows.stop - rows.start)
+        before = len(begun)
+        begun.update(window.order[rows].tolist())
+        advance(len(begun) - before)
     # Read back once per window: reading every batch would make the host wait for the device each time.
     return [torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)]
 

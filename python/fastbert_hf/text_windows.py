@@ -12,26 +12,30 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from fastbert_hf.data import Text, encode, wants_segment_ids
+from fastbert_hf.data import Text, encode, encode_passages, wants_segment_ids
 
 THREAD_NAME = "fastbert-tokenizer"
 
 
 @dataclass(frozen=True)
 class TokenisedWindow:
-    """n consecutive texts of the input, tokenised; the longest text stands first, texts of equal length in their order.
+    """Consecutive texts of the input, tokenised to n rows; the longest stands first, those of equal length in order.
+
+    A text is a row, or several where long texts are taken in passages.
 
     Attributes:
         start: position in the input of the window's first text.
-        order: int64 [n]; row i is the text at position `start + order[i]`.
+        num_texts: how many texts these are.
+        order: int64 [n]; row i is the text at position `start + order[i]`, or a passage of it.
         lengths: int64 [n], tokens of every row.
         input_ids: int64 [T], the tokens of all rows one after another.
         token_type_ids: int64 [T], or `None` where the tokenizer gives none.
         pad_token_id: what fills up a padded batch.
-        truncated: bool [n], whether the text is longer and was cut off.
+        truncated: bool [n], whether the row is longer and was cut off.
     """
 
     start: int
+    num_texts: int
     order: torch.Tensor
     lengths: torch.Tensor
     input_ids: torch.Tensor
@@ -120,11 +124,15 @@ class WindowTokeniser:
         max_length: texts are cut off at this many tokens, special tokens included; of a pair the longer text is cut
             first.
         vocabulary: number of token ids that the model knows.
+        stride: longer texts are taken in passages of `max_length` tokens that share so many; `None`: cut off.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, vocabulary: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, vocabulary: int, stride: int | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._max_length = max_length
+        self._stride = stride
         self._vocabulary = vocabulary
         self._pairs: bool | None = None  # what the first text of the input is
 
@@ -144,15 +152,17 @@ class WindowTokeniser:
         """
         if self._pairs is None:
             self._pairs = not isinstance(texts[0], str)
+        if self._pairs and self._stride is not None:
+            raise ValueError("passages are of single texts, and these are pairs; leave stride out")
         for position, text in enumerate(texts, start):
             _check_text(text, position, self._pairs)
-        encoded, truncated = self._encode_or_explain(texts, start)
+        encoded, truncated, text_of_row = self._encode_or_explain(texts, start)
         ids: list[list[int]] = encoded["input_ids"]
         order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
         if not all(ids):
             raise ValueError(
-                f"{_name(start + ids.index([]))} has no tokens; use the tokenizer that the model was trained with, "
-                "or leave the text out"
+                f"{_name(start + text_of_row[ids.index([])])} has no tokens; use the tokenizer that the model was "
+                "trained with, or leave the text out"
             )
 
         def pack(values: list[list[int]]) -> torch.Tensor:
@@ -161,7 +171,8 @@ class WindowTokeniser:
         segments = encoded.get("token_type_ids")
         window = TokenisedWindow(
             start=start,
-            order=torch.tensor(order),
+            num_texts=len(texts),
+            order=torch.tensor([text_of_row[index] for index in order]),
             lengths=torch.tensor([len(ids[index]) for index in order]),
             input_ids=pack(ids),
             token_type_ids=None if segments is None else pack(segments),
@@ -171,8 +182,8 @@ class WindowTokeniser:
         if int(window.input_ids.max()) >= self._vocabulary:
             index = next(index for index, values in enumerate(ids) if max(values) >= self._vocabulary)
             raise ValueError(
-                f"{_name(start + index)} has the token id {max(ids[index])}, but the model knows {self._vocabulary} "
-                "ids; use the tokenizer that the model was trained with"
+                f"{_name(start + text_of_row[index])} has the token id {max(ids[index])}, but the model knows "
+                f"{self._vocabulary} ids; use the tokenizer that the model was trained with"
             )
         return window
 
@@ -186,10 +197,16 @@ class WindowTokeniser:
                 "mend or leave out the text, or check the tokenizer"
             ) from cause
 
-    def _encode(self, texts: Sequence[Text]) -> Any:
+    def _encode(self, texts: Sequence[Text]) -> tuple[Any, list[bool], Sequence[int]]:
+        """Return the rows as the tokenizer has them, whether each is cut off, and the text of each."""
         firsts: Any
+        if self._stride is not None:
+            encoded, text_of_row = encode_passages(
+                self._tokenizer, list(map(str, texts)), self._max_length, self._stride, return_attention_mask=False
+            )
+            return encoded, [False] * len(text_of_row), text_of_row
         firsts, seconds = zip(*texts, strict=True) if self._pairs else (texts, None)
-        return encode(
+        encoded, truncated = encode(
             self._tokenizer,
             list(firsts),
             None if seconds is None else list(seconds),
@@ -197,6 +214,7 @@ class WindowTokeniser:
             return_attention_mask=False,
             return_token_type_ids=wants_segment_ids(self._tokenizer) if self._pairs else None,
         )
+        return encoded, truncated, range(len(texts))
 
     def _find_culprit(self, texts: Sequence[Text], start: int) -> tuple[int, Exception] | None:
         for position, text in enumerate(texts, start):

@@ -89,6 +89,18 @@ def test_full_depth_and_precision(model_dir, texts_file):
     assert "30/30" in result.stderr
 
 
+def test_long_texts_in_passages(model_dir, texts_file):
+    model = FastBertForSequenceClassification.from_pretrained(model_dir).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    want = predict_texts(model, tokenizer, TEXTS, speed=0.5, max_length=5, stride=1)
+    cut = predict_texts(model, tokenizer, TEXTS, speed=0.5, max_length=5)
+    assert cut.truncated.any() and not torch.allclose(want.probabilities, cut.probabilities, atol=1e-3)
+    result = invoke(model_dir, texts_file, "--speed", 0.5, "--max-length", 5, "--stride", 1)
+    assert result.exit_code == 0, result.output
+    assert_rows(rows_of(result.stdout), want)
+    assert "cut off" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "content", "options"),
     [
@@ -176,6 +188,13 @@ def test_json_has_no_nan(tmp_path):
         ("t.jsonl", '{"text": 5}\n', [], "line 1: text is 5, not a string"),
         ("t.jsonl", '{"text": "good \\ud800"}\n', [], "line 1: half of a character"),
         ("t.txt", "good\n", ["--pair-column", "x"], "--pair-column goes with --text-column"),
+        (
+            "t.csv",
+            "a,b\nx,y\n",
+            ["--text-column", "a", "--pair-column", "b", "--stride", 2],
+            "--stride is for single texts, not for pairs; leave it or --pair-column out",
+        ),
+        ("t.txt", "good\n", ["--max-length", 5, "--stride", 3], "stride must be at least 0 and below 3"),
         ("t.txt", "good\n", ["--backend", "none", "--dtype", "bf16"], "--dtype is for patched models"),
         ("t.txt", "good\n", ["--backend", "abacus"], "unknown backend 'abacus'; choose one of auto, "),
         ("t.txt", "good\n", ["--max-length", 1000], "max_length must be above 2"),

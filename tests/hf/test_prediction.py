@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import threading
 
@@ -210,6 +211,48 @@ def test_no_texts(plain_model, tokenizer, texts):
 def test_bad_arguments_are_refused_at_the_call(plain_model, tokenizer, options, error, message):
     with pytest.raises(error, match=message):
         iter_predict(plain_model, tokenizer, options.pop("texts", ["w1", "w2"]), **options)
+
+
+def passages_of(text, room, stride):
+    """Words of a text, `room` at a time and `stride` of them again; every word is a token."""
+    words, step = text.split(), room - stride
+    last = max(0, -(-(len(words) - room) // step))
+    return [" ".join(words[number * step : number * step + room]) for number in range(last + 1)]
+
+
+@pytest.mark.parametrize(("speed", "stride"), [(None, 3), (0.5, 0)])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_long_texts_in_passages(tokenizer, speed, stride, multi_label):
+    model, texts = spread_model(), make_texts(60, longest=45)
+    if multi_label:
+        model.config.problem_type = "multi_label_classification"
+    passages = [passages_of(text, 10, stride) for text in texts]
+    assert {len(parts) for parts in passages} >= {1, 2, 4}
+    every = [part for parts in passages for part in parts]
+    logits, _, exit_layer = one_by_one(model, tokenizer, every, [speed] * len(every))
+    probabilities = logits.sigmoid() if multi_label else logits.softmax(-1)
+    sizes = [len(parts) for parts in passages]
+    for patched in (False,) if multi_label else (False, True):  # the engine has one label of N
+        subject = fastbert_kernels.patch(model) if patched else model
+        got = predict(subject, tokenizer, texts, speed=speed, max_length=12, stride=stride, window=7, max_tokens=50)
+        want = torch.stack([part.mean(0) for part in probabilities.split(sizes)])
+        torch.testing.assert_close(got.probabilities, want, rtol=0, atol=1e-5)
+        assert got.exit_layer.tolist() == [int(part.max()) for part in exit_layer.split(sizes)]
+        entropy = torch.special.entr(want) + torch.special.entr(1 - want) if multi_label else torch.special.entr(want)
+        whole = entropy.mean(-1) / math.log(2) if multi_label else entropy.sum(-1) / math.log(want.shape[1])
+        torch.testing.assert_close(got.uncertainty, whole, rtol=0, atol=1e-5)
+        assert not got.truncated.any() and len(got) == 60
+
+
+def test_passages_that_cannot_be_are_refused(plain_model, tokenizer, capsys):
+    for stride in (-1, 10):
+        with pytest.raises(ValueError, match=rf"stride must be at least 0 and below 10 .*, got {stride}"):
+            iter_predict(plain_model, tokenizer, ["w1"], max_length=12, stride=stride)
+    with pytest.raises(ValueError, match="passages are of single texts, and these are pairs; leave stride out"):
+        predict(plain_model, tokenizer, [("w1", "w2")], stride=2)
+    before = copy.deepcopy(tokenizer.backend_tokenizer.truncation)
+    predict(plain_model, tokenizer, make_texts(9), max_length=12, stride=2, progress=True)
+    assert "9/9" in capsys.readouterr().err and tokenizer.backend_tokenizer.truncation == before
 
 
 @pytest.mark.parametrize("elsewhere", ["meta", "offloaded"])

@@ -71,6 +71,7 @@ def run_predict(options: Predict) -> None:
             speedup=options.speedup,
             max_tokens=options.max_tokens,
             max_length=options.max_length,
+            stride=options.stride,
             progress=options.progress,
             total=total - len(empty),
         )
@@ -120,6 +121,8 @@ def _what_was_used(
         if DTYPES.get(options.patching.dtype, model.dtype) != model.dtype:
             precision = str(model.dtype).removeprefix("torch.")
             target += f"; guaranteed in {precision}, not with --dtype {options.patching.dtype}"
+        if options.stride is not None:
+            target += "; guaranteed for texts that are cut off, not with --stride"
         if setting.max_length not in (None, resolve_max_length(model, tokenizer, options.max_length)):
             target += f"; guaranteed with --max-length {setting.max_length}"
     return f"calibrated setting ({target})"

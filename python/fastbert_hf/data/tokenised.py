@@ -129,6 +129,43 @@ def encode(
     return encoded, truncated
 
 
+def encode_passages(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, stride: int, **options: Any
+) -> tuple[Any, list[int]]:
+    """Tokenise texts whole, the long ones in passages of `max_length` tokens.
+
+    Args:
+        tokenizer: a fast tokenizer of Transformers; its own truncation and padding stay as they are.
+        texts: single texts.
+        max_length: tokens of a passage with special tokens, which every passage has.
+        stride: tokens that a passage shares with the one before it.
+        **options: of the call of the tokenizer.
+
+    Returns:
+        What the tokenizer returns for all passages in order, and for every passage the index of its text.
+
+    Raises:
+        ValueError: a tokenizer in Python, or a stride that leaves no room for new tokens.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError("passages need a fast tokenizer (tokenizer.is_fast); leave stride out")
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    if not 0 <= stride < room:
+        raise ValueError(
+            f"stride must be at least 0 and below {room} (max_length without special tokens), got {stride}"
+        )
+    with _settings_kept(tokenizer):
+        encoded = tokenizer(
+            texts,
+            truncation=True,
+            max_length=max_length,
+            stride=stride,
+            return_overflowing_tokens=True,
+            **options,
+        )
+    return encoded, encoded["overflow_to_sample_mapping"]
+
+
 def _truncated(tokenizer: Any, encoded: Any, columns: list[list[str]], max_length: int) -> list[bool]:
     encodings = getattr(encoded, "encodings", None)
     if encodings is not None:
