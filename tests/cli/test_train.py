@@ -313,6 +313,12 @@ def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
         ({"--exit-layers": "3"}, "no student classifier to distill"),
         ({"--max-length": "100"}, "max_length is 100, but the model ends at 32 tokens"),
         ({"--epochs": "0"}, "fine_tune.epochs must be above 0, got 0"),
+        ({"--class-weights": "no=1"}, "class_weights has no weight for yes; give every class one"),
+        ({"--class-weights": "no=1,yes"}, "--class-weights no=1,yes: give balanced, or every class once"),
+        (
+            {"--class-weights": "no=0,yes=1"},
+            "class_weights must have a finite number above 0 for every class, got 'no'",
+        ),
         ({"--temperature": "-1"}, "distil.temperature must be above 0"),
         ({"--seed": "-1"}, "seed must be an integer of at least 0 and at most 4294967295, got -1"),
         ({"--seed": "4294967296"}, "seed must be an integer of at least 0 and at most 4294967295, got 4294967296"),
@@ -351,6 +357,7 @@ def test_complaints_about_options_alone(data, tmp_path):
 
 def test_options_of_all_steps_reach_them(tiny_backbone, data, tmp_path):
     short = ["--epochs", 1, "--distil-epochs", 1, "--gradient-accumulation", 2, "--lr-scheduler", "constant"]
+    short += ["--class-weights", "no=1,yes=2.5"]
     succeed("train", *options_of(data, tiny_backbone), *QUICK, *QUICK_DISTIL, *short, "--out", tmp_path / "out")
     results = results_of(tmp_path / "out")
     # 40 texts are 5 batches.
@@ -358,6 +365,12 @@ def test_options_of_all_steps_reach_them(tiny_backbone, data, tmp_path):
     for step in ("fine_tune", "distil"):
         settings = json.loads((tmp_path / "out" / step / "run.json").read_text())["settings"]
         assert settings["arguments"] == {"gradient_accumulation_steps": 2, "lr_scheduler_type": "constant"}
+        # Labels are for step 1 only.
+        assert settings.get("class_weights") == ({"no": 1, "yes": 2.5} if step == "fine_tune" else None)
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["fine_tune"]["class_weights"] == {
+        "no": 1,
+        "yes": 2.5,
+    }
     complaint = invoke("train", *options_of(data, tiny_backbone), "--lr-scheduler", "linea", "--out", tmp_path / "no")
     assert complaint.exit_code == 2 and not (tmp_path / "no").exists()
 

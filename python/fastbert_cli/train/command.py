@@ -24,6 +24,24 @@ def layers_of(text: str) -> tuple[int, ...]:
         raise CommandError(f"--exit-layers {text}: name layers with commas between them, as 2,4,6") from None
 
 
+def weights_of(text: str) -> Literal["balanced"] | dict[str, float]:
+    """Return what the value of --class-weights says."""
+    if text == "balanced":
+        return "balanced"
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, weight = part.rpartition("=")
+        try:
+            if not equals or name.strip() in weights:
+                raise ValueError
+            weights[name.strip()] = float(weight)
+        except ValueError:
+            raise CommandError(
+                f"--class-weights {text}: give balanced, or every class once with its weight, as no=1,yes=4"
+            ) from None
+    return weights
+
+
 @dataclass(frozen=True)
 class TrainData:
     """Where texts and labels are; `train` and `dev` are files or names of `datasets`."""
@@ -91,6 +109,14 @@ class FineTune(Step):
     best_by: Annotated[training.Score, Option("Score on --dev that the best epoch has.", panel=STEP_1)] = "accuracy"
     keep_checkpoints: int = 2
     label_smoothing: Annotated[float, Option("Share of a label that is spread over all classes.", panel=STEP_1)] = 0.0
+    class_weights: Annotated[
+        Literal["balanced"] | dict[str, Any] | None,
+        Option(
+            "What each class counts in the loss: balanced (all alike), or for every class, as no=1,yes=4.",
+            panel=STEP_1,
+            parse=weights_of,
+        ),
+    ] = None
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def settings(self, **shared: Any) -> LabelSettings:

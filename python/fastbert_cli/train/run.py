@@ -17,6 +17,7 @@ from fastbert_hf.data import ClassificationData, TextData, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import TrainingResult, distill, fine_tune, train_jointly
 from fastbert_hf.training.checks import check_vocabulary
+from fastbert_hf.training.class_weights import class_weights_of
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
         numbers += f", {data.unlabelled} without labels"
     console.print(f"{numbers}; classes: {', '.join(data.train.label_names)}", markup=False, soft_wrap=True)
 
+    with faults_explained():
+        class_weights_of(config.fine_tuning(), data.train)  # what is wrong with them is said before any model is made
     model, tokenizer = make_model(config.model.backbone, data.train, config.run.seed, **config.model.of_the_heads())
     check_max_length(model, config.model.max_length)
     with faults_explained(f"backbone {config.model.backbone or 'packaged'}"):

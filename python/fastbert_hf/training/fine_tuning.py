@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import Unpack
@@ -9,11 +11,11 @@ from typing_extensions import Unpack
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import check_dev, check_labels, check_texts
+from fastbert_hf.training.class_weights import class_weights_of
 from fastbert_hf.training.freezing import training_only
-from fastbert_hf.training.objectives import label_loss
 from fastbert_hf.training.running import RunOptions, TrainingResult, run_step
 from fastbert_hf.training.settings import FINE_TUNING, LabelSettings
-from fastbert_hf.training.trainer import StepTrainer
+from fastbert_hf.training.trainer import LabelTrainer
 
 
 def fine_tune(
@@ -38,21 +40,22 @@ def fine_tune(
         **run: `dev`, `run_dir`, `resume` and `callbacks`; see `RunOptions`.
 
     Raises:
-        ValueError: no data; other classes than the model has; `run_dir` holds a run and `resume` is not given, or
-            another run; a batch size that the devices cannot share; everything is frozen; weights that are not finite
-            in the end.
+        ValueError: no data; other classes than the model has; class weights for other classes than the data has, or
+            that the data does not decide; `run_dir` holds a run and `resume` is not given, or another run; a batch size
+            that the devices cannot share; everything is frozen; weights that are not finite in the end.
         RuntimeError: the checkpoint to go on from has not the model's parameters.
         KeyboardInterrupt: after Ctrl-C.
     """
     check_texts(data)
     check_labels(model, data)
     check_dev(model, data, run.get("dev"))
+    trainer = partial(FineTuningTrainer, class_weights=class_weights_of(settings, data))
     # The students have no part in the loss; an optimiser or several processes need not wait for them.
     with training_only(model, [model.backbone, model.teacher_classifier]) as frozen:
-        return run_step(FineTuningTrainer, model, tokenizer, data, settings, frozen, **run)
+        return run_step(trainer, model, tokenizer, data, settings, frozen, **run)
 
 
-class FineTuningTrainer(StepTrainer):
+class FineTuningTrainer(LabelTrainer):
     """Trains on the cross-entropy of the teacher classifier."""
 
     step_name = "fine_tune"
@@ -69,5 +72,4 @@ class FineTuningTrainer(StepTrainer):
         labels = inputs["labels"]
         texts = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**texts)["logits"][:, None]
-        loss = label_loss(logits, labels, multi_label=self.multi_label, label_smoothing=self.settings.label_smoothing)
-        return loss, logits
+        return self.loss_of(logits, labels), logits

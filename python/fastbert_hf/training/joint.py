@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import Unpack
@@ -9,11 +11,11 @@ from typing_extensions import Unpack
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import check_dev, check_labels, check_texts
+from fastbert_hf.training.class_weights import class_weights_of
 from fastbert_hf.training.freezing import training_only
-from fastbert_hf.training.objectives import label_loss
 from fastbert_hf.training.running import RunOptions, TrainingResult, run_step
 from fastbert_hf.training.settings import JOINT_TRAINING, LabelSettings
-from fastbert_hf.training.trainer import StepTrainer
+from fastbert_hf.training.trainer import LabelTrainer
 
 
 def train_jointly(
@@ -30,11 +32,12 @@ def train_jointly(
     check_texts(data)
     check_labels(model, data)
     check_dev(model, data, run.get("dev"))
+    trainer = partial(JointTrainer, class_weights=class_weights_of(settings, data))
     with training_only(model, [model.backbone, model.heads]) as frozen:
-        return run_step(JointTrainer, model, tokenizer, data, settings, frozen, **run)
+        return run_step(trainer, model, tokenizer, data, settings, frozen, **run)
 
 
-class JointTrainer(StepTrainer):
+class JointTrainer(LabelTrainer):
     """Trains on the summed cross-entropy of all exit heads."""
 
     step_name = "train_jointly"
@@ -45,5 +48,4 @@ class JointTrainer(StepTrainer):
         """As in the base class, of all exit heads."""
         texts = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**texts, output_all_exits=True)["all_logits"]
-        smoothing = self.settings.label_smoothing
-        return label_loss(logits, inputs["labels"], multi_label=self.multi_label, label_smoothing=smoothing), logits
+        return self.loss_of(logits, inputs["labels"]), logits

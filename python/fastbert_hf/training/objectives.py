@@ -47,7 +47,12 @@ def distillation_loss(
 
 
 def label_loss(
-    all_logits: torch.Tensor, labels: torch.Tensor, *, multi_label: bool = False, label_smoothing: float = 0.0
+    all_logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    multi_label: bool = False,
+    label_smoothing: float = 0.0,
+    class_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the cross-entropy with the labels: sum over exit heads, mean over the batch (multi-label: and classes).
 
@@ -56,6 +61,7 @@ def label_loss(
         labels: int64 [B], class ids; multi-label float [B, N], 0 or 1.
         multi_label: binary cross-entropy per class.
         label_smoothing: see `LabelSettings`.
+        class_weights: float [N], see `LabelSettings`; `None`: 1 for every class.
 
     Returns:
         Scalar in the dtype of the logits.
@@ -64,9 +70,14 @@ def label_loss(
     if multi_label:
         targets = labels.to(all_logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
         targets = targets[:, None].expand_as(all_logits)
-        return functional.binary_cross_entropy_with_logits(all_logits, targets) * num_heads
+        loss = functional.binary_cross_entropy_with_logits(all_logits, targets, pos_weight=class_weights)
+        return loss * num_heads
     targets = labels[:, None].expand(-1, num_heads)
-    return functional.cross_entropy(all_logits.transpose(1, 2), targets, label_smoothing=label_smoothing) * num_heads
+    # PyTorch's own mean divides by the weights that happen to be in the batch.
+    losses = functional.cross_entropy(
+        all_logits.transpose(1, 2), targets, class_weights, reduction="none", label_smoothing=label_smoothing
+    )
+    return losses.mean() * num_heads
 
 
 def _log_probabilities(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,7 @@ class RunOptions(TypedDict, total=False):
 
 
 def run_step(
-    trainer_class: type[StepTrainer],
+    make_trainer: Callable[..., StepTrainer],
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     data: TextData,
@@ -92,7 +92,7 @@ def run_step(
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
-    """Train `model` in place with `trainer_class`, and report.
+    """Train `model` in place with what `make_trainer` makes, and report.
 
     Leaves the model in eval mode, without the calibrated setting that it may have had. Other arguments and errors as in
     `fine_tune`.
@@ -116,7 +116,7 @@ def run_step(
         )
         arguments.warmup_steps = int(math.ceil(steps_per_epoch * settings.epochs) * settings.warmup_fraction)
 
-        trainer = trainer_class(model, dataset, dev_dataset, settings, arguments)
+        trainer = make_trainer(model, dataset, dev_dataset, settings, arguments)
         checkpoint: Path | None = None
         interrupt = CheckpointOnInterrupt(steps_per_epoch)
         trainer.add_callback(LogEveryEpoch())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ Score = Literal["accuracy", "macro_f1"]
 Objective = Literal["kl", "reverse_kl", "ce"]
 Targets = Literal["soft", "hard", "mixed"]
 CacheDtype = Literal["bfloat16", "float32"]
+BALANCED: Literal["balanced"] = "balanced"
 
 # Training arguments that change how the backbone is trained.
 _OF_THE_BACKBONE = (
@@ -120,13 +122,31 @@ class LabelSettings(TrainingSettings):
     Attributes:
         label_smoothing: e; a label has the probability 1 - e + e / N and every other class e / N. Multi-label: the
             targets 1 and 0 become 1 - e / 2 and e / 2.
+        class_weights: what the loss of a text is multiplied by, by the name of its class; multi-label: what the loss of
+            a class is multiplied by for the texts that have it. `"balanced"`: so that all classes count alike, see
+            `class_weights_of`. `None`: every text counts the same. The mean over a batch is that over its number of
+            texts, not of their weights, so that a text counts the same in every batch.
     """
 
     label_smoothing: float = 0.0
+    class_weights: Literal["balanced"] | Mapping[str, float] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_number("label_smoothing", least=0, below=1)
+        weights = self.class_weights
+        if isinstance(weights, Mapping):
+            object.__setattr__(self, "class_weights", dict(zip(weights, map(_weight, weights.items()), strict=True)))
+        elif weights not in (None, BALANCED):
+            raise ValueError(f"class_weights must be {BALANCED!r} or a weight for every class by name, got {weights!r}")
+
+
+def _weight(named: tuple[Any, Any]) -> float:
+    name, value = named
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not isinstance(name, str) or not is_number or not 0 < value < math.inf:
+        raise ValueError(f"class_weights must have a finite number above 0 for every class, got {name!r}: {value!r}")
+    return float(value)
 
 
 @dataclass(frozen=True)

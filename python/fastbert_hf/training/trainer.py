@@ -12,6 +12,7 @@ from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.batches import EpochSampler, NumberedDataset, SetEpoch
 from fastbert_hf.training.evaluation import is_multi_label, predictions_of, scores_of
+from fastbert_hf.training.objectives import label_loss
 
 
 class StepTrainer(Trainer):
@@ -140,3 +141,31 @@ class StepTrainer(Trainer):
             for layer, head in zip(self.exit_layers, per_head, strict=True):
                 scores |= {f"{name}_layer_{layer}": value for name, value in head.items()}
         return scores
+
+
+class LabelTrainer(StepTrainer):
+    """Base of the steps that learn from labels.
+
+    Args:
+        *args: as in the base class.
+        class_weights: float [N], or `None`; see `label_loss`.
+    """
+
+    def __init__(self, *args: Any, class_weights: torch.Tensor | None = None) -> None:
+        super().__init__(*args)
+        self._class_weights = None if class_weights is None else class_weights.to(self.args.device)
+
+    def loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the loss of exit heads, summed over them, as the settings have it.
+
+        Args:
+            logits: float [B, E, N] of E heads.
+            labels: as in `label_loss`.
+        """
+        return label_loss(
+            logits,
+            labels,
+            multi_label=self.multi_label,
+            label_smoothing=self.settings.label_smoothing,
+            class_weights=self._class_weights,
+        )
