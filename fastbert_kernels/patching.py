@@ -20,7 +20,7 @@ from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts import find_host
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
-from fastbert_kernels.precision import Precision, settle
+from fastbert_kernels.precision import Precision, precision_of, settle
 from fastbert_kernels.threads import survives_fork
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -133,6 +133,16 @@ def patch(
     backends.resolve(backend, next(model.parameters()).device)
     _check_methods(model, host)
     settled = settle(model, host, dtype, backend, probe)
+    chosen_in = None if host.calibrated_in is None else host.calibrated_in(model)
+    runs_in = precision_of(settled.encoder.get())
+    if chosen_in not in (None, runs_in):
+        warnings.warn(
+            f"this model's calibrated setting was chosen on answers in {chosen_in}, and it runs in {runs_in} from now "
+            "on, where some texts may leave elsewhere: calibrate on what runs (fastbert calibrate --dtype), or give a "
+            "Speed",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     unpatch(model)
     state = Patch(host, settled.encoder, backend, settled.precision)
@@ -168,9 +178,9 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
     """Return how a model is patched, as plain values that print and serialise; None for one that is not patched.
 
     Returns:
-        A dict with the keys backend (as asked for), dtype (such as "int8", or "as the weights"), automatic (whether it
-        was chosen for dtype="auto"), rates (precision -> GFLOP/s of a core in the products of a layer; None where
-        nothing was measured for a choice) and reason (for the choice; empty for the caller's own).
+        A dict with the keys backend (as asked for), dtype (such as "int8"; None is that of the weights), automatic
+        (whether it was chosen for dtype="auto"), rates (precision -> GFLOP/s of a core in the products of a layer; None
+        where nothing was measured for a choice) and reason (for the choice; empty for the caller's own).
     """
     state: Patch | None = model.__dict__.get(_PATCH)
     if state is None:
@@ -178,7 +188,7 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
     chosen = state.precision
     return {
         "backend": state.backend,
-        "dtype": chosen.name,
+        "dtype": None if chosen.dtype is None else chosen.name,
         "automatic": chosen.automatic,
         "rates": chosen.rates,
         "reason": chosen.reason,

@@ -148,6 +148,11 @@ def _kept(model: nn.Module, host: Host, backend: str, reason: str) -> Settled:
     return Settled(Precision(None, True, None, reason), encoder)
 
 
+def precision_of(encoder: Encoder) -> str:
+    """Return the precision that an encoder runs in, as people write it."""
+    return encoder.precision if isinstance(encoder, CompiledEncoder) else _name(encoder.dtype)
+
+
 @torch.no_grad()
 def _answers(model: nn.Module, host: Host, encoder: Encoder, inputs: Sequence[Any]) -> Results:
     pack: Callable[..., Any] | None = host.pack

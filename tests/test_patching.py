@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import math
 import pickle
 import re
 import unittest.mock
@@ -16,6 +17,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 import fastbert_kernels
+from fastbert_hf.exits.rule import ExitRule
 from fastbert_kernels import patching
 from fastbert_kernels.hosts import fastbert_hf
 from helpers.models import padded_batch, spread_model
@@ -126,7 +128,35 @@ def test_loss_and_all_exits():
     every = run(model, batch, output_all_exits=True)
     fastbert_kernels.patch(model)
     torch.testing.assert_close(run(model, batch, labels=labels, speed=0.5).loss, want.loss, rtol=1e-4, atol=1e-4)
-    assert torch.equal(run(model, batch, output_all_exits=True).all_logits, every.all_logits)
+    for speed in (0.0, 0.5, torch.rand(7)):
+        want = run(fastbert_kernels.unpatch(model), batch, speed=speed, output_all_exits=True)
+        got = run(fastbert_kernels.patch(model), batch, speed=speed, output_all_exits=True)
+        torch.testing.assert_close(got.all_logits, every.all_logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(got.all_uncertainty, every.all_uncertainty, rtol=1e-4, atol=1e-4)
+        assert torch.equal(got.exit_layer, want.exit_layer)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_all_exits_are_those_of_the_precision_that_runs(dtype):
+    """Calibration sees the uncertainties by which samples leave, not those of another precision."""
+    model, batch = fastbert_kernels.patch(spread_model(), backend="cpu", dtype=dtype), padded_batch(MIXED[7])
+    every = run(model, batch, output_all_exits=True)
+    assert not torch.allclose(every.all_logits, run(spread_model(), batch, output_all_exits=True).all_logits, atol=1e-4)
+    for layer, head in enumerate(model.config.exit_layers[:-1]):
+        got = run(model, batch, speed=ExitRule(layers=(head,), speeds=(1.0,)))
+        leaves = every.all_uncertainty[:, layer] < 1.0
+        assert torch.equal(got.logits[leaves], every.all_logits[leaves, layer])
+    assert torch.equal(run(model, batch).logits, every.all_logits[:, -1])
+
+
+def test_all_exits_of_samples_that_are_not_finite():
+    model, batch = spread_model(), padded_batch([3, 9, 4])
+    with torch.no_grad():
+        model.backbone.embeddings.word_embeddings.weight[int(batch["input_ids"][1, 0])] = math.nan
+    fastbert_kernels.patch(model)
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        every = run(model, batch, output_all_exits=True)
+    assert every.all_logits[1].isnan().all() and every.exit_layer[1] == 4
 
 
 def test_unpatch_restores_bit_for_bit():

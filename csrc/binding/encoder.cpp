@@ -175,9 +175,12 @@ void run_span(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& spee
                         history ? history->checked<const int32_t>("history", {batch, 2}, kCpu) : nullptr,
                         layer_speed.checked<const float>("layer_speed", {depth}, kCpu),
                         reinterpret_cast<const uint8_t*>(asked.checked<const bool>("asked", {depth}, kCpu))};
-  for (const auto& layer : weights.layers)
-    if (layer && layer->qkv.operand == DType::bfloat16 && input.dtype != DType::bfloat16)
-      throw py::type_error("hidden must be torch.bfloat16, for which the layers are packed");
+  for (const auto& layer : weights.layers) {
+    if (!layer || input.dtype == DType::bfloat16) continue;
+    for (const PackedMatrix& matrix : {layer->qkv, layer->attention_output, layer->intermediate, layer->output})
+      if (matrix.operand == DType::bfloat16)
+        throw py::type_error("hidden must be torch.bfloat16, for which the layers are packed");
+  }
   const auto& [logits, uncertainty, exit_layer] = results;
   const Results out{logits.checked<float>("logits", {batch, weights.num_labels}, kCpu),
                     uncertainty.checked<float>("uncertainty", {batch}, kCpu),

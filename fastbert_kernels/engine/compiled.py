@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +28,7 @@ from fastbert_kernels.product_rates import product_rates
 
 ACTIVATIONS = ("gelu", "relu")
 DTYPES = (torch.float32, torch.bfloat16)
+PRODUCTS = ("qkv", "attention_output", "intermediate", "output")  # of a layer
 
 
 class CompiledEncoder(Encoder):
@@ -40,14 +41,24 @@ class CompiledEncoder(Encoder):
         dtype: torch.dtype,
         *,
         quantised: bool,
+        int8_products: Collection[str] = PRODUCTS,
     ) -> None:
+        """
+        Args:
+            layers: as of `prepare_encoder`.
+            heads: as of `prepare_encoder`.
+            dtype: of the hidden states.
+            quantised: whether `int8_products` are multiplied in int8.
+            int8_products: some of `PRODUCTS`; the others are multiplied as hidden states of `dtype` are.
+        """
         self._dtype, self._num_labels = dtype, teacher_classifier(heads).num_labels
         self._depth = len(layers)
         inner, width = next(layer.intermediate_weight.shape for layer in layers if layer is not None)
         self.shape: tuple[int, int] = width, inner  # hidden and intermediate size
         self.precision = "int8" if quantised else str(dtype).removeprefix("torch.")
+        rounded = int8_products if quantised else ()
         self._encoder = _extension.module().Encoder(
-            [None if layer is None else _pack_layer(layer, dtype, quantised=quantised) for layer in layers],
+            [None if layer is None else _pack_layer(layer, dtype, rounded) for layer in layers],
             [None if head is None else _pack_head(head, dtype) for head in heads],
         )
 
@@ -113,9 +124,17 @@ def _layer_speeds(rule: Rule, depth: int) -> tuple[Tensor, Tensor]:
     return speeds, torch.tensor(asked, dtype=torch.bool, device="cpu")
 
 
-def _pack_layer(weights: LayerWeights, dtype: torch.dtype, *, quantised: bool) -> Any:
-    """Return the native layer for hidden states of `dtype`; `quantised` multiplies in int8."""
-    operand = "int8" if quantised else _operand(weights, dtype)
+def _pack_layer(weights: LayerWeights, dtype: torch.dtype, int8_products: Collection[str]) -> Any:
+    """Return the native layer for hidden states of `dtype`, with some products in int8."""
+    operand = _operand(weights, dtype)
+    matrices = [
+        packed_matrix(
+            getattr(weights, f"{name}_weight"),
+            getattr(weights, f"{name}_bias"),
+            "int8" if name in int8_products else operand,
+        )
+        for name in PRODUCTS
+    ]
     norms = (
         weights.attention_norm_weight,
         weights.attention_norm_bias,
@@ -123,10 +142,7 @@ def _pack_layer(weights: LayerWeights, dtype: torch.dtype, *, quantised: bool) -
         weights.output_norm_bias,
     )
     return _extension.module().EncoderLayer(
-        packed_matrix(weights.qkv_weight, weights.qkv_bias, operand),
-        packed_matrix(weights.attention_output_weight, weights.attention_output_bias, operand),
-        packed_matrix(weights.intermediate_weight, weights.intermediate_bias, operand),
-        packed_matrix(weights.output_weight, weights.output_bias, operand),
+        *matrices,
         torch.stack(norms).float(),
         weights.layer_norm_eps,
         weights.layer_norm,

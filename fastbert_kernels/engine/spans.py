@@ -8,6 +8,8 @@ several arrivals which stand behind the same layer can go on as one batch.
 from __future__ import annotations
 
 import abc
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.rule import Rule
+from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead, teacher_classifier
 
 
@@ -194,6 +196,45 @@ class Encoder(abc.ABC):
             ValueError: the rule is for another number of layers.
         """
         return self._run_span(self.start(batch, rule), self.depth)
+
+    def every_exit(self, batch: PackedBatch, layers: Sequence[int]) -> Tensor:
+        """Run every sample to the last layer, and ask the heads behind some layers of all of them.
+
+        A layer with a head is run twice: once for its head, behind which a run lets go of who left.
+
+        Args:
+            batch: B >= 1 samples, as `PackedBatch.of` makes them; used up.
+            layers: ascending from 1, L the last of them.
+
+        Returns:
+            float32 [B, len(layers), N], NaN where a head's logits are not finite.
+        """
+        size = len(batch)
+        state = self.start(batch, FULL_DEPTH)
+        answers = []
+        for layer in layers:
+            if layer < self.depth:
+                if state.layer < layer - 1:
+                    self.advance(state, layer - 1)
+                asked = self._all_leaving(state, layer)
+                left = self.advance(asked, layer)
+            else:
+                left = self.advance(state, layer)
+            logits = left.logits.new_full((size, self.num_labels), math.nan)
+            logits[left.indices.long()] = left.logits
+            answers.append(logits)
+        return torch.stack(answers, dim=1)
+
+    def _all_leaving(self, state: PackedState, layer: int) -> PackedState:
+        """Return a copy of `state` whose samples all leave behind `layer`, the next one, if their logits are finite."""
+        rule = Rule(layer_speeds=tuple(math.inf if number == layer else None for number in range(1, self.depth + 1)))
+        batch = dataclasses.replace(
+            state.batch,
+            hidden=state.batch.hidden.clone(),
+            speed=torch.full_like(state.batch.speed, math.inf),
+            history=None,
+        )
+        return PackedState(batch, rule, state.indices, state.layer)
 
 
 class LayeredEncoder(Encoder):

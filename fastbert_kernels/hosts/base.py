@@ -30,6 +30,8 @@ class Host:
             file says. None where the user's own code embeds, or where an answer depends on the padding.
         probe: (model, lengths, generator) -> inputs of `pack`: texts of random tokens of the model's vocabulary, of
             these lengths or as long as the model allows. None without `pack`.
+        calibrated_in: model -> the precision, as "float32", on whose answers the exits that it takes by default were
+            chosen, or None.
         methods: name -> (model, encoder, *args, **kwargs) -> result, which `patch` adds to the instance as methods
             called without `encoder`, and `unpatch` removes. A model that has such an attribute already is refused.
         own_ways: name of a method -> (model, *args, **kwargs) -> the same result in the host's own way, which is taken
@@ -46,6 +48,7 @@ class Host:
     forward: Callable[..., Any]
     pack: Callable[..., PackedBatch] | None = None
     probe: Callable[[Any, Sequence[int], torch.Generator], Sequence[Any]] | None = None
+    calibrated_in: Callable[[Any], str | None] | None = None
     methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     own_ways: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     inference_only: bool = False

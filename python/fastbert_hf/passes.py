@@ -100,6 +100,11 @@ def _answer_at_exits(
     all_logits = torch.stack(
         [head(hidden, batch.valid).float() for head, hidden in zip(model.heads, states, strict=True)], dim=1
     )
+    return output_of(model, speed, all_logits)
+
+
+def output_of(model: Any, speed: ResolvedSpeed, all_logits: torch.Tensor) -> FastBertOutput:
+    """Return what a call at `speed` with all exits answers, from the logits [B, E, N] of all exit heads."""
     decision = ExitDecision(speed, model.config.multi_label)
     all_uncertainty = decision.uncertainty(all_logits)  # [B, E]
     first = decision.first_exits(model.config.exit_layers, all_logits)

@@ -153,10 +153,10 @@ def test_predict_says_where_the_guarantee_does_not_hold(original, folder, dev) -
     texts = original.parent / "texts.txt"
     succeed("calibrate", folder, "--data", dev, "--max-drop", 0.1, "--one-speed")
     wish = "calibrated setting (lose at most 10 points of accuracy"
-    for dtype in ("auto", "fp32"):
+    for dtype in ("weights", "fp32"):
         assert answers_of(folder, texts, "--dtype", dtype)[1].endswith(f"{wish})")
     line = answers_of(folder, texts, "--dtype", "bf16")[1]
-    assert line.endswith(f"{wish}; guaranteed in float32, not with --dtype bf16)")
+    assert line.endswith(f"{wish}; guaranteed in float32, not in bfloat16)")
     assert answers_of(folder, texts, "--dtype", "bf16", "--full-depth")[1].endswith("full depth")
     succeed("calibrate", folder, "--data", dev, "--max-drop", 0.1, "--one-speed", "--max-length", 8)
     assert answers_of(folder, texts, "--max-length", 8)[1].endswith(f"{wish})")
@@ -164,6 +164,28 @@ def test_predict_says_where_the_guarantee_does_not_hold(original, folder, dev) -
     succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.2)
     line = answers_of(folder, texts, "--dtype", "bf16")[1]
     assert line.endswith("calibrated setting (a FLOPs speed-up of 1.2x or more)")
+
+
+def test_the_setting_is_chosen_on_what_runs(original, folder, dev, tmp_path) -> None:
+    texts, kept = original.parent / "texts.txt", tmp_path / "exits.safetensors"
+    wish = ("--data", dev, "--min-speedup", 1.2, "--records")
+    succeed("calibrate", folder, *wish, tmp_path / "float32.safetensors")
+    assert CalibratedSetting.load(folder).precision == "float32"
+    succeed("calibrate", folder, *wish, kept, "--backend", "cpu", "--dtype", "int8")
+    records = ExitRecords.load(kept)
+    assert CalibratedSetting.load(folder).precision == records.precision == "int8"
+    assert not torch.allclose(records.logits, ExitRecords.load(tmp_path / "float32.safetensors").logits, atol=1e-3)
+    assert answers_of(folder, texts, "--dtype", "int8")[1].endswith("(a FLOPs speed-up of 1.2x or more)")
+    note = "note: this model's calibrated setting was chosen on answers in {}, and it runs in {} from now on"
+    assert note.format("int8", "float32") in succeed("predict", folder, texts).stderr
+    told = succeed("calibrate", folder, *wish, kept, "--backend", "cpu", "--dtype", "int8", "--dry-run")
+    assert "note" not in told.stderr
+    assert "note" not in succeed("predict", folder, texts, "--dtype", "int8").stderr
+    assert_complaint(
+        invoke("calibrate", folder, *wish, kept), "calibrate", "precision int8, and this run is in float32"
+    )
+    refused = invoke("calibrate", folder, *wish, kept, "--dtype", "int8", "--temperature-scaling")
+    assert_complaint(refused, "calibrate", "scale first, then calibrate again with --dtype")
 
 
 def test_one_point_is_one_point() -> None:

@@ -13,6 +13,7 @@ from fastbert_cli.options import DATA
 
 TARGET = "Target: exactly one"
 CHOICE = "Choice"
+RUNNING = "What answers the texts"
 CLOCK = "With --latency-ms"
 
 
@@ -96,9 +97,20 @@ class Calibrate(Command):
     ] = False
     batch_size: Annotated[int | None, Option("Texts per call. Default: 1.", panel=CLOCK, min=1)] = None
     backend: Annotated[
-        str | None, Option(f"Kernels, one of {', '.join(options.BACKENDS)}. Default: auto.", panel=CLOCK)
+        str | None,
+        Option(
+            f"Kernels, one of {', '.join(options.BACKENDS)}. Default: auto with --latency-ms or --dtype, else none.",
+            panel=RUNNING,
+        ),
     ] = None
-    dtype: Annotated[options.Dtype | None, Option("Precision of the encoder. Default: auto.", panel=CLOCK)] = None
+    dtype: Annotated[
+        options.Dtype | None,
+        Option(
+            "Precision of the encoder that runs later, on whose own uncertainties the setting is then chosen. Default: "
+            "that of the weights.",
+            panel=RUNNING,
+        ),
+    ] = None
     as_json: options.AsJson = False
     dry_run: Annotated[bool, Option("Write nothing into MODEL_DIR.")] = False
 
@@ -109,8 +121,8 @@ class Calibrate(Command):
 
     @property
     def patching(self) -> options.Patching:
-        """How the model runs when it is timed."""
-        return options.Patching(self.backend or "auto", self.dtype or "auto")
+        """How the model runs when it is timed, and when it is recorded in a precision of its own."""
+        return options.Patching(self.backend or "auto", self.dtype or "weights")
 
     @property
     def target(self) -> str:
@@ -130,10 +142,13 @@ class Calibrate(Command):
         """Look at the options, the model's folder and the labelled texts."""
         from fastbert_cli import inputs
 
-        clock = {"--batch-size": self.batch_size, "--backend": self.backend, "--dtype": self.dtype}
-        idle = [name for name, value in clock.items() if value is not None]
-        if self.target != "--latency-ms" and idle:
-            raise CommandError(f"{idle[0]} is for --latency-ms, which alone measures times; leave it out")
+        if self.target != "--latency-ms" and self.batch_size is not None:
+            raise CommandError("--batch-size is for --latency-ms, which alone measures times; leave it out")
+        if self.temperature_scaling and self.dtype not in (None, "weights"):
+            raise CommandError(
+                "--temperature-scaling changes the weights after they were recorded in --dtype; scale first, then "
+                "calibrate again with --dtype"
+            )
         inputs.check_patching(self.patching)
         inputs.check_file_to_write("--records", self.records)
         inputs.look_at_labelled(self.model, self.texts)

@@ -12,10 +12,11 @@ import torch
 from rich.console import Console
 from transformers.utils import logging
 
+import fastbert_kernels
 from fastbert_cli.calibrate import report
 from fastbert_cli.calibrate.command import Calibrate
 from fastbert_cli.errors import CommandError, faults_explained
-from fastbert_cli.models import load_model, longest_text, place, place_and_patch
+from fastbert_cli.models import load_model, longest_text, place, place_and_patch, precision_of
 from fastbert_cli.scores import progress_bars
 from fastbert_cli.texts import note_cut_off, read_for
 from fastbert_hf.calibration import (
@@ -58,6 +59,7 @@ def run_calibrate(options: Calibrate) -> None:
         raise CommandError(
             f"{options.model}: cannot be written into; copy the model, or see the setting with --dry-run"
         )
+    model.calibrated_setting = None  # the one to be replaced
     with faults_explained():
         _check_model(model, options)
         max_length = longest_text(model, tokenizer, options.max_length)
@@ -67,7 +69,10 @@ def run_calibrate(options: Calibrate) -> None:
         check_samples(labels, objective, options.confidence, options.search, options.temperature_scaling)
         dataset = TokenisedDataset(data, tokenizer, max_length)
         note_cut_off(dataset.truncated, max_length)
-        place(model, options.patching.backend)
+        if options.dtype is None and (options.backend is None or options.latency_ms is not None):
+            place(model, options.patching.backend)  # recorded as it is; a clock patches it later
+        else:
+            place_and_patch(model, options.patching)
         records = _records(options, model, dataset)
         scaling = None
         if options.temperature_scaling:
@@ -108,12 +113,16 @@ def _records(options: Calibrate, model: FastBertForSequenceClassification, datas
     if path is not None and path.exists():
         records = ExitRecords.load(path)
         known = (records.labels.tolist(), records.texts) == (dataset.label_ids, dataset.fingerprint)
-        if not known or records.fingerprint != model_fingerprint(model):
-            other = "other texts or labels" if not known else "other weights than this model has"
+        other = "other weights than this model has" if records.fingerprint != model_fingerprint(model) else None
+        if (records.precision or precision_of(model)) != precision_of(model):
+            other = f"precision {records.precision}, and this run is in {precision_of(model)}"
+        if not known:
+            other = "other texts or labels"
+        if other is not None:
             raise CommandError(f"--records {path}: recorded with {other}; delete the file or name another")
         return records
     with progress_bars() as advance:
-        records = record_exits(model, dataset, _RECORDING_BATCH, advance)
+        records = record_exits(model, dataset, _RECORDING_BATCH, advance, precision_of(model))
     if path is not None:
         records.save(path)
     return records
@@ -150,14 +159,13 @@ def _calibrate(
 def _clock(
     options: Calibrate, model: FastBertForSequenceClassification, dataset: TokenisedDataset, advance: Progress
 ) -> Clock:
-    patched = place_and_patch(model, options.patching)
-    dtype = options.dtype if options.dtype not in (None, "auto") else str(model.dtype).removeprefix("torch.")
+    patched = fastbert_kernels.is_patched(model) or place_and_patch(model, options.patching)
     return Clock.of(
         model,
         dataset,
         options.batch_size or 1,
         seed=options.seed,
-        precision=f"{dtype}, {'on the fast kernels' if patched else 'without the fast kernels'}",
+        precision=f"{precision_of(model)}, {'on the fast kernels' if patched else 'without the fast kernels'}",
         progress=advance,
     )
 

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from fastbert_cli import scores
 from fastbert_cli.errors import faults_explained
 from fastbert_cli.evaluate.command import Evaluate
-from fastbert_cli.models import load_model, longest_text, place, place_and_patch
+from fastbert_cli.models import load_model, longest_text, place, place_and_patch, precision_of
 from fastbert_cli.texts import note_cut_off, read_for
 from fastbert_hf.agreement import Agreement, compare_answers
 from fastbert_hf.data import TokenisedDataset
@@ -70,6 +70,7 @@ def run_evaluate(options: Evaluate) -> None:
         "patched": patched,
         "backend": options.patching.backend,
         "dtype": options.patching.dtype,
+        "precision": precision_of(model),
         "layers": model.config.num_hidden_layers,
         "flops_convention": FLOPS_CONVENTION,
         "rows": rows,

@@ -17,7 +17,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from fastbert_cli.errors import CommandError
-from fastbert_cli.models import DTYPES, label_names_of, load_model, place_and_patch
+from fastbert_cli.models import label_names_of, load_model, place_and_patch, precision_of
 from fastbert_cli.predict.command import Predict
 from fastbert_cli.predict.inputs import texts_of
 from fastbert_cli.setting_in_words import describe_objective
@@ -118,9 +118,9 @@ def _what_was_used(
     assert setting is not None
     target = describe_objective(setting.objective)
     if setting.evidence.guarantee is not None:
-        if DTYPES.get(options.patching.dtype, model.dtype) != model.dtype:
-            precision = str(model.dtype).removeprefix("torch.")
-            target += f"; guaranteed in {precision}, not with --dtype {options.patching.dtype}"
+        chosen_in, runs_in = setting.precision or str(model.dtype).removeprefix("torch."), precision_of(model)
+        if chosen_in != runs_in:
+            target += f"; guaranteed in {chosen_in}, not in {runs_in}"
         if options.stride is not None:
             target += "; guaranteed for texts that are cut off, not with --stride"
         if setting.max_length not in (None, resolve_max_length(model, tokenizer, options.max_length)):

@@ -123,6 +123,7 @@ def calibrate_and_compare(
         evidence=_with_guarantee(certificate, search, len(records)),
         fingerprint=records.fingerprint,
         curve=speed_curve(records),
+        precision=records.precision,
     )
     return Calibration(setting, certificate.compared)
 
@@ -163,6 +164,7 @@ def make_setting(records: ExitRecords, rule: ExitRule, objective: Objective, con
         ),
         fingerprint=records.fingerprint,
         curve=speed_curve(records),
+        precision=records.precision,
     )
 
 

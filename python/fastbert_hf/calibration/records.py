@@ -34,6 +34,7 @@ class ExitRecords:
         shape: sizes of the model, which decide the FLOPs.
         fingerprint: `model_fingerprint` of the model; "" when the logits come from elsewhere.
         texts: `TokenisedDataset.fingerprint` of the samples; "" for logits from elsewhere and for a part of them.
+        precision: of the encoder that answered, as "float32" or "int8"; `None` where that is not known.
 
     Raises:
         ValueError: no sample, tensors whose dtypes or shapes are not those above, or labels that the model does not
@@ -46,6 +47,7 @@ class ExitRecords:
     shape: ModelShape
     fingerprint: str = ""
     texts: str = ""
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         size, num_labels = len(self.labels), self.shape.num_labels
@@ -95,11 +97,23 @@ class ExitRecords:
 
     def rows(self, index: torch.Tensor) -> ExitRecords:
         """Return the samples at `index`, int64 [m] (repeats allowed) or bool [n], as records of their own."""
-        return ExitRecords(self.logits[index], self.labels[index], self.lengths[index], self.shape, self.fingerprint)
+        return ExitRecords(
+            self.logits[index],
+            self.labels[index],
+            self.lengths[index],
+            self.shape,
+            self.fingerprint,
+            precision=self.precision,
+        )
 
     def save(self, path: Path) -> None:
         """Write a safetensors file; a fault leaves the old file or none."""
-        description = {"shape": asdict(self.shape), "fingerprint": self.fingerprint, "texts": self.texts}
+        description = {
+            "shape": asdict(self.shape),
+            "fingerprint": self.fingerprint,
+            "texts": self.texts,
+            "precision": self.precision,
+        }
         tensors = {"logits": self.logits, "labels": self.labels, "lengths": self.lengths}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_atomically(path, save(tensors, metadata={_METADATA_KEY: json.dumps(description)}))
@@ -118,10 +132,11 @@ class ExitRecords:
                 tensors = {name: file.get_tensor(name) for name in ("logits", "labels", "lengths")}
             layers = description["shape"].pop("exit_layers")
             shape = ModelShape(**description["shape"], exit_layers=None if layers is None else tuple(layers))
-            fingerprints = {name: description[name] for name in ("fingerprint", "texts")}
+            origin = {name: description[name] for name in ("fingerprint", "texts")}
+            origin["precision"] = description.get("precision")  # not in older files
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} holds no exit records ({error}); record them again") from error
-        return cls(**tensors, shape=shape, **fingerprints)
+        return cls(**tensors, shape=shape, **origin)
 
 
 @torch.inference_mode()
@@ -130,6 +145,7 @@ def record_exits(
     dataset: TokenisedDataset,
     batch_size: int = 32,
     progress: Progress = no_progress,
+    precision: str | None = None,
 ) -> ExitRecords:
     """Run `model` once over `dataset`, on the device it is on, with every exit head on every sample.
 
@@ -140,6 +156,8 @@ def record_exits(
         dataset: tokenised samples with labels.
         batch_size: samples per forward pass.
         progress: is told of the step "every exit of every text" after every batch.
+        precision: of the encoder, as the records keep it; `None` is that of the weights. A patched model answers in the
+            precision that it was patched with, `fastbert_kernels.patch_info(model)["dtype"]`.
 
     Raises:
         ValueError: an empty data set, one without labels, labels that the model does not know, or a multi-label model.
@@ -175,6 +193,7 @@ def record_exits(
         shape=ModelShape.from_config(model.config),
         fingerprint=model_fingerprint(model),
         texts=dataset.fingerprint,
+        precision=str(model.dtype).removeprefix("torch.") if precision is None else precision,
     )
 
 

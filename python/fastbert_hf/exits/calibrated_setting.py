@@ -20,9 +20,10 @@ from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.files import write_atomically
 
 SETTING_FILE = "fastbert_calibration.json"
-_FORMAT = 3
-# Format 1 had no latency, as a target or measured; formats 1 and 2 had a `top_k` and a `patience` for each criterion.
-_READABLE = (1, 2, _FORMAT)
+_FORMAT = 4
+# Format 1 had no latency, as a target or measured; formats 1 and 2 had a `top_k` and a `patience` for each criterion;
+# format 3 had no precision.
+_READABLE = (1, 2, 3, _FORMAT)
 # Options of `from_pretrained` that say where its files are.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -184,6 +185,7 @@ class CalibratedSetting:
         curve: single Speed, entropy, all heads: the linear knob.
         latency: what was measured, where a latency was the target.
         max_length: tokens at which the samples were cut off; `None` where that is not known.
+        precision: of the encoder that answered the samples, as "float32" or "int8"; `None` where that is not known.
     """
 
     rule: ExitRule
@@ -194,6 +196,7 @@ class CalibratedSetting:
     curve: SpeedCurve
     latency: Latency | None = None
     max_length: int | None = None
+    precision: str | None = None
 
     def speed_for_speedup(self, flops_speedup: float) -> float:
         """Return the Speed whose FLOPs speed-up is that; see `SpeedCurve.speed_for_speedup`."""
@@ -223,7 +226,7 @@ class CalibratedSetting:
             found = content.pop("format")
             if found not in _READABLE:
                 raise ValueError(f"not of format {', '.join(map(str, _READABLE))} but {found!r}")
-            if found != _FORMAT:
+            if found in (1, 2):
                 content["rule"] = _with_one_parameter(content["rule"])
             return made_from(cls, content)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:

@@ -179,7 +179,7 @@ def test_settings_of_before_are_read_and_written_anew(tmp_path, criterion, numbe
     assert setting.max_length == (64 if number == 2 else None)
     setting.save(tmp_path)
     written = json.loads((tmp_path / SETTING_FILE).read_text())
-    assert written["format"] == 3
+    assert written["format"] == 4
     assert written["rule"].keys() == {"layers", "speeds", "criterion", "parameter"}
     assert CalibratedSetting.load(tmp_path) == setting
 
@@ -194,7 +194,14 @@ def test_a_trained_folder_of_before_is_loaded_with_its_setting(model, batch, tmp
     assert torch.equal(loaded(**batch).exit_layer, expected.exit_layer) and expected.exit_layer.unique().numel() > 1
 
 
-@pytest.mark.parametrize("change", [{"format": 4}, {"format": None}, {"rule": {"layers": [1], "speeds": [0.5]}}])
+def test_a_setting_that_names_no_precision_is_read(tmp_path) -> None:
+    rule = {"layers": (1, 3), "speeds": (0.25, 0.5), "criterion": "entropy", "parameter": 0}
+    (tmp_path / SETTING_FILE).write_text(json.dumps(written_before(rule, 3)))
+    setting = CalibratedSetting.load(tmp_path)
+    assert setting is not None and setting.precision is None and setting.max_length == 64
+
+
+@pytest.mark.parametrize("change", [{"format": 5}, {"format": None}, {"rule": {"layers": [1], "speeds": [0.5]}}])
 def test_settings_of_no_known_format_are_errors(tmp_path, change) -> None:
     rule = {"layers": [1], "speeds": [0.5], "criterion": "entropy", "top_k": 2, "patience": 1}
     (tmp_path / SETTING_FILE).write_text(json.dumps({**written_before(rule, 2), **change}))
