@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import strategies
 
+from fastbert_kernels.engine.compiled import PRODUCTS
 from fastbert_kernels.engine.encoder import hidden_dtype
 from fastbert_kernels.layer_norm import LAYER_NORMS
 from helpers.accuracy import assert_encoder_layer_is_accurate, packed_layer
@@ -89,6 +90,17 @@ def test_the_same_bits_for_any_company():
     hidden = torch.randn(300, 64).bfloat16()
     together = layer(hidden, cu_seqlens_of([100, 7, 193]))
     assert torch.equal(layer(hidden[100:107], cu_seqlens_of([7])), together[100:107])
+
+
+def test_products_beside_int8_ones():
+    """What stays in 16 bits is multiplied as in bfloat16, and each product in int8 changes something."""
+    weights, bounds = layer_weights(48, 96, 4), cu_seqlens_of([5, 7])
+    hidden = torch.randn(12, 48).bfloat16()
+    wide = packed_layer(weights, torch.bfloat16)(hidden, bounds)
+    assert torch.equal(packed_layer(weights, torch.int8, int8_products=())(hidden, bounds), wide)
+    answers = [packed_layer(weights, torch.int8, int8_products=(name,))(hidden, bounds) for name in PRODUCTS]
+    assert all((one - wide).abs().max() < 0.2 and not torch.equal(one, wide) for one in answers)
+    assert len({tuple(one.flatten().tolist()) for one in answers}) == len(PRODUCTS)
 
 
 def test_non_contiguous_rows():
