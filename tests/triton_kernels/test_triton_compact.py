@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +20,7 @@ from helpers.op_inputs import compaction_inputs, cu_seqlens_of
 from helpers.triton_interpreter import INTERPRETING, run_interpreted
 
 
+@pytest.mark.long
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
 def test_everything_interpreted_in_a_process_of_its_own():
     run_interpreted(__file__)
@@ -77,16 +80,17 @@ class TestCompact:
         lengths = [1] * 9 + [700]
         assert_compacts_like_the_reference(compaction_inputs(lengths, [1] * 10, width=192))
 
-    def test_more_samples_than_one_program_places(self):
-        lengths, keep = torch.randint(0, 3, (2100,)).tolist(), torch.rand(2100) < 0.6
+    def test_more_samples_than_one_program_places(self, monkeypatch):
+        monkeypatch.setattr(configs, "COMPACT", dataclasses.replace(configs.COMPACT, block_samples=64))
+        lengths, keep = torch.randint(0, 3, (150,)).tolist(), torch.rand(150) < 0.6
         assert_compacts_like_the_reference(compaction_inputs(lengths, keep, width=2))
 
-    @pytest.mark.parametrize("batch", [65_535, 65_536])
-    def test_places_of_the_largest_batch(self, batch):
+    @pytest.mark.parametrize(("batch", "size"), [(65_535, 8192), (65_536, 8192), (2100, configs.COMPACT.block_samples)])
+    def test_places_of_a_large_batch(self, batch, size):
+        """Of `size` samples by each program."""
         lengths, keep = torch.randint(0, 600, (batch,)), torch.rand(batch) < 0.5
         outputs = [torch.full((2 * batch + 2,), -9, dtype=torch.int32) for _ in range(6)]
         new_cu_seqlens, new_sample_index, new_speed, new_history, counts, destination = outputs
-        size = configs.COMPACT.block_samples
         numbers = torch.arange(2 * batch).int()
         arguments = (cu_seqlens_of(lengths.tolist()), keep, numbers, numbers, numbers)
         _place_kernel[(-(-batch // size),)](*arguments, *outputs, batch, int(lengths.sum()), batch, BLOCK_SAMPLES=size)
@@ -138,8 +142,9 @@ class TestFarInMemory:
         inputs[1] = torch.tensor(bounds, dtype=torch.int32)
         assert_nothing_is_moved(inputs)
 
-    def test_a_bad_value_far_from_the_last_block_is_found(self):
-        size = configs.COMPACT.block_samples + 3
+    def test_a_bad_value_far_from_the_last_block_is_found(self, monkeypatch):
+        monkeypatch.setattr(configs, "COMPACT", dataclasses.replace(configs.COMPACT, block_samples=64))
+        size = 67
         inputs = compaction_inputs([1] * size, [0] * size)
         inputs[3][1] = -5
         assert_nothing_is_moved(inputs)

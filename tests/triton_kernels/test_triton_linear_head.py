@@ -21,6 +21,7 @@ from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs
 from helpers.triton_interpreter import INTERPRETING, run_interpreted
 
 
+@pytest.mark.long
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
 def test_everything_interpreted_in_a_process_of_its_own():
     run_interpreted(__file__)
@@ -47,14 +48,14 @@ class TestLinearAttentiveHead:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize(
         ("hidden_size", "narrow", "heads", "labels"),
-        [(64, 64, 1, 2), (384, 128, 2, 3), (768, 128, 4, 5), (136, 256, 7, 40), (8, 64, 8, 100)],
+        [(64, 64, 1, 2), (192, 128, 2, 3), (200, 128, 4, 5), (136, 256, 5, 40), (8, 64, 8, 100)],
     )
     def test_accuracy_on_odd_lengths(self, dtype, hidden_size, narrow, heads, labels):
         assert_linear_head_is_accurate(attentive_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_the_largest_sizes(self, dtype):
-        assert_linear_head_is_accurate(attentive_head_inputs([512], 1024, 256, 8, 1031), dtype)
+        assert_linear_head_is_accurate(attentive_head_inputs([140], 1024, 256, 8, 1031), dtype)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_half_precision_queries_and_an_mlp_without_activation(self, dtype):
