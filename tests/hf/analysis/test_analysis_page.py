@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import itertools
 import re
@@ -133,33 +134,49 @@ def test_the_summary_table_has_the_figures():
     assert "ms per text" not in "".join(read_page(make_page(analyze(make_records(120), SPEEDS), None)).text)
 
 
+@functools.cache
+def compared_models(layers: tuple[int, ...]) -> Analysis:
+    """Two models with exit heads behind `layers`, one of them with a calibrated setting."""
+    records, other = make_records(90, layers), make_records(90, layers, seed=2)
+    setting = calibrate(records, Objective(max_drop=0.2), search="one_speed")
+    return with_times(analyze(records, SPEEDS, setting=setting, compared=other))
+
+
+@functools.cache
+def at_speeds(*speeds: float) -> Analysis:
+    return with_times(analyze(make_records(40), speeds))
+
+
+@functools.cache
+def knowing(what: str) -> Analysis:
+    records = make_records(40)
+    if what == "nothing":
+        records.logits[:] = 0.0
+    elif what == "everything":
+        records.logits[:] = 50.0 * torch.nn.functional.one_hot(records.labels, 3)[:, None]
+    else:
+        assert what == "not a number"
+        records.logits[:, 1] = torch.nan
+    return with_times(analyze(records, SPEEDS))
+
+
 @pytest.mark.parametrize("layers", [(1, 2), (3, 9, 12), tuple(range(1, 25))])
 @pytest.mark.parametrize("draw", CHARTS)
 def test_charts_are_drawn_for_models_of_every_depth(draw, layers):
-    records = make_records(90, layers)
-    other = make_records(90, layers, seed=2)
-    setting = calibrate(records, Objective(max_drop=0.2), search="one_speed")
-    width, height = size_of(draw(with_times(analyze(records, SPEEDS, setting=setting, compared=other))))
+    width, height = size_of(draw(compared_models(layers)))
     assert width == 1152 and 400 < height < 2400
 
 
 @pytest.mark.parametrize("speeds", [(0.0,), (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)])
 @pytest.mark.parametrize("draw", CHARTS)
 def test_charts_are_drawn_for_any_speeds(draw, speeds):
-    size_of(draw(with_times(analyze(make_records(40), speeds))))
+    size_of(draw(at_speeds(*speeds)))
 
 
 @pytest.mark.parametrize("draw", CHARTS)
 def test_charts_are_drawn_for_models_that_know_nothing_and_everything(draw):
-    records = make_records(40)
-    records.logits[:] = 0.0
-    size_of(draw(with_times(analyze(records, SPEEDS))))
-    sure = make_records(40)
-    sure.logits[:] = 50.0 * torch.nn.functional.one_hot(sure.labels, 3)[:, None]
-    size_of(draw(with_times(analyze(sure, SPEEDS))))
-    broken = make_records(40)
-    broken.logits[:, 1] = torch.nan
-    size_of(draw(with_times(analyze(broken, SPEEDS))))
+    for what in ("nothing", "everything", "not a number"):
+        size_of(draw(knowing(what)))
 
 
 def test_captions_say_what_the_figures_are():
