@@ -72,7 +72,7 @@ def test_answers_are_those_of_the_unpatched_model(five_hundred, count_ties, name
     assert torch.equal(got[0][clear].argmax(dim=1), want[0][clear].argmax(dim=1))
     for pair in ((got[0], own[0], want[0]), (got[-2][0], own[-2][0], want[-2][0])):
         assert_mean_error_is_like(*(answers[clear] for answers in pair))
-        torch.testing.assert_close(pair[0][clear].double(), pair[2][clear], rtol=0, atol=1e-4)
+        torch.testing.assert_close(pair[0][clear].double(), pair[2][clear], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -58,7 +58,7 @@ def test_answers_are_those_of_the_unpatched_model(five_hundred, count_ties, back
     assert layers.unique().numel() >= (3 if speed in (0.2, 0.5) else 1)
     for got, own, want in zip((logits, uncertainty), plain, precise, strict=False):
         assert_mean_error_is_like(got[same], own[same], want[same])
-        torch.testing.assert_close(got[same], own[same].float(), rtol=0, atol=1e-4)
+        torch.testing.assert_close(got[same], own[same].float(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_speed_for_each_sample_and_full_depth():
