@@ -53,7 +53,7 @@ def test_fastbert_hf(tmp_path, monkeypatch):
     with torch.inference_mode():
         want = model.eval()(batch["input_ids"], batch["attention_mask"], speed=0.5)
     assert torch.equal(answers.exit_layer, want.exit_layer)
-    torch.testing.assert_close(answers.logits, want.logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(answers.logits, want.logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["fastbert", "fastplm"])
@@ -78,7 +78,7 @@ def test_the_script(tmp_path):
         want = copy.deepcopy(model)
         names = execute("run_fastbert.py", model=model, src=IDS * VALID, mask=VALID)
         with torch.inference_mode():
-            torch.testing.assert_close(names["logits"], want(IDS * VALID, None, VALID)[1], rtol=0, atol=1e-4)
+            torch.testing.assert_close(names["logits"], want(IDS * VALID, None, VALID)[1], rtol=1e-4, atol=1e-4)
 
 
 def test_bitvoyage():
@@ -89,8 +89,8 @@ def test_bitvoyage():
     names = execute("BitVoyage/FastBERT", model=model, **batch)
     with torch.inference_mode():
         probabilities, layer, uncertainties = want(**batch, inference=True, inference_speed=0.5)
-    torch.testing.assert_close(names["probabilities"], probabilities, rtol=0, atol=1e-4)
-    torch.testing.assert_close(names["uncertainties"], uncertainties, rtol=0, atol=1e-4)
+    torch.testing.assert_close(names["probabilities"], probabilities, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(names["uncertainties"], uncertainties, rtol=1e-4, atol=1e-4)
     assert names["last_layer"] == layer
 
 
@@ -101,5 +101,5 @@ def test_deebert():
     names = execute("DeeBERT", model=model, **batch)
     with torch.inference_mode():
         logits, *_, exit_layers = want(**batch)
-    torch.testing.assert_close(names["logits"], logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(names["logits"], logits, rtol=1e-4, atol=1e-4)
     assert torch.equal(names["exit_layers"], exit_layers)
