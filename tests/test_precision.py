@@ -122,6 +122,8 @@ def test_agreement(label, difference, agrees):
     other[1, label] = 3.0
     got = Results(other, torch.tensor([0.5, 0.5 + difference]), torch.tensor([4, 4]))
     assert precision.compare(want, got)[0] == agrees
+    tied = Results(torch.tensor([[1.02, 1.0]]), torch.tensor([0.99]), torch.tensor([4]))
+    assert precision.compare(tied, Results(tied.logits.flip(1), tied.uncertainty, tied.exit_layer))[0]
 
 
 def probe_of_one_text():
