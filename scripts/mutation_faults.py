@@ -108,9 +108,9 @@ FAULTS = [
     Fault(
         "cuda",
         "32-bit addressing",
-        "csrc/cuda/attentive_head.cu",
-        "const int64_t first_row = arguments.cu_seqlens[sample];",
-        "const int first_row = arguments.cu_seqlens[sample];",
+        "csrc/cuda/sample_rows.cuh",
+        "  int64_t first;",
+        "  int first;",
         ATTENTIVE,
     ),
     Fault(

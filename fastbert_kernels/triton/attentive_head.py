@@ -144,13 +144,13 @@ def _attentive_head_kernel(
     new_history_ptr,
     keep_ptr,
     scratch_ptr,
-    scratch_size,
     num_tokens,
     num_heads,
     num_labels,
     log_classes,
     parameter,
     PROJECTED: tl.constexpr,
+    SCRATCH_SIZE: tl.constexpr,
     HIDDEN_SIZE: tl.constexpr,
     NARROW_SIZE: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
@@ -172,12 +172,12 @@ def _attentive_head_kernel(
     and from there uncertainty, prediction and keep as in `decide`; g is tanh or the identity.
 
     Memory traffic of a sample beside that of the pooling: from the level 2 cache the (h C + N) * C of the weights;
-    N + 3 words and one byte written. `scratch` [B, scratch_size] float32 is for the pooling.
+    N + 3 words and one byte written. `scratch` [B, SCRATCH_SIZE] float32 is for the pooling.
     """
     sample = tl.program_id(0).to(tl.int64)
     begin, length = rows_of(cu_seqlens_ptr, sample, num_tokens)
     sample_ptr = hidden_ptr + begin * HIDDEN_SIZE
-    scratch_ptr += sample * scratch_size
+    scratch_ptr += sample * SCRATCH_SIZE
     if PROJECTED:
         pooled_ptr = pool_projected(
             sample_ptr,
@@ -286,11 +286,9 @@ def attentive_head(
         return
     config = configs.attentive_head(hidden, batch, narrow)
     projected = narrow_activation == "tanh" or projecting_reads_less(hidden, batch, config)
-    if projected:
-        scratch_size = (2 * heads + 1) * narrow
-    else:
+    if not projected:
         config = configs.linear_attentive_head(hidden, narrow)
-        scratch_size = 3 * heads * hidden_size + (heads + 1) * narrow
+    constants = constants_of(config, hidden_size, narrow, heads, labels, projected=projected)
     previous = cu_seqlens if history is None else history  # without a history any int32 tensor will do: it is not read
     with torch.cuda.device_of(hidden):
         wrap(_attentive_head_kernel)[(batch,)](
@@ -300,15 +298,13 @@ def attentive_head(
             previous,
             *weights,
             *results,
-            hidden.new_empty(batch, scratch_size, dtype=torch.float32),
-            scratch_size,
+            hidden.new_empty(batch, constants["SCRATCH_SIZE"], dtype=torch.float32),
             hidden.shape[0],
             heads,
             labels,
             math.log(classes),
             parameter,
-            **constants(config, hidden_size, narrow, labels),
-            PROJECTED=projected,
+            **constants,
             NARROW_TANH=narrow_activation == "tanh",
             MLP_TANH=mlp_activation == "tanh",
             CRITERION=rule.value,
@@ -328,9 +324,13 @@ def projecting_reads_less(hidden: Tensor, batch: int, config: configs.AttentiveH
     return hidden.element_size() == 2 and hidden.shape[0] <= 3 * config.block_tokens * batch
 
 
-def constants(config: configs.AttentiveHeadConfig, hidden_size: int, narrow: int, labels: int) -> dict[str, int]:
-    """Return the compile-time arguments that follow from one shape."""
+def constants_of(
+    config: configs.AttentiveHeadConfig, hidden_size: int, narrow: int, heads: int, labels: int, *, projected: bool
+) -> dict[str, Any]:
+    """Return the compile-time arguments that follow from one shape and the way to pool."""
     return {
+        "PROJECTED": projected,
+        "SCRATCH_SIZE": (2 * heads + 1) * narrow if projected else 3 * heads * hidden_size + (heads + 1) * narrow,
         "HIDDEN_SIZE": hidden_size,
         "NARROW_SIZE": narrow,
         "BLOCK_TOKENS": config.block_tokens,

@@ -110,7 +110,7 @@ def compile_for(architecture: int) -> None:
 
     from fastbert_kernels.criteria import Criterion
     from fastbert_kernels.triton import configs
-    from fastbert_kernels.triton.attentive_head import _attentive_head_kernel, constants
+    from fastbert_kernels.triton.attentive_head import _attentive_head_kernel, constants_of
     from fastbert_kernels.triton.compact import _move_kernel, _place_kernel
     from fastbert_kernels.triton.pooled_exit_head import _pooled_exit_head_kernel
 
@@ -119,14 +119,16 @@ def compile_for(architecture: int) -> None:
 
     def head(config, narrow, dtype, hidden_size=768, labels=2, fold="fp32", criterion=Criterion.ENTROPY, **own):
         """A launch makes a constant of the number of heads where it is 1; else one compilation is for 2 to 8."""
-        own = {"PROJECTED": True, "NARROW_TANH": own.get("PROJECTED", True), **own}
-        kind = "attentive_head" if own["PROJECTED"] else "linear_attentive_head"
+        projected = own.pop("projected", True)
+        own = {"NARROW_TANH": projected, **own}
+        kind = "attentive_head" if projected else "linear_attentive_head"
         details = " ".join(["", *own])
         name = f"{kind} C {narrow} {dtype} H {hidden_size} N {labels} fold {fold} {criterion.value}{details} {config}"
         types = dict.fromkeys(("hidden_ptr", "projection_weight_ptr"), f"*{dtype}")
         types |= {"query_ptr": f"*{fold}", "value_ptr": f"*{fold}", **index_types, **decision_types}
-        types |= dict.fromkeys(("num_heads", "scratch_size", "num_tokens"), "i32")
-        values = constants(config, hidden_size, narrow, labels)
+        types |= dict.fromkeys(("num_heads", "num_tokens"), "i32")
+        heads = own.get("num_heads", 8)
+        values = constants_of(config, hidden_size, narrow, heads, labels, projected=projected)
         values |= {"MLP_TANH": True, "CRITERION": criterion.value, "HAS_HISTORY": True, "WIDEN": False, **own}
         resources(
             architecture, name, _attentive_head_kernel, types, "*fp32", values, config.num_warps, config.num_stages
@@ -139,7 +141,7 @@ def compile_for(architecture: int) -> None:
             head(config, narrow, "bf16" if half else "fp32", **(largest if narrow == 256 else {}))
     for (half, narrow), config in configs.LINEAR_ATTENTIVE_HEAD.items():
         sizes = largest if narrow == 256 else {}
-        head(config, narrow, "bf16" if half else "fp32", **sizes, PROJECTED=False)
+        head(config, narrow, "bf16" if half else "fp32", **sizes, projected=False)
     if architecture == 90:  # what the options of a head take differs little between architectures
         for config in dict.fromkeys(table[True, 128]):
             fp16 = {"labels": 1000, "fold": "fp16", "criterion": Criterion.TOP_K_ENTROPY}
@@ -155,7 +157,7 @@ def compile_for(architecture: int) -> None:
         head(table[True, 128][1], 128, "bf16", **odd)
         many_classes = {"hidden_size": 1024, "labels": 1000, "criterion": Criterion.CONFIDENCE}
         head(table[False, 128][1], 128, "fp32", **many_classes)
-        head(configs.LINEAR_ATTENTIVE_HEAD[True, 128], 128, "fp16", **{**odd, "fold": "fp16", "PROJECTED": False})
+        head(configs.LINEAR_ATTENTIVE_HEAD[True, 128], 128, "fp16", **{**odd, "fold": "fp16", "projected": False})
 
     if architecture != 80:
         return  # what follows has no matrix instructions, and one configuration for all architectures
