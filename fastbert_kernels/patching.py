@@ -114,9 +114,9 @@ def patch(
         dtype: precision of the encoder: float32, bfloat16, float16 or (on a CPU) int8, whose Linear layers multiply
             rounded weights with rows that are rounded as they come; None keeps that of the model's weights. "auto"
             takes the fastest on this processor whose answers to probe texts agree with those in float32: the same
-            labels, and uncertainties at full depth within 0.05. It is chosen once, now, and `patch_info` and the `repr`
-            say why; on a GPU it is None. Where a dtype is measured to be slower here than float32, a RuntimeWarning
-            says so.
+            labels but for texts whose two best classes are within 0.05, and uncertainties at full depth within 0.05.
+            It is chosen once, now, and `patch_info` and the `repr` say why; on a GPU it is None. Where a dtype is
+            measured to be slower here than float32, a RuntimeWarning says so.
         probe: texts for "auto" in place of random ones, as `Host.pack` of the model's host takes them; of a
             `fastbert_hf` model (input_ids [T], cu_seqlens [B + 1]), as `forward_packed`.
 
