@@ -1,16 +1,17 @@
 #!/usr/bin/env python
-"""Agreement of bfloat16 and int8 with float32 on a trained model's own texts, and of int8 with some products left wide.
+"""Agreement with float32 of trained models on their own texts, in bfloat16, int8 and int8 with a product in bfloat16.
 
-    python benchmarks/agreement.py reviews/model test.tsv [--out FOLDER]
+    python benchmarks/agreement.py --on "MiniLM, SST-2" reviews/model dev.tsv \\
+        --on "MiniLM, docstrings" demo-out/model docstrings
 
-Every exit head answers every text in each precision. Counted against float32: labels at full depth, and labels and exit
-layers at some Speeds; differences of the uncertainties of all heads. Writes agreement_cpu.json and agreement_cpu.md.
+The texts `docstrings` are those that the demo tests on. Every exit head answers every text in each precision. Counted
+against float32: labels at full depth, and labels and exit layers at some Speeds; differences of the uncertainties of
+all heads. Writes agreement_cpu_FAMILY.json and .md (families.py).
 """
 
 from __future__ import annotations
 
 import copy
-import unittest.mock
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,28 @@ import torch
 from transformers import AutoTokenizer
 
 import fastbert_kernels
+from families import result_name
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import ExitRecords, record_exits
 from fastbert_hf.data import TokenisedDataset, read_classification_file
+from fastbert_hf.docstrings import build_docstring_dataset
 from fastbert_hf.exits.uncertainty import normalised_entropy
-from fastbert_kernels.engine import compiled
-from harness import common_options, save
+from fastbert_kernels.engine.dtypes import PRODUCTS
+from harness import common_options, markdown_table, save
 
 SPEEDS = (0.1, 0.3, 0.5)
-WITHOUT = tuple(f"int8 without {name}" for name in compiled.PRODUCTS)
-PRECISIONS = ("bfloat16", "int8", *WITHOUT)
+DOCSTRINGS = "docstrings"
+# Name -> what `patch` is told.
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "bfloat16": {"dtype": torch.bfloat16},
+    "int8": {"dtype": torch.int8},
+    **{f"int8 with {name} in bfloat16": {"dtype": torch.int8, "bfloat16_products": (name,)} for name in PRODUCTS},
+}
 
 
-def records_in(precision: str, model: FastBertForSequenceClassification, dataset: TokenisedDataset) -> ExitRecords:
-    """Return what all heads answer in a precision, on the compiled kernels."""
-    name, _, wide = precision.partition(" without ")
-    products = tuple(product for product in compiled.PRODUCTS if product != wide)
-    pack = compiled._pack_layer
-    with unittest.mock.patch.object(
-        compiled, "_pack_layer", lambda weights, dtype, int8: pack(weights, dtype, products if int8 else ())
-    ):
-        patched = fastbert_kernels.patch(copy.deepcopy(model), backend="cpu", dtype=getattr(torch, name))
-        return record_exits(patched, dataset, precision=precision)
+def records_in(model: FastBertForSequenceClassification, dataset: TokenisedDataset, **precision: Any) -> ExitRecords:
+    """Return what all heads answer on the compiled kernels, in a precision as `patch` takes it."""
+    return record_exits(fastbert_kernels.patch(copy.deepcopy(model), backend="cpu", **precision), dataset)
 
 
 def exits_of(uncertainty: torch.Tensor, speed: float) -> torch.Tensor:
@@ -71,49 +72,83 @@ def compare(want: ExitRecords, got: ExitRecords) -> dict[str, Any]:
     return found
 
 
-def table_of(result: dict[str, Any]) -> str:
-    """Return the Markdown table."""
-    lines = [
-        f"{result['texts']} texts; accuracy at full depth in float32 {result['float32_accuracy']:.2%}. Counted: texts "
-        "with another label, and texts that leave at another layer, than in float32.",
-        "",
-        "| | accuracy | labels, full depth | "
-        + " | ".join(f"labels, layers at Speed {speed:g}" for speed in SPEEDS)
-        + " | uncertainty: mean, largest |",
-        "| --- " * (4 + len(SPEEDS)) + "|",
-    ]
-    for name, found in result["precisions"].items():
-        at = " | ".join(f"{one['other_labels']}, {one['other_exit_layers']}" for one in found["speeds"])
-        lines.append(
-            f"| {name} | {found['accuracy']:.2%} | {found['other_labels']} | {at} | {found['uncertainty_mean']:.4f}, "
-            f"{found['uncertainty_largest']:.3f} |"
-        )
-    return "\n".join(lines) + "\n"
+def agreement_on(name: str, folder: Path, texts: str, quick: bool) -> dict[str, Any]:
+    """Return what the precisions of a trained model change on some texts.
 
-
-def main() -> None:
-    parser = common_options(__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="folder of a trained FastBERT")
-    parser.add_argument("data", help="its labelled texts")
-    options = parser.parse_args()
-    model = FastBertForSequenceClassification.from_pretrained(options.model).eval()
+    Args:
+        name: of the model and its texts, for people.
+        folder: of the model.
+        texts: labelled, a file or `docstrings`.
+        quick: look at 32 texts only.
+    """
+    model = FastBertForSequenceClassification.from_pretrained(folder).eval()
     model.calibrated_setting = None
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    data = read_classification_file(options.data, label_names=list(model.config.id2label.values()))
-    dataset = TokenisedDataset(data, tokenizer, model.config.trained_max_length or 128)
-    if options.quick:
-        dataset = TokenisedDataset(data.rows(range(32)), tokenizer, 128)
-    want = records_in("float32", model, dataset)
-    result = {
+    if texts == DOCSTRINGS:
+        data = build_docstring_dataset(seed=0).test
+    else:
+        data = read_classification_file(texts, label_names=list(model.config.id2label.values()))
+    if quick:
+        data = data.rows(range(32))
+    dataset = TokenisedDataset(data, AutoTokenizer.from_pretrained(folder), model.config.trained_max_length or 128)
+    want = records_in(model, dataset, dtype=torch.float32)
+    return {
+        "name": name,
         "texts": len(want),
         "layers": model.config.num_hidden_layers,
         "hidden_size": model.config.hidden_size,
         "float32_accuracy": float(want.right[:, -1].mean()),
-        "precisions": {name: compare(want, records_in(name, model, dataset)) for name in PRECISIONS},
+        "precisions": {
+            words: compare(want, records_in(model, dataset, **precision)) for words, precision in PRECISIONS.items()
+        },
     }
+
+
+def table_of(result: dict[str, Any]) -> str:
+    """Return the Markdown page."""
+    sections = [
+        "Counted: texts with another label, and texts that leave at another layer, than in float32; differences of the "
+        "uncertainties of all heads."
+    ]
+    for model in result["models"]:
+        rows = []
+        for words, found in model["precisions"].items():
+            speeds = {
+                f"labels, layers at Speed {one['speed']:g}": f"{one['other_labels']}, {one['other_exit_layers']}"
+                for one in found["speeds"]
+            }
+            rows.append(
+                {
+                    "": words,
+                    "accuracy": f"{found['accuracy']:.2%}",
+                    "labels, full depth": str(found["other_labels"]),
+                    **speeds,
+                    "uncertainties: mean difference": f"{found['uncertainty_mean']:.4f}",
+                    "largest": f"{found['uncertainty_largest']:.3f}",
+                }
+            )
+        sections.append(
+            f"## {model['name']}\n\n{model['texts']} texts, {model['layers']} layers of {model['hidden_size']}; "
+            f"accuracy at full depth in float32 {model['float32_accuracy']:.2%}.\n\n{markdown_table(rows)}"
+        )
+    return "\n\n".join(sections)
+
+
+def main() -> None:
+    parser = common_options(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--on",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("NAME", "MODEL_DIR", "TEXTS"),
+        help=f"a trained FastBERT and labelled texts of its kind, a file or {DOCSTRINGS}; may be repeated",
+    )
+    options = parser.parse_args()
+    models = [agreement_on(name, Path(folder), texts, options.quick) for name, folder, texts in options.on]
+    result = {"models": models}
     print(table_of(result))
     if not options.quick:
-        save(options.out, "agreement_cpu", result, table_of(result))
+        save(options.out, result_name("agreement"), result, table_of(result))
 
 
 if __name__ == "__main__":

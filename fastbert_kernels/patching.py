@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -20,7 +20,7 @@ from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts import find_host
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
-from fastbert_kernels.precision import Precision, precision_of, settle
+from fastbert_kernels.precision import Precision, settle
 from fastbert_kernels.threads import survives_fork
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -99,6 +99,7 @@ def patch(
     backend: str = "auto",
     dtype: torch.dtype | Literal["auto"] | None = None,
     probe: Sequence[Any] | None = None,
+    bfloat16_products: Collection[str] = (),
 ) -> Model:
     """Makes this one model run on the packed engine, with fused exit heads and compaction.
 
@@ -119,27 +120,30 @@ def patch(
             measured to be slower here than float32, a RuntimeWarning says so.
         probe: texts for "auto" in place of random ones, as `Host.pack` of the model's host takes them; of a
             `fastbert_hf` model (input_ids [T], cu_seqlens [B + 1]), as `forward_packed`.
+        bfloat16_products: products of every layer that dtype=torch.int8 leaves in bfloat16, for answers closer to those
+            in float32: some of "qkv", "attention_output", "intermediate" and "output", which loses most. "auto" tries
+            int8 without and with ("output",).
 
     Returns:
         The same object.
 
     Raises:
-        TypeError: not a model that can be patched. ValueError: unknown backend or dtype, or one that this device, model
-            or backend does not have; or a model of a known implementation that the kernels do not serve (multi-label,
-            with layers or heads of its own, or with an attribute where a method is to be added). RuntimeError: the
-            named backend is not available. The message says why and what to do.
+        TypeError: not a model that can be patched.
+        ValueError: unknown backend, dtype or product, or one that this device, model or backend does not have; or a
+            model of a known implementation that the kernels do not serve (multi-label, with layers or heads of its own,
+            or with an attribute where a method is to be added). The message says why and what to do.
+        RuntimeError: the named backend is not available.
     """
     host = find_host(model)
     backends.resolve(backend, next(model.parameters()).device)
     _check_methods(model, host)
-    settled = settle(model, host, dtype, backend, probe)
+    settled = settle(model, host, dtype, backend, probe, bfloat16_products)
     chosen_in = None if host.calibrated_in is None else host.calibrated_in(model)
-    runs_in = precision_of(settled.encoder.get())
-    if chosen_in not in (None, runs_in):
+    if chosen_in not in (None, settled.runs_in):
         warnings.warn(
-            f"this model's calibrated setting was chosen on answers in {chosen_in}, and it runs in {runs_in} from now "
-            "on, where some texts may leave elsewhere: calibrate on what runs (fastbert calibrate --dtype), or give a "
-            "Speed",
+            f"this model's calibrated setting was chosen on answers in {chosen_in}, and it runs in {settled.runs_in} "
+            "from now on, where some texts may leave elsewhere: calibrate on what runs (fastbert calibrate --dtype), "
+            "or give a Speed",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -178,7 +182,8 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
     """Return how a model is patched, as plain values that print and serialise; None for one that is not patched.
 
     Returns:
-        A dict with the keys backend (as asked for), dtype (such as "int8"; None is that of the weights), automatic
+        A dict with the keys backend (as asked for), dtype (such as "int8"; None is that of the weights),
+        bfloat16_products (those beside int8 ones), precision (both in words, as calibrated settings name it), automatic
         (whether it was chosen for dtype="auto"), rates (precision -> GFLOP/s of a core in the products of a layer; None
         where nothing was measured for a choice) and reason (for the choice; empty for the caller's own).
     """
@@ -188,7 +193,9 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
     chosen = state.precision
     return {
         "backend": state.backend,
-        "dtype": None if chosen.dtype is None else chosen.name,
+        "dtype": None if chosen.dtype is None else "int8" if chosen.bfloat16_products else chosen.name,
+        "bfloat16_products": chosen.bfloat16_products,
+        "precision": None if chosen.dtype is None else chosen.name,
         "automatic": chosen.automatic,
         "rates": chosen.rates,
         "reason": chosen.reason,

@@ -4,7 +4,7 @@ the fastest whose answers agree."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from torch import nn
 
 from fastbert_kernels import backends
 from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.dtypes import EncoderDtype, MixedInt8, with_bfloat16_products
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import FULL_DEPTH
@@ -22,7 +23,8 @@ from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.product_rates import MARGIN, VARIABLE, ProductRates, product_rates
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
-CANDIDATES = (torch.bfloat16, torch.int8)  # for "auto", beside float32
+# For "auto", beside float32. The output product loses most in int8 (docs/performance.md).
+CANDIDATES: tuple[EncoderDtype, ...] = (torch.bfloat16, torch.int8, MixedInt8(("output",)))
 
 # Answers agree where no uncertainty at full depth differs by more than this and all labels are the same, but for those
 # whose two best classes lie within it: any rounding turns these.
@@ -37,13 +39,13 @@ class Precision:
     """The precision of a patched model.
 
     Attributes:
-        dtype: of the encoder, as `patch` takes it; None is that of the model's weights.
+        dtype: of the encoder; None is that of the model's weights.
         automatic: whether it was chosen for dtype="auto".
         rates: GFLOP/s of one core by precision, where they were measured.
         reason: for the choice, in words; empty for the caller's own.
     """
 
-    dtype: torch.dtype | None
+    dtype: EncoderDtype | None
     automatic: bool = False
     rates: dict[str, float] | None = None
     reason: str = ""
@@ -52,6 +54,11 @@ class Precision:
     def name(self) -> str:
         """Return the dtype as people write it."""
         return "as the weights" if self.dtype is None else _name(self.dtype)
+
+    @property
+    def bfloat16_products(self) -> tuple[str, ...]:
+        """Return the products that are in bfloat16 beside those in int8."""
+        return self.dtype.bfloat16_products if isinstance(self.dtype, MixedInt8) else ()
 
     def __str__(self) -> str:
         return f"auto, which took {self.name} ({self.reason})" if self.automatic else self.name
@@ -64,9 +71,19 @@ class Settled:
     precision: Precision
     encoder: Derived[Encoder]
 
+    @property
+    def runs_in(self) -> str:
+        """Return the precision as people write it, that of the weights by its name, too."""
+        return _name(self.precision.dtype or self.encoder.get().dtype)
+
 
 def settle(
-    model: nn.Module, host: Host, dtype: torch.dtype | Literal["auto"] | None, backend: str, probe: Sequence[Any] | None
+    model: nn.Module,
+    host: Host,
+    dtype: torch.dtype | Literal["auto"] | None,
+    backend: str,
+    probe: Sequence[Any] | None,
+    bfloat16_products: Collection[str],
 ) -> Settled:
     """Return the encoder of a model in the precision asked for, or for "auto" in the one chosen.
 
@@ -76,23 +93,31 @@ def settle(
         dtype: as in `patch`.
         backend: as in `patch`.
         probe: as in `patch`.
+        bfloat16_products: as in `patch`.
 
     Raises:
-        ValueError: dtype or probe are not what `patch` takes, or as `Host.encoder`.
+        ValueError: dtype, probe or bfloat16_products are not what `patch` takes, or as `Host.encoder`.
     """
-    if dtype == "auto":
+    wanted = with_bfloat16_products(dtype, bfloat16_products) if bfloat16_products else dtype
+    if wanted == "auto":
         return _fastest(model, host, backend, probe)
-    if dtype is not None and dtype not in DTYPES:
+    if not isinstance(wanted, MixedInt8) and wanted not in (None, *DTYPES):
         raise ValueError(f"dtype must be None, 'auto' or one of {', '.join(map(str, DTYPES))}, not {dtype!r}")
     if probe is not None:
         raise ValueError("probe is what dtype='auto' compares answers on; leave it out with another dtype")
-    encoder = host.encoder(model, dtype, backend)
+    encoder = host.encoder(model, wanted, backend)
     made = encoder.get()  # what is not available is refused now, not at the first call
-    if isinstance(made, CompiledEncoder) and made.precision != "float32":
+    runs_in = wanted or made.dtype
+    if isinstance(made, CompiledEncoder) and runs_in != torch.float32:
         rates = product_rates(*made.shape)
-        if rates.of(made.precision) * MARGIN < rates.float32:
-            _warn_of_slower(made.precision, rates.of(made.precision), rates.float32)
-    return Settled(Precision(dtype), encoder)
+        rate = _rate(rates, runs_in, made.shape)
+        if rate * MARGIN < rates.float32:
+            _warn_of_slower(_name(runs_in), rate, rates.float32)
+    return Settled(Precision(wanted), encoder)
+
+
+def _rate(rates: ProductRates, dtype: EncoderDtype, shape: tuple[int, int]) -> float:
+    return rates.mixed(dtype.int8_share(*shape)) if isinstance(dtype, MixedInt8) else rates.of(_name(dtype))
 
 
 def _fastest(model: nn.Module, host: Host, backend: str, probe: Sequence[Any] | None) -> Settled:
@@ -106,8 +131,9 @@ def _fastest(model: nn.Module, host: Host, backend: str, probe: Sequence[Any] | 
     if not isinstance(exact, CompiledEncoder):
         return _kept(model, host, backend, "its layers are not those of the compiled kernels, so its precision stays")
     rates = product_rates(*exact.shape)
-    faster = [dtype for dtype in CANDIDATES if rates.of(_name(dtype)) > rates.float32 * MARGIN]
-    faster.sort(key=lambda dtype: -rates.of(_name(dtype)))
+    candidates = {dtype: _rate(rates, dtype, exact.shape) for dtype in CANDIDATES}
+    faster = [dtype for dtype, rate in candidates.items() if rate > rates.float32 * MARGIN]
+    faster.sort(key=lambda dtype: -candidates[dtype])
     refused = [f"{_name(dtype)} is not faster" for dtype in CANDIDATES if dtype not in faster]
     if faster and probe is None and host.probe is None:
         return _settled(torch.float32, encoder, rates, "this kind of model has no probe texts of its own: give probe=")
@@ -138,7 +164,7 @@ def compare(want: Results, got: Results) -> tuple[bool, str]:
     return others == 0 and largest <= TOLERANCE, finding
 
 
-def _settled(dtype: torch.dtype, encoder: Derived[Encoder], rates: ProductRates, reason: str) -> Settled:
+def _settled(dtype: EncoderDtype, encoder: Derived[Encoder], rates: ProductRates, reason: str) -> Settled:
     measured = rates.as_dict()
     shown = ", ".join(f"{name} {rate:g}" for name, rate in measured.items())
     return Settled(Precision(dtype, True, measured, f"GFLOP/s a core: {shown}; {reason}"), encoder)
@@ -148,11 +174,6 @@ def _kept(model: nn.Module, host: Host, backend: str, reason: str) -> Settled:
     encoder = host.encoder(model, None, backend)
     encoder.get()
     return Settled(Precision(None, True, None, reason), encoder)
-
-
-def precision_of(encoder: Encoder) -> str:
-    """Return the precision that an encoder runs in, as people write it."""
-    return encoder.precision if isinstance(encoder, CompiledEncoder) else _name(encoder.dtype)
 
 
 @torch.no_grad()
@@ -179,5 +200,5 @@ def _warn_of_slower(precision: str, rate: float, float32: float) -> None:
     )
 
 
-def _name(dtype: torch.dtype) -> str:
+def _name(dtype: EncoderDtype) -> str:
     return str(dtype).removeprefix("torch.")

@@ -53,6 +53,10 @@ class ProductRates:
         """
         return {"float32": self.float32, "bfloat16": self.bfloat16, "int8": self.int8}[precision]
 
+    def mixed(self, int8_share: float) -> float:
+        """Return the rate where this share of the multiplications is in int8 and the rest in bfloat16."""
+        return 1 / (int8_share / self.int8 + (1 - int8_share) / self.bfloat16)
+
     def as_dict(self) -> dict[str, float]:
         """Return the rates by precision, rounded for people."""
         return {name: round(self.of(name), 1) for name in ("float32", "bfloat16", "int8")}

@@ -12,6 +12,7 @@ import torch
 
 import fastbert_kernels
 from fastbert_kernels import precision, product_rates
+from fastbert_kernels.engine.dtypes import PRODUCTS, MixedInt8
 from fastbert_kernels.engine.packed import Results
 from helpers.models import padded_batch, spread_model
 
@@ -79,6 +80,43 @@ def test_auto_leaves_out_what_does_not_agree(rates, monkeypatch):
     assert "int8 does not agree" in found["reason"] and "bfloat16 does not agree" in found["reason"]
 
 
+def test_auto_spares_the_output_product_where_int8_does_not_agree(rates, monkeypatch):
+    agree = iter([(False, "3 of 32 probe labels differ"), (True, "0 of 32 probe labels differ")])
+    monkeypatch.setattr(precision, "compare", lambda want, got: next(agree))
+    rates(80, 100, 200)
+    found = info_of("auto")
+    assert (found["dtype"], found["bfloat16_products"]) == ("int8", ("output",))
+    assert "int8 does not agree: 3 of 32 probe labels differ" in found["reason"]
+
+
+def test_a_mixed_rate_lies_between():
+    found = product_rates.ProductRates(80, 100, 200, "float32")
+    share = MixedInt8(("output",)).int8_share(10, 40)
+    assert share == pytest.approx(2 / 3)
+    assert found.mixed(share) == pytest.approx(1 / (2 / 3 / 200 + 1 / 3 / 100))
+
+
+def test_products_in_bfloat16_beside_int8(rates):
+    rates(80, 100, 120)
+    model, batch = spread_model(), padded_batch([5, 17, 9])
+
+    def answer(**options):
+        with torch.inference_mode():
+            return fastbert_kernels.patch(model, dtype=torch.int8, **options)(**batch).logits
+
+    whole, spared = answer(), answer(bfloat16_products=["output", "qkv"])
+    assert not torch.equal(whole, spared) and torch.allclose(whole, spared, atol=0.5)
+    words = "int8 with qkv and output in bfloat16"
+    found = fastbert_kernels.patch_info(model)
+    assert (found["dtype"], found["bfloat16_products"]) == ("int8", ("qkv", "output"))
+    assert found["precision"] == words and f"dtype={words}" in repr(model)
+    with torch.inference_mode():
+        assert torch.equal(copy.deepcopy(model)(**batch).logits, spared)
+    rates(80, 20, 120)
+    with pytest.warns(RuntimeWarning, match=f"torch.{words} is slower"):
+        answer(bfloat16_products=("qkv", "output"))
+
+
 def test_the_choice_is_in_the_repr_and_stays(rates, monkeypatch):
     monkeypatch.setattr(precision, "TOLERANCE", 1.0)
     rates(80, 100, 120)
@@ -103,6 +141,16 @@ def test_bad_arguments():
         info_of(torch.int8, probe=probe_of_one_text())
     with pytest.raises(ValueError, match="dtype must be None, 'auto' or one of"):
         info_of("fastest")
+    for dtype in (None, torch.bfloat16, "auto"):
+        with pytest.raises(ValueError, match=f"leave them out with dtype={dtype!r}"):
+            info_of(dtype, bfloat16_products=("output",))
+    for products, message in (
+        ("output", "a collection of names, as \\('output',\\)"),
+        (("key", "output"), "unknown bfloat16_products \\['key'\\]; a layer has qkv, attention_output"),
+        (PRODUCTS, "all products of a layer; take dtype=torch.bfloat16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            info_of(torch.int8, bfloat16_products=products)
     assert fastbert_kernels.patch_info(spread_model()) is None
 
 

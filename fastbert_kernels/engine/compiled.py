@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import _extension
+from fastbert_kernels.engine.dtypes import PRODUCTS
 from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.spans import Encoder, PackedState
@@ -28,7 +29,6 @@ from fastbert_kernels.product_rates import product_rates
 
 ACTIVATIONS = ("gelu", "relu")
 DTYPES = (torch.float32, torch.bfloat16)
-PRODUCTS = ("qkv", "attention_output", "intermediate", "output")  # of a layer
 
 
 class CompiledEncoder(Encoder):
@@ -39,26 +39,21 @@ class CompiledEncoder(Encoder):
         layers: Sequence[LayerWeights | None],
         heads: Sequence[ExitHead | None],
         dtype: torch.dtype,
-        *,
-        quantised: bool,
-        int8_products: Collection[str] = PRODUCTS,
+        int8_products: Collection[str] = (),
     ) -> None:
         """
         Args:
             layers: as of `prepare_encoder`.
             heads: as of `prepare_encoder`.
             dtype: of the hidden states.
-            quantised: whether `int8_products` are multiplied in int8.
             int8_products: some of `PRODUCTS`; the others are multiplied as hidden states of `dtype` are.
         """
         self._dtype, self._num_labels = dtype, teacher_classifier(heads).num_labels
         self._depth = len(layers)
         inner, width = next(layer.intermediate_weight.shape for layer in layers if layer is not None)
         self.shape: tuple[int, int] = width, inner  # hidden and intermediate size
-        self.precision = "int8" if quantised else str(dtype).removeprefix("torch.")
-        rounded = int8_products if quantised else ()
         self._encoder = _extension.module().Encoder(
-            [None if layer is None else _pack_layer(layer, dtype, rounded) for layer in layers],
+            [None if layer is None else _pack_layer(layer, dtype, int8_products) for layer in layers],
             [None if head is None else _pack_head(head, dtype) for head in heads],
         )
 

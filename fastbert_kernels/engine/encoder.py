@@ -8,6 +8,7 @@ import torch
 
 from fastbert_kernels import backends
 from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype, int8_products
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import NoLayer, TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
@@ -15,18 +16,8 @@ from fastbert_kernels.engine.spans import Encoder
 from fastbert_kernels.engine.weights import ExitHead, LayerWeights
 
 
-def hidden_dtype(dtype: torch.dtype | None, weights: torch.dtype) -> torch.dtype:
-    """Of the hidden states, where `dtype` is the precision asked for and `weights` that of the model's own weights.
-
-    With int8 products, what lies between them is bfloat16: its rounding is small beside that of the products.
-    """
-    if dtype is None:
-        return weights
-    return torch.bfloat16 if dtype == torch.int8 else dtype
-
-
 def prepare_encoder(
-    layers: Sequence[LayerWeights | None], heads: Sequence[ExitHead | None], dtype: torch.dtype | None, backend: str
+    layers: Sequence[LayerWeights | None], heads: Sequence[ExitHead | None], dtype: EncoderDtype | None, backend: str
 ) -> Encoder:
     """Makes an encoder.
 
@@ -34,7 +25,8 @@ def prepare_encoder(
         layers: L layers, as the model has them. None, not in the first place: the head that belongs to it is a second
             one behind the layer before, asked of those whom the first did not let out.
         heads: L exit heads made for `hidden_dtype`, None behind a layer without one; the last layer has one.
-        dtype: precision; None keeps that of the weights. backend: as in `patch`.
+        dtype: precision; None keeps that of the weights.
+        backend: as in `patch`.
 
     Raises:
         ValueError: dtype int8, which only the compiled CPU kernels have.
@@ -46,8 +38,8 @@ def prepare_encoder(
     reason = CompiledEncoder.unsupported(target, first, heads)
     resolved = backends.resolve(backend, weight.device)
     if resolved == "cpu" and reason is None:
-        return CompiledEncoder(layers, heads, target, quantised=dtype == torch.int8)
-    if dtype == torch.int8:
+        return CompiledEncoder(layers, heads, target, int8_products(dtype))
+    if int8_products(dtype):
         detail = reason or f"this is backend {backend!r} on {weight.device.type}"
         raise ValueError(f"dtype=torch.int8 needs the compiled CPU kernels, but {detail}; take torch.bfloat16 instead")
     kind = _layer_kind(resolved, target, first)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.hosts.derived import Derived
@@ -44,7 +45,7 @@ class Host:
 
     name: str
     matches: Callable[[nn.Module], bool]
-    encoder: Callable[[nn.Module, torch.dtype | None, str], Derived[Encoder]]
+    encoder: Callable[[nn.Module, EncoderDtype | None, str], Derived[Encoder]]
     forward: Callable[..., Any]
     pack: Callable[..., PackedBatch] | None = None
     probe: Callable[[Any, Sequence[int], torch.Generator], Sequence[Any]] | None = None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.host_layers import HostEncoder
 from fastbert_kernels.hosts.base import Host
@@ -46,7 +47,7 @@ def matches(model: nn.Module) -> bool:
     )
 
 
-def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Encoder]:
     layers, heads = list(model.graph.layers), list(model.graph.layer_classifiers.values())
     found = [] if find(model, "embeddings") is not None else ["embeddings is missing"]
     if len(heads) != len(layers):

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
+from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
+from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import PooledHeadWeights
@@ -45,7 +46,7 @@ def _backbone_name(model: nn.Module) -> str | None:
     return None
 
 
-def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Encoder]:
     name = _backbone_name(model)
     backbone = getattr(model, str(name))
     layers, highways = list(backbone.encoder.layer), list(backbone.encoder.highway)

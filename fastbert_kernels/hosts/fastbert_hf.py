@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from fastbert_kernels import ops
 from fastbert_kernels.engine.compiled import CompiledEncoder
-from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
+from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
+from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
@@ -37,7 +38,7 @@ def matches(model: nn.Module) -> bool:
     return modeling is not None and isinstance(model, modeling.FastBertForSequenceClassification)
 
 
-def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Encoder]:
     own = type(model).forward
     if (own.__module__, own.__qualname__) != ("fastbert_hf.modeling", "FastBertForSequenceClassification.forward"):
         raise ValueError(f"{type(model).__name__} has a forward of its own, so it cannot be patched")

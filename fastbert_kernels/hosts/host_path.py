@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.host_layers import CallLayer, HostEncoder, PaddedBatch
 from fastbert_kernels.engine.packed import PackedBatch, Results
@@ -38,7 +39,7 @@ class HostPath:
     layers: Sequence[nn.Module]
     heads: Sequence[HostHead | None]
     call_layer: CallLayer
-    dtype: torch.dtype | None
+    dtype: EncoderDtype | None
     backend: str
     head_modules: Sequence[nn.Module] = ()
 
@@ -72,7 +73,7 @@ class HostPath:
         if self.dtype not in (None, precision):
             raise ValueError(
                 f"dtype={self.dtype} is not available here: the model's own layers run in the precision of its "
-                f"weights, {precision}; convert them with model.to({self.dtype}) where it is a floating point type"
+                f"weights, {precision}; convert them with model.to(dtype) where that is a floating point type"
             )
         _, groups = self._parts().split(tensors)
         heads = [

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.parameters import Parameters
@@ -27,7 +26,7 @@ from fastbert_kernels.hosts.uer_models import (
 _MODULE = "fastbert.fastbert"
 
 
-def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Encoder]:
     check_methods(
         model,
         _MODULE,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
@@ -40,7 +41,7 @@ _NOT_SERVED = {
 }
 
 
-def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Encoder]:
     for (module, name), reason in _NOT_SERVED.items():
         if is_a(model, module, name):
             raise ValueError(f"{type(model).__name__} cannot be patched: {reason}; the unpatched model serves it")

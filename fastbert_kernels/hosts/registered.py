@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.host_layers import CallLayer, HostEncoder
 from fastbert_kernels.engine.packed import Results
@@ -97,7 +98,7 @@ def register_host(
     if any(host.name == name for host in REGISTERED):
         raise ValueError(f"a host {name!r} is registered already: unregister_host it first, or give another name=")
 
-    def encoder(model: nn.Module, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+    def encoder(model: nn.Module, dtype: EncoderDtype | None, backend: str) -> Derived[Encoder]:
         return HostPath(model, list(layers(model)), list(heads(model)), call_layer, dtype, backend).encoder()
 
     def patched_forward(model: nn.Module, encoder: HostEncoder, *args: Any, **kwargs: Any) -> Any:

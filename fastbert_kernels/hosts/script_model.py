@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH
@@ -47,7 +48,7 @@ def matches(model: nn.Module) -> bool:
     )
 
 
-def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Encoder]:
     layers, heads = list(model.encoder.transformer), list(model.classifiers)
     found = [] if find(model, "embedding") is not None else ["embedding is missing"]
     found += [f"{name} is missing" for name in ("threshold", "labels_num") if not hasattr(model, name)]

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from fastbert_kernels import ops
 from fastbert_kernels.engine.compiled import CompiledEncoder
-from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
+from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
+from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
@@ -91,7 +92,7 @@ def derived_encoder(
     heads: Sequence[nn.Module],
     head_parameters: Callable[[Any], Parameters],
     head_weights: Callable[[Any, list[Tensor], torch.dtype], ExitHead],
-    dtype: torch.dtype | None,
+    dtype: EncoderDtype | None,
     backend: str,
 ) -> Derived[Encoder]:
     """Derive the engine's encoder from L layers of UER, of which some may be the same, and a head behind each.
@@ -125,7 +126,7 @@ def derived_encoder(
 def _host(
     name: str,
     matches: Callable[[nn.Module], bool],
-    encoder: Callable[[Any, torch.dtype | None, str], Derived[Encoder]],
+    encoder: Callable[[Any, EncoderDtype | None, str], Derived[Encoder]],
     forward: Callable[..., Any],
     predict: Callable[..., Any],
 ) -> Host:
@@ -145,7 +146,7 @@ def _host(
 def text_and_pair_hosts(
     names: tuple[str, str],
     module: str,
-    encoder: Callable[[Any, torch.dtype | None, str], Derived[Encoder]],
+    encoder: Callable[[Any, EncoderDtype | None, str], Derived[Encoder]],
     decision: Callable[[Any, float], Decision],
 ) -> tuple[Host, Host]:
     """Return the hosts of a package's models, which have one encoder and differ in what they are called with.

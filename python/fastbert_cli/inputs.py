@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from fastbert_cli.errors import CommandError
-from fastbert_cli.options import BACKENDS, UNPATCHED, LabelledTexts, Patching
+from fastbert_cli.options import BACKENDS, PRODUCTS, UNPATCHED, LabelledTexts, Patching
 from fastbert_hf.data import FIRST_ROWS, look_at_classification_data, read_texts
 from fastbert_hf.data.files import PLAIN
 
@@ -116,10 +116,15 @@ def check_subset(columns: Columns, *sources: str | None) -> None:
 
 
 def check_patching(patching: Patching) -> None:
-    """Raise `CommandError` for an unknown backend, or for a precision that nothing would use."""
+    """Raise `CommandError` for an unknown backend, or for a precision or a product that nothing would use."""
     check_backend(patching.backend)
     if patching.backend == UNPATCHED and patching.dtype != "weights":
         raise CommandError(f"--dtype is for patched models; leave it out or choose another --backend than {UNPATCHED}")
+    if patching.bf16_product and patching.dtype != "int8":
+        raise CommandError("--bf16-product leaves a product out of --dtype int8; give both or neither")
+    for product in patching.bf16_product:
+        if product not in PRODUCTS:
+            raise CommandError(f"unknown --bf16-product {product!r}; choose from {', '.join(PRODUCTS)}")
 
 
 def check_backend(backend: str) -> None:

@@ -117,7 +117,7 @@ def place_and_patch(model: FastBertForSequenceClassification, patching: Patching
 
     Args:
         model: changed in place.
-        patching: backend of `fastbert_kernels`, or `UNPATCHED`, and dtype.
+        patching: backend of `fastbert_kernels`, or `UNPATCHED`, and precision.
 
     Returns:
         Whether it is patched. Without a backend or a dtype asked for, a kind of model that the kernels do not serve
@@ -132,7 +132,7 @@ def place_and_patch(model: FastBertForSequenceClassification, patching: Patching
         return False
     try:
         with _warnings_as_notes(RuntimeWarning):
-            fastbert_kernels.patch(model, backend=backend, dtype=DTYPES[dtype])
+            fastbert_kernels.patch(model, backend=backend, dtype=DTYPES[dtype], bfloat16_products=patching.bf16_product)
     except (TypeError, ValueError, RuntimeError) as error:
         if backend == "auto" and dtype == "weights" and not isinstance(error, RuntimeError):
             print(f"note: this model runs without the fast kernels: {error}", file=sys.stderr)
@@ -141,15 +141,15 @@ def place_and_patch(model: FastBertForSequenceClassification, patching: Patching
     if dtype == "auto":
         found = fastbert_kernels.patch_info(model)
         assert found is not None
-        print(f"note: --dtype auto took {found['dtype']} ({found['reason']})", file=sys.stderr)
+        print(f"note: --dtype auto took {found['precision']} ({found['reason']})", file=sys.stderr)
     return True
 
 
 def precision_of(model: FastBertForSequenceClassification) -> str:
-    """Return the precision in which the model runs, patched or not, as "float32" or "int8"."""
+    """Return the precision in which the model runs, patched or not, as "float32" or "int8 with output in bfloat16"."""
     patched = fastbert_kernels.patch_info(model)
     own = str(model.dtype).removeprefix("torch.")
-    return own if patched is None or patched["dtype"] is None else str(patched["dtype"])
+    return own if patched is None or patched["precision"] is None else str(patched["precision"])
 
 
 def check_max_length(model: FastBertForSequenceClassification, max_length: int) -> None:

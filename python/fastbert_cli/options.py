@@ -11,7 +11,9 @@ from fastbert_cli.command import Option
 DATA = "Data"
 SPEEDS = (0.1, 0.3, 0.5, 0.8)  # that commands look at when none is given
 UNPATCHED = "none"  # in place of a backend
-BACKENDS = ("auto", "cuda", "triton", "cpu", "reference", UNPATCHED)  # a test compares them with those of the kernels
+# A test compares these with those of the kernels.
+BACKENDS = ("auto", "cuda", "triton", "cpu", "reference", UNPATCHED)
+PRODUCTS = ("qkv", "attention_output", "intermediate", "output")
 
 SavedModel = Annotated[Path, Option("Folder of a saved FastBERT and its tokenizer.", metavar="MODEL_DIR")]
 Subset = Annotated[str | None, Option("Configuration of a data set, as sst2 of glue.", panel=DATA)]
@@ -29,6 +31,13 @@ Backend = Annotated[
     Option(f"Kernels: auto (the best for this machine), {', '.join(BACKENDS[1:-1])}, or {UNPATCHED} (unpatched)."),
 ]
 Dtype = Literal["weights", "auto", "fp32", "bf16", "fp16", "int8"]
+Bf16Product = Annotated[
+    tuple[str, ...],
+    Option(
+        f"Product that --dtype int8 leaves in bf16: {', '.join(PRODUCTS[:-1])} or {PRODUCTS[-1]}, which loses most. "
+        "May be repeated."
+    ),
+]
 AsJson = Annotated[bool, Option("Print JSON, for programs.", "--json")]
 
 
@@ -58,3 +67,4 @@ class Patching:
             "answers agree with those in fp32."
         ),
     ] = "weights"
+    bf16_product: Bf16Product = ()

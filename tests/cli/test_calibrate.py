@@ -171,19 +171,20 @@ def test_the_setting_is_chosen_on_what_runs(original, folder, dev, tmp_path) -> 
     wish = ("--data", dev, "--min-speedup", 1.2, "--records")
     succeed("calibrate", folder, *wish, tmp_path / "float32.safetensors")
     assert CalibratedSetting.load(folder).precision == "float32"
-    succeed("calibrate", folder, *wish, kept, "--backend", "cpu", "--dtype", "int8")
+    mixed, words = ("--dtype", "int8", "--bf16-product", "output"), "int8 with output in bfloat16"
+    succeed("calibrate", folder, *wish, kept, "--backend", "cpu", *mixed)
     records = ExitRecords.load(kept)
-    assert CalibratedSetting.load(folder).precision == records.precision == "int8"
+    assert CalibratedSetting.load(folder).precision == records.precision == words
     assert not torch.allclose(records.logits, ExitRecords.load(tmp_path / "float32.safetensors").logits, atol=1e-3)
-    assert answers_of(folder, texts, "--dtype", "int8")[1].endswith("(a FLOPs speed-up of 1.2x or more)")
+    assert answers_of(folder, texts, *mixed)[1].endswith("(a FLOPs speed-up of 1.2x or more)")
     note = "note: this model's calibrated setting was chosen on answers in {}, and it runs in {} from now on"
-    assert note.format("int8", "float32") in succeed("predict", folder, texts).stderr
-    told = succeed("calibrate", folder, *wish, kept, "--backend", "cpu", "--dtype", "int8", "--dry-run")
+    assert note.format(words, "float32") in succeed("predict", folder, texts).stderr
+    assert note.format(words, "int8") in succeed("predict", folder, texts, "--dtype", "int8").stderr
+    told = succeed("calibrate", folder, *wish, kept, "--backend", "cpu", *mixed, "--dry-run")
     assert "note" not in told.stderr
-    assert "note" not in succeed("predict", folder, texts, "--dtype", "int8").stderr
-    assert_complaint(
-        invoke("calibrate", folder, *wish, kept), "calibrate", "precision int8, and this run is in float32"
-    )
+    assert "note" not in succeed("predict", folder, texts, *mixed).stderr
+    refused = invoke("calibrate", folder, *wish, kept)
+    assert_complaint(refused, "calibrate", f"precision {words}, and this run is in float32")
     refused = invoke("calibrate", folder, *wish, kept, "--dtype", "int8", "--temperature-scaling")
     assert_complaint(refused, "calibrate", "scale first, then calibrate again with --dtype")
 

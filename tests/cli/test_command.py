@@ -24,6 +24,7 @@ from fastbert_cli import options
 from fastbert_cli.command import Command, Given, Option, add_command
 from fastbert_cli.errors import CommandError, reported
 from fastbert_kernels.backends import BACKENDS
+from fastbert_kernels.engine.dtypes import PRODUCTS
 
 
 def halves(text: str) -> tuple[str, ...]:
@@ -226,8 +227,9 @@ def test_every_option_says_what_it_does(commands):
         assert command.help and all(parameter.help for parameter in command.params if parameter.name != "help")
 
 
-def test_backends_are_those_of_the_kernels():
+def test_backends_and_products_are_those_of_the_kernels():
     assert ("auto", *BACKENDS, options.UNPATCHED) == options.BACKENDS
+    assert options.PRODUCTS == PRODUCTS
 
 
 FIRST_LOOK = """

@@ -137,6 +137,8 @@ def test_pairs_of_texts(trained, data):
         (["--data", "{data}/dev.tsv", "--split", "test"], "a file has no splits"),
         (["--data", "{data}/dev.tsv", "--backend", "no"], "no"),
         (["--data", "{data}/dev.tsv", "--backend", "none", "--dtype", "bf16"], "--dtype is for patched models"),
+        (["--data", "{data}/dev.tsv", "--bf16-product", "output"], "give both or neither"),
+        (["--data", "{data}/dev.tsv", "--dtype", "int8", "--bf16-product", "key"], "unknown --bf16-product 'key'"),
         (["--data", "{data}/dev.tsv", "--out", "{data}/no/x.json"], "no such folder; make it first"),
         (["--data", "{data}/dev.tsv", "--out", "{data}"], "a folder; name a file"),
     ],

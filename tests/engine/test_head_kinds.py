@@ -11,6 +11,7 @@ import torch
 from fastbert_kernels import ops
 from fastbert_kernels.engine import loop as loop_module
 from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.dtypes import hidden_dtype, int8_products
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from helpers.accuracy import packed_layer
@@ -154,10 +155,10 @@ def test_layers_without_a_head_cost_nothing(monkeypatch, speed, rule, asked):
 @pytest.mark.parametrize("speed", [0.0, 0.3, 0.6, 1.0])
 def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
     """The one native call against layers and heads one by one, in every precision."""
-    rows_dtype = torch.bfloat16 if dtype == torch.int8 else dtype
+    rows_dtype = hidden_dtype(dtype, torch.float32)
     layers = random_loop(depth=DEPTH, hidden_size=WIDTH, dtype=torch.float32).layers
     heads = [None, *(cast(pooled(40, 3, pooling="mean"), rows_dtype) for _ in range(DEPTH - 1))]
-    encoder = CompiledEncoder([layer.weights for layer in layers], heads, rows_dtype, quantised=dtype == torch.int8)
+    encoder = CompiledEncoder([layer.weights for layer in layers], heads, rows_dtype, int8_products(dtype))
     parts = [packed_layer(layer.weights, dtype) for layer in layers]
     batch = make_batch(LENGTHS, speed, dtype=rows_dtype)
     got = encoder.run(copy.copy(batch), Rule())

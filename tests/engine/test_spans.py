@@ -16,6 +16,7 @@ from torch import nn
 
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.dtypes import PRODUCTS
 from fastbert_kernels.engine.host_layers import HostEncoder, PaddedBatch
 from fastbert_kernels.engine.layer import NoLayer
 from fastbert_kernels.engine.packed import PackedBatch
@@ -60,7 +61,7 @@ def encoder_of(kind):
         dtype = torch.float32 if kind == "compiled" else torch.bfloat16
         weights = [None if isinstance(layer, NoLayer) else layer.weights for layer in layers]
         heads = [None if head is None else cast(head, dtype) for head in heads]
-        return CompiledEncoder(weights, heads, dtype, quantised=kind == "compiled int8")
+        return CompiledEncoder(weights, heads, dtype, PRODUCTS if kind == "compiled int8" else ())
     if kind == "host layers":
         modules = [Mixing(number) for number in range(DEPTH)]
         return HostEncoder(

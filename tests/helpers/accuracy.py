@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastbert_kernels import ops, reference
-from fastbert_kernels.engine.compiled import PRODUCTS, CompiledEncoder
-from fastbert_kernels.engine.encoder import hidden_dtype
+from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.dtypes import hidden_dtype, int8_products
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import FULL_DEPTH
@@ -118,14 +118,12 @@ def assert_encoder_layer_is_accurate(weights, lengths, dtype):
     assert_accurate(got, want, theirs, least=2 * unit, mean_least=unit / 20)
 
 
-def packed_layer(weights, dtype, int8_products=PRODUCTS):
-    """The compiled layer for a precision as `patch` takes it: an encoder is advanced behind its first and read."""
+def packed_layer(weights, dtype):
+    """The compiled layer for an `EncoderDtype`: an encoder is advanced behind its first and read."""
     single, width = TorchLayer.cast(weights, torch.float32).weights, weights.qkv_weight.shape[1]
     head = PooledHeadWeights((torch.ones(2, width),), (torch.zeros(2),), "first", "tanh")
     rows = hidden_dtype(dtype, torch.float32)
-    encoder = CompiledEncoder(
-        [single, None], [None, head], rows, quantised=dtype == torch.int8, int8_products=int8_products
-    )
+    encoder = CompiledEncoder([single, None], [None, head], rows, int8_products(dtype))
 
     def layer(hidden, cu_seqlens):
         state = encoder.start(PackedBatch.of(hidden, cu_seqlens, hidden.shape[0], 0.0), FULL_DEPTH)

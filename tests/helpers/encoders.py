@@ -86,7 +86,7 @@ def make_encoder(kind, layers, heads):
     heads = [None if head is None else cast(head, dtype) for head in heads]
     weights = [None if isinstance(layer, NoLayer) else layer.weights for layer in layers]
     if kind == "compiled":
-        return CompiledEncoder(weights, heads, dtype, quantised=False)
+        return CompiledEncoder(weights, heads, dtype)
     layers = [NoLayer(dtype) if layer is None else TorchLayer.cast(layer, dtype) for layer in weights]
     if kind in GRAPHED:
         plain = LayerLoop(layers, heads, "reference")

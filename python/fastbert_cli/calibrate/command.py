@@ -111,6 +111,7 @@ class Calibrate(Command):
             panel=RUNNING,
         ),
     ] = None
+    bf16_product: options.Bf16Product = ()
     as_json: options.AsJson = False
     dry_run: Annotated[bool, Option("Write nothing into MODEL_DIR.")] = False
 
@@ -122,7 +123,7 @@ class Calibrate(Command):
     @property
     def patching(self) -> options.Patching:
         """How the model runs when it is timed, and when it is recorded in a precision of its own."""
-        return options.Patching(self.backend or "auto", self.dtype or "weights")
+        return options.Patching(self.backend or "auto", self.dtype or "weights", self.bf16_product)
 
     @property
     def target(self) -> str:

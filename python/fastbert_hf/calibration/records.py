@@ -157,7 +157,7 @@ def record_exits(
         batch_size: samples per forward pass.
         progress: is told of the step "every exit of every text" after every batch.
         precision: of the encoder, as the records keep it; `None` is that of the weights. A patched model answers in the
-            precision that it was patched with, `fastbert_kernels.patch_info(model)["dtype"]`.
+            precision that it was patched with, `fastbert_kernels.patch_info(model)["precision"]`.
 
     Raises:
         ValueError: an empty data set, one without labels, labels that the model does not know, or a multi-label model.

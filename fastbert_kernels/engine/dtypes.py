@@ -1,0 +1,78 @@
+"""In which numbers an encoder multiplies: a dtype, or int8 with some products of its layers in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+PRODUCTS = ("qkv", "attention_output", "intermediate", "output")  # of a layer
+
+
+@dataclass(frozen=True)
+class MixedInt8:
+    """int8, with some products of every layer in bfloat16.
+
+    Attributes:
+        bfloat16_products: some of `PRODUCTS`, in their order; neither none of them nor all.
+    """
+
+    bfloat16_products: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"int8 with {' and '.join(self.bfloat16_products)} in bfloat16"
+
+    def int8_share(self, width: int, inner: int) -> float:
+        """Return the share of the multiplications that are in int8.
+
+        Args:
+            width: hidden size.
+            inner: intermediate size.
+        """
+        work = {"qkv": 3 * width, "attention_output": width, "intermediate": inner, "output": inner}
+        return 1 - sum(work[name] for name in self.bfloat16_products) / sum(work.values())
+
+
+EncoderDtype = torch.dtype | MixedInt8
+
+
+def hidden_dtype(dtype: EncoderDtype | None, weights: torch.dtype) -> torch.dtype:
+    """Of the hidden states, where `dtype` is the precision asked for and `weights` that of the model's own weights.
+
+    With int8 products, what lies between them is bfloat16: its rounding is small beside that of the products.
+    """
+    if dtype is None:
+        return weights
+    return torch.bfloat16 if dtype == torch.int8 or isinstance(dtype, MixedInt8) else dtype
+
+
+def int8_products(dtype: EncoderDtype | None) -> tuple[str, ...]:
+    """Return the products of a layer that are in int8."""
+    if isinstance(dtype, MixedInt8):
+        return tuple(name for name in PRODUCTS if name not in dtype.bfloat16_products)
+    return PRODUCTS if dtype == torch.int8 else ()
+
+
+def with_bfloat16_products(dtype: torch.dtype | str | None, products: Collection[str]) -> EncoderDtype:
+    """Return int8 with these products in bfloat16.
+
+    Args:
+        dtype: that `patch` was given, `torch.int8`.
+        products: some of `PRODUCTS`, at least one.
+
+    Raises:
+        ValueError: another dtype, no collection, an unknown name, or all products.
+    """
+    if isinstance(products, str):
+        raise ValueError(f"bfloat16_products must be a collection of names, as ({products!r},), not {products!r}")
+    if dtype != torch.int8:
+        raise ValueError(
+            f"bfloat16_products are what dtype=torch.int8 leaves in bfloat16; leave them out with dtype={dtype!r}"
+        )
+    if unknown := sorted(set(products) - set(PRODUCTS)):
+        raise ValueError(f"unknown bfloat16_products {unknown}; a layer has {', '.join(PRODUCTS)}")
+    chosen = tuple(name for name in PRODUCTS if name in products)
+    if chosen == PRODUCTS:
+        raise ValueError("bfloat16_products are all products of a layer; take dtype=torch.bfloat16")
+    return MixedInt8(chosen)
