@@ -63,7 +63,8 @@ def _build_multiply(machine: Machine, kind: str, d: Operand, a: Operand, b: Oper
 
     def octets(bits: np.ndarray, active: Active) -> np.ndarray:
         """[warps, 8, 8]: a pair of elements of each lane, four lanes a row."""
-        return pairs_to_f32(np.broadcast_to(bits, active.mask.shape), kind).reshape(-1, 8, 8)
+        everywhere = bits if bits.ndim else np.broadcast_to(bits, active.mask.shape)
+        return pairs_to_f32(everywhere, kind).reshape(-1, 8, 8)
 
     def multiply(active: Active) -> None:
         top_left, bottom_left, top_right, bottom_right = (octets(part(), active) for part in read_a)

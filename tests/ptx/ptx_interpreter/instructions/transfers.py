@@ -118,7 +118,7 @@ def _build_copy(machine: Machine, target: Operand, source: Operand, size: Operan
         threads = active.threads
         data = np.zeros((threads.size, size.bits), np.uint8)
         full = np.broadcast_to(read_taken(), active.mask.shape)[threads]
-        if not np.isin(full, (0, size.bits)).all():
+        if ((full != 0) & (full != size.bits)).any():
             raise Refused("a cp.async that reads a part of its bytes")
         chosen = full > 0
         if chosen.any():

@@ -83,7 +83,7 @@ def _build_shuffle(
 
 
 def _by_warp(values: np.ndarray, active: Active) -> np.ndarray:
-    return np.broadcast_to(values, active.mask.shape).reshape(-1, 32)
+    return (values if values.ndim else np.broadcast_to(values, active.mask.shape)).reshape(-1, 32)
 
 
 def _build_reduction(
