@@ -7,20 +7,18 @@ import itertools
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastbert_kernels import ops
-from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
 from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
+from fastbert_kernels.hosts.backbones import Tokens, embed
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import activation_of, layer_parameters, layer_weights
 from fastbert_kernels.hosts.derived import Derived
@@ -97,25 +95,6 @@ def _head_weights(head: Any, tensors: list[Tensor], dtype: torch.dtype) -> ExitH
     return dataclasses.replace(folded, narrow_activation=head.activation, mlp_activation=head.activation)
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """The tokens of B samples, one sample behind the other.
-
-    Attributes:
-        ids: [T].
-        positions: int64 [T], rows of the backbone's position table.
-        segments: [T], None for one segment.
-        cu_seqlens: int32 [B + 1].
-        max_seqlen: an upper bound of the sample lengths.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    segments: Tensor | None
-    cu_seqlens: Tensor
-    max_seqlen: int
-
-
 def forward(
     model: Any,
     encoder: Encoder,
@@ -138,7 +117,7 @@ def forward(
     if input_ids.shape[0] == 0:
         return NotImplemented
     valid = ValidTokens.of(padded.valid)  # on a GPU the host learns T here
-    tokens = _Tokens(
+    tokens = Tokens(
         valid.take(padded.input_ids),
         valid.take(padded.position_ids),
         None if padded.token_type_ids is None else valid.take(padded.token_type_ids),
@@ -151,7 +130,7 @@ def forward(
     return model.finished_output(_output(results), labels, return_dict)
 
 
-def _all_exits(model: Any, encoder: Encoder, tokens: _Tokens, resolved: Any) -> Any:
+def _all_exits(model: Any, encoder: Encoder, tokens: Tokens, resolved: Any) -> Any:
     """Answer with every exit head on every sample, in the precision that the encoder has."""
     from fastbert_hf.outputs import warn_if_not_finite
     from fastbert_hf.passes import output_of
@@ -256,7 +235,7 @@ def calibrated_in(model: Any) -> str | None:
     return precision
 
 
-def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> _Tokens:
+def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> Tokens:
     from fastbert_hf.backbones import first_position, has_segments
 
     if model.training:
@@ -304,10 +283,10 @@ def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_
     begins = send(bounds[:-1], torch.int64).repeat_interleave(send(lengths, torch.int64), output_size=count)
     start = first_position(model.backbone.config)
     positions = torch.arange(start, start + count, device=input_ids.device) - begins
-    return _Tokens(input_ids, positions, token_type_ids, send(bounds, torch.int32), longest)
+    return Tokens(input_ids, positions, token_type_ids, send(bounds, torch.int32), longest)
 
 
-def _run(model: Any, encoder: Encoder, tokens: _Tokens, resolved: Any) -> Results:
+def _run(model: Any, encoder: Encoder, tokens: Tokens, resolved: Any) -> Results:
     """Run B >= 1 samples; `resolved` is of the model's `resolve_speed`."""
     batch = _embedded(model, encoder, tokens, resolved.sample_speeds)
     return encoder.run(batch, _rule(resolved, model.config.exit_layers))
@@ -330,41 +309,8 @@ def _output(results: Results) -> Any:
     return FastBertOutput(**vars(results))
 
 
-def _embedded(model: Any, encoder: Encoder, tokens: _Tokens, speed: float | Tensor) -> PackedBatch:
-    return PackedBatch.of(_embed(model, encoder, tokens), tokens.cu_seqlens, tokens.max_seqlen, speed)
-
-
-def _embed(model: Any, encoder: Encoder, tokens: _Tokens) -> Tensor:
-    """Return what the first layer takes, [T, H] of the encoder's dtype."""
-    from fastbert_hf import backbones
-
-    backbone = model.backbone
-    words = backbone.embeddings.word_embeddings.weight
-    known = backbone.config.model_type in backbones.SUPPORTED_BACKBONES
-    if not known or not isinstance(encoder, CompiledEncoder) or words.dtype != torch.float32:
-        # The host's own work token by token too.
-        segments = None if tokens.segments is None else tokens.segments[None]
-        return backbones.embed(backbone, tokens.ids[None], tokens.positions[None], segments)[0].to(encoder.dtype)
-
-    own = backbone.embeddings
-    if hasattr(own, "token_type_embeddings"):
-        table = own.token_type_embeddings.weight
-    else:
-        table = words.new_zeros(1, words.shape[1])
-    projection = getattr(backbone, "embeddings_project", None)  # from ELECTRA's embedding size to the hidden size
-    hidden = ops.embed(
-        tokens.ids,
-        tokens.positions,
-        tokens.segments,
-        words,
-        own.position_embeddings.weight,
-        table,
-        own.LayerNorm.weight,
-        own.LayerNorm.bias,
-        layer_norm_eps=own.LayerNorm.eps,
-        dtype=encoder.dtype if projection is None else words.dtype,
-    )
-    return hidden if projection is None else projection(hidden).to(encoder.dtype)
+def _embedded(model: Any, encoder: Encoder, tokens: Tokens, speed: float | Tensor) -> PackedBatch:
+    return PackedBatch.of(embed(model.backbone, encoder, tokens), tokens.cu_seqlens, tokens.max_seqlen, speed)
 
 
 HOST = Host(
