@@ -8,7 +8,8 @@ every call, in microseconds, whether anything has moved since.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_CAPTURE = "transformers.utils.output_capturing"
 # Computed by the weights alone, or not at all in eval mode: nothing but a hook or a forward changes their answers.
 _WITHOUT_SETTINGS = (nn.Linear, nn.Dropout, nn.Identity, nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
@@ -49,7 +51,7 @@ def differences(
                 found.append(f"{path} has a forward of its own on the instance")
             elif not _defines_its_forward(kind):
                 found.append(f"the forward of {kind.__qualname__} ({path}) was replaced on the class")
-            hooks = [hook for name in _HOOKS for hook in module.__dict__[name].values()]
+            hooks = _hooks_of_the_user(module)
             if any(isinstance(hook, prune.BasePruningMethod) for hook in hooks):
                 found.append(f"{path} is pruned by a hook (torch.nn.utils.prune.remove makes that permanent)")
             elif hooks:
@@ -77,6 +79,7 @@ class Guard:
     def __init__(self, model: nn.Module, replaced: Iterable[nn.Module]) -> None:
         modules = list(dict.fromkeys(module for root in replaced for module in root.modules()))
         # Several hundred modules are looked at in every call: `intact` runs no line of Python for each of them.
+        self._parts = modules
         self._attributes = [module.__dict__ for module in modules]
         self._numbers_of_attributes = [*map(len, self._attributes)]
         places = [(module._modules, name) for module in model.modules() for name in module._modules]
@@ -93,16 +96,29 @@ class Guard:
         attributes = self._attributes
         return (
             not torch_module._has_any_global_hook()
-            and not any(map(itemgetter("_forward_hooks"), attributes))
-            and not any(map(itemgetter("_forward_pre_hooks"), attributes))
+            and not (any(self._hooks_of_modules()) and any(map(_hooks_of_the_user, self._parts)))
             and [*map(dict.get, self._holders, self._names)] == self._values
             and [*map(len, attributes)] == self._numbers_of_attributes
             and [kind.forward for kind in self._classes] == self._forwards
         )
 
+    def _hooks_of_modules(self) -> Iterator[Any]:
+        """Yield the hooks of every module, in two dictionaries of which nearly all are empty."""
+        return itertools.chain(*(map(itemgetter(name), self._attributes) for name in _HOOKS))
+
     def in_train_mode(self) -> bool:
         """Return whether dropout may be active in any of the modules."""
         return any(map(itemgetter("training"), self._modes))
+
+
+def _hooks_of_the_user(module: nn.Module) -> list[Any]:
+    """Return the hooks of a module that may change what it computes, or that somebody waits for.
+
+    Transformers leaves hooks on the layers of a model that was asked for all hidden states or attentions once, which do
+    nothing in other calls. No packed engine answers a call in which they do something.
+    """
+    hooks = [hook for name in _HOOKS for hook in module.__dict__[name].values()]
+    return [hook for hook in hooks if getattr(hook, "__module__", None) != _CAPTURE]
 
 
 def _may_drop(module: nn.Module) -> bool:
