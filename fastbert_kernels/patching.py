@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from fastbert_kernels import backends
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts import find_host
-from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.hosts.base import Host, OwnForward
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.precision import Precision, settle
 from fastbert_kernels.threads import survives_fork
@@ -109,7 +109,8 @@ def patch(
     one text at a time, get a method for batches, too (`Host.methods`). Patching again replaces the earlier patch.
 
     Args:
-        model: a FastBERT model of a known implementation (`fastbert_kernels.hosts.HOSTS`).
+        model: a FastBERT of a known implementation, or a plain classifier of Transformers, which runs to full depth
+            (`fastbert_kernels.hosts.HOSTS`).
         backend: "auto" takes the best that the device has; a name of `fastbert_kernels.backends.BACKENDS` insists on
             it.
         dtype: precision of the encoder: float32, bfloat16, float16 or (on a CPU) int8, whose Linear layers multiply
@@ -136,6 +137,7 @@ def patch(
     """
     host = find_host(model)
     backends.resolve(backend, next(model.parameters()).device)
+    _check_forward(model)
     _check_methods(model, host)
     settled = settle(model, host, dtype, backend, probe, bfloat16_products)
     chosen_in = None if host.calibrated_in is None else host.calibrated_in(model)
@@ -200,6 +202,17 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
         "rates": chosen.rates,
         "reason": chosen.reason,
     }
+
+
+def _check_forward(model: nn.Module) -> None:
+    """Raise ValueError where somebody gave this instance another forward than its class has."""
+    state = model.__dict__.get(_PATCH)
+    own = (model.__dict__ if state is None else state.previous).get("forward")
+    if own is not None and getattr(own, "__func__", None) is not type(model).forward:
+        raise ValueError(
+            f"this {type(model).__name__} has a forward of its own on the instance, which a patched model would pass "
+            "over; take it back (del model.forward), or describe the model with register_host"
+        )
 
 
 def _check_methods(model: nn.Module, host: Host) -> None:
@@ -289,7 +302,11 @@ def _fast(
             f"path: {error}"
         )
         return NotImplemented
-    return function(model, encoder, *args, **kwargs)
+    try:
+        return function(model, encoder, *args, **kwargs)
+    except OwnForward as reason:
+        state.say_once(f"the model's own forward, not the fast path, answers calls with {reason}")
+        return NotImplemented
 
 
 def _autocast_is_on() -> bool:

@@ -142,11 +142,20 @@ def _fastest(model: nn.Module, host: Host, backend: str, probe: Sequence[Any] | 
         want = _answers(model, host, exact, inputs)
     for dtype in faster:
         candidate = host.encoder(model, dtype, backend)
-        agrees, finding = compare(want, _answers(model, host, candidate.get(), inputs))
+        agrees, finding = _agree(model, host, want, _answers(model, host, candidate.get(), inputs))
         if agrees:
             return _settled(dtype, candidate, rates, "; ".join([finding, *refused]))
         refused.append(f"{_name(dtype)} does not agree: {finding}")
     return _settled(torch.float32, encoder, rates, "; ".join(refused))
+
+
+def _agree(model: nn.Module, host: Host, want: Results, got: Results) -> tuple[bool, str]:
+    """Return whether answers agree with those in float32, and what was found, in words."""
+    scores = [None if host.scores is None else host.scores(model, results.logits) for results in (want, got)]
+    if scores[0] is None or scores[1] is None:
+        return compare(want, got)
+    largest = float((scores[0] - scores[1]).abs().max())  # NaN where any is
+    return largest <= TOLERANCE, f"scores of {len(scores[0])} probe texts differ by up to {largest:.2g}"
 
 
 def compare(want: Results, got: Results) -> tuple[bool, str]:

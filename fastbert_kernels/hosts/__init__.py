@@ -1,11 +1,19 @@
-"""Host models: one file per FastBERT implementation that can be patched, and how a model finds its file."""
+"""Host models: one file per implementation that can be patched, and how a model finds its file."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from fastbert_kernels.engine.rule import Rule
-from fastbert_kernels.hosts import bitvoyage, deebert, fastbert_hf, pypi_fastbert, pypi_fastplm, script_model
+from fastbert_kernels.hosts import (
+    bitvoyage,
+    deebert,
+    fastbert_hf,
+    pypi_fastbert,
+    pypi_fastplm,
+    script_model,
+    transformers_classifiers,
+)
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.heads import AttentiveHead, PooledHead
 from fastbert_kernels.hosts.registered import REGISTERED, register_host, unregister_host
@@ -21,6 +29,7 @@ HOSTS: tuple[Host, ...] = (
     script_model.HOST,
     bitvoyage.HOST,
     deebert.HOST,
+    transformers_classifiers.HOST,
 )
 
 _WRAPPED = {"module", "_orig_mod"}  # where DataParallel and torch.compile have the model
@@ -53,16 +62,18 @@ def find_host(model: nn.Module) -> Host:
         if host.matches(model):
             _refuse_absent_weights(model, kind)
             return host
+    for name, part in model.named_modules():
+        if any(host.matches(part) for host in HOSTS):
+            raise TypeError(f"{kind} is around a model; patch the model in it, model.get_submodule({name!r})")
     if kind.startswith("transformers.") and kind.endswith("ForSequenceClassification"):
         raise TypeError(
-            f"{kind} has no exit heads yet, so no sample could leave early. `fastbert train --backbone FOLDER` makes a "
-            "FastBERT of a saved one, with labelled texts; in Python, fastbert_hf.FastBertForSequenceClassification."
-            "from_backbone(FOLDER, num_labels=N) puts the heads on, fastbert_hf.training trains them, and `fastbert "
-            "distill` trains them on with texts that need no labels"
+            f"{kind} has layers or embeddings of another kind than the models that can be patched; known: "
+            f"{', '.join(host.name for host in hosts)}. fastbert_kernels.register_host describes another model with "
+            "exit heads (docs/hosts.md)"
         )
     raise TypeError(
-        f"{kind} is not a FastBERT model that can be patched; known: {', '.join(host.name for host in hosts)}. "
-        "fastbert_kernels.register_host makes another model with exit heads known (docs/hosts.md). A plain BERT "
-        "classifier has no exit heads yet: fastbert_hf.FastBertForSequenceClassification.from_backbone(...) puts them "
-        "on, and distillation trains them"
+        f"{kind} is not a model that can be patched; known: {', '.join(host.name for host in hosts)}. "
+        "fastbert_kernels.register_host makes another model with exit heads known (docs/hosts.md). A model that has no "
+        "exit heads yet gets them from fastbert_hf.FastBertForSequenceClassification.from_backbone(FOLDER, "
+        "num_labels=N), or from `fastbert train --backbone FOLDER`; distillation trains them"
     )

@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.hosts.derived import Derived
+
+
+class OwnForward(Exception):
+    """Raised by a host's `forward` for a call that the model's own forward has to answer; the message says what of the
+    call it is, and is passed on to the user once."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,15 @@ class Host:
         encoder: (model, dtype or None, backend) -> the model's layers and heads, derived from its parameters when first
             needed; ValueError with the reason for a model of this implementation that cannot be patched.
         forward: (model, encoder, *args, **kwargs) -> what the host's own `forward(*args, **kwargs)` returns, or
-            NotImplemented for a call that the host's own forward should answer.
+            NotImplemented for a call that the host's own forward should answer; OwnForward, where a user who counts on
+            the fast path has to be told.
         pack: (model, encoder, *inputs) -> the batch that the encoder runs, its tokens embedded; which inputs, the host
             file says. None where the user's own code embeds, or where an answer depends on the padding.
         probe: (model, lengths, generator) -> inputs of `pack`: texts of random tokens of the model's vocabulary, of
             these lengths or as long as the model allows. None without `pack`.
+        scores: (model, logits [B, N] of the encoder) -> what dtype="auto" compares in place of labels and
+            uncertainties, [B, K], or None for a model whose answer is the best of N classes. None where all models of
+            the host are so.
         calibrated_in: model -> the precision, as "float32", on whose answers the exits that it takes by default were
             chosen, or None.
         methods: name -> (model, encoder, *args, **kwargs) -> result, which `patch` adds to the instance as methods
@@ -49,6 +58,7 @@ class Host:
     forward: Callable[..., Any]
     pack: Callable[..., PackedBatch] | None = None
     probe: Callable[[Any, Sequence[int], torch.Generator], Sequence[Any]] | None = None
+    scores: Callable[[Any, Tensor], Tensor | None] | None = None
     calibrated_in: Callable[[Any], str | None] | None = None
     methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     own_ways: Mapping[str, Callable[..., Any]] = field(default_factory=dict)

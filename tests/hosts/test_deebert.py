@@ -307,7 +307,7 @@ def test_other_models_are_not_taken_for_it():
     assert find_host(HighwayModel()).name == "DeeBERT on Transformers"
     model = HighwayModel()
     del model.bert.encoder.highway
-    with pytest.raises(TypeError, match="not a FastBERT model that can be patched"):
+    with pytest.raises(TypeError, match="not a model that can be patched"):
         find_host(model)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, pipeline
 
 import fastbert_kernels
 from doubles.branchy_bert import BranchyBert
@@ -17,6 +17,7 @@ from doubles.pypi import register_configuration, spread_weights
 from doubles.script_classifier import ScriptClassifier
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
 from helpers.pypi import imported
+from helpers.training import make_tokenizer
 
 SECTION = (Path(__file__).resolve().parents[2] / "docs" / "hosts.md").read_text().partition("## Examples\n")[2]
 EXAMPLES = dict(re.findall(r"^### (.+?)\n\n```python\n(.*?)```", SECTION, flags=re.DOTALL | re.MULTILINE))
@@ -33,7 +34,8 @@ def execute(name, **given):
 
 
 def test_there_is_an_example_for_every_host():
-    assert list(EXAMPLES) == ["fastbert_hf", "fastbert", "fastplm", "run_fastbert.py", "BitVoyage/FastBERT", "DeeBERT"]
+    of_others = ["fastbert", "fastplm", "run_fastbert.py", "BitVoyage/FastBERT", "DeeBERT"]
+    assert list(EXAMPLES) == ["fastbert_hf", "Transformers", *of_others]
 
 
 def test_fastbert_hf(tmp_path, monkeypatch):
@@ -54,6 +56,20 @@ def test_fastbert_hf(tmp_path, monkeypatch):
         want = model.eval()(batch["input_ids"], batch["attention_mask"], speed=0.5)
     assert torch.equal(answers.exit_layer, want.exit_layer)
     torch.testing.assert_close(answers.logits, want.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_transformers(tmp_path, monkeypatch):
+    folder = tmp_path / "my-classifier"
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder)
+    sizes = dict(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, intermediate_size=64)
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes)).eval()
+    model.save_pretrained(folder)
+    monkeypatch.chdir(tmp_path)
+    answers = execute("Transformers")["answers"]
+    want = pipeline("text-classification", model=model, tokenizer=tokenizer)(["the film is good", "not bad"])
+    assert [answer["label"] for answer in answers] == [answer["label"] for answer in want]
+    assert [answer["score"] for answer in answers] == pytest.approx([answer["score"] for answer in want], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["fastbert", "fastplm"])

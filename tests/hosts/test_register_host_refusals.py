@@ -132,11 +132,3 @@ def test_a_layer_that_returns_something_else_is_named(call_layer, message):
     model = fastbert_kernels.patch(Model().eval())
     with pytest.raises(TypeError, match=f"as the Block got them, {message}"):
         run(model, make_ids([3, 5]))
-
-
-def test_a_plain_classifier_is_told_how_to_get_heads():
-    from transformers import BertConfig, BertForSequenceClassification
-
-    config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    with pytest.raises(TypeError, match=r"no exit heads.*fastbert train --backbone.*from_backbone.*fastbert distill"):
-        fastbert_kernels.patch(BertForSequenceClassification(config))

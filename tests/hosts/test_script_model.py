@@ -266,7 +266,7 @@ def test_the_package_of_the_same_authors_is_not_taken_for_it():
     wrapped = nn.Module()
     wrapped.kernel, wrapped.classifiers = nn.Module(), model.classifiers
     wrapped.kernel.encoder = model.encoder
-    with pytest.raises(TypeError, match="not a FastBERT model that can be patched"):
+    with pytest.raises(TypeError, match="not a model that can be patched"):
         find_host(wrapped)
 
 

@@ -1,0 +1,299 @@
+"""Classifiers of Transformers as they are, on BERT and backbones of its structure: every text runs to full depth.
+
+The model's own pooler and classifier are a pooled head behind the last layer, the only one that the encoder has. A
+model with one output, a score s, runs as one with the outputs s and 0, of which the first is the answer: the engine has
+no head of one class, and softmax([s, 0]) is the sigmoid of s.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
+from fastbert_kernels.engine.packed import PackedBatch
+from fastbert_kernels.engine.rule import FULL_DEPTH
+from fastbert_kernels.engine.weights import PooledHeadWeights
+from fastbert_kernels.hosts import guard
+from fastbert_kernels.hosts.backbones import Tokens, embed
+from fastbert_kernels.hosts.base import Host, OwnForward
+from fastbert_kernels.hosts.bert_layers import activation_name, activation_of, layer_parameters, layer_weights
+from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.hosts.padding import ValidTokens
+from fastbert_kernels.hosts.parameters import ParameterGroups, linear_parameters
+from fastbert_kernels.hosts.structure import differences, refuse
+
+_PACKAGES = ("transformers.", "torch.")
+
+
+@dataclass(frozen=True)
+class _Head:
+    """Where a class of models has what it does with the first token; `{}` in a path stands for the backbone's name.
+
+    Attributes:
+        dense: path of the first Linear.
+        activation: behind it, a name of `reference.ACTIVATIONS` where the class calls a function, or a module's path.
+        classifier: path of the second Linear.
+    """
+
+    dense: str
+    activation: str
+    classifier: str
+
+
+_POOLER = _Head("{}.pooler.dense", "{}.pooler.activation", "classifier")
+_TANH = _Head("classifier.dense", "tanh", "classifier.out_proj")
+_MODULE_BEHIND = _Head("classifier.dense", "classifier.activation", "classifier.out_proj")
+_RELU = _Head("pre_classifier", "relu", "classifier")
+_HEADS = {
+    f"transformers.models.{name}ForSequenceClassification": head
+    for name, head in {
+        "bert.modeling_bert.Bert": _POOLER,
+        "ernie.modeling_ernie.Ernie": _POOLER,
+        "roberta.modeling_roberta.Roberta": _TANH,
+        "xlm_roberta.modeling_xlm_roberta.XLMRoberta": _TANH,
+        "camembert.modeling_camembert.Camembert": _TANH,
+        "data2vec.modeling_data2vec_text.Data2VecText": _TANH,
+        "electra.modeling_electra.Electra": _MODULE_BEHIND,
+        "distilbert.modeling_distilbert.DistilBert": _RELU,
+    }.items()
+}
+# The arguments of `forward` that the fast path answers. Others are for the model's own, unless they are None or False.
+_ANSWERED = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids", "labels", "return_dict"})
+
+
+def matches(model: nn.Module) -> bool:
+    return any(_name(kind) in _HEADS for kind in type(model).__mro__)
+
+
+def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+    from fastbert_hf.backbones import layers_of
+
+    head = _HEADS.get(_name(type(model).forward).removesuffix(".forward"))
+    if head is None:
+        raise ValueError(f"{type(model).__name__} has a forward of its own, so it cannot be patched")
+    backbone, name = model.base_model, model.base_model_prefix
+    if type(backbone).__module__ != type(model).forward.__module__:
+        raise ValueError(
+            f"{type(model).__name__} on a {type(backbone).__name__} cannot be patched, only on its own kind of "
+            "backbone; the unpatched model serves it"
+        )
+    if getattr(model.config, "is_decoder", False):
+        raise ValueError("a decoder (is_decoder of its configuration) cannot be patched, only a model that is none")
+    dense, classifier = head.dense.format(name), head.classifier
+    refuse(model, HOST.name, differences(model, {dense: nn.Linear, classifier: nn.Linear}))
+    activation = _activation(model, head.activation.format(name))
+    layers = list(layers_of(backbone))
+    parts = dict(model.named_children())
+    refuse(model, HOST.name, guard.differences(parts, _PACKAGES, [*map(activation_of, layers)]))
+    linear = [model.get_submodule(path) for path in (dense, classifier)]
+    groups = ParameterGroups([*map(layer_parameters, layers)], [linear_parameters(linear)])
+
+    def build(*tensors: Tensor) -> Encoder:
+        of_layers, (of_head,) = groups.split(tensors)
+        weights, biases = of_head[::2], of_head[1::2]
+        if len(biases[-1]) == 1:
+            weights[-1], biases[-1] = (torch.cat([last, torch.zeros_like(last)]) for last in (weights[-1], biases[-1]))
+        precision = hidden_dtype(dtype, tensors[0].dtype)
+        last = PooledHeadWeights.cast(weights, biases, pooling="first", activation=activation, dtype=precision)
+        return prepare_encoder(
+            [layer_weights(layer, group) for layer, group in zip(layers, of_layers, strict=True)],
+            [*[None] * (len(layers) - 1), last],
+            dtype,
+            backend,
+        )
+
+    return Derived(model, groups.flat(), build, parts.values())
+
+
+def _activation(model: nn.Module, place: str) -> str:
+    """Return the name of a head's activation, of the place that `_Head` has for it."""
+    if "." not in place:
+        return place
+    module = model.get_submodule(place)
+    name = "tanh" if type(module) is nn.Tanh else activation_name(module)
+    if name not in ("tanh", "relu", "gelu"):
+        raise ValueError(
+            f"a head with the activation {name} ({place}) cannot be patched; the unpatched model serves it"
+        )
+    return name
+
+
+def forward(model: Any, encoder: Encoder, *args: Any, **kwargs: Any) -> Any:
+    """Answer a call of the model's own forward, at full depth.
+
+    Args:
+        model: a model of this host.
+        encoder: of the model.
+        *args: as the model takes them.
+        **kwargs: as the model takes them.
+
+    Returns:
+        A `SequenceClassifierOutput` of the logits [B, N], in the dtype of the weights, and the loss where there are
+        labels; a tuple of them where `return_dict` is False.
+
+    Raises:
+        OwnForward: a call that the packed engine does not answer.
+    """
+    names = _argument_names(type(model).forward)
+    if len(args) > len(names) or not kwargs.keys().isdisjoint(names[: len(args)]):
+        return NotImplemented  # the model's own forward says what is wrong
+    call = dict(zip(names, args, strict=False), **kwargs)
+    _refuse_unusual(model, call)
+    ids, mask = call.get("input_ids"), call.get("attention_mask")
+    if ids is None or ids.dim() != 2 or ids.numel() == 0 or ids.shape[1] > longest_input(model):
+        return NotImplemented
+    if mask is not None and mask.shape != ids.shape:
+        raise OwnForward(f"an attention mask of shape {list(mask.shape)}")
+    segments, positions = (
+        None if given is None else given.expand_as(ids)
+        for given in (call.get("token_type_ids"), call.get("position_ids"))
+    )
+    if segments is not None and _segment_count(model) < 2:
+        if _segment_count(model) == 1 and bool((segments != 0).any()):
+            return NotImplemented
+        segments = None
+    valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask != 0
+    if not bool(valid[:, 0].all()):
+        raise OwnForward("padding at the first position, which the model reads its answer from (pad on the right)")
+    results = encoder.run(pack(model, encoder, ids, valid, segments, positions), FULL_DEPTH)
+    last = getattr(model.classifier, "out_proj", model.classifier).weight  # [N, H]
+    logits = results.logits[:, : len(last)].to(last.dtype)
+    return _output(model, logits, call.get("labels"), call.get("return_dict"))
+
+
+def pack(
+    model: Any,
+    encoder: Encoder,
+    input_ids: Tensor,
+    valid: Tensor,
+    token_type_ids: Tensor | None = None,
+    position_ids: Tensor | None = None,
+) -> PackedBatch:
+    """Embed a padded batch and pack it.
+
+    Args:
+        model: a model of this host.
+        encoder: of the model.
+        input_ids: [B, L].
+        valid: bool [B, L], False for padding; every sample has a token.
+        token_type_ids: [B, L], or None for one segment.
+        position_ids: [B, L]; None counts as the model does.
+    """
+    where = ValidTokens.of(valid)
+    if position_ids is not None:
+        positions = where.take(position_ids)
+    elif (padding := _padding_of_positions(model)) is None:
+        positions = where.rows % input_ids.shape[1]
+    else:  # counted over the ids that are not padding, whatever the mask says
+        counted = input_ids != padding
+        positions = where.take(counted.cumsum(dim=1) * counted + padding)
+    segments = None if token_type_ids is None else where.take(token_type_ids)
+    tokens = Tokens(where.take(input_ids), positions, segments, where.cu_seqlens, where.max_seqlen)
+    return PackedBatch.of(embed(model.base_model, encoder, tokens), where.cu_seqlens, where.max_seqlen, 0.0)
+
+
+def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return inputs of `pack`: random texts of these lengths, or as long as the model allows."""
+    valid = torch.arange(min(max(lengths), longest_input(model))) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(model.base_model.embeddings.word_embeddings.num_embeddings, valid.shape, generator=generator)
+    return ids.to(model.device), valid.to(model.device)
+
+
+def scores(model: Any, logits: Tensor) -> Tensor | None:
+    """Return what users read from logits [B, N] in place of the best class, or None where it is that.
+
+    Of a multi-label model the probability of each label. Of a score s, s itself up to 1 and 1 + log(s) above it, and
+    likewise for negative scores, so that equal differences are equal shares of a large score.
+    """
+    kind = model.config.problem_type or ("regression" if model.num_labels == 1 else None)
+    if kind == "multi_label_classification":
+        return logits.float().sigmoid()
+    if kind == "regression":
+        given = logits[:, : model.num_labels].float()
+        return torch.where(given.abs() > 1, given.sign() * (1 + given.abs().clamp(min=1).log()), given)
+    return None
+
+
+def longest_input(model: Any) -> int:
+    """Return the length of the longest input, in tokens, that the model has positions for."""
+    padding = _padding_of_positions(model)
+    rows: int = model.base_model.embeddings.position_embeddings.num_embeddings
+    return rows if padding is None else rows - padding - 1
+
+
+def _padding_of_positions(model: Any) -> int | None:
+    """Return the id of padding where positions begin behind it, as in RoBERTa's family; None where they begin at 0."""
+    padding: int | None = getattr(model.base_model.embeddings, "padding_idx", None)
+    return padding
+
+
+def _segment_count(model: Any) -> int:
+    table = getattr(model.base_model.embeddings, "token_type_embeddings", None)
+    return 0 if table is None else table.num_embeddings
+
+
+def _refuse_unusual(model: Any, call: Mapping[str, Any]) -> None:
+    """Raise OwnForward for a call that wants more than the packed engine has."""
+    for name in ("output_hidden_states", "output_attentions"):
+        if call.get(name, getattr(model.config, name, False)):
+            raise OwnForward(name)
+    for name, value in call.items():
+        if name not in _ANSWERED and value is not None and value is not False:
+            raise OwnForward(name)
+    if getattr(model.config, "is_decoder", False):
+        raise OwnForward("is_decoder in the configuration")
+
+
+def _output(model: Any, logits: Tensor, labels: Tensor | None, return_dict: bool | None) -> Any:
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    output = SequenceClassifierOutput(loss=None if labels is None else _loss(model, logits, labels), logits=logits)
+    wanted = model.config.return_dict if return_dict is None else return_dict
+    return output if wanted else output.to_tuple()
+
+
+def _loss(model: Any, logits: Tensor, labels: Tensor) -> Tensor | None:
+    """Return the loss as all these classes of Transformers compute it, which note the kind of problem that they saw."""
+    config, count = model.config, model.num_labels
+    labels = labels.to(logits.device)
+    if config.problem_type is None:
+        of_classes = labels.dtype in (torch.long, torch.int)
+        classification = "single_label_classification" if of_classes else "multi_label_classification"
+        config.problem_type = "regression" if count == 1 else classification
+    if config.problem_type == "regression":
+        return F.mse_loss(logits.squeeze(), labels.squeeze()) if count == 1 else F.mse_loss(logits, labels)
+    if config.problem_type == "single_label_classification":
+        return F.cross_entropy(logits.view(-1, count), labels.view(-1))
+    if config.problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    return None
+
+
+@lru_cache
+def _argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the arguments of a model's forward by position."""
+    _self, *parameters = inspect.signature(forward).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _name(of: Any) -> str:
+    return f"{of.__module__}.{getattr(of, '__qualname__', '')}"
+
+
+HOST = Host(
+    name="classifiers of Transformers (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ERNIE, data2vec)",
+    matches=matches,
+    encoder=encoder,
+    forward=forward,
+    pack=pack,
+    probe=probe,
+    scores=scores,
+)
