@@ -73,12 +73,12 @@ def load_model(shape: str, options: argparse.Namespace) -> tuple[FastBertForSequ
 
 
 def build_contestants(
-    setup: Setup, only: list[str], show: Callable[[str], None]
+    entries: Iterable[Entry], setup: Setup, only: list[str], show: Callable[[str], None]
 ) -> tuple[dict[str, tuple[Entry, Contestant]], dict[str, dict[str, Any]]]:
     """The contestants that can take part, and for the record how long each took to make, or why it is not there."""
     contestants: dict[str, tuple[Entry, Contestant]] = {}
     record: dict[str, dict[str, Any]] = {}
-    for entry in peers.ENTRIES:
+    for entry in entries:
         wanted = entry.name == peers.BASELINE or not only or any(text.lower() in entry.name.lower() for text in only)
         if setup.device.type not in entry.devices or not wanted:
             continue
@@ -125,7 +125,7 @@ def measure_shape(
     with tempfile.TemporaryDirectory() as folder:
         model, texts = load_model(shape, options)
         setup = Setup(model.to(device), device, torch.get_num_threads(), Path(folder))
-        contestants, record = build_contestants(setup, options.only, display.doing)
+        contestants, record = build_contestants(peers.ENTRIES, setup, options.only, display.doing)
         for case in cases:
             display.start(str(case))
             yield record, measure_case(case, setup, contestants, texts, budget.start_case(), display.doing)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastbert_hf import FastBertForSequenceClassification
 
@@ -53,6 +53,15 @@ class Setup:
     device: torch.device
     threads: int
     folder: Path
+
+    def classifier(self) -> nn.Module:
+        """Return the model as every engine can run it: (input_ids, attention_mask) -> logits [B, N] at full depth.
+
+        It has the Transformers encoder as `backbone`, and shares its parameters with `model`.
+        """
+        from peers.transformers_eager import Classifier
+
+        return Classifier(self.model)
 
 
 def _nothing() -> None:

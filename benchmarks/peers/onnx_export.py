@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from peers.contestant import NotAvailable, Setup
-from peers.transformers_eager import Classifier
 
 INPUTS = ("input_ids", "attention_mask")
 
@@ -34,7 +33,7 @@ def onnx_file(setup: Setup) -> Path:
     path = setup.folder / "model.onnx"
     if path.exists():
         return path
-    classifier = copy.deepcopy(Classifier(setup.model))
+    classifier: Any = copy.deepcopy(setup.classifier())
     classifier.backbone.set_attn_implementation("eager")
     ids = torch.ones(2, 16, dtype=torch.int64)
     with warnings.catch_warnings(), torch.no_grad():

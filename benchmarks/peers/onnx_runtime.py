@@ -15,7 +15,8 @@ def _optimised(setup: Setup) -> tuple[Path, str]:
     """The file, and which operators were fused."""
     optimizer = require("onnxruntime.transformers.optimizer")
     path = setup.folder / "optimised.onnx"
-    config = setup.model.backbone.config
+    backbone: Any = setup.classifier().backbone
+    config = backbone.config
     optimised = optimizer.optimize_model(
         str(onnx_file(setup)),
         model_type="bert",

@@ -64,8 +64,8 @@ def static(name: str, share: int) -> Entry:
     return Entry(name, STATIC_PEER, "float32", build)
 
 
-def classifier_in(setup: Setup, dtype: str) -> Classifier:
-    classifier = Classifier(setup.model)
+def classifier_in(setup: Setup, dtype: str) -> nn.Module:
+    classifier = setup.classifier()
     return classifier if dtype == "float32" else copy.deepcopy(classifier).to(TORCH_DTYPES[dtype])
 
 

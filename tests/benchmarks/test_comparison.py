@@ -261,7 +261,7 @@ def test_missing_contestants_are_named_with_the_reason(setup, monkeypatch):
 
     entry = Entry("some peer", OURS, "float32", missing)
     monkeypatch.setattr(peers, "ENTRIES", (entry_named(peers.BASELINE), entry))
-    contestants, record = comparison.build_contestants(setup, ["some"], lambda what: None)
+    contestants, record = comparison.build_contestants(peers.ENTRIES, setup, ["some"], lambda what: None)
     assert list(contestants) == [peers.BASELINE] and record["some peer"] == {"not_available": "not there"}
     assert report.missing({"contestants": {"tiny": record}}) == ["tiny: some peer: not available: not there"]
 
