@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastbert_kernels.engine.encoder import Encoder, hidden_dtype, prepare_encoder
+from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
+from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import FULL_DEPTH
 from fastbert_kernels.engine.weights import PooledHeadWeights
@@ -73,7 +74,7 @@ def matches(model: nn.Module) -> bool:
     return any(_name(kind) in _HEADS for kind in type(model).__mro__)
 
 
-def encoder(model: Any, dtype: torch.dtype | None, backend: str) -> Derived[Encoder]:
+def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Encoder]:
     from fastbert_hf.backbones import layers_of
 
     head = _HEADS.get(_name(type(model).forward).removesuffix(".forward"))
