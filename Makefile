@@ -1,12 +1,13 @@
 # make demo    train, distil, patch and measure a FastBERT on docstrings; results in demo-out/
-# make test    every test that this machine can run
+# make test    every test that this machine can run, but for the proofs
+# make proofs  kernels shown right without their hardware: interpreted, compiled for every GPU, under sanitizers, on modeled tiles
 # make bench   the comparison with other engines and the profile, about 25 minutes on two cores; BENCH="--full" compares more
 # make lint    ruff, clang-format and mypy
 # Each does its own set-up (a virtual environment in .venv).
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: setup demo test bench lint clean
+.PHONY: setup demo test proofs bench lint clean
 
 setup:
 	@VENV=$(VENV) scripts/setup_env.sh
@@ -15,8 +16,13 @@ demo: setup
 	$(VENV)/bin/fastbert demo
 
 # A process per logical core, each with one thread: threads of one process would wait for each other's small operations.
+TEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --dist worksteal
+
 test: setup
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --dist worksteal
+	$(TEST) -m "not proof"
+
+proofs: setup
+	$(TEST) -m proof
 
 # The other engines, which nothing else needs.
 $(VENV)/.fastbert-bench: pyproject.toml | setup

@@ -47,7 +47,7 @@ def poisoned_memory():
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: "long" not in item.keywords)
+    items.sort(key=lambda item: not {"long", "proof"} & item.keywords.keys())
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch sees none")

@@ -10,7 +10,7 @@ import pytest
 from helpers.sanitizers import SANITIZED, run_short_tests
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.skipif(SANITIZED, reason="this is the run under sanitizers")
 @pytest.mark.skipif(cpu_library.missing() is not None, reason=str(cpu_library.missing()))
 def test_short_tests_under_sanitizers():

@@ -30,7 +30,7 @@ if INTERPRETING:
     round_to_nearest()
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
 def test_everything_interpreted_in_a_process_of_its_own():
     run_interpreted(__file__)

@@ -8,7 +8,10 @@ import in_model
 import pytest
 import tile_kernels
 
-pytestmark = pytest.mark.skipif(tile_kernels.missing() is not None, reason=str(tile_kernels.missing()))
+pytestmark = [
+    pytest.mark.proof,  # the first compiles the module
+    pytest.mark.skipif(tile_kernels.missing() is not None, reason=str(tile_kernels.missing())),
+]
 
 INFO = """
 import json
@@ -55,7 +58,6 @@ def output(program, **environment):
     return run.stdout
 
 
-@pytest.mark.long  # the first compiles the module
 @pytest.mark.parametrize("rows", ["1", "7"])
 def test_accuracy(rows):
     output(ACCURACY, FASTBERT_TILE_ROWS=rows)

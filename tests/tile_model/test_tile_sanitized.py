@@ -10,7 +10,7 @@ import tile_kernels
 from helpers.sanitizers import SANITIZED, run_short_tests
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.skipif(SANITIZED, reason="this is the run under sanitizers")
 @pytest.mark.skipif(tile_kernels.missing() is not None, reason=str(tile_kernels.missing()))
 def test_short_tests_under_sanitizers():

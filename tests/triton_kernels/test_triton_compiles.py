@@ -39,7 +39,7 @@ def compiled(script: str, architecture: int, cache: Path) -> list[dict[str, Any]
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_the_kernels_take(architecture, tmp_path):
     """Nothing spills and shared memory fits, 16-bit heads use the tensor cores and float32 does not, and rows are

@@ -38,7 +38,7 @@ if INTERPRETING:
     round_to_nearest()
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
 def test_everything_interpreted_in_a_process_of_its_own():
     run_interpreted(__file__)
@@ -300,7 +300,7 @@ class TestAddLayerNorm:
         torch.testing.assert_close(memory[2 * far :], values[0, 2] + values[1, 2])
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_the_kernels_take(architecture, tmp_path):

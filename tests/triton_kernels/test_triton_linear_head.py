@@ -21,7 +21,7 @@ from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs
 from helpers.triton_interpreter import INTERPRETING, run_interpreted
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
 def test_everything_interpreted_in_a_process_of_its_own():
     run_interpreted(__file__)

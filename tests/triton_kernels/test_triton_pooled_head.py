@@ -19,7 +19,7 @@ from helpers.rounding import rivals
 from helpers.triton_interpreter import INTERPRETING, run_interpreted
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
 def test_everything_interpreted_in_a_process_of_its_own():
     run_interpreted(__file__)
