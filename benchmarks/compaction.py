@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from families import result_name
 from fastbert_hf.timing import ratio, time_interleaved
 from fastbert_kernels import backends, ops
-from harness import DTYPES, arguments, copy_bandwidth, markdown_table, sample_lengths, save
+from harness import DTYPES, CaseResults, arguments, copy_bandwidth, sample_lengths
 
 HIDDEN, LABELS = 768, 2
 
@@ -113,18 +114,15 @@ def main() -> None:
     cases = [(batch, "full", 0.5), (batch, "mixed", 0.5), (batch, "mixed", 0.9)]
     torch.manual_seed(0)
     bandwidth = copy_bandwidth(device)
-    result: dict[str, Any] = {"hidden_size": HIDDEN, "copy_bytes_per_second": bandwidth, "cases": []}
-    parts = [f"# Compaction, H = {HIDDEN}, {dtype}; copy bandwidth {bandwidth / 1e9:.1f} GB/s"]
+    results = CaseResults(
+        f"# Compaction, H = {HIDDEN}, {dtype}; copy bandwidth {bandwidth / 1e9:.1f} GB/s",
+        {"hidden_size": HIDDEN, "copy_bytes_per_second": bandwidth},
+        None if options.quick else options.out,
+        result_name("compaction", device.type),
+    )
     for size, kind, share in cases[-1:] if options.quick else cases:
         case = run_case(size, kind, share, device, DTYPES[dtype], options.rounds, bandwidth)
-        parts.append(
-            f"## batch {size}, {kind} lengths, {case['kept']} kept, floor {1e6 * case['floor_seconds']:.0f} us\n\n"
-            f"{markdown_table(case.pop('rows'))}"
-        )
-        print(f"\n{parts[-1]}", flush=True)
-        result["cases"].append(case)
-        if not options.quick:  # after each case, so that what is stopped keeps those it has
-            save(options.out, f"compaction_{device.type}", result, "\n\n".join(parts))
+        results.add(f"batch {size}, {kind} lengths, {case['kept']} kept", case)
 
 
 if __name__ == "__main__":

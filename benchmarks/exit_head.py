@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from families import result_name
 from fastbert_hf.exits.uncertainty import normalised_entropy
 from fastbert_hf.heads import AttentiveHead
 from fastbert_hf.timing import ratio, time_interleaved
@@ -27,15 +28,7 @@ from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.hosts import fastbert_hf as host
 from fastbert_kernels.ops import library
 from fastbert_kernels.ops.attentive_head import pack_head
-from harness import (
-    DTYPES,
-    arguments,
-    copy_bandwidth,
-    markdown_table,
-    matmul_rate,
-    sample_lengths,
-    save,
-)
+from harness import DTYPES, CaseResults, arguments, copy_bandwidth, matmul_rate, sample_lengths
 
 HIDDEN, NARROW, HEADS, LABELS = 768, 128, 2, 2
 LARGEST_ERROR = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -227,21 +220,15 @@ def main() -> None:
         cases, dtypes = cases[-1:], dtypes[:1]
     torch.manual_seed(0)
     bandwidth = copy_bandwidth(device)
-    result: dict[str, Any] = {"shape": [HIDDEN, NARROW, HEADS, LABELS], "copy_bytes_per_second": bandwidth, "cases": []}
-    parts = ["# Exit heads, H = 768, C = 128, 2 heads, 2 labels"]
+    facts: dict[str, Any] = {"shape": [HIDDEN, NARROW, HEADS, LABELS], "copy_bytes_per_second": bandwidth}
+    rates = {name: matmul_rate(device, DTYPES[name]) for name in dtypes}
+    facts |= {f"matmul_flops_per_second_{name}": rate for name, rate in rates.items()}
+    title = "# Exit heads, H = 768, C = 128, 2 heads, 2 labels"
+    results = CaseResults(title, facts, None if options.quick else options.out, result_name("exit_head", device.type))
     for name in dtypes:
-        rate = matmul_rate(device, DTYPES[name])
-        result[f"matmul_flops_per_second_{name}"] = rate
         for head, batch, kind in cases:
-            case = run_case(head, batch, kind, device, DTYPES[name], options.rounds, bandwidth, rate)
-            parts.append(
-                f"## {head}, {name}, batch {batch}, {kind} lengths ({case['tokens']} tokens), floor "
-                f"{1e6 * case['floor_seconds']:.0f} us\n\n{markdown_table(case.pop('rows'))}"
-            )
-            print(f"\n{parts[-1]}", flush=True)
-            result["cases"].append(case)
-            if not options.quick:  # after each case, so that what is stopped keeps those it has
-                save(options.out, f"exit_head_{device.type}", result, "\n\n".join(parts))
+            case = run_case(head, batch, kind, device, DTYPES[name], options.rounds, bandwidth, rates[name])
+            results.add(f"{head}, {name}, batch {batch}, {kind} lengths ({case['tokens']} tokens)", case)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,29 @@ def save(out: Path, name: str, result: dict[str, Any], table: str) -> None:
     write_atomically(out / f"{name}.md", f"{table}\n\n{note}\n")
 
 
+class CaseResults:
+    """The cases of a benchmark, printed as they come and saved after each, so that what is stopped keeps those it has.
+
+    Args:
+        title: first line of the Markdown file.
+        facts: entries of the JSON file beside the cases.
+        folder: for the files; None writes nothing.
+        name: of the files.
+    """
+
+    def __init__(self, title: str, facts: dict[str, Any], folder: Path | None, name: str) -> None:
+        self.parts, self.result, self.folder, self.name = [title], facts | {"cases": []}, folder, name
+
+    def add(self, heading: str, case: dict[str, Any]) -> None:
+        """Add a case, whose floor is `floor_seconds` and whose `rows` are for the table alone."""
+        floor = f"floor {1e6 * case['floor_seconds']:.0f} us"
+        self.parts.append(f"## {heading}, {floor}\n\n{markdown_table(case.pop('rows'))}")
+        print(f"\n{self.parts[-1]}", flush=True)
+        self.result["cases"].append(case)
+        if self.folder is not None:
+            save(self.folder, self.name, self.result, "\n\n".join(self.parts))
+
+
 def markdown_table(rows: list[dict[str, str]]) -> str:
     """Rows with the same keys as a Markdown table."""
     header = list(rows[0])

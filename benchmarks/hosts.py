@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from families import result_name
 from fastbert_hf.timing import Seconds
 from harness import RESULTS, markdown_table, save
 from hosting.measure import BATCH, make_texts, measure
@@ -137,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         result["hosts"].append(measure_apart(name, options.size, options.rounds))
     print(table(result))
     if not options.quick:
-        save(options.out, "hosts_cpu", result, table(result))
+        save(options.out, result_name("hosts"), result, table(result))
     return 0 if all("rows" in host for host in result["hosts"]) else 1
 
 

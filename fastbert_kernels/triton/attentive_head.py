@@ -216,35 +216,12 @@ def _attentive_head_kernel(
         )
     pooled_size = num_heads * NARROW_SIZE
     logits_ptr += sample * num_labels
+    mlp = (value_ptr, value_bias_ptr, output_weight_ptr, output_bias_ptr)
     classify(
-        pooled_ptr,
-        length,
-        value_ptr,
-        value_bias_ptr,
-        output_weight_ptr,
-        output_bias_ptr,
-        logits_ptr,
-        pooled_size,
-        num_labels,
-        MLP_TANH,
-        NARROW_SIZE,
-        BLOCK_ROWS,
-        BLOCK_LABELS,
+        pooled_ptr, length, mlp, logits_ptr, pooled_size, num_labels, MLP_TANH, NARROW_SIZE, BLOCK_ROWS, BLOCK_LABELS
     )
-    decide(
-        logits_ptr,
-        num_labels,
-        log_classes,
-        parameter,
-        speed_ptr + sample,
-        history_ptr + 2 * sample,
-        uncertainty_ptr + sample,
-        new_history_ptr + 2 * sample,
-        keep_ptr + sample,
-        CRITERION,
-        HAS_HISTORY,
-        ALL_LABELS,
-    )
+    samples = (speed_ptr, history_ptr, uncertainty_ptr, new_history_ptr, keep_ptr)
+    decide(logits_ptr, num_labels, log_classes, parameter, sample, samples, CRITERION, HAS_HISTORY, ALL_LABELS)
 
 
 # False where the decorator made an interpreted function of the kernel (TRITON_INTERPRET=1), which takes CPU tensors.

@@ -104,20 +104,18 @@ def decide(
     num_labels,
     log_classes,
     parameter,
-    speed_ptr,
-    history_ptr,
-    uncertainty_ptr,
-    new_history_ptr,
-    keep_ptr,
+    sample,
+    samples,
     CRITERION: tl.constexpr,
     HAS_HISTORY: tl.constexpr,
     ALL_LABELS: tl.constexpr,
 ):
-    """Write uncertainty, history and keep of one sample, to whose entries all pointers point, from its logits.
+    """Write uncertainty, history and keep of `sample`, from its logits at `logits_ptr`.
 
-    This program has written the logits. `log_classes` is the largest entropy there can be, ALL_LABELS the power of 2
-    from `num_labels` on.
+    This program has written the logits. `samples` are the pointers to the speed, history, uncertainty, new history and
+    keep of all; `log_classes` is the largest entropy there can be, ALL_LABELS the power of 2 from `num_labels` on.
     """
+    speed_ptr, history_ptr, uncertainty_ptr, new_history_ptr, keep_ptr = samples
     tl.debug_barrier()  # a thread reads logits of others
     top = -float("inf")
     prediction = -1
@@ -146,9 +144,10 @@ def decide(
     prediction = tl.where(known, prediction, -1)
     streak = tl.where(known, 1, 0)
     if HAS_HISTORY:
-        streak = tl.where(known & (tl.load(history_ptr) == prediction), tl.load(history_ptr + 1) + 1, streak)
-    leaves = known & (streak >= parameter) if CRITERION == PATIENCE else uncertainty < tl.load(speed_ptr)
-    tl.store(uncertainty_ptr, uncertainty)
-    tl.store(new_history_ptr, prediction)
-    tl.store(new_history_ptr + 1, streak)
-    tl.store(keep_ptr, tl.where(leaves, 0, 1).to(tl.uint8))
+        again = known & (tl.load(history_ptr + 2 * sample) == prediction)
+        streak = tl.where(again, tl.load(history_ptr + 2 * sample + 1) + 1, streak)
+    leaves = known & (streak >= parameter) if CRITERION == PATIENCE else uncertainty < tl.load(speed_ptr + sample)
+    tl.store(uncertainty_ptr + sample, uncertainty)
+    tl.store(new_history_ptr + 2 * sample, prediction)
+    tl.store(new_history_ptr + 2 * sample + 1, streak)
+    tl.store(keep_ptr + sample, tl.where(leaves, 0, 1).to(tl.uint8))

@@ -72,10 +72,7 @@ def score_vectors(
 def classify(
     pooled_ptr,
     length,
-    value_ptr,
-    value_bias_ptr,
-    output_weight_ptr,
-    output_bias_ptr,
+    mlp,
     logits_ptr,
     pooled_size,
     num_labels,
@@ -84,7 +81,11 @@ def classify(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_LABELS: tl.constexpr,
 ):
-    """Compute logits [N] = g(pooled [h * C] value + value_bias) output_weight^T + output_bias; NaN at length 0."""
+    """Compute logits [N] = g(pooled [h * C] value + value_bias) output_weight^T + output_bias; NaN at length 0.
+
+    `mlp` are the pointers to these weights, in that order.
+    """
+    value_ptr, value_bias_ptr, output_weight_ptr, output_bias_ptr = mlp
     narrow = tl.arange(0, NARROW_SIZE)
     features = _vector_times_matrix(pooled_ptr, value_ptr, pooled_size, NARROW_SIZE, BLOCK_ROWS)
     features += tl.load(value_bias_ptr + narrow)

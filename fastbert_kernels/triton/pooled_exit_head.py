@@ -140,20 +140,8 @@ def _pooled_exit_head_kernel(
             _dense(between_ptr, weight_1_ptr, bias_1_ptr, last_ptr, size_1, size_2, ACTIVATION, BLOCK)
             tl.debug_barrier()
             _dense(last_ptr, weight_2_ptr, bias_2_ptr, logits_ptr, size_2, num_labels, "identity", BLOCK)
-    decide(
-        logits_ptr,
-        num_labels,
-        log_classes,
-        parameter,
-        speed_ptr + sample,
-        history_ptr + 2 * sample,
-        uncertainty_ptr + sample,
-        new_history_ptr + 2 * sample,
-        keep_ptr + sample,
-        CRITERION,
-        HAS_HISTORY,
-        ALL_LABELS,
-    )
+    samples = (speed_ptr, history_ptr, uncertainty_ptr, new_history_ptr, keep_ptr)
+    decide(logits_ptr, num_labels, log_classes, parameter, sample, samples, CRITERION, HAS_HISTORY, ALL_LABELS)
 
 
 def pooled_exit_head(

@@ -79,16 +79,7 @@ def look_at_labelled_of_run(
     source: str, columns: Columns, *, split: str | None, multi_label: bool, label_names: Sequence[str] | None = None
 ) -> None:
     """Raise `DataFileError` for labelled texts of a training configuration whose first rows cannot be used."""
-    look_at_classification_data(
-        source,
-        label_names,
-        split=split,
-        subset=subset_of(source, columns),
-        text_column=columns.text_column,
-        pair_column=columns.pair_column,
-        label_column=columns.label_column,
-        multi_label=multi_label,
-    )
+    look_at_classification_data(source, label_names, split=split, multi_label=multi_label, **places_of(source, columns))
 
 
 def look_at_unlabelled(file: str, columns: Columns) -> None:
@@ -104,9 +95,11 @@ def text_columns_of(file: str, columns: Columns) -> dict[str, Any]:
     return {"text_column": columns.text_column, "pair_column": columns.pair_column}
 
 
-def subset_of(source: str, columns: Columns) -> str | None:
-    """Return the subset for `source`, which is one of several: it is for the data sets among them."""
-    return None if Path(source).is_file() else columns.subset
+def places_of(source: str, columns: Columns) -> dict[str, Any]:
+    """Return where labelled texts stand in `source`, one of several: a subset is for the data sets among them."""
+    subset = None if Path(source).is_file() else columns.subset
+    texts = {"text_column": columns.text_column, "pair_column": columns.pair_column}
+    return {"subset": subset, **texts, "label_column": columns.label_column}
 
 
 def check_subset(columns: Columns, *sources: str | None) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from fastbert_cli.inputs import Columns, subset_of, text_columns_of
+from fastbert_cli.inputs import Columns, places_of, text_columns_of
 from fastbert_cli.models import label_names_of
 from fastbert_cli.options import LabelledTexts
 from fastbert_hf.data import ClassificationData, TextData, read_classification_data, read_unlabelled_texts
@@ -43,14 +43,7 @@ def read_labelled(
         ValueError: `pair_column` without `text_column`.
     """
     return read_classification_data(
-        source,
-        label_names,
-        split=split,
-        subset=subset_of(source, columns),
-        text_column=columns.text_column,
-        pair_column=columns.pair_column,
-        label_column=columns.label_column,
-        multi_label=multi_label,
+        source, label_names, split=split, multi_label=multi_label, **places_of(source, columns)
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import hosts as benchmark
+from families import result_name
 from fastbert_hf.timing import Seconds
 from hosting import measure, subjects
 from hosting.measure import Record
@@ -72,7 +73,7 @@ def test_no_ratio_where_the_answers_differ():
 def test_two_hosts_in_processes_of_their_own(tmp_path, capsys):
     options = ["--hosts", "DeeBERT", "BitVoyage", "--size", "tiny", "--rounds", "1", "--out", str(tmp_path)]
     assert benchmark.main(options) == 0
-    result = json.loads((tmp_path / "hosts_cpu.json").read_text())
+    result = json.loads((tmp_path / f"{result_name('hosts')}.json").read_text())
     assert [host["host"] for host in result["hosts"]] == ["DeeBERT", "BitVoyage"] and "processor" in result["machine"]
     for host in result["hosts"]:
         assert 0 < host["speed"] < 1
@@ -80,7 +81,7 @@ def test_two_hosts_in_processes_of_their_own(tmp_path, capsys):
             assert row["agrees"] and len(row["seconds"]) == 1 and len(row["exit_layers"]) == result["texts"]
             depth = subjects.SIZES["tiny"].layers
             assert row["mean_exit_layer"] == depth if row["run"] == "full depth" else row["mean_exit_layer"] < depth / 2
-    page = (tmp_path / "hosts_cpu.md").read_text()
+    page = (tmp_path / f"{result_name('hosts')}.md").read_text()
     assert page.count("| DeeBERT | patched |") == 4
     assert capsys.readouterr().out.strip() in page
 

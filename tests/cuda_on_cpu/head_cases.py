@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import pytest
 import torch
 from cpu_library import Decision, HeadOutputs
 
@@ -18,6 +19,13 @@ SHORT_LENGTHS = [7, 0, 33, 1, 130]
 FLOOR = 2e-6
 # What the tanh of the hardware may cost besides, which the kernels take for 16-bit inputs.
 FLOOR_OF_16_BIT_TANH = 1e-3
+
+
+def every_width(test):
+    """Give a test of attentive heads every dtype and narrow size, with a small shape and an odd one."""
+    shapes = pytest.mark.parametrize(("hidden_size", "heads", "labels"), [(64, 2, 3), (136, 3, 5)])
+    widths = pytest.mark.parametrize("narrow", [64, 128, 256])
+    return pytest.mark.parametrize("dtype", DTYPES)(widths(shapes(test)))
 
 
 def prefix_sums(lengths: list[int]) -> torch.Tensor:

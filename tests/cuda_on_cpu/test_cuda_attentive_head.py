@@ -34,9 +34,7 @@ def check_head(library, lengths: list[int], dtype: torch.dtype, *sizes: int, fol
     head_cases.check_outputs(outputs, logits_in, dtype, decision, floor)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("narrow", [64, 128, 256])
-@pytest.mark.parametrize(("hidden_size", "heads", "labels"), [(64, 2, 3), (136, 3, 5)])
+@head_cases.every_width
 def test_every_length(library, dtype, narrow, hidden_size, heads, labels):
     check_head(library, LENGTHS, dtype, hidden_size, narrow, heads, labels)
 

@@ -22,7 +22,7 @@ from fastbert_kernels.engine.loop import LayerLoop
 from helpers.accuracy import FLOOR, assert_accurate
 from helpers.op_inputs import cu_seqlens_of, layer_weights
 from helpers.rounding import rivals
-from helpers.triton_interpreter import INTERPRETING, round_to_nearest, run_interpreted
+from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere, round_to_nearest
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -30,10 +30,7 @@ if INTERPRETING:
     round_to_nearest()
 
 
-@pytest.mark.proof
-@pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
-def test_everything_interpreted_in_a_process_of_its_own():
-    run_interpreted(__file__)
+test_everything_interpreted_in_a_process_of_its_own = interpreted_elsewhere(__file__)
 
 
 def inputs_of(weights, lengths, dtype):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
+import pytest
 import torch
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
@@ -34,13 +36,19 @@ if INTERPRETING:
     patch_language_once()
 
 
-def run_interpreted(file: str) -> None:
-    """Runs the tests of `file` in such a process; they must pass."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", file]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
-    assert " passed" in run.stdout
+def interpreted_elsewhere(file: str) -> Callable[[], None]:
+    """Return a test that runs the interpreted tests of `file` in such a process; they must pass."""
+
+    @pytest.mark.proof
+    @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
+    def test() -> None:
+        environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", file]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+        assert " passed" in run.stdout
+
+    return test
 
 
 def round_to_nearest() -> None:

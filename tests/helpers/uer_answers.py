@@ -133,3 +133,14 @@ def assert_same(got, want, ties, at_most=0.02):
     message = f"{sum(ties)} ties among {len(ties)}, {len(different)} answers differ, beyond ties: {wrong}"
     assert not wrong and sum(ties) <= at_most * len(ties), message
     return sum(ties)
+
+
+def assert_low_precision_is_close(model, texts, dtype, at_most):
+    """At two Speeds; `at_most` is the share of texts that may be ties."""
+    unpatched = Unpatched.ask(model, [(text,) for text in texts])
+    fastbert_kernels.patch(model, dtype=dtype)
+    for speed in (0.3, 0.8):
+        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[dtype])
+        got = model.predict(texts, speed)
+        assert_same(got, want, ties, at_most=at_most)
+        assert sum(pair[0] != pair[1] for pair in zip(got, want, strict=True)) <= len(texts) / 10

@@ -15,12 +15,13 @@ from doubles.pypi import register_configuration, spread_weights
 from fastbert_kernels.hosts import pypi_fastbert as host
 from fastbert_kernels.hosts import uer_models
 from helpers.hooks import assert_hooks_are_heeded
-from helpers.patched import only_the_fast_path
+from helpers.patched import assert_auto_asks_random_texts, only_the_fast_path
 from helpers.uer_answers import (
     SPEEDS,
     TOLERANCE,
     Unpatched,
     assert_accurate,
+    assert_low_precision_is_close,
     assert_same,
     assert_same_at_speeds,
     random_texts,
@@ -53,21 +54,12 @@ def test_labels_and_layers_of_500_texts_at_five_speeds(package, model, count_tie
 
 
 def test_auto_asks_random_texts(monkeypatch, package, model):
-    monkeypatch.setenv("FASTBERT_PRODUCT_RATES", "float32=80 bfloat16=100 int8=80")
-    found = fastbert_kernels.patch_info(fastbert_kernels.patch(model, dtype="auto"))
-    assert "of 32 probe labels differ" in found["reason"]
+    assert_auto_asks_random_texts(model, monkeypatch)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 def test_low_precision_is_close(package, model, dtype):
-    texts = random_texts(200, seed=1)
-    unpatched = Unpatched.ask(model, [(text,) for text in texts])
-    fastbert_kernels.patch(model, dtype=dtype)
-    for speed in (0.3, 0.8):
-        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[dtype])
-        got = model.predict(texts, speed)
-        assert_same(got, want, ties, at_most=0.9)
-        assert sum(pair[0] != pair[1] for pair in zip(got, want, strict=True)) <= len(texts) / 10
+    assert_low_precision_is_close(model, random_texts(200, seed=1), dtype, at_most=0.9)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

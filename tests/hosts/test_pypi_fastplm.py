@@ -13,7 +13,15 @@ from doubles.pypi import register_configuration, spread_weights
 from fastbert_kernels.hosts import pypi_fastplm as host
 from fastbert_kernels.hosts import uer_models
 from helpers.patched import only_the_fast_path
-from helpers.uer_answers import SPEEDS, TOLERANCE, Unpatched, assert_accurate, assert_same, assert_same_at_speeds
+from helpers.uer_answers import (
+    SPEEDS,
+    TOLERANCE,
+    Unpatched,
+    assert_accurate,
+    assert_low_precision_is_close,
+    assert_same,
+    assert_same_at_speeds,
+)
 from helpers.uer_answers import random_texts as texts_with_any_segments
 
 LABELS = ["sport", "trade", 3, "art", "law", "war"]
@@ -95,12 +103,7 @@ def test_as_accurate_as_the_package_against_float64(package, folder, kind, backe
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 def test_low_precision_is_close(package, model, dtype):
-    texts = random_texts(100, seed=4)
-    unpatched = Unpatched.ask(model, [(text,) for text in texts])
-    fastbert_kernels.patch(model, dtype=dtype)
-    for speed in (0.3, 0.8):
-        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[dtype])
-        assert_same(model.predict(texts, speed), want, ties, at_most=0.95)
+    assert_low_precision_is_close(model, random_texts(100, seed=4), dtype, at_most=0.95)
 
 
 @pytest.mark.parametrize(

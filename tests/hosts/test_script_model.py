@@ -16,7 +16,7 @@ from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.hosts import find_host
 from helpers.accuracy import FLOOR
 from helpers.hooks import assert_hooks_are_heeded
-from helpers.patched import only_the_fast_path
+from helpers.patched import assert_auto_asks_random_texts, only_the_fast_path
 from helpers.pypi import imported
 
 SPEEDS = [0.05, 0.3, 0.5, 0.8, 0.95]
@@ -149,9 +149,7 @@ def test_it_is_the_packed_engine_that_runs():
 
 
 def test_auto_asks_random_texts(monkeypatch):
-    monkeypatch.setenv("FASTBERT_PRODUCT_RATES", "float32=80 bfloat16=100 int8=80")
-    found = fastbert_kernels.patch_info(fastbert_kernels.patch(ScriptClassifier().eval(), dtype="auto"))
-    assert "of 32 probe labels differ" in found["reason"]
+    assert_auto_asks_random_texts(ScriptClassifier().eval(), monkeypatch)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])

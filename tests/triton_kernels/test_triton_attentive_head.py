@@ -16,6 +16,7 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 from triton_cases import (
     DTYPES,
     LENGTHS,
+    ODD_SHAPES,
     assert_as_accurate_as_pytorch,
     assert_bad_bounds_are_a_sample_without_tokens,
     attentive_head,
@@ -27,13 +28,9 @@ from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
 from helpers.criteria import EVERY_CRITERION, EXACT_MARGINS
 from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, map_tensors
-from helpers.triton_interpreter import INTERPRETING, run_interpreted
+from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere
 
-
-@pytest.mark.proof
-@pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
-def test_everything_interpreted_in_a_process_of_its_own():
-    run_interpreted(__file__)
+test_everything_interpreted_in_a_process_of_its_own = interpreted_elsewhere(__file__)
 
 
 def head_of_logits(head):
@@ -47,10 +44,7 @@ class TestAttentiveHead:
     __test__ = INTERPRETING
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize(
-        ("hidden_size", "narrow", "heads", "labels"),
-        [(64, 64, 1, 2), (192, 128, 2, 3), (200, 128, 3, 5), (136, 256, 8, 100), (8, 64, 6, 40)],
-    )
+    @ODD_SHAPES
     def test_accuracy_on_odd_lengths(self, dtype, hidden_size, narrow, heads, labels):
         assert_as_accurate_as_pytorch(attentive_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
 

@@ -17,13 +17,9 @@ from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.compact import _place_kernel
 from helpers.op_inputs import compaction_inputs, cu_seqlens_of
-from helpers.triton_interpreter import INTERPRETING, run_interpreted
+from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere
 
-
-@pytest.mark.proof
-@pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
-def test_everything_interpreted_in_a_process_of_its_own():
-    run_interpreted(__file__)
+test_everything_interpreted_in_a_process_of_its_own = interpreted_elsewhere(__file__)
 
 
 def assert_compacts_like_the_reference(inputs):

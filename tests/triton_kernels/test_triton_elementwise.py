@@ -28,7 +28,7 @@ from fastbert_kernels.triton.elementwise import (
 )
 from helpers.accuracy import assert_accurate, floor
 from helpers.rounding import rivals
-from helpers.triton_interpreter import INTERPRETING, round_to_nearest, run_interpreted
+from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere, round_to_nearest
 
 ROWS = [1, 4, 9]
 FUNCTIONS = {"gelu": F.gelu, "relu": F.relu}
@@ -38,10 +38,7 @@ if INTERPRETING:
     round_to_nearest()
 
 
-@pytest.mark.proof
-@pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
-def test_everything_interpreted_in_a_process_of_its_own():
-    run_interpreted(__file__)
+test_everything_interpreted_in_a_process_of_its_own = interpreted_elsewhere(__file__)
 
 
 def assert_as_accurate_as_pytorch(got, compute, want):

@@ -13,18 +13,14 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, FLOOR, LENGTHS, assert_as_accurate_as_pytorch, attentive_head
+from triton_cases import DTYPES, FLOOR, LENGTHS, ODD_SHAPES, assert_as_accurate_as_pytorch, attentive_head
 
 from fastbert_kernels.triton import configs
 from helpers.criteria import EVERY_CRITERION
 from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs
-from helpers.triton_interpreter import INTERPRETING, run_interpreted
+from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere
 
-
-@pytest.mark.proof
-@pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
-def test_everything_interpreted_in_a_process_of_its_own():
-    run_interpreted(__file__)
+test_everything_interpreted_in_a_process_of_its_own = interpreted_elsewhere(__file__)
 
 
 @pytest.fixture
@@ -46,10 +42,7 @@ class TestLinearAttentiveHead:
     __test__ = INTERPRETING
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize(
-        ("hidden_size", "narrow", "heads", "labels"),
-        [(64, 64, 1, 2), (192, 128, 2, 3), (200, 128, 4, 5), (136, 256, 5, 40), (8, 64, 8, 100)],
-    )
+    @ODD_SHAPES
     def test_accuracy_on_odd_lengths(self, dtype, hidden_size, narrow, heads, labels):
         assert_linear_head_is_accurate(attentive_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
 

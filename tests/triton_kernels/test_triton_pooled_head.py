@@ -16,13 +16,9 @@ from helpers.accuracy import assert_accurate
 from helpers.criteria import EVERY_CRITERION
 from helpers.op_inputs import pooled_inputs
 from helpers.rounding import rivals
-from helpers.triton_interpreter import INTERPRETING, run_interpreted
+from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere
 
-
-@pytest.mark.proof
-@pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
-def test_everything_interpreted_in_a_process_of_its_own():
-    run_interpreted(__file__)
+test_everything_interpreted_in_a_process_of_its_own = interpreted_elsewhere(__file__)
 
 
 @pytest.mark.usefixtures("poisoned_memory")

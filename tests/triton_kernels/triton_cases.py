@@ -6,6 +6,7 @@ import functools
 import math
 from functools import partial
 
+import pytest
 import torch
 
 from fastbert_kernels import backends, ops, reference
@@ -19,6 +20,10 @@ LENGTHS = [1, 5, 0, 63, 64, 65, 129]  # up to three tiles of 64 tokens, or five 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # The smallest error worth telling from zero: a few units in the last place of a float32 logit.
 FLOOR = 4e-6
+ODD_SHAPES = pytest.mark.parametrize(
+    ("hidden_size", "narrow", "heads", "labels"),
+    [(64, 64, 1, 2), (192, 128, 2, 3), (200, 128, 3, 5), (136, 256, 8, 100), (8, 64, 6, 40)],
+)
 
 
 if INTERPRETING:  # the backend takes CPU tensors then

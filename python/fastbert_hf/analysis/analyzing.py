@@ -7,16 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastbert_hf.analysis.exits import (
-    Example,
-    ExitDistribution,
-    LayerChanges,
-    SpeedChanges,
-    changes_at_speed,
-    changes_by_layer,
-    easiest_and_hardest,
-    exit_distribution,
-)
+from fastbert_hf.analysis import exits
+from fastbert_hf.analysis.exits import Example, ExitDistribution, LayerChanges, SpeedChanges
 from fastbert_hf.analysis.tradeoff import Tradeoff, tradeoff
 from fastbert_hf.analysis.uncertainty import (
     HeadAccuracy,
@@ -122,7 +114,7 @@ def analyze(
     """
     distributions = (0.0, *[speed for speed in speeds if speed > 0][-_SPEEDS_OF_DISTRIBUTIONS:])
     example_speed = speeds[len(speeds) // 2]
-    easiest, hardest = easiest_and_hardest(records, example_speed, EXAMPLES)
+    easiest, hardest = exits.easiest_and_hardest(records, example_speed, EXAMPLES)
     other = None
     if compared is not None:
         other = tradeoff(compared, speeds, CONFIDENCE, setting=compared_setting, baseline=records)
@@ -136,11 +128,11 @@ def analyze(
         speeds=tuple(speeds),
         accuracy_by_uncertainty=accuracy_by_uncertainty(records, CONFIDENCE),
         uncertainty=tuple(uncertainty_at_speed(records, speed) for speed in distributions),
-        exits=tuple(exit_distribution(records, speed) for speed in speeds),
+        exits=tuple(exits.exit_distribution(records, speed) for speed in speeds),
         tradeoff=tradeoff(records, speeds, CONFIDENCE, setting=setting),
         compared=other,
-        changes_by_layer=changes_by_layer(records),
-        changes_at_speed=tuple(changes_at_speed(records, speed) for speed in speeds),
+        changes_by_layer=exits.changes_by_layer(records),
+        changes_at_speed=tuple(exits.changes_at_speed(records, speed) for speed in speeds),
         example_speed=example_speed,
         easiest=easiest,
         hardest=hardest,

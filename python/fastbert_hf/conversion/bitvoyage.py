@@ -10,17 +10,8 @@ from torch.nn import functional
 from transformers import BertConfig
 
 from fastbert_hf.configuration import FastBertConfig
-from fastbert_hf.conversion.checkpoint import (
-    ConversionError,
-    Entry,
-    check_label_names,
-    check_names,
-    check_settings,
-    count_layers,
-    layer_norm,
-    linear,
-    solve_sizes,
-)
+from fastbert_hf.conversion import checkpoint
+from fastbert_hf.conversion.checkpoint import ConversionError, Entry, layer_norm, linear
 from fastbert_hf.conversion.original import Original, Probe, Weights, attend
 
 # Vocabulary, positions, hidden size, layers and intermediate size of the backbone that the repository trains by
@@ -34,11 +25,11 @@ _SHARED = "graph.layer_classifier."  # another name of the last exit head
 
 def read(state: Mapping[str, torch.Tensor], settings: Mapping[str, Any], labels: Mapping[str, Any]) -> Original:
     """Understands a checkpoint; arguments and errors as of `uer.read`."""
-    depth = count_layers(state, r"graph\.layers\.(\d+)\.")
+    depth = checkpoint.count_layers(state, r"graph\.layers\.(\d+)\.")
     entries = _entries(max(depth, 1))
     last = "graph.layer_classifiers.final_classifier."
     shared = {_SHARED + entry.source.removeprefix(last) for entry in entries if entry.source.startswith(last)}
-    check_names(state, {entry.source for entry in entries} | shared, "bitvoyage")
+    checkpoint.check_names(state, {entry.source for entry in entries} | shared, "bitvoyage")
     different = sorted(
         name for name in shared if not torch.equal(state[name], state[last + name.removeprefix(_SHARED)])
     )
@@ -47,11 +38,11 @@ def read(state: Mapping[str, torch.Tensor], settings: Mapping[str, Any], labels:
             f"{different[0]} and {last + different[0].removeprefix(_SHARED)} differ: this checkpoint is older than the "
             "repository's commit a451f98, before which the head that was trained was not the one that answers"
         )
-    sizes = solve_sizes(state, entries)
-    check_label_names(labels, sizes["N"])
+    sizes = checkpoint.solve_sizes(state, entries)
+    checkpoint.check_label_names(labels, sizes["N"])
     backbone = (sizes["V"], sizes["P"], sizes["H"], depth, sizes["I"])
     found = ("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "intermediate_size")
-    check_settings(
+    checkpoint.check_settings(
         settings,
         {
             **dict(zip(found, backbone, strict=True)),

@@ -12,17 +12,8 @@ from torch.nn import functional
 from transformers import BertConfig
 
 from fastbert_hf.configuration import FastBertConfig
-from fastbert_hf.conversion.checkpoint import (
-    ConversionError,
-    Entry,
-    check_label_names,
-    check_names,
-    check_settings,
-    count_layers,
-    layer_norm,
-    linear,
-    solve_sizes,
-)
+from fastbert_hf.conversion import checkpoint
+from fastbert_hf.conversion.checkpoint import ConversionError, Entry, layer_norm, linear
 from fastbert_hf.conversion.original import Original, Probe, Weights, attend
 
 # Attention heads by hidden size, layers and intermediate size of the models that the packages offer. The number leaves
@@ -69,15 +60,15 @@ def read(
     """
     kernel = "" if format == "script" else "kernel."
     _refuse_other_kinds(state, settings, kernel)
-    depth = count_layers(state, rf"{kernel}encoder\.transformer\.(\d+)\.")
+    depth = checkpoint.count_layers(state, rf"{kernel}encoder\.transformer\.(\d+)\.")
     entries = _entries(kernel, max(depth, 1))
     left_out = {name: "pretraining head" for name in state if name.startswith(f"{kernel}target.")}
-    check_names(state.keys() - left_out.keys(), (entry.source for entry in entries), format)
-    sizes = solve_sizes(state, entries)
-    check_label_names(labels, sizes["N"])
+    checkpoint.check_names(state.keys() - left_out.keys(), (entry.source for entry in entries), format)
+    sizes = checkpoint.solve_sizes(state, entries)
+    checkpoint.check_label_names(labels, sizes["N"])
     hidden_size, inner = sizes["H"], sizes["I"]
     found = {"hidden_size": hidden_size, "emb_size": hidden_size, "feedforward_size": inner, "layers_num": depth}
-    check_settings(settings, found)
+    checkpoint.check_settings(settings, found)
     if sizes["S"] != 3:
         raise ConversionError(f"the segment table has {sizes['S']} rows, not the 3 of padding, first and second text")
     heads, whence = _attention_heads(settings, hidden_size, depth, inner)
