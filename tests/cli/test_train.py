@@ -284,7 +284,7 @@ def test_a_backbone_and_a_data_set_by_their_hub_names(tiny_backbone, data, tmp_p
     assert "base_model: someone/tiny" in (tmp_path / "names" / "model" / "README.md").read_text()
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     command = [sys.executable, "-c", "from fastbert_cli import main; main()", "train"]

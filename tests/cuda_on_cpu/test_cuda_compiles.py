@@ -17,6 +17,8 @@ import pytest
 
 from fastbert_kernels import _extension
 
+pytestmark = pytest.mark.proof
+
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = [80, 90, 100]
 SYSTEM_SHARED = {80: 0, 90: 1024, 100: 1024}  # bytes of every block that are not the kernel's

@@ -73,7 +73,7 @@ def train_with_a_stop(folder: Path) -> bool:
     return all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     # Without GPUs, "multi_gpu" means several processes on the CPU; port 0 is any that is free.
