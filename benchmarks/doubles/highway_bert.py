@@ -83,7 +83,18 @@ class HighwayModel(nn.Module):
             logits.append(torch.cat([*own, self.classifier(pooled)]))
         return torch.stack(logits, dim=1)
 
-    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, labels=None, output_layer=-1, **unused):
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        head_mask=None,
+        inputs_embeds=None,
+        labels=None,
+        output_layer=-1,
+        train_highway=False,
+    ):
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self.decide(self.every(input_ids, attention_mask, token_type_ids), labels, output_layer)
 

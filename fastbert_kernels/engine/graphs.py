@@ -58,10 +58,10 @@ class _NotRecorded(Exception):
 class GraphedLoop(LayeredEncoder):
     """`LayerLoop` with its small batches in CUDA graphs, recorded when a bucket is first used.
 
-    Too large batches, rules without a plan, batches for which there is no bucket any more, calls during a call of
-    another thread, and everything after a capture that failed, go through the plain loop. The graphs read the weights
-    where they are, so writes in place are seen. Memory: a bucket holds T x H elements per layer, 40 MB at most for
-    BERT-base in 16 bits.
+    A larger batch goes through the plain loop until so many samples have left that the others fit a bucket. Rules
+    without a plan, batches for which there is no bucket any more, calls during a call of another thread, and everything
+    after a capture that failed, go through the plain loop to the end. The graphs read the weights where they are, so
+    writes in place are seen. Memory: a bucket holds T x H elements per layer, 40 MB at most for BERT-base in 16 bits.
 
     Attributes:
         layers, heads, backend, dtype: as of `LayerLoop`.
@@ -138,9 +138,31 @@ class GraphedLoop(LayeredEncoder):
         """See `Encoder`. The results and the batch of the samples that are left are the caller's own."""
         batch = state.batch
         plan = Plan.of(state.rule, self.heads)
-        wanted = Bucket.smallest(state.tokens, len(state), batch.max_seqlen)
         fits = batch.hidden.device == self._device and batch.hidden.dtype == self.dtype
-        if plan is not None and wanted is not None and fits and self._lock.acquire(blocking=False):
+        if plan is None or not fits or self._recorder is None:
+            return self._plain._run_span(state, until)
+        if Bucket.smallest(state.tokens, len(state), batch.max_seqlen) is not None:
+            return self._run_small(state, until, plan)
+
+        def small(tokens: int, samples: int) -> bool:
+            return Bucket.smallest(tokens, samples, batch.max_seqlen) is not None
+
+        results, layer = self._plain.run_some(state, until, small)
+        if layer == until or len(batch) == 0:
+            return results
+        # The rest of the span is a run of its own, of the samples that are left.
+        rows = batch.sample_index.long()
+        batch.renumber()
+        rest = self._run_small(dataclasses.replace(state, layer=layer), until, plan)
+        for name in _RESULTS:
+            getattr(results, name).index_copy_(0, rows, getattr(rest, name))
+        batch.sample_index = rows[batch.sample_index.long()].int()
+        return results
+
+    def _run_small(self, state: PackedState, until: int, plan: Plan) -> Results:
+        """Run a span of a batch for which there is a bucket."""
+        wanted = Bucket.smallest(state.tokens, len(state), state.batch.max_seqlen)
+        if wanted is not None and self._lock.acquire(blocking=False):
             try:
                 place = self._place_for(wanted, plan)
                 if self._recorder is not None and place is not None:

@@ -14,7 +14,7 @@ matter: see `engine.graphs`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,22 @@ class LayerLoop(LayeredEncoder):
         return self.layers[0].dtype
 
     def _run_span(self, state: PackedState, until: int) -> Results:
+        return self.run_some(state, until)[0]
+
+    def run_some(
+        self, state: PackedState, until: int, enough: Callable[[int, int], bool] = lambda tokens, samples: False
+    ) -> tuple[Results, int]:
+        """Run a span as `_run_span` does, or its first layers.
+
+        Args:
+            state: as of `_run_span`.
+            until: as of `_run_span`.
+            enough: is asked with the tokens and samples that are left, wherever they are known to have become fewer;
+                True ends the span.
+
+        Returns:
+            The results, and how many layers the samples that are left have behind them.
+        """
         batch, rule, survivors = state.batch, state.rule, len(state)
         results = Results.empty(batch.hidden, survivors, self.num_labels)
         asked, limits, speed = asked_layers(rule, self.heads), rule.limits(self.depth), batch.speed
@@ -76,7 +92,9 @@ class LayerLoop(LayeredEncoder):
             batch.cut(survivors, tokens)
             if survivors == 0:
                 break
-        return results
+            if number < until and enough(tokens, survivors):
+                return results, number
+        return results, until
 
 
 def let_out(

@@ -20,7 +20,7 @@ from fastbert_kernels.engine.buckets import (
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
-from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from helpers.encoders import random_batch, random_loop
 from helpers.graphs import ALWAYS_MOVE, CheckedLayer, HostileRecorder, assert_equal_runs, graphed, without_heads
 
@@ -75,6 +75,23 @@ def test_random_batches_through_one_loop(late, move, whole_depth_samples, batche
     assert layers == set(range(1, DEPTH + 1))
     used = {(stage.inputs.hidden.shape[0], stage.inputs.speed.shape[0]) for stage in recorder.replayed}
     assert len(used) > 5
+
+
+@pytest.mark.parametrize("lengths", [[300, 5, 200] * 4 + [0], [3] * (MAX_SAMPLES + 9)], ids=["tokens", "samples"])
+@pytest.mark.parametrize("rule", [ENTROPY_RULE, Rule("confidence", layer_speeds=(None, 0.9, 0.4, None))], ids=str)
+def test_a_large_batch_is_in_graphs_once_it_has_become_small(poisoned_memory, lengths, rule):
+    plain = random_loop(depth=DEPTH, layer=CheckedLayer)
+    loop, recorder = graphed(plain)
+    batch = random_batch(lengths, torch.rand(len(lengths)) + 0.1)
+    want = assert_equal_runs(loop, plain, batch, rule)
+    assert recorder.replayed and DEPTH in want.exit_layer and want.exit_layer.min() < DEPTH
+    # And where it becomes small within a span.
+    state = loop.start(copy.copy(batch), rule, 7 * batch.sample_index.long())
+    left = [loop.advance(state, until) for until in (3, DEPTH)]
+    assert all(len(some.indices) for some in left)
+    rows = torch.cat([some.indices for some in left]) // 7
+    assert torch.equal(torch.cat([some.exit_layer for some in left]), want.exit_layer[rows])
+    torch.testing.assert_close(torch.cat([some.logits for some in left]), want.logits[rows], equal_nan=True)
 
 
 @pytest.mark.parametrize("late", [0, 1, 2])
@@ -218,11 +235,11 @@ def test_a_move_by_a_late_count_takes_dummies_along():
     assert [stage.inputs.hidden.shape[0] for stage in recorder.replayed] == [256, 256, 64, 64]
 
 
-def test_batches_too_large_for_a_bucket_run_plainly():
+def test_batches_that_stay_too_large_for_a_bucket_run_plainly():
     plain = random_loop(depth=DEPTH)
     loop, recorder = graphed(plain)
-    assert_equal_runs(loop, plain, random_batch([TOKENS[-1], 1], 0.5))
-    assert_equal_runs(loop, plain, random_batch([1] * (MAX_SAMPLES + 1), 0.5))
+    assert_equal_runs(loop, plain, random_batch([TOKENS[-1], 1], 0.0))
+    assert_equal_runs(loop, plain, random_batch([1] * (MAX_SAMPLES + 1), 0.0))
     assert not recorder.recorded
 
 
