@@ -357,8 +357,8 @@ FAULTS = [
         "engine",
         "a slower precision is taken without a word",
         "fastbert_kernels/precision.py",
-        "if rates.of(made.precision) * MARGIN < rates.float32:",
-        "if rates.of(made.precision) * MARGIN > rates.float32:",
+        "if rate * MARGIN < rates.float32:",
+        "if rate * MARGIN > rates.float32:",
         PRECISION,
     ),
     Fault(

@@ -1,0 +1,15 @@
+"""The faults of scripts/mutation_check.py still fit the sources that they are planted in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "mutation_check.py"
+
+
+def test_every_fault_can_be_planted():
+    listed = subprocess.run([sys.executable, str(SCRIPT), "--list"], capture_output=True, text=True, check=False)
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    assert len(listed.stdout.splitlines()) > 50
