@@ -277,6 +277,10 @@ def test_mistakes_are_told_before_the_libraries_are_imported(tmp_path):
         (["train", "--train", "{folder}/labels.tsv", "--dev", "{folder}/columns.tsv"], 2, "columns.tsv, line 1: no"),
         (["distill", model, "--texts", "{folder}/empty.txt"], 2, "empty.txt, line 2: empty text"),
         (["distill", model, "--texts", "{folder}/texts.txt", "--dev", "{folder}/labels.tsv"], 2, "unknown label"),
+        (["demo", "--train", "{folder}/labels.tsv"], 2, "--train and --dev go together"),
+        (["demo", "--train", "{folder}/labels.tsv", "--dev", "{folder}/none.tsv"], 2, "none.tsv: no samples"),
+        (["demo", "--speed", "0"], 2, "every --speed must be above 0 and at most 1"),
+        (["demo", "--out", "{folder}/texts.txt"], 2, "texts.txt: a file; name a folder"),
         (["convert", "{folder}/absent.bin", "--to", "{folder}/x"], 2, "absent.bin: cannot be read (no such file)"),
     ]
     asked = json.dumps([words for words, _, _ in cases])

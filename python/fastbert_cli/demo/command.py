@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from fastbert_cli import options
 from fastbert_cli.command import Command, Option
+from fastbert_cli.errors import CommandError
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,25 @@ class Demo(Command):
     timed: Annotated[int, Option("Texts that the timing runs over (a multiple of the batch of 32).", min=32)] = 160
     rounds: Annotated[int, Option("Interleaved repeats of the timing; medians are reported.", min=1)] = 3
     seed: Annotated[int, Option("Of the data, the fresh heads and the training.")] = 0
+
+    @property
+    def speeds(self) -> tuple[float, ...]:
+        """The Speeds to measure at, in order."""
+        return tuple(sorted(set(self.speed)))
+
+    def look(self) -> None:
+        """Look at the options, the folder and the files."""
+        from fastbert_hf.data.reading import look_at_classification_file
+
+        if any(not 0 < speed <= 1 for speed in self.speeds):
+            raise CommandError("every --speed must be above 0 and at most 1")
+        if self.out.exists() and not self.out.is_dir():
+            raise CommandError(f"--out {self.out}: a file; name a folder")
+        files = [file for file in (self.train, self.dev) if file is not None]
+        if len(files) == 1:
+            raise CommandError("--train and --dev go together: one file to train on, one to measure on")
+        for file in files:
+            look_at_classification_file(file)
 
     def run(self) -> None:
         """Train, measure and report."""

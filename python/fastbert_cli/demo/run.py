@@ -30,20 +30,16 @@ def run_demo(options: Demo) -> None:
     """Train, distill, patch, measure and write `options.out`.
 
     Raises:
-        CommandError: options that do not fit together, or patched answers that differ from the unpatched ones.
+        CommandError: a backbone that cannot be used, or patched answers that differ from the unpatched ones.
         DataFileError: a file cannot be used.
     """
-    console = Console()
-    speeds = tuple(sorted(set(options.speed)))
-    if any(not 0 < speed <= 1 for speed in speeds):
-        raise CommandError("every --speed must be above 0 and at most 1")
     logging.set_verbosity_error()
     options.out.mkdir(parents=True, exist_ok=True)
     with sole_writer(options.out / "demo"):
-        _run(options, console, speeds)
+        _run(options, Console())
 
 
-def _run(options: Demo, console: Console, speeds: tuple[float, ...]) -> None:
+def _run(options: Demo, console: Console) -> None:
     begin = time.perf_counter()
     console.rule("1. Data")
     train, test = load_data(options)
@@ -58,7 +54,7 @@ def _run(options: Demo, console: Console, speeds: tuple[float, ...]) -> None:
 
     console.rule("3. Exits, accuracy and times, patched and unpatched, interleaved")
     dataset = TokenisedDataset(test, tokenizer, options.max_length)
-    measured = measure(model, dataset, speeds, options.timed, options.rounds)
+    measured = measure(model, dataset, options.speeds, options.timed, options.rounds)
 
     results = {
         "machine": describe_machine(),
@@ -94,8 +90,6 @@ def _run(options: Demo, console: Console, speeds: tuple[float, ...]) -> None:
 
 def load_data(options: Demo) -> tuple[ClassificationData, ClassificationData]:
     """Return the user's two files, or the docstrings."""
-    if (options.train is None) != (options.dev is None):
-        raise CommandError("--train and --dev go together: one file to train on, one to measure on")
     if options.train is not None and options.dev is not None:
         train = read_classification_file(options.train)
         return train, read_classification_file(options.dev, train.label_names)
