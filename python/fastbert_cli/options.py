@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from fastbert_cli.command import Option
+from fastbert_cli.errors import CommandError
 
 DATA = "Data"
 SPEEDS = (0.1, 0.3, 0.5, 0.8)  # that commands look at when none is given
@@ -14,6 +15,18 @@ UNPATCHED = "none"  # in place of a backend
 # A test compares these with those of the kernels.
 BACKENDS = ("auto", "cuda", "triton", "cpu", "reference", UNPATCHED)
 PRODUCTS = ("qkv", "attention_output", "intermediate", "output")
+
+Stride = int | Literal["trained"] | None  # as `fastbert_hf.passages` has it
+
+
+def stride_of(text: str) -> Stride:
+    """Return what the value of --stride says."""
+    if text == "none":
+        return None
+    if not text.isdecimal():
+        raise CommandError(f"--stride {text}: give the number of tokens that passages share, as 32, or none")
+    return int(text)
+
 
 SavedModel = Annotated[Path, Option("Folder of a saved FastBERT and its tokenizer.", metavar="MODEL_DIR")]
 Subset = Annotated[str | None, Option("Configuration of a data set, as sst2 of glue.", panel=DATA)]
@@ -25,6 +38,14 @@ LabelColumn = Annotated[
     str | None, Option("Column of the label. Default: label, or labels with several per text.", panel=DATA)
 ]
 CutOff = Annotated[int | None, Option("Texts are cut off at this many tokens. Default: as in training.", min=1)]
+Passages = Annotated[
+    Stride,
+    Option(
+        "Read longer texts in passages that share this many tokens, instead of cutting them off (none); the answer is "
+        "the mean of their probabilities. Default: as in training.",
+        parse=stride_of,
+    ),
+]
 BatchSize = Annotated[int, Option("Texts per batch, in the order of the data.", min=1)]
 Backend = Annotated[
     str,

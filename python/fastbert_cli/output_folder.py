@@ -119,11 +119,11 @@ class OutputFolder(Generic[Config]):
         """
         if not self._writes:
             return
-        max_length = self.config.model.max_length
+        max_length, stride = self.config.model.max_length, self.config.model.stride
         note_cut_off(max(result.truncated for result in training.values()), max_length, "training texts")
         rows: list[Row] = []
         if dev is not None:
-            dataset = TokenisedDataset(dev, tokenizer, max_length)
+            dataset = TokenisedDataset(dev, tokenizer, max_length, stride)
             note_cut_off(dataset.truncated, max_length, "dev texts")
             with scores.progress_bars() as advance:
                 rows = score(model, dataset, SPEEDS, progress=advance)

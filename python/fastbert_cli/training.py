@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastbert_cli.command import Option
 from fastbert_cli.errors import shell_command
-from fastbert_cli.options import DATA
+from fastbert_cli.options import DATA, stride_of
 
 if TYPE_CHECKING:
     from fastbert_hf.training import DistillationSettings, TrainingSettings
@@ -27,6 +27,12 @@ Dev = Annotated[
 ]
 DevSplit = Annotated[str | None, Option("Part of the data set of --dev, as validation.", panel=DATA)]
 MaxLength = Annotated[int, Option("Texts are cut off at this many tokens.", panel=MODEL)]
+STRIDE = Option(
+    "Divide longer texts into passages that share this many tokens and have the label of the text, instead of cutting "
+    "them off (none).",
+    panel=MODEL,
+    parse=stride_of,
+)
 Score = Literal["accuracy", "macro_f1"]
 Scheduler = Literal[
     "linear",
@@ -155,8 +161,12 @@ class TrainingConfig:
     def shared(self) -> dict[str, Any]:
         """Return the settings that all steps take from the sections `run` and `model`."""
         shared = {"seed": self.run.seed, "precision": self.run.precision, "arguments": self.run.arguments()}
-        # None: as the model says, which is not loaded yet.
-        return shared if self.model.max_length is None else {**shared, "max_length": self.model.max_length}
+        # None and "trained": as the model says, which is not loaded yet.
+        if self.model.max_length is not None:
+            shared["max_length"] = self.model.max_length
+        if self.model.stride != "trained":
+            shared["stride"] = self.model.stride
+        return shared
 
     def distillation(self, cache_dir: Path) -> DistillationSettings:
         """Return the settings of step 2, with a cache in `cache_dir` if one is wanted."""

@@ -48,6 +48,8 @@ class FastBertConfig(PreTrainedConfig):
             list afterwards.
         trained_max_length: tokens at which texts were cut off in training, which is where they are cut off afterwards
             unless a call says otherwise; `None`: the model was not trained here.
+        trained_stride: tokens that passages of longer texts shared in training, which is how such texts are read
+            afterwards unless a call says otherwise; `None`: they are cut off.
         **kwargs: `num_labels` or `id2label` (N >= 2 classes; `label2id` follows from it), `problem_type`
             ("single_label_classification", which `None` means too, or "multi_label_classification"), and whatever else
             `PreTrainedConfig` takes.
@@ -76,6 +78,7 @@ class FastBertConfig(PreTrainedConfig):
         head_activation: str = "tanh",
         exit_layers: Sequence[int] | None = None,
         trained_max_length: int | None = None,
+        trained_stride: int | None = None,
         **kwargs: Any,
     ) -> None:
         misplaced = [name for name in _READ_FROM_BACKBONE if name in kwargs]
@@ -106,6 +109,7 @@ class FastBertConfig(PreTrainedConfig):
         self.exit_layers = list(range(1, self.num_hidden_layers + 1) if exit_layers is None else exit_layers)
 
         self.trained_max_length = trained_max_length
+        self.trained_stride = trained_stride
 
         num_labels, id2label = kwargs.get("num_labels"), kwargs.get("id2label")
         if id2label is not None:
@@ -144,6 +148,8 @@ class FastBertConfig(PreTrainedConfig):
         class_names(self.id2label or {})
         if self.trained_max_length is not None and not _is_integer(self.trained_max_length, 1):
             raise ValueError(f"trained_max_length must be a positive integer, got {self.trained_max_length!r}")
+        if self.trained_stride is not None and not _is_integer(self.trained_stride, 0):
+            raise ValueError(f"trained_stride must be an integer of at least 0, got {self.trained_stride!r}")
         self._check_exit_layers()
 
     def _check_exit_layers(self) -> None:

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
-from fastbert_hf.data import Text, encode_passages
+from fastbert_hf.data import Text, check_passages
 from fastbert_hf.exits.resolution import Speed
-from fastbert_hf.exits.uncertainty import uncertainty as uncertainty_of
+from fastbert_hf.passages import Answers, Stride, answers_of_texts
 from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser, tokenised_ahead
 
 # Tokens of a batch, with the padding that is computed. On two CPU cores and a 6-layer MiniLM, larger batches were no
@@ -80,7 +80,7 @@ def predict(
     speedup: float | None = None,
     max_tokens: int | None = None,
     max_length: int | None = None,
-    stride: int | None = None,
+    stride: Stride = "trained",
     window: int = WINDOW,
     progress: bool | None = None,
 ) -> Predictions:
@@ -135,7 +135,7 @@ def iter_predict(
     speedup: float | None = None,
     max_tokens: int | None = None,
     max_length: int | None = None,
-    stride: int | None = None,
+    stride: Stride = "trained",
     window: int = WINDOW,
     progress: bool | None = None,
     total: int | None = None,
@@ -164,6 +164,7 @@ def iter_predict(
             tokens with the one before it. Every passage leaves when it may; the probabilities of a text are the mean of
             those of its passages, its uncertainty is that of the mean, and its exit layer that of the passage that went
             deepest. Single texts and fast tokenizers only. A calibration's guarantee is for texts that were cut off.
+            "trained": as in training, where texts are cut off unless it was told a stride; `None`: cut off.
         window: texts that are tokenised and sorted together.
         progress: show a progress bar on stderr; `None`: if that is a terminal.
         total: number of texts, for the progress bar; `None`: their `len`, if they have one.
@@ -199,8 +200,7 @@ def iter_predict(
     # What is wrong with it is said now, not at the first window.
     model.resolve_speed(speed, speedup, len(texts) if isinstance(texts, Sized) else 1)
     max_length = resolve_max_length(model, tokenizer, max_length)
-    if stride is not None:
-        encode_passages(tokenizer, ["a"], max_length, stride)  # what is wrong with it is said now
+    stride = resolve_stride(model, tokenizer, max_length, stride)
     tokenise = WindowTokeniser(tokenizer, max_length, model.get_input_embeddings().num_embeddings, stride)
     return _predictions(model, tokenised_ahead(texts, tokenise, window), speed, speedup, max_tokens, progress, total)
 
@@ -218,36 +218,20 @@ def _predictions(
     with closing(windows), _progress(progress, total) as advance:
         for window in windows:
             _check_eval_mode(model)  # the caller had control since the last window
-            rows = [*_run(model, window, speed, speedup, max_tokens, advance), window.truncated]
-            logits, uncertainty, exit_layer, truncated = _by_text(window, rows, model.config.multi_label)
-            _warn_if_not_finite(uncertainty, window.start)
+            rows = _run(model, window, speed, speedup, max_tokens, advance)
+            answers = answers_of_texts(model, rows, window.order, window.num_texts, speed, speedup)
+            truncated = torch.zeros(window.num_texts, dtype=torch.bool)
+            truncated[window.order] = window.truncated
+            _warn_if_not_finite(answers.uncertainty, window.start)
             yield Predictions(
                 start=window.start,
-                logits=logits,
-                uncertainty=uncertainty,
-                exit_layer=exit_layer,
+                logits=answers.logits,
+                uncertainty=answers.uncertainty,
+                exit_layer=answers.exit_layer,
                 truncated=truncated,
                 id2label=model.config.id2label,
                 multi_label=model.config.multi_label,
             )
-
-
-def _by_text(window: TokenisedWindow, rows: list[torch.Tensor], multi_label: bool) -> list[torch.Tensor]:
-    """Return logits, uncertainty, exit layer and truncation of every text from those of the window's rows."""
-    results = [row.new_empty(window.num_texts, *row.shape[1:]) for row in rows]
-    for result, row in zip(results, rows, strict=True):
-        result[window.order] = row
-    if len(window) > window.num_texts:
-        logits, uncertainty, exit_layer, _ = results
-        passages = torch.bincount(window.order, minlength=window.num_texts)
-        several = passages > 1
-        every = rows[0].double()
-        every = every.sigmoid() if multi_label else every.softmax(dim=-1)
-        mean = every.new_zeros(logits.shape).index_add(0, window.order, every)[several] / passages[several, None]
-        logits[several] = (mean.logit(1e-12) if multi_label else mean.log()).to(logits.dtype)
-        uncertainty[several] = uncertainty_of(logits[several], multi_label)
-        exit_layer.scatter_reduce_(0, window.order, rows[2], "amax")
-    return results
 
 
 @torch.inference_mode()
@@ -258,8 +242,8 @@ def _run(
     speedup: float | None,
     max_tokens: int,
     advance: Callable[[int], None],
-) -> list[torch.Tensor]:
-    """Logits, uncertainty and exit layers of a window on the CPU, in the order of its rows."""
+) -> Answers:
+    """Return the answers of a window, in the order of its rows."""
     if isinstance(speed, torch.Tensor):
         speed = speed[window.start + window.order].to(model.device)
     outputs = []
@@ -274,7 +258,7 @@ def _run(
         begun.update(window.order[rows].tolist())
         advance(len(begun) - before)
     # Read back once per window: reading every batch would make the host wait for the device each time.
-    return [torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)]
+    return Answers(*(torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))
 
 
 def _packed_forward(model: Any) -> Callable[..., Any] | None:
@@ -309,6 +293,18 @@ def resolve_max_length(model: Any, tokenizer: PreTrainedTokenizerBase, max_lengt
             f"got {max_length}"
         )
     return max_length
+
+
+def resolve_stride(model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, stride: Stride) -> int | None:
+    """Return how many tokens passages of `max_length` tokens share; `None`: longer texts are cut off.
+
+    Raises:
+        ValueError: passages that cannot be, see `check_passages`.
+    """
+    shared: int | None = model.config.trained_stride if stride == "trained" else stride
+    if shared is not None:
+        check_passages(tokenizer, max_length, shared)
+    return shared
 
 
 def _warn_if_not_finite(uncertainty: torch.Tensor, start: int) -> None:

@@ -35,7 +35,7 @@ def score(
 
     Args:
         model: patched or not, in eval mode, on any device.
-        dataset: labelled samples.
+        dataset: labelled samples; the passages of a text have one answer together.
         speeds: in [0, 1].
         speedups: FLOPs speed-ups of the linear knob; the model must be calibrated.
         batch_size: samples per forward pass, in the order of the data.
@@ -56,7 +56,7 @@ def score(
     rows: list[Row] = []
     for done, (name, depth) in enumerate(depths, 1):
         result = evaluate(model, dataset, depth, batch_size)
-        layers = result.exit_layers.numpy()
+        layers = result.sample_exit_layers.numpy()
         asked = shape.asking(_layers_asked(model, depth))
         rows.append(
             {
@@ -64,7 +64,7 @@ def score(
                 "speed": None if isinstance(depth, ExitRule) else depth,
                 "accuracy": result.accuracy,
                 "macro_f1": result.macro_f1,
-                "mean_exit_layer": float(layers.mean()),
+                "mean_exit_layer": float(result.exit_layers.double().mean()),
                 "flops_speedup": flops_speedup(asked, layers, np.asarray(dataset.lengths), FLOPS_CONVENTION),
             }
         )
@@ -108,6 +108,6 @@ def _add_times(
     calls = {depth: batch_calls(model, batches, depth) for depth in depths}
     times = time_interleaved(calls, model.device, _ROUNDS, warmups=1, progress=progress)
     for row, depth in zip(rows, depths, strict=True):
-        row["ms_per_text"] = 1e3 * times[depth].median / len(dataset)
+        row["ms_per_text"] = 1e3 * times[depth].median / dataset.num_texts
         row["speedup"] = ratio(times[None], times[depth])
         row["realisation"] = row["speedup"] / row["flops_speedup"]

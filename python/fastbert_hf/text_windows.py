@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from fastbert_hf.data import Text, encode, encode_passages, wants_segment_ids
+from fastbert_hf.data import Text, check_passages, encode, encode_passages, wants_segment_ids
 
 THREAD_NAME = "fastbert-tokenizer"
 
@@ -153,7 +153,7 @@ class WindowTokeniser:
         if self._pairs is None:
             self._pairs = not isinstance(texts[0], str)
         if self._pairs and self._stride is not None:
-            raise ValueError("passages are of single texts, and these are pairs; leave stride out")
+            check_passages(self._tokenizer, self._max_length, self._stride, pairs=True)
         for position, text in enumerate(texts, start):
             _check_text(text, position, self._pairs)
         encoded, truncated, text_of_row = self._encode_or_explain(texts, start)

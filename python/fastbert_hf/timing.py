@@ -181,10 +181,12 @@ class Clock:
             progress: is told of the step "times" after every timed call.
 
         Raises:
-            ValueError: there are no texts.
+            ValueError: there are no texts, or some have several passages.
         """
         if len(dataset) == 0:
             raise ValueError("nothing to time: the data set is empty")
+        if dataset.has_passages:
+            raise ValueError("some texts were divided into passages; time texts that are not: leave stride out")
         batches = _timed_batches(model, dataset, batch_size, seconds, seed)
         texts = sum(len(batch["input_ids"]) for batch in batches)
 

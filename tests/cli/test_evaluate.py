@@ -169,6 +169,35 @@ def test_texts_are_cut_off_where_those_of_the_training_were_and_counted(trained,
     assert "cut off" not in succeed("predict", model, file).stderr
 
 
+def test_passages_have_one_answer_for_each_text(trained, data):
+    model = FastBertForSequenceClassification.from_pretrained(trained / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    samples = [line.split("\t") for line in (data / "dev.tsv").read_text().splitlines()[1:]]
+    shape = ModelShape.from_config(model.config)
+    layers, full, done, right, count = [], 0, 0, 0, 0
+    for label, text in samples:
+        words = text.split()  # each a token; three fit, and one is shared
+        parts = [" ".join(words[start : start + 3]) for start in range(0, max(len(words) - 1, 1), 2)]
+        with torch.inference_mode():
+            outputs = [model(**tokenizer(part, return_tensors="pt"), speed=0.5) for part in parts]
+        probabilities = torch.cat([output.logits.softmax(-1) for output in outputs]).mean(0)
+        right += model.config.id2label[int(probabilities.argmax())] == label
+        layers.append(max(int(output.exit_layer) for output in outputs))
+        for part, output in zip(parts, outputs, strict=True):
+            length = len(part.split()) + 2
+            full += int(full_depth_flops(shape, length))
+            done += int(executed_flops(shape, [int(output.exit_layer)], length))
+        count += len(parts)
+    options = ("--data", data / "dev.tsv", "--speed", 0.5, "--max-length", 5, "--stride", 1, "--agreement")
+    results = evaluate(trained / "model", *options)
+    assert (results["texts"], results["passages"], results["truncated"]) == (21, count, 0) and count > 21
+    row = results["rows"][1]
+    assert row["accuracy"] == pytest.approx(right / 21) and row["flops_speedup"] == pytest.approx(full / done)
+    assert row["mean_exit_layer"] == pytest.approx(sum(layers) / 21)
+    shown = succeed("evaluate", trained / "model", *options, "--time").stdout
+    assert f"21 texts in {count} passages in batches of 32" in shown and f"unpatched model, {count} passages" in shown
+
+
 def test_agreement_is_counted(trained, data):
     arguments = (trained / "model", "--data", data / "dev.tsv", "--speed", 0.5, "--agreement")
     found = evaluate(*arguments)["agreement"]

@@ -194,7 +194,7 @@ def test_json_has_no_nan(tmp_path):
             ["--text-column", "a", "--pair-column", "b", "--stride", 2],
             "--stride is for single texts, not for pairs; leave it or --pair-column out",
         ),
-        ("t.txt", "good\n", ["--max-length", 5, "--stride", 3], "stride must be at least 0 and below 3"),
+        ("t.txt", "good\n", ["--max-length", 5, "--stride", 3], "stride must be an integer of at least 0 and below 3"),
         ("t.txt", "good\n", ["--backend", "none", "--dtype", "bf16"], "--dtype is for patched models"),
         ("t.txt", "good\n", ["--backend", "abacus"], "unknown backend 'abacus'; choose one of auto, "),
         ("t.txt", "good\n", ["--max-length", 1000], "max_length must be above 2"),

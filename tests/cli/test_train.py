@@ -312,6 +312,10 @@ def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
         ({"--exit-layers": "one"}, "--exit-layers one: name layers with commas"),
         ({"--exit-layers": "3"}, "no student classifier to distill"),
         ({"--max-length": "100"}, "max_length is 100, but the model ends at 32 tokens"),
+        ({"--stride": "14"}, "--stride: stride must be an integer of at least 0 and below 14 (max_length without"),
+        ({"--stride": "16"}, "stride must be an integer of at least 0 and at most 15, got 16"),
+        ({"--stride": "-1"}, "--stride -1: give the number of tokens that passages share, as 32, or none"),
+        ({"--stride": "1", "--train": "{data}/pairs.tsv", "--dev": "{data}/pairs.tsv"}, "passages are of single texts"),
         ({"--epochs": "0"}, "fine_tune.epochs must be above 0, got 0"),
         ({"--class-weights": "no=1"}, "class_weights has no weight for yes; give every class one"),
         ({"--class-weights": "no=1,yes"}, "--class-weights no=1,yes: give balanced, or every class once"),
@@ -336,6 +340,31 @@ def test_complaints_are_one_line(tiny_backbone, data, tmp_path, changes, message
     result = invoke("train", *options_of(data, tiny_backbone, **changes))
     assert_complaint(result, "train", message.format(data=data))
     assert not (tmp_path / "out").exists()
+
+
+def test_long_texts_in_passages_from_training_to_answers(tiny_backbone, data, tmp_path):
+    quick = ["--epochs", 1, "--learning-rate", 5e-3, "--batch-size", 8, "--precision", "fp32", "--distil-epochs", 1]
+    out, file = tmp_path / "out", data / "dev.tsv"
+    passages = ["--max-length", 5, "--stride", 1]
+    told = succeed("train", *options_of(data, tiny_backbone), *quick, *passages, "--out", out)
+    assert "cut off" not in told.stderr
+    assert load(out)[0].config.trained_stride == 1
+    evaluated = succeed("evaluate", out / "model", "--data", file, "--backend", "none", "--json").stdout
+    assert json.loads(evaluated)["rows"] == results_of(out)["dev"]
+    want = succeed("predict", out / "model", file, *passages).stdout
+    assert succeed("predict", out / "model", file).stdout == want
+    assert succeed("predict", out / "model", file, "--stride", "none").stdout != want
+    wish = ("calibrate", out / "model", "--data", data / "train.tsv", "--max-drop", 0.2, "--one-speed")
+    assert_complaint(invoke(*wish), "calibrate", "reads such texts in passages (--stride 1), for whose mean no setting")
+    for way in (["--stride", "none"], ["--max-length", 16]):  # the remedies that the message names
+        succeed(*wish, *way)
+        assert (
+            "guaranteed for texts that are cut off, not with --stride" in succeed("predict", out / "model", file).stderr
+        )
+    again = tmp_path / "again"
+    succeed("distill", out / "model", "--texts", file, "--distil-epochs", 1, "--out", again, "--precision", "fp32")
+    assert yaml.safe_load((again / "config.yaml").read_text())["model"]["stride"] == 1
+    assert load(again)[0].config.trained_stride == 1
 
 
 def test_a_backbone_without_its_tokenizer_is_refused(tiny_backbone, data, tmp_path):

@@ -18,6 +18,7 @@ class StubModel:
         num_labels=2,
         max_position_embeddings=512,
         trained_max_length=None,
+        trained_stride=None,
         id2label={0: "no", 1: "yes"},
         multi_label=False,
     )

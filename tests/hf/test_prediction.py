@@ -14,6 +14,7 @@ from transformers import BertTokenizerFast
 
 import fastbert_kernels
 from fastbert_hf import iter_predict, predict
+from fastbert_hf.calibration import ExitRule
 from helpers.models import spread_model
 from helpers.stubs import StubModel, StubTokenizer
 
@@ -244,11 +245,26 @@ def test_long_texts_in_passages(tokenizer, speed, stride, multi_label):
         assert not got.truncated.any() and len(got) == 60
 
 
+def test_passages_are_those_of_the_training_unless_a_call_says_otherwise(plain_model, tokenizer):
+    texts = make_texts(9, longest=45)
+    plain_model.config.trained_max_length, plain_model.config.trained_stride = 12, 3
+    got, want = (predict(plain_model, tokenizer, texts, **options) for options in ({}, dict(stride=3, max_length=12)))
+    assert torch.equal(got.logits, want.logits) and not got.truncated.any()
+    cut = predict(plain_model, tokenizer, texts, stride=None)
+    assert cut.truncated.any() and not torch.allclose(cut.logits, want.logits, atol=1e-3)
+
+
+def test_the_uncertainty_of_a_mean_is_that_of_the_criterion(plain_model, tokenizer):
+    rule = ExitRule((1, 2), (0.3, 0.3), "confidence")
+    got = predict(plain_model, tokenizer, make_texts(20, longest=45), speed=rule, max_length=12, stride=3)
+    torch.testing.assert_close(got.uncertainty, 1 - got.probabilities.amax(-1), rtol=0, atol=1e-6)
+
+
 def test_passages_that_cannot_be_are_refused(plain_model, tokenizer, capsys):
     for stride in (-1, 10):
-        with pytest.raises(ValueError, match=rf"stride must be at least 0 and below 10 .*, got {stride}"):
+        with pytest.raises(ValueError, match=rf"stride must be an integer of at least 0 and below 10 .*, got {stride}"):
             iter_predict(plain_model, tokenizer, ["w1"], max_length=12, stride=stride)
-    with pytest.raises(ValueError, match="passages are of single texts, and these are pairs; leave stride out"):
+    with pytest.raises(ValueError, match="passages are of single texts, and these are pairs; cut them off"):
         predict(plain_model, tokenizer, [("w1", "w2")], stride=2)
     before = copy.deepcopy(tokenizer.backend_tokenizer.truncation)
     predict(plain_model, tokenizer, make_texts(9), max_length=12, stride=2, progress=True)

@@ -67,6 +67,14 @@ class Calibrate(Command):
     max_length: Annotated[
         int | None, Option("Texts are cut off at this many tokens. Default: as in training.", panel=DATA, min=1)
     ] = None
+    stride: Annotated[
+        options.Stride,
+        Option(
+            "none: calibrate a model that was trained on passages (--stride) for texts that are cut off.",
+            panel=DATA,
+            parse=options.stride_of,
+        ),
+    ] = "trained"
     records: Annotated[
         Path | None,
         Option("File for what the heads answered: read if it is there, so that the model need not run.", panel=DATA),

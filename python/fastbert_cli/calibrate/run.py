@@ -16,7 +16,7 @@ import fastbert_kernels
 from fastbert_cli.calibrate import report
 from fastbert_cli.calibrate.command import Calibrate
 from fastbert_cli.errors import CommandError, faults_explained
-from fastbert_cli.models import load_model, longest_text, place, place_and_patch, precision_of
+from fastbert_cli.models import load_model, longest_text, passages, place, place_and_patch, precision_of
 from fastbert_cli.scores import progress_bars
 from fastbert_cli.texts import note_cut_off, read_for
 from fastbert_hf.calibration import (
@@ -68,6 +68,13 @@ def run_calibrate(options: Calibrate) -> None:
         labels = torch.tensor(data.label_ids)
         check_samples(labels, objective, options.confidence, options.search, options.temperature_scaling)
         dataset = TokenisedDataset(data, tokenizer, max_length)
+        stride = passages(model, tokenizer, max_length, options.stride)
+        if stride is not None and dataset.truncated:
+            raise CommandError(
+                f"{dataset.truncated:,} of {len(data):,} texts are longer than {max_length} tokens, and this model "
+                f"reads such texts in passages (--stride {stride}), for whose mean no setting can be guaranteed: leave "
+                "them out, raise --max-length, or calibrate for texts that are cut off with --stride none"
+            )
         note_cut_off(dataset.truncated, max_length)
         if options.dtype is None and (options.backend is None or options.latency_ms is not None):
             place(model, options.patching.backend)  # recorded as it is; a clock patches it later

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastbert_cli import options, training
 from fastbert_cli.command import Command, Given, Option
 from fastbert_cli.options import DATA
-from fastbert_cli.training import MODEL, RUN, Distil, Run, TrainingConfig, how_to_go_on
+from fastbert_cli.training import MODEL, RUN, STRIDE, Distil, Run, TrainingConfig, how_to_go_on
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class ModelToDistill:
     max_length: Annotated[
         int | None, Option("Texts are cut off at this many tokens. Default: as in the model's training.", panel=MODEL)
     ] = None
+    stride: Annotated[options.Stride, replace(STRIDE, help=f"{STRIDE.help} Default: as in the model's training.")] = (
+        "trained"
+    )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from fastbert_cli.distill.command import DistillConfig
 from fastbert_cli.errors import faults_explained
-from fastbert_cli.models import label_names_of, load_model, longest_text
+from fastbert_cli.models import label_names_of, load_model, longest_text, passages
 from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.texts import read_labelled, read_unlabelled
-from fastbert_hf.data import TextData, join_texts
+from fastbert_hf.data import TextData, check_passages, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import distill
 from fastbert_hf.training.checks import check_vocabulary
@@ -29,7 +29,8 @@ def run_distill(output: OutputFolder[DistillConfig]) -> None:
     assert config.model.folder is not None
     model, tokenizer = load_model(Path(config.model.folder))
     max_length = longest_text(model, tokenizer, config.model.max_length)
-    config = output.config = replace(config, model=replace(config.model, max_length=max_length))
+    stride = passages(model, tokenizer, max_length, config.model.stride)
+    config = output.config = replace(config, model=replace(config.model, max_length=max_length, stride=stride))
     with faults_explained():
         texts = read_texts(config, model)
         dev = None
@@ -39,6 +40,8 @@ def run_distill(output: OutputFolder[DistillConfig]) -> None:
                 section.dev, names, section, split=section.dev_split, multi_label=model.config.multi_label
             )
         check_vocabulary(model, tokenizer, texts, dev)
+        if stride is not None:
+            check_passages(tokenizer, max_length, stride, pairs=texts.pairs is not None)
     console.print(f"{len(texts)} texts" + ("" if dev is None else f", {len(dev)} to score on"))
 
     output.begin()

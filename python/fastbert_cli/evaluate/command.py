@@ -46,6 +46,7 @@ class Evaluate(Command):
         tuple[float, ...], Option("FLOPs speed-up to score at, of a calibrated model; may be repeated.")
     ] = ()
     max_length: options.CutOff = None
+    stride: options.Passages = "trained"
     batch_size: options.BatchSize = 32
     timed: Annotated[bool, Option("Measure times too: all texts, three interleaved rounds, medians.", "--time")] = False
     agreement: Annotated[

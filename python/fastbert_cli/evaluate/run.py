@@ -13,7 +13,7 @@ from transformers.utils import logging
 from fastbert_cli import scores
 from fastbert_cli.errors import faults_explained
 from fastbert_cli.evaluate.command import Evaluate
-from fastbert_cli.models import load_model, longest_text, place, place_and_patch, precision_of
+from fastbert_cli.models import load_model, longest_text, passages, place, place_and_patch, precision_of
 from fastbert_cli.texts import note_cut_off, read_for
 from fastbert_hf.agreement import Agreement, compare_answers
 from fastbert_hf.data import TokenisedDataset
@@ -37,12 +37,13 @@ def run_evaluate(options: Evaluate) -> None:
         for speedup in options.speedup:  # what is wrong with it is said before the data is read
             model.resolve_speed(None, speedup, 1)
     max_length = longest_text(model, tokenizer, options.max_length)
+    stride = passages(model, tokenizer, max_length, options.stride)
     with faults_explained():
         data = read_for(model, options.texts)
     unpatched = copy.deepcopy(model) if options.agreement else None
     patched = place_and_patch(model, options.patching)
     with faults_explained(), scores.progress_bars() as advance:
-        dataset = TokenisedDataset(data, tokenizer, max_length)
+        dataset = TokenisedDataset(data, tokenizer, max_length, stride)
         note_cut_off(dataset.truncated, max_length)
         rows = score(
             model,
@@ -66,6 +67,8 @@ def run_evaluate(options: Evaluate) -> None:
         "texts": len(data),
         "max_length": max_length,
         "truncated": dataset.truncated,
+        "stride": stride,
+        "passages": len(dataset),
         "batch_size": options.batch_size,
         "patched": patched,
         "backend": options.patching.backend,
@@ -86,15 +89,17 @@ def run_evaluate(options: Evaluate) -> None:
     console = Console(highlight=False, soft_wrap=True)
     scores.show(console, rows)
     how = "on the fast kernels" if patched else "without the fast kernels"
-    console.print(f"{len(data)} texts in batches of {options.batch_size}, {how}", markup=False)
+    texts = f"{len(data)} texts" + (f" in {len(dataset)} passages" if dataset.has_passages else "")
+    console.print(f"{texts} in batches of {options.batch_size}, {how}", markup=False)
     if agreement is not None:
-        console.print(_in_words(agreement, len(data), options), markup=False)
+        compared = f"{len(dataset)} {'passages' if dataset.has_passages else 'texts'}"
+        console.print(_in_words(agreement, compared, options), markup=False)
     if options.out is not None:
         console.print(f"written: {options.out}", markup=False)
 
 
-def _in_words(found: Agreement, texts: int, options: Evaluate) -> str:
+def _in_words(found: Agreement, compared: str, options: Evaluate) -> str:
     speeds = ", ".join(f"{speed:g}" for speed in options.speeds)
     labels = f"{found.other_labels} of {found.answers} labels differ"
     layers = f"{found.other_exit_layers} of {found.decided} exit layers, logits by up to {found.logits:.2g}"
-    return f"against the unpatched model, {texts} texts at full depth and Speed {speeds or 'none'}: {labels}, {layers}"
+    return f"against the unpatched model, {compared} at full depth and Speed {speeds or 'none'}: {labels}, {layers}"

@@ -72,14 +72,7 @@ class Predict(Command):
     full_depth: Annotated[bool, Option("Nobody leaves early.")] = False
     max_tokens: Annotated[int | None, Option("Tokens per batch. Default: 4096 on a CPU, 16384 on a GPU.", min=1)] = None
     max_length: options.CutOff = None
-    stride: Annotated[
-        int | None,
-        Option(
-            "Read longer texts in passages that share this many tokens, instead of cutting them off; the answer is the "
-            "mean of their probabilities.",
-            min=0,
-        ),
-    ] = None
+    stride: options.Passages = "trained"
     text_column: Annotated[
         str | None, Option("Column (or JSON key) of the text. Default: text, or text_a and text_b.")
     ] = None

@@ -56,7 +56,7 @@ def _check_speed(options: Predict) -> None:
 
 
 def _check_paths(options: Predict) -> None:
-    if options.pair_column is not None and options.stride is not None:
+    if options.pair_column is not None and isinstance(options.stride, int):
         raise CommandError("--stride is for single texts, not for pairs; leave it or --pair-column out")
     if options.pair_column is not None and options.text_column is None:
         raise CommandError("--pair-column goes with --text-column: one names the first text, the other the second")

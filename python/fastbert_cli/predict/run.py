@@ -26,7 +26,7 @@ from fastbert_hf.data import JSON_LINES
 from fastbert_hf.data.labels import SEPARATOR, join_labels
 from fastbert_hf.files import OutputInUseError, file_written_atomically
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.prediction import Predictions, iter_predict, resolve_max_length
+from fastbert_hf.prediction import Predictions, iter_predict, resolve_max_length, resolve_stride
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # spreadsheets take what begins with one for a formula
 COLUMNS = ("label", "probability", "uncertainty", "exit_layer")
@@ -121,9 +121,10 @@ def _what_was_used(
         chosen_in, runs_in = setting.precision or str(model.dtype).removeprefix("torch."), precision_of(model)
         if chosen_in != runs_in:
             target += f"; guaranteed in {chosen_in}, not in {runs_in}"
-        if options.stride is not None:
+        max_length = resolve_max_length(model, tokenizer, options.max_length)
+        if resolve_stride(model, tokenizer, max_length, options.stride) is not None:
             target += "; guaranteed for texts that are cut off, not with --stride"
-        if setting.max_length not in (None, resolve_max_length(model, tokenizer, options.max_length)):
+        if setting.max_length not in (None, max_length):
             target += f"; guaranteed with --max-length {setting.max_length}"
     return f"calibrated setting ({target})"
 

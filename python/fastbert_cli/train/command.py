@@ -89,11 +89,12 @@ class NewModel:
         ),
     ] = None
     max_length: training.MaxLength = 128
+    stride: Annotated[int | None, training.STRIDE] = None
 
     def of_the_heads(self) -> dict[str, Any]:
         """Return what `from_backbone` takes beside the backbone."""
         settings = asdict(self)
-        del settings["backbone"], settings["max_length"]
+        del settings["backbone"], settings["max_length"], settings["stride"]
         return settings
 
 

@@ -13,7 +13,7 @@ from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.texts import read_labelled, read_unlabelled
 from fastbert_cli.train.command import TrainConfig
 from fastbert_cli.train.inputs import has_unlabelled
-from fastbert_hf.data import ClassificationData, TextData, join_texts
+from fastbert_hf.data import ClassificationData, TextData, check_passages, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import TrainingResult, distill, fine_tune, train_jointly
 from fastbert_hf.training.checks import check_vocabulary
@@ -61,6 +61,10 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
         class_weights_of(config.fine_tuning(), data.train)  # what is wrong with them is said before any model is made
     model, tokenizer = make_model(config.model.backbone, data.train, config.run.seed, **config.model.of_the_heads())
     check_max_length(model, config.model.max_length)
+    if config.model.stride is not None:
+        with faults_explained("--stride"):
+            pairs = any(part.pairs is not None for part in (data.train, data.to_distil))
+            check_passages(tokenizer, config.model.max_length, config.model.stride, pairs=pairs)
     with faults_explained(f"backbone {config.model.backbone or 'packaged'}"):
         check_vocabulary(model, tokenizer, data.train, data.dev, data.to_distil)
     if config.run.steps == "both" and len(model.student_classifiers) == 0:

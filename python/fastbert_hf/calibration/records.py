@@ -171,6 +171,11 @@ def record_exits(
         raise ValueError("nothing to calibrate on: the data set is empty")
     if dataset.label_ids is None:
         raise ValueError("nothing to compare with: the data set has no labels")
+    if dataset.has_passages:
+        raise ValueError(
+            "some texts were divided into passages, whose answers are put together, and what is recorded is one answer "
+            "for each text: tokenise them without stride, or leave out the long ones"
+        )
     labels, lengths = torch.tensor(dataset.label_ids), torch.tensor(dataset.lengths)
     check_labels(labels, model.num_labels)
     logits = torch.empty(len(dataset), len(model.heads), model.num_labels, dtype=torch.float32)

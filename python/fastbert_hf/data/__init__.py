@@ -21,10 +21,17 @@ from fastbert_hf.data.tables import read_table
 from fastbert_hf.deferred import deferred_names
 
 if TYPE_CHECKING:
-    from fastbert_hf.data.tokenised import TokenisedDataset, encode, encode_passages, wants_segment_ids
+    from fastbert_hf.data.tokenised import (
+        TokenisedDataset,
+        check_passages,
+        encode,
+        encode_passages,
+        wants_segment_ids,
+    )
 else:  # not for type checkers, which would take any name for one that is there
     __getattr__, __dir__ = deferred_names(
-        __name__, {"tokenised": ("TokenisedDataset", "encode", "encode_passages", "wants_segment_ids")}
+        __name__,
+        {"tokenised": ("TokenisedDataset", "check_passages", "encode", "encode_passages", "wants_segment_ids")},
     )
 
 __all__ = [
@@ -36,6 +43,7 @@ __all__ = [
     "Text",
     "TextData",
     "TokenisedDataset",
+    "check_passages",
     "encode",
     "encode_passages",
     "join_texts",

@@ -19,40 +19,48 @@ CHARACTERS_PER_TOKEN = 1000
 
 
 class TokenisedDataset(Dataset[dict[str, Any]]):
-    """Texts tokenised once, cut off at `max_length` tokens and not padded.
+    """Texts tokenised once, not padded, and cut off at `max_length` tokens or divided into passages of so many.
 
-    An item is a dict of lists `input_ids`, `attention_mask` and, for pairs and where the tokenizer makes them
-    anyway, `token_type_ids` (0 for the first text and 1 for the second). Labelled data adds `labels`: the class id, or
-    for multi-label data a list of floats [N], 1 for the classes that the sample has and 0 for the others.
+    A sample is a text, or one of its passages, which has the label of the text. An item is a dict of lists `input_ids`,
+    `attention_mask` and, for pairs and where the tokenizer makes them anyway, `token_type_ids` (0 for the first text
+    and 1 for the second). Labelled data adds `labels`: the class id, or for multi-label data a list of floats [N], 1
+    for the classes that the sample has and 0 for the others.
 
     Args:
         data: the texts; `ClassificationData` has labels, `TextData` alone has none.
         tokenizer: a Transformers tokenizer.
         max_length: longest sample in tokens, with special tokens; of a pair the longer text is cut first.
+        stride: longer texts are divided into passages that share so many tokens; `None`: they are cut off.
 
     Attributes:
-        label_ids: those of `ClassificationData`, else `None`.
-        truncated: number of samples that are longer than `max_length` and were cut off.
+        num_texts: number of texts; as many as there are samples, unless some were divided.
+        text_of_sample: index of the text of every sample.
+        label_ids: of every sample, that of its text in `ClassificationData`; else `None`.
+        truncated: number of texts that are longer than `max_length` and were cut off.
         collate: pads a list of items to its longest; int64 tensors, and float32 [B, N] for multi-label `labels`.
 
     Raises:
-        ValueError: a `max_length` that the special tokens alone take up.
+        ValueError: a `max_length` that the special tokens alone take up, or passages that cannot be, see
+            `check_passages`.
     """
 
-    def __init__(self, data: TextData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(
+        self, data: TextData, tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int | None = None
+    ) -> None:
         special = tokenizer.num_special_tokens_to_add(pair=data.pairs is not None)
         if max_length <= special:  # tokenizers then leave nothing of a text, or do not cut it at all
             raise ValueError(f"max_length must be above {special} (the special tokens), got {max_length}")
-        self.label_ids: list[Any] | None = None
-        self._classes: int | None = None
-        if isinstance(data, ClassificationData):
-            self.label_ids = data.label_ids
-            self._classes = len(data.label_names) if data.multi_label else None
-        self._size = len(data)
+        if stride is not None:
+            check_passages(tokenizer, max_length, stride, pairs=data.pairs is not None)
+        self.num_texts = len(data)
+        self.text_of_sample = list(range(len(data)))
         self.collate = DataCollatorWithPadding(tokenizer)
         self._encoded: dict[str, list[list[int]]] = {}
         self.truncated = 0
-        if len(data):
+        if len(data) and stride is not None:
+            encoded, self.text_of_sample = encode_passages(tokenizer, data.texts, max_length, stride)
+            self._encoded = dict(encoded)
+        elif len(data):
             encoded, truncated = encode(
                 tokenizer,
                 data.texts,
@@ -61,6 +69,16 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
                 return_token_type_ids=None if data.pairs is None else wants_segment_ids(tokenizer),
             )
             self._encoded, self.truncated = dict(encoded), sum(truncated)
+        self.label_ids: list[Any] | None = None
+        self._classes: int | None = None
+        if isinstance(data, ClassificationData):
+            self.label_ids = [data.label_ids[text] for text in self.text_of_sample]
+            self._classes = len(data.label_names) if data.multi_label else None
+
+    @property
+    def has_passages(self) -> bool:
+        """Return True if a text has several samples."""
+        return len(self) > self.num_texts
 
     @property
     def lengths(self) -> list[int]:
@@ -69,7 +87,7 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
 
     def check_ids(self, vocabulary: int) -> None:
         """Raise `ValueError` for the first text with a token id that a model of `vocabulary` ids does not know."""
-        for position, ids in enumerate(self._encoded.get("input_ids", [])):
+        for position, ids in zip(self.text_of_sample, self._encoded.get("input_ids", []), strict=True):
             if ids and max(ids) >= vocabulary:
                 raise ValueError(
                     f"text {position} (counted from 0) has the token id {max(ids)}, but the model knows {vocabulary} "
@@ -83,7 +101,7 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
         return hashlib.sha256(json.dumps(self._encoded, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return self._size
+        return len(self.text_of_sample)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item: dict[str, Any] = {name: values[index] for name, values in self._encoded.items()}
@@ -145,15 +163,9 @@ def encode_passages(
         What the tokenizer returns for all passages in order, and for every passage the index of its text.
 
     Raises:
-        ValueError: a tokenizer in Python, or a stride that leaves no room for new tokens.
+        ValueError: see `check_passages`.
     """
-    if not tokenizer.is_fast:
-        raise ValueError("passages need a fast tokenizer (tokenizer.is_fast); leave stride out")
-    room = max_length - tokenizer.num_special_tokens_to_add()
-    if not 0 <= stride < room:
-        raise ValueError(
-            f"stride must be at least 0 and below {room} (max_length without special tokens), got {stride}"
-        )
+    check_passages(tokenizer, max_length, stride)
     with _settings_kept(tokenizer):
         encoded = tokenizer(
             texts,
@@ -163,7 +175,24 @@ def encode_passages(
             return_overflowing_tokens=True,
             **options,
         )
-    return encoded, encoded["overflow_to_sample_mapping"]
+    return encoded, encoded.pop("overflow_to_sample_mapping")
+
+
+def check_passages(tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int, *, pairs: bool = False) -> None:
+    """Raise `ValueError` for passages of pairs or by a tokenizer in Python, and for a stride that leaves no room for
+    new tokens."""
+    if pairs:
+        raise ValueError("passages are of single texts, and these are pairs; cut them off (stride=None, --stride none)")
+    if not tokenizer.is_fast:
+        raise ValueError(
+            "passages need a fast tokenizer (tokenizer.is_fast); cut long texts off (stride=None, --stride none)"
+        )
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride < room:
+        raise ValueError(
+            f"stride must be an integer of at least 0 and below {room} (max_length without special tokens), got "
+            f"{stride!r}"
+        )
 
 
 def _truncated(tokenizer: Any, encoded: Any, columns: list[list[str]], max_length: int) -> list[bool]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 
@@ -13,7 +14,9 @@ from fastbert_hf.data.errors import listed
 from fastbert_hf.training.settings import LabelSettings
 
 
-def class_weights_of(settings: LabelSettings, data: ClassificationData) -> torch.Tensor | None:
+def class_weights_of(
+    settings: LabelSettings, data: ClassificationData, label_ids: Sequence[Any] | None = None
+) -> torch.Tensor | None:
     """Return the weight of every class, float32 [N] in the order of their ids; `None`: all count alike.
 
     With "balanced", of n texts of which a class has n_c: n / (N n_c), so that all classes count alike and a text 1 on
@@ -22,6 +25,8 @@ def class_weights_of(settings: LabelSettings, data: ClassificationData) -> torch
     Args:
         settings: with `class_weights`.
         data: the training data, whose classes are weighted.
+        label_ids: classes of the samples that these texts were made into, where texts have passages, each of which
+            counts as a text; `None`: those of `data`.
 
     Raises:
         ValueError: a name that is no class, a class without a weight, or (with "balanced") one that no text has, or
@@ -37,13 +42,14 @@ def class_weights_of(settings: LabelSettings, data: ClassificationData) -> torch
         if missing:
             raise ValueError(f"class_weights has no weight for {listed(missing)}; give every class one, as 1")
         return torch.tensor([asked[name] for name in names])
-    counts = Counter(chain.from_iterable(data.label_ids) if data.multi_label else data.label_ids)
+    label_ids = data.label_ids if label_ids is None else label_ids
+    counts = Counter(chain.from_iterable(label_ids) if data.multi_label else label_ids)
     absent = [name for index, name in enumerate(names) if not counts[index]]
     if absent:
         raise ValueError(
             f"class_weights balanced: no text has the class {listed(absent)}; give every class a weight by name"
         )
-    total = len(data)
+    total = len(label_ids)
     if not data.multi_label:
         return torch.tensor([total / (len(names) * counts[index]) for index in range(len(names))])
     everywhere = [name for index, name in enumerate(names) if counts[index] == total]

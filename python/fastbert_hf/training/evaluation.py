@@ -9,18 +9,22 @@ import torch
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.passages import Answers, answers_of_texts
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What a model does on a data set; every tensor is on the CPU, in the order of the data, for n samples.
+    """What a model does on a data set; every tensor is on the CPU, in the order of the data, for n texts.
+
+    A text of several passages has one answer, as `answers_of_texts` gives it.
 
     Attributes:
-        accuracy: part of the samples whose prediction is their label; multi-label: whose classes are all right.
+        accuracy: part of the texts whose prediction is their label; multi-label: whose classes are all right.
         macro_f1: mean over the classes of their F1, of classes that occur or are predicted.
         predictions: int64 [n], class ids; multi-label bool [n, N].
         exit_layers: int64 [n], in 1..L.
         uncertainties: float32 [n], at the exit.
+        sample_exit_layers: int64 [s], of every sample of the data set: `exit_layers`, unless texts have passages.
     """
 
     accuracy: float
@@ -28,6 +32,7 @@ class EvaluationResult:
     predictions: torch.Tensor
     exit_layers: torch.Tensor
     uncertainties: torch.Tensor
+    sample_exit_layers: torch.Tensor
 
 
 @torch.no_grad()
@@ -54,31 +59,41 @@ def evaluate(
         raise ValueError("nothing to compare with: the data set has no labels")
     was_training = model.training
     model.eval()
-    labels, logits, exit_layers, uncertainties = [], [], [], []
+    labels, outputs = [], []
     try:
         for batch in dataset.batches(batch_size):
             inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
             output = model(**inputs, speed=0.0 if speed is None else speed)
             labels.append(batch["labels"])
-            logits.append(output.logits.cpu())
-            exit_layers.append(output.exit_layer.cpu())
-            uncertainties.append(output.uncertainty.cpu())
+            outputs.append((output.logits.cpu(), output.uncertainty.cpu(), output.exit_layer.cpu()))
     finally:
         model.train(was_training)
-    predicted = predictions_of(torch.cat(logits), is_multi_label(model))
-    scores = scores_of(predicted, torch.cat(labels), model.num_labels)
+    samples = Answers(*map(torch.cat, zip(*outputs, strict=True)))
+    text_of_sample = torch.tensor(dataset.text_of_sample)
+    answers = answers_of_texts(model, samples, text_of_sample, dataset.num_texts, 0.0 if speed is None else speed)
+    predicted = predictions_of(answers.logits, is_multi_label(model))
+    true = labels_of_texts(torch.cat(labels), text_of_sample, dataset.num_texts)
+    scores = scores_of(predicted, true, model.num_labels)
     return EvaluationResult(
         accuracy=scores["accuracy"],
         macro_f1=scores["macro_f1"],
         predictions=predicted,
-        exit_layers=torch.cat(exit_layers),
-        uncertainties=torch.cat(uncertainties),
+        exit_layers=answers.exit_layer,
+        uncertainties=answers.uncertainty,
+        sample_exit_layers=samples.exit_layer,
     )
 
 
 def is_multi_label(model: FastBertForSequenceClassification) -> bool:
     """Return True if a sample may have any number of the model's classes instead of exactly one."""
     return model.config.problem_type == "multi_label_classification"
+
+
+def labels_of_texts(labels: torch.Tensor, text_of_sample: torch.Tensor, num_texts: int) -> torch.Tensor:
+    """Return the labels [num_texts, ...] of texts from those of their samples [s, ...]."""
+    of_texts = labels.new_empty(num_texts, *labels.shape[1:])
+    of_texts[text_of_sample] = labels
+    return of_texts
 
 
 def predictions_of(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:

@@ -49,7 +49,8 @@ def fine_tune(
     check_texts(data)
     check_labels(model, data)
     check_dev(model, data, run.get("dev"))
-    trainer = partial(FineTuningTrainer, class_weights=class_weights_of(settings, data))
+    class_weights_of(settings, data)  # what is wrong with them is said before anything is tokenised
+    trainer = partial(FineTuningTrainer, data=data)
     # The students have no part in the loss; an optimiser or several processes need not wait for them.
     with training_only(model, [model.backbone, model.teacher_classifier]) as frozen:
         return run_step(trainer, model, tokenizer, data, settings, frozen, **run)

@@ -32,7 +32,8 @@ def train_jointly(
     check_texts(data)
     check_labels(model, data)
     check_dev(model, data, run.get("dev"))
-    trainer = partial(JointTrainer, class_weights=class_weights_of(settings, data))
+    class_weights_of(settings, data)  # what is wrong with them is said before anything is tokenised
+    trainer = partial(JointTrainer, data=data)
     with training_only(model, [model.backbone, model.heads]) as frozen:
         return run_step(trainer, model, tokenizer, data, settings, frozen, **run)
 

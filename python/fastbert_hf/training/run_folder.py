@@ -25,7 +25,14 @@ METRICS_FILE = "metrics.jsonl"
 
 # What a resumed run may have otherwise: none of it changes the result.
 _FREE_SETTINGS = ("keep_checkpoints", "cache_dir", "cache_limit_gb")
-_FREE_MODEL_FIELDS = ("_name_or_path", "transformers_version", "architectures", "dtype", "trained_max_length")
+_FREE_MODEL_FIELDS = (
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "trained_max_length",
+    "trained_stride",
+)
 
 
 def describe_run(

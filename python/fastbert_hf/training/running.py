@@ -106,8 +106,11 @@ def run_step(
         arguments = _arguments(settings, folder, keeps_run=run_dir is not None, has_dev=dev is not None)
         if arguments.world_size > 1 and dev is not None and run_dir is None:
             raise ValueError("with dev data, several processes need a run_dir to share the best checkpoint in")
-        dataset = TokenisedDataset(data, tokenizer, settings.max_length)
-        dev_dataset = None if dev is None else TokenisedDataset(dev, tokenizer, settings.max_length)
+        dataset, dev_dataset = (
+            None if part is None else TokenisedDataset(part, tokenizer, settings.max_length, settings.stride)
+            for part in (data, dev)
+        )
+        assert dataset is not None
         for tokenised in (dataset, dev_dataset):
             if tokenised is not None:
                 tokenised.check_ids(vocabulary_of(model))
@@ -132,7 +135,7 @@ def run_step(
         # Processes are interrupted at different steps and would wait for each other; they keep the last epoch's.
         catches = run_dir is not None and arguments.world_size == 1
         model.calibrated_setting = None  # it holds for the weights as they were
-        model.config.trained_max_length = settings.max_length
+        model.config.trained_max_length, model.config.trained_stride = settings.max_length, settings.stride
         try:
             with interrupt.installed() if catches else nullcontext():
                 outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

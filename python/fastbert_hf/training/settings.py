@@ -44,7 +44,10 @@ class TrainingSettings:
         seed: of shuffling and dropout. The fresh exit heads are drawn earlier, by `from_backbone`, from the global
             generator.
         precision: `"bf16"` computes in bfloat16 under autocast; weights and optimiser stay float32.
-        max_length: samples are cut off at this many tokens.
+        max_length: texts are cut off at this many tokens.
+        stride: longer texts are not cut off but divided into passages of `max_length` tokens that share so many; each
+            is a sample with the label of its text. Scores on dev data are of texts, whose probabilities are the mean of
+            those of their passages. `None`: they are cut off.
         best_by: with dev data, the score on it that decides which epoch is best; both are means over the exit heads
             that the step trains.
         keep_checkpoints: checkpoints that stay in the run folder, at least 2: the newest ones, and always the best.
@@ -64,6 +67,7 @@ class TrainingSettings:
     seed: int = 42
     precision: Precision = "fp32"
     max_length: int = 128
+    stride: int | None = None
     best_by: Score = "accuracy"
     keep_checkpoints: int = 2
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -77,6 +81,8 @@ class TrainingSettings:
         self._check_integer("seed", least=0, most=2**32 - 1)  # NumPy's generator takes no more
         self._check_choice("precision", Precision)
         self._check_integer("max_length", least=1)
+        if self.stride is not None:
+            self._check_integer("stride", least=0, most=self.max_length - 1)
         self._check_choice("best_by", Score)
         self._check_integer("keep_checkpoints", least=2)
         check_arguments(self.arguments)

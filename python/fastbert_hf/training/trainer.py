@@ -8,10 +8,12 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
-from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.passages import mean_of_passages
 from fastbert_hf.training.batches import EpochSampler, NumberedDataset, SetEpoch
-from fastbert_hf.training.evaluation import is_multi_label, predictions_of, scores_of
+from fastbert_hf.training.class_weights import class_weights_of
+from fastbert_hf.training.evaluation import is_multi_label, labels_of_texts, predictions_of, scores_of
 from fastbert_hf.training.objectives import label_loss
 
 
@@ -38,17 +40,21 @@ class StepTrainer(Trainer):
         settings: Any,
         arguments: TrainingArguments,
     ) -> None:
+        # Sorted by length, for little padding.
+        order = [] if dev is None else torch.tensor(dev.lengths).argsort().tolist()
         super().__init__(
             model=self.trained_module(model),
             args=arguments,
             train_dataset=dataset,
-            # Sorted by length, for little padding; scores do not depend on the order.
-            eval_dataset=None if dev is None else Subset(dev, torch.tensor(dev.lengths).argsort().tolist()),
+            eval_dataset=None if dev is None else Subset(dev, order),
             data_collator=dataset.collate,
             compute_metrics=self._scores,
         )
         self.fastbert = model
         self.samples = dataset
+        if dev is not None:
+            self.dev_texts = torch.tensor(dev.text_of_sample)[order]  # of the samples as they are scored
+            self.num_dev_texts = dev.num_texts
         self.settings = settings
         self.multi_label = is_multi_label(model)
         self.exit_layers = self.scored_layers(model)
@@ -133,8 +139,10 @@ class StepTrainer(Trainer):
             )
 
     def _scores(self, prediction: EvalPrediction) -> dict[str, float]:
-        labels = torch.as_tensor(prediction.label_ids)
-        predicted = predictions_of(torch.as_tensor(prediction.predictions), self.multi_label)  # [n, E] or [n, E, N]
+        labels = labels_of_texts(torch.as_tensor(prediction.label_ids), self.dev_texts, self.num_dev_texts)
+        logits = torch.as_tensor(prediction.predictions)  # [samples, E, N]
+        logits = mean_of_passages(logits, self.dev_texts, self.num_dev_texts, self.multi_label)
+        predicted = predictions_of(logits, self.multi_label)  # [texts, E] or [texts, E, N]
         per_head = [scores_of(head, labels, self.fastbert.num_labels) for head in predicted.unbind(dim=1)]
         scores = {name: sum(head[name] for head in per_head) / len(per_head) for name in per_head[0]}
         if len(per_head) > 1:
@@ -148,12 +156,13 @@ class LabelTrainer(StepTrainer):
 
     Args:
         *args: as in the base class.
-        class_weights: float [N], or `None`; see `label_loss`.
+        data: the texts of the training samples.
     """
 
-    def __init__(self, *args: Any, class_weights: torch.Tensor | None = None) -> None:
+    def __init__(self, *args: Any, data: ClassificationData) -> None:
         super().__init__(*args)
-        self._class_weights = None if class_weights is None else class_weights.to(self.args.device)
+        weights = class_weights_of(self.settings, data, self.samples.label_ids)
+        self._class_weights = None if weights is None else weights.to(self.args.device)
 
     def loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the loss of exit heads, summed over them, as the settings have it.

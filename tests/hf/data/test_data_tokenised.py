@@ -125,6 +125,38 @@ def test_several_labels_become_vectors() -> None:
     assert batch["labels"].tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
 
 
+def test_long_texts_become_passages_with_the_label_of_their_text() -> None:
+    data = ClassificationData(["a", "a b c d e", "a b c d"], None, [2, 0, 1], ["x", "y", "z"])
+    dataset = TokenisedDataset(data, make_tokenizer(), max_length=5, stride=1)
+    words = [[WORDS[number] for number in dataset[row]["input_ids"][1:-1]] for row in range(len(dataset))]
+    assert ["".join(passage) for passage in words] == ["a", "abc", "cde", "abc", "cd"]
+    assert dataset.text_of_sample == [0, 1, 1, 2, 2] and dataset.label_ids == [2, 0, 0, 1, 1]
+    assert (dataset.num_texts, dataset.truncated, dataset.has_passages) == (3, 0, True)
+    assert dataset.lengths == [3, 5, 5, 5, 4] and dataset[1].keys() == {"input_ids", "attention_mask", "labels"}
+    short = TokenisedDataset(data, make_tokenizer(), max_length=7, stride=1)
+    assert len(short) == 3 and not short.has_passages
+    assert short.fingerprint == TokenisedDataset(data, make_tokenizer(), max_length=7).fingerprint
+    with pytest.raises(ValueError, match=r"text 1 \(counted from 0\) has the token id 8, but the model knows 8"):
+        dataset.check_ids(8)
+    several = replace(data, label_ids=[[0, 2], [], [1]], multi_label=True)
+    assert TokenisedDataset(several, make_tokenizer(), max_length=5, stride=0)[4]["labels"] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("stride", [-1, 3, True, 1.0])
+def test_passages_that_cannot_be_are_refused(stride: Any) -> None:
+    with pytest.raises(ValueError, match=r"stride must be an integer of at least 0 and below 3 .*, got"):
+        TokenisedDataset(TextData(["a b"], None), make_tokenizer(), max_length=5, stride=stride)
+
+
+def test_passages_of_pairs_or_by_a_tokenizer_in_python_are_refused() -> None:
+    with pytest.raises(ValueError, match="passages are of single texts, and these are pairs; cut them off"):
+        TokenisedDataset(TextData(["a b"], ["c"]), make_tokenizer(), max_length=9, stride=1)
+    tokenizer = make_tokenizer()
+    slow = type("Slow", (type(tokenizer),), {"is_fast": False})(tokenizer_object=tokenizer.backend_tokenizer)
+    with pytest.raises(ValueError, match="passages need a fast tokenizer"):
+        TokenisedDataset(TextData(["a b"], None), slow, max_length=9, stride=1)
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_empty_dataset(multi_label: bool) -> None:
     data = replace(ClassificationData([], None, [], ["x", "y"]), multi_label=multi_label)

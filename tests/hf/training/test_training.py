@@ -318,6 +318,8 @@ def test_errors() -> None:
         ("objective", "mse", "objective must be one of kl, reverse_kl, ce"),
         ("temperature", 0, "temperature must be above 0"),
         ("targets", "none", "targets must be one of soft, hard, mixed"),
+        ("stride", -1, "stride must be an integer of at least 0 and at most 127, got -1"),
+        ("stride", 128, "stride must be an integer of at least 0 and at most 127, got 128"),
         ("hard_weight", 1.5, "hard_weight must be at least 0 and at most 1"),
         ("cache_limit_gb", 0, "cache_limit_gb must be above 0"),
         ("cache_dtype", "float16", "cache_dtype must be one of bfloat16, float32"),
@@ -374,6 +376,60 @@ def test_balanced_weights_need_every_class() -> None:
     data = ClassificationData(["a", "b"], None, [[0], [0, 1]], ["bad", "good"], multi_label=True)
     with pytest.raises(ValueError, match="all texts have the class bad; give every class a weight by name"):
         train_jointly(make_model(problem_type="multi_label_classification"), make_tokenizer(), data, balanced)
+
+
+def test_balanced_weights_count_passages() -> None:
+    data = ClassificationData(["the film", "was very very bad"], None, [1, 0], ["bad", "good"])
+    dataset = TokenisedDataset(data, make_tokenizer(), max_length=4, stride=1)
+    weights = class_weights_of(LabelSettings(class_weights="balanced"), data, dataset.label_ids)
+    assert weights is not None and weights.tolist() == pytest.approx([4 / (2 * 3), 4 / 2])
+
+
+def long_texts(size: int = 40) -> ClassificationData:
+    """The one word that tells the class stands behind the eighth token, where texts are cut off below."""
+    texts = [
+        f"the film was {'very ' * (3 + i % 3)}{'good' if i % 2 else 'bad'}{' very' * (i % 4)}" for i in range(size)
+    ]
+    return ClassificationData(texts, None, [i % 2 for i in range(size)], ["bad", "good"])
+
+
+def scores_by_text(model: Any, data: ClassificationData, head: int, stride: int) -> float:
+    """Accuracy of an exit head, from passages of six words one at a time."""
+    right = 0
+    for text, label in zip(data.texts, data.label_ids, strict=True):
+        words, step = text.split(), 6 - stride
+        starts = range(0, max(len(words) - stride, 1), step)
+        passages = [TextData([" ".join(words[start : start + 6])], None) for start in starts]
+        with torch.no_grad():
+            every = [model(**batch_of(part), output_all_exits=True).all_logits[0, head] for part in passages]
+        right += int(torch.stack([logits.softmax(-1) for logits in every]).mean(0).argmax()) == label
+    return right / len(data)
+
+
+def test_long_texts_are_learned_in_passages_and_scored_as_texts() -> None:
+    model, data, tokenizer = make_model(dropout=0.0), long_texts(), make_tokenizer()
+    dev = long_texts(11)
+    quick: dict[str, Any] = {"max_length": 8, "stride": 2}
+    result = fine_tune(model, tokenizer, data, replace(QUICK, epochs=6, **quick), dev=dev)
+    assert (model.config.trained_max_length, model.config.trained_stride, result.truncated) == (8, 2, 0)
+    dataset = TokenisedDataset(dev, tokenizer, 8, stride=2)
+    found = evaluate(model, dataset)
+    assert found.accuracy == scores_by_text(model, dev, head=2, stride=2) == 1
+    assert result.best_epoch is not None
+    assert result.epochs[int(result.best_epoch) - 1]["dev_accuracy"] == found.accuracy
+    assert evaluate(model, TokenisedDataset(dev, tokenizer, 8)).accuracy < 1  # cut off, the word is not there
+    assert len(found.predictions) == len(found.uncertainties) == 11 < len(found.sample_exit_layers) == len(dataset)
+    several = evaluate(model, dataset, speed=0.9)
+    deepest = torch.zeros(11, dtype=torch.int64)
+    for text, layer in zip(dataset.text_of_sample, several.sample_exit_layers.tolist(), strict=True):
+        deepest[text] = max(int(deepest[text]), layer)
+    assert torch.equal(several.exit_layers, deepest) and int(deepest.min()) < 3
+
+    settings = replace(QUICK_DISTILLATION, epochs=1, **quick)
+    epoch = distill(model, tokenizer, data, settings, dev=dev).epochs[0]
+    for head in (0, 1):
+        want = scores_by_text(model, dev, head, stride=2)
+        assert epoch[f"dev_accuracy_layer_{head + 1}"] == pytest.approx(want)
 
 
 def test_weighted_loss_is_the_mean_of_the_weighted_losses() -> None:
