@@ -235,8 +235,23 @@ def calibrated_in(model: Any) -> str | None:
     return precision
 
 
+def inference_precision(model: Any, encoder: Encoder) -> str:
+    """Return the precision in which the model answers, as calibrated settings name it."""
+    from fastbert_kernels.patching import patch_info  # here: it imports the hosts
+
+    found = patch_info(model)
+    return (
+        str(encoder.dtype).removeprefix("torch.") if found is None or found["precision"] is None else found["precision"]
+    )
+
+
+def _precision_of_weights(model: Any) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
 def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> Tokens:
-    from fastbert_hf.backbones import first_position, has_segments
+    from fastbert_hf.backbones import first_position, num_segments, vocabulary
+    from fastbert_hf.inputs import check_packed_ids
 
     if model.training:
         raise RuntimeError("rows without padding are answered in eval mode only; call model.eval() first")
@@ -271,10 +286,11 @@ def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_
                 f"token_type_ids must be as input_ids, {list(input_ids.shape)} on {input_ids.device}, not "
                 f"{list(token_type_ids.shape)} on {token_type_ids.device}"
             )
-        if not has_segments(model.backbone):
+        if num_segments(model.backbone) <= 1:
             if bool((token_type_ids != 0).any()):
                 raise ValueError("token_type_ids must be 0: this backbone does not tell segments apart; leave them out")
             token_type_ids = None
+    check_packed_ids(input_ids, token_type_ids, vocabulary(model.backbone), num_segments(model.backbone))
 
     def send(numbers: list[int], dtype: torch.dtype) -> Tensor:
         on_gpu = input_ids.is_cuda  # from pinned memory, so that nobody waits
@@ -321,6 +337,6 @@ HOST = Host(
     pack=pack,
     probe=probe,
     calibrated_in=calibrated_in,
-    methods={"forward_packed": forward_packed},
-    own_ways={"forward_packed": _forward_padded},
+    methods={"forward_packed": forward_packed, "inference_precision": inference_precision},
+    own_ways={"forward_packed": _forward_padded, "inference_precision": _precision_of_weights},
 )

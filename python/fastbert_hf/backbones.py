@@ -192,10 +192,10 @@ def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
     return cast(nn.ModuleList, backbone.get_submodule(_family(backbone.config).layers))
 
 
-def has_segments(backbone: PreTrainedModel) -> bool:
-    """Whether `token_type_ids` other than 0 mean anything to the backbone; not so in RoBERTa and DistilBERT."""
+def num_segments(backbone: PreTrainedModel) -> int:
+    """Return how many segments the backbone tells apart; 1 in RoBERTa and DistilBERT, where `token_type_ids` are 0."""
     table = getattr(backbone.embeddings, "token_type_embeddings", None)
-    return table is not None and table.num_embeddings > 1
+    return 1 if table is None else int(table.num_embeddings)
 
 
 def vocabulary(backbone: PreTrainedModel) -> int | None:
@@ -222,7 +222,7 @@ def embed(
     Returns:
         Hidden states [B, L, H].
     """
-    segments = {"token_type_ids": token_type_ids} if has_segments(backbone) else {}
+    segments = {"token_type_ids": token_type_ids} if num_segments(backbone) > 1 else {}
     parts: Any = backbone
     words = {} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
     hidden = parts.embeddings(input_ids=input_ids, position_ids=position_ids, **segments, **words)

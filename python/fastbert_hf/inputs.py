@@ -17,7 +17,7 @@ def check_inputs(
     token_type_ids: torch.Tensor | None,
     max_length: int,
     *,
-    has_segments: bool = True,
+    num_segments: int = 2,
     vocabulary: int | None = None,
     inputs_embeds: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -32,7 +32,7 @@ def check_inputs(
             when there is no padding.
         token_type_ids: int64 or int32 [B, L], or `None`.
         max_length: the longest L that the backbone has positions for.
-        has_segments: whether the backbone tells segments apart. Where it does not, `token_type_ids` may be given, as
+        num_segments: how many segments the backbone tells apart. Where it is 1, `token_type_ids` may be given, as
             tokenizers do, but all of them have to be 0.
         vocabulary: number of token ids that the backbone has; `None`: ids are not compared with it.
         inputs_embeds: float [B, L, E] in place of ids.
@@ -43,8 +43,8 @@ def check_inputs(
     Raises:
         TypeError: an argument is not a tensor, or ids are not integers.
         ValueError: both of ids and embeddings or neither, wrong shape or device, too long, mask values other than 0
-            and 1, a row without a valid token, token types other than 0 for a backbone without segments, or ids
-            outside the vocabulary (where they are looked at; see above).
+            and 1, a row without a valid token, token types other than 0 for a backbone without segments, or ids and
+            token types outside their tables (where they are looked at; see above).
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give either input_ids or inputs_embeds")
@@ -65,7 +65,7 @@ def check_inputs(
     if token_type_ids is not None:
         _check_ids("token_type_ids", token_type_ids)
         _check_like("token_type_ids", token_type_ids, given)
-        if not has_segments:
+        if num_segments <= 1:
             faults.append(
                 (
                     (token_type_ids != 0).any(),
@@ -94,14 +94,19 @@ def check_inputs(
                 ),
             ),
         ]
-    if input_ids is not None and vocabulary is not None and (faults or _is_read_for_free(input_ids)):
-        faults.append(_outside_vocabulary(input_ids, vocabulary))
-    if faults:
-        found = torch.stack([fault for fault, _ in faults]).tolist()
-        for is_fault, (_, describe) in zip(found, faults, strict=True):
-            if is_fault:
-                raise ValueError(describe())
+    if faults or _is_read_for_free(given):
+        faults += _outside_tables(input_ids, token_type_ids, vocabulary, num_segments)
+    _raise_first(faults)
     return valid
+
+
+def check_packed_ids(
+    input_ids: torch.Tensor, token_type_ids: torch.Tensor | None, vocabulary: int | None, num_segments: int
+) -> None:
+    """Raise `ValueError` for token ids or token types [T] outside their tables, where they are in host memory; other
+    arguments as in `check_inputs`."""
+    if _is_read_for_free(input_ids):
+        _raise_first(_outside_tables(input_ids, token_type_ids, vocabulary, num_segments))
 
 
 def check_position_ids(position_ids: torch.Tensor, valid: torch.Tensor, positions: int) -> torch.Tensor:
@@ -204,15 +209,35 @@ def _is_read_for_free(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
-def _outside_vocabulary(input_ids: torch.Tensor, vocabulary: int) -> _Fault:
-    outside = (input_ids < 0) | (input_ids >= vocabulary)
-
-    def describe() -> str:
-        row, column = outside.nonzero()[0].tolist()
-        return (
-            f"input_ids has the token id {int(input_ids[row, column])} in row {row}, but the model knows {vocabulary} "
-            "ids, from 0; use the tokenizer that the model was trained with, or "
+def _outside_tables(
+    input_ids: torch.Tensor | None, token_type_ids: torch.Tensor | None, vocabulary: int | None, num_segments: int
+) -> list[_Fault]:
+    faults = []
+    if input_ids is not None and vocabulary is not None:
+        knows = (
+            f"the model knows {vocabulary} ids, from 0; use the tokenizer that the model was trained with, or "
             "model.resize_token_embeddings(len(tokenizer)) and train"
         )
+        faults.append(_outside("input_ids has the token id", input_ids, vocabulary, knows))
+    if token_type_ids is not None and num_segments > 1:
+        knows = f"the model tells {num_segments} segments apart, from 0"
+        faults.append(_outside("token_type_ids has", token_type_ids, num_segments, knows))
+    return faults
+
+
+def _outside(has: str, ids: torch.Tensor, rows: int, knows: str) -> _Fault:
+    outside = (ids < 0) | (ids >= rows)
+
+    def describe() -> str:
+        place = outside.nonzero()[0].tolist()
+        return f"{has} {int(ids[tuple(place)])} in row {place[0]}, but {knows}"
 
     return outside.any(), describe
+
+
+def _raise_first(faults: list[_Fault]) -> None:
+    if faults:
+        found = torch.stack([fault for fault, _ in faults]).tolist()
+        for is_fault, (_, describe) in zip(found, faults, strict=True):
+            if is_fault:
+                raise ValueError(describe())

@@ -389,13 +389,13 @@ class FastBertForSequenceClassification(PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
     ) -> passes.PaddedBatch:
         """Check the inputs of a call and derive the positions of the tokens; arguments and errors as in `forward`."""
-        has_segments = backbones.has_segments(self.backbone)
+        num_segments = backbones.num_segments(self.backbone)
         valid = check_inputs(
             input_ids,
             attention_mask,
             token_type_ids,
             self.config.max_position_embeddings,
-            has_segments=has_segments,
+            num_segments=num_segments,
             vocabulary=backbones.vocabulary(self.backbone),
             inputs_embeds=inputs_embeds,
         )
@@ -403,7 +403,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
             positions = make_position_ids(valid, backbones.first_position(self.backbone.config))
         else:
             positions = check_position_ids(position_ids, valid, self.backbone.config.max_position_embeddings)
-        segments = token_type_ids if has_segments else None
+        segments = token_type_ids if num_segments > 1 else None
         return passes.PaddedBatch(input_ids, valid, segments, positions, inputs_embeds)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

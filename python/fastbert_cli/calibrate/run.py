@@ -129,7 +129,7 @@ def _records(options: Calibrate, model: FastBertForSequenceClassification, datas
             raise CommandError(f"--records {path}: recorded with {other}; delete the file or name another")
         return records
     with progress_bars() as advance:
-        records = record_exits(model, dataset, _RECORDING_BATCH, advance, precision_of(model))
+        records = record_exits(model, dataset, _RECORDING_BATCH, advance)
     if path is not None:
         records.save(path)
     return records

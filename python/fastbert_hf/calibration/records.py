@@ -145,22 +145,21 @@ def record_exits(
     dataset: TokenisedDataset,
     batch_size: int = 32,
     progress: Progress = no_progress,
-    precision: str | None = None,
 ) -> ExitRecords:
     """Run `model` once over `dataset`, on the device it is on, with every exit head on every sample.
 
     Samples of similar length share a batch, so that little of it is padding.
 
     Args:
-        model: a single-label model, run in eval mode and left in the mode it was in.
-        dataset: tokenised samples with labels.
+        model: a single-label model, patched or not, run in eval mode and left in the mode it was in. The records keep
+            the precision in which it answers.
+        dataset: tokenised texts with labels, none of them divided into passages.
         batch_size: samples per forward pass.
         progress: is told of the step "every exit of every text" after every batch.
-        precision: of the encoder, as the records keep it; `None` is that of the weights. A patched model answers in the
-            precision that it was patched with, `fastbert_kernels.patch_info(model)["precision"]`.
 
     Raises:
-        ValueError: an empty data set, one without labels, labels that the model does not know, or a multi-label model.
+        ValueError: an empty data set, one without labels or with passages, labels that the model does not know, or a
+            multi-label model.
     """
     if model.config.multi_label:
         raise ValueError(
@@ -198,8 +197,14 @@ def record_exits(
         shape=ModelShape.from_config(model.config),
         fingerprint=model_fingerprint(model),
         texts=dataset.fingerprint,
-        precision=str(model.dtype).removeprefix("torch.") if precision is None else precision,
+        precision=_precision_of(model),
     )
+
+
+def _precision_of(model: FastBertForSequenceClassification) -> str:
+    # Whoever accelerates a model may have added the method.
+    accelerated = getattr(model, "inference_precision", None)
+    return str(model.dtype).removeprefix("torch.") if accelerated is None else accelerated()
 
 
 def check_labels(labels: torch.Tensor, num_labels: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import torch
 
 import fastbert_kernels
 from fastbert_hf.calibration import (
+    Clock,
     ExitRecords,
     ExitRule,
     Objective,
@@ -51,6 +53,30 @@ def model():
     for head in model.heads:  # spreads the uncertainties over [0, 1]
         head.classifier.weight.data *= 25
     return model
+
+
+def test_records_say_in_which_precision_the_model_answers(model, dataset):
+    model, few = copy.deepcopy(model), TokenisedDataset(make_data(4), make_tokenizer(), 16)
+    assert record_exits(model, few).precision == "float32"
+    fastbert_kernels.patch(model, backend="cpu", dtype=torch.int8)
+    assert record_exits(model, few).precision == "int8"
+    fastbert_kernels.patch(model, backend="cpu", dtype=torch.int8, bfloat16_products=("output",))
+    assert record_exits(model, few).precision == fastbert_kernels.patch_info(model)["precision"] != "int8"
+    fastbert_kernels.patch(model, backend="cpu", dtype=torch.int8)
+    handle = model.layers[0].register_forward_hook(lambda module, args, output: output)
+    with pytest.warns(RuntimeWarning, match="own forward answers"):
+        assert record_exits(model, few).precision == "float32"
+    handle.remove()
+    assert record_exits(model, few).precision == "int8"
+    assert record_exits(fastbert_kernels.unpatch(model), few).precision == "float32"
+
+
+def test_passages_are_not_recorded(model):
+    passages = TokenisedDataset(make_data(9), make_tokenizer(), 6, stride=1)
+    with pytest.raises(ValueError, match="some texts were divided into passages.*without stride"):
+        record_exits(model, passages)
+    with pytest.raises(ValueError, match="some texts were divided into passages.*leave stride out"):
+        Clock.of(model, passages)
 
 
 @pytest.fixture(scope="module")

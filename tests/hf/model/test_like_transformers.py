@@ -97,6 +97,15 @@ def test_token_ids_outside_the_vocabulary(either: FastBertForSequenceClassificat
             either(*arguments, speed=0.5)
 
 
+@pytest.mark.parametrize("segment", [2, -1])
+def test_token_types_outside_their_table(either: FastBertForSequenceClassification, segment: int) -> None:
+    ids, mask = make_batch(3)
+    segments = torch.zeros_like(ids)
+    segments[1, 2] = segment
+    with torch.no_grad(), pytest.raises(ValueError, match=rf"token_type_ids has {segment} in row 1, .* 2 segments"):
+        either(ids, mask, token_type_ids=segments)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
