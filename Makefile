@@ -2,7 +2,7 @@
 # make test    every test that this machine can run, but for the proofs
 # make proofs  the slow ones: kernels without their hardware (interpreted, compiled for every GPU, under sanitizers, on a
 #              model of tiles) and training in two processes
-# make bench   the comparison with other engines and the profile, about 25 minutes on two cores; BENCH="--full" compares more
+# make bench   the comparisons with other engines and the profile, about 35 minutes on two cores; BENCH="--full" compares more
 # make lint    ruff, clang-format and mypy
 # Each does its own set-up (a virtual environment in .venv).
 VENV ?= .venv
@@ -32,6 +32,7 @@ $(VENV)/.fastbert-bench: pyproject.toml | setup
 
 bench: $(VENV)/.fastbert-bench
 	$(PYTHON) benchmarks/comparison.py $(BENCH)
+	$(PYTHON) benchmarks/plain_classifiers.py
 	$(PYTHON) benchmarks/profile_encoder.py
 
 lint: setup

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from documents import demo, parts, rates
+from documents import demo, parts, plain, rates
 from families import results_by_family
 from harness import RESULTS
 
@@ -26,6 +26,7 @@ def blocks(folder: Path) -> dict[str, str]:
     comparisons, profiles = results_by_family(folder, "comparison"), results_by_family(folder, "profile_encoder")
     return {
         "demo": demo.sections(results_by_family(folder, "demo")),
+        "plain classifiers": plain.tables(results_by_family(folder, "plain_classifiers")),
         "sources": rates.sources(comparisons, profiles),
         "charts": rates.charts(comparisons),
         "rates": rates.rates(comparisons),

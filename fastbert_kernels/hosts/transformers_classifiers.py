@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -32,55 +31,24 @@ from fastbert_kernels.hosts.parameters import ParameterGroups, linear_parameters
 from fastbert_kernels.hosts.structure import differences, refuse
 
 _PACKAGES = ("transformers.", "torch.")
-
-
-@dataclass(frozen=True)
-class _Head:
-    """Where a class of models has what it does with the first token; `{}` in a path stands for the backbone's name.
-
-    Attributes:
-        dense: path of the first Linear.
-        activation: behind it, a name of `reference.ACTIVATIONS` where the class calls a function, or a module's path.
-        classifier: path of the second Linear.
-    """
-
-    dense: str
-    activation: str
-    classifier: str
-
-
-_POOLER = _Head("{}.pooler.dense", "{}.pooler.activation", "classifier")
-_TANH = _Head("classifier.dense", "tanh", "classifier.out_proj")
-_MODULE_BEHIND = _Head("classifier.dense", "classifier.activation", "classifier.out_proj")
-_RELU = _Head("pre_classifier", "relu", "classifier")
-_HEADS = {
-    f"transformers.models.{name}ForSequenceClassification": head
-    for name, head in {
-        "bert.modeling_bert.Bert": _POOLER,
-        "ernie.modeling_ernie.Ernie": _POOLER,
-        "roberta.modeling_roberta.Roberta": _TANH,
-        "xlm_roberta.modeling_xlm_roberta.XLMRoberta": _TANH,
-        "camembert.modeling_camembert.Camembert": _TANH,
-        "data2vec.modeling_data2vec_text.Data2VecText": _TANH,
-        "electra.modeling_electra.Electra": _MODULE_BEHIND,
-        "distilbert.modeling_distilbert.DistilBert": _RELU,
-    }.items()
-}
 # The arguments of `forward` that the fast path answers. Others are for the model's own, unless they are None or False.
 _ANSWERED = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids", "labels", "return_dict"})
 
 
 def matches(model: nn.Module) -> bool:
-    return any(_name(kind) in _HEADS for kind in type(model).__mro__)
+    from fastbert_hf.classifiers import is_plain_classifier
+
+    return is_plain_classifier(type(model))
 
 
 def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Encoder]:
     from fastbert_hf.backbones import layers_of
+    from fastbert_hf.classifiers import plain_head
 
-    head = _HEADS.get(_name(type(model).forward).removesuffix(".forward"))
+    head = plain_head(model)
     if head is None:
         raise ValueError(f"{type(model).__name__} has a forward of its own, so it cannot be patched")
-    backbone, name = model.base_model, model.base_model_prefix
+    backbone = model.base_model
     if type(backbone).__module__ != type(model).forward.__module__:
         raise ValueError(
             f"{type(model).__name__} on a {type(backbone).__name__} cannot be patched, only on its own kind of "
@@ -88,13 +56,12 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
         )
     if getattr(model.config, "is_decoder", False):
         raise ValueError("a decoder (is_decoder of its configuration) cannot be patched, only a model that is none")
-    dense, classifier = head.dense.format(name), head.classifier
-    refuse(model, HOST.name, differences(model, {dense: nn.Linear, classifier: nn.Linear}))
-    activation = _activation(model, head.activation.format(name))
+    refuse(model, HOST.name, differences(model, {head.dense: nn.Linear, head.classifier: nn.Linear}))
+    activation = _activation(model, head.activation)
     layers = list(layers_of(backbone))
     parts = dict(model.named_children())
     refuse(model, HOST.name, guard.differences(parts, _PACKAGES, [*map(activation_of, layers)]))
-    linear = [model.get_submodule(path) for path in (dense, classifier)]
+    linear = [model.get_submodule(path) for path in (head.dense, head.classifier)]
     groups = ParameterGroups([*map(layer_parameters, layers)], [linear_parameters(linear)])
 
     def build(*tensors: Tensor) -> Encoder:
@@ -115,7 +82,7 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
 
 
 def _activation(model: nn.Module, place: str) -> str:
-    """Return the name of a head's activation, of the place that `_Head` has for it."""
+    """Return the name of a head's activation, where a class calls it or has it as a module."""
     if "." not in place:
         return place
     module = model.get_submodule(place)
@@ -283,10 +250,6 @@ def _argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
     """Return the names of the arguments of a model's forward by position."""
     _self, *parameters = inspect.signature(forward).parameters.values()
     return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
-
-
-def _name(of: Any) -> str:
-    return f"{of.__module__}.{getattr(of, '__qualname__', '')}"
 
 
 HOST = Host(

@@ -98,7 +98,22 @@ def test_logits_are_those_of_the_unpatched_model(family, backend):
     assert_mean_error_is_like(got.logits, want.logits, exact.logits)
     for row, length in enumerate(LENGTHS):  # alone, without a mask
         alone = {name: tensor[row : row + 1, :length] for name, tensor in batch.items() if name != "attention_mask"}
-        assert_close(run_fast(fast, alone).logits, want.logits[row : row + 1])
+        answer = run_fast(fast, alone).logits
+        assert_close(answer, want.logits[row : row + 1])
+        # Neighbours change no bit, but for what ELECTRA projects with PyTorch's Linear.
+        assert backend != "cpu" or family == "electra-small" or torch.equal(answer, got.logits[row : row + 1])
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_labels_of_500_inputs(family):
+    model, batch = make_model(family, 5), make_batch(torch.randint(1, LONGEST + 1, (500,)).tolist())
+    want = run(model, batch).logits
+    got = run_fast(fastbert_kernels.patch(model), batch).logits
+    assert_close(got, want)
+    first, second = want.topk(2, dim=1).values.unbind(dim=1)
+    clear = first - second > 2e-4 * want.abs().max()
+    assert clear.sum() > 490 and want.argmax(dim=1).unique().numel() > 1
+    assert torch.equal(got.argmax(dim=1)[clear], want.argmax(dim=1)[clear])
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.bfloat16, 0.05), (torch.int8, 0.15)], ids=["bfloat16", "int8"])
