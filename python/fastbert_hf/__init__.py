@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from fastbert_hf.deferred import deferred_names
 
 if TYPE_CHECKING:
+    from fastbert_hf.adoption import adopt
     from fastbert_hf.configuration import FastBertConfig
     from fastbert_hf.exits.rule import ExitRule
     from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -23,6 +24,7 @@ else:  # not for type checkers, which would take any name for one that is there
     __getattr__, __dir__ = deferred_names(
         __name__,
         {
+            "adoption": ("adopt",),
             "configuration": ("FastBertConfig",),
             "exits.rule": ("ExitRule",),
             "modeling": ("FastBertForSequenceClassification",),
@@ -37,6 +39,7 @@ __all__ = [
     "FastBertForSequenceClassification",
     "FastBertOutput",
     "Predictions",
+    "adopt",
     "iter_predict",
     "predict",
 ]

@@ -1,0 +1,163 @@
+"""Classifiers of Transformers that become FastBERT models, and back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+)
+
+from fastbert_hf import FastBertForSequenceClassification
+from fastbert_hf.adoption import adopt, export_classifier
+from helpers.families import make_backbone_config, make_batch
+from helpers.families import make_model as make_fastbert
+
+MULTI = "multi_label_classification"
+FAMILIES = {
+    "bert": None,
+    "ernie": MULTI,
+    "roberta": "single_label_classification",
+    "xlm-roberta": None,
+    "camembert": MULTI,
+    "data2vec-text": None,
+    "electra-small": None,
+    "electra-base": MULTI,
+    "distilbert": None,
+}
+
+
+def make_classifier(family="bert", problem_type=None, num_labels=3):
+    torch.manual_seed(0)
+    names = {index: f"class {index}" for index in range(num_labels)}
+    config = make_backbone_config(family, id2label=names, problem_type=problem_type)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0.0, 0.1)
+    return model
+
+
+@torch.no_grad()
+def logits_of(model, **options):
+    ids, mask = make_batch()
+    return model(input_ids=ids, attention_mask=mask, **options).logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_depth_is_the_original_and_comes_back(family, tmp_path):
+    original = make_classifier(family, FAMILIES[family])
+    want = logits_of(original)
+    original.save_pretrained(tmp_path / "plain")
+    adopted = adopt(tmp_path / "plain")
+    torch.testing.assert_close(logits_of(adopted), want, rtol=1e-5, atol=1e-5)
+    assert adopted.config.id2label == original.config.id2label and not adopted.training
+    assert adopted.config.problem_type == FAMILIES[family]
+    assert len(adopted.heads) == adopted.config.num_hidden_layers
+    adopted.save_pretrained(tmp_path / "fast")
+    loaded = FastBertForSequenceClassification.from_pretrained(tmp_path / "fast")
+    assert torch.equal(logits_of(loaded), logits_of(adopted))
+    plain = export_classifier(loaded)
+    plain.save_pretrained(tmp_path / "again")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "again")
+    assert type(again) is type(original) and torch.equal(logits_of(again), want)
+    assert again.config.id2label == original.config.id2label
+    state, other = original.state_dict(), again.state_dict()
+    assert state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
+
+
+def test_a_model_in_memory_is_copied_in_its_precision():
+    original = make_classifier().to(torch.bfloat16)
+    adopted = adopt(original, exit_layers=[2, 4])
+    assert adopted.dtype == torch.bfloat16 and len(adopted.heads) == 2
+    with torch.no_grad():
+        for parameter in adopted.parameters():
+            parameter.zero_()
+    assert logits_of(original).abs().max() > 0
+    assert all(parameter.abs().max() > 0 for parameter in original.classifier.parameters())
+
+
+def one_output():
+    return make_classifier(num_labels=1)
+
+
+def scores():
+    return make_classifier(problem_type="regression")
+
+
+def other_activation():
+    model = make_classifier()
+    model.bert.pooler.activation = nn.Hardtanh()
+    return model
+
+
+def adapter():
+    model = make_classifier()
+    model.classifier = nn.Sequential(model.classifier)
+    return model
+
+
+def adapter_in_a_layer():
+    model = make_classifier()
+    model.bert.encoder.layer[0].output.extra = nn.Linear(2, 2)
+    return model
+
+
+def own_forward():
+    class Mine(BertForSequenceClassification):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    return Mine(make_backbone_config("bert"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (one_output, "it gives scores .*patch.model. runs it as it is"),
+        (scores, "it gives scores"),
+        (other_activation, "the activation of its head .bert.pooler.activation. is Hardtanh"),
+        (adapter, "its classifier is no torch.nn.Linear"),
+        (adapter_in_a_layer, "has or lacks encoder.layer.0.output.extra.*merge adapters"),
+        (own_forward, "Mine cannot be adopted: its head is not known"),
+    ],
+)
+def test_what_cannot_be_adopted_is_told_why(make, message):
+    with pytest.raises(ValueError, match=message):
+        adopt(make())
+
+
+def test_folders_without_a_classifier(tmp_path):
+    AutoModel.from_config(make_backbone_config("bert")).save_pretrained(tmp_path / "backbone")
+    with pytest.raises(RuntimeError, match="has no trained classifier to adopt: it lacks .*fastbert train --backbone"):
+        adopt(tmp_path / "backbone")
+    make_fastbert("bert").save_pretrained(tmp_path / "fastbert")
+    with pytest.raises(ValueError, match="is a FastBERT already; `fastbert distill`"):
+        adopt(tmp_path / "fastbert")
+    model = make_classifier()
+    model.config.save_pretrained(tmp_path / "pickle")
+    torch.save(model.state_dict() | {"code": nn.Linear(2, 2)}, tmp_path / "pickle" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="which can run code, so they are not loaded"):
+        adopt(tmp_path / "pickle")
+
+
+def test_other_heads_are_no_plain_classifier():
+    with pytest.raises(ValueError, match="is not what a BertForSequenceClassification has"):
+        export_classifier(make_fastbert("bert"))
+    relu = make_fastbert("bert", head_type="pooled", head_hidden_size=32, head_activation="relu")
+    with pytest.raises(ValueError, match="is not what a BertForSequenceClassification has"):
+        export_classifier(relu)
+
+
+def test_the_students_begin_as_the_teacher():
+    adopted = adopt(make_classifier())
+    states = [copy.deepcopy(head.state_dict()) for head in adopted.heads]
+    assert all(torch.equal(states[0][name], state[name]) for state in states for name in states[0])
+    assert isinstance(adopted.config.backbone_config, BertConfig)
