@@ -57,7 +57,7 @@ def adopt(
         id2label=model.config.id2label,
         problem_type=model.config.problem_type,
     )
-    adopted = FastBertForSequenceClassification(config)
+    adopted: Any = FastBertForSequenceClassification(config)
     _copy_weights(model.base_model, adopted.backbone, type(model).__name__)
     for exit_head in adopted.heads:
         exit_head.dense[0].load_state_dict(dense.state_dict())
