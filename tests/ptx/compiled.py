@@ -4,6 +4,7 @@ and tells which kernel it would launch, how, and with what parameters."""
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import re
@@ -118,25 +119,24 @@ def _build(name: str) -> Path:
     for path, text in sorted(_sources(source, {}).items()):
         digest.update(path.name.encode() + text)
     folder = ROOT / "build/ptx" / f"{name}-{digest.hexdigest()[:16]}"
-    if folder.exists():
-        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:  # other processes of the same run wait for this one
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            _compile(source, folder)
+    return folder
+
+
+def _compile(source: Path, folder: Path) -> None:
+    include = f"-I{ROOT / 'csrc'}"
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         made = Path(temporary)
-        include = f"-I{ROOT / 'csrc'}"
-        kept = ["--keep", f"--keep-dir={made}"]
-        subprocess.run(
-            [str(nvcc()), *FLAGS, include, *kept, "-c", str(source), "-o", str(made / "launcher.o")], check=True
-        )
-        command = ["g++", "-std=c++17", "-shared", "-fPIC", include, f"-I{cuda_include()}", f"-DLAUNCHER={name}"]
-        command += [f'-DHEADER="{name}.h"', str(RECORDER), str(made / "launcher.o"), "-o", str(made / "launcher.so")]
+        target, library = made / "launcher.o", made / "result/launcher.so"
+        library.parent.mkdir()
+        command = [str(nvcc()), *FLAGS, include, "--keep", f"--keep-dir={made}", "-c", str(source), "-o", str(target)]
         subprocess.run(command, check=True)
-        result = made / "result"
-        result.mkdir()
-        (made / f"{name}.ptx").rename(result / "kernels.ptx")
-        (made / "launcher.so").rename(result / "launcher.so")
-        try:
-            result.rename(folder)
-        except OSError:
-            assert folder.exists()  # another process was faster
-    return folder
+        (made / f"{source.stem}.ptx").rename(library.with_name("kernels.ptx"))
+        command = ["g++", "-std=c++17", "-shared", "-fPIC", include, f"-I{cuda_include()}", f"-DLAUNCHER={source.stem}"]
+        command += [f'-DHEADER="{source.stem}.h"', str(RECORDER), str(target), "-o", str(library)]
+        subprocess.run(command, check=True)
+        library.parent.rename(folder)

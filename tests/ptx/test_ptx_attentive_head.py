@@ -16,6 +16,7 @@ from cuda_on_cpu.cpu_library import AttentiveHeadShape, AttentiveHeadWeights
 from fastbert_kernels import reference
 from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, map_tensors
 
+pytestmark = pytest.mark.proof  # the first compiles the kernels
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
 
 

@@ -15,6 +15,7 @@ from cuda_on_cpu.cpu_library import PooledHeadWeights
 from fastbert_kernels import reference
 from helpers.op_inputs import pooled_inputs
 
+pytestmark = pytest.mark.proof  # the first compiles the kernels
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
 
 

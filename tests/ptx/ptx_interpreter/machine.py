@@ -40,10 +40,17 @@ class Step:
 
 
 class Machine:
-    def __init__(self, kernel: Kernel, threads: int) -> None:
+    def __init__(self, kernel: Kernel, threads: int, *, copies_may_round: bool = False) -> None:
+        """Make the kernel ready for blocks of `threads`.
+
+        Args:
+            copies_may_round: Triton keeps copies of a value in several threads, which may all write it to one place;
+                when some of them got it by a fused multiply-add of other terms, they differ in the last places.
+        """
         if threads % 32 != 0:
             raise Refused("a warp that is not full")
         self._kernel, self._threads = kernel, threads
+        self.copies_may_round = copies_may_round
         begin = kernel.shared_bytes
         for alignment in kernel.dynamic_shared.values():
             begin = -(-begin // alignment) * alignment

@@ -12,6 +12,8 @@ Each byte has a mark of its latest write and one of the reads since the last bar
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 THREAD, WARP = 0x3FF, 0x3E0
@@ -20,12 +22,14 @@ STAMP, EPOCH = 13, 29  # the bits where they begin
 
 
 class Clock:
-    """The epochs of the block that runs and of its warps. No epoch comes twice, so old marks need no erasing."""
+    """The epochs of the block that runs and of its warps. No epoch comes twice, whatever the clock, so old marks need
+    no erasing."""
+
+    _epochs = itertools.count(1)
 
     def __init__(self, threads: int) -> None:
         self._warp_epochs = np.zeros(threads, np.int64)
         self._numbers = np.arange(threads, dtype=np.int64)
-        self._epoch = 0
         self.begin_launch()
         self.begin_block()
 
@@ -45,8 +49,7 @@ class Clock:
         self._set_marks()
 
     def _advance(self) -> None:
-        self._epoch += 1
-        self.epoch = np.int64(self._epoch << EPOCH)  # the smallest mark of the epoch
+        self.epoch = np.int64(next(self._epochs) << EPOCH)  # the smallest mark of the epoch
         self._warp_epochs[:] = 0
         self._set_marks()
 

@@ -187,8 +187,11 @@ def _floats() -> dict[str, Operation]:
         )
     table["setp.nan.f32"] = Operation("pred", ("f32", "f32"), _is_nan)
     table["setp.num.f32"] = Operation("pred", ("f32", "f32"), lambda a, b: ~_is_nan(a, b))
-    larger: Callable[..., Array] = lambda a, b: f32_to_bf16(np.fmax(bf16_to_f32(a), bf16_to_f32(b)))  # noqa: E731
-    table["max.bf16"] = Operation("bf16", ("bf16", "bf16"), larger)
+    table["max.f16"] = Operation("f16", ("f16", "f16"), np.fmax)
+    table["setp.nan.f16"] = Operation("pred", ("f16", "f16"), _is_nan)
+    table["max.bf16"] = Operation(
+        "bf16", ("bf16", "bf16"), lambda a, b: f32_to_bf16(np.fmax(bf16_to_f32(a), bf16_to_f32(b)))
+    )
     table["setp.nan.bf16"] = Operation("pred", ("bf16", "bf16"), lambda a, b: _is_nan(bf16_to_f32(a), bf16_to_f32(b)))
     return table
 
