@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fastbert_cli.adopt.command import Adopt
 from fastbert_cli.analyze.command import Analyze
 from fastbert_cli.calibrate.command import Calibrate
 from fastbert_cli.command import add_command
@@ -14,6 +15,7 @@ from fastbert_cli.convert.command import Convert
 from fastbert_cli.demo.command import Demo
 from fastbert_cli.distill.command import Distill
 from fastbert_cli.evaluate.command import Evaluate
+from fastbert_cli.export.command import Export
 from fastbert_cli.info import Info
 from fastbert_cli.predict.command import Predict
 from fastbert_cli.train.command import Train
@@ -41,5 +43,5 @@ def _program(
     pass
 
 
-for command in (Train, Distill, Calibrate, Demo, Evaluate, Analyze, Predict, Convert, Info):
+for command in (Train, Adopt, Distill, Calibrate, Demo, Evaluate, Analyze, Predict, Convert, Export, Info):
     add_command(app, command)

@@ -14,6 +14,7 @@ from fastbert_hf.data import FIRST_ROWS, look_at_classification_data, read_texts
 from fastbert_hf.data.files import PLAIN
 
 MODEL_REMEDY = "name a folder into which a FastBERT and its tokenizer were saved with save_pretrained"
+_CLASSIFIER_REMEDY = "name a folder into which a classifier and its tokenizer were saved with save_pretrained"
 _CONFIG = "config.json"  # of a saved model
 
 
@@ -45,15 +46,52 @@ def look_at_model(folder: Path) -> Classes | None:
     """
     if not folder.is_dir():  # Transformers would look for it on the hub
         raise CommandError(f"{folder}: no such folder; {MODEL_REMEDY}")
+    config = _read_config(folder, MODEL_REMEDY)
+    kind = config.get("model_type")
+    if kind != "fastbert":
+        raise CommandError(f"{folder}: holds a model of the type {kind!r}, not 'fastbert'; {MODEL_REMEDY}")
+    return _classes_of(config)
+
+
+def look_at_classifier(name: Path) -> Classes | None:
+    """Return the classes of the classifier in a folder, which is no FastBERT yet.
+
+    Args:
+        name: a folder, or a name on the hub, which is not asked here.
+
+    Returns:
+        `None` where they are not named, and for a name on the hub.
+
+    Raises:
+        CommandError: no configuration of a classifier, or that of a FastBERT or of a model with one output.
+    """
+    if not name.is_dir():
+        if name.is_absolute() or len(name.parts) > 2 or name.exists():
+            raise CommandError(f"{name}: no such folder; {_CLASSIFIER_REMEDY}")
+        return None
+    config = _read_config(name, _CLASSIFIER_REMEDY)
+    if config.get("model_type") == "fastbert":
+        raise CommandError(f"{name}: is a FastBERT already; fastbert distill trains its students on")
+    classes = _classes_of(config)
+    if classes is not None and len(classes.names) == 1:
+        raise CommandError(
+            f"{name}: has one output, a score, which has no uncertainty to leave by; fastbert_kernels.patch(model) "
+            "runs it at full depth"
+        )
+    return classes
+
+
+def _read_config(folder: Path, remedy: str) -> dict[str, Any]:
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except OSError as error:
-        raise CommandError(f"{folder}: no {_CONFIG} that can be read ({error.strerror}); {MODEL_REMEDY}") from error
+        raise CommandError(f"{folder}: no {_CONFIG} that can be read ({error.strerror}); {remedy}") from error
     except ValueError as error:
-        raise CommandError(f"{folder}: {_CONFIG} is not JSON ({error}); {MODEL_REMEDY}") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "fastbert":
-        raise CommandError(f"{folder}: holds a model of the type {kind!r}, not 'fastbert'; {MODEL_REMEDY}")
+        raise CommandError(f"{folder}: {_CONFIG} is not JSON ({error}); {remedy}") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _classes_of(config: dict[str, Any]) -> Classes | None:
     names = config.get("id2label")
     if not isinstance(names, dict) or not all(str(index) in names for index in range(len(names))):
         return None  # two classes by default, or a configuration that loading will refuse

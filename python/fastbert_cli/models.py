@@ -17,6 +17,7 @@ import fastbert_kernels
 from fastbert_cli.errors import CommandError, faults_explained, foreign_files
 from fastbert_cli.inputs import MODEL_REMEDY, look_at_model
 from fastbert_cli.options import UNPATCHED, Patching
+from fastbert_hf.adoption import adopt
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.passages import Stride
@@ -71,10 +72,24 @@ def make_model(backbone: str | None, data: ClassificationData, seed: int, **sett
         model = FastBertForSequenceClassification.from_backbone(
             backbone, num_labels=len(data.label_names), id2label=data.id2label, **settings
         )
-        tokenizer = AutoTokenizer.from_pretrained(backbone)
-        if len(tokenizer) == len(tokenizer.all_special_ids):  # what Transformers makes up where there is none
-            raise ValueError("no tokenizer beside the weights; save it there with tokenizer.save_pretrained")
-        return model, tokenizer
+        return model, _tokenizer_beside(backbone)
+
+
+def adopt_model(classifier: str) -> Loaded:
+    """A fine-tuned classifier of Transformers as a FastBERT, whose students are to be trained, and its tokenizer.
+
+    Raises:
+        CommandError: no such classifier, one that cannot be adopted, or without tokenizer.
+    """
+    with faults_explained(f"classifier {classifier}"), foreign_files():
+        return adopt(classifier), _tokenizer_beside(classifier)
+
+
+def _tokenizer_beside(name: str) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if len(tokenizer) == len(tokenizer.all_special_ids):  # what Transformers makes up where there is none
+        raise ValueError("no tokenizer beside the weights; save it there with tokenizer.save_pretrained")
+    return tokenizer
 
 
 def load_model(folder: Path) -> Loaded:

@@ -215,8 +215,8 @@ def commands():
 
 
 def test_no_two_options_of_a_command_share_a_name(commands):
-    every = ["analyze", "calibrate", "convert", "demo", "distill", "evaluate", "info", "predict", "train"]
-    assert sorted(commands) == every
+    every = ["adopt", "analyze", "calibrate", "convert", "demo", "distill", "evaluate", "export", "info"]
+    assert sorted(commands) == [*every, "predict", "train"]
     for command in commands.values():
         names = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)]
         assert len(names) == len(set(names)) >= 1
@@ -250,6 +250,8 @@ def test_mistakes_are_told_before_the_libraries_are_imported(tmp_path):
     (tmp_path / "model" / "config.json").write_text(json.dumps(SAVED))
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "score").mkdir()
+    (tmp_path / "score" / "config.json").write_text('{"model_type": "bert", "id2label": {"0": "score"}}')
     (tmp_path / "texts.txt").write_text("good\n")
     (tmp_path / "empty.txt").write_text("good\n\n")
     (tmp_path / "latin.txt").write_bytes("schön\n".encode("latin-1"))
@@ -277,6 +279,15 @@ def test_mistakes_are_told_before_the_libraries_are_imported(tmp_path):
         (["train", "--train", "{folder}/labels.tsv", "--dev", "{folder}/columns.tsv"], 2, "columns.tsv, line 1: no"),
         (["distill", model, "--texts", "{folder}/empty.txt"], 2, "empty.txt, line 2: empty text"),
         (["distill", model, "--texts", "{folder}/texts.txt", "--dev", "{folder}/labels.tsv"], 2, "unknown label"),
+        (["adopt", model, "--texts", "{folder}/texts.txt"], 2, "is a FastBERT already; fastbert distill"),
+        (
+            ["adopt", "{folder}/absent", "--texts", "{folder}/texts.txt"],
+            2,
+            "absent: no such folder; name a folder into",
+        ),
+        (["adopt", "{folder}/score", "--texts", "{folder}/texts.txt"], 2, "has one output, a score, which has no"),
+        (["adopt", "{folder}/bert"], 2, "no texts to distill from; name a file with --texts"),
+        (["export", "{folder}/bert", "--to", "{folder}/x"], 2, "holds a model of the type 'bert', not 'fastbert'"),
         (["demo", "--train", "{folder}/labels.tsv"], 2, "--train and --dev go together"),
         (["demo", "--train", "{folder}/labels.tsv", "--dev", "{folder}/none.tsv"], 2, "none.tsv: no samples"),
         (["demo", "--speed", "0"], 2, "every --speed must be above 0 and at most 1"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastbert_cli import options, training
 from fastbert_cli.command import Command, Given, Option
 from fastbert_cli.options import DATA
 from fastbert_cli.training import MODEL, RUN, STRIDE, Distil, Run, TrainingConfig, how_to_go_on
+
+if TYPE_CHECKING:
+    from fastbert_cli.inputs import Classes
+    from fastbert_cli.models import Loaded
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Distill(Command):
         from fastbert_cli.distill.inputs import look
 
         config, _ = run_to_begin(self.out, DistillConfig, self.config, self._flags, self.resume)
-        look(config, self.model)
+        look(config, self._look_at_model)
 
     @property
     def _flags(self) -> dict[str, Any]:
@@ -101,7 +105,17 @@ class Distill(Command):
         from fastbert_cli.output_folder import OutputFolder
 
         with OutputFolder(self._words, self.out, DistillConfig, self.config, self._flags, self.resume) as output:
-            run_distill(output)
+            run_distill(output, self._load_model)
+
+    def _look_at_model(self) -> Classes | None:
+        from fastbert_cli.inputs import look_at_model
+
+        return look_at_model(self.model)
+
+    def _load_model(self) -> Loaded:
+        from fastbert_cli.models import load_model
+
+        return load_model(self.model)
 
     def stopped(self) -> str:
         """Return the command that goes on."""

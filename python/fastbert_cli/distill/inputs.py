@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 from fastbert_cli.distill.command import DistillConfig
 from fastbert_cli.errors import CommandError
-from fastbert_cli.inputs import check_subset, look_at_labelled_of_run, look_at_model, look_at_unlabelled
+from fastbert_cli.inputs import Classes, check_subset, look_at_labelled_of_run, look_at_unlabelled
 
 
-def look(config: DistillConfig, model: Path) -> None:
+def look(config: DistillConfig, look_at_model: Callable[[], Classes | None]) -> None:
     """Raise for a configuration whose sections do not fit together, and for a folder or texts that cannot be used.
 
+    Args:
+        config: of the run.
+        look_at_model: returns the classes of the model, `None` where they are not known yet.
+
     Raises:
-        CommandError: no texts, sections that contradict each other, or no FastBERT in `model`.
+        CommandError: no texts, sections that contradict each other, or what `look_at_model` raises.
         DataFileError: the first rows of a file cannot be used.
     """
     section, targets = config.data, config.distil.targets
@@ -24,7 +28,7 @@ def look(config: DistillConfig, model: Path) -> None:
         raise CommandError(
             f"--targets {targets} learns from labels, which one file or data set must have; give --texts once"
         )
-    classes = look_at_model(model)
+    classes = look_at_model()
     if targets == "soft":
         for file in section.texts:
             look_at_unlabelled(file, section)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from fastbert_cli.distill.command import DistillConfig
 from fastbert_cli.errors import faults_explained
-from fastbert_cli.models import label_names_of, load_model, longest_text, passages
+from fastbert_cli.models import Loaded, label_names_of, longest_text, passages
 from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.texts import read_labelled, read_unlabelled
 from fastbert_hf.data import TextData, check_passages, join_texts
@@ -16,8 +16,12 @@ from fastbert_hf.training import distill
 from fastbert_hf.training.checks import check_vocabulary
 
 
-def run_distill(output: OutputFolder[DistillConfig]) -> None:
-    """Distills the students of a saved model and writes the model.
+def run_distill(output: OutputFolder[DistillConfig], load: Callable[[], Loaded]) -> None:
+    """Distills the students of a model and writes the model.
+
+    Args:
+        output: folder of the run.
+        load: returns the model, whose teacher classifier and backbone are trained.
 
     Raises:
         CommandError: options that do not fit together, no saved model, or step 2 cannot run.
@@ -26,8 +30,7 @@ def run_distill(output: OutputFolder[DistillConfig]) -> None:
     """
     config, console = output.config, output.console
     section = config.data
-    assert config.model.folder is not None
-    model, tokenizer = load_model(Path(config.model.folder))
+    model, tokenizer = load()
     max_length = longest_text(model, tokenizer, config.model.max_length)
     stride = passages(model, tokenizer, max_length, config.model.stride)
     config = output.config = replace(config, model=replace(config.model, max_length=max_length, stride=stride))

@@ -1,0 +1,82 @@
+"""`fastbert adopt` and `fastbert export`: a classifier becomes a FastBERT with its own answers, and one again."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+)
+
+from fastbert_hf import FastBertForSequenceClassification
+from helpers.cli import QUICK_DISTIL, assert_complaint, invoke, succeed
+
+QUICK = [*QUICK_DISTIL, "--max-length", 16, "--precision", "fp32"]
+NAMES = {0: "no", 1: "yes", 2: "perhaps"}
+
+
+@pytest.fixture
+def classifier(tiny_backbone, tmp_path):
+    folder = tmp_path / "classifier"
+    torch.manual_seed(0)
+    model = BertForSequenceClassification.from_pretrained(tiny_backbone, id2label=NAMES)
+    with torch.no_grad():
+        model.classifier.weight.normal_(0, 1)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def logits_of(model, tokenizer):
+    batch = tokenizer(["good film", "a very very bad book", "not fine"], padding=True, return_tensors="pt")
+    return model.eval()(batch["input_ids"], batch["attention_mask"]).logits
+
+
+def test_answers_at_full_depth_stay_and_the_classifier_comes_back(classifier, data, tmp_path):
+    fast, plain = tmp_path / "fast", tmp_path / "plain"
+    result = succeed("adopt", classifier, "--texts", data / "texts.txt", "--out", fast, *QUICK)
+    assert "20 texts" in result.stdout
+    model = FastBertForSequenceClassification.from_pretrained(fast / "model")
+    tokenizer = AutoTokenizer.from_pretrained(fast / "model")
+    original = AutoModelForSequenceClassification.from_pretrained(classifier)
+    want = logits_of(original, tokenizer)
+    torch.testing.assert_close(logits_of(model, tokenizer), want, rtol=1e-5, atol=1e-5)
+    assert model.config.id2label == NAMES
+    for student in model.student_classifiers:  # which began as copies
+        assert not torch.equal(student.classifier.weight, original.classifier.weight)
+    losses = json.loads((fast / "results.json").read_text())["training"]["distil"]["losses"]
+    assert losses[-1] < losses[0]
+
+    assert "a BertForSequenceClassification" in succeed("export", fast / "model", "--to", plain).stdout
+    again = AutoModelForSequenceClassification.from_pretrained(plain)
+    assert torch.equal(logits_of(again, AutoTokenizer.from_pretrained(plain)), want)
+    assert_complaint(invoke("export", fast / "model", "--to", plain), "export", "exists; choose another name")
+
+
+def test_complaints(classifier, tiny_backbone, trained, data, tmp_path):
+    texts = ["--texts", data / "texts.txt", "--out", tmp_path / "out", *QUICK]
+    assert_complaint(invoke("adopt", tiny_backbone, *texts), "adopt", "has no trained classifier to adopt")
+    for file in classifier.iterdir():
+        if file.name.startswith(("tokenizer", "vocab", "special")):
+            file.unlink()
+    assert_complaint(invoke("adopt", classifier, *texts), "adopt", "no tokenizer beside the weights")
+    complaint = "is not what a BertForSequenceClassification has"
+    assert_complaint(invoke("export", trained / "model", "--to", tmp_path / "plain"), "export", complaint)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "plain").exists()
+
+
+def test_the_documented_example(classifier, data, tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "adopting.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    classifier.rename(tmp_path / "my-classifier")
+    (tmp_path / "traffic.txt").write_text((data / "texts.txt").read_text())
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "the example of docs/adopting.md", "exec"), {"__name__": "example"})
+    assert FastBertForSequenceClassification.from_pretrained(tmp_path / "fast").config.id2label == NAMES
