@@ -21,13 +21,13 @@ struct HeadRows {
   }
 };
 
-// Columns of 4-byte elements become rows: out[k][j] = row_j[k] for 16 rows and 16 elements.
+// Columns of 4-byte elements become rows: out[k][j] = row_j[k] for kBlock rows and as many elements from `offset` bytes on.
 #if defined(__AVX512F__)
 constexpr int64_t kBlock = 16;
 
-inline void transpose_block(const char* const* rows, char* out, int64_t out_stride) {
+inline void transpose_block(const char* const* rows, int64_t offset, char* out, int64_t out_stride) {
   __m512i x[16], y[16];
-  for (int j = 0; j < 16; ++j) x[j] = _mm512_loadu_si512(rows[j]);
+  for (int j = 0; j < 16; ++j) x[j] = _mm512_loadu_si512(rows[j] + offset);
   for (int j = 0; j < 16; j += 2) {  // pairs of elements, of two rows
     y[j] = _mm512_unpacklo_epi32(x[j], x[j + 1]);
     y[j + 1] = _mm512_unpackhi_epi32(x[j], x[j + 1]);
@@ -50,12 +50,34 @@ inline void transpose_block(const char* const* rows, char* out, int64_t out_stri
     _mm512_storeu_si512(out + (12 + i) * out_stride, _mm512_shuffle_i32x4(y[4 + i], y[12 + i], 0xdd));
   }
 }
+#elif defined(__AVX2__)
+constexpr int64_t kBlock = 8;
+
+inline __m128i four_elements(const char* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); }
+
+inline void transpose_block(const char* const* rows, int64_t offset, char* out, int64_t out_stride) {
+  for (int half = 0; half < 2; ++half, offset += 16, out += 4 * out_stride) {
+    __m256i x[4], y[4], z[4];
+    for (int j = 0; j < 4; ++j)  // rows j and j + 4, so that nothing below crosses the middle of a register
+      x[j] = _mm256_inserti128_si256(_mm256_castsi128_si256(four_elements(rows[j] + offset)),
+                                     four_elements(rows[j + 4] + offset), 1);
+    for (int j = 0; j < 4; j += 2) {  // pairs of elements, of two rows
+      y[j] = _mm256_unpacklo_epi32(x[j], x[j + 1]);
+      y[j + 1] = _mm256_unpackhi_epi32(x[j], x[j + 1]);
+    }
+    for (int i = 0; i < 2; ++i) {  // one element of four rows
+      z[2 * i] = _mm256_unpacklo_epi64(y[i], y[2 + i]);
+      z[2 * i + 1] = _mm256_unpackhi_epi64(y[i], y[2 + i]);
+    }
+    for (int k = 0; k < 4; ++k) _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k * out_stride), z[k]);
+  }
+}
 #else
 constexpr int64_t kBlock = 4;
 
-inline void transpose_block(const char* const* rows, char* out, int64_t out_stride) {
+inline void transpose_block(const char* const* rows, int64_t offset, char* out, int64_t out_stride) {
   for (int64_t k = 0; k < kBlock; ++k)
-    for (int64_t j = 0; j < kBlock; ++j) std::memcpy(out + k * out_stride + 4 * j, rows[j] + 4 * k, 4);
+    for (int64_t j = 0; j < kBlock; ++j) std::memcpy(out + k * out_stride + 4 * j, rows[j] + offset + 4 * k, 4);
 }
 #endif
 
@@ -63,19 +85,14 @@ inline void transpose_block(const char* const* rows, char* out, int64_t out_stri
 // k goes to out[k][row].
 inline void transpose(const char* const* rows, int64_t count, int64_t width, char* out) {
   constexpr int64_t kStride = 4 * kPanelWidth;
-  for (int64_t j = 0; j < count; j += kBlock)
-    for (int64_t k = 0; k < width; k += kBlock) {
-      const char* block[kBlock];
-      for (int64_t i = 0; i < kBlock; ++i)
-        block[i] = rows[j + i < count ? j + i : j] + 4 * k;  // any row will do past the end
-      if (k + kBlock <= width) {
-        transpose_block(block, out + k * kStride + 4 * j, kStride);
-      } else {
-        for (int64_t r = k; r < width; ++r)
-          for (int64_t i = 0; i < kBlock; ++i)
-            std::memcpy(out + r * kStride + 4 * (j + i), rows[j + i < count ? j + i : j] + 4 * r, 4);
-      }
-    }
+  for (int64_t j = 0; j < count; j += kBlock) {
+    const char* block[kBlock];
+    for (int64_t i = 0; i < kBlock; ++i) block[i] = rows[j + i < count ? j + i : j];  // any row will do past the end
+    int64_t k = 0;
+    for (; k + kBlock <= width; k += kBlock) transpose_block(block, 4 * k, out + k * kStride + 4 * j, kStride);
+    for (; k < width; ++k)
+      for (int64_t i = 0; i < kBlock; ++i) std::memcpy(out + k * kStride + 4 * (j + i), block[i] + 4 * k, 4);
+  }
 }
 
 // Sizes of one head for an operand.
@@ -127,6 +144,8 @@ void pack_keys(const HeadRows& rows, int64_t depth, typename Operand::Row* buffe
   for (int64_t first = 0; first < n; first += kPanelWidth, keys += kPanelWidth * depth) {
     const int64_t count = n - first < kPanelWidth ? n - first : kPanelWidth;
     const char* panel[kPanelWidth];
+    // Values are needed next.
+    for (int64_t j = 0; j < count; ++j) prefetch<0>(rows.row(2, first + j), d * element_bytes(rows.head.dtype));
     for (int64_t j = 0; j < count; ++j)
       panel[j] = reinterpret_cast<const char*>(rows.read<Operand>(1, first + j, buffer + j * d));
     transpose(panel, count, d / kGroup, reinterpret_cast<char*>(keys));
@@ -139,7 +158,8 @@ template <class Operand>
 void pack_values(const HeadRows& rows, int64_t depth, typename Operand::Row* buffer, typename Operand::Row* values) {
   constexpr int64_t kGroup = Operand::kGroup;
   const int64_t n = rows.head.n, d = rows.head.head_size;
-  std::memset(values, 0, panels_of(d) * kPanelWidth * depth * sizeof(*values));
+  if (d % kPanelWidth != 0 || depth > round_up(n, kGroup))
+    std::memset(values, 0, panels_of(d) * kPanelWidth * depth * sizeof(*values));
   for (int64_t j = 0; j < n; j += kGroup) {
     const typename Operand::Row* group[kGroup];
     for (int64_t i = 0; i < kGroup; ++i) group[i] = rows.read<Operand>(2, j + i < n ? j + i : n - 1, buffer + i * d);
@@ -159,10 +179,11 @@ void attend(const AttentionHead& head, float* memory) {
   const int64_t n = head.n, d = head.head_size;
   const AttentionSizes<Operand> sizes(n, d);
   const AttentionScratch<Operand> scratch(sizes, memory);
-  // A row of one head is a line or two of each row of the matrix, which no prefetcher of the processor guesses.
-  for (int64_t j = 0; j < n; ++j)
-    for (int64_t part = 0; part < 3; ++part) prefetch<0>(rows.row(part, j), d * element_bytes(head.dtype));
+  // A row of one head is a line or two of each row of the matrix, which no prefetcher of the processor guesses. Each is
+  // fetched a while before its turn: all at once are more than the first-level cache holds.
+  for (int64_t j = 0; j < n; ++j) prefetch<0>(rows.row(1, j), d * element_bytes(head.dtype));
   pack_keys<Operand>(rows, sizes.d, scratch.rows, scratch.keys);
+  for (int64_t r = 0; r < n && r < kTileRows; ++r) prefetch<0>(rows.row(0, r), d * element_bytes(head.dtype));
   pack_values<Operand>(rows, sizes.depth, scratch.rows, scratch.values);
 
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
@@ -176,22 +197,27 @@ void attend(const AttentionHead& head, float* memory) {
       if (query != to) std::memcpy(to, query, d * sizeof(Row));
       for (int64_t k = d; k < sizes.d; ++k) to[k] = 0;
     }
+    for (int64_t r = begin + count; r < n && r < begin + count + kTileRows; ++r)
+      prefetch<0>(rows.row(0, r), d * element_bytes(head.dtype));
     for (int64_t first = 0; first < n; first += kPanelWidth)
       operand.run(count, scratch.queries, sizes.d, scratch.keys + first * sizes.d, sizes.d, scratch.scores + first,
                   sizes.keys);
     const Row* shares = nullptr;
-    for (int64_t r = count - 1; r >= 0; --r) {
-      float* scores = scratch.scores + r * sizes.keys;
-      shares = Operand::shares(scores, n, sizes.depth, 1.0f / exponentials(scores, n, scale));
-    }
+    float scales[kTileRows];
+    for (int64_t r = 0; r < count; ++r) scales[r] = 1.0f / exponentials(scratch.scores + r * sizes.keys, n, scale);
+    for (int64_t r = count - 1; r >= 0; --r)
+      shares = Operand::shares(scratch.scores + r * sizes.keys, n, sizes.depth, scales[r]);
     for (int64_t first = 0; first < d; first += kPanelWidth) {
       operand.run(count, shares, sizes.keys * static_cast<int64_t>(sizeof(float) / sizeof(Row)),
                   scratch.values + first * sizes.depth, sizes.depth, sums, kPanelWidth);
-      const int64_t columns = d - first < kPanelWidth ? d - first : kPanelWidth;
       for (int64_t r = 0; r < count; ++r) {
-        char* out = static_cast<char*>(head.context);
-        const int64_t index = (begin + r) * head.context_stride + first;
-        store_as(out + index * element_bytes(head.dtype), head.dtype, sums + r * kPanelWidth, columns);
+        void* out =
+            static_cast<char*>(head.context) + ((begin + r) * head.context_stride + first) * element_bytes(head.dtype);
+        if (d - first >= kPanelWidth) {
+          store_as(out, head.dtype, sums + r * kPanelWidth, kPanelWidth);  // a count that the compiler knows
+        } else {
+          store_as(out, head.dtype, sums + r * kPanelWidth, d - first);
+        }
       }
     }
   }

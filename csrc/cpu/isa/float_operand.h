@@ -30,11 +30,19 @@ class FloatOperand {
     return as_float(values, dtype, count, buffer);
   }
   static void interleave(const float* const* rows, int64_t count, float* out) {
-    std::memcpy(out, rows[0], count * sizeof(float));
+    if (count == kPanelWidth) {
+      std::memcpy(out, rows[0], kPanelWidth * sizeof(float));  // by moves: the compiler knows how much
+    } else {
+      std::memcpy(out, rows[0], count * sizeof(float));
+    }
   }
   static const float* shares(float* values, int64_t count, int64_t, float scale) {
-#pragma omp simd
-    for (int64_t j = 0; j < count; ++j) values[j] *= scale;
+    for (int64_t j = 0; j < count; j += kLanes) {  // the last piece reaches into the padding
+      Vector piece;
+      std::memcpy(&piece, values + j, sizeof piece);
+      piece *= scale;
+      std::memcpy(values + j, &piece, sizeof piece);
+    }
     return values;
   }
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -115,6 +115,12 @@ inline void tanh_inplace(float* x, int64_t count) {
   for (int64_t i = 0; i < count; ++i) x[i] = tanh_one(x[i]);
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+inline __m256i first_lanes(int64_t count) {  // all bits set in them
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
 inline float sum_of_lanes(Vector vector) {
   float lanes[kLanes];
   std::memcpy(lanes, &vector, sizeof lanes);
@@ -146,25 +152,56 @@ inline void add_scaled(float* out, const float* x, float scale, int64_t count) {
   for (int64_t i = 0; i < count; ++i) out[i] += scale * x[i];
 }
 
+inline float largest_of_lanes(Vector vector) {
+  float lanes[kLanes];
+  std::memcpy(lanes, &vector, sizeof lanes);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] = lanes[i + width] > lanes[i] ? lanes[i + width] : lanes[i];
+  return lanes[0];
+}
+
+// The `count` < kLanes values at `from`, and `rest` in the other lanes. Nothing behind them is read, and no library is called
+// for a few bytes.
+inline Vector load_first(const float* from, int64_t count, float rest) {
+#if defined(__AVX512F__)
+  return _mm512_mask_loadu_ps(_mm512_set1_ps(rest), static_cast<__mmask16>((1u << count) - 1), from);
+#elif defined(__AVX2__)
+  const __m256i mask = first_lanes(count);
+  return _mm256_blendv_ps(_mm256_set1_ps(rest), _mm256_maskload_ps(from, mask), _mm256_castsi256_ps(mask));
+#else
+  float lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i < count ? from[i] : rest;
+  Vector values;
+  std::memcpy(&values, lanes, sizeof values);
+  return values;
+#endif
+}
+
+// The first `count` < kLanes lanes.
+inline void store_first(float* to, int64_t count, Vector values) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), values);
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(to, first_lanes(count), values);
+#else
+  for (int64_t i = 0; i < count; ++i) to[i] = values[i];
+#endif
+}
+
 // scores [n] become exp(scale (scores - max)), and their sum is returned; a NaN makes the sum NaN.
 //
 // In whole vectors, the last of them filled up: texts have few tokens, and one value at a time would take longer than all
 // the others.
 inline float exponentials(float* scores, int64_t n, float scale = 1.0f) {
   const int64_t whole = n / kLanes * kLanes, rest = n - whole;
-  float tail[kLanes];
-  for (int i = 0; i < kLanes; ++i) tail[i] = -__builtin_inff();
-  std::memcpy(tail, scores + whole, rest * sizeof(float));
-
-  Vector tops;
-  std::memcpy(&tops, tail, sizeof tops);
+  const Vector tail = load_first(scores + whole, rest, -__builtin_inff());
+  Vector tops = tail;
   for (int64_t j = 0; j < whole; j += kLanes) {
     Vector x;
     std::memcpy(&x, scores + j, sizeof x);
     tops = x > tops ? x : tops;
   }
-  float largest = -__builtin_inff();
-  for (int i = 0; i < kLanes; ++i) largest = tops[i] > largest ? tops[i] : largest;
+  const float largest = largest_of_lanes(tops);
 
   Vector sums = {};
   for (int64_t j = 0; j < whole; j += kLanes) {
@@ -174,13 +211,9 @@ inline float exponentials(float* scores, int64_t n, float scale = 1.0f) {
     sums += x;
     std::memcpy(scores + j, &x, sizeof x);
   }
-  Vector x;
-  std::memcpy(&x, tail, sizeof x);
-  x = exp_nonpositive((x - largest) * scale);
-  sums += x;
-  std::memcpy(tail, &x, sizeof x);
-  std::memcpy(scores + whole, tail, rest * sizeof(float));
-  return sum_of_lanes(sums);
+  const Vector last = exp_nonpositive((tail - largest) * scale);
+  store_first(scores + whole, rest, last);
+  return sum_of_lanes(sums + last);
 }
 
 inline float from_bfloat16(uint16_t bits) {

@@ -21,7 +21,7 @@
 //   read(values, dtype, count, buffer)     a row of activations as `run` takes it: where it lies or, converted, in `buffer`
 //   interleave(rows [kGroup], count, out)  some columns of a group of rows as they lie in a panel
 //   shares(values, count, depth, scale)    float32 values times `scale` as a row, in their place, filled up with zeros to
-//                                          `depth`
+//                                          `depth`; behind `values` there is room to whole panels
 #pragma once
 #include "cpu/isa/bfloat16_operand.h"
 #include "cpu/isa/float_operand.h"
