@@ -58,7 +58,7 @@ class Loop {
       while (layer < input_.until && !head_runs(layer));
       hidden = run_layers(hidden, first, layer);
       if (!head_runs(layer)) break;
-      Stopwatch watch(true);
+      Stopwatch watch(profiled());
       decide(*weights_.heads[layer - 1], hidden, layer);
       watch.lap(Phase::head);
       if (std::all_of(keep_.begin(), keep_.begin() + batch_, [](uint8_t stays) { return stays != 0; })) {

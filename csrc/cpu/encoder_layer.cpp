@@ -73,8 +73,7 @@ class Group {
         inner_(weights.intermediate.outputs),
         inner_stride_(spread_bytes(inner_ * element_size(dtype)) / element_size(dtype)) {}
 
-  void run() const {
-    Stopwatch watch(on_calling_thread());
+  void run(Stopwatch watch) const {
     multiply(weights_.qkv, hidden_, width_, {space_.wide.get(), dtype_, 3 * width_});
     watch.lap(Phase::qkv);
     attend();
@@ -189,18 +188,21 @@ void encoder_layers(const void* hidden, DType dtype, const int32_t* cu_seqlens, 
   const int64_t width = first.qkv.depth, row_bytes = width * element_size(dtype);
   const int64_t multiply_adds = cu_seqlens[batch] * width * (4 * width + 2 * first.intermediate.outputs);
   const Alone alone(multiply_adds <= kFewestMultiplyAdds);
+  SharedPhases phases;
   parallel_for(static_cast<int64_t>(groups.size()), [&](int64_t i) {
     const Range samples = groups[i];
     const int64_t begin = cu_seqlens[samples.begin], tokens = cu_seqlens[samples.end] - begin;
     const void* in = hidden;
+    PhaseSeconds seconds = {};
     for (size_t layer = 0; layer < layers.size(); ++layer) {
       void* out = rows[layer % 2];
       const Workspace workspace(tokens, *layers[layer], dtype);
       Group(static_cast<const char*>(in) + begin * row_bytes, dtype, cu_seqlens + samples.begin,
             samples.end - samples.begin, *layers[layer], static_cast<char*>(out) + begin * row_bytes, workspace)
-          .run();
+          .run(Stopwatch(phases.on() ? &seconds : nullptr));
       in = out;
     }
+    if (phases.on()) phases.add(seconds);
   });
 }
 

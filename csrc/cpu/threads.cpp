@@ -327,8 +327,6 @@ void Call::ask() {
 
 int available_threads() { return self.call && !self.alone ? self.call->limits().threads : 1; }
 
-bool on_calling_thread() { return self.call == nullptr || self.call->is_mine(); }
-
 Alone::Alone(bool alone) : before_(self.alone) { self.alone = before_ || alone; }
 Alone::~Alone() { self.alone = before_; }
 

@@ -62,9 +62,6 @@ class Call {
 // How many threads may work on the present call.
 int available_threads();
 
-// Whether this is the thread that made the present call.
-bool on_calling_thread();
-
 // While it lives, its thread shares nothing out: for work that is done before another thread is awake.
 class Alone {
  public:
