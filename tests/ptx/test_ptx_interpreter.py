@@ -90,6 +90,7 @@ WRONG = {
     "nobody wrote it": (Kind.UNINITIALISED, FROM_LANE),
     "one byte that nobody wrote": (Kind.UNINITIALISED, "st.shared.u8 [%r2], %r5; ld.shared.u16 %r6, [%r2];"),
     "an output that nobody wrote": (Kind.UNINITIALISED, "ld.global.u32 %r6, [%rd2];"),
+    "read as if nobody wrote it": (Kind.NOT_READ_ONLY, OUT + "ld.global.nc.u32 %r6, [%rd2];"),
     "behind the input": (Kind.OUT_OF_BOUNDS, "ld.global.u32 %r6, [%rd1+4];"),
     "before the output": (Kind.OUT_OF_BOUNDS, "st.global.u32 [%rd2+-4], %r5;"),
     "behind shared memory": (Kind.OUT_OF_BOUNDS, "st.shared.u32 [%r2+4], %r5;"),

@@ -13,6 +13,7 @@ class Kind(Enum):
     OUT_OF_BOUNDS = "out of bounds"
     MISALIGNED = "misaligned"
     WRITE_TO_INPUT = "write to an input"
+    NOT_READ_ONLY = "read-only load of what the launch may write"
     RACE = "race"
     COPY_IN_FLIGHT = "copy in flight"
     COPY_NOT_AWAITED = "copy never waited for"

@@ -74,6 +74,13 @@ class GlobalMemory(CheckedMemory):
             wrong = begins[self._are_inputs[buffers]]
             reporter.report(Kind.WRITE_TO_INPUT, self.describe(int(wrong[0])))
 
+    def check_read_only(self, reporter: Reporter, begins: np.ndarray) -> None:
+        """What ld.global.nc reads may come from a cache that sees no writes."""
+        buffers = np.searchsorted(self._begins, begins, side="right") - 1
+        if not self._are_inputs[buffers].all():
+            wrong = begins[~self._are_inputs[buffers]]
+            reporter.report(Kind.NOT_READ_ONLY, self.describe(int(wrong[0])))
+
     def describe(self, byte: int) -> str:
         distances = [max(buffer.begin - byte, byte - buffer.end, 0) for buffer in self._buffers]
         buffer = self._buffers[int(np.argmin(distances))]

@@ -18,7 +18,7 @@ from ptx_interpreter.syntax import Address, Immediate, Instruction, Operand, Ref
 if TYPE_CHECKING:
     from ptx_interpreter.machine import Machine
 
-ACCESS = re.compile(r"(ld|st)\.(param|global|shared)(?:::cta)?(?:\.nc)?(?:\.v([24]))?\.([a-z]+\d+)")
+ACCESS = re.compile(r"(ld|st)\.(param|global|shared)(?:::cta)?(\.nc)?(?:\.v([24]))?\.([a-z]+\d+)")
 COPY = re.compile(r"cp\.async\.c[ag]\.shared\.global(?:\.L2::128B)?")
 Begins = Callable[[Active], np.ndarray]  # of the active threads, where their bytes begin
 
@@ -26,7 +26,7 @@ Begins = Callable[[Active], np.ndarray]  # of the active threads, where their by
 def build(machine: Machine, instruction: Instruction) -> Execute | None:
     opcode, operands = instruction.opcode, instruction.operands
     if match := ACCESS.fullmatch(opcode):
-        direction, space, parts, kind = match.groups()
+        direction, space, read_only, parts, kind = match.groups()
         place, values = operands if direction == "st" else reversed(operands)
         registers = values.parts if isinstance(values, Vector) else (values,)
         if len(registers) != int(parts or 1):
@@ -35,7 +35,8 @@ def build(machine: Machine, instruction: Instruction) -> Execute | None:
             return _build_store(machine, space, place, registers, kind)
         if space == "param":
             return _build_parameter_load(machine, place, registers, kind)
-        return _build_load(machine, space, place, registers, kind)
+        load = _build_load(machine, space, place, registers, kind)
+        return _checked_read_only(machine, place, load) if read_only else load
     if COPY.fullmatch(opcode):
         return _build_copy(machine, *operands)
     if opcode == "cp.async.commit_group":
@@ -78,6 +79,17 @@ def _build_load(machine: Machine, space: str, place: Operand, registers: tuple[O
             write(values[:, i], active)
 
     return load
+
+
+def _checked_read_only(machine: Machine, place: Operand, load: Execute) -> Execute:
+    begins = begins_in(machine, "global", place)
+
+    def checked_load(active: Active) -> None:
+        chosen = begins(active)
+        load(active)
+        machine.memory.check_read_only(machine, chosen)
+
+    return checked_load
 
 
 def _build_store(machine: Machine, space: str, place: Operand, registers: tuple[Operand, ...], kind: str) -> Execute:
