@@ -20,6 +20,7 @@
 //
 // With narrow_activation = identity the tokens need no projection: attentive_head_linear.cuh, which says when that is less.
 #include <cmath>
+#include <type_traits>
 
 #include "../attentive_head.h"
 #include "decision.cuh"
@@ -91,7 +92,8 @@ __device__ __forceinline__ void activate_tile(Accumulators<C>& zed, const float*
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         zed[i][n][e] += e % 2 ? pair.y : pair.x;
-        if (!identity) zed[i][n][e] = sizeof(T) == 2 ? tanh_16bit(zed[i][n][e]) : tanhf(zed[i][n][e]);
+        if (identity) continue;
+        zed[i][n][e] = std::is_same_v<T, __nv_bfloat16> ? tanh_approximated(zed[i][n][e]) : tanhf(zed[i][n][e]);
       }
     }
   }

@@ -17,8 +17,8 @@ LENGTHS = [0, 1, 5, 63, 64, 65, 100, 129, 300, 512]
 SHORT_LENGTHS = [7, 0, 33, 1, 130]
 # What float32 arithmetic may cost whatever the dtype of the inputs, relative to the largest value.
 FLOOR = 2e-6
-# What the tanh of the hardware may cost besides, which the kernels take for 16-bit inputs.
-FLOOR_OF_16_BIT_TANH = 1e-3
+# What the tanh of the hardware may cost besides, which the kernels take for bfloat16.
+FLOOR_OF_APPROXIMATED_TANH = 1e-3
 
 
 def every_width(test):

@@ -30,7 +30,7 @@ def check_head(library, lengths: list[int], dtype: torch.dtype, *sizes: int, fol
     outputs = library.attentive_head(hidden, cu_seqlens, fold_to(weights, fold), decision, ("tanh", mlp))
     assert library.launches() - before == (1 if lengths else 0)
     logits_in = functools.partial(head_cases.head_reference, hidden, cu_seqlens, weights, activations=("tanh", mlp))
-    floor = head_cases.FLOOR if dtype == FLOAT32 else head_cases.FLOOR_OF_16_BIT_TANH
+    floor = head_cases.FLOOR_OF_APPROXIMATED_TANH if dtype == BFLOAT16 else head_cases.FLOOR
     head_cases.check_outputs(outputs, logits_in, dtype, decision, floor)
 
 

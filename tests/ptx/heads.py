@@ -15,7 +15,7 @@ from fastbert_kernels import reference
 from helpers.rounding import rivals
 
 FLOOR = 2e-6  # what float32 arithmetic may cost, relative to the largest value
-FLOOR_OF_16_BIT_TANH = 1e-3  # what the tanh of the hardware may cost besides, which the kernels take for 16-bit inputs
+FLOOR_OF_APPROXIMATED_TANH = 1e-3  # what the tanh of the hardware may cost besides, which is taken for bfloat16
 OUTPUTS = ("logits", "uncertainty", "new history", "keep")
 
 

@@ -8,7 +8,7 @@ import ctypes
 import pytest
 import torch
 from compiled import Launcher, number_of
-from heads import FLOOR, FLOOR_OF_16_BIT_TANH, Decision, check_bad_bounds, check_head, place_outputs, run_head
+from heads import FLOOR, FLOOR_OF_APPROXIMATED_TANH, Decision, check_bad_bounds, check_head, place_outputs, run_head
 from ptx_interpreter import GlobalMemory
 from torch import Tensor
 
@@ -85,7 +85,7 @@ def check_attentive(
         names = dict(zip(("narrow_activation", "mlp_activation"), activations, strict=True))
         return reference.attentive_head(hidden.to(dtype), cu_seqlens, speed, weights, **names)[0]
 
-    floor = FLOOR if dtype == FLOAT32 or is_linear else FLOOR_OF_16_BIT_TANH
+    floor = FLOOR_OF_APPROXIMATED_TANH if dtype == BFLOAT16 and not is_linear else FLOOR
     check_head(outputs, logits_in, FLOAT32 if is_linear else dtype, decision, floor)
 
 
