@@ -41,7 +41,7 @@ def _cuda_unavailable() -> str | None:
     if capability < (8, 0):
         version = ".".join(map(str, capability))
         return f"compute capability {version} is older than 8.0, the oldest that the kernels are built for"
-    return None
+    return module.cuda_kernels_unavailable(torch.cuda.current_device()) or None
 
 
 @cache

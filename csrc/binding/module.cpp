@@ -9,6 +9,7 @@
 #include "binding/names.h"
 #include "binding/native_call.h"
 #include "cpu/profile.h"
+#include "cuda_availability.h"
 #include "decision.h"
 #include "dtype.h"
 #include "layer_norm.h"
@@ -20,7 +21,7 @@ namespace py = pybind11;
 void fastbert::binding::check_cuda(int status, const char* op) {
   if (status != 0)
     throw std::runtime_error(std::string("fastbert_kernels: ") + op + " failed with CUDA error " +
-                             std::to_string(status));
+                             std::to_string(status) + ": " + cuda::error_in_words(status));
 }
 #endif
 
@@ -54,6 +55,7 @@ PYBIND11_MODULE(_C, module) {
 #ifdef FASTBERT_WITH_CUDA
   module.attr("cuda_version") = FASTBERT_CUDA_VERSION;
   module.attr("cuda_architectures") = FASTBERT_CUDA_ARCHITECTURES;
+  module.def("cuda_kernels_unavailable", &cuda::kernels_unavailable);
   bind_depth_graph(module);
 #else
   module.attr("cuda_version") = py::none();
