@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ptx_interpreter import GlobalMemory, Kind, Machine, Module, Refused, machine
+from ptx_interpreter import GlobalMemory, Kind, Machine, Module, Refused, block_run
 
 THREADS = 64
 # Each thread's input is at [%rd1], its output at [%rd2]; %r1 is its number, [%r2] its word of shared memory, [%r3] that
@@ -139,7 +139,7 @@ def test_readers_of_earlier_blocks_are_remembered():
 
 
 def test_what_does_not_end_is_reported(monkeypatch):
-    monkeypatch.setattr(machine, "MOST_STEPS", 1000)
+    monkeypatch.setattr(block_run, "MOST_STEPS", 1000)
     assert [finding.kind for finding in run("A: add.s32 %r5, %r5, 1; bra A;")[0]] == [Kind.ENDLESS]
 
 
@@ -154,6 +154,8 @@ def test_what_does_not_end_is_reported(monkeypatch):
         "add.s64 %rd3, %r5, 1;",
         "mov.u32 %r6, nothing;",
         "bar.sync 0, 32;",
+        "bar.sync 1;",
+        "@%p1 bar.sync 0;",
     ],
 )
 def test_what_it_does_not_know_it_refuses(body):
