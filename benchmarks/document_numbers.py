@@ -26,7 +26,7 @@ def blocks(folder: Path) -> dict[str, str]:
     comparisons, profiles = results_by_family(folder, "comparison"), results_by_family(folder, "profile_encoder")
     return {
         "demo": demo.sections(results_by_family(folder, "demo")),
-        "plain classifiers": plain.tables(results_by_family(folder, "plain_classifiers")),
+        "plain classifiers": plain.tables(results_by_family(folder, "plain_classifiers"), comparisons),
         "sources": rates.sources(comparisons, profiles),
         "charts": rates.charts(comparisons),
         "rates": rates.rates(comparisons),
