@@ -135,13 +135,6 @@ def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tup
     return ids.to(words.device), mask.to(words.device), 0.0
 
 
-HOST = Host(
-    name="FastBertClassifier of run_fastbert.py",
-    matches=matches,
-    encoder=encoder,
-    forward=forward,
-    pack=pack,
-    probe=probe,
-    # The script's optimiser writes past the version counters, between `train()` and `eval()`.
-    training_methods=("train",),
-)
+_NAME = "FastBertClassifier of run_fastbert.py"
+# The script's optimiser writes past the version counters, between `train()` and `eval()`.
+HOST = Host(_NAME, matches, encoder, forward, pack, probe, training_methods=("train",))

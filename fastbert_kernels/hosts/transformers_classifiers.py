@@ -252,12 +252,5 @@ def _argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
 
 
-HOST = Host(
-    name="classifiers of Transformers (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ERNIE, data2vec)",
-    matches=matches,
-    encoder=encoder,
-    forward=forward,
-    pack=pack,
-    probe=probe,
-    scores=scores,
-)
+_NAME = "classifiers of Transformers (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ERNIE, data2vec)"
+HOST = Host(_NAME, matches, encoder, forward, pack, probe, scores)

@@ -100,21 +100,9 @@ def predict(
         id2label=model.config.id2label,
         multi_label=model.config.multi_label,
     )
-    parts = [
-        empty,
-        *iter_predict(
-            model,
-            tokenizer,
-            texts,
-            speed=speed,
-            speedup=speedup,
-            max_tokens=max_tokens,
-            max_length=max_length,
-            stride=stride,
-            window=window,
-            progress=progress,
-        ),
-    ]
+    lengths: dict[str, Any] = {"max_tokens": max_tokens, "max_length": max_length, "stride": stride, "window": window}
+    given = iter_predict(model, tokenizer, texts, speed=speed, speedup=speedup, progress=progress, **lengths)
+    parts = [empty, *given]
     return Predictions(
         start=0,
         logits=torch.cat([part.logits for part in parts]),
