@@ -9,7 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.training.class_weights import class_weights_of
 from fastbert_hf.training.evaluation import is_multi_label
+from fastbert_hf.training.settings import LabelSettings
 
 
 def check_texts(data: TextData) -> None:
@@ -64,3 +66,16 @@ def check_dev(model: FastBertForSequenceClassification, data: TextData, dev: Cla
             f"the dev data has the classes {', '.join(dev.label_names)} but the training data "
             f"{', '.join(data.label_names)}; read the dev data with the label_names of the training data"
         )
+
+
+def check_labelled(
+    model: FastBertForSequenceClassification,
+    data: ClassificationData,
+    settings: LabelSettings,
+    dev: ClassificationData | None,
+) -> None:
+    """Raise `ValueError` for what a step that learns from labels cannot use, before anything is tokenised."""
+    check_texts(data)
+    check_labels(model, data)
+    check_dev(model, data, dev)
+    class_weights_of(settings, data)

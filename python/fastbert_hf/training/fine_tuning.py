@@ -10,8 +10,7 @@ from typing_extensions import Unpack
 
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.training.checks import check_dev, check_labels, check_texts
-from fastbert_hf.training.class_weights import class_weights_of
+from fastbert_hf.training.checks import check_labelled
 from fastbert_hf.training.freezing import training_only
 from fastbert_hf.training.running import RunOptions, TrainingResult, run_step
 from fastbert_hf.training.settings import FINE_TUNING, LabelSettings
@@ -46,10 +45,7 @@ def fine_tune(
         RuntimeError: the checkpoint to go on from has not the model's parameters.
         KeyboardInterrupt: after Ctrl-C.
     """
-    check_texts(data)
-    check_labels(model, data)
-    check_dev(model, data, run.get("dev"))
-    class_weights_of(settings, data)  # what is wrong with them is said before anything is tokenised
+    check_labelled(model, data, settings, run.get("dev"))
     trainer = partial(FineTuningTrainer, data=data)
     # The students have no part in the loss; an optimiser or several processes need not wait for them.
     with training_only(model, [model.backbone, model.teacher_classifier]) as frozen:

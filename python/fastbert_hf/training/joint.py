@@ -10,8 +10,7 @@ from typing_extensions import Unpack
 
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.training.checks import check_dev, check_labels, check_texts
-from fastbert_hf.training.class_weights import class_weights_of
+from fastbert_hf.training.checks import check_labelled
 from fastbert_hf.training.freezing import training_only
 from fastbert_hf.training.running import RunOptions, TrainingResult, run_step
 from fastbert_hf.training.settings import JOINT_TRAINING, LabelSettings
@@ -29,10 +28,7 @@ def train_jointly(
 
     It takes the place of both steps. Arguments and errors as in `fine_tune`; scores on `dev` are means over all heads.
     """
-    check_texts(data)
-    check_labels(model, data)
-    check_dev(model, data, run.get("dev"))
-    class_weights_of(settings, data)  # what is wrong with them is said before anything is tokenised
+    check_labelled(model, data, settings, run.get("dev"))
     trainer = partial(JointTrainer, data=data)
     with training_only(model, [model.backbone, model.heads]) as frozen:
         return run_step(trainer, model, tokenizer, data, settings, frozen, **run)
