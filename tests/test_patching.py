@@ -15,6 +15,7 @@ import accelerate
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch._subclasses import FakeTensorMode
 
 import fastbert_kernels
 from fastbert_hf.exits.rule import ExitRule
@@ -211,6 +212,14 @@ def change_by_optimiser(model):
     optimiser.zero_grad()
 
 
+def change_by_fused_optimiser(model):
+    """It moves no version counter."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True)
+    model(**padded_batch(MIXED[7]), output_all_exits=True).all_logits.square().mean().backward()
+    optimiser.step()
+    optimiser.zero_grad()
+
+
 def change_by_assignment(model):
     model.heads[0].query.weight = torch.nn.Parameter(torch.randn_like(model.heads[0].query.weight))
     model.backbone.encoder.layer[0].output.LayerNorm.bias.data = torch.randn(32)
@@ -220,16 +229,34 @@ def change_by_assignment(model):
     "change",
     [
         change_by_optimiser,
+        change_by_fused_optimiser,
         change_by_assignment,
         lambda model: model.load_state_dict(spread_model(5).state_dict()),
         lambda model: model.to(torch.bfloat16).to(torch.float32),
     ],
-    ids=["optimiser", "assignment", "load_state_dict", "to"],
+    ids=["optimiser", "fused optimiser", "assignment", "load_state_dict", "to"],
 )
 @pytest.mark.filterwarnings("ignore:this patched model was called with autograd")
 def test_changed_weights_are_noticed(change):
     model, batch = spread_model(), padded_batch(MIXED[7])
     assert_change_is_noticed(model, batch, change)
+
+
+@pytest.mark.parametrize("made_under", [torch.enable_grad, torch.inference_mode])
+def test_hidden_changes_are_noticed_when_the_model_is_patched_again(made_under):
+    """Writes through `parameter.data`, and those to weights made under inference mode, move no version counter."""
+    with made_under():
+        model = spread_model()
+    batch = padded_batch(MIXED[7])
+    fastbert_kernels.patch(model)
+    stale = run(model, batch).logits
+    with torch.inference_mode():
+        weight = model.layers[0].intermediate.dense.weight
+        (weight if weight.is_inference() else weight.data).mul_(3)
+    assert torch.equal(run(model, batch).logits, stale)
+    got = run(fastbert_kernels.patch(model), batch).logits
+    torch.testing.assert_close(got, run(fastbert_kernels.unpatch(model), batch).logits, rtol=0, atol=1e-4)
+    assert not torch.allclose(got, stale, atol=1e-2)
 
 
 def test_train_mode_and_autograd_use_the_models_own_forward():
@@ -360,6 +387,11 @@ def test_what_cannot_be_patched_is_refused():
         fastbert_kernels.patch(spread_model(), backend="cuda")
     with pytest.raises(ValueError, match="dtype must be"):
         fastbert_kernels.patch(spread_model(), dtype=torch.float64)
+
+
+def test_fake_tensors_are_refused():
+    with FakeTensorMode(), pytest.raises(ValueError, match="FakeTensor .*cannot be patched"):
+        fastbert_kernels.patch(spread_model())
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastbert_kernels import ops
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.encoder import Encoder
+from fastbert_kernels.hosts.derived import is_plain
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def embed(backbone: Any, encoder: Encoder, tokens: Tokens) -> Tensor:
     from fastbert_hf import backbones
 
     words = backbone.embeddings.word_embeddings.weight
-    known = backbone.config.model_type in backbones.SUPPORTED_BACKBONES
+    known = backbone.config.model_type in backbones.SUPPORTED_BACKBONES and is_plain(backbone.embeddings.parameters())
     if not known or not isinstance(encoder, CompiledEncoder) or words.dtype != torch.float32:
         # The host's own work token by token too.
         segments = None if tokens.segments is None else tokens.segments[None]

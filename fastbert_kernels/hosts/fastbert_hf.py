@@ -46,6 +46,12 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
             "a multi-label model (problem_type='multi_label_classification') cannot be patched: the kernels decide by "
             "the entropy of one label among N; the unpatched model serves it"
         )
+    if len(heads) != len(config.exit_layers) or config.exit_layers[-1] != len(layers):
+        raise ValueError(
+            f"this model has {len(layers)} layers and {len(heads)} exit heads, but its configuration names the exit "
+            f"layers {config.exit_layers}, so it cannot be patched; set backbone_config.num_hidden_layers and "
+            "exit_layers to what is there"
+        )
     parts = ParameterGroups([*map(layer_parameters, layers)], [*map(head_parameters, heads)])
     replaced = {"backbone.embeddings": model.backbone.embeddings, "layers": layers, "heads": heads}
     refuse(model, HOST.name, differences(replaced, _PACKAGES, [*map(activation_of, layers)]))
@@ -110,7 +116,7 @@ def forward(
 ) -> Any:
     """Answer a call of the model's `forward`, which alone answers one with any of `others`."""
     of_all_layers = model.config.output_hidden_states or model.config.output_attentions
-    if others or of_all_layers or input_ids is None:
+    if others or of_all_layers or input_ids is None or model.config.multi_label:
         return NotImplemented
     padded = model.check_batch(input_ids, attention_mask, token_type_ids)
     resolved = model.resolve_speed(speed, speedup, input_ids.shape[0])
@@ -175,7 +181,7 @@ def forward_packed(
     tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
     size = cu_seqlens.shape[0] - 1
     resolved = model.resolve_speed(speed, speedup, size)
-    return NotImplemented if size == 0 else _output(_run(model, encoder, tokens, resolved))
+    return NotImplemented if size == 0 or model.config.multi_label else _output(_run(model, encoder, tokens, resolved))
 
 
 @torch.no_grad()

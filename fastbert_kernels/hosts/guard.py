@@ -8,6 +8,7 @@ every call, in microseconds, whether anything has moved since.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from operator import itemgetter
@@ -18,6 +19,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_CALL = ("forward", "_call_impl", "_wrapped_call_impl", "_slow_forward")  # what a call of a module runs, in nn.Module
 _CAPTURE = "transformers.utils.output_capturing"
 # Computed by the weights alone, or not at all in eval mode: nothing but a hook or a forward changes their answers.
 _WITHOUT_SETTINGS = (nn.Linear, nn.Dropout, nn.Identity, nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -47,10 +49,10 @@ def differences(
             path, kind = ".".join(filter(None, (prefix, name))), type(module)
             if packages is not None and not f"{kind.__module__}.".startswith(packages):
                 found.append(f"{path} is a {kind.__module__}.{kind.__qualname__}, a class of your own")
-            elif "forward" in module.__dict__:
-                found.append(f"{path} has a forward of its own on the instance")
-            elif not _defines_its_forward(kind):
-                found.append(f"the forward of {kind.__qualname__} ({path}) was replaced on the class")
+            elif own := _methods_of_the_instance(module):
+                found.append(f"{path} has a {own[0]} of its own on the instance")
+            elif replaced := _methods_replaced_on_the_class(kind):
+                found.append(f"the {replaced[0]} of {kind.__qualname__} ({path}) was replaced on the class")
             hooks = _hooks_of_the_user(module)
             if any(isinstance(hook, prune.BasePruningMethod) for hook in hooks):
                 found.append(f"{path} is pruned by a hook (torch.nn.utils.prune.remove makes that permanent)")
@@ -87,19 +89,21 @@ class Guard:
         self._holders = [holder for holder, _ in places]
         self._names = [name for _, name in places]
         self._values = [holder[name] for holder, name in places]
-        self._classes: list[Any] = list(dict.fromkeys(map(type, modules)))
-        self._forwards: list[Callable[..., Any]] = [kind.forward for kind in self._classes]
+        self._classes: list[Any] = [*map(type, modules)]
+        self._methods = [(kind, name) for kind in dict.fromkeys(self._classes) for name in _methods(kind)]
+        self._functions: list[Callable[..., Any]] = [getattr(kind, name) for kind, name in self._methods]
         self._modes = [module.__dict__ for module in modules if _may_drop(module)]
 
     def intact(self) -> bool:
-        """Return whether the modules, their hooks, their settings and their forwards are as they were."""
+        """Return whether the modules, their classes, hooks, settings and methods are as they were."""
         attributes = self._attributes
         return (
             not torch_module._has_any_global_hook()
             and not (any(self._hooks_of_modules()) and any(map(_hooks_of_the_user, self._parts)))
             and [*map(dict.get, self._holders, self._names)] == self._values
             and [*map(len, attributes)] == self._numbers_of_attributes
-            and [kind.forward for kind in self._classes] == self._forwards
+            and [*map(type, self._parts)] == self._classes
+            and [getattr(kind, name) for kind, name in self._methods] == self._functions
         )
 
     def _hooks_of_modules(self) -> Iterator[Any]:
@@ -145,13 +149,50 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _defines_its_forward(kind: type[nn.Module]) -> bool:
-    """Return whether the forward of a class is the one that was written in it or in a class it derives from."""
-    owner = next(owner for owner in kind.__mro__ if "forward" in owner.__dict__)
-    forward = owner.__dict__["forward"]
-    if owner is nn.Module:  # a container, which is never called
+def _methods_of_the_instance(module: nn.Module) -> list[str]:
+    """Return the methods in whose place a function was put on the instance, of those that may be part of a call."""
+    kind = type(module)
+    return [
+        name
+        for name, value in module.__dict__.items()
+        if callable(value) and callable(getattr(kind, name, None)) and (name in _CALL or not hasattr(nn.Module, name))
+    ]
+
+
+def _methods_replaced_on_the_class(kind: type[nn.Module]) -> list[str]:
+    """Return the methods that are other functions than those that were written in the class, or in one it derives
+    from."""
+    return [name for name in _methods(kind) if not _was_written_there(name, _owner(kind, name))]
+
+
+def _methods(kind: type[nn.Module]) -> list[str]:
+    """Return the methods of a class that a call of it may run: its forward, and what the authors of a model's layers
+    divided that into. PyTorch's own modules have no other, and those of Transformers' base classes run no layer."""
+    names = {"forward": None}
+    for owner in kind.__mro__:
+        path = f"{owner.__module__}."
+        if path.startswith("transformers.models.") or not path.startswith(("builtins.", "torch.", "transformers.")):
+            names |= dict.fromkeys(name for name, value in owner.__dict__.items() if _is_method(name, value))
+    return list(names)
+
+
+def _is_method(name: str, value: object) -> bool:
+    return inspect.isfunction(value) and not name.startswith("__")
+
+
+def _owner(kind: type[nn.Module], name: str) -> type:
+    return next(owner for owner in kind.__mro__ if name in owner.__dict__)
+
+
+def _was_written_there(name: str, owner: type) -> bool:
+    """Return whether a method of a class is the one in its source, or an alias of another one there."""
+    if owner is nn.Module:  # the forward of a container, which is never called
         return True
-    return (getattr(forward, "__module__", None), getattr(forward, "__qualname__", None)) == (
-        owner.__module__,
-        f"{owner.__qualname__}.forward",
+    method = owner.__dict__[name]
+    qualified = getattr(method, "__qualname__", "")
+    in_class = qualified == f"{owner.__qualname__}.forward" if name == "forward" else True
+    return (
+        in_class
+        and getattr(method, "__module__", None) == owner.__module__
+        and qualified.startswith(f"{owner.__qualname__}.")
     )

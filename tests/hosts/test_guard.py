@@ -93,6 +93,64 @@ def quantized_linear(model):
         torch.ao.quantization.quantize_dynamic(model.layers[0].intermediate, {nn.Linear}, inplace=True)
 
 
+class DoublingLinear(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class DoublingNorm(nn.LayerNorm):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+class DoubledTensor(torch.Tensor):
+    """Weights that only PyTorch's operations know how to read, as those of libraries for quantization."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function in (F.linear, F.embedding):
+            return function(
+                *(2 * x.as_subclass(torch.Tensor) if isinstance(x, cls) else x for x in args), **kwargs or {}
+            )
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def tensors_of_another_kind(model):
+    linear = model.layers[1].intermediate.dense
+    linear.weight = nn.Parameter(linear.weight.detach().as_subclass(DoubledTensor), requires_grad=False)
+
+
+def words_of_another_kind(model):
+    words = model.backbone.embeddings.word_embeddings
+    words.weight = nn.Parameter(words.weight.detach().as_subclass(DoubledTensor), requires_grad=False)
+
+
+def parametrized_linear(model):
+    nn.utils.parametrize.register_parametrization(model.layers[1].intermediate.dense, "weight", Doubled())
+
+
+def class_of_a_linear(model):
+    model.layers[1].intermediate.dense.__class__ = DoublingLinear
+
+
+def class_of_a_norm(model):
+    model.layers[1].output.LayerNorm.__class__ = DoublingNorm
+
+
+def method_of_an_instance(model):
+    layer = model.layers[1]
+    layer.feed_forward_chunk = lambda x: 2 * layer.output(layer.intermediate(x), x)
+
+
+def other_head(model):
+    model.heads[0] = copy.deepcopy(model.heads[1])
+
+
 def other_layer(model):
     model.layers[0] = copy.deepcopy(model.layers[2])
 
@@ -148,7 +206,14 @@ CHANGES = {
     "adapter": (adapter, False),
     "adapter in a head": (adapter_in_head, False),
     "quantized Linear": (quantized_linear, False),
+    "tensors of another kind": (tensors_of_another_kind, False),
+    "words of another kind": (words_of_another_kind, True),
+    "parametrized Linear": (parametrized_linear, False),
+    "class of a Linear": (class_of_a_linear, False),
+    "class of a norm": (class_of_a_norm, False),
+    "method of an instance": (method_of_an_instance, False),
     "another layer": (other_layer, True),
+    "another exit head": (other_head, True),
     "eps of one norm": (eps_of_one_norm, False),
     "eps of both norms": (eps_of_both_norms, True),
     "eps of the embeddings": (eps_of_embeddings, True),
@@ -262,17 +327,18 @@ def test_a_deep_copy_is_checked_anew():
     assert_close(answers(copied, batch), answers(fastbert_kernels.unpatch(model), batch))
 
 
-def test_a_forward_replaced_on_a_class():
+@pytest.mark.parametrize(("kind", "name"), [(nn.Linear, "forward"), (BertLayer, "feed_forward_chunk")])
+def test_a_method_replaced_on_a_class(kind, name):
     model, batch = spread_model(), padded_batch([5, 9, 3])
     fastbert_kernels.patch(model)
-    own = nn.Linear.forward
-    nn.Linear.forward = lambda self, x: 2 * own(self, x)
+    own = getattr(kind, name)
+    setattr(kind, name, lambda self, x: 2 * own(self, x))
     try:
         got, want = answers(model, batch), answers(fastbert_kernels.unpatch(copy.deepcopy(model)), batch)
         with pytest.raises(ValueError, match="replaced on the class"):
             fastbert_kernels.patch(spread_model())
     finally:
-        nn.Linear.forward = own
+        setattr(kind, name, own)
     assert_close(got, want)
 
 
