@@ -25,6 +25,7 @@ def rows_of(kind, width):
         "ordinary": rows,
         "equal": torch.tensor([0.1, -3.0, 1e-9, 0.0, 1 / 3, 7e8, 1e30, 0.7, -0.3])[:, None].expand(9, width).clone(),
         "far from zero": rows + 3000,
+        "nearly equal": 100 + 1e-4 * rows,
         "about the size of epsilon": 1e-6 * rows,
         "tiny": 1e-22 * rows,
         "huge": 1e30 * rows,
@@ -50,7 +51,9 @@ def embedded(rows, weight, bias, dtype, layer_norm="unbiased"):
 
 
 @pytest.mark.parametrize("width", [2, 3, 16, 33, 768, 1031])
-@pytest.mark.parametrize("kind", ["ordinary", "equal", "far from zero", "about the size of epsilon", "tiny", "huge"])
+@pytest.mark.parametrize(
+    "kind", ["ordinary", "equal", "far from zero", "nearly equal", "about the size of epsilon", "tiny", "huge"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_as_accurate_as_its_formula_in_plain_pytorch(poisoned_memory, dtype, kind, width):
     rows, weight, bias = rows_of(kind, width), 1 + 0.3 * torch.randn(width), 0.1 * torch.randn(width)

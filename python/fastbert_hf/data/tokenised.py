@@ -191,7 +191,7 @@ def check_passages(tokenizer: PreTrainedTokenizerBase, max_length: int, stride: 
     if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride < room:
         raise ValueError(
             f"stride must be an integer of at least 0 and below {room} (max_length without special tokens), got "
-            f"{stride!r}"
+            f"{stride!r}; None (--stride none) cuts long texts off instead"
         )
 
 
