@@ -47,14 +47,14 @@ BARRIER, WARP_BARRIER, WAIT = "bar.sync 0;", "bar.warp.sync -1;", "cp.async.wait
 SHUFFLE = "shfl.sync.bfly.b32 %r6|%p3, %r5, 1, 31, -1;"
 
 
-def run(body: str, seed: int | None = None, blocks: int = 1):
+def run(body: str, seed: int | None = None, blocks: int = 1, **options: bool):
     """Return the findings and the outputs of 64 threads with inputs 100 to 163."""
     memory = GlobalMemory()
     addresses = [memory.place("in", torch.arange(100, 100 + THREADS, dtype=torch.int32))]
     addresses.append(memory.allocate("out", (THREADS,), torch.int32))
     kernel = Module(KERNEL.replace("BODY", body)).kernel("kernel")
     parameters = b"".join(address.to_bytes(8, "little") for address in addresses)
-    findings = Machine(kernel, THREADS).run(memory, parameters, (blocks,), seed=seed)
+    findings = Machine(kernel, THREADS, **options).run(memory, parameters, (blocks,), seed=seed)
     return findings, memory.tensor("out")
 
 
@@ -136,6 +136,20 @@ def test_readers_of_earlier_blocks_are_remembered():
     """Every block reads the input; the last writes into it."""
     findings, _ = run("setp.eq.u32 %p4, %r10, 2; @%p4 st.global.u32 [%rd1], %r5;", blocks=3)
     assert {finding.kind for finding in findings} == {Kind.WRITE_TO_INPUT, Kind.RACE}
+
+
+@pytest.mark.parametrize(("other", "is_race"), [("0f3F800001", False), ("0f3F800100", True)])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "mov.b32 %r6, 0f3F800000; @%p2 mov.b32 %r6, {}; st.shared.u32 [words], %r6;",
+        "st.shared.u32 [words], 1065353216; @%p1 st.shared.u32 [words], {};",
+    ],
+)
+def test_copies_that_may_round(other, is_race, order):
+    """1 and the next float, or one further away, written to one place."""
+    assert [finding.kind for finding in run(order.format(other))[0]] != []
+    assert bool(run(order.format(other), copies_may_round=True)[0]) == is_race
 
 
 def test_what_does_not_end_is_reported(monkeypatch):
