@@ -2,8 +2,9 @@
 """Plants deliberate faults in the kernels, one at a time, and checks that some test notices each.
 
 Works in a temporary copy of the sources. A fault is an exact piece of text and what takes its place; when the text is
-no longer there exactly once, the script stops, since a fault that is not planted proves nothing. Six suites: the CUDA
-kernels run on the CPU by tests/cuda_on_cpu (needs g++ and the headers of the CUDA toolkit), the C++ kernels for CPUs
+no longer there exactly once, the script stops, since a fault that is not planted proves nothing. Seven suites: the CUDA
+kernels run on the CPU by tests/cuda_on_cpu (needs g++ and the headers of the CUDA toolkit), and as PTX by tests/ptx
+(needs nvcc: faults that no result shows, or that stand in the instructions themselves), the C++ kernels for CPUs
 and the reference in PyTorch by tests/ops, those with tile registers by tests/tile_model, the loops over layers by
 tests/engine, and the engine's threads by tests/threads (needs g++). Each suite must pass before its faults are planted.
 
@@ -30,12 +31,17 @@ PYTEST = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", 
 HANGS = 5  # a test run that takes so many times what it takes without a fault hangs, which is a way to be caught
 FOLDERS = {
     "cuda": "tests/cuda_on_cpu",
+    "ptx": "tests/ptx",
     "cpu": "tests/ops",
     "tiles": "tests/tile_model",
     "engine": "tests/engine",
     "threads": "tests/threads",
     "reference": "tests/ops",
 }
+
+
+# These tests compile by themselves; what they make for each state of the sources.
+MADE = {"cuda": "build/cuda_on_cpu/*.so", "ptx": "build/ptx/*/kernels.ptx"}
 
 
 def run(command: list[str], copy: Path, seconds: float) -> tuple[bool, str]:
@@ -73,16 +79,14 @@ def build_tiles(copy: Path) -> None:
 
 def test(suite: str, files: str, copy: Path, seconds: float) -> tuple[bool, str]:
     """Whether the tests pass within the time, and what they print; compiles what they test before."""
-    libraries = copy / "build/cuda_on_cpu"
-    before = len(list(libraries.glob("*.so")))
+    before = len(list(copy.glob(MADE[suite]))) if suite in MADE else 0
     if suite in ("cpu", "engine"):
         build_cpu(copy)
     if suite == "tiles":
         build_tiles(copy)
     passed, output = run([*PYTEST, *(str(Path(FOLDERS[suite]) / name) for name in files.split())], copy, seconds)
-    # These tests compile by themselves, a library for each state of the sources.
-    if suite == "cuda" and len(list(libraries.glob("*.so"))) == before:
-        raise CheckError(f"the CUDA kernels were not compiled for the CPU:\n{output}")
+    if suite in MADE and len(list(copy.glob(MADE[suite]))) == before:
+        raise CheckError(f"the CUDA kernels were not compiled:\n{output}")
     return passed, output
 
 

@@ -30,6 +30,9 @@ class Fault:
 ATTENTIVE, LINEAR, POOLED = "test_cuda_attentive_head.py", "test_cuda_linear_head.py", "test_cuda_pooled_head.py"
 RULES = "test_rules.py test_graph_rules.py"
 DECISION, COMPACT, DEPTH = "test_cuda_decision.py", "test_cuda_compact.py", "test_cuda_depth_graph.py"
+PTX_COMPACT, PTX_POOLED, PTX_ATTENTIVE = (
+    f"test_ptx_{kernel}.py" for kernel in ("compact", "pooled_exit_head", "attentive_head")
+)
 POOL = "test_pool.py"
 PRECISION = "../test_precision.py"
 FAULTS = [
@@ -464,5 +467,117 @@ FAULTS = [
         "else (uncertainty < speed)",
         "else (uncertainty <= speed)",
         "test_attentive_head.py test_decision.py",
+    ),
+    Fault(
+        "ptx",
+        "missing barrier: sums of the batch",
+        "csrc/cuda/compact.cu",
+        "  __syncthreads();\n  if (threadIdx.x < SUMS) {",
+        "  if (threadIdx.x < SUMS) {",
+        PTX_COMPACT,
+    ),
+    Fault(
+        "ptx",
+        "missing barrier: a window of samples",
+        "csrc/cuda/compact.cu",
+        "    __syncthreads();\n    const int window_end =",
+        "    const int window_end =",
+        PTX_COMPACT,
+    ),
+    Fault(
+        "ptx",
+        "a load past the row",
+        "csrc/cuda/compact.cu",
+        "if (base + i * WARP_SIZE < units) value[i]",
+        "if (base + i * WARP_SIZE <= units) value[i]",
+        PTX_COMPACT,
+    ),
+    Fault(
+        "ptx",
+        "missing barrier: layers",
+        "csrc/cuda/pooled_exit_head.cu",
+        "    __syncthreads();\n    const int size =",
+        "    const int size =",
+        PTX_POOLED,
+    ),
+    Fault(
+        "ptx",
+        "a token past the sample",
+        "csrc/cuda/pooled_exit_head.cu",
+        "token < length; token += slices",
+        "token <= length; token += slices",
+        PTX_POOLED,
+    ),
+    Fault(
+        "ptx",
+        "missing barrier of a warp",
+        "csrc/cuda/attentive_head_attention.cuh",
+        "  __syncwarp();  // every lane",
+        "  // every lane",
+        PTX_ATTENTIVE,
+    ),
+    Fault(
+        "ptx",
+        "copies are used before they arrive",
+        "csrc/cuda/attentive_head_stream.cuh",
+        "wait_for_all_but(arguments_.stages - 2)",
+        "wait_for_all_but(arguments_.stages - 1)",
+        PTX_ATTENTIVE,
+    ),
+    Fault(
+        "ptx",
+        "missing barrier: stage is filled while read",
+        "csrc/cuda/attentive_head_stream.cuh",
+        "    __syncthreads();  // the chunk is there",
+        "    // the chunk is there",
+        PTX_ATTENTIVE,
+    ),
+    Fault(
+        "ptx",
+        "a row past the tile",
+        "csrc/cuda/attentive_head_shared.cuh",
+        "inside && base + lane_row < count;",
+        "inside && base + lane_row <= count;",
+        PTX_ATTENTIVE,
+    ),
+    Fault(
+        "ptx",
+        "missing barrier: scores (linear)",
+        "csrc/cuda/attentive_head_linear.cuh",
+        "    __syncthreads();\n    if (warp < num_heads) update_tile_softmax",
+        "    if (warp < num_heads) update_tile_softmax",
+        PTX_ATTENTIVE,
+    ),
+    Fault(
+        "ptx",
+        "probabilities that nobody wrote (linear)",
+        "csrc/cuda/attentive_head_linear.cuh",
+        "if (threadIdx.x < TILE_TOKENS) scratch.score[num_heads",
+        "if (threadIdx.x < 1) scratch.score[num_heads",
+        PTX_ATTENTIVE,
+    ),
+    Fault(
+        "ptx",
+        "cp.async: all bytes, also where none are valid",
+        "csrc/cuda/ptx.cuh",
+        '"r"(valid ? 16 : 0)',
+        '"r"(16)',
+        PTX_ATTENTIVE,
+    ),
+    Fault(
+        "ptx",
+        "mma: parts of a fragment change places",
+        "csrc/cuda/ptx.cuh",
+        "{%4, %5, %6, %7}",
+        "{%4, %6, %5, %7}",
+        PTX_ATTENTIVE,
+    ),
+    Fault(
+        "ptx",
+        "ldmatrix: registers change places",
+        "csrc/cuda/ptx.cuh",
+        "{%0, %1, %2, %3}, [%4];",
+        "{%0, %2, %1, %3}, [%4];",
+        PTX_ATTENTIVE,
     ),
 ]
