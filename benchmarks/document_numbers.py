@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from documents import demo, parts, plain, rates
+from documents.agreement import agreement
 from families import results_by_family
 from harness import RESULTS
 
@@ -32,6 +33,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "rates": rates.rates(comparisons),
         "trained model": rates.trained(comparisons),
         "marks": rates.marks(comparisons, profiles),
+        "agreement": agreement(results_by_family(folder, "agreement")),
         "parts": parts.parts(profiles),
         "bounds": parts.bounds(profiles),
     }
