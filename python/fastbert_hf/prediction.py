@@ -153,12 +153,12 @@ def iter_predict(
             those of its passages, its uncertainty is that of the mean, and its exit layer that of the passage that went
             deepest. Single texts and fast tokenizers only. A calibration's guarantee is for texts that were cut off.
             "trained": as in training, where texts are cut off unless it was told a stride; `None`: cut off.
-        window: texts that are tokenised and sorted together.
+        window: texts that are tokenised and sorted together; fewer where they have millions of characters.
         progress: show a progress bar on stderr; `None`: if that is a terminal.
         total: number of texts, for the progress bar; `None`: their `len`, if they have one.
 
     Returns:
-        A generator of the answers for `window` texts each, the last one possibly for fewer.
+        A generator of the answers for `window` texts each, for fewer in the last one and where texts are very long.
 
     Raises:
         TypeError: `texts` is a single string, an item is neither a string nor a pair, or `speed` is none of the above.

@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from fastbert_hf.data import Text, check_passages, encode, encode_passages, wants_segment_ids
 
 THREAD_NAME = "fastbert-tokenizer"
+# At which a window ends before it has its number of texts: passages of long ones would not fit into memory together.
+WINDOW_CHARACTERS = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,8 @@ class WindowTokeniser:
 def tokenised_ahead(
     texts: Iterable[Text], tokenise: WindowTokeniser, window: int
 ) -> Generator[TokenisedWindow, None, None]:
-    """Windows of `window` texts in input order; while the caller works on one, a thread tokenises the next.
+    """Windows of `window` texts in input order, of fewer where texts are very long; while the caller works on one, a
+    thread tokenises the next.
 
     The first is tokenised in the caller's thread, since nothing could be computed meanwhile; what fits in it costs
     neither a thread nor a copy of the tokenizer. At most two windows exist at a time. Texts are taken from `texts` in
@@ -243,7 +246,7 @@ def tokenised_ahead(
     def begin_next() -> Future[TokenisedWindow] | None:
         nonlocal start, elsewhere
         try:
-            taken = list(islice(iterator, window))
+            taken, _ = _take(iterator, window)
         except Exception as error:
             failed: Future[TokenisedWindow] = Future()
             failed.set_exception(error)
@@ -254,12 +257,12 @@ def tokenised_ahead(
         elsewhere = elsewhere or tokenise.apart()
         return executor.submit(elsewhere, taken, start - len(taken))
 
-    first = list(islice(iterator, window))
+    first, ended = _take(iterator, window)
     if not first:
         return
     current = tokenise(first, 0)
     start = len(first)
-    if start < window:
+    if ended:
         yield current
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD_NAME) as executor:
@@ -269,6 +272,19 @@ def tokenised_ahead(
             current = upcoming.result()
             upcoming = begin_next()
             yield current
+
+
+def _take(iterator: Iterator[Text], window: int) -> tuple[list[Text], bool]:
+    """Return the texts of the next window, and whether these are known to be the last."""
+    taken: list[Text] = []
+    characters = 0
+    for text in islice(iterator, window):
+        taken.append(text)
+        parts = text if isinstance(text, tuple | list) else (text,)
+        characters += sum(len(part) for part in parts if isinstance(part, str))
+        if characters >= WINDOW_CHARACTERS:
+            return taken, False
+    return taken, len(taken) < window
 
 
 def _check_text(text: Any, position: int, pairs: bool) -> None:

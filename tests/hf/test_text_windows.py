@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastbert_hf import iter_predict, predict
+from fastbert_hf import iter_predict, predict, text_windows
 from fastbert_hf.text_windows import THREAD_NAME
 from helpers.stubs import StubModel, StubTokenizer
 
@@ -51,6 +51,17 @@ def test_a_long_stream_is_read_no_further_than_two_windows_ahead():
         assert part.uncertainty.tolist() == list(range(done, done + len(part)))
         done += len(part)
     assert done == taken == 200_000
+
+
+@pytest.mark.parametrize("longest", [0, 3])
+def test_a_window_of_long_texts_ends_early(monkeypatch, longest):
+    monkeypatch.setattr(text_windows, "WINDOW_CHARACTERS", 100)
+    texts = ["1", "2", "3", "4", "5", "6"]
+    texts[longest] = f"{texts[longest]}{' ' * 200}"
+    parts = list(iter_predict(StubModel(), StubTokenizer(), texts, window=5))
+    assert [part.start for part in parts] == [0, longest + 1]
+    assert [value for part in parts for value in part.uncertainty.tolist()] == [1, 2, 3, 4, 5, 6]
+    assert len(predict(StubModel(), StubTokenizer(), texts[: longest + 1])) == longest + 1
 
 
 def test_the_next_window_is_tokenised_while_the_model_computes():

@@ -42,11 +42,14 @@ def test_the_largest_sizes(poisoned_memory, dtype, narrow_activation):
     labels=strategies.integers(2, 40),
     dtype=strategies.sampled_from([torch.float32, torch.bfloat16]),
     narrow_activation=strategies.sampled_from(["tanh", "identity"]),
+    scale=strategies.sampled_from([1, 30]),
     seed=strategies.integers(0, 100),
 )
-def test_any_shape(lengths, hidden_size, narrow, heads, labels, dtype, narrow_activation, seed):
+def test_any_shape(lengths, hidden_size, narrow, heads, labels, dtype, narrow_activation, scale, seed):
+    """At the scale of 30 scores are of hundreds, and their rounding decides over the softmax."""
     torch.manual_seed(seed)
-    inputs = attentive_head_inputs(lengths, hidden_size, narrow, heads, labels)
+    hidden, *others = attentive_head_inputs(lengths, hidden_size, narrow, heads, labels)
+    inputs = [scale * hidden, *others]
     assert_attentive_head_is_accurate(inputs, dtype, "cpu", narrow_activation=narrow_activation)
 
 
