@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
-from fastbert_hf.data import Text, check_passages
+from fastbert_hf.configuration import class_names
+from fastbert_hf.data import Text, check_passages, whole_number
 from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.passages import Answers, Stride, answers_of_texts
 from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser, tokenised_ahead
@@ -177,9 +178,11 @@ def iter_predict(
         raise ValueError("the model's weights are on the meta device (offloaded, or not loaded); load it whole first")
     if max_tokens is None:
         max_tokens = MAX_TOKENS_CPU if model.device.type == "cpu" else MAX_TOKENS
+    max_tokens, window = whole_number("max_tokens", max_tokens), whole_number("window", window)
     for name, value in (("max_tokens", max_tokens), ("window", window)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    class_names(model.config.id2label)  # names given after the model was made
     _check_eval_mode(model)
     if total is None and isinstance(texts, Sized):
         total = len(texts)
@@ -274,7 +277,7 @@ def resolve_max_length(model: Any, tokenizer: PreTrainedTokenizerBase, max_lengt
     if max_length is None:
         trained = model.config.trained_max_length
         return min(positions, tokenizer.model_max_length) if trained is None else min(positions, trained)
-    special = tokenizer.num_special_tokens_to_add()
+    special, max_length = tokenizer.num_special_tokens_to_add(), whole_number("max_length", max_length)
     if not special < max_length <= positions:
         raise ValueError(
             f"max_length must be above {special} (the special tokens) and at most {positions} (the model's positions), "
@@ -290,9 +293,7 @@ def resolve_stride(model: Any, tokenizer: PreTrainedTokenizerBase, max_length: i
         ValueError: passages that cannot be, see `check_passages`.
     """
     shared: int | None = model.config.trained_stride if stride == "trained" else stride
-    if shared is not None:
-        check_passages(tokenizer, max_length, shared)
-    return shared
+    return None if shared is None else check_passages(tokenizer, max_length, shared)
 
 
 def _warn_if_not_finite(uncertainty: torch.Tensor, start: int) -> None:

@@ -207,11 +207,21 @@ def test_no_texts(plain_model, tokenizer, texts):
         (dict(window=0), ValueError, "window must be at least 1, got 0"),
         (dict(max_length=2), ValueError, r"max_length must be above 2 \(the special tokens\) and at most 512"),
         (dict(max_length=513), ValueError, "got 513"),
+        (dict(max_length=3.5), ValueError, "max_length must be an integer, got 3.5"),
+        (dict(max_tokens="a"), ValueError, "max_tokens must be an integer, got 'a'"),
+        (dict(window=True), ValueError, "window must be an integer, got True"),
+        (dict(stride=1.0), ValueError, "stride must be an integer of at least 0 and below 510"),
     ],
 )
 def test_bad_arguments_are_refused_at_the_call(plain_model, tokenizer, options, error, message):
     with pytest.raises(error, match=message):
         iter_predict(plain_model, tokenizer, options.pop("texts", ["w1", "w2"]), **options)
+
+
+def test_names_of_classes_given_afterwards_are_checked(plain_model, tokenizer):
+    plain_model.config.id2label = {1: "a", 2: "b", 3: "c"}
+    with pytest.raises(ValueError, match=r"the ids in id2label must be 0 to 2, each once; got \[1, 2, 3\]"):
+        predict(plain_model, tokenizer, ["w1"])
 
 
 def passages_of(text, room, stride):

@@ -27,11 +27,21 @@ if TYPE_CHECKING:
         encode,
         encode_passages,
         wants_segment_ids,
+        whole_number,
     )
 else:  # not for type checkers, which would take any name for one that is there
     __getattr__, __dir__ = deferred_names(
         __name__,
-        {"tokenised": ("TokenisedDataset", "check_passages", "encode", "encode_passages", "wants_segment_ids")},
+        {
+            "tokenised": (
+                "TokenisedDataset",
+                "check_passages",
+                "encode",
+                "encode_passages",
+                "wants_segment_ids",
+                "whole_number",
+            )
+        },
     )
 
 __all__ = [
@@ -57,4 +67,5 @@ __all__ = [
     "read_unlabelled_texts",
     "text_column_names",
     "wants_segment_ids",
+    "whole_number",
 ]

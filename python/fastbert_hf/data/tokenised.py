@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,10 +49,11 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
         self, data: TextData, tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int | None = None
     ) -> None:
         special = tokenizer.num_special_tokens_to_add(pair=data.pairs is not None)
+        max_length = whole_number("max_length", max_length)
         if max_length <= special:  # tokenizers then leave nothing of a text, or do not cut it at all
             raise ValueError(f"max_length must be above {special} (the special tokens), got {max_length}")
         if stride is not None:
-            check_passages(tokenizer, max_length, stride, pairs=data.pairs is not None)
+            stride = check_passages(tokenizer, max_length, stride, pairs=data.pairs is not None)
         self.num_texts = len(data)
         self.text_of_sample = list(range(len(data)))
         self.collate = DataCollatorWithPadding(tokenizer)
@@ -165,7 +167,7 @@ def encode_passages(
     Raises:
         ValueError: see `check_passages`.
     """
-    check_passages(tokenizer, max_length, stride)
+    stride = check_passages(tokenizer, max_length, stride)
     with _settings_kept(tokenizer):
         encoded = tokenizer(
             texts,
@@ -178,9 +180,12 @@ def encode_passages(
     return encoded, encoded.pop("overflow_to_sample_mapping")
 
 
-def check_passages(tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int, *, pairs: bool = False) -> None:
-    """Raise `ValueError` for passages of pairs or by a tokenizer in Python, and for a stride that leaves no room for
-    new tokens."""
+def check_passages(tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int, *, pairs: bool = False) -> int:
+    """Return the stride as an integer.
+
+    Raises:
+        ValueError: passages of pairs or by a tokenizer in Python, or a stride that leaves no room for new tokens.
+    """
     if pairs:
         raise ValueError("passages are of single texts, and these are pairs; cut them off (stride=None, --stride none)")
     if not tokenizer.is_fast:
@@ -188,11 +193,28 @@ def check_passages(tokenizer: PreTrainedTokenizerBase, max_length: int, stride: 
             "passages need a fast tokenizer (tokenizer.is_fast); cut long texts off (stride=None, --stride none)"
         )
     room = max_length - tokenizer.num_special_tokens_to_add()
-    if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride < room:
+    shared = _integer(stride)
+    if shared is None or not 0 <= shared < room:
         raise ValueError(
             f"stride must be an integer of at least 0 and below {room} (max_length without special tokens), got "
             f"{stride!r}; None (--stride none) cuts long texts off instead"
         )
+    return shared
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return `value`, of whatever kind of integer, as Python's; raise `ValueError` for anything else."""
+    number = _integer(value)
+    if number is None:
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    return number
+
+
+def _integer(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def _truncated(tokenizer: Any, encoded: Any, columns: list[list[str]], max_length: int) -> list[bool]:

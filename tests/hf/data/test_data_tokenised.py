@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -138,6 +139,7 @@ def test_long_texts_become_passages_with_the_label_of_their_text() -> None:
     assert short.fingerprint == TokenisedDataset(data, make_tokenizer(), max_length=7).fingerprint
     with pytest.raises(ValueError, match=r"text 1 \(counted from 0\) has the token id 8, but the model knows 8"):
         dataset.check_ids(8)
+    assert TokenisedDataset(data, make_tokenizer(), np.int64(5), np.int32(1)).text_of_sample == dataset.text_of_sample
     several = replace(data, label_ids=[[0, 2], [], [1]], multi_label=True)
     assert TokenisedDataset(several, make_tokenizer(), max_length=5, stride=0)[4]["labels"] == [0, 1, 0]
 
