@@ -276,7 +276,9 @@ def resolve_max_length(model: Any, tokenizer: PreTrainedTokenizerBase, max_lengt
     positions = model.config.max_position_embeddings
     if max_length is None:
         trained = model.config.trained_max_length
-        return min(positions, tokenizer.model_max_length) if trained is None else min(positions, trained)
+        if trained is None:
+            return min(positions, tokenizer.model_max_length)
+        max_length = min(positions, trained)
     special, max_length = tokenizer.num_special_tokens_to_add(), whole_number("max_length", max_length)
     if not special < max_length <= positions:
         raise ValueError(

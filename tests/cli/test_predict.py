@@ -309,6 +309,8 @@ def test_labels_with_separators_are_read_back_from_a_table(tmp_path):
         ("t.txt", "good film\n\n  \nbad\n"),
         ("t.tsv", "id\ttext\n1\tgood film\n2\t\n3\t \n4\tbad\n"),
         ("t.csv", 'id,text\n1,good film\n2,\n3," "\n4,bad\n'),
+        ("one.csv", "text\ngood film\n\n  \nbad\n"),
+        ("one.tsv", "\ntext\ngood film\n\n  \nbad\n"),
         ("t.jsonl", '{"text": "good film"}\n{"text": null}\n{"text": ""}\n{"text": "bad"}\n'),
     ],
 )

@@ -218,6 +218,12 @@ def test_bad_arguments_are_refused_at_the_call(plain_model, tokenizer, options, 
         iter_predict(plain_model, tokenizer, options.pop("texts", ["w1", "w2"]), **options)
 
 
+def test_a_length_of_the_training_that_leaves_no_room_is_refused(plain_model, tokenizer):
+    plain_model.config.trained_max_length = 2
+    with pytest.raises(ValueError, match=r"max_length must be above 2 .the special tokens.* got 2"):
+        predict(plain_model, tokenizer, ["w1"])
+
+
 def test_names_of_classes_given_afterwards_are_checked(plain_model, tokenizer):
     plain_model.config.id2label = {1: "a", 2: "b", 3: "c"}
     with pytest.raises(ValueError, match=r"the ids in id2label must be 0 to 2, each once; got \[1, 2, 3\]"):

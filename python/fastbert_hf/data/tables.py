@@ -63,15 +63,19 @@ def table_records(path: Path) -> Records:
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    width = 0  # unknown before the header; in a table of one column a blank line is an empty field
     for line, content in enumerate(read_lines(path), start=1):
         # A line of tabs is not blank: its fields are there, and empty.
-        if content.strip() or "\t" in content:
-            yield line, content.rstrip("\r\n").split("\t")
+        if content.strip() or "\t" in content or width == 1:
+            row = content.rstrip("\r\n").split("\t")
+            width = width or len(row)
+            yield line, row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     # strict: without it, a quotation mark that is never closed swallows the rest of the file.
     reader = csv.reader(read_lines(path), strict=True)
+    width = 0  # as above
     while True:
         line = reader.line_num + 1  # where the row starts; a quoted field may span lines
         try:
@@ -83,5 +87,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             if "field limit" in str(error):
                 remedy += "; longer texts go into .tsv or .jsonl"
             raise Place(str(path), line).error(f"broken line ({error})", remedy) from error
-        if row and not (len(row) == 1 and row[0].isspace()):
+        if width == 1 and not row:
+            row = [""]
+        if width == 1 or (row and not (len(row) == 1 and row[0].isspace())):
+            width = width or len(row)
             yield line, row
