@@ -1,7 +1,7 @@
 # make demo    train, distil, patch and measure a FastBERT on docstrings; results in demo-out/
 # make test    every test that this machine can run, but for the proofs
 # make proofs  the slow ones: kernels without their hardware (interpreted, compiled for every GPU, under sanitizers, on a
-#              model of tiles) and training in two processes
+#              model of tiles) and work in several processes
 # make bench   the comparisons with other engines and the profile, about 35 minutes on two cores; BENCH="--full" compares more
 # make lint    ruff, clang-format and mypy
 # Each does its own set-up (a virtual environment in .venv).

@@ -9,6 +9,7 @@ import math
 import pickle
 import re
 import unittest.mock
+from contextlib import nullcontext
 from pathlib import Path
 
 import accelerate
@@ -248,7 +249,11 @@ def test_hidden_changes_are_noticed_when_the_model_is_patched_again(made_under):
     with made_under():
         model = spread_model()
     batch = padded_batch(MIXED[7])
-    fastbert_kernels.patch(model)
+    said = (
+        pytest.warns(RuntimeWarning, match="count no writes") if made_under is torch.inference_mode else nullcontext()
+    )
+    with said:
+        fastbert_kernels.patch(model)
     stale = run(model, batch).logits
     with torch.inference_mode():
         weight = model.layers[0].intermediate.dense.weight

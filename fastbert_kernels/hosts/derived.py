@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class Derived(Generic[T]):
             except RuntimeError:
                 # Parameters created under inference_mode count no versions; they cannot be trained either.
                 versions = [0 if tensor.is_inference() else tensor._version for tensor in current]
+                self._tell_of_uncounted_writes()
         except (KeyError, TypeError):
             raise ValueError(self._missing()) from None
         state = self._state
@@ -95,6 +97,15 @@ class Derived(Generic[T]):
             seen = [parameter.detach() for parameter in current]
             self._state = state = _State(addresses, versions, steps, self._build(*seen), seen)
         return state.value
+
+    def _tell_of_uncounted_writes(self) -> None:
+        if self._state is None:
+            warnings.warn(
+                "weights that were made under torch.inference_mode() count no writes, so that none are noticed: after "
+                "writing to them call fastbert_kernels.patch(model) again, or make the model outside of inference_mode",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _not_plain(self, current: Sequence[Tensor | None]) -> str:
         kind = next(type(tensor) for tensor in current if type(tensor) not in _PLAIN)

@@ -71,9 +71,11 @@ class HostPath:
         """Make the encoder from the values of the heads' parameters; the layers are called as they are."""
         precision = tensors[0].dtype
         if self.dtype not in (None, precision):
+            floating = isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point
+            remedy = f"convert them with model.to({self.dtype})" if floating else "leave dtype out"
             raise ValueError(
                 f"dtype={self.dtype} is not available here: the model's own layers run in the precision of its "
-                f"weights, {precision}; convert them with model.to(dtype) where that is a floating point type"
+                f"weights, {precision}; {remedy}"
             )
         _, groups = self._parts().split(tensors)
         heads = [

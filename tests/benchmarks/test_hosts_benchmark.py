@@ -70,6 +70,7 @@ def test_no_ratio_where_the_answers_differ():
     assert "over_one_by_one" not in measure._figures(adaptive, rows, times)
 
 
+@pytest.mark.proof
 def test_two_hosts_in_processes_of_their_own(tmp_path, capsys):
     options = ["--hosts", "DeeBERT", "BitVoyage", "--size", "tiny", "--rounds", "1", "--out", str(tmp_path)]
     assert benchmark.main(options) == 0

@@ -94,6 +94,8 @@ def test_another_precision_than_that_of_the_weights_is_refused():
     fastbert_kernels.register_host(Model, **DESCRIPTION)
     with pytest.raises(ValueError, match=r"model.to\(torch.bfloat16\)"):
         fastbert_kernels.patch(Model(), dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="leave dtype out"):
+        fastbert_kernels.patch(Model(), dtype=torch.int8)
     assert fastbert_kernels.is_patched(fastbert_kernels.patch(Model(), dtype=torch.float32))
 
 
