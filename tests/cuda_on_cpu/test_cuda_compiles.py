@@ -25,6 +25,7 @@ SYSTEM_SHARED = {80: 0, 90: 1024, 100: 1024}  # bytes of every block that are no
 THREADS = 256
 # dtypes x narrow sizes; dtypes; dtypes x sizes of a group; widths of an access; a single thread
 VARIANTS = {"attentive_head": 9, "linear_attentive_head": 3, "pooled_exit_head": 12, "compact": 3, "decide_next": 1}
+VARIANTS |= {"nothing": 1}  # to see whether a kernel loads
 # Blocks of a kernel that must fit the 65,536 registers of a multiprocessor.
 BLOCKS_PER_MULTIPROCESSOR = {
     "attentive_head": 2,
@@ -32,10 +33,11 @@ BLOCKS_PER_MULTIPROCESSOR = {
     "pooled_exit_head": 2,
     "compact": 4,
     "decide_next": 4,
+    "nothing": 4,
 }
 STATIC_SHARED_LIMIT = 48 * 1024
 FUNCTION = re.compile(
-    r"\d((?:linear_)?attentive_head|pooled_exit_head|compact|decide_next)(?:_kernel)?[IE]"
+    r"\d((?:linear_)?attentive_head|pooled_exit_head|compact|decide_next|nothing)(?:_kernel)?[IE]"
 )  # in a mangled name
 
 
