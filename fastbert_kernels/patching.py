@@ -122,7 +122,7 @@ def patch(
         probe: texts for "auto" in place of random ones, as `Host.pack` of the model's host takes them; of a
             `fastbert_hf` model (input_ids [T], cu_seqlens [B + 1]), as `forward_packed`.
         bfloat16_products: products of every layer that dtype=torch.int8 leaves in bfloat16, for answers closer to those
-            in float32: some of "qkv", "attention_output", "intermediate" and "output", which loses most. "auto" tries
+            in float32: some of "qkv", "attention_output", "intermediate" and "output", the best first try. "auto" tries
             int8 without and with ("output",).
 
     Returns:

@@ -23,7 +23,8 @@ from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.product_rates import MARGIN, VARIABLE, ProductRates, product_rates
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
-# For "auto", beside float32. The output product loses most in int8 (docs/performance.md).
+# For "auto", beside float32. Of two models, the output product in bfloat16 left the fewest other labels
+# (docs/performance.md).
 CANDIDATES: tuple[EncoderDtype, ...] = (torch.bfloat16, torch.int8, MixedInt8(("output",)))
 
 # Answers agree where no uncertainty at full depth differs by more than this and all labels are the same, but for those
@@ -74,7 +75,7 @@ class Settled:
     @property
     def runs_in(self) -> str:
         """Return the precision as people write it, that of the weights by its name, too."""
-        return _name(self.precision.dtype or self.encoder.get().dtype)
+        return self.encoder.get().precision
 
 
 def settle(

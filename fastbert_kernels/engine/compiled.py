@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import _extension
-from fastbert_kernels.engine.dtypes import PRODUCTS
+from fastbert_kernels.engine.dtypes import PRODUCTS, precision_name
 from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.spans import Encoder, PackedState
@@ -49,7 +49,7 @@ class CompiledEncoder(Encoder):
             int8_products: some of `PRODUCTS`; the others are multiplied as hidden states of `dtype` are.
         """
         self._dtype, self._num_labels = dtype, teacher_classifier(heads).num_labels
-        self._depth = len(layers)
+        self._depth, self._precision = len(layers), precision_name(dtype, int8_products)
         inner, width = next(layer.intermediate_weight.shape for layer in layers if layer is not None)
         self.shape: tuple[int, int] = width, inner  # hidden and intermediate size
         self._encoder = _extension.module().Encoder(
@@ -72,6 +72,10 @@ class CompiledEncoder(Encoder):
     @property
     def dtype(self) -> torch.dtype:
         return self._dtype
+
+    @property
+    def precision(self) -> str:
+        return self._precision
 
     @property
     def depth(self) -> int:

@@ -54,6 +54,19 @@ def int8_products(dtype: EncoderDtype | None) -> tuple[str, ...]:
     return PRODUCTS if dtype == torch.int8 else ()
 
 
+def precision_name(hidden: torch.dtype, int8: Collection[str]) -> str:
+    """Return the precision of an encoder as people write it, and calibrated settings name it.
+
+    Args:
+        hidden: dtype of the hidden states.
+        int8: products that are in int8, of `PRODUCTS`.
+    """
+    if not int8:
+        return str(hidden).removeprefix("torch.")
+    others = tuple(name for name in PRODUCTS if name not in int8)
+    return str(MixedInt8(others)) if others else "int8"
+
+
 def with_bfloat16_products(dtype: torch.dtype | str | None, products: Collection[str]) -> EncoderDtype:
     """Return int8 with these products in bfloat16.
 

@@ -66,18 +66,18 @@ class HostEncoder(LayeredEncoder):
         call_layer: runs one of the layers on a padded batch. What it returns at padding is not looked at, except for a
             `PaddedBatch`.
         backend: of the ops, "auto" or a name of `fastbert_kernels.backends.BACKENDS`.
-        precision: of the hidden states.
+        hidden_dtype: of the hidden states.
     """
 
     layers: Sequence[nn.Module]
     heads: Sequence[ExitHead | None]
     call_layer: CallLayer
     backend: str
-    precision: torch.dtype
+    hidden_dtype: torch.dtype
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.precision
+        return self.hidden_dtype
 
     def _run_span(self, state: PackedState, until: int) -> Results:
         padding = _Padding(state.batch)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert_kernels.engine.dtypes import precision_name
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead, teacher_classifier
@@ -102,6 +103,11 @@ class Encoder(abc.ABC):
     @abc.abstractmethod
     def dtype(self) -> torch.dtype:
         """The dtype of the hidden states."""
+
+    @property
+    def precision(self) -> str:
+        """The precision of the products as people write it, such as "bfloat16"."""
+        return precision_name(self.dtype, ())
 
     @property
     @abc.abstractmethod

@@ -243,12 +243,7 @@ def calibrated_in(model: Any) -> str | None:
 
 def inference_precision(model: Any, encoder: Encoder) -> str:
     """Return the precision in which the model answers, as calibrated settings name it."""
-    from fastbert_kernels.patching import patch_info  # here: it imports the hosts
-
-    found = patch_info(model)
-    return (
-        str(encoder.dtype).removeprefix("torch.") if found is None or found["precision"] is None else found["precision"]
-    )
+    return encoder.precision
 
 
 def _precision_of_weights(model: Any) -> str:

@@ -55,7 +55,7 @@ Dtype = Literal["weights", "auto", "fp32", "bf16", "fp16", "int8"]
 Bf16Product = Annotated[
     tuple[str, ...],
     Option(
-        f"Product that --dtype int8 leaves in bf16: {', '.join(PRODUCTS[:-1])} or {PRODUCTS[-1]}, which loses most. "
+        f"Product that --dtype int8 leaves in bf16: {', '.join(PRODUCTS[:-1])} or {PRODUCTS[-1]}, the best first try. "
         "May be repeated."
     ),
 ]
