@@ -1,8 +1,10 @@
 // Encoder layers of the BERT family on a packed batch: every sample attends to its own rows only.
 //
 //   q, k, v = X qkv^T + bias
-//   A       = LayerNorm(X + softmax(q k^T / sqrt(d)) v attention_output^T + bias)      heads side by side, d = H / heads
-//   Y       = LayerNorm(A + f(A intermediate^T + bias) output^T + bias)                f = activation
+//   A       = LayerNorm(X + softmax((q k^T + p) / sqrt(d)) v attention_output^T + bias)  heads side by side, d = H / heads
+//   Y       = LayerNorm(A + f(A intermediate^T + bias) output^T + bias)                  f = activation
+//
+// p is nothing, or what the distance of a key from its query adds to their score.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -24,6 +26,10 @@ struct EncoderLayerWeights {
   LayerNormKind layer_norm;
   int64_t num_attention_heads;
   Activation activation;  // gelu or relu
+  // [heads, 2P - 1], samples having at most P tokens, or nullptr: p of a key d places behind its query is in column
+  // P - 1 + d.
+  const float* position_bias;
+  int64_t positions;  // P, or 0
 };
 
 namespace cpu {

@@ -14,6 +14,7 @@
 #include "binding/packed.h"
 #include "binding/tensor.h"
 #include "cpu/kernels.h"
+#include "cpu/samples.h"
 
 namespace fastbert::binding {
 namespace {
@@ -57,9 +58,10 @@ const Weights& native(const py::object& kept) {
   return kept.cast<const Kept<Weights>&>().weights;
 }
 
+// position_bias: [heads, 2P - 1], or None.
 KeptLayer make_layer(py::object qkv, py::object attention_output, py::object intermediate, py::object output,
                      py::object norms, float layer_norm_eps, ByName<LayerNormKind> layer_norm,
-                     int64_t num_attention_heads, ByName<Activation> activation) {
+                     int64_t num_attention_heads, ByName<Activation> activation, py::object position_bias) {
   EncoderLayerWeights weights{native<PackedMatrix>(qkv),
                               native<PackedMatrix>(attention_output),
                               native<PackedMatrix>(intermediate),
@@ -68,7 +70,9 @@ KeptLayer make_layer(py::object qkv, py::object attention_output, py::object int
                               layer_norm_eps,
                               layer_norm,
                               num_attention_heads,
-                              activation};
+                              activation,
+                              nullptr,
+                              0};
   const int64_t width = weights.output.outputs, inner = weights.output.depth;
   check_matrix("qkv", weights.qkv, 3 * width, width);
   check_matrix("attention_output", weights.attention_output, width, width);
@@ -82,8 +86,18 @@ KeptLayer make_layer(py::object qkv, py::object attention_output, py::object int
                           std::string(name_of(weights.activation)));
   if (weights.layer_norm == LayerNormKind::unbiased && width < 2)
     throw py::value_error("an unbiased LayerNorm needs rows of at least 2 elements");
+  if (!position_bias.is_none()) {
+    const Tensor bias(position_bias);
+    const int64_t distances = bias.sizes<2>("position_bias")[1];
+    weights.position_bias = bias.checked<const float>("position_bias", {num_attention_heads, distances}, kCpu);
+    if (distances % 2 == 0)
+      throw py::value_error("position_bias must have a column for each distance from 1 - P to P - 1, not " +
+                            std::to_string(distances) + " columns");
+    weights.positions = (distances + 1) / 2;
+  }
   return {weights,
-          {std::move(qkv), std::move(attention_output), std::move(intermediate), std::move(output), std::move(norms)}};
+          {std::move(qkv), std::move(attention_output), std::move(intermediate), std::move(output), std::move(norms),
+           std::move(position_bias)}};
 }
 
 // tensors: as checked_weights takes them, query and value in float32.
@@ -150,6 +164,13 @@ Kept<EncoderWeights> make_encoder(std::vector<py::object> layers, const std::vec
   return {std::move(weights), std::move(layers)};
 }
 
+void check_positions(const EncoderWeights& weights, int64_t longest) {
+  for (const auto& layer : weights.layers)
+    if (layer && layer->position_bias != nullptr && longest > layer->positions)
+      throw py::value_error("a sample of " + std::to_string(longest) + " tokens is longer than the " +
+                            std::to_string(layer->positions) + " positions that position_bias has distances of");
+}
+
 // history: [B, 2] or None. layer_speed and asked: [L]. results: logits [B, N], uncertainty [B], exit_layer [B].
 // survivors: None behind the last layer.
 void run_span(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed, const std::optional<Tensor>& history,
@@ -188,6 +209,7 @@ void run_span(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& spee
   const CompactedBatch left = survivors ? checked_compacted(*survivors, hidden, batch) : CompactedBatch{};
   const NativeCall call;
   check_cu_seqlens(input.cu_seqlens, batch, tokens);
+  check_positions(weights, cpu::longest_sample(input.cu_seqlens, batch));
   cpu::run_span(input, weights, out, left);
 }
 

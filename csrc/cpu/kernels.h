@@ -43,6 +43,7 @@ struct AttentionHead {
   void* context;      // [n, d]
   DType dtype;        // float32 or bfloat16
   int64_t n, head_size, offset, stride, context_stride;
+  const float* position_bias = nullptr;  // at distance 0: what is added to q k^T at distances 1 - n to n - 1
 };
 
 // One sample of the attentive exit head with n >= 1 tokens.

@@ -3,55 +3,74 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, num_heads: int) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V within each sample.
+def packed_attention(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, num_heads: int, position_bias: Tensor | None = None
+) -> Tensor:
+    """Compute softmax(Q K^T / sqrt(d) + p) V within each sample, where p depends on the distance of key and query.
 
     Args:
         qkv: [T, 3H], query, key and value beside each other.
-        cu_seqlens: [B + 1] int32. max_seqlen: an upper bound of the sample lengths. num_heads: divides H.
+        cu_seqlens: [B + 1] int32.
+        max_seqlen: an upper bound of the sample lengths.
+        num_heads: divides H.
+        position_bias: p [num_heads, 2P - 1] of the distances 1 - P to P - 1 from query to key, in the dtype of `qkv`;
+            a greater distance counts as the greatest. None is no p.
 
     Returns:
         [T, H].
     """
     query, key, value = qkv.unflatten(1, (3, num_heads, -1)).unbind(1)  # [T, heads, d] each
     if not qkv.is_cuda:
-        return _per_sample(query, key, value, cu_seqlens)
+        return _per_sample(query, key, value, cu_seqlens, position_bias)
     if qkv.shape[0] == 0:  # only samples without tokens are left
         return query.flatten(1)
-    if _varlen_takes(qkv.dtype, query.shape[2]):
+    if position_bias is None and _varlen_takes(qkv.dtype, query.shape[2]):
         from torch.nn.attention.varlen import varlen_attn  # its kernels need CUDA
 
         attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
         assert isinstance(attended, Tensor)  # a tuple only with return_aux
         return attended.flatten(1)
-    return _padded(query, key, value, cu_seqlens, max_seqlen)
+    return _padded(query, key, value, cu_seqlens, max_seqlen, position_bias)
 
 
 def _varlen_takes(dtype: torch.dtype, head_size: int) -> bool:
-    """What the FlashAttention kernels behind `varlen_attn` have; only `scaled_dot_product_attention` pads other
-    sizes."""
+    """Return whether the FlashAttention kernels behind `varlen_attn` have such heads; only
+    `scaled_dot_product_attention` pads other sizes, and only it adds to the scores."""
     return dtype in (torch.float16, torch.bfloat16) and head_size % 8 == 0 and head_size <= 256
 
 
-def _per_sample(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
+def _per_sample(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, position_bias: Tensor | None = None
+) -> Tensor:
     """One call per sample: no padding is computed, and on a CPU a call costs little beside the work in it."""
     bounds = cu_seqlens.tolist()
     lengths = {end - begin for begin, end in itertools.pairwise(bounds)}
+    added = {n: None if position_bias is None else _by_position(position_bias, n) for n in lengths}
     if len(lengths) == 1:
-        return _attend(*(x.unflatten(0, (len(bounds) - 1, -1)) for x in (query, key, value))).flatten(0, 1).flatten(1)
+        batch = (x.unflatten(0, (len(bounds) - 1, -1)) for x in (query, key, value))
+        return _attend(*batch, mask=added[lengths.pop()]).flatten(0, 1).flatten(1)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for begin, end in itertools.pairwise(bounds):
-        out[begin:end] = _attend(query[None, begin:end], key[None, begin:end], value[None, begin:end])[0]
+        rows = (x[None, begin:end] for x in (query, key, value))
+        out[begin:end] = _attend(*rows, mask=added[end - begin])[0]
     return out.flatten(1)
 
 
-def _padded(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+def _padded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    position_bias: Tensor | None = None,
+) -> Tensor:
     """Padded for the time of the attention only; shapes come from `max_seqlen`, so the host waits for nothing."""
     batch = cu_seqlens.shape[0] - 1
     begins, lengths = cu_seqlens[:-1].long(), (cu_seqlens[1:] - cu_seqlens[:-1]).long()
@@ -60,15 +79,25 @@ def _padded(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_s
     # Padding takes the sample's own first row: a NaN of another sample would come through, 0 times NaN being NaN.
     own = begins.clamp(max=max(query.shape[0] - 1, 0))[:, None]
     rows = torch.where(valid, begins[:, None] + column, own)
-    attended = _attend(query[rows], key[rows], value[rows], valid[:, None, None, :])  # [B, L, heads, d]
+    mask = valid[:, None, None, :]
+    if position_bias is not None:
+        mask = torch.where(mask, _by_position(position_bias, max_seqlen), -math.inf)  # [B, heads, L, L]
+    attended = _attend(query[rows], key[rows], value[rows], mask)  # [B, L, heads, d]
     tokens = torch.arange(query.shape[0], device=query.device)
     sample = torch.repeat_interleave(torch.arange(batch, device=query.device), lengths, output_size=query.shape[0])
     return attended[sample, tokens - begins[sample]].flatten(1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[B, L, heads, d] in and out."""
+    """Attend among [B, L, heads, d], which is the shape of the result, too; `mask` is bool or added to the scores."""
     out = F.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
     )
     return out.transpose(1, 2)
+
+
+def _by_position(position_bias: Tensor, length: int) -> Tensor:
+    """Return what is added to the scores of one sample, [num_heads, length, length]; see `packed_attention`."""
+    position, reach = torch.arange(length, device=position_bias.device), position_bias.shape[1] // 2
+    distance = position - position[:, None]  # from query to key
+    return position_bias[:, distance.clamp(-reach, reach) + reach]

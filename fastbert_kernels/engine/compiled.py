@@ -147,7 +147,16 @@ def _pack_layer(weights: LayerWeights, dtype: torch.dtype, int8_products: Collec
         weights.layer_norm,
         weights.num_attention_heads,
         weights.activation_name,
+        _position_bias(weights),
     )
+
+
+def _position_bias(weights: LayerWeights) -> Tensor | None:
+    """Return what is added to the scores before they are divided by the root of a head's size, [heads, 2P - 1]."""
+    if weights.position_bias is None:
+        return None
+    head_size = weights.attention_output_weight.shape[1] // weights.num_attention_heads
+    return (weights.position_bias.float() * head_size**0.5).contiguous()
 
 
 def _operand(weights: LayerWeights, dtype: torch.dtype) -> str:

@@ -33,7 +33,7 @@ class FusedLayer(TorchLayer):
         """[T, H] in and out; cu_seqlens [B + 1] int32; max_seqlen an upper bound of the sample lengths."""
         weights = self.weights
         qkv = F.linear(hidden, weights.qkv_weight, weights.qkv_bias)
-        context = packed_attention(qkv, cu_seqlens, max_seqlen, weights.num_attention_heads)
+        context = packed_attention(qkv, cu_seqlens, max_seqlen, weights.num_attention_heads, weights.position_bias)
         attended = elementwise.add_layer_norm_(
             F.linear(context, weights.attention_output_weight),
             weights.attention_output_bias,

@@ -51,7 +51,7 @@ class TorchLayer:
         weights = self.weights
         layer_norm, eps = LAYER_NORMS[weights.layer_norm], weights.layer_norm_eps
         qkv = F.linear(hidden, weights.qkv_weight, weights.qkv_bias)
-        context = packed_attention(qkv, cu_seqlens, max_seqlen, weights.num_attention_heads)
+        context = packed_attention(qkv, cu_seqlens, max_seqlen, weights.num_attention_heads, weights.position_bias)
         attended = F.linear(context, weights.attention_output_weight, weights.attention_output_bias)
         attended = layer_norm(attended + hidden, weights.attention_norm_weight, weights.attention_norm_bias, eps)
         intermediate = weights.activation(F.linear(attended, weights.intermediate_weight, weights.intermediate_bias))

@@ -33,6 +33,9 @@ class LayerWeights:
     output_norm_weight: Tensor  # [H]
     output_norm_bias: Tensor  # [H]
     layer_norm: str = field(default="standard", kw_only=True)  # a name of `fastbert_kernels.layer_norm.LAYER_NORMS`
+    # [heads, 2P - 1] for samples of up to P tokens: what attention adds to the score of a key that is d places behind
+    # its query is in column P - 1 + d. None adds nothing.
+    position_bias: Tensor | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """Where the post-LayerNorm encoder layers of Transformers keep their weights: BERT's names, which RoBERTa, XLM-RoBERTa,
-CamemBERT, ELECTRA and others share, and DistilBERT's."""
+CamemBERT, ELECTRA and others share, DistilBERT's and MPNet's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from fastbert_kernels.engine.weights import LayerWeights
 from fastbert_kernels.hosts.guard import is_as_its_class
 from fastbert_kernels.hosts.parameters import Parameters, linear_parameters
+from fastbert_kernels.hosts.structure import find
 
 # Ways of Transformers to compute the same attention.
 _SAME_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
@@ -76,24 +77,37 @@ DISTILBERT = LayerNames(
     output_norm="output_layer_norm",
     activation="ffn.activation",
 )
+MPNET = LayerNames(
+    attention="attention.attn",
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    attention_output="attention.attn.o",
+    attention_norm="attention.LayerNorm",
+    intermediate="intermediate.dense",
+    output="output.dense",
+    output_norm="output.LayerNorm",
+    activation="intermediate.intermediate_act_fn",
+)
+_LAYERS = (BERT, DISTILBERT, MPNET)
+_POSITION_TABLE = "encoder.relative_attention_bias"  # of MPNet, within a backbone
 
 
 def names_of(layer: nn.Module) -> LayerNames:
-    """The names of a layer.
+    """Return the names of a layer.
 
     Raises:
         ValueError: it has other parameters than these, or other modules than Linear and LayerNorm hold them, so that
             it may compute something else.
     """
     found = {name for name, _ in layer.named_parameters()}
-    for names in (BERT, DISTILBERT):
-        if found == names.parameters():
-            break
-    else:
-        strange = found - (BERT if found & BERT.parameters() else DISTILBERT).parameters()
+    names = max(_LAYERS, key=lambda each: len(found & each.parameters()))
+    if found != names.parameters():
+        strange = found - names.parameters()
         raise ValueError(
-            f"layers of the kind {type(layer).__name__} cannot be patched: their parameters are not those of a BERT or "
-            f"DistilBERT layer{f' (unknown: {sorted(strange)})' if strange else ''}; the unpatched model serves them"
+            f"layers of the kind {type(layer).__name__} cannot be patched: their parameters are not those of a BERT, "
+            f"DistilBERT or MPNet layer{f' (unknown: {sorted(strange)})' if strange else ''}; the unpatched model "
+            "serves them"
         )
     for name in names.modules():
         module = layer.get_submodule(name)
@@ -106,17 +120,41 @@ def names_of(layer: nn.Module) -> LayerNames:
     return names
 
 
-def layer_parameters(layer: nn.Module) -> Parameters:
-    """What `layer_weights` takes, in its order."""
-    return linear_parameters([layer.get_submodule(name) for name in names_of(layer).modules()])
+def has_position_bias(backbone: nn.Module) -> bool:
+    """Return whether the attention of a backbone's layers depends on the distances between tokens, as MPNet's does."""
+    return find(backbone, _POSITION_TABLE) is not None
 
 
-def layer_weights(layer: nn.Module, tensors: list[Tensor]) -> LayerWeights:
+def layer_parameters(layer: nn.Module, backbone: nn.Module | None = None) -> Parameters:
+    """List what `layer_weights` takes, in its order.
+
+    Args:
+        layer: as `names_of` lets it pass.
+        backbone: whose layer it is; layers of MPNet share a table of relative positions that belongs to it.
+
+    Raises:
+        ValueError: a layer of MPNet without its backbone.
+    """
+    names = names_of(layer)
+    parameters = linear_parameters([layer.get_submodule(name) for name in names.modules()])
+    if names is MPNET:
+        table = None if backbone is None else find(backbone, _POSITION_TABLE)
+        if table is None:
+            raise ValueError(
+                "layers of MPNet are patched as part of a backbone of MPNet only, which has their table of relative "
+                "positions; the unpatched model serves them"
+            )
+        parameters.append((table, "weight"))
+    return parameters
+
+
+def layer_weights(layer: nn.Module, tensors: list[Tensor], backbone: nn.Module | None = None) -> LayerWeights:
     """Describe the layer as the engine takes it, with the numbers that its modules hold.
 
     Args:
         layer: as `names_of` lets it pass.
-        tensors: the values of `layer_parameters(layer)`.
+        tensors: the values of `layer_parameters(layer, backbone)`.
+        backbone: as of `layer_parameters`.
 
     Raises:
         ValueError: the engine's layer has no place for one of these numbers.
@@ -135,8 +173,21 @@ def layer_weights(layer: nn.Module, tensors: list[Tensor]) -> LayerWeights:
         activation_name(activation),
         torch.cat(tensors[0:6:2]),
         torch.cat(tensors[1:6:2]),
-        *tensors[6:],
+        *tensors[6:16],
+        position_bias=_position_bias(backbone, tensors[16]) if names is MPNET else None,
     )
+
+
+def _position_bias(backbone: Any, table: Tensor) -> Tensor:
+    """Return what MPNet's attention adds at each distance from query to key, [heads, 2P - 1] for its P positions.
+
+    Args:
+        backbone: its own function says in which bucket a distance lies.
+        table: [buckets, heads].
+    """
+    reach = backbone.embeddings.position_embeddings.num_embeddings - 1
+    distances = torch.arange(-reach, reach + 1, device=table.device)
+    return table[backbone.encoder.relative_position_bucket(distances)].t().contiguous()
 
 
 def activation_of(layer: nn.Module) -> Callable[[Tensor], Tensor]:

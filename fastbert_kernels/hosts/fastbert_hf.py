@@ -19,11 +19,11 @@ from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.backbones import Tokens, embed
-from fastbert_kernels.hosts.base import Host
-from fastbert_kernels.hosts.bert_layers import activation_of, layer_parameters, layer_weights
+from fastbert_kernels.hosts.base import Host, OwnForward
+from fastbert_kernels.hosts.bert_layers import activation_of, has_position_bias, layer_parameters, layer_weights
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.guard import differences
-from fastbert_kernels.hosts.padding import ValidTokens
+from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
 from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
 from fastbert_kernels.hosts.structure import refuse
 
@@ -52,8 +52,11 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
             f"layers {config.exit_layers}, so it cannot be patched; set backbone_config.num_hidden_layers and "
             "exit_layers to what is there"
         )
-    parts = ParameterGroups([*map(layer_parameters, layers)], [*map(head_parameters, heads)])
-    replaced = {"backbone.embeddings": model.backbone.embeddings, "layers": layers, "heads": heads}
+    backbone = model.backbone
+    parts = ParameterGroups([layer_parameters(layer, backbone) for layer in layers], [*map(head_parameters, heads)])
+    replaced = {"backbone.embeddings": backbone.embeddings, "layers": layers, "heads": heads}
+    if has_position_bias(backbone):
+        replaced["backbone.encoder"] = backbone.encoder
     refuse(model, HOST.name, differences(replaced, _PACKAGES, [*map(activation_of, layers)]))
 
     def build(*tensors: Tensor) -> Encoder:
@@ -63,7 +66,7 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
         for number, head, group in zip(config.exit_layers, heads, of_heads, strict=True):
             exit_heads[number - 1] = _head_weights(head, group, precision)
         return prepare_encoder(
-            [layer_weights(layer, group) for layer, group in zip(layers, of_layers, strict=True)],
+            [layer_weights(layer, group, backbone) for layer, group in zip(layers, of_layers, strict=True)],
             exit_heads,
             dtype,
             backend,
@@ -122,6 +125,8 @@ def forward(
     resolved = model.resolve_speed(speed, speedup, input_ids.shape[0])
     if input_ids.shape[0] == 0:
         return NotImplemented
+    if has_position_bias(model.backbone) and has_gaps(padded.valid):
+        raise OwnForward("padding between tokens, whose distance it changes")
     valid = ValidTokens.of(padded.valid)  # on a GPU the host learns T here
     tokens = Tokens(
         valid.take(padded.input_ids),

@@ -39,6 +39,12 @@ class ValidTokens:
         return padded.flatten(0, 1)[self.rows]
 
 
+def has_gaps(valid: Tensor) -> bool:
+    """Return whether padding lies between tokens of a sample of `valid` [B, L]; on a GPU the host waits."""
+    begins = valid[:, 1:] & ~valid[:, :-1]
+    return bool((begins.sum(dim=1) + valid[:, 0] > 1).any())
+
+
 def check_tokens(valid: Tensor) -> None:
     """Raise ValueError, which names the samples, where a row of `valid` [B, L] has no token."""
     if not bool((found := valid.any(dim=1)).all()):

@@ -24,9 +24,15 @@ from fastbert_kernels.engine.weights import PooledHeadWeights
 from fastbert_kernels.hosts import guard
 from fastbert_kernels.hosts.backbones import Tokens, embed
 from fastbert_kernels.hosts.base import Host, OwnForward
-from fastbert_kernels.hosts.bert_layers import activation_name, activation_of, layer_parameters, layer_weights
+from fastbert_kernels.hosts.bert_layers import (
+    activation_name,
+    activation_of,
+    has_position_bias,
+    layer_parameters,
+    layer_weights,
+)
 from fastbert_kernels.hosts.derived import Derived
-from fastbert_kernels.hosts.padding import ValidTokens
+from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
 from fastbert_kernels.hosts.parameters import ParameterGroups, linear_parameters
 from fastbert_kernels.hosts.structure import differences, refuse
 
@@ -62,7 +68,8 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
     parts = dict(model.named_children())
     refuse(model, HOST.name, guard.differences(parts, _PACKAGES, [*map(activation_of, layers)]))
     linear = [model.get_submodule(path) for path in (head.dense, head.classifier)]
-    groups = ParameterGroups([*map(layer_parameters, layers)], [linear_parameters(linear)])
+    of_layers = [layer_parameters(layer, backbone) for layer in layers]
+    groups = ParameterGroups(of_layers, [linear_parameters(linear)])
 
     def build(*tensors: Tensor) -> Encoder:
         of_layers, (of_head,) = groups.split(tensors)
@@ -72,7 +79,7 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
         precision = hidden_dtype(dtype, tensors[0].dtype)
         last = PooledHeadWeights.cast(weights, biases, pooling="first", activation=activation, dtype=precision)
         return prepare_encoder(
-            [layer_weights(layer, group) for layer, group in zip(layers, of_layers, strict=True)],
+            [layer_weights(layer, group, backbone) for layer, group in zip(layers, of_layers, strict=True)],
             [*[None] * (len(layers) - 1), last],
             dtype,
             backend,
@@ -131,6 +138,8 @@ def forward(model: Any, encoder: Encoder, *args: Any, **kwargs: Any) -> Any:
     valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask != 0
     if not bool(valid[:, 0].all()):
         raise OwnForward("padding at the first position, which the model reads its answer from (pad on the right)")
+    if has_position_bias(model.base_model) and has_gaps(valid):
+        raise OwnForward("padding between tokens, whose distance it changes")
     results = encoder.run(pack(model, encoder, ids, valid, segments, positions), FULL_DEPTH)
     last = getattr(model.classifier, "out_proj", model.classifier).weight  # [N, H]
     logits = results.logits[:, : len(last)].to(last.dtype)
@@ -252,5 +261,7 @@ def _argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
 
 
-_NAME = "classifiers of Transformers (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ERNIE, data2vec)"
+_NAME = (
+    "classifiers of Transformers (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ERNIE, data2vec, MPNet)"
+)
 HOST = Host(_NAME, matches, encoder, forward, pack, probe, scores)

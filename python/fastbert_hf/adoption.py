@@ -124,7 +124,7 @@ def _head_of(model: Any) -> PlainHead:
     if head is None:
         raise ValueError(
             f"{kind} {_REFUSED}: its head is not known. Known are the ...ForSequenceClassification of BERT, RoBERTa, "
-            "XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ERNIE and data2vec in Transformers"
+            "XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ERNIE, data2vec and MPNet in Transformers"
         )
     backbones.check_backbone_config(model.base_model.config)
     if model.num_labels < 2 or model.config.problem_type == "regression":

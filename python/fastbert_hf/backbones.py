@@ -24,13 +24,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-SUPPORTED_BACKBONES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+SUPPORTED_BACKBONES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
 
 # Transformers' own. Others, which a configuration names like "owner/repository", it would fetch from the hub and run.
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 # Position 0 of these is token padding_idx + 1 of the table.
-_POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "data2vec-text"})
+_POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "data2vec-text", "mpnet"})
 
 
 def _with_bias(*modules: str) -> frozenset[str]:
@@ -46,6 +46,10 @@ class _Family:
     layer_parameters: frozenset[str]
     field_names: Mapping[str, str] = field(default_factory=dict)  # where they differ from BERT's
     constants: Mapping[str, Any] = field(default_factory=dict)  # what BERT's configuration has and this one has not
+    # Attention adds what the distance of two tokens says, from a table of the encoder that all layers share. Layers of
+    # that kind have eager attention only, and return its probabilities themselves.
+    relative_positions: bool = False
+    padding_id: int | None = None  # behind which positions count, where it is not the configuration's
 
 
 _BERT = _Family(
@@ -78,6 +82,23 @@ _DISTILBERT = _Family(
     field_names={"intermediate_size": "hidden_dim", "hidden_act": "activation"},
     constants={"layer_norm_eps": 1e-12},
 )
+_MPNET = _Family(
+    layers="encoder.layer",
+    attention="attention.attn",
+    layer_parameters=_with_bias(
+        "attention.attn.q",
+        "attention.attn.k",
+        "attention.attn.v",
+        "attention.attn.o",
+        "attention.LayerNorm",
+        "intermediate.dense",
+        "output.dense",
+        "output.LayerNorm",
+    ),
+    relative_positions=True,
+    padding_id=1,
+)
+_FAMILIES = {"distilbert": _DISTILBERT, "mpnet": _MPNET}  # the others are like BERT, or not supported
 _FIELDS = (
     "hidden_size",
     "num_hidden_layers",
@@ -105,7 +126,10 @@ def read_field(config: PreTrainedConfig, name: str) -> Any:
 
 def first_position(config: PreTrainedConfig) -> int:
     """Row of the position table that the first token of a sample takes: 0, or padding_idx + 1 in RoBERTa's family."""
-    return config.pad_token_id + 1 if config.model_type in _POSITIONS_BEHIND_PADDING else 0
+    if config.model_type not in _POSITIONS_BEHIND_PADDING:
+        return 0
+    padding_id = _family(config).padding_id
+    return (config.pad_token_id if padding_id is None else padding_id) + 1
 
 
 def longest_input(config: PreTrainedConfig) -> int:
@@ -231,19 +255,27 @@ def embed(
 
 
 def make_layer_mask(backbone: PreTrainedModel, hidden: torch.Tensor, valid: torch.Tensor) -> Any:
-    """The mask in whatever form the chosen attention implementation wants.
+    """Return the mask in whatever form the chosen attention implementation wants.
+
+    Attention adds a mask to its scores, so that relative positions (MPNet) are part of it.
 
     Args:
         backbone: from `build_backbone`.
-        hidden: the states that the layers will get, [B, L, H].
+        hidden: the states that the layers will get, [B, L, H], B >= 1.
         valid: bool [B, L].
     """
-    return create_bidirectional_mask(backbone.config, hidden, valid)
+    mask = create_bidirectional_mask(backbone.config, hidden, valid)
+    if not _family(backbone.config).relative_positions:
+        return mask
+    encoder: Any = backbone.encoder
+    bias = encoder.compute_position_bias(hidden[:1])  # [1, heads, L, L]
+    return bias if mask is None else mask + bias
 
 
 def run_layer(layer: nn.Module, hidden: torch.Tensor, layer_mask: Any) -> torch.Tensor:
-    """The output [B, L, H] of one encoder layer for `hidden` [B, L, H] and the mask of `make_layer_mask`."""
-    return layer(hidden, layer_mask)
+    """Return the output [B, L, H] of one encoder layer for `hidden` [B, L, H] and the mask of `make_layer_mask`."""
+    output = layer(hidden, layer_mask)
+    return output[0] if isinstance(output, tuple) else output
 
 
 def run_layer_with_attention(
@@ -259,6 +291,8 @@ def run_layer_with_attention(
         raise ValueError(
             f'{kind} attention has no probabilities to return; call model.set_attn_implementation("eager") first'
         )
+    if _family(backbone.config).relative_positions:
+        return layer(hidden, layer_mask, output_attentions=True)
     found: list[torch.Tensor] = []
     # A layer keeps them to itself. Transformers' own hooks would stay, and a patched model give way to them for good.
     attention = layer.get_submodule(_family(backbone.config).attention)
@@ -279,7 +313,7 @@ def fault_of_attention(config: PreTrainedConfig) -> str:
 
 
 def _family(config: PreTrainedConfig) -> _Family:
-    return _DISTILBERT if config.model_type == "distilbert" else _BERT
+    return _FAMILIES.get(config.model_type, _BERT)
 
 
 def _build(config: PreTrainedConfig) -> PreTrainedModel:
@@ -305,8 +339,11 @@ def _unsupported(config: PreTrainedConfig, reason: str) -> ValueError:
 def _fault_of_config(config: PreTrainedConfig) -> str | None:
     if type(config) not in MODEL_MAPPING:
         return "AutoModel does not know it"
-    if config._attn_implementation not in ATTENTION:
+    family, attention = _family(config), config._attn_implementation
+    if attention not in ATTENTION:
         return fault_of_attention(config)
+    if family.relative_positions and attention not in (None, "eager"):
+        return f"its attention uses relative positions, which {attention} attention has no place for; take eager"
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder with a decoder"
     if getattr(config, "is_decoder", False):
@@ -314,10 +351,9 @@ def _fault_of_config(config: PreTrainedConfig) -> str | None:
     if (
         getattr(config, "position_embedding_type", "absolute") not in (None, "absolute")
         or getattr(config, "relative_attention", False)
-        or hasattr(config, "relative_attention_num_buckets")
+        or (hasattr(config, "relative_attention_num_buckets") and not family.relative_positions)
     ):
         return "its attention uses relative positions"
-    family = _family(config)
     missing = [
         name
         for name in _FIELDS
@@ -347,12 +383,14 @@ def _fault_of_structure(backbone: PreTrainedModel) -> str | None:
     if missing:
         return f"its embeddings lack {', '.join(missing)} (its positions are relative, or rotary, or its own)"
     extra = sorted(own - tables - {"token_type_embeddings.weight"})
-    known = ("embeddings.", "embeddings_project.", f"{family.layers}.")
+    known: tuple[str, ...] = ("embeddings.", "embeddings_project.", f"{family.layers}.")
+    if family.relative_positions:
+        known += ("encoder.relative_attention_bias.",)
     extra += sorted(name for name in _parameter_names(backbone) if not name.startswith(known))
     if extra:
         return f"it has parts that the encoders of text do not share: {', '.join(extra[:3])}"
 
-    if not backbone._supports_sdpa:
+    if not backbone._supports_sdpa and not family.relative_positions:
         return "its attention is of its own kind, not the one that Transformers' encoders share"
     behind_padding = config.model_type in _POSITIONS_BEHIND_PADDING
     if (embeddings.position_embeddings.padding_idx is not None) != behind_padding:

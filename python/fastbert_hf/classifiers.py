@@ -43,6 +43,7 @@ HEADS = {
         "data2vec.modeling_data2vec_text.Data2VecText": _TANH,
         "electra.modeling_electra.Electra": _MODULE,
         "distilbert.modeling_distilbert.DistilBert": _RELU,
+        "mpnet.modeling_mpnet.MPNet": _TANH,
     }.items()
 }
 

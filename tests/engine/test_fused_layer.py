@@ -62,6 +62,12 @@ class TestInterpreted:
         unit = FLOOR[dtype] * want.abs().max()
         assert_accurate(got, want, theirs, least=unit, mean_least=unit / 20)
 
+    def test_relative_positions(self):
+        weights = TorchLayer.cast(layer_weights(32, 64, 4, positions=9), torch.float32).weights
+        hidden, bounds, longest = inputs_of(weights, [4, 9, 5], torch.float32)
+        want = TorchLayer(weights)(hidden, bounds, longest)
+        torch.testing.assert_close(FusedLayer(weights)(hidden, bounds, longest), want)
+
     def test_a_nan_stays_in_its_sample(self):
         layer = FusedLayer.cast(layer_weights(32, 64, 4), torch.float32)
         hidden, bounds, longest = inputs_of(layer.weights, [4, 3, 5], torch.float32)

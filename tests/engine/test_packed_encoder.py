@@ -95,25 +95,41 @@ def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
         assert got.exit_layer.unique().numel() > 1
 
 
+@pytest.mark.parametrize("positions", [None, 30, 40])
 @pytest.mark.parametrize("lengths", [[7, 7], [1, 9, 2, 30]])
-def test_padded_attention_equals_attention_per_sample(lengths):
+def test_padded_attention_equals_attention_per_sample(lengths, positions):
     """The form for devices whose variable-length kernels do not take the dtype; `max_seqlen` may be too large."""
     qkv = torch.randn(3, sum(lengths), 4, 8, dtype=torch.float64)
+    bias = None if positions is None else torch.randn(4, 2 * positions - 1, dtype=torch.float64)
     cu_seqlens = cu_seqlens_of(lengths)
-    want = attention._per_sample(*qkv, cu_seqlens)
-    assert (attention._padded(*qkv, cu_seqlens, max(lengths) + 3) - want).abs().max() < 1e-12
+    want = attention._per_sample(*qkv, cu_seqlens, bias)
+    assert (attention._padded(*qkv, cu_seqlens, max(lengths) + 3, bias) - want).abs().max() < 1e-12
 
 
+def test_a_bias_belongs_to_its_distance_and_head():
+    """Only the score of the key two places behind its query grows, and only in the second head."""
+    qkv, bias = torch.randn(6, 3 * 8, dtype=torch.float64), torch.zeros(2, 11, dtype=torch.float64)
+    bias[1, 5 + 2] = 50.0
+    cu_seqlens, value = cu_seqlens_of([6]), qkv[:, 16:]
+    plain = attention.packed_attention(qkv, cu_seqlens, 6, 2)
+    got = attention.packed_attention(qkv, cu_seqlens, 6, 2, bias)
+    for same in ((slice(None), slice(0, 4)), (slice(4, None), slice(None))):
+        torch.testing.assert_close(got[same], plain[same], rtol=0, atol=1e-12)
+    torch.testing.assert_close(got[:4, 4:], value[2:, 4:], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("dtype", "head_size", "varlen"), FORMS_ON_A_GPU)
-def test_attention_on_a_gpu_takes_the_kernels_that_have_the_head_size(monkeypatch, dtype, head_size, varlen):
+def test_attention_on_a_gpu_takes_the_kernels_that_have_the_head_size(monkeypatch, dtype, head_size, varlen, biased):
     """FlashAttention has head sizes that are multiples of 8, up to 256; TinyBERT's is 26."""
     called = []
     for module, name in ((varlen_module, "varlen_attn"), (attention, "_padded")):
         monkeypatch.setattr(module, name, lambda query, *_, name=name: called.append(name) or query.flatten(1))
     with FakeTensorMode():
         qkv = torch.empty(7, 3 * 2 * head_size, dtype=dtype, device="cuda")
-        attention.packed_attention(qkv, torch.empty(3, dtype=torch.int32, device="cuda"), 5, 2)
-    assert called == ["varlen_attn" if varlen else "_padded"]
+        bias = torch.empty(2, 9, dtype=dtype, device="cuda") if biased else None
+        attention.packed_attention(qkv, torch.empty(3, dtype=torch.int32, device="cuda"), 5, 2, bias)
+    assert called == ["varlen_attn" if varlen and not biased else "_padded"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,6 +9,7 @@ import torch
 
 import fastbert_kernels
 from fastbert_kernels.backends import BACKENDS
+from helpers.families import random_model
 from helpers.models import padded_batch, spread_model
 
 pytestmark = pytest.mark.gpu
@@ -35,6 +36,16 @@ def test_patched_equals_unpatched(backend, dtype, speed):
         decided = ((every - speed).abs() > (1e-4 if dtype is None else 0.08)).all(dim=1)
     assert decided.any() and torch.equal(got.exit_layer[decided], want.exit_layer[decided])
     assert (got.logits - want.logits)[decided].abs().max() < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_relative_positions(dtype):
+    model = random_model("mpnet").cuda()
+    batch = {name: tensor.cuda() for name, tensor in padded_batch(LENGTHS).items()}
+    patched = fastbert_kernels.patch(copy.deepcopy(model), dtype=dtype)
+    with torch.inference_mode():
+        want, got = model(**batch), patched(**batch)
+    assert (got.logits - want.logits).abs().max() < TOLERANCE[dtype]
 
 
 def test_moving_a_patched_model_to_the_gpu_and_back():

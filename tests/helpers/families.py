@@ -27,6 +27,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie": ("ernie", {}),
     "data2vec-text": ("data2vec-text", {"max_position_embeddings": LONGEST + 2, "type_vocab_size": 1}),
     "bert-generation": ("bert-generation", {}),
+    "mpnet": ("mpnet", {"max_position_embeddings": LONGEST + 2}),
 }
 WITH_SEGMENTS = ("bert", "electra-small", "electra-base", "ernie")
 _ACTIVATIONS = {"first": "tanh", "mean": "gelu", "max": "relu"}

@@ -71,9 +71,15 @@ def cast_attentive_head_inputs(inputs: list[Any], dtype: torch.dtype) -> list[An
 
 
 def layer_weights(
-    hidden_size: int, intermediate_size: int, heads: int, activation: str = "gelu", layer_norm: str = "standard"
+    hidden_size: int,
+    intermediate_size: int,
+    heads: int,
+    activation: str = "gelu",
+    layer_norm: str = "standard",
+    positions: int | None = None,
 ):
-    """A random encoder layer in float64, whose attention is far from uniform."""
+    """Make a random encoder layer in float64, whose attention is far from uniform, and relative where there are
+    `positions`."""
     from torch.nn import functional as F
 
     from fastbert_kernels.engine.weights import LayerWeights
@@ -99,6 +105,7 @@ def layer_weights(
         output_norm_weight=vector(hidden_size, 1.0),
         output_norm_bias=vector(hidden_size),
         layer_norm=layer_norm,
+        position_bias=None if positions is None else torch.randn(heads, 2 * positions - 1, dtype=torch.float64),
     )
 
 

@@ -30,6 +30,7 @@ FAMILIES = {
     "electra-small": None,
     "electra-base": MULTI,
     "distilbert": None,
+    "mpnet": None,
 }
 
 

@@ -24,6 +24,7 @@ from fastbert_hf.backbones import layers_of
 from fastbert_kernels import precision
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.hosts import find_host
+from fastbert_kernels.hosts.bert_layers import layer_parameters
 from helpers.accuracy import assert_mean_error_is_like
 from helpers.families import LONGEST, PADDING_ID, VOCABULARY, make_backbone_config
 from helpers.hooks import assert_hooks_are_heeded
@@ -42,8 +43,9 @@ KINDS = {  # every family and every kind of answer, paired
     "electra-base": (5, SINGLE),
     "distilbert": (2, None),
     "distilbert-sinusoidal": (1, MULTI),
+    "mpnet": (5, None),
 }
-BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
+WITHOUT_SEGMENTS = ("roberta", "xlm-roberta", "camembert", "data2vec-text")  # and refuse them
 LENGTHS = [1, 7, LONGEST, 13]
 
 
@@ -224,6 +226,36 @@ def test_unusual_calls_are_the_models_own_and_said_once(name):
     assert_close(run_fast(fastbert_kernels.patch(fast), batch).logits, usual.logits)
 
 
+def test_padding_between_tokens_is_mpnets_own():
+    """Where a distance says something, a gap between tokens is not nothing."""
+    model, batch = make_model("mpnet", 5), make_batch()
+    fast = fastbert_kernels.patch(copy.deepcopy(model))
+    batch["attention_mask"][1, 3:5] = 0
+    with pytest.warns(RuntimeWarning, match="answers calls with padding between tokens, whose distance it changes"):
+        got = run(fast, batch)
+    assert torch.equal(got.logits, run(model, batch).logits)
+
+
+def test_mpnets_table_of_relative_positions_is_heeded():
+    model, batch = make_model("mpnet", 5), make_batch()
+    table = "mpnet.encoder.relative_attention_bias"
+    assert_hooks_are_heeded(lambda: make_model("mpnet", 5), lambda model: run(model, batch).logits, table)
+    fast = fastbert_kernels.patch(copy.deepcopy(model))
+    before = run_fast(fast, batch).logits
+    with torch.no_grad():
+        for each in (model, fast):
+            each.get_submodule(table).weight.add_(torch.randn(32, 4, generator=torch.Generator().manual_seed(1)))
+    want = run(model, batch).logits
+    assert_close(run_fast(fast, batch).logits, want)
+    assert not torch.allclose(before, want, atol=1e-2)
+
+
+def test_a_layer_of_mpnet_alone_is_refused():
+    layer = make_model("mpnet").mpnet.encoder.layer[0]
+    with pytest.raises(ValueError, match="as part of a backbone of MPNet only, which has their table"):
+        layer_parameters(layer)
+
+
 def test_settings_of_the_configuration_are_read_at_every_call():
     model, batch = make_model(), make_batch()
     fast = fastbert_kernels.patch(copy.deepcopy(model))
@@ -265,7 +297,7 @@ def test_bad_input_is_refused_as_by_the_unpatched_model(family):
     strange = {"input_ids": ids.masked_fill(ids > 40, VOCABULARY), "attention_mask": mask}
     no_batch = {"input_ids": ids[:, None], "attention_mask": mask}
     cases = [too_many, strange, no_batch, {"attention_mask": mask}]
-    if family in BEHIND_PADDING:
+    if family in WITHOUT_SEGMENTS:
         cases.append({**batch, "token_type_ids": mask})
     for wrong in cases:
         for each in (model, fastbert_kernels.patch(copy.deepcopy(model))):

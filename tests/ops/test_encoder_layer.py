@@ -36,6 +36,21 @@ def test_accuracy_with_the_other_layer_norm(poisoned_memory, dtype, hidden_size,
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("hidden_size", "intermediate_size", "heads"), [(384, 96, 6), (40, 90, 5), (7, 5, 7)])
+@pytest.mark.parametrize("positions", [129, 200])
+def test_accuracy_with_relative_positions(poisoned_memory, dtype, hidden_size, intermediate_size, heads, positions):
+    weights = layer_weights(hidden_size, intermediate_size, heads, positions=positions)
+    assert_encoder_layer_is_accurate(weights, [1, 5, 64, 100, 2, 63, 65, 129], dtype)
+
+
+def test_samples_longer_than_relative_positions_are_refused():
+    layer = packed_layer(layer_weights(48, 96, 4, positions=7), torch.float32)
+    assert layer(torch.randn(9, 48), cu_seqlens_of([7, 2])).isfinite().all()
+    with pytest.raises(ValueError, match="a sample of 8 tokens is longer than the 7 positions"):
+        layer(torch.randn(9, 48), cu_seqlens_of([1, 8]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lengths", [[1], [13], [512], [513, 1], [30] * 100, [700, 3, 800, 2, 900]])
 def test_batches_of_all_kinds(poisoned_memory, dtype, lengths):
     """Fewer tokens than a tile has rows, one thread's worth, and more than one chunk."""

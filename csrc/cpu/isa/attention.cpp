@@ -1,4 +1,4 @@
-// Self-attention of one head of one sample: softmax(Q K^T / sqrt(d)) V. Keys and values are brought into the layout of
+// Self-attention of one head of one sample: softmax((Q K^T + p) / sqrt(d)) V, p of the distance from query to key. Keys and values are brought into the layout of
 // packed matrices, and both products are those of an operand (operand.h); the scores of a tile of queries stay in the
 // first-level cache.
 #include "cpu/isa/functions.h"
@@ -171,6 +171,17 @@ void pack_values(const HeadRows& rows, int64_t depth, typename Operand::Row* buf
   }
 }
 
+// scores [count, stride] of the queries from `first` on and n keys; `bias` as of AttentionHead. Not inlined: the loops of
+// `attend` are to be compiled as they are without it.
+__attribute__((noinline)) void add_position_bias(const float* bias, int64_t first, int64_t count, int64_t n,
+                                                 float* scores, int64_t stride) {
+  for (int64_t r = 0; r < count; ++r) {
+    const float* of_keys = bias - (first + r);
+    float* row = scores + r * stride;
+    for (int64_t j = 0; j < n; ++j) row[j] += of_keys[j];
+  }
+}
+
 template <class Operand>
 void attend(const AttentionHead& head, float* memory) {
   using Row = typename Operand::Row;
@@ -202,6 +213,8 @@ void attend(const AttentionHead& head, float* memory) {
     for (int64_t first = 0; first < n; first += kPanelWidth)
       operand.run(count, scratch.queries, sizes.d, scratch.keys + first * sizes.d, sizes.d, scratch.scores + first,
                   sizes.keys);
+    if (head.position_bias != nullptr)
+      add_position_bias(head.position_bias, begin, count, n, scratch.scores, sizes.keys);
     const Row* shares = nullptr;
     float scales[kTileRows];
     for (int64_t r = 0; r < count; ++r) scales[r] = 1.0f / exponentials(scratch.scores + r * sizes.keys, n, scale);

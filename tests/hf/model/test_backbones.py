@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,10 @@ def test_adaptive_inference_selects_from_all_exits(family: str) -> None:
     assert (output.exit_layer < NUM_LAYERS).sum() == 3
 
 
-@every_family
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("family", "implementation"),
+    [case for case in itertools.product(FAMILIES, ("sdpa", "eager")) if case != ("mpnet", "sdpa")],
+)
 @torch.no_grad()
 def test_padding_of_any_amount_and_side_changes_nothing(family: str, implementation: str) -> None:
     model = make_model(family, attn_implementation=implementation)
@@ -221,7 +224,6 @@ SMALL = dict(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_h
         (AutoConfig.for_model("bert", is_decoder=True, **SMALL), "must be an encoder"),
         (AutoConfig.for_model("roberta-prelayernorm", **SMALL), "pre-LayerNorm"),
         (AutoConfig.for_model("megatron-bert", **SMALL), "pre-LayerNorm"),
-        (AutoConfig.for_model("mpnet", **SMALL), "relative positions"),
         (AutoConfig.for_model("deberta-v2", relative_attention=True, **SMALL), "relative positions"),
         (AutoConfig.for_model("bert", position_embedding_type="relative_key", **SMALL), "relative positions"),
         (AutoConfig.for_model("roformer", **SMALL), "rotary"),
@@ -240,10 +242,40 @@ def test_other_types_are_refused_with_the_reason(config: Any, reason: str, tmp_p
     with pytest.raises(ValueError, match=reason) as caught:
         FastBertConfig(config)
     assert f"backbone type {config.model_type!r} is not supported: " in str(caught.value)
-    assert "supported are bert, roberta, xlm-roberta, camembert, electra, distilbert and other" in str(caught.value)
+    assert "supported are bert, roberta, xlm-roberta, camembert, electra, distilbert, mpnet and other" in str(
+        caught.value
+    )
     config.save_pretrained(tmp_path)  # a configuration alone: refused before any weight is looked for
     with pytest.raises(ValueError, match=reason):
         FastBertForSequenceClassification.from_backbone(str(tmp_path), 2)
+
+
+def test_relative_positions_need_eager_attention() -> None:
+    with pytest.raises(ValueError, match="relative positions, which sdpa attention has no place for; take eager"):
+        make_model("mpnet", attn_implementation="sdpa")
+
+
+@torch.no_grad()
+def test_attentions_of_mpnet_are_those_of_transformers() -> None:
+    model = make_model("mpnet")
+    ids, mask = make_batch()
+    expected = model.backbone(ids, attention_mask=mask, output_attentions=True).attentions
+    got = model(ids, mask, output_attentions=True).attentions
+    for mine, theirs in zip(got, expected, strict=True):
+        of_tokens = mask.bool()[:, None, :, None]  # padding has other positions
+        torch.testing.assert_close(mine * of_tokens, theirs * of_tokens, rtol=1e-5, atol=1e-6)
+
+
+def test_the_table_of_relative_positions_learns() -> None:
+    model = make_model("mpnet").train()
+    table = model.backbone.encoder.relative_attention_bias.weight
+    ids, mask = make_batch()
+    model(ids, mask, labels=torch.tensor([0, 1, 2, 0, 1])).loss.backward()
+    assert table.grad.abs().sum() > 0
+    model.freeze_for_distillation()
+    table.grad = None
+    model(ids, mask, output_all_exits=True).all_logits[:, :-1].sum().backward()
+    assert table.grad is None
 
 
 def test_type_of_which_automodel_knows_nothing() -> None:

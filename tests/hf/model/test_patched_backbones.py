@@ -71,6 +71,7 @@ def test_the_loop_in_pytorch_calls(family, head, backend, activation):
         ("camembert", "first, 0 dense"),
         ("electra-small", "max, 1 dense"),
         ("distilbert", "first, 2 dense"),
+        ("mpnet", "attentive"),
     ],
 )
 def test_low_precision_gives_the_same_labels(dtype, family, head):
@@ -161,6 +162,23 @@ def test_families_beside_the_common_ones(family, head):
         assert_same_answers(model, padded_batch(LENGTHS), speed)
 
 
+def test_padding_between_tokens_is_the_models_own_where_distances_count():
+    model, batch = random_model("mpnet"), padded_batch(LENGTHS)
+    batch["attention_mask"][1, 40:50] = 0
+    want = run(model, batch, speed=0.5)
+    with pytest.warns(RuntimeWarning, match="answers calls with padding between tokens, whose distance it changes"):
+        got = run(fastbert_kernels.patch(model), batch, speed=0.5)
+    assert torch.equal(got.logits, want.logits)
+
+
+def test_changed_relative_positions_are_noticed():
+    @torch.no_grad()
+    def change(model):
+        model.backbone.encoder.relative_attention_bias.weight.mul_(-2)
+
+    assert_change_is_noticed(random_model("mpnet"), padded_batch(LENGTHS), change)
+
+
 def test_changed_weights_of_a_pooled_head_are_noticed():
     @torch.no_grad()
     def change(model):
@@ -223,7 +241,7 @@ def replace_head(model):
         (replace_head, "exit heads of the kind Linear cannot be patched"),
         (add_adapter, r"unknown: \['adapter.bias', 'adapter.weight'\]"),
         (replace_linear, "output.dense is a ScaledLinear"),
-        (take_bias_away, "parameters are not those of a BERT or DistilBERT layer"),
+        (take_bias_away, "parameters are not those of a BERT, DistilBERT or MPNet layer"),
         (change_one_eps, "different eps, 0.01 and 1e-05"),
     ],
 )
