@@ -180,6 +180,18 @@ def is_patched(model: nn.Module) -> bool:
     return _PATCH in model.__dict__
 
 
+def patch_of(model: nn.Module) -> Patch:
+    """Return what a patched model carries.
+
+    Raises:
+        ValueError: it is not patched.
+    """
+    state: Patch | None = model.__dict__.get(_PATCH)
+    if state is None:
+        raise ValueError(f"this {type(model).__name__} is not patched; call fastbert_kernels.patch(model) first")
+    return state
+
+
 def patch_info(model: nn.Module) -> dict[str, Any] | None:
     """Return how a model is patched, as plain values that print and serialise; None for one that is not patched.
 

@@ -98,6 +98,25 @@ class PackedBatch:
         )
         return first, rest
 
+    def select(self: Batch, samples: Tensor) -> Batch:
+        """Make a batch of some of the samples, of which it has a copy. On a GPU the host waits.
+
+        Args:
+            samples: int64 [b], their places, on the device of the batch.
+        """
+        lengths = self.cu_seqlens.diff()[samples]
+        bounds = torch.cat((lengths.new_zeros(1), lengths.cumsum(0, dtype=torch.int32)))
+        tokens = int(bounds[-1])
+        moves = torch.repeat_interleave(self.cu_seqlens[samples] - bounds[:-1], lengths, output_size=tokens)
+        return dataclasses.replace(
+            self,
+            hidden=self.hidden[moves + torch.arange(tokens, device=moves.device)],
+            cu_seqlens=bounds,
+            sample_index=self.sample_index[samples],
+            speed=self.speed[samples],
+            history=None if self.history is None else self.history[samples],
+        )
+
     @classmethod
     def concatenate(cls, batches: Sequence[Any]) -> PackedBatch:
         """Make one batch of the samples of several, on one device and with hidden states of one kind.

@@ -65,6 +65,15 @@ class PackedState:
         first, rest = (PackedState(part, self.rule, own, self.layer) for part, own in zip(parts, numbers, strict=True))
         return first, rest
 
+    def select(self, samples: Sequence[int]) -> PackedState:
+        """Make a state of some of the samples, in the order given; it has a copy of them. On a GPU the host waits.
+
+        Args:
+            samples: their places, from 0.
+        """
+        places = torch.tensor(samples, dtype=torch.int64, device=self.indices.device)
+        return PackedState(self.batch.select(places), self.rule, self.indices[places], self.layer)
+
     @classmethod
     def concatenate(cls, states: Sequence[PackedState]) -> PackedState:
         """Make one state of several, which are used up; its samples are theirs, in order.

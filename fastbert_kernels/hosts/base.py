@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.packed import PackedBatch
+from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.hosts.derived import Derived
 
 
@@ -42,6 +43,8 @@ class Host:
             the host are so.
         calibrated_in: model -> the precision, as "float32", on whose answers the exits that it takes by default were
             chosen, or None.
+        enter: (model, encoder, *inputs, **options) -> the batch as of `pack`, of any number of samples, and the rule by
+            which they leave, for a pool. None where an answer of the model is more than its row of the results.
         methods: name -> (model, encoder, *args, **kwargs) -> result, which `patch` adds to the instance as methods
             called without `encoder`, and `unpatch` removes. A model that has such an attribute already is refused.
         own_ways: name of a method -> (model, *args, **kwargs) -> the same result in the host's own way, which is taken
@@ -60,6 +63,7 @@ class Host:
     probe: Callable[[Any, Sequence[int], torch.Generator], Sequence[Any]] | None = None
     scores: Callable[[Any, Tensor], Tensor | None] | None = None
     calibrated_in: Callable[[Any], str | None] | None = None
+    enter: Callable[..., tuple[PackedBatch, Rule]] | None = None
     methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     own_ways: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     inference_only: bool = False

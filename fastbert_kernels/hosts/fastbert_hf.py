@@ -232,6 +232,30 @@ def pack(
     return _embedded(model, encoder, _check_packed(model, input_ids, cu_seqlens, token_type_ids), speed)
 
 
+@torch.no_grad()
+def enter(
+    model: Any,
+    encoder: Encoder,
+    input_ids: Tensor,
+    cu_seqlens: Tensor,
+    token_type_ids: Tensor | None = None,
+    speed: Any = None,
+    speedup: float | None = None,
+) -> tuple[PackedBatch, Rule]:
+    """Embed texts whose tokens lie one text behind the other, and say when they leave.
+
+    Args:
+        input_ids: as in `forward_packed`, and so the others.
+        cu_seqlens: of any number of texts.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `forward_packed`.
+    """
+    tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
+    resolved = model.resolve_speed(speed, speedup, cu_seqlens.shape[0] - 1)
+    return _embedded(model, encoder, tokens, resolved.sample_speeds), _rule(resolved, model.config.exit_layers)
+
+
 def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return inputs of `pack`: random texts of these lengths, or as long as the model allows."""
     kept = [min(length, model.config.max_position_embeddings) for length in lengths]
@@ -343,6 +367,7 @@ HOST = Host(
     pack=pack,
     probe=probe,
     calibrated_in=calibrated_in,
+    enter=enter,
     methods={"forward_packed": forward_packed, "inference_precision": inference_precision},
     own_ways={"forward_packed": _forward_padded, "inference_precision": _precision_of_weights},
 )

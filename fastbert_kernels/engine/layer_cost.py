@@ -1,0 +1,99 @@
+"""What a layer costs by the number of tokens in its batch, as a pool's schedule reckons with it."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from fastbert_kernels.engine.packed import PackedBatch
+from fastbert_kernels.engine.rule import FULL_DEPTH
+from fastbert_kernels.engine.spans import Encoder
+
+# A token of a full step costs at most this times what it costs at best.
+NEAR_BEST = 1.1
+
+_SMALLEST, _LARGEST = 32, 8192  # tokens of the batches that are measured
+_BUDGET_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Seconds of a layer by the tokens of its batch: known at some numbers, linear between and beyond them.
+
+    Attributes:
+        tokens: ascending, at least one.
+        seconds: of a layer at each of them, positive.
+
+    Raises:
+        ValueError: none, not ascending, of different numbers, or seconds that are not positive.
+    """
+
+    tokens: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.tokens or len(self.tokens) != len(self.seconds):
+            raise ValueError(f"{len(self.tokens)} numbers of tokens and {len(self.seconds)} times make no cost")
+        if list(self.tokens) != sorted({*self.tokens}) or self.tokens[0] < 1:
+            raise ValueError(f"numbers of tokens must ascend from at least 1, not {self.tokens}")
+        if not all(0 < seconds < math.inf for seconds in self.seconds):
+            raise ValueError(f"a layer takes a positive number of seconds, not {self.seconds}")
+
+    def __call__(self, tokens: int) -> float:
+        """Return the seconds of a layer for a batch of `tokens`; below what is known, those of the smallest batch."""
+        place = bisect.bisect_left(self.tokens, tokens)
+        if place == 0:
+            return self.seconds[0]
+        if place == len(self.tokens):
+            return self.seconds[-1] * tokens / self.tokens[-1]
+        (low, high), (before, after) = self.tokens[place - 1 : place + 1], self.seconds[place - 1 : place + 1]
+        return before + (after - before) * (tokens - low) / (high - low)
+
+    @property
+    def full(self) -> int:
+        """The smallest known number of tokens from which a larger batch makes no token much cheaper."""
+        each = [seconds / tokens for tokens, seconds in zip(self.tokens, self.seconds, strict=True)]
+        return next(tokens for tokens, one in zip(self.tokens, each, strict=True) if one <= NEAR_BEST * min(each))
+
+
+@torch.no_grad()
+def measure_layer_cost(
+    encoder: Encoder, batch_of: Callable[[int], PackedBatch], clock: Callable[[], float] = time.perf_counter
+) -> LayerCost:
+    """Measure the first layer on this machine, with ever larger batches until two in a row make no token cheaper.
+
+    It takes some tens of milliseconds: no batch is begun after the first 50.
+
+    Args:
+        encoder: whose layers are alike.
+        batch_of: tokens wanted -> a batch of about so many.
+        clock: returns seconds.
+    """
+    begin, wanted = clock(), _SMALLEST
+    known: dict[int, float] = {}  # tokens -> seconds
+    while wanted <= _LARGEST:
+        batch = batch_of(wanted)
+        tokens, times = batch.hidden.shape[0], []
+        for _ in range(3 if not known else 2):  # the first of all calls finds nothing in the cache
+            state = encoder.start(copy.copy(batch), FULL_DEPTH)
+            start = clock()
+            encoder.advance(state, 1)
+            if batch.hidden.is_cuda:
+                torch.cuda.synchronize(batch.hidden.device)
+            times.append(clock() - start)
+        if tokens in known:  # as many as there can be
+            break
+        known[tokens] = max(min(times), 1e-9)
+        each = [seconds / number for number, seconds in known.items()]
+        if len(each) > 2 and min(each[-2:]) > 0.95 * min(each[:-2]):
+            break
+        if clock() - begin > _BUDGET_SECONDS:
+            break
+        wanted *= 2
+    return LayerCost(tuple(known), tuple(known.values()))

@@ -1,0 +1,348 @@
+"""The pool: samples of many arrivals on their way through one encoder, in batches that stay full.
+
+Samples enter in front of layer 1 at any time. Those who survive a layer wait there for others who do, and go on
+together when `engine.schedule` says so; an answer is out as soon as its sample leaves. On a CPU no answer depends, by
+one bit, on who shared the batch, so answers and exit layers are those of a run of the encoder on each arrival alone.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastbert_kernels.engine.layer_cost import LayerCost
+from fastbert_kernels.engine.packed import PackedBatch
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
+from fastbert_kernels.engine.schedule import Schedule
+from fastbert_kernels.engine.spans import Encoder, Left, PackedState
+
+
+class PoolFullError(RuntimeError):
+    """There is no room for more samples at the moment."""
+
+
+class DeadlineError(RuntimeError):
+    """A sample's deadline passed before it left, and it was let go of."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the exit head said at which a sample left.
+
+    Attributes:
+        logits: float32 [N], on the CPU.
+        uncertainty: that the rule's criterion compares (its entropy for PATIENCE and at full depth); NaN where the
+            logits are not finite.
+        exit_layer: number of layers executed, 1..L.
+    """
+
+    logits: Tensor
+    uncertainty: float
+    exit_layer: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a pool, for whoever measures it.
+
+    Attributes:
+        layer: number of layers that the samples had behind them.
+        until: number that those who are left have behind them now.
+        samples: of the batch.
+        tokens: of the batch.
+        left: how many of the samples left.
+        seconds: that it took.
+    """
+
+    layer: int
+    until: int
+    samples: int
+    tokens: int
+    left: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Sample:
+    future: Future[Answer]
+    tokens: int
+    deadline: float  # infinity for none
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """Samples that move together, as the schedule sees them."""
+
+    state: PackedState
+    due: float
+    numbers: list[int]  # of the samples, in order
+
+    @property
+    def layer(self) -> int:
+        return self.state.layer
+
+    @property
+    def rule(self) -> Rule:
+        return self.state.rule
+
+    @property
+    def tokens(self) -> int:
+        return self.state.tokens
+
+    @property
+    def age(self) -> int:
+        return min(self.numbers)
+
+
+class Pool:
+    """Samples in flight through one encoder.
+
+    Any thread may submit; steps are taken by one at a time. Samples whose future was cancelled, and those whose
+    deadline has passed, leave when their turn comes, without another layer.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        cost: LayerCost,
+        *,
+        max_tokens: int,
+        max_samples: int,
+        patience: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        observer: Callable[[Step], None] = lambda step: None,
+    ) -> None:
+        """
+        Args:
+            encoder: that all samples run through.
+            cost: of one of its layers, see `engine.layer_cost`.
+            max_tokens: that are in flight together at most, H values each.
+            max_samples: that are in flight together at most.
+            patience: as of `engine.schedule.Schedule`.
+            clock: returns seconds; deadlines are on it.
+            observer: is told of every step, in the thread that takes it.
+
+        Raises:
+            ValueError: room for nobody, or negative patience.
+        """
+        if max_tokens < 1 or max_samples < 1:
+            raise ValueError(f"a pool needs room for a sample, got max_tokens {max_tokens}, max_samples {max_samples}")
+        self._encoder, self._clock, self._observer = encoder, clock, observer
+        self._max_tokens, self._max_samples = max_tokens, max_samples
+        self._schedule: Schedule[_Bundle] = Schedule(encoder.depth, cost, patience)
+        self._count = 0  # samples that were let in so far
+        self._samples: dict[int, _Sample] = {}  # in flight, by number
+        self._tokens = 0  # of all samples in flight
+        self._arrivals: list[_Bundle] = []  # since the last step
+        self._closed = False
+        self._stepping = threading.Lock()
+        self._changed = threading.Condition()  # guards all of the above but the schedule, which is the stepper's
+
+    @property
+    def in_flight(self) -> tuple[int, int]:
+        """Samples in flight and their tokens."""
+        with self._changed:
+            return len(self._samples), self._tokens
+
+    def now(self) -> float:
+        """Return the time on the pool's clock, from which deadlines count."""
+        return self._clock()
+
+    def submit(
+        self,
+        batch: PackedBatch,
+        rule: Rule,
+        *,
+        deadlines: Sequence[float | None] | None = None,
+        timeout: float | None = 0.0,
+    ) -> list[Future[Answer]]:
+        """Let the samples of a batch in, all of them or none.
+
+        Cancel a future to let its sample go.
+
+        Args:
+            batch: B samples, as `PackedBatch.of` makes them; used up.
+            rule: by which they leave. Those of one rule share their layers; each has its own Speed.
+            deadlines: of each sample, on the pool's clock, or None for none.
+            timeout: seconds to wait for room; None waits for as long as it takes.
+
+        Returns:
+            A future for each sample, in order. It fails with `DeadlineError` where the deadline passed.
+
+        Raises:
+            PoolFullError: there was no room in time.
+            ValueError: more samples or tokens than there can be, another number of deadlines than samples, or a rule
+                for another number of layers.
+            RuntimeError: the pool is closed.
+        """
+        size = len(batch)
+        if deadlines is None:
+            deadlines = [None] * size
+        if len(deadlines) != size:
+            raise ValueError(f"{len(deadlines)} deadlines for {size} samples")
+        if size == 0:
+            return []
+        if rule == FULL_DEPTH:  # the same answers, in the company of those who may leave
+            batch.speed, rule = torch.zeros_like(batch.speed), ENTROPY_RULE
+        lengths, tokens = batch.cu_seqlens.diff().tolist(), batch.hidden.shape[0]
+        samples = [
+            _Sample(Future(), length, math.inf if deadline is None else deadline)
+            for length, deadline in zip(lengths, deadlines, strict=True)
+        ]
+        with self._changed:
+            self._wait_for_room(size, tokens, timeout)
+            numbers = list(range(self._count, self._count + size))  # in the order in which they are let in
+            state = self._encoder.start(batch, rule, torch.tensor(numbers, device=batch.hidden.device))
+            self._count += size
+            self._samples.update(zip(numbers, samples, strict=True))
+            self._tokens += tokens
+            self._arrivals += self._bundles(state, lengths, numbers)
+            self._changed.notify_all()
+        return [sample.future for sample in samples]
+
+    def step(self) -> bool:
+        """Take the next step, and give the answers of those who leave to their futures.
+
+        An error of the encoder goes to the futures of the samples in the batch, which are let go of.
+
+        Returns:
+            False where there was nothing to do.
+        """
+        with self._stepping:
+            with self._changed:
+                arrivals, self._arrivals = self._arrivals, []
+            now = self._clock()
+            for arrival in arrivals:
+                self._schedule.add(arrival, now)
+            taken = self._schedule.next(now)
+            if not taken:
+                return False
+            bundles = [kept for bundle in taken if (kept := self._without_gone(bundle, now)) is not None]
+            if bundles:
+                self._advance(bundles)
+            return True
+
+    def wait_for_work(self) -> bool:
+        """Wait until there is something to do; return False where the pool was closed and is empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._samples or self._closed)
+            return bool(self._samples)
+
+    def close(self) -> None:
+        """Let nobody in from now on. Those in flight stay, for whoever steps on."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def abandon(self, error: BaseException) -> None:
+        """Close the pool, and let everybody in flight go with an error."""
+        self.close()
+        with self._changed:
+            numbers = list(self._samples)
+        self._let_go(numbers, lambda number: error)
+
+    def _wait_for_room(self, samples: int, tokens: int, timeout: float | None) -> None:
+        if samples > self._max_samples or tokens > self._max_tokens:
+            raise ValueError(
+                f"{samples} samples with {tokens} tokens never fit into this pool of {self._max_samples} samples with "
+                f"{self._max_tokens} tokens; submit them in parts"
+            )
+
+        def settled() -> bool:
+            fits = len(self._samples) + samples <= self._max_samples and self._tokens + tokens <= self._max_tokens
+            return fits or self._closed
+
+        there_is = self._changed.wait_for(settled, timeout)
+        if self._closed:
+            raise RuntimeError("this pool is closed and lets nobody in")
+        if not there_is:
+            raise PoolFullError(
+                f"no room for {samples} samples with {tokens} tokens: {len(self._samples)} of {self._max_samples} "
+                f"samples and {self._tokens} of {self._max_tokens} tokens are in flight; submit later"
+            )
+
+    def _bundles(self, state: PackedState, lengths: list[int], numbers: list[int]) -> Iterator[_Bundle]:
+        """Yield the samples of an arrival in bundles of no more tokens than a full step has."""
+        start = 0
+        while start < len(numbers):
+            end, tokens = start + 1, lengths[start]
+            while end < len(numbers) and tokens + lengths[end] <= self._schedule.full:
+                tokens += lengths[end]
+                end += 1
+            first, state = state.split(end - start)
+            yield self._bundle(first, numbers[start:end])
+            start = end
+
+    def _bundle(self, state: PackedState, numbers: list[int]) -> _Bundle:
+        rows = state.batch.hidden
+        if rows.untyped_storage().nbytes() > 2 * rows.nbytes:  # memory for those who are elsewhere now, or have left
+            state.batch.hidden = rows.clone()
+        return _Bundle(state, min(self._samples[number].deadline for number in numbers), numbers)
+
+    def _without_gone(self, bundle: _Bundle, now: float) -> _Bundle | None:
+        """Return the bundle without those who were cancelled or are too late, whom the pool lets go of; None for
+        nobody."""
+        gone = [
+            number
+            for number in bundle.numbers
+            if (sample := self._samples[number]).future.cancelled() or sample.deadline <= now
+        ]
+        if not gone:
+            return bundle
+        self._let_go(gone, lambda number: DeadlineError("the deadline passed before the sample had an answer"))
+        places = [place for place, number in enumerate(bundle.numbers) if number in self._samples]
+        if not places:
+            return None
+        return self._bundle(bundle.state.select(places), [bundle.numbers[place] for place in places])
+
+    def _advance(self, bundles: Sequence[_Bundle]) -> None:
+        states = [bundle.state for bundle in bundles]
+        state = states[0] if len(states) == 1 else PackedState.concatenate(states)
+        numbers = [number for bundle in bundles for number in bundle.numbers]
+        layer, until, tokens = state.layer, self._next_stop(state), state.tokens
+        begin = self._clock()
+        try:
+            left = self._encoder.advance(state, until)
+        except BaseException as error:
+            cause = error  # the name ends with the block
+            self._let_go(numbers, lambda number: cause)
+            if isinstance(error, Exception):
+                return
+            raise  # Ctrl-C and its like stop whoever steps, too
+        leavers = left.indices.tolist()
+        end = self._clock()
+        self._deliver(left, leavers)
+        if len(leavers) < len(numbers):
+            self._schedule.add(self._bundle(state, state.indices.tolist()), end)
+        self._observer(Step(layer, until, len(numbers), tokens, len(leavers), end - begin))
+
+    def _next_stop(self, state: PackedState) -> int:
+        """Return the next layer behind which the rule may let somebody out."""
+        later = range(state.layer + 1, self._encoder.depth)
+        return next((layer for layer in later if state.rule.asks(layer)), self._encoder.depth)
+
+    def _deliver(self, left: Left, numbers: list[int]) -> None:
+        answers = zip(left.logits.cpu(), left.uncertainty.tolist(), left.exit_layer.tolist(), strict=True)
+        of_number = {number: Answer(*answer) for number, answer in zip(numbers, answers, strict=True)}
+        self._let_go(numbers, of_number.__getitem__)
+
+    def _let_go(self, numbers: Sequence[int], result: Callable[[int], Answer | BaseException]) -> None:
+        with self._changed:
+            gone = [(number, self._samples.pop(number)) for number in numbers]
+            self._tokens -= sum(sample.tokens for _, sample in gone)
+            self._changed.notify_all()
+        for number, sample in gone:  # without the lock: callbacks of the futures run here
+            if not sample.future.set_running_or_notify_cancel():
+                continue
+            outcome = result(number)
+            if isinstance(outcome, Answer):
+                sample.future.set_result(outcome)
+            else:
+                sample.future.set_exception(outcome)

@@ -1,0 +1,160 @@
+"""`pool(model)`: a patched model that answers texts as they come, in batches that stay full."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastbert_kernels.engine.layer_cost import LayerCost, measure_layer_cost
+from fastbert_kernels.engine.packed import PackedBatch
+from fastbert_kernels.engine.pool import Answer, Pool, Step
+from fastbert_kernels.engine.spans import Encoder
+from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.patching import patch_of
+
+MAX_TOKENS, MAX_SAMPLES = 65536, 4096
+_PROBE_LENGTH = 32  # tokens of each text on which a layer is timed
+
+
+class ModelPool:
+    """A patched model behind a pool, with a thread that computes; made by `pool`.
+
+    To be closed, or used in a `with` block, behind which everybody has an answer. What happens to the model's weights
+    is noticed at the next `submit`, which then refuses; who is in flight is answered by the weights of before.
+    """
+
+    def __init__(self, model: nn.Module, host: Host, encoder: Encoder, engine: Pool) -> None:
+        self._model, self._host, self._encoder, self._pool = model, host, encoder, engine
+        self._process = os.getpid()
+        self._thread = threading.Thread(target=_work, args=(engine,), name="fastbert-pool", daemon=True)
+        self._thread.start()
+        # Behind the interpreter's end there is nothing to compute with.
+        self._end = weakref.finalize(self, _end, engine, self._thread, self._process)
+
+    @property
+    def in_flight(self) -> tuple[int, int]:
+        """Samples in flight and their tokens."""
+        return self._pool.in_flight
+
+    def submit(
+        self,
+        *inputs: Any,
+        deadlines: Sequence[float | None] | None = None,
+        timeout: float | None = 0.0,
+        **options: Any,
+    ) -> list[Future[Answer]]:
+        """Let samples in, from any thread. They are embedded in this one, and a future has the answer of each.
+
+        The answers are those of the model's own call, on a CPU bit for bit, whoever shares a batch with whom. Cancel a
+        future to let its sample go.
+
+        Args:
+            *inputs: as the `Host.enter` of the model's host takes them; of a `fastbert_hf` model those of
+                `forward_packed`.
+            deadlines: of each sample, in seconds from now, or None for none. A sample with a deadline goes before
+                others when it has to; if it comes too late all the same, its future fails with
+                `engine.pool.DeadlineError`.
+            timeout: seconds to wait for room; None waits for as long as it takes.
+            **options: as `Host.enter` takes them; of a `fastbert_hf` model `speed` and `speedup`, also one Speed for
+                each text.
+
+        Returns:
+            A future for each sample, in order.
+
+        Raises:
+            PoolFullError: there was no room in time (`engine.pool.PoolFullError`).
+            TypeError, ValueError: inputs that the model does not take, or more than the pool ever holds.
+            RuntimeError: the pool is closed, or the model's weights or modules have changed since it was made.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError("a pool's thread does not come along into a forked process; make a pool in the child")
+        if patch_of(self._model).current(self._model) is not self._encoder:
+            raise RuntimeError("the model's weights have changed since its pool was made; close it and make another")
+        assert self._host.enter is not None
+        with torch.no_grad():
+            batch, rule = self._host.enter(self._model, self._encoder, *inputs, **options)
+        now = self._pool.now()
+        moments = None if deadlines is None else [None if given is None else now + given for given in deadlines]
+        return self._pool.submit(batch, rule, deadlines=moments, timeout=timeout)
+
+    def close(self) -> None:
+        """Let nobody in from now on, and return when everybody in flight has an answer or is gone."""
+        self._end()
+
+    def __enter__(self) -> ModelPool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def pool(
+    model: nn.Module,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    max_samples: int = MAX_SAMPLES,
+    patience: float | None = None,
+    cost: LayerCost | None = None,
+    observer: Callable[[Step], None] = lambda step: None,
+) -> ModelPool:
+    """Makes a pool of a patched model, for texts that come one by one and want their answers soon.
+
+    Samples enter whenever they come; who survives a layer goes on with others who stand there, so that batches stay
+    full in the deep layers, too. `engine.schedule` has the rule. It takes some tens of milliseconds, in which a layer
+    is timed.
+
+    Args:
+        model: patched, in eval mode.
+        max_tokens: in flight at most; each is a row of hidden states.
+        max_samples: in flight at most.
+        patience: seconds for which a sample may be passed over behind a layer for the sake of full batches; None: as
+            long as a batch of twice the tokens of a full one takes for all layers.
+        cost: seconds of a layer by tokens; None measures it.
+        observer: is told of every step, in the thread that computes.
+
+    Raises:
+        ValueError: the model is not patched, is of a kind that has no pool, was changed, or a limit out of range.
+    """
+    state = patch_of(model)
+    host, encoder = state.host, state.current(model)
+    if host.enter is None or host.pack is None or host.probe is None:
+        raise ValueError(f"models of the kind {host.name} have no pool; call the patched model with whole batches")
+    if cost is None:
+        cost = _measure(model, host, encoder)
+    engine = Pool(encoder, cost, max_tokens=max_tokens, max_samples=max_samples, patience=patience, observer=observer)
+    return ModelPool(model, host, encoder, engine)
+
+
+def _measure(model: nn.Module, host: Host, encoder: Encoder) -> LayerCost:
+    assert host.pack is not None and host.probe is not None
+    embed, texts, generator = host.pack, host.probe, torch.Generator().manual_seed(0)
+
+    def batch_of(tokens: int) -> PackedBatch:
+        lengths = [_PROBE_LENGTH] * max(tokens // _PROBE_LENGTH, 1)
+        return embed(model, encoder, *texts(model, lengths, generator))
+
+    with torch.no_grad():
+        return measure_layer_cost(encoder, batch_of)
+
+
+@torch.no_grad()
+def _work(engine: Pool) -> None:
+    try:
+        while engine.wait_for_work():
+            engine.step()
+    except BaseException as error:  # of the observer: nobody is left waiting for ever
+        engine.abandon(error)
+        raise
+
+
+def _end(engine: Pool, thread: threading.Thread, process: int) -> None:
+    if os.getpid() == process:
+        engine.close()
+        thread.join()

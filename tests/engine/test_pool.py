@@ -1,0 +1,268 @@
+"""The pool: whoever comes when, the answers are the bits of a run alone; and who does not get one is told."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+import threading
+
+import pytest
+import torch
+
+from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.engine.layer_cost import LayerCost
+from fastbert_kernels.engine.packed import PackedBatch
+from fastbert_kernels.engine.pool import DeadlineError, Pool, PoolFullError
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
+from helpers.encoders import WIDTH, attentive, make_encoder, pooled, random_loop
+
+DEPTH = 5
+COST = LayerCost((16, 48, 96), (1.0, 1.2, 2.4))  # full from 48 tokens on
+RULES = [
+    ENTROPY_RULE,
+    FULL_DEPTH,
+    Rule(layer_speeds=(None, 0.7, None, 0.4, None)),
+    Rule(Criterion.PATIENCE, 2),
+    Rule(Criterion.CONFIDENCE),
+]
+SPEEDS = [0.0, 0.2, 0.4, 0.6, 1.0]
+ROOMY = {"max_tokens": 10**6, "max_samples": 10**5}
+
+
+@functools.cache
+def encoder():
+    """Its third layer has no head."""
+    with torch.random.fork_rng():
+        torch.manual_seed(20)
+        heads = [attentive(), pooled(3), None, attentive(), attentive()]
+        for head in heads:
+            if head is not None:
+                (head.biases[-1] if hasattr(head, "biases") else head.tensors.output_bias)[0] += 2
+        return make_encoder("compiled", random_loop(depth=DEPTH, hidden_size=WIDTH).layers, heads)
+
+
+@functools.cache
+def texts():
+    """Hidden states [length, H] of 60 samples."""
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randn(1 + number % 37, WIDTH, generator=generator) for number in range(60)]
+
+
+def batch_of(numbers, speeds):
+    rows = [texts()[number] for number in numbers]
+    bounds = torch.tensor([0, *itertools.accumulate(map(len, rows))], dtype=torch.int32)
+    return PackedBatch.of(torch.cat(rows), bounds, max(map(len, rows)), torch.tensor(speeds))
+
+
+@functools.cache
+def answers_of(rule):
+    """What a run of one text alone says, by (text, Speed)."""
+    cases = list(itertools.product(range(60), SPEEDS))
+    return {(number, speed): encoder().run(batch_of([number], [speed]), rule) for number, speed in cases}
+
+
+def assert_answer(future, rule, number, speed):
+    got, want = future.result(timeout=0), answers_of(rule)[number, speed]
+    assert torch.equal(got.logits, want.logits[0])
+    assert (got.uncertainty, got.exit_layer) == (float(want.uncertainty), int(want.exit_layer))
+    return got.exit_layer
+
+
+def pool_of(**options):
+    return Pool(encoder(), COST, **{**ROOMY, **options})
+
+
+def random_arrivals(seed, count):
+    """Let `count` arrivals of 1 to 3 texts into a pool, steps in between, some cancelled, some too late; return how
+    many left at each layer, were cancelled and came too late."""
+    draw, now = random.Random(seed), 0.0
+    pool = pool_of(clock=lambda: now, patience=draw.choice((0.0, 10.0, 1000.0)))
+    steps, waiting, seen = (
+        draw.choice((0.3, 0.8, 2.0)),
+        [],
+        dict.fromkeys([*range(1, DEPTH + 1), "cancelled", "late"], 0),
+    )
+    for _ in range(count):
+        rule = draw.choice(RULES)
+        numbers = draw.choices(range(60), k=draw.randint(1, 3))
+        speeds = draw.choices(SPEEDS, k=len(numbers))
+        deadlines = [now + draw.uniform(0, 40) if draw.random() < 0.2 else None for _ in numbers]
+        futures = pool.submit(batch_of(numbers, speeds), rule, deadlines=deadlines)
+        waiting += zip(futures, itertools.repeat(rule), numbers, speeds)
+        while draw.random() < steps / (1 + steps):
+            now += draw.uniform(0, 3)
+            pool.step()
+        if draw.random() < 0.1:
+            draw.choice(waiting)[0].cancel()
+    while pool.step():
+        pass
+    assert pool.in_flight == (0, 0)
+    for future, rule, number, speed in waiting:
+        if future.cancelled():
+            seen["cancelled"] += 1
+        elif isinstance(future.exception(timeout=0), DeadlineError):
+            seen["late"] += 1
+        else:
+            seen[assert_answer(future, rule, number, speed)] += 1
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_answers_do_not_depend_on_arrivals(seed):
+    seen = random_arrivals(seed, 1000)
+    assert min(seen.values()) > 0 or (seen[3] == 0 and min(n for key, n in seen.items() if key != 3) > 0)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_answers_do_not_depend_on_100_000_arrivals(seed):
+    random_arrivals(seed, 5000)
+
+
+def test_an_answer_is_out_when_its_sample_leaves_and_a_late_arrival_catches_up():
+    """Two of three survive the first layer, meet the next arrival behind it, and share the layers to come."""
+    steps = []
+    pool = pool_of(clock=lambda: 0.0, observer=steps.append)
+    early = next(case for case, want in answers_of(ENTROPY_RULE).items() if int(want.exit_layer) == 1)
+    deep = [case for case, want in answers_of(ENTROPY_RULE).items() if int(want.exit_layer) == DEPTH][:3]
+    first = pool.submit(batch_of(*zip(early, *deep[:2], strict=True)), ENTROPY_RULE)
+    assert pool.step()
+    assert [future.done() for future in first] == [True, False, False]
+    second = pool.submit(batch_of(*zip(deep[2], strict=True)), ENTROPY_RULE)
+    while pool.step():
+        pass
+    assert [(step.layer, step.until, step.samples, step.left) for step in steps] == [
+        (0, 1, 3, 1),
+        (0, 1, 1, 0),
+        (1, 2, 3, 0),
+        (2, 3, 3, 0),
+        (3, 4, 3, 0),
+        (4, 5, 3, 3),
+    ]
+    assert all(future.done() for future in (*first, *second))
+
+
+def test_layers_without_a_question_are_run_in_one_step():
+    steps = []
+    pool = pool_of(observer=steps.append)
+    pool.submit(batch_of([3], [0.0]), RULES[2])
+    while pool.step():
+        pass
+    assert [(step.layer, step.until) for step in steps] == [(0, 2), (2, 4), (4, 5)]
+
+
+def test_an_arrival_that_is_larger_than_a_step_is_cut():
+    steps = []
+    pool = pool_of(observer=steps.append)
+    futures = pool.submit(batch_of(range(60), [0.4] * 60), ENTROPY_RULE)
+    while pool.step():
+        pass
+    assert max(step.tokens for step in steps) <= 2 * COST.full < sum(map(len, texts()))
+    for number, future in enumerate(futures):
+        assert_answer(future, ENTROPY_RULE, number, 0.4)
+
+
+def test_memory_is_that_of_who_is_in_flight():
+    """Whoever waits alone, after many have left, holds no memory for them."""
+    pool = pool_of(clock=lambda: 0.0)
+    for _ in range(20):
+        pool.submit(batch_of(range(60), [0.4] * 60), ENTROPY_RULE)
+        for _ in range(3):
+            pool.step()
+    bundles = [bundle for group in pool._schedule._groups.values() for bundle, _ in group._waiting.values()]
+    assert len(bundles) > 20
+    for bundle in bundles:
+        assert bundle.state.batch.hidden.untyped_storage().nbytes() <= 2 * bundle.tokens * WIDTH * 4
+    assert pool.in_flight[1] >= sum(bundle.tokens for bundle in bundles)
+
+
+def test_a_full_pool_refuses_or_lets_wait():
+    pool = pool_of(max_samples=3, max_tokens=60)
+    pool.submit(batch_of([1, 2], [0.0, 0.0]), ENTROPY_RULE)
+    assert pool.in_flight == (2, 5)
+    with pytest.raises(PoolFullError, match="no room for 2 samples with 9 tokens: 2 of 3 samples and 5 of 60 tokens"):
+        pool.submit(batch_of([3, 4], [0.0, 0.0]), ENTROPY_RULE)
+    pool.submit(batch_of([30], [0.0]), ENTROPY_RULE)
+    with pytest.raises(PoolFullError, match="no room for 1 samples with 1 tokens"):
+        pool.submit(batch_of([0], [0.0]), ENTROPY_RULE, timeout=0.01)
+    for numbers in ([0, 0, 0, 0], [36, 36]):
+        with pytest.raises(ValueError, match="never fit into this pool of 3 samples with 60 tokens"):
+            pool.submit(batch_of(numbers, [0.0] * len(numbers)), ENTROPY_RULE)
+    assert pool.in_flight == (3, 36)
+    late = []
+    thread = threading.Thread(target=lambda: late.extend(pool.submit(batch_of([5], [0.4]), ENTROPY_RULE, timeout=None)))
+    thread.start()
+    while pool.wait_for_work() and (thread.is_alive() or pool.in_flight[0]):
+        pool.step()
+        if not pool.in_flight[0]:
+            thread.join()
+            if late and late[0].done():
+                break
+    assert_answer(late[0], ENTROPY_RULE, 5, 0.4)
+
+
+def test_who_is_cancelled_runs_no_further_layer():
+    steps = []
+    pool = pool_of(observer=steps.append)
+    futures = pool.submit(batch_of([10, 11, 12], [0.0] * 3), ENTROPY_RULE)
+    pool.step()
+    assert futures[1].cancel() and pool.in_flight[0] == 3
+    pool.step()
+    assert pool.in_flight == (2, len(texts()[10]) + len(texts()[12])) and steps[-1].samples == 2
+    for future in (futures[0], futures[2]):
+        future.cancel()
+    count = len(steps)
+    assert pool.step() and pool.in_flight == (0, 0) and len(steps) == count
+    assert not pool.step()
+
+
+def test_who_is_too_late_is_told():
+    now = 0.0
+    pool = pool_of(clock=lambda: now)
+    futures = pool.submit(batch_of([10, 11], [0.0, 0.0]), ENTROPY_RULE, deadlines=[3.0, None])
+    pool.step()
+    now = 3.0
+    while pool.step():
+        pass
+    with pytest.raises(DeadlineError, match="the deadline passed before the sample had an answer"):
+        futures[0].result(timeout=0)
+    assert_answer(futures[1], ENTROPY_RULE, 11, 0.0)
+
+
+def test_an_error_of_the_encoder_goes_to_those_in_the_batch(monkeypatch):
+    pool = pool_of()
+    first = pool.submit(batch_of([10], [0.0]), ENTROPY_RULE)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(encoder()), "advance", lambda self, state, until: 1 / 0)
+        assert pool.step()
+    with pytest.raises(ZeroDivisionError):
+        first[0].result(timeout=0)
+    (second,) = pool.submit(batch_of([11], [0.0]), ENTROPY_RULE)
+    while pool.step():
+        pass
+    assert_answer(second, ENTROPY_RULE, 11, 0.0)
+
+
+def test_a_closed_pool_lets_nobody_in_and_ends_when_it_is_empty():
+    pool = pool_of()
+    (future,) = pool.submit(batch_of([10], [0.0]), ENTROPY_RULE)
+    pool.close()
+    with pytest.raises(RuntimeError, match="this pool is closed"):
+        pool.submit(batch_of([10], [0.0]), ENTROPY_RULE)
+    while pool.wait_for_work():
+        pool.step()
+    assert_answer(future, ENTROPY_RULE, 10, 0.0)
+
+
+def test_what_cannot_be_submitted():
+    pool = pool_of()
+    assert pool.submit(batch_of([1], [0.0]).split(0)[0], ENTROPY_RULE) == []
+    with pytest.raises(ValueError, match="2 deadlines for 1 samples"):
+        pool.submit(batch_of([1], [0.0]), ENTROPY_RULE, deadlines=[None, None])
+    with pytest.raises(ValueError, match="a rule for 4 layers cannot run 5"):
+        pool.submit(batch_of([1], [0.0]), Rule(layer_speeds=(None,) * 4))
+    for limits in ({"max_samples": 0}, {"max_tokens": 0}):
+        with pytest.raises(ValueError, match="needs room for a sample"):
+            pool_of(**limits)
+    assert pool.in_flight == (0, 0) and not pool.step()
