@@ -301,6 +301,25 @@ def test_what_cannot_be_merged_or_split():
     assert [len(part) for part in first.split(0)] == [0, 2] and [part.tokens for part in first.split(2)] == [9, 0]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_of_a_state_go_on_without_the_others(kind):
+    encoder, lengths = encoder_of(kind), [5, 30, 2, 9, 1, 14]
+    speeds = torch.tensor([0.0, 0.1, 0.8, 0.0, 0.1, 0.8])
+    for rule in (Rule(), Rule(Criterion.PATIENCE, 4)):
+        want = encoder.run(batch_of(kind, lengths, speeds, 3), rule)
+        state = encoder.start(batch_of(kind, lengths, speeds, 3), rule, torch.arange(10, 16))
+        before = encoder.advance(state, 2).indices.tolist()
+        places = [place for place in (3, 0, 1) if place < len(state)]
+        chosen = state.select(places)
+        assert chosen.indices.tolist() == [state.indices.tolist()[place] for place in places]
+        left = encoder.advance(chosen, DEPTH)
+        assert not {*before} & {*left.indices.tolist()} and len(left.indices) == len(places) > 0
+        answers = zip(left.indices.tolist(), left.exit_layer.tolist(), left.logits, strict=True)
+        for index, exit_layer, logits in answers:
+            assert exit_layer == int(want.exit_layer[index - 10])
+            torch.testing.assert_close(logits, want.logits[index - 10], rtol=1e-4, atol=1e-4)
+
+
 def test_graphs_record_what_spans_need():
     """Spans between heads share the stages of a run; a span that ends without a head has its own."""
     for kind in GRAPHED:
