@@ -5,13 +5,15 @@
 //                                     (over all classes when k >= N)
 //                 confidence:         1 - p1,  p1 the largest of p
 //                 margin:             1 - (p1 - p2),  p2 the second largest
+//                 binary_entropy:     mean_c (-q_c log q_c - (1 - q_c) log(1 - q_c)) / log 2,  q = sigmoid(logits):
+//                                     with a = |logit|, e = exp(-a) a class has the entropy log(1 + e) + a e / (1 + e)
 //   prediction    the first class with the largest logit
 //   streak        how many heads in a row predicted it: one more than before if the prediction is that of history, else 1
 //   keep          patience:           !(streak >= parameter)
 //                 the others:         !(uncertainty < speed)
 //
-// When a logit is NaN or +inf, all are -inf, or the sample has no tokens: uncertainty NaN, prediction -1, streak 0,
-// keep 1.
+// When a logit is NaN or +inf, all are -inf (for binary_entropy one is), or the sample has no tokens: uncertainty NaN,
+// prediction -1, streak 0, keep 1.
 #pragma once
 #include <cstdint>
 
@@ -19,12 +21,13 @@
 
 namespace fastbert {
 
-enum class Criterion : int32_t { entropy, top_k_entropy, confidence, margin, patience };
+enum class Criterion : int32_t { entropy, top_k_entropy, confidence, margin, binary_entropy, patience };
 
 inline constexpr Named<Criterion> kCriterionNames[] = {{"entropy", Criterion::entropy},
                                                        {"top_k_entropy", Criterion::top_k_entropy},
                                                        {"confidence", Criterion::confidence},
                                                        {"margin", Criterion::margin},
+                                                       {"binary_entropy", Criterion::binary_entropy},
                                                        {"patience", Criterion::patience}};
 constexpr const auto& names_of(Criterion) { return kCriterionNames; }
 

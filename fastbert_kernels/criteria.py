@@ -11,14 +11,16 @@ class Criterion(str, Enum):
 
     ENTROPY: normalised entropy below Speed (FastBERT, section 3.3). TOP_K_ENTROPY: the same over the k most likely
     classes, for sets with many classes. CONFIDENCE: 1 - the largest probability below Speed. MARGIN: 1 - the difference
-    of the two largest probabilities below Speed. PATIENCE: so many exit heads in a row predicted the same class; Speed
-    is not looked at.
+    of the two largest probabilities below Speed. BINARY_ENTROPY, for classes that are decisions of their own: the mean
+    entropy of their probabilities, each from its own logit, below Speed. PATIENCE: so many exit heads in a row
+    predicted the same class; Speed is not looked at.
     """
 
     ENTROPY = "entropy"
     TOP_K_ENTROPY = "top_k_entropy"
     CONFIDENCE = "confidence"
     MARGIN = "margin"
+    BINARY_ENTROPY = "binary_entropy"
     PATIENCE = "patience"
 
 

@@ -42,12 +42,28 @@ def normalised_entropy(logits: Tensor) -> Tensor:
     return (-terms.sum(dim=-1) / math.log(logits.shape[-1])).clamp(0, 1)
 
 
+def binary_entropy(logits: Tensor) -> Tensor:
+    """Return the mean over classes of the entropy of `p = sigmoid(logit)`, `-p log p - (1 - p) log(1 - p)`, over log 2.
+
+    Args:
+        logits: [B, N].
+
+    Returns:
+        [B] in [0, 1], of the dtype of `logits`; NaN where a logit is NaN or infinite.
+    """
+    # Of either sign the same; both terms are at least 0, so that nothing cancels.
+    distance = logits.abs()
+    terms = F.softplus(-distance) + distance * torch.sigmoid(-distance)
+    return (terms.mean(dim=-1) / math.log(2)).clamp(0, 1)
+
+
 # What each criterion compares with Speed, or reports where it compares nothing, from logits [B, N] and its parameter.
 UNCERTAINTIES: dict[Criterion, Callable[[Tensor, int], Tensor]] = {
     Criterion.ENTROPY: lambda logits, _: normalised_entropy(logits),
     Criterion.TOP_K_ENTROPY: lambda logits, k: normalised_entropy(logits.topk(min(k, logits.shape[-1]), dim=-1).values),
     Criterion.CONFIDENCE: lambda logits, _: 1 - F.softmax(logits, dim=-1).amax(dim=-1),
     Criterion.MARGIN: lambda logits, _: 1 + F.softmax(logits, dim=-1).topk(2, dim=-1).values.diff(dim=-1).squeeze(-1),
+    Criterion.BINARY_ENTROPY: lambda logits, _: binary_entropy(logits),
     Criterion.PATIENCE: lambda logits, _: normalised_entropy(logits),
 }
 

@@ -27,7 +27,7 @@ from fastbert_hf.calibration.curve import candidate_speeds, exit_flops, running_
 from fastbert_hf.calibration.pareto import spoilt
 from fastbert_hf.calibration.simulation import exit_heads, uncertainties
 from fastbert_hf.calibration.temperature import divide, expected_calibration_error, fit_temperatures
-from fastbert_hf.exits.criteria import CRITERIA
+from fastbert_hf.exits.criteria import CRITERIA, criteria_for
 from fastbert_hf.flops import full_depth_flops
 
 OBJECTIVES = {
@@ -66,7 +66,9 @@ class Contender:
 
 def contenders(classes: int) -> list[Contender]:
     """All criteria, each with all parameters that a calibration compares."""
-    return [Contender(name, parameter) for name, one in CRITERIA.items() for parameter in one.candidates(classes)]
+    return [
+        Contender(name, parameter) for name, one in criteria_for(None).items() for parameter in one.candidates(classes)
+    ]
 
 
 def compare(

@@ -13,6 +13,8 @@
 namespace fastbert::cpu {
 namespace {
 
+constexpr double kLn2 = 0.693147180559945309417;
+
 float top_k_entropy(const float* logits, int64_t num_labels, int64_t k) {
   const Kernels& set = kernels();
   if (k >= num_labels) return set.normalised_entropy(logits, num_labels);
@@ -33,6 +35,17 @@ float margin(const float* logits, int64_t num_labels) {
   return 1.0f - (1.0f - std::exp(second - first)) * kernels().largest_probability(logits, num_labels);
 }
 
+// Summed in float64, so that the number of labels costs no digits.
+float binary_entropy(const float* logits, int64_t num_labels) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < num_labels; ++i) {
+    const float distance = std::fabs(logits[i]), exponential = std::exp(-distance);
+    sum += std::log1p(exponential) + distance * exponential / (1.0f + exponential);  // NaN for infinity times 0
+  }
+  const auto entropy = static_cast<float>(sum / (static_cast<double>(num_labels) * kLn2));
+  return entropy > 1.0f ? 1.0f : entropy;  // leaves NaN as it is
+}
+
 float measure_uncertainty(const float* logits, int64_t num_labels, const ExitRule& rule) {
   switch (rule.criterion) {
     case Criterion::entropy:
@@ -44,6 +57,8 @@ float measure_uncertainty(const float* logits, int64_t num_labels, const ExitRul
       return 1.0f - kernels().largest_probability(logits, num_labels);
     case Criterion::margin:
       return margin(logits, num_labels);
+    case Criterion::binary_entropy:
+      return binary_entropy(logits, num_labels);
   }
   throw std::logic_error("a criterion without a formula in csrc/cpu/decision.cpp");
 }

@@ -79,6 +79,19 @@ __device__ __forceinline__ float compute_margin(const float* logits, int num_lab
   return 1 - (1 - expf(warp_max(second) - maximum)) / exponentials;
 }
 
+// One warp: the mean of the entropies of sigmoid(logit), over log 2.
+__device__ __forceinline__ float compute_binary_entropy(const float* logits, int num_labels, int lane) {
+  float sum = 0;
+#pragma unroll 1
+  for (int label = lane; label < num_labels; label += WARP_SIZE) {
+    const float distance = fabsf(logits[label]);
+    const float exponential = expf(-distance);
+    sum += logf(1 + exponential) + distance * exponential / (1 + exponential);  // NaN for infinity times 0
+  }
+  const float entropy = warp_sum(sum) / (static_cast<float>(num_labels) * 0.693147181f);
+  return entropy > 1 ? 1 : entropy;
+}
+
 // One warp: what the criterion compares with Speed. `prediction`, `maximum` and `sums` are those of all logits.
 __device__ __forceinline__ float measure_uncertainty(const ExitRule& rule, const float* logits, int num_labels,
                                                      int prediction, float maximum, const EntropySums& sums, int lane) {
@@ -93,6 +106,8 @@ __device__ __forceinline__ float measure_uncertainty(const ExitRule& rule, const
       return 1 - 1 / sums.exponentials;
     case Criterion::margin:
       return compute_margin(logits, num_labels, prediction, maximum, sums.exponentials, lane);
+    case Criterion::binary_entropy:
+      return compute_binary_entropy(logits, num_labels, lane);
   }
   __trap();  // a criterion without a formula
   return NAN;
@@ -132,7 +147,9 @@ __device__ __forceinline__ void decide(const Decision& decision, const DecisionO
   for (int label = lane; label < num_labels; label += WARP_SIZE) sums.add(logits[label] - maximum);
   sums.sum_warp();
   float uncertainty = measure_uncertainty(decision.rule, logits, num_labels, prediction, maximum, sums, lane);
-  if (!(sums.exponentials >= 1)) {  // the largest logit alone adds 1, so this is NaN: a logit was NaN or infinite
+  // The largest logit alone adds 1, so that less is NaN: a logit was NaN or infinite. To the binary entropy it matters
+  // where only some are -inf, too.
+  if (!(sums.exponentials >= 1) || uncertainty != uncertainty) {
     uncertainty = NAN;
     prediction = -1;
   }

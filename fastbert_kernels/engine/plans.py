@@ -12,7 +12,7 @@ from torch import Tensor
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.buckets import Bucket
 from fastbert_kernels.engine.recorders import Stage
-from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule, asked_layers
+from fastbert_kernels.engine.rule import Rule, asked_layers
 from fastbert_kernels.engine.weights import ExitHead
 
 
@@ -49,10 +49,10 @@ class Plan:
     def of(cls, rule: Rule, heads: Sequence[ExitHead | None]) -> Plan | None:
         """Return the plan of a rule, or None where no graph can serve it.
 
-        Full depth shares the plan of the paper's rule: it needs stages that ask no head, which any plan may have.
+        Full depth shares the plan of the rule with exits: it needs stages that ask no head, which any plan may have.
         """
         if not rule.early_exits:
-            rule = ENTROPY_RULE
+            rule = Rule(rule.criterion, rule.parameter)
         exits = asked_layers(rule, heads)
         if rule.criterion is Criterion.PATIENCE:
             return None

@@ -25,10 +25,11 @@ class Rule:
             None: the head behind this layer is not asked, and costs nothing. The last one is not looked at, since the
             teacher classifier lets everybody out; nor are those of layers without a head. None for the whole: every
             head is asked, without limits.
-        early_exits: False: full depth, where no head but the last is asked.
+        early_exits: False: full depth, where no head but the last is asked. The criterion says which uncertainty is
+            reported.
 
     Raises:
-        ValueError: an unknown criterion, a number out of range, or a rule that says more than full depth.
+        ValueError: an unknown criterion, a number out of range, or Speeds of layers at full depth.
     """
 
     criterion: Criterion = Criterion.ENTROPY
@@ -42,8 +43,8 @@ class Rule:
         for layer, speed in enumerate((self.layer_speeds or ())[:-1], start=1):
             if speed is not None and not speed >= 0:
                 raise ValueError(f"the Speed of layer {layer} must be at least 0 and not NaN, got {speed}")
-        if not self.early_exits and (self.layer_speeds is not None or self.criterion is not Criterion.ENTROPY):
-            raise ValueError("without early exits there is nothing more to say: leave criterion and layer_speeds out")
+        if not self.early_exits and self.layer_speeds is not None:
+            raise ValueError("without early exits no layer has a Speed: leave layer_speeds out")
 
     def asks(self, layer: int) -> bool:
         """Return whether the head behind `layer` (from 1), which is not the last, has to be asked if there is one.

@@ -16,7 +16,7 @@ from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
 from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
+from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.backbones import Tokens, embed
 from fastbert_kernels.hosts.base import Host, OwnForward
@@ -25,6 +25,7 @@ from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.guard import differences
 from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
 from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
+from fastbert_kernels.hosts.scores import scores
 from fastbert_kernels.hosts.structure import refuse
 
 _PACKAGES = ("transformers.", "torch.", "fastbert_hf.")
@@ -41,11 +42,6 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
     if (own.__module__, own.__qualname__) != ("fastbert_hf.modeling", "FastBertForSequenceClassification.forward"):
         raise ValueError(f"{type(model).__name__} has a forward of its own, so it cannot be patched")
     config, layers, heads = model.config, model.layers, model.heads
-    if config.multi_label:
-        raise ValueError(
-            "a multi-label model (problem_type='multi_label_classification') cannot be patched: the kernels decide by "
-            "the entropy of one label among N; the unpatched model serves it"
-        )
     if len(heads) != len(config.exit_layers) or config.exit_layers[-1] != len(layers):
         raise ValueError(
             f"this model has {len(layers)} layers and {len(heads)} exit heads, but its configuration names the exit "
@@ -119,7 +115,7 @@ def forward(
 ) -> Any:
     """Answer a call of the model's `forward`, which alone answers one with any of `others`."""
     of_all_layers = model.config.output_hidden_states or model.config.output_attentions
-    if others or of_all_layers or input_ids is None or model.config.multi_label:
+    if others or of_all_layers or input_ids is None:
         return NotImplemented
     padded = model.check_batch(input_ids, attention_mask, token_type_ids)
     resolved = model.resolve_speed(speed, speedup, input_ids.shape[0])
@@ -186,7 +182,7 @@ def forward_packed(
     tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
     size = cu_seqlens.shape[0] - 1
     resolved = model.resolve_speed(speed, speedup, size)
-    return NotImplemented if size == 0 or model.config.multi_label else _output(_run(model, encoder, tokens, resolved))
+    return NotImplemented if size == 0 else _output(_run(model, encoder, tokens, resolved))
 
 
 @torch.no_grad()
@@ -341,7 +337,7 @@ def _run(model: Any, encoder: Encoder, tokens: Tokens, resolved: Any) -> Results
 def _rule(resolved: Any, exit_layers: list[int]) -> Rule:
     """Return the engine's rule for a `fastbert_hf.exits.resolution.ResolvedSpeed`."""
     if resolved.is_full_depth:
-        return FULL_DEPTH
+        return Rule(resolved.criterion, resolved.parameter, early_exits=False)
     speeds = resolved.layer_speeds
     # Where every head is asked and none has a Speed of its own, all calls share the rule, and what is recorded for it.
     unlimited = all(speeds[layer - 1] == math.inf for layer in exit_layers[:-1])
@@ -366,6 +362,7 @@ HOST = Host(
     forward=forward,
     pack=pack,
     probe=probe,
+    scores=scores,
     calibrated_in=calibrated_in,
     enter=enter,
     methods={"forward_packed": forward_packed, "inference_precision": inference_precision},

@@ -34,6 +34,7 @@ from fastbert_kernels.hosts.bert_layers import (
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
 from fastbert_kernels.hosts.parameters import ParameterGroups, linear_parameters
+from fastbert_kernels.hosts.scores import scores
 from fastbert_kernels.hosts.structure import differences, refuse
 
 _PACKAGES = ("transformers.", "torch.")
@@ -182,21 +183,6 @@ def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tup
     valid = torch.arange(min(max(lengths), longest_input(model))) < torch.tensor(lengths)[:, None]
     ids = torch.randint(model.base_model.embeddings.word_embeddings.num_embeddings, valid.shape, generator=generator)
     return ids.to(model.device), valid.to(model.device)
-
-
-def scores(model: Any, logits: Tensor) -> Tensor | None:
-    """Return what users read from logits [B, N] in place of the best class, or None where it is that.
-
-    Of a multi-label model the probability of each label. Of a score s, s itself up to 1 and 1 + log(s) above it, and
-    likewise for negative scores, so that equal differences are equal shares of a large score.
-    """
-    kind = model.config.problem_type or ("regression" if model.num_labels == 1 else None)
-    if kind == "multi_label_classification":
-        return logits.float().sigmoid()
-    if kind == "regression":
-        given = logits[:, : model.num_labels].float()
-        return torch.where(given.abs() > 1, given.sign() * (1 + given.abs().clamp(min=1).log()), given)
-    return None
 
 
 def longest_input(model: Any) -> int:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.reference import AttentiveHeadTensors
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.attentive_head_linear import pool_unprojected
-from fastbert_kernels.triton.decision import decide, rule_and_classes, unsupported_rule
+from fastbert_kernels.triton.decision import decide, rule_and_largest_entropy, unsupported_rule
 from fastbert_kernels.triton.layers import MAX_HEADS, classify, rows_of, score_vectors, tanh
 
 
@@ -147,7 +146,7 @@ def _attentive_head_kernel(
     num_tokens,
     num_heads,
     num_labels,
-    log_classes,
+    largest_entropy,
     parameter,
     PROJECTED: tl.constexpr,
     SCRATCH_SIZE: tl.constexpr,
@@ -221,7 +220,7 @@ def _attentive_head_kernel(
         pooled_ptr, length, mlp, logits_ptr, pooled_size, num_labels, MLP_TANH, NARROW_SIZE, BLOCK_ROWS, BLOCK_LABELS
     )
     samples = (speed_ptr, history_ptr, uncertainty_ptr, new_history_ptr, keep_ptr)
-    decide(logits_ptr, num_labels, log_classes, parameter, sample, samples, CRITERION, HAS_HISTORY, ALL_LABELS)
+    decide(logits_ptr, num_labels, largest_entropy, parameter, sample, samples, CRITERION, HAS_HISTORY, ALL_LABELS)
 
 
 # False where the decorator made an interpreted function of the kernel (TRITON_INTERPRET=1), which takes CPU tensors.
@@ -255,7 +254,7 @@ def attentive_head(
     heads, narrow, hidden_size, labels = (
         int(size) for size in (*head.query.shape[:2], hidden.shape[1], head.output_weight.shape[0])
     )
-    rule, classes = rule_and_classes(criterion, parameter, labels)
+    rule, largest_entropy = rule_and_largest_entropy(criterion, parameter, labels)
     if reason := unsupported(hidden.dtype, hidden_size, narrow, heads, labels, rule):
         raise backends.Unsupported(reason)
     batch = speed.shape[0]
@@ -279,7 +278,7 @@ def attentive_head(
             hidden.shape[0],
             heads,
             labels,
-            math.log(classes),
+            largest_entropy,
             parameter,
             **constants,
             NARROW_TANH=narrow_activation == "tanh",

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
 
@@ -15,19 +17,23 @@ ENTROPY = tl.constexpr(Criterion.ENTROPY.value)
 TOP_K_ENTROPY = tl.constexpr(Criterion.TOP_K_ENTROPY.value)
 CONFIDENCE = tl.constexpr(Criterion.CONFIDENCE.value)
 MARGIN = tl.constexpr(Criterion.MARGIN.value)
+BINARY_ENTROPY = tl.constexpr(Criterion.BINARY_ENTROPY.value)
 PATIENCE = tl.constexpr(Criterion.PATIENCE.value)
 LABELS_AT_ONCE = tl.constexpr(128)
 
 
-def rule_and_classes(criterion: str, parameter: int, labels: int) -> tuple[Criterion, int]:
-    """Return what a kernel decides by, and the number of classes whose entropy it may measure.
+def rule_and_largest_entropy(criterion: str, parameter: int, labels: int) -> tuple[Criterion, float]:
+    """Return what a kernel decides by, and the largest of the entropies that it may measure: of one choice among all
+    classes or the most likely, or the sum of those of all classes.
 
     The entropy of the k most likely of k classes is that of all.
     """
     rule = Criterion(criterion)
-    if rule is not Criterion.TOP_K_ENTROPY:
-        return rule, labels
-    return (rule, parameter) if parameter < labels else (Criterion.ENTROPY, labels)
+    if rule is Criterion.BINARY_ENTROPY:
+        return rule, labels * math.log(2)
+    if rule is Criterion.TOP_K_ENTROPY:
+        return (rule, math.log(parameter)) if parameter < labels else (Criterion.ENTROPY, math.log(labels))
+    return rule, math.log(labels)
 
 
 def unsupported_rule(rule: Criterion, labels: int) -> str | None:
@@ -99,10 +105,23 @@ def _largest_other(logits_ptr, num_labels, prediction):
 
 
 @triton.jit
+def _binary_entropies(logits_ptr, num_labels):
+    """Return the sum of the entropies of sigmoid(logit) over the logits [num_labels]; NaN where one is infinite."""
+    entropies = 0.0
+    for start in range(0, num_labels, LABELS_AT_ONCE):
+        label = start + tl.arange(0, LABELS_AT_ONCE)
+        distance = tl.abs(tl.load(logits_ptr + label, mask=label < num_labels, other=0.0))
+        p = tl.exp(-distance)
+        entropy = tl.log(1.0 + p) + distance * p / (1.0 + p)
+        entropies += tl.sum(tl.where(label < num_labels, entropy, 0.0), axis=0)
+    return entropies
+
+
+@triton.jit
 def decide(
     logits_ptr,
     num_labels,
-    log_classes,
+    largest_entropy,
     parameter,
     sample,
     samples,
@@ -113,7 +132,8 @@ def decide(
     """Write uncertainty, history and keep of `sample`, from its logits at `logits_ptr`.
 
     This program has written the logits. `samples` are the pointers to the speed, history, uncertainty, new history and
-    keep of all; `log_classes` is the largest entropy there can be, ALL_LABELS the power of 2 from `num_labels` on.
+    keep of all; `largest_entropy` is that of `rule_and_largest_entropy`, ALL_LABELS the power of 2 from `num_labels`
+    on.
     """
     speed_ptr, history_ptr, uncertainty_ptr, new_history_ptr, keep_ptr = samples
     tl.debug_barrier()  # a thread reads logits of others
@@ -126,18 +146,20 @@ def decide(
         logits = tl.load(logits_ptr + label, mask=label < num_labels, other=-float("inf"))
         top, prediction, total, weighted = _add_labels(logits, start, top, prediction, total, weighted)
 
-    known = total > 0  # not if it is NaN, nor if all logits are -inf
     if CRITERION == ENTROPY or CRITERION == PATIENCE:  # noqa: SIM109, since Triton has no `in`
-        uncertainty = (tl.log(total) - weighted / total) / log_classes
+        uncertainty = (tl.log(total) - weighted / total) / largest_entropy
     elif CRITERION == TOP_K_ENTROPY:
-        uncertainty = _entropy_of_largest(logits_ptr, num_labels, parameter, top, ALL_LABELS) / log_classes
+        uncertainty = _entropy_of_largest(logits_ptr, num_labels, parameter, top, ALL_LABELS) / largest_entropy
     elif CRITERION == CONFIDENCE:
         uncertainty = 1.0 - 1.0 / total
     elif CRITERION == MARGIN:
         second = _largest_other(logits_ptr, num_labels, prediction)
         uncertainty = 1.0 - (1.0 - tl.exp(second - top)) / total
+    elif CRITERION == BINARY_ENTROPY:
+        uncertainty = _binary_entropies(logits_ptr, num_labels) / largest_entropy
     else:
         tl.static_assert(False, "a criterion without a formula in fastbert_kernels/triton/decision.py")
+    known = (total > 0) & (uncertainty == uncertainty)  # `total` is NaN, or 0 where all logits are -inf
     # Comparisons, since the hardware's minimum and maximum drop a NaN.
     uncertainty = tl.where(uncertainty < 0, 0.0, tl.where(uncertainty > 1, 1.0, uncertainty))
     uncertainty = tl.where(known, uncertainty, float("nan"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from fastbert_kernels import backends
 from fastbert_kernels.triton import configs
-from fastbert_kernels.triton.decision import decide, rule_and_classes, unsupported_rule
+from fastbert_kernels.triton.decision import decide, rule_and_largest_entropy, unsupported_rule
 from fastbert_kernels.triton.layers import rows_of, tanh
 
 MAX_LAYERS = 3
@@ -75,7 +74,7 @@ def _pooled_exit_head_kernel(
     size_2,
     num_labels,
     scratch_size,
-    log_classes,
+    largest_entropy,
     parameter,
     NUM_LAYERS: tl.constexpr,
     POOLING: tl.constexpr,
@@ -141,7 +140,7 @@ def _pooled_exit_head_kernel(
             tl.debug_barrier()
             _dense(last_ptr, weight_2_ptr, bias_2_ptr, logits_ptr, size_2, num_labels, "identity", BLOCK)
     samples = (speed_ptr, history_ptr, uncertainty_ptr, new_history_ptr, keep_ptr)
-    decide(logits_ptr, num_labels, log_classes, parameter, sample, samples, CRITERION, HAS_HISTORY, ALL_LABELS)
+    decide(logits_ptr, num_labels, largest_entropy, parameter, sample, samples, CRITERION, HAS_HISTORY, ALL_LABELS)
 
 
 def pooled_exit_head(
@@ -168,7 +167,7 @@ def pooled_exit_head(
         backends.Unsupported: a shape that the kernel does not cover.
     """
     labels = int(weights[-1].shape[0])
-    rule, classes = rule_and_classes(criterion, parameter, labels)
+    rule, largest_entropy = rule_and_largest_entropy(criterion, parameter, labels)
     if reason := unsupported_rule(rule, labels):
         raise backends.Unsupported(reason)
     batch = speed.shape[0]
@@ -193,7 +192,7 @@ def pooled_exit_head(
             *[*widths[1:-1], 0, 0][: MAX_LAYERS - 1],
             labels,
             max(widths[:-1]),
-            math.log(classes),
+            largest_entropy,
             parameter,
             NUM_LAYERS=len(weights),
             POOLING=pooling,

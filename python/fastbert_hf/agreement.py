@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.outputs import same_predictions
 from fastbert_hf.timing import Batch
 
 
@@ -16,7 +17,7 @@ class Agreement:
     """Which answers are the same.
 
     Attributes:
-        labels: share of equal predicted labels.
+        labels: share of equal predicted labels; of a multi-label model all labels of a sample must be the same.
         exit_layers: share of equal exit layers among the samples that no uncertainty puts at the Speed.
         logits: largest difference where the exit layers are equal.
         answers: number of labels that were compared, one for each sample and Speed.
@@ -66,7 +67,7 @@ def compare_answers(
             same = got.exit_layer == want.exit_layer
             clear = ((every - speed).abs() > tie).all(dim=1)
             samples += len(same)
-            equal_labels += int((got.logits.argmax(-1) == want.logits.argmax(-1)).sum())
+            equal_labels += int(same_predictions(got.logits, want.logits, model.config.multi_label).sum())
             decided += int(clear.sum())
             equal_layers += int((same & clear).sum())
             if same.any():

@@ -101,7 +101,7 @@ def _describe_head(config: FastBertConfig) -> str:
 
 def _describe_use(config: FastBertConfig) -> str:
     answer = "answers.logits.sigmoid()" if config.multi_label else "answers.label_names"
-    text = f"""## Use
+    return f"""## Use
 
 ```python
 from transformers import AutoTokenizer
@@ -116,10 +116,7 @@ print({answer}, answers.exit_layer)
 ```
 
 Without `speed`, and in `transformers.pipeline("text-classification")`, texts leave as the calibration beside the
-model says (`fastbert_calibration.json`); without one every text runs through all layers."""
-    if config.multi_label:
-        return text
-    return f"""{text}
+model says (`fastbert_calibration.json`); without one every text runs through all layers.
 
 With the kernels, which give the same answers in less time, one call before the first `predict`:
 

@@ -318,7 +318,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         elif output_all_exits:
             output = passes.run_all_exits(self, batch, resolved)
         elif resolved.is_full_depth:
-            output = passes.run_full_depth(self, batch)
+            output = passes.run_full_depth(self, batch, resolved)
         else:
             output = passes.run_adaptive(self, batch, resolved)
 
@@ -361,7 +361,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
             batch_size=batch_size,
             device=self.device,
             exit_layers=self.config.exit_layers,
-            multi_label=self.config.multi_label,
+            problem_type=self.config.problem_type,
         )
 
     def exit_hidden_states(

@@ -55,3 +55,15 @@ def warn_if_not_finite(uncertainty: torch.Tensor) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def predictions_of(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
+    """Return the most likely class, int64 [...], of logits [..., N]; multi-label: bool [..., N], whether p > 1/2."""
+    return logits > 0 if multi_label else logits.argmax(dim=-1)
+
+
+def same_predictions(logits: torch.Tensor, others: torch.Tensor, multi_label: bool) -> torch.Tensor:
+    """Return whether two answers are the same, bool [...], from the logits [..., N] of both; multi-label: in every
+    class."""
+    same = predictions_of(logits, multi_label) == predictions_of(others, multi_label)
+    return same.all(dim=-1) if multi_label else same

@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
+from fastbert_hf.exits.criteria import CRITERIA, default_criterion
 from fastbert_hf.exits.decision import ExitDecision
 from fastbert_hf.exits.resolution import Speed
-from fastbert_hf.exits.uncertainty import uncertainty as uncertainty_of
 
 # Tokens that a passage shares with the one before it; "trained": as in the model's training; `None`: long texts are
 # cut off instead.
@@ -87,5 +87,5 @@ def mean_of_passages(
 def _uncertainty_at_exit(model: Any, logits: torch.Tensor, speed: Speed | None, speedup: float | None) -> torch.Tensor:
     """Return what the criterion of the call makes of `logits` [n, N]; one Speed per sample is for the paper's."""
     if isinstance(speed, torch.Tensor):
-        return uncertainty_of(logits, model.config.multi_label)
-    return ExitDecision(model.resolve_speed(speed, speedup, 1), model.config.multi_label).uncertainty(logits)
+        return CRITERIA[default_criterion(model.config.problem_type)].uncertainty(logits, 0)
+    return ExitDecision(model.resolve_speed(speed, speedup, 1)).uncertainty(logits)

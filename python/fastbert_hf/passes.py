@@ -13,7 +13,6 @@ from torch import nn
 from fastbert_hf import backbones
 from fastbert_hf.exits.decision import ExitDecision
 from fastbert_hf.exits.resolution import ResolvedSpeed
-from fastbert_hf.exits.uncertainty import uncertainty
 from fastbert_hf.outputs import FastBertOutput
 
 
@@ -55,15 +54,13 @@ def exit_states(model: Any, batch: PaddedBatch) -> Iterator[torch.Tensor]:
             yield hidden
 
 
-def run_full_depth(model: Any, batch: PaddedBatch) -> FastBertOutput:
-    """All layers; the teacher classifier alone answers."""
+def run_full_depth(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBertOutput:
+    """All layers; the teacher classifier alone answers, and `speed`, which asks no other, says how sure it is."""
     for hidden in exit_states(model, batch):
         last_hidden = hidden
     logits = model.teacher_classifier(last_hidden, batch.valid).float()
     exit_layer = torch.full((logits.shape[0],), len(model.layers), dtype=torch.int64, device=logits.device)
-    return FastBertOutput(
-        logits=logits, uncertainty=uncertainty(logits, model.config.multi_label), exit_layer=exit_layer
-    )
+    return FastBertOutput(logits=logits, uncertainty=ExitDecision(speed).uncertainty(logits), exit_layer=exit_layer)
 
 
 def run_whole(model: Any, batch: PaddedBatch, speed: ResolvedSpeed, asked: Asked) -> FastBertOutput:
@@ -105,7 +102,7 @@ def _answer_at_exits(
 
 def output_of(model: Any, speed: ResolvedSpeed, all_logits: torch.Tensor) -> FastBertOutput:
     """Return what a call at `speed` with all exits answers, from the logits [B, E, N] of all exit heads."""
-    decision = ExitDecision(speed, model.config.multi_label)
+    decision = ExitDecision(speed)
     all_uncertainty = decision.uncertainty(all_logits)  # [B, E]
     first = decision.first_exits(model.config.exit_layers, all_logits)
     rows = torch.arange(first.shape[0], device=first.device)
@@ -125,7 +122,7 @@ def run_adaptive(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBe
     uncertainties = torch.zeros(batch_size, dtype=torch.float32, device=device)
     exit_layer = torch.full((batch_size,), num_layers, dtype=torch.int64, device=device)
 
-    decision = ExitDecision(speed, model.config.multi_label)
+    decision = ExitDecision(speed)
     heads = dict(zip(model.config.exit_layers, model.heads, strict=True))
     alive = torch.arange(batch_size, device=device)  # input row of every survivor
     hidden, valid = _embed(model, batch), batch.valid

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from fastbert_hf.configuration import class_names
 from fastbert_hf.data import Text, check_passages, whole_number
 from fastbert_hf.exits.resolution import Speed
+from fastbert_hf.outputs import predictions_of
 from fastbert_hf.passages import Answers, Stride, answers_of_texts
 from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser, tokenised_ahead
 
@@ -57,7 +58,7 @@ class Predictions:
     def labels(self) -> torch.Tensor:
         """int64 [n], the most likely class of every text; multi-label: bool [n, N], whether the probability is above
         1/2."""
-        return self.logits > 0 if self.multi_label else self.logits.argmax(dim=-1)
+        return predictions_of(self.logits, self.multi_label)
 
     @property
     def label_names(self) -> list[str] | list[list[str]]:

@@ -40,12 +40,18 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(torch.softmax(logits, -1)).sum(-1) / math.log(logits.shape[1])
 
 
+def binary_entropy(logits: torch.Tensor) -> torch.Tensor:
+    p, rest = logits.sigmoid(), (-logits).sigmoid()
+    return (torch.special.entr(p) + torch.special.entr(rest)).mean(-1) / math.log(2)
+
+
 # From logits [B, N] in descending order and the criterion's parameter, [B].
 UNCERTAINTIES = {
     "entropy": lambda logits, _: entropy(logits),
     "top_k_entropy": lambda logits, k: entropy(logits[:, :k]),
     "confidence": lambda logits, _: 1 - torch.softmax(logits, -1)[:, 0],
     "margin": lambda logits, _: 1 + torch.softmax(logits, -1)[:, :2].diff(dim=1)[:, 0],
+    "binary_entropy": lambda logits, _: binary_entropy(logits),
     "patience": lambda logits, _: entropy(logits),
 }
 

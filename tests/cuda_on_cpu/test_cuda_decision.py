@@ -146,6 +146,17 @@ def test_extreme_logits(library, head):
 
 
 @pytest.mark.parametrize("head", HEADS)
+def test_binary_entropies_without_rounding_short(library, head):
+    """Every label certain, every label even, half of them; a label that is impossible is not a number."""
+    rows = torch.tensor(
+        [[200.0, -200.0, 3e38, -3e38], [0.0] * 4, [0.0, -200.0, 0.0, 200.0], [0.0, 1.0, -INFINITY, 2.0]]
+    )
+    outputs = decide(library, head, rows, Decision(torch.full((4,), 2.0), "binary_entropy"))
+    assert outputs.uncertainty[:3].tolist() == [0.0, 1.0, 0.5] and outputs.uncertainty[3].isnan()
+    assert outputs.keep.tolist() == [0, 0, 0, 1] and outputs.history[3].tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(("logits", "margin"), EXACT_MARGINS, ids=str)
 def test_margins_without_rounding_short(library, head, logits, margin):
     outputs = decide(library, head, torch.tensor([logits]), Decision(torch.zeros(1), "margin"))

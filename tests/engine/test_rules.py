@@ -211,6 +211,18 @@ def test_all_leave_at_one_layer(kind, rule, speed, layer):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("criterion", CRITERIA)
+def test_full_depth_reports_the_uncertainty_of_its_criterion(kind, criterion):
+    encoder = make_encoder(kind, scenario().layers, scenario().heads)
+    got = encoder.run(batch_with(1.0, encoder.dtype), Rule(**CRITERIA[criterion], early_exits=False))
+    assert got.exit_layer.tolist() == [DEPTH] * len(LENGTHS)
+    want = [uncertainty_of(logits[-1], **CRITERIA[criterion]) for logits in scenario().logits]
+    torch.testing.assert_close(
+        got.uncertainty.double(), torch.tensor(want).double(), rtol=1e-4, atol=1e-4, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("changed", ["nan", "sure"])
 def test_weights_of_heads_that_are_not_asked_do_not_matter(kind, criterion, changed):
     """Not even where that head would break a streak, or let everybody out."""
@@ -269,8 +281,7 @@ def test_a_rule_for_another_number_of_layers(kind):
         ({"criterion": "patience"}, "must be at least 1"),
         ({"layer_speeds": (-0.1, 0.5)}, "the Speed of layer 1 must be at least 0 and not NaN, got -0.1"),
         ({"layer_speeds": (None, math.nan, 0.5)}, "the Speed of layer 2 must"),
-        ({"early_exits": False, "layer_speeds": (0.5, 0.5)}, "leave criterion and layer_speeds out"),
-        ({"early_exits": False, "criterion": "confidence"}, "leave criterion and layer_speeds out"),
+        ({"early_exits": False, "layer_speeds": (0.5, 0.5)}, "no layer has a Speed: leave layer_speeds out"),
     ],
 )
 def test_what_a_rule_refuses(fields, message):

@@ -20,6 +20,9 @@ EVERY_CRITERION = [
     options_of(criterion, PARAMETERS[criterion].smallest if criterion in PARAMETERS else 0) for criterion in Criterion
 ]
 
+# By which one class of all is chosen, so that it is certain where its logit is far above the others.
+OF_ONE_CHOICE = [options for options in EVERY_CRITERION if options["criterion"] != Criterion.BINARY_ENTROPY.value]
+
 # (logits, uncertainty by margin), where every step is exact.
 EXACT_MARGINS = [
     ([2.0, 2.0], 1.0),
@@ -41,6 +44,7 @@ def uncertainty_of(logits: Sequence[float], criterion: str, parameter: int) -> f
         "top_k_entropy": lambda descending: _entropy(descending[:parameter]),
         "confidence": lambda descending: 1 - _softmax(descending)[0],
         "margin": lambda descending: 1 - _softmax(descending)[0] + _softmax(descending)[1],
+        "binary_entropy": lambda logits: sum(map(_binary_entropy, logits)) / (len(logits) * math.log(2)),
         "patience": _entropy,
     }
     return formulas[Criterion(criterion).value](sorted(map(float, logits), reverse=True))
@@ -49,6 +53,11 @@ def uncertainty_of(logits: Sequence[float], criterion: str, parameter: int) -> f
 def _softmax(descending: list[float]) -> list[float]:
     exponentials = [math.exp(logit - descending[0]) for logit in descending]
     return [exponential / sum(exponentials) for exponential in exponentials]
+
+
+def _binary_entropy(logit: float) -> float:
+    p, rest = (1 / (1 + math.exp(distance)) for distance in (-logit, logit))
+    return -sum(share * math.log(share) for share in (p, rest) if share > 0)
 
 
 def _entropy(descending: list[float]) -> float:

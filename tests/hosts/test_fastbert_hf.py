@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 import fastbert_kernels
-from fastbert_hf import FastBertForSequenceClassification
+from fastbert_hf import ExitRule, FastBertForSequenceClassification
+from fastbert_hf.exits.criteria import MULTI_LABEL
+from fastbert_hf.exits.uncertainty import mean_binary_entropy
+from fastbert_hf.outputs import same_predictions
 from helpers.models import padded_batch, spread_model
-from helpers.patched import assert_same_answers, run
+from helpers.patched import assert_same_answers, only_the_fast_path, run
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -21,12 +26,40 @@ def test_labels_and_layers_of_500_inputs(count_ties, backend, speed):
     assert torch.equal(patched.logits.argmax(dim=1)[decided], unpatched.logits.argmax(dim=1)[decided])
 
 
-def test_a_model_made_multi_label_afterwards_answers_itself():
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("speed", [0.4, 0.6])
+def test_labels_and_layers_of_a_multi_label_model(count_ties, backend, speed):
+    batch = padded_batch(torch.randint(1, 60, (200,)).tolist())
+    model = spread_model()
+    model.config.problem_type = MULTI_LABEL
+    unpatched, patched, decided = assert_same_answers(model, batch, speed, backend)
+    count_ties((~decided).sum(), 200)
+    assert decided.sum() >= 190 and unpatched.exit_layer.unique().numel() >= 2
+    clear = decided & (unpatched.logits.abs() > 1e-3).all(dim=1)
+    assert same_predictions(patched.logits, unpatched.logits, True)[clear].all()
+
+
+def test_a_model_made_multi_label_afterwards():
     model, batch = fastbert_kernels.patch(spread_model()), padded_batch([5, 9, 3])
     run(model, batch, speed=0.5)
-    model.config.problem_type = "multi_label_classification"
-    got, want = run(model, batch, speed=0.5), run(fastbert_kernels.unpatch(model), batch, speed=0.5)
-    assert torch.equal(got.uncertainty, want.uncertainty) and torch.equal(got.exit_layer, want.exit_layer)
+    model.config.problem_type = MULTI_LABEL
+    for speed in (None, 0.0, 0.5, ExitRule((1, 3), (0.3, 0.8), "binary_entropy")):
+        with only_the_fast_path(model, model.layers):
+            got = run(model, batch, speed=speed)
+        want = run(fastbert_kernels.unpatch(copy.deepcopy(model)), batch, speed=speed)
+        torch.testing.assert_close(got.uncertainty, mean_binary_entropy(got.logits), rtol=0, atol=1e-6)
+        torch.testing.assert_close(got.uncertainty, want.uncertainty, rtol=0, atol=1e-5)
+        assert torch.equal(got.exit_layer, want.exit_layer)
+    with pytest.raises(ValueError, match="'entropy' is for models of the problem_type 'single_label_classification'"):
+        run(model, batch, speed=ExitRule((1,), (0.5,)))
+
+
+def test_auto_compares_the_probability_of_every_label(monkeypatch):
+    monkeypatch.setenv("FASTBERT_PRODUCT_RATES", "float32=80 bfloat16=100 int8=80")
+    model = spread_model()
+    model.config.problem_type = MULTI_LABEL
+    found = fastbert_kernels.patch_info(fastbert_kernels.patch(model, dtype="auto"))
+    assert "scores of 32 probe texts differ by up to" in found["reason"]
 
 
 def test_layers_taken_out_without_a_word_to_the_configuration():

@@ -87,6 +87,14 @@ def test_margins_without_rounding(backend, logits, margin):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_binary_entropies_without_rounding(backend):
+    """Every label certain, every label even, half of them; a label that is impossible is not a number."""
+    rows = [[200.0, -200.0, 3e38, -3e38], [0.0] * 4, [0.0, -200.0, 0.0, 200.0], [0.0, 1.0, -math.inf, 2.0]]
+    got = torch.cat([_decide_alone(torch.tensor(row), backend, "binary_entropy") for row in rows])
+    assert got[:3].tolist() == [0.0, 1.0, 0.5] and got[3].isnan()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
 def test_nothing_but_impossible_classes_is_not_a_number(backend, options):
     assert _decide_alone(torch.full((4,), -math.inf), backend, **options).isnan().all()

@@ -96,7 +96,12 @@ def check_attentive(
         (FLOAT16, (136, 128, 3, 77), [33, 1], {"fold": FLOAT16, "rule": ("top_k_entropy", 3), "multiprocessors": 1}),
         (FLOAT32, (40, 64, 1, 2), [140, 3], {"rule": ("patience", 2), "activations": ("tanh", "identity")}),
         (BFLOAT16, (264, 256, 2, 5), [70], {"fold": BFLOAT16, "rule": ("confidence", 0)}),
-        (BFLOAT16, (72, 64, 3, 3), [66], {"activations": ("identity", "tanh"), "seed": 1}),
+        (
+            BFLOAT16,
+            (72, 64, 3, 3),
+            [66],
+            {"activations": ("identity", "tanh"), "seed": 1, "rule": ("binary_entropy", 0)},
+        ),
     ],
 )
 def test_tokens_projected(attentive_head, dtype, sizes, lengths, options):

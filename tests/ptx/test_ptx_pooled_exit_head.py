@@ -67,6 +67,7 @@ def check_pooled(launcher: Launcher, lengths: list[int], dtype, sizes, pooling, 
         (BFLOAT16, (136, 40, 5), "mean", "tanh", ("margin", 0), 4, None),
         (FLOAT16, (72, 40, 24, 77), "max", "gelu", ("top_k_entropy", 3), 2, None),
         (FLOAT32, (72, 40, 24, 2), "max", "relu", ("confidence", 0), 1, None),
+        (BFLOAT16, (72, 37), "mean", "identity", ("binary_entropy", 0), 4, None),
         (BFLOAT16, (264, 40, 33), "first", "tanh", ("patience", 2), 4, None),
     ],
 )

@@ -74,6 +74,7 @@ def run_head(
         (FLOAT32, (72, 3), "first", "identity", ("entropy", 0)),
         (BFLOAT16, (136, 40, 5), "mean", "tanh", ("top_k_entropy", 3)),
         (FLOAT16, (72, 40, 24, 77), "max", "gelu", ("margin", 0)),
+        (BFLOAT16, (72, 130), "first", "identity", ("binary_entropy", 0)),
     ],
 )
 def test_pooled_exit_head(dtype, sizes, pooling, activation, rule):
@@ -99,7 +100,7 @@ def test_pooled_exit_head(dtype, sizes, pooling, activation, rule):
         (FLOAT16, (136, 128, 1, 40), [33], "tanh", ("top_k_entropy", 3), 0),
         (FLOAT32, (40, 64, 2, 2), [3, 65], "tanh", ("patience", 2), 0),
         (FLOAT32, (40, 64, 3, 5), [1, 34], "identity", ("entropy", 0), 0),
-        (BFLOAT16, (72, 64, 2, 3), [65], "identity", ("margin", 0), 300),
+        (BFLOAT16, (72, 64, 2, 3), [65], "identity", ("binary_entropy", 0), 300),
     ],
 )
 def test_attentive_head(dtype, sizes, lengths, activation, rule, rows):

@@ -26,7 +26,7 @@ from triton_cases import (
 
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
-from helpers.criteria import EVERY_CRITERION, EXACT_MARGINS
+from helpers.criteria import EVERY_CRITERION, EXACT_MARGINS, OF_ONE_CHOICE
 from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, map_tensors
 from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere
 
@@ -172,9 +172,15 @@ class TestAttentiveHead:
             for place in (0, 149):  # in the first block of labels and in the last
                 bias.fill_(others)
                 bias[place] = first
-                for options in EVERY_CRITERION:
+                for options in OF_ONE_CHOICE:
                     _, uncertainty, history, _ = attentive_head(*inputs, **options)
                     assert uncertainty.tolist() == [0] and history.tolist() == [[place, 1]]
+        for far, share in ((3e38, 0.0), (0.0, 1.0)):
+            bias.fill_(-far)[17] = far
+            got = attentive_head(*inputs, criterion="binary_entropy")[1]
+            torch.testing.assert_close(got, torch.tensor([share]), rtol=0, atol=1e-6)
+        bias.zero_()[149] = -math.inf
+        assert attentive_head(*inputs, criterion="binary_entropy")[2].tolist() == [[-1, 0]]
         for value in (math.nan, math.inf):
             bias.zero_()[17] = value
             for options in EVERY_CRITERION:

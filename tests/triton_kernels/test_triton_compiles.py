@@ -115,7 +115,7 @@ def compile_for(architecture: int) -> None:
     from fastbert_kernels.triton.pooled_exit_head import _pooled_exit_head_kernel
 
     index_types = dict.fromkeys(("cu_seqlens_ptr", "history_ptr", "new_history_ptr"), "*i32")
-    decision_types = {"keep_ptr": "*i1", "num_labels": "i32", "log_classes": "fp32", "parameter": "i32"}
+    decision_types = {"keep_ptr": "*i1", "num_labels": "i32", "largest_entropy": "fp32", "parameter": "i32"}
 
     def head(config, narrow, dtype, hidden_size=768, labels=2, fold="fp32", criterion=Criterion.ENTROPY, **own):
         """A launch makes a constant of the number of heads where it is 1; else one compilation is for 2 to 8."""
@@ -164,7 +164,7 @@ def compile_for(architecture: int) -> None:
     pooled = configs.POOLED_EXIT_HEAD
     for pooling, layers, dtype, criterion, activation, labels in (
         ("first", 1, "bf16", Criterion.TOP_K_ENTROPY, "identity", 1031),
-        ("mean", 2, "fp16", Criterion.CONFIDENCE, "relu", 5),
+        ("mean", 2, "fp16", Criterion.BINARY_ENTROPY, "relu", 5),
         ("max", 3, "fp32", Criterion.PATIENCE, "gelu", 2),
         ("max", 2, "bf16", Criterion.ENTROPY, "tanh", 1031),
     ):

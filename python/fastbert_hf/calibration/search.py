@@ -10,10 +10,10 @@ from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.simulation import Simulation, simulate
 from fastbert_hf.exits.calibrated_setting import Objective
-from fastbert_hf.exits.criteria import CRITERIA
+from fastbert_hf.exits.criteria import CRITERIA, criteria_for
 from fastbert_hf.exits.rule import ExitRule
 
-# A key of `CRITERIA`, or "auto" for the best of them.
+# A criterion of models that give one class, or "auto" for the best of them.
 CriterionChoice: TypeAlias = str
 
 # Speeds that a search looks at; more change the accuracy on some thousand samples by less than its noise.
@@ -148,7 +148,7 @@ def compare_criteria(
         ValueError: no criterion reaches the target, or one that is the entropy with so few classes.
     """
     check_criterion(criterion, records.shape.num_labels)
-    names = CRITERIA if criterion == "auto" else [criterion]
+    names = [*criteria_for(None)] if criterion == "auto" else [criterion]
     found, failures = [], []
     for name in names:
         for parameter in CRITERIA[name].candidates(records.shape.num_labels):
@@ -165,9 +165,10 @@ def check_criterion(criterion: CriterionChoice, num_labels: int) -> None:
     """Raise `ValueError` for an unknown criterion, and for one that is the entropy with so few classes."""
     if criterion == "auto":
         return
-    if criterion not in CRITERIA:
-        raise ValueError(f"unknown criterion {criterion!r}; choose one of auto, {', '.join(CRITERIA)}")
-    if not CRITERIA[criterion].candidates(num_labels):
+    known = criteria_for(None)
+    if criterion not in known:
+        raise ValueError(f"unknown criterion {criterion!r}; choose one of auto, {', '.join(known)}")
+    if not known[criterion].candidates(num_labels):
         raise ValueError(f"with {num_labels} classes {criterion} is the entropy; choose entropy")
 
 

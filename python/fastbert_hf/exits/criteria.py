@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from fastbert_hf.exits.uncertainty import least_confidence, least_margin, normalised_entropy, top_k_entropy
+from fastbert_hf.exits.uncertainty import (
+    least_confidence,
+    least_margin,
+    mean_binary_entropy,
+    normalised_entropy,
+    top_k_entropy,
+)
+
+SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Criterion:
         compares_speed: True: a sample leaves when its uncertainty is below Speed. False: when as many heads in a row as
             the parameter says, of those asked, predicted the same class; Speed is not looked at.
         parameter: `None` for a criterion without one, whose parameter is 0 everywhere.
+        problem_type: of the models that it is for, in the words of Transformers.
         candidates: for a number of classes, the parameters that a calibration compares, each with every Speed; empty
             where the criterion is no other than the entropy. Of a criterion that compares with no Speed the smallest,
             which stands for itself and all above.
@@ -43,6 +52,7 @@ class Criterion:
     in_words: Callable[[int], str]
     compares_speed: bool = True
     parameter: Parameter | None = None
+    problem_type: str = SINGLE_LABEL
     candidates: Callable[[int], tuple[int, ...]] = lambda num_labels: (0,)
 
 
@@ -71,6 +81,11 @@ CRITERIA: Mapping[str, Criterion] = {
         uncertainty=lambda logits, _: least_margin(logits),
         in_words=lambda _: "1 - difference of the two largest probabilities",
     ),
+    "binary_entropy": Criterion(
+        uncertainty=lambda logits, _: mean_binary_entropy(logits),
+        in_words=lambda _: "mean binary entropy",
+        problem_type=MULTI_LABEL,
+    ),
     "patience": Criterion(
         uncertainty=lambda logits, _: normalised_entropy(logits),
         in_words=lambda p: "the first prediction" if p == 1 else f"{p} equal predictions in a row",
@@ -79,6 +94,23 @@ CRITERIA: Mapping[str, Criterion] = {
         candidates=lambda num_labels: (1,),
     ),
 }
+
+# Of a model for which nobody named a criterion.
+_DEFAULTS = {SINGLE_LABEL: "entropy", MULTI_LABEL: "binary_entropy"}
+
+
+def default_criterion(problem_type: str | None) -> str:
+    """Return the criterion of a model for which nobody named one.
+
+    Args:
+        problem_type: of its configuration; `None` is "single_label_classification".
+    """
+    return _DEFAULTS[problem_type or SINGLE_LABEL]
+
+
+def criteria_for(problem_type: str | None) -> dict[str, Criterion]:
+    """Return the part of `CRITERIA` that is for models of this `problem_type`, where `None` is one label."""
+    return {name: one for name, one in CRITERIA.items() if one.problem_type == (problem_type or SINGLE_LABEL)}
 
 
 def criterion_of(name: str, parameter: int) -> Criterion:

@@ -8,7 +8,6 @@ import torch
 
 from fastbert_hf.exits.criteria import criterion_of
 from fastbert_hf.exits.resolution import ResolvedSpeed
-from fastbert_hf.exits.uncertainty import mean_binary_entropy
 
 
 class ExitDecision:
@@ -16,11 +15,10 @@ class ExitDecision:
 
     Args:
         speed: when they leave.
-        multi_label: True: the model's classes are decisions of their own.
     """
 
-    def __init__(self, speed: ResolvedSpeed, multi_label: bool = False) -> None:
-        self._speed, self._multi_label = speed, multi_label
+    def __init__(self, speed: ResolvedSpeed) -> None:
+        self._speed = speed
         self._criterion = criterion_of(speed.criterion, speed.parameter)
         # Of the head asked before; no class is -1, no head predicts it twice.
         self._prediction = torch.full_like(speed.sample_speeds, -1, dtype=torch.int64)
@@ -32,8 +30,6 @@ class ExitDecision:
 
     def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
         """Return what is compared with Speed, float32 [...] for float32 logits [..., N]."""
-        if self._multi_label:
-            return mean_binary_entropy(logits)
         return self._criterion.uncertainty(logits, self._speed.parameter)
 
     def leaves(self, layer: int, logits: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from fastbert_hf.exits.criteria import criterion_of
+from fastbert_hf.exits.criteria import CRITERIA, SINGLE_LABEL, criteria_for, criterion_of, default_criterion
 from fastbert_hf.exits.rule import ExitRule
 
 Speed: TypeAlias = float | torch.Tensor | Sequence[float] | ExitRule
@@ -57,7 +57,7 @@ def resolve_speed(
     batch_size: int,
     device: torch.device | str,
     exit_layers: Sequence[int],
-    multi_label: bool = False,
+    problem_type: str | None = None,
 ) -> ResolvedSpeed:
     """Return what `speed` says about each sample and each layer (Liu et al. 2020, section 3.3).
 
@@ -68,7 +68,8 @@ def resolve_speed(
         batch_size: B.
         device: where the Speeds have to be.
         exit_layers: the layers, ascending, that have an exit head; the last is L.
-        multi_label: True: the model's classes are decisions of their own, for which only the entropy is defined.
+        problem_type: of the model's configuration. It says by which criterion numbers decide, and which an `ExitRule`
+            may name.
 
     Returns:
         Full depth with `None`, 0, or a rule that asks no student classifier. One that has the Speed 0 is not asked: no
@@ -82,7 +83,10 @@ def resolve_speed(
     students = exit_layers[:-1]
 
     def resolved(
-        samples: float | torch.Tensor, asked: Mapping[int, float], criterion: str = "entropy", parameter: int = 0
+        samples: float | torch.Tensor,
+        asked: Mapping[int, float],
+        criterion: str = default_criterion(problem_type),
+        parameter: int = 0,
     ) -> ResolvedSpeed:
         if not isinstance(samples, torch.Tensor):
             samples = torch.full((batch_size,), samples, dtype=torch.float32, device=device)
@@ -98,8 +102,8 @@ def resolve_speed(
         value = float(speed)
         _check_range([value])
         return resolved(value, dict.fromkeys(students, math.inf) if value > 0 else {})
-    rule = speed if isinstance(speed, ExitRule) else _rule_of_numbers(speed, exit_layers)
-    _check_fits(rule, exit_layers, multi_label)
+    rule = speed if isinstance(speed, ExitRule) else _rule_of_numbers(speed, exit_layers, problem_type)
+    _check_fits(rule, exit_layers, problem_type)
     compares_speed = criterion_of(rule.criterion, rule.parameter).compares_speed
     speeds = rule.speeds if compares_speed else (math.inf,) * len(rule.layers)
     asked = {layer: value for layer, value in zip(rule.layers, speeds, strict=True) if value > 0}
@@ -119,7 +123,7 @@ def _per_sample(speed: torch.Tensor, batch_size: int) -> torch.Tensor:
     return speed.detach()
 
 
-def _rule_of_numbers(speed: object, exit_layers: Sequence[int]) -> ExitRule:
+def _rule_of_numbers(speed: object, exit_layers: Sequence[int], problem_type: str | None) -> ExitRule:
     """Return the rule that has one Speed for each student classifier."""
     students = tuple(exit_layers[:-1])
     numbers: list[Any] = list(speed) if isinstance(speed, Sequence) and not isinstance(speed, str | bytes) else [None]
@@ -134,20 +138,22 @@ def _rule_of_numbers(speed: object, exit_layers: Sequence[int]) -> ExitRule:
             f"wanted, got {len(numbers)}; one Speed per sample is a tensor"
         )
     _check_range(numbers)
-    return ExitRule(students, tuple(float(number) for number in numbers))
+    return ExitRule(students, tuple(float(number) for number in numbers), default_criterion(problem_type))
 
 
-def _check_fits(rule: ExitRule, exit_layers: Sequence[int], multi_label: bool) -> None:
+def _check_fits(rule: ExitRule, exit_layers: Sequence[int], problem_type: str | None) -> None:
     unknown = sorted(set(rule.layers) - set(exit_layers[:-1]))
     if unknown:
         raise ValueError(
             f"the exit rule asks student classifiers behind layers {unknown}; this model has them behind "
             f"{list(exit_layers[:-1])}"
         )
-    if multi_label and rule.criterion != "entropy":
+    known = criteria_for(problem_type)
+    if rule.layers and rule.criterion not in known:
+        theirs = CRITERIA[rule.criterion].problem_type
         raise ValueError(
-            f"samples of a multi-label model leave by their mean binary entropy (criterion 'entropy'), not by "
-            f"{rule.criterion!r}"
+            f"the criterion {rule.criterion!r} is for models of the problem_type {theirs!r}; samples of this one, "
+            f"{problem_type or SINGLE_LABEL!r}, leave by {' or '.join(known)}"
         )
 
 

@@ -18,7 +18,7 @@ class ExitRule:
         criterion: "entropy", the paper's (Liu et al. 2020, section 3.3): normalised entropy below Speed;
             "top_k_entropy": the same over the `parameter` most likely classes, renormalised; "confidence": 1 - the
             largest probability below Speed; "patience": `parameter` heads in a row, of those asked, predicted the same
-            class. `exits.criteria` has them all.
+            class; "binary_entropy": the only one for multi-label models. `exits.criteria` has them all.
         parameter: the number that belongs to the criterion; 0 for one that has none.
 
     Raises:

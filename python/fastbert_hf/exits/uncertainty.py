@@ -89,18 +89,5 @@ def mean_binary_entropy(logits: torch.Tensor) -> torch.Tensor:
     return (entropy.mean(dim=-1) / math.log(2)).clamp(0.0, 1.0)
 
 
-def uncertainty(logits: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
-    """Return the uncertainty by which the paper's criterion decides.
-
-    Args:
-        logits: float [..., N].
-        multi_label: True: every class is a decision of its own.
-
-    Returns:
-        [...], `normalised_entropy`, or the `mean_binary_entropy` of a multi-label model.
-    """
-    return mean_binary_entropy(logits) if multi_label else normalised_entropy(logits)
-
-
 def _wide(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

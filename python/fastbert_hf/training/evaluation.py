@@ -9,6 +9,7 @@ import torch
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.outputs import predictions_of
 from fastbert_hf.passages import Answers, answers_of_texts
 
 
@@ -94,11 +95,6 @@ def labels_of_texts(labels: torch.Tensor, text_of_sample: torch.Tensor, num_text
     of_texts = labels.new_empty(num_texts, *labels.shape[1:])
     of_texts[text_of_sample] = labels
     return of_texts
-
-
-def predictions_of(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
-    """Return the most likely class, int64 [...], of logits [..., N]; multi-label: bool [..., N], whether p > 1/2."""
-    return logits > 0 if multi_label else logits.argmax(dim=-1)
 
 
 def scores_of(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int) -> dict[str, float]:

@@ -10,10 +10,11 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.outputs import predictions_of
 from fastbert_hf.passages import mean_of_passages
 from fastbert_hf.training.batches import EpochSampler, NumberedDataset, SetEpoch
 from fastbert_hf.training.class_weights import class_weights_of
-from fastbert_hf.training.evaluation import is_multi_label, labels_of_texts, predictions_of, scores_of
+from fastbert_hf.training.evaluation import is_multi_label, labels_of_texts, scores_of
 from fastbert_hf.training.objectives import label_loss
 
 

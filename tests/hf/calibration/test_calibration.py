@@ -29,7 +29,7 @@ from fastbert_hf.calibration import (
 from fastbert_hf.calibration.curve import candidate_speeds
 from fastbert_hf.calibration.simulation import exit_heads, uncertainties
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
-from fastbert_hf.exits.criteria import CRITERIA
+from fastbert_hf.exits.criteria import CRITERIA, criteria_for
 from fastbert_hf.flops import ModelShape, flops_speedup
 from fastbert_hf.training import evaluate
 from fastbert_kernels import reference
@@ -182,7 +182,7 @@ def test_bad_records_are_refused(change, message) -> None:
 @pytest.mark.parametrize(
     ("criterion", "parameter"),
     [
-        *((name, k) for name in CRITERIA for k in CRITERIA[name].candidates(7)),
+        *((name, k) for name, one in criteria_for(None).items() for k in one.candidates(7)),
         ("top_k_entropy", 99),
         ("patience", 2),
         ("patience", 3),
@@ -334,7 +334,7 @@ def test_criteria_are_compared_and_the_best_is_first() -> None:
     records = make_records(300, labels=60)
     objective = Objective(max_drop=0.02)
     ranking = compare_criteria(records, objective)
-    assert {one.rule.criterion for one in ranking} == set(CRITERIA)
+    assert {one.rule.criterion for one in ranking} == set(criteria_for(None))
     speedups = [one.flops_speedup for one in ranking]
     assert speedups == sorted(speedups, reverse=True)
     assert speedups[0] >= choose(rules_of(records, "patience", 1), objective).flops_speedup

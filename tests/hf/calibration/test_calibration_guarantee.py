@@ -33,7 +33,7 @@ from fastbert_hf.calibration import (
 )
 from fastbert_hf.calibration.guarantee import FIXED_SPEEDS, enough_samples, fixed_sequence, p_values
 from fastbert_hf.calibration.intervals import ratio_interval, share_interval
-from fastbert_hf.exits.criteria import CRITERIA
+from fastbert_hf.exits.criteria import CRITERIA, criteria_for
 from fastbert_hf.flops import ModelShape
 
 DRAWS = 500
@@ -140,7 +140,7 @@ def test_few_samples_guarantee_more_than_full_depth() -> None:
         assert certify_searched(population.rows(rows), 0.02, seed=number).found.flops_speedup > 1.2
 
 
-@pytest.mark.parametrize("criterion", sorted(CRITERIA.keys() - {"entropy"}))
+@pytest.mark.parametrize("criterion", sorted(criteria_for(None).keys() - {"entropy"}))
 def test_named_criterion_is_the_one_that_is_certified(criterion) -> None:
     records = make_population(600, heads=4)
     candidates = CRITERIA[criterion].candidates(2)

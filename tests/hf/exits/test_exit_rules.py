@@ -49,7 +49,8 @@ def exit_of(all_logits: list[list[float]], rule: ExitRule) -> int:
 
 @pytest.mark.parametrize("patched", [False, True])
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_samples_leave_where_the_rule_says(model, batch, rule, patched) -> None:
+def test_samples_leave_where_the_rule_says(model, batch, rule, patched, monkeypatch) -> None:
+    monkeypatch.setattr(model.config, "problem_type", CRITERIA[rule.criterion].problem_type)
     everything = model(**batch, speed=rule, output_all_exits=True)
     layers = [exit_of(logits, rule) for logits in everything.all_logits.double().tolist()]
     assert len(set(layers)) > 1 or rule == EVERYBODY_LEAVES, "the rule should tell samples apart"
@@ -90,7 +91,7 @@ def test_patience_starts_anew_after_an_answer_that_is_not_a_number(model, batch)
     from fastbert_hf.exits.decision import ExitDecision
 
     resolved = model.resolve_speed(ExitRule((1, 3, 4), (), "patience", 2), None, 3)
-    decision = ExitDecision(resolved, multi_label=False)
+    decision = ExitDecision(resolved)
     sure, nan = [5.0, 0.0, 0.0, 0.0], [math.nan] * 4
     leaves = []
     for layer, logits in ((1, [sure, sure, nan]), (3, [nan, sure, nan]), (4, [sure, sure, sure])):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastbert_hf.exits.criteria import MULTI_LABEL
 from fastbert_hf.exits.resolution import resolve_speed
 from fastbert_hf.exits.rule import ExitRule
 
@@ -60,6 +61,14 @@ def test_heads_with_speed_0_are_not_asked() -> None:
     assert result.layer_speeds == (None, None, 0.3, None, None) and not result.is_full_depth
 
 
+@pytest.mark.parametrize(
+    "speed", [None, 0.0, 0.5, [0.0, 0.3], torch.ones(3), ExitRule(()), ExitRule.full_depth("margin")]
+)
+def test_a_multi_label_model_has_its_own_criterion(speed: object) -> None:
+    assert resolve(speed, problem_type=MULTI_LABEL).criterion == "binary_entropy"
+    assert resolve(speed, problem_type="single_label_classification").criterion == "entropy"
+
+
 @pytest.mark.parametrize("speed", [-0.1, 1.1, math.nan, math.inf])
 def test_number_outside_range_is_an_error(speed: float) -> None:
     for given in (speed, [0.5, speed]):
@@ -91,7 +100,9 @@ def test_wrong_type_is_an_error(speed: object) -> None:
         ),
         ([0.5] * 3, {}, "got 3"),
         (ExitRule((1, 2, 5), (0.5,) * 3), {}, r"behind layers \[1, 5\]; this model has them behind \[2, 3\]"),
-        (ExitRule((2,), (0.5,), "confidence"), {"multi_label": True}, "mean binary entropy"),
+        (ExitRule((2,), (0.5,)), {"problem_type": MULTI_LABEL}, r"'entropy' is for models .* leave by binary_entropy"),
+        (ExitRule((2,), (), "patience", 2), {"problem_type": MULTI_LABEL}, "'patience' is for .* by binary_entropy"),
+        (ExitRule((2,), (0.5,), "binary_entropy"), {}, "'binary_entropy' is for .* leave by entropy or top_k"),
     ],
 )
 def test_what_does_not_fit_the_model_is_an_error(speed: object, options: dict, message: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastbert_hf.exits.criteria import CRITERIA, criterion_of
-from fastbert_hf.exits.uncertainty import mean_binary_entropy, normalised_entropy, top_k_entropy, uncertainty
+from fastbert_hf.exits.uncertainty import mean_binary_entropy, normalised_entropy, top_k_entropy
 
 
 def test_binary_entropy_is_the_definition() -> None:
@@ -19,8 +19,6 @@ def test_binary_entropy_is_the_definition() -> None:
     narrow = mean_binary_entropy(logits.float())
     assert narrow.dtype == torch.float32
     torch.testing.assert_close(narrow, expected.float(), rtol=1e-5, atol=1e-6)
-    assert torch.equal(uncertainty(logits, multi_label=True), result)
-    assert torch.equal(uncertainty(logits, multi_label=False), normalised_entropy(logits))
 
 
 def test_binary_entropy_of_extreme_logits() -> None:

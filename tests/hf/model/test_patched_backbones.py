@@ -200,12 +200,13 @@ def test_loss_and_all_exits_of_a_model_with_some_heads():
     torch.testing.assert_close(got.all_logits, every.all_logits, rtol=1e-4, atol=1e-4)
 
 
-def test_a_multi_label_model_is_refused_and_served_unpatched():
-    model, batch = random_model("bert", problem_type="multi_label_classification"), padded_batch(LENGTHS)
-    with pytest.raises(ValueError, match=r"multi-label model .* cannot be patched.*the unpatched model serves it"):
-        fastbert_kernels.patch(model)
-    assert not fastbert_kernels.is_patched(model)
-    assert run(model, batch, speed=0.5).logits.shape == (len(LENGTHS), 3)
+@pytest.mark.parametrize(("family", "head"), [("bert", "attentive"), ("distilbert", "mean, 1 dense")])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_multi_label_models(family, head, backend):
+    settings = {"problem_type": "multi_label_classification", "exit_layers": SUBSET, **HEADS[head]}
+    model, batch = random_model(family, **settings), padded_batch(LENGTHS)
+    for speed in (None, 0.0, torch.linspace(0, 1, len(LENGTHS)), 1.0):
+        assert_same_answers(model, batch, speed, backend)
 
 
 class ScaledLinear(nn.Linear):
