@@ -11,6 +11,7 @@ from fastbert_cli.adopt.command import Adopt
 from fastbert_cli.analyze.command import Analyze
 from fastbert_cli.calibrate.command import Calibrate
 from fastbert_cli.command import add_command
+from fastbert_cli.compare.command import Compare
 from fastbert_cli.convert.command import Convert
 from fastbert_cli.demo.command import Demo
 from fastbert_cli.distill.command import Distill
@@ -22,7 +23,6 @@ from fastbert_cli.train.command import Train
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="FastBERT: a BERT classifier that lets easy texts leave early, with the speed-up real on the clock.",
 )
@@ -43,5 +43,5 @@ def _program(
     pass
 
 
-for command in (Train, Adopt, Distill, Calibrate, Demo, Evaluate, Analyze, Predict, Convert, Export, Info):
+for command in (Train, Adopt, Distill, Calibrate, Demo, Evaluate, Compare, Analyze, Predict, Convert, Export, Info):
     add_command(app, command)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import reduce
 from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
 from fastbert_cli.errors import reported
+from fastbert_cli.pairs import check_pairs
 
 Settings = TypeVar("Settings")
 Place = tuple[str, ...]  # names of the fields that lead to an option
@@ -52,6 +54,10 @@ class Command:
 
     extra: ClassVar[str] = "train"  # of the package: has what the command needs
 
+    def value_at(self, place: Place) -> Any:
+        """Return the value of the option whose fields have the names in `place`, given or not."""
+        return reduce(getattr, place, self)
+
     def look(self) -> None:
         """Raise for what is wrong with the options, files and folders, before the libraries of the work are imported.
 
@@ -77,6 +83,9 @@ def add_command(app: typer.Typer, kind: type[Command]) -> None:
         given = {key: value for key, value in values.items() if _source(context, key) != "DEFAULT"}
         with reported(name):
             command = _build(kind, {declared[key].place: declared[key].value(value) for key, value in given.items()})
+            places = {each.typed: each.place for each in declared.values()}
+            switched_on = [declared[key].typed for key, value in given.items() if value is not False]
+            check_pairs(name, switched_on, lambda option: command.value_at(places.get(option, (option,))))
             command.look()
         with reported(name, command.stopped, kind.extra):
             command.run()
@@ -99,13 +108,19 @@ class _Declaration(NamedTuple):
     default: Any
     option: Option
 
+    @property
+    def typed(self) -> str:
+        """The option as typed, to switch it on where it is a switch."""
+        return (self.option.name or f"--{self.place[-1].replace('_', '-')}").partition("/")[0]
+
     def for_typer(self) -> tuple[Any, Any]:
         """Return annotation and default of the parameter that Typer reads."""
         kind, default, option = self.kind, self.default, self.option
         if option.parse is not None:
             kind, default = str | None, None
         elif get_origin(kind) is tuple:
-            kind, default = list[get_args(kind)[0]] | None, list(default) or None  # type: ignore[misc]
+            several: Any = list[get_args(kind)[0]]  # type: ignore[misc]
+            kind, default = (several, MISSING) if default is MISSING else (several | None, list(default) or None)
         if option.metavar is not None:
             declared = typer.Argument(metavar=option.metavar, help=option.help)
         else:

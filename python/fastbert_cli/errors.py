@@ -1,9 +1,12 @@
-"""How commands end when they cannot go on: one line on stderr and exit status 2, or 130 after Ctrl-C; a fault of the
-program itself with its traceback, a request to report it, and exit status 1."""
+"""How commands end when they cannot go on: one line on stderr, with one below it for each of several bad rows, and
+exit status 2, or 130 after Ctrl-C; a fault of the program itself with its traceback, a request to report it, and exit
+status 1."""
 
 from __future__ import annotations
 
+import errno
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,6 +18,7 @@ from safetensors import SafetensorError
 
 # What the library raises for settings, files, a full disk and checkpoints that do not fit.
 FAULTS = (ValueError, OSError, RuntimeError, SafetensorError)
+_ROOM = 1 << 20  # bytes, below which a disk is full
 _OUR_FAULT = (
     "this is a fault of fastbert, not of yours; please report it with the lines above and the output of fastbert info"
 )
@@ -50,6 +54,8 @@ def reported(command: str, stopped: Callable[[], str] = lambda: "stopped", extra
             typer.echo(f"fastbert {command}: {_OUR_FAULT}", err=True)
             raise typer.Exit(1) from None
         typer.echo(f"fastbert {command}: {message}", err=True)
+        for line in getattr(error, "lines", ()):  # of a report
+            typer.echo(f"  {line}", err=True)
         raise typer.Exit(2) from None
 
 
@@ -86,6 +92,18 @@ def foreign_files() -> Iterator[None]:
         raise
     except Exception as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def is_disk_full(error: BaseException | None, folder: Path) -> bool:
+    """Return True if `error` is that of a disk without room, which libraries tell in several ways."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    if isinstance(error, SafetensorError) and "No space left" in str(error):
+        return True
+    try:
+        return isinstance(error, FAULTS) and shutil.disk_usage(folder).free < _ROOM
+    except OSError:
+        return False
 
 
 def one_line(error: Exception) -> str:

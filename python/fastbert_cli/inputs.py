@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from fastbert_cli.errors import CommandError
-from fastbert_cli.options import BACKENDS, PRODUCTS, UNPATCHED, LabelledTexts, Patching
+from fastbert_cli.hub import look_at_hub
+from fastbert_cli.options import BACKENDS, PRODUCTS, LabelledTexts, Patching
 from fastbert_hf.data import FIRST_ROWS, look_at_classification_data, read_texts
-from fastbert_hf.data.files import PLAIN
+from fastbert_hf.data.files import LABELLED, PLAIN
 
 MODEL_REMEDY = "name a folder into which a FastBERT and its tokenizer were saved with save_pretrained"
 _CLASSIFIER_REMEDY = "name a folder into which a classifier and its tokenizer were saved with save_pretrained"
@@ -57,17 +58,19 @@ def look_at_classifier(name: Path) -> Classes | None:
     """Return the classes of the classifier in a folder, which is no FastBERT yet.
 
     Args:
-        name: a folder, or a name on the hub, which is not asked here.
+        name: a folder, or a name on the hub, of which nothing is fetched here.
 
     Returns:
         `None` where they are not named, and for a name on the hub.
 
     Raises:
-        CommandError: no configuration of a classifier, or that of a FastBERT or of a model with one output.
+        CommandError: a name on the hub, which cannot be reached; no configuration of a classifier, or that of a
+            FastBERT or of a model with one output.
     """
     if not name.is_dir():
         if name.is_absolute() or len(name.parts) > 2 or name.exists():
             raise CommandError(f"{name}: no such folder; {_CLASSIFIER_REMEDY}")
+        look_at_hub(str(name), "models")
         return None
     config = _read_config(name, _CLASSIFIER_REMEDY)
     if config.get("model_type") == "fastbert":
@@ -109,6 +112,7 @@ def look_at_labelled(model: Path, texts: LabelledTexts) -> None:
     classes = look_at_model(model)
     if classes is None:
         return
+    _look_at_source(texts.data)
     columns = {key: value for key, value in vars(texts).items() if key != "data"}
     look_at_classification_data(texts.data, classes.names, multi_label=classes.multi_label, **columns)
 
@@ -117,7 +121,13 @@ def look_at_labelled_of_run(
     source: str, columns: Columns, *, split: str | None, multi_label: bool, label_names: Sequence[str] | None = None
 ) -> None:
     """Raise `DataFileError` for labelled texts of a training configuration whose first rows cannot be used."""
+    _look_at_source(source)
     look_at_classification_data(source, label_names, split=split, multi_label=multi_label, **places_of(source, columns))
+
+
+def _look_at_source(source: str) -> None:
+    if Path(source).suffix.lower() not in LABELLED:  # such a name is that of a file
+        look_at_hub(source, "datasets")
 
 
 def look_at_unlabelled(file: str, columns: Columns) -> None:
@@ -147,12 +157,8 @@ def check_subset(columns: Columns, *sources: str | None) -> None:
 
 
 def check_patching(patching: Patching) -> None:
-    """Raise `CommandError` for an unknown backend, or for a precision or a product that nothing would use."""
+    """Raise `CommandError` for an unknown backend, or an unknown product."""
     check_backend(patching.backend)
-    if patching.backend == UNPATCHED and patching.dtype != "weights":
-        raise CommandError(f"--dtype is for patched models; leave it out or choose another --backend than {UNPATCHED}")
-    if patching.bf16_product and patching.dtype != "int8":
-        raise CommandError("--bf16-product leaves a product out of --dtype int8; give both or neither")
     for product in patching.bf16_product:
         if product not in PRODUCTS:
             raise CommandError(f"unknown --bf16-product {product!r}; choose from {', '.join(PRODUCTS)}")

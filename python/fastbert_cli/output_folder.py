@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic
@@ -16,10 +16,10 @@ from transformers.utils import logging
 
 from fastbert_cli import scores
 from fastbert_cli.config_file import Config, as_sections, check_same, read_config, run_to_begin, write_config
-from fastbert_cli.errors import faults_explained, shell_command
+from fastbert_cli.errors import CommandError, faults_explained, is_disk_full, shell_command
 from fastbert_cli.options import SPEEDS
 from fastbert_cli.texts import note_cut_off
-from fastbert_cli.training import CONFIG_FILE
+from fastbert_cli.training import CONFIG_FILE, command_to_go_on
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.files import folder_written_atomically, sole_writer, write_atomically
 from fastbert_hf.machine import describe_machine
@@ -40,9 +40,11 @@ class OutputFolder(Generic[Config]):
         config_file: configuration to begin with; `None`: that of the run to resume, or the defaults.
         flags: values that win over the file's, by their key.
         resume: go on with the run in the folder.
+        quiet: the console is silent, and so are the steps.
 
     Attributes:
         config: complete configuration.
+        writes: this is the first process, which alone writes and says anything.
         console: for people; silent in all processes but the first.
 
     Raises:
@@ -58,7 +60,9 @@ class OutputFolder(Generic[Config]):
         config_file: Path | None,
         flags: Mapping[str, Any],
         resume: bool,
+        quiet: bool = False,
     ) -> None:
+        self._quiet = quiet
         self.folder = folder
         self.resume = resume
         self._command = command
@@ -71,8 +75,8 @@ class OutputFolder(Generic[Config]):
         if resume:
             check_same(read_config(kind, self._stored, {}), self.config, folder)
         # Set by accelerate launch and torchrun.
-        self._writes = os.environ.get("RANK", "0") == "0"
-        self.console = Console(quiet=not self._writes)
+        self.writes = os.environ.get("RANK", "0") == "0"
+        self.console = Console(quiet=quiet or not self.writes)
 
     def __enter__(self) -> OutputFolder[Config]:
         return self
@@ -82,7 +86,7 @@ class OutputFolder(Generic[Config]):
 
     def begin(self) -> None:
         """Write the configuration, in a folder that is this run's alone until the context ends."""
-        if not self._writes:
+        if not self.writes:
             return
         with faults_explained(f"--out {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,9 +95,23 @@ class OutputFolder(Generic[Config]):
             write_config(self.config, self._stored, command)
 
     def of_step(self, name: str) -> dict[str, Any]:
-        """`run_dir` and `resume` of a training step; one that had not begun begins."""
+        """`run_dir`, `resume` and `quiet` of a training step; one that had not begun begins."""
         folder = self.folder / name
-        return {"run_dir": folder, "resume": self.resume and (folder / RUN_FILE).exists()}
+        return {"run_dir": folder, "resume": self.resume and (folder / RUN_FILE).exists(), "quiet": self._quiet}
+
+    @contextmanager
+    def faults_explained(self, where: str) -> Iterator[None]:
+        """Turn faults of the block into a `CommandError`; that of a full disk says which, and how to go on."""
+        try:
+            with faults_explained(where):
+                yield
+        except CommandError as error:
+            if not is_disk_full(error.__cause__, self.folder):
+                raise
+            again = command_to_go_on(self._command, self.folder)
+            raise CommandError(
+                f"{where}: no space is left on the disk of {self.folder}; make room, then go on with: {again}"
+            ) from error
 
     def finish(
         self,
@@ -117,7 +135,7 @@ class OutputFolder(Generic[Config]):
         Raises:
             CommandError: something cannot be written.
         """
-        if not self._writes:
+        if not self.writes:
             return
         max_length, stride = self.config.model.max_length, self.config.model.stride
         note_cut_off(max(result.truncated for result in training.values()), max_length, "training texts")
@@ -125,7 +143,7 @@ class OutputFolder(Generic[Config]):
         if dev is not None:
             dataset = TokenisedDataset(dev, tokenizer, max_length, stride)
             note_cut_off(dataset.truncated, max_length, "dev texts")
-            with scores.progress_bars() as advance:
+            with scores.progress_bars(not self._quiet) as advance:
                 rows = score(model, dataset, SPEEDS, progress=advance)
         results = {
             "machine": describe_machine(),
@@ -137,7 +155,7 @@ class OutputFolder(Generic[Config]):
             "flops_convention": FLOPS_CONVENTION,
             "dev": rows,
         }
-        with faults_explained(str(self.folder)):
+        with self.faults_explained("saving the model"):
             with folder_written_atomically(self.folder / "model") as folder:
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
@@ -152,6 +170,8 @@ class OutputFolder(Generic[Config]):
             write_atomically(self.folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         if rows:
             scores.show(self.console, rows)
+            scores.show_layers(self.console, training)
+            scores.note_losses(rows)
         else:
             self.console.print("no scores: give labelled texts with --dev, or use fastbert evaluate", soft_wrap=True)
         self.console.print(f"written: {self.folder}/model, results.json, {CONFIG_FILE}", soft_wrap=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from fastbert_hf.scoring import Row
+from fastbert_hf.training import TrainingResult
 
 _COLUMNS = {
     "setting": ("setting", "{}"),
@@ -22,15 +25,16 @@ _COLUMNS = {
     "speedup": ("speed-up", "{:.2f}x"),
     "realisation": ("realisation", "{:.2f}"),
 }
+_LOSS = 0.995  # below which a speed-up is told as what it is
 Advance = Callable[[str, int, int], None]  # what, how much is done, how much there is
 
 
 @contextmanager
-def progress_bars() -> Iterator[Advance]:
-    """Show progress on stderr, if that is a terminal: a bar for every step that is named."""
+def progress_bars(wanted: bool = True) -> Iterator[Advance]:
+    """Show progress on stderr, if that is a terminal and it is wanted: a bar for every step that is named."""
     errors = Console(stderr=True)
     # Where it is no terminal, a bar would leave an empty line before the message of an error.
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+    with Progress(console=errors, transient=True, disable=not (wanted and errors.is_terminal)) as progress:
         tasks: dict[str, Any] = {}
 
         def advance(step: str, done: int, total: int) -> None:
@@ -50,6 +54,36 @@ def show(console: Console, rows: Sequence[Row]) -> None:
     for row in rows:
         table.add_row(*(_cell(name, row[name]) for name in columns))
     console.print(table)
+
+
+def show_layers(console: Console, training: Mapping[str, TrainingResult]) -> None:
+    """Print what each exit head of the last step would score if every text left there, in the epoch that was kept."""
+    *_, last = training.values()
+    for epoch in last.epochs:
+        layers = [name.rpartition("_")[2] for name in epoch if name.startswith("dev_accuracy_layer_")]
+        if epoch["epoch"] != math.ceil(last.best_epoch or 0) or not layers:
+            continue
+        table = Table(box=None, pad_edge=False)
+        for heading in ("if every text left there", "accuracy", "macro F1"):
+            table.add_column(heading, justify="left" if "text" in heading else "right")
+        names = [(f"layer {layer}", f"layer_{layer}") for layer in layers]
+        if "dev_accuracy_teacher" in epoch:
+            names.append(("teacher", "teacher"))
+        for name, key in names:
+            table.add_row(name, f"{epoch[f'dev_accuracy_{key}']:.2%}", f"{epoch[f'dev_macro_f1_{key}']:.4f}")
+        console.print()
+        console.print(table)
+
+
+def note_losses(rows: Sequence[Row]) -> None:
+    """Say on stderr which settings cost more than they save."""
+    losing = [f"{row['setting']} ({row['flops_speedup']:.2f}x)" for row in rows if row["flops_speedup"] < _LOSS]
+    if losing:
+        print(
+            f"note: {', '.join(losing)} costs more than full depth, since students are asked and too few texts leave; "
+            "distill longer (--distil-epochs), give fewer --exit-layers, or take a higher Speed",
+            file=sys.stderr,
+        )
 
 
 def for_card(rows: Sequence[Row]) -> list[dict[str, str]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+from fastbert_cli.errors import CommandError
 from fastbert_cli.inputs import Columns, places_of, text_columns_of
 from fastbert_cli.models import label_names_of
 from fastbert_cli.options import LabelledTexts
 from fastbert_hf.data import ClassificationData, TextData, read_classification_data, read_unlabelled_texts
+from fastbert_hf.data.seen import Seen
 from fastbert_hf.modeling import FastBertForSequenceClassification
 
 
@@ -54,6 +56,26 @@ def note_cut_off(truncated: int, max_length: int, what: str = "texts") -> None:
             f"note: {truncated:,} {what} are longer than {max_length} tokens and were cut off; --max-length sets where",
             file=sys.stderr,
         )
+
+
+def note_seen(seen: Seen) -> None:
+    """Say on stderr how many texts the training has seen, if it has any."""
+    if seen.any.any():
+        print(f"note: {seen.in_words()}; scores on such texts flatter, so give others", file=sys.stderr)
+
+
+def with_ids_of(data: ClassificationData, class_names: Sequence[str], model: str) -> ClassificationData:
+    """Return `data`, of single-label texts, with the class ids of another model.
+
+    Raises:
+        CommandError: the model does not know a class of them.
+    """
+    used = [data.label_names[number] for number in sorted(set(data.label_ids))]
+    for name in used:
+        if name not in class_names:
+            raise CommandError(f"{model}: does not know the class {name!r}; compare models of the same classes")
+    ids = [class_names.index(data.label_names[number]) for number in data.label_ids]
+    return replace(data, label_ids=ids, label_names=list(class_names))
 
 
 def read_unlabelled(file: str, columns: Columns) -> TextData:

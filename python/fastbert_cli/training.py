@@ -174,9 +174,24 @@ class TrainingConfig:
 
 
 Resume = Annotated[bool, Option("Go on with the run in --out, with the configuration it has.", panel=RUN)]
+Quiet = Annotated[bool, Option("Show neither tables nor how training goes; notes and errors stay.", panel=RUN)]
 ConfigFile = Annotated[
     Path | None, Option("YAML file of settings, as the config.yaml of another run; options given here win.", panel=RUN)
 ]
+
+
+def share_the_cores() -> None:
+    """Let the threads of training sleep while they wait for each other, unless the environment decides that.
+
+    They spin otherwise, and on a machine with other work hold up those they wait for. It is read when torch is first
+    imported, so this is called before.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def command_to_go_on(command: Sequence[str], folder: Path) -> str:
+    """Return the command line that goes on with the run in `folder`, which `command` began."""
+    return shell_command("fastbert", *command, "--out", folder, "--resume")
 
 
 def how_to_go_on(command: Sequence[str], folder: Path) -> str:
@@ -190,4 +205,4 @@ def how_to_go_on(command: Sequence[str], folder: Path) -> str:
         return "stopped before training began"
     processes = os.environ.get("WORLD_SIZE", "1")  # set by accelerate launch and torchrun
     again = "" if processes == "1" else f", in {processes} processes again,"
-    return f"stopped; go on{again} with: {shell_command('fastbert', *command, '--out', folder, '--resume')}"
+    return f"stopped; go on{again} with: {command_to_go_on(command, folder)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import io
 import os
 import re
 import secrets
@@ -16,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -48,10 +49,20 @@ def file_written_atomically(path: Path) -> Iterator[TextIO]:
     Raises:
         OutputInUseError: another block, in any process, does the same.
     """
+    with (
+        bytes_written_atomically(path) as raw,
+        io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as file,
+    ):
+        yield file
+
+
+@contextmanager
+def bytes_written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """The same of bytes."""
     with sole_writer(path):
         temporary = _beside(path, "partial")
         try:
-            with os.fdopen(os.open(temporary, _NEW, 0o666), "w", encoding="utf-8", newline="\n") as file:
+            with os.fdopen(os.open(temporary, _NEW, 0o666), "wb") as file:
                 yield file
             os.replace(temporary, path)
         finally:

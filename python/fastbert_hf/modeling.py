@@ -13,7 +13,9 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, initialization
 
 from fastbert_hf import backbones, passes
+from fastbert_hf.beside import file_beside_weights
 from fastbert_hf.configuration import FastBertConfig
+from fastbert_hf.data.seen import SEEN_FILE, SeenTexts
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting, find_setting
 from fastbert_hf.exits.resolution import ResolvedSpeed, Speed, resolve_speed
 from fastbert_hf.heads import AttentiveHead, PooledHead
@@ -45,7 +47,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
     classifiers. Made with `from_backbone` from a pretrained encoder, or with `from_pretrained` from a saved FastBERT.
 
     `calibrated_setting` is what a calibration chose for these weights, or `None`: how samples leave when a call names
-    no Speed. It is saved and loaded with the model.
+    no Speed. `seen_texts` are the texts that the training steps trained on and chose epochs by, as numbers. Both are
+    saved and loaded with the model.
     """
 
     config: FastBertConfig
@@ -68,6 +71,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         # Of `freeze_for_distillation`: what required gradients before, by name.
         self._flags_before_freezing: dict[str, bool] | None = None
         self.calibrated_setting: CalibratedSetting | None = None
+        self.seen_texts = SeenTexts()
         self.post_init()
 
     @torch.no_grad()
@@ -129,8 +133,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
         Raises:
             RuntimeError: the checkpoint and the model do not have the same parameters. Transformers alone would
                 warn and go on with random weights.
-            ValueError: the weights are a pickle that would have to run code to be loaded, or the calibrated setting
-                beside the checkpoint cannot be read.
+            ValueError: the weights are a pickle that would have to run code to be loaded, or the calibrated setting or
+                the seen texts beside the checkpoint cannot be read.
 
         Warns:
             UserWarning: the calibrated setting was made for other weights, and is left out.
@@ -157,6 +161,9 @@ class FastBertForSequenceClassification(PreTrainedModel):
                 f"{pretrained_model_name_or_path} is not a checkpoint of this model: {'; '.join(problems)}. {remedy}"
             )
         model.calibrated_setting = find_setting(pretrained_model_name_or_path, model, kwargs)
+        seen = file_beside_weights(pretrained_model_name_or_path, SEEN_FILE, kwargs)
+        if seen is not None:
+            model.seen_texts = SeenTexts.load(seen)
         return (model, info) if want_info else model
 
     def save_pretrained(
@@ -169,8 +176,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
     ) -> None:
         """Save the model so that `from_pretrained` loads it; arguments as in `PreTrainedModel.save_pretrained`.
 
-        The calibrated setting, if there is one, is saved too. The names in `state_dict` may be those of a module that
-        wraps the model (`torch.compile`, `DataParallel`).
+        The calibrated setting, if there is one, and the seen texts are saved too. The names in `state_dict` may be
+        those of a module that wraps the model (`torch.compile`, `DataParallel`).
 
         Raises:
             ValueError: the parameters are not those that the configuration describes, so that what would be written
@@ -181,16 +188,17 @@ class FastBertForSequenceClassification(PreTrainedModel):
         if is_main_process:
             check_loadable(self, state_dict)
         super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
-        self._save_setting(save_directory)
+        self._save_beside(save_directory)
 
     def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
-        # With push_to_hub=True, save_pretrained of the base class uploads before the setting is in the folder.
-        self._save_setting(working_dir)
+        # With push_to_hub=True, save_pretrained of the base class uploads before these files are in the folder.
+        self._save_beside(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
-    def _save_setting(self, folder: Any) -> None:
+    def _save_beside(self, folder: Any) -> None:
         if self.calibrated_setting is not None:
             self.calibrated_setting.save(Path(folder))
+        self.seen_texts.save(Path(folder))
 
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
         """Resize the backbone's table of positions, where its family can (DistilBERT)."""

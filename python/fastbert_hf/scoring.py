@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from fastbert_hf.flops import Convention, ModelShape, flops_speedup
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.progress import Progress, no_progress
 from fastbert_hf.timing import Depth, batch_calls, inputs_of, ratio, time_interleaved
-from fastbert_hf.training import evaluate
+from fastbert_hf.training import EvaluationResult, evaluate
 
 FLOPS_CONVENTION: Convention = "paper"  # of fastbert_hf.flops
 _ROUNDS = 3
@@ -30,6 +30,7 @@ def score(
     batch_size: int = 32,
     timed: bool = False,
     progress: Progress = no_progress,
+    each: Callable[[Row, EvaluationResult], None] = lambda row, result: None,
 ) -> list[Row]:
     """Return a row for full depth, the calibrated setting if the model has one, each Speed and each speed-up.
 
@@ -41,6 +42,7 @@ def score(
         batch_size: samples per forward pass, in the order of the data.
         timed: measure times too, over all of the data.
         progress: is told of the steps "scores" and "times".
+        each: is told of every row, without times, and of the answers behind it.
 
     Returns:
         Rows of `setting` (its name), `speed` (`None`: full depth, or one Speed per layer), `accuracy` and `macro_f1` as
@@ -68,6 +70,7 @@ def score(
                 "flops_speedup": flops_speedup(asked, layers, np.asarray(dataset.lengths), FLOPS_CONVENTION),
             }
         )
+        each(rows[-1], result)
         progress("scores", done, len(depths))
     if timed:
         _add_times(rows, [depth for _, depth in depths], model, dataset, batch_size, progress)

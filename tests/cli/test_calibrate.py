@@ -16,6 +16,8 @@ from fastbert_cli.setting_in_words import describe_objective
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf import predict as predict_texts
 from fastbert_hf.calibration import Clock, ExitRecords, Objective, figures_of, simulate
+from fastbert_hf.data import TextData
+from fastbert_hf.data.seen import SeenTexts
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting
 from fastbert_hf.flops import ModelShape, executed_flops, full_depth_flops
 from helpers.cli import assert_complaint, invoke, succeed
@@ -323,8 +325,8 @@ def test_models_that_cannot_be_calibrated(folder, dev) -> None:
 def test_speeds_that_contradict_or_cannot_be_had(original, folder, dev) -> None:
     texts = original.parent / "texts.txt"
     for options, message in (
-        (("--speed", 0.5, "--full-depth"), "--speed and --full-depth contradict each other"),
-        (("--speedup", 2, "--speed", 0.5), "--speed and --speedup contradict each other"),
+        (("--speed", 0.5, "--full-depth"), "--speed and --full-depth do not go together"),
+        (("--speedup", 2, "--speed", 0.5), "--speed and --speedup do not go together"),
         (("--speedup", 2), "speedup needs a calibrated model"),
     ):
         assert_complaint(invoke("predict", folder, texts, *options), "predict", message)
@@ -358,3 +360,33 @@ def test_a_fault_while_saving_leaves_the_model(folder, dev, monkeypatch) -> None
     result = invoke("calibrate", folder, "--data", dev, "--min-speedup", 1.2, "--temperature-scaling")
     assert_complaint(result, "calibrate", "No space left on device")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_texts_of_the_training_promise_nothing(folder, dev) -> None:
+    texts = [line.split("\t")[1] for line in dev.read_text().splitlines()[1:]]
+    alone = [text for text in texts if texts.count(text) == 1]
+
+    def saw(trained_on, chose):
+        model = FastBertForSequenceClassification.from_pretrained(folder)
+        model.seen_texts = SeenTexts().with_run(TextData(trained_on, None), TextData(chose, None))
+        model.save_pretrained(folder)
+
+    wish = ("calibrate", folder, "--data", dev, "--max-drop", 0.3, "--one-speed", "--dry-run")
+    saw(alone[:30], alone[30:50])
+    told = "50 of 400 texts were seen in training (30 trained on, 20 chose the epochs)"
+    refused = invoke(*wish)
+    assert_complaint(refused, "calibrate", f"{told}, so nothing can be guaranteed by them")
+    assert "with --leave-out-seen (350 stay)" in refused.stderr
+    left = succeed(*wish, "--leave-out-seen", "--json")
+    assert json.loads(left.stdout)["texts"] == 350 and "they are left out, and 350 stay" in left.stderr
+    without = succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.2, "--dry-run", "--json")
+    assert json.loads(without.stdout)["texts"] == 400 and f"{told}, so the figures below flatter" in without.stderr
+    scored = succeed("evaluate", folder, "--data", dev, "--backend", "none", "--speed", 0.5, "--json")
+    assert json.loads(scored.stdout)["seen_in_training"] == {"trained_on": 30, "chose": 20} and told in scored.stderr
+    saw(alone[:3], alone[3:4])  # a trace
+    left = succeed(*wish, "--json")
+    assert json.loads(left.stdout)["texts"] == 396 and "they are left out, and 396 stay" in left.stderr
+    saw(texts, texts)
+    refused = invoke(*wish, "--leave-out-seen")
+    assert_complaint(refused, "calibrate", "400 of 400 texts were seen in training (400 trained on), so nothing can be")
+    assert "--leave-out-seen" not in refused.stderr

@@ -215,7 +215,7 @@ def commands():
 
 
 def test_no_two_options_of_a_command_share_a_name(commands):
-    every = ["adopt", "analyze", "calibrate", "convert", "demo", "distill", "evaluate", "export", "info"]
+    every = ["adopt", "analyze", "calibrate", "compare", "convert", "demo", "distill", "evaluate", "export", "info"]
     assert sorted(commands) == [*every, "predict", "train"]
     for command in commands.values():
         names = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)]
@@ -253,7 +253,8 @@ def test_mistakes_are_told_before_the_libraries_are_imported(tmp_path):
     (tmp_path / "score").mkdir()
     (tmp_path / "score" / "config.json").write_text('{"model_type": "bert", "id2label": {"0": "score"}}')
     (tmp_path / "texts.txt").write_text("good\n")
-    (tmp_path / "empty.txt").write_text("good\n\n")
+    (tmp_path / "empty.txt").write_text("good\n\nbad\n")
+    (tmp_path / "hole.csv").write_text("text,id\ngood,1\n,2\n")
     (tmp_path / "latin.txt").write_bytes("schön\n".encode("latin-1"))
     (tmp_path / "columns.tsv").write_text("body\tlabel\ngood\tyes\n")
     (tmp_path / "labels.tsv").write_text("text\tlabel\ngood\tyes\nbad\tperhaps\n")
@@ -266,7 +267,7 @@ def test_mistakes_are_told_before_the_libraries_are_imported(tmp_path):
         (["predict", model, "{folder}/absent.txt"], 2, "absent.txt: cannot be read"),
         (["predict", "{folder}/absent", "{folder}/texts.txt"], 2, "absent: no such folder; name a folder into which"),
         (["predict", "{folder}/bert", "{folder}/texts.txt"], 2, "holds a model of the type 'bert', not 'fastbert'"),
-        (["predict", model, "{folder}/empty.txt"], 2, "line 2: empty text; fill it in or delete the line, or mark it"),
+        (["predict", model, "{folder}/empty.txt"], 2, "line 2: empty text (a blank line); fill it in or delete"),
         (["predict", model, "{folder}/latin.txt"], 2, "line 1: not UTF-8 text"),
         (["predict", model, "{folder}/texts.txt", "--backend", "abacus"], 2, "unknown backend 'abacus'"),
         (["evaluate", model, data, "{folder}/columns.tsv"], 2, "no column text"),
@@ -277,7 +278,7 @@ def test_mistakes_are_told_before_the_libraries_are_imported(tmp_path):
         (["train", "--train", "{folder}/absent.tsv"], 2, "absent.tsv: cannot be read"),
         (["train", "--train", "{folder}/labels.tsv", "--epochs", "0"], 2, "epochs must be above 0"),
         (["train", "--train", "{folder}/labels.tsv", "--dev", "{folder}/columns.tsv"], 2, "columns.tsv, line 1: no"),
-        (["distill", model, "--texts", "{folder}/empty.txt"], 2, "empty.txt, line 2: empty text"),
+        (["distill", model, "--texts", "{folder}/hole.csv"], 2, "hole.csv, line 3: empty text"),
         (["distill", model, "--texts", "{folder}/texts.txt", "--dev", "{folder}/labels.tsv"], 2, "unknown label"),
         (["adopt", model, "--texts", "{folder}/texts.txt"], 2, "is a FastBERT already; fastbert distill"),
         (
@@ -288,7 +289,7 @@ def test_mistakes_are_told_before_the_libraries_are_imported(tmp_path):
         (["adopt", "{folder}/score", "--texts", "{folder}/texts.txt"], 2, "has one output, a score, which has no"),
         (["adopt", "{folder}/bert"], 2, "no texts to distill from; name a file with --texts"),
         (["export", "{folder}/bert", "--to", "{folder}/x"], 2, "holds a model of the type 'bert', not 'fastbert'"),
-        (["demo", "--train", "{folder}/labels.tsv"], 2, "--train and --dev go together"),
+        (["demo", "--train", "{folder}/labels.tsv"], 2, "--train is for --dev: one file is trained on"),
         (["demo", "--train", "{folder}/labels.tsv", "--dev", "{folder}/none.tsv"], 2, "none.tsv: no samples"),
         (["demo", "--speed", "0"], 2, "every --speed must be above 0 and at most 1"),
         (["demo", "--out", "{folder}/texts.txt"], 2, "texts.txt: a file; name a folder"),

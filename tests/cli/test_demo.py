@@ -78,7 +78,7 @@ def test_from_files_to_report(backbone, files, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--train", "only.tsv"], "go together"),
+        (["--train", "only.tsv"], "--train is for --dev: one file is trained on"),
         (["--train", "absent.tsv", "--dev", "absent.tsv"], "cannot be read"),
         (["--speed", "1.5"], "at most 1"),
         (["--backbone", "no/such/folder/anywhere", "--train", "{train}", "--dev", "{train}"], "no/such/folder"),

@@ -133,7 +133,10 @@ def test_pairs_of_texts(trained, data):
         ),
         (["--data", "{data}/dev.tsv", "--split", "test"], "a file has no splits"),
         (["--data", "{data}/dev.tsv", "--backend", "no"], "no"),
-        (["--data", "{data}/dev.tsv", "--backend", "none", "--dtype", "bf16"], "--dtype is for patched models"),
+        (
+            ["--data", "{data}/dev.tsv", "--backend", "none", "--dtype", "bf16"],
+            "--dtype and --backend none do not go together",
+        ),
         (["--data", "{data}/dev.tsv", "--bf16-product", "output"], "give both or neither"),
         (["--data", "{data}/dev.tsv", "--dtype", "int8", "--bf16-product", "key"], "unknown --bf16-product 'key'"),
         (["--data", "{data}/dev.tsv", "--out", "{data}/no/x.json"], "no such folder; make it first"),
@@ -201,4 +204,28 @@ def test_agreement_is_counted(trained, data):
     assert (found["answers"], found["other_labels"], found["other_exit_layers"]) == (42, 0, 0)
     assert "0 of 42 labels differ, 0 of " in succeed("evaluate", *arguments).stdout
     result = invoke("evaluate", *arguments, "--backend", "none")
-    assert_complaint(result, "evaluate", "--agreement compares a patched model")
+    assert_complaint(result, "evaluate", "--agreement and --backend none do not go together")
+
+
+def test_scores_by_class_and_errors(trained, data, tmp_path):
+    rows = ["no\ta very good film", "yes\tgood book", "no\tbad film", "yes\tbad, is it"]
+    (tmp_path / "own.tsv").write_text("\n".join(["label\ttext", *rows]) + "\n")
+    call = ("evaluate", trained / "model", "--data", tmp_path / "own.tsv", "--speed", 0.5, "--by-class")
+    told = succeed(*call, "--errors", tmp_path / "errors.jsonl").stdout
+    found = json.loads(succeed(*call, "--json").stdout)
+    assert [one["setting"] for one in found["by_class"]] == ["full depth", "Speed 0.5"]
+    full = found["by_class"][0]
+    matrix = full["confusion"]
+    assert sum(map(sum, matrix)) == 4 and (matrix[0][0] + matrix[1][1]) / 4 == found["rows"][0]["accuracy"]
+    for index, one in enumerate(full["classes"]):
+        assert one["texts"] == 2 and one["recall"] == matrix[index][index] / 2 and one["exit_layers"] == [0, 0, 2]
+    assert "by class, at Speed 0.5" in told and "texts of a class (rows) by what they are taken for" in told
+    errors = [json.loads(line) for line in (tmp_path / "errors.jsonl").read_text().splitlines()]
+    assert len(errors) == round(4 * (1 - found["rows"][1]["accuracy"])) > 0
+    for error in errors:
+        assert rows[error["row"] - 1] == f"{error['label']}\t{error['text']}" and error["predicted"] != error["label"]
+    assert [error["uncertainty"] for error in errors] == sorted(error["uncertainty"] for error in errors)
+    succeed(*call, "--errors", tmp_path / "errors.tsv")
+    assert len((tmp_path / "errors.tsv").read_text().splitlines()) == 1 + len(errors)
+    refused = invoke(*call, "--errors", tmp_path / "errors.txt")
+    assert_complaint(refused, "evaluate", "errors.txt: unknown ending; name it .tsv, .csv, .jsonl, .ndjson")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+from itertools import islice
 
 import pyarrow
 import pytest
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from fastbert_cli.app import app
 from fastbert_cli.predict import run
+from fastbert_cli.predict.writing import Layout, output
 from fastbert_hf import FastBertForSequenceClassification, Predictions
 from fastbert_hf import predict as predict_texts
 from fastbert_hf.data.labels import split_labels
@@ -48,14 +51,14 @@ def texts_file(tmp_path):
     return path
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+def invoke(*arguments, text=None):
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)], input=text)
 
 
 def write_rows(path, part, safe=None, classes=()):
-    with run._output(path, safe, classes) as write:
+    with output(path, Layout(classes=classes, multi_label=part.multi_label, safe=safe)) as write:
         for row in run._rows([part], len(classes), run._Counts()):
-            write(row)
+            write([], row)
 
 
 def rows_of(table):
@@ -104,10 +107,14 @@ def test_long_texts_in_passages(model_dir, texts_file):
 @pytest.mark.parametrize(
     ("name", "content", "options"),
     [
-        ("t.csv", "label,TEXT\n" + "".join(f'x,"{text}"\n\n' for text in TEXTS), []),
+        ("t.csv", "label,TEXT\n" + "".join(f'x,"{text}"\n\n' for text in TEXTS), ["--on-empty", "skip"]),
         ("t.tsv", "id\tBody\n" + "".join(f"7\t{text}\n" for text in TEXTS), ["--text-column", "body"]),
         ("t.jsonl", "\n".join(json.dumps({"text": text, "id": 7}) for text in TEXTS), []),
-        ("t.ndjson", "\n\n".join(json.dumps({"Body": text}) for text in TEXTS), ["--text-column", "Body"]),
+        (
+            "t.ndjson",
+            "\n\n".join(json.dumps({"Body": text}) for text in TEXTS),
+            ["--text-column", "Body", "--on-empty", "skip"],
+        ),
         ("t.txt", "\ufeff" + "".join(f"  {text}\r\n" for text in TEXTS), []),
     ],
 )
@@ -163,7 +170,7 @@ def test_json_has_no_nan(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("t.txt", "good\n\nbad\n", [], "t.txt, line 2: empty text; fill it in or delete the line"),
+        ("t.txt", "good\n\nbad\n", [], "t.txt, line 2: empty text (a blank line); fill it in or delete the line"),
         ("t.txt", "", [], "t.txt: no samples; add some"),
         ("t.txt", b"good\ncaf\xe9\n", [], "t.txt, line 2: not UTF-8 text"),
         ("t.txt", "good\n", ["--text-column", "x"], "a .txt file has no columns; leave the text column out"),
@@ -187,7 +194,7 @@ def test_json_has_no_nan(tmp_path):
         ),
         ("t.jsonl", '{"text": 5}\n', [], "line 1: text is 5, not a string"),
         ("t.jsonl", '{"text": "good \\ud800"}\n', [], "line 1: half of a character"),
-        ("t.txt", "good\n", ["--pair-column", "x"], "--pair-column goes with --text-column"),
+        ("t.txt", "good\n", ["--pair-column", "x"], "--pair-column is for --text-column: "),
         (
             "t.csv",
             "a,b\nx,y\n",
@@ -195,10 +202,15 @@ def test_json_has_no_nan(tmp_path):
             "--stride is for single texts, not for pairs; leave it or --pair-column out",
         ),
         ("t.txt", "good\n", ["--max-length", 5, "--stride", 3], "stride must be an integer of at least 0 and below 3"),
-        ("t.txt", "good\n", ["--backend", "none", "--dtype", "bf16"], "--dtype is for patched models"),
+        ("t.txt", "good\n", ["--backend", "none", "--dtype", "bf16"], "--dtype and --backend none do not go together"),
         ("t.txt", "good\n", ["--backend", "abacus"], "unknown backend 'abacus'; choose one of auto, "),
         ("t.txt", "good\n", ["--max-length", 1000], "max_length must be above 2"),
-        ("t.txt", "good\n", ["--out", "{folder}/out.xml"], "unknown ending; name it .tsv, .csv, .jsonl, .ndjson"),
+        (
+            "t.txt",
+            "good\n",
+            ["--out", "{folder}/out.xml"],
+            "unknown ending; name it .tsv, .csv, .jsonl, .ndjson, .parquet",
+        ),
         ("t.txt", "good\n", ["--out", "{folder}/no/out.tsv"], "no such folder; make it first"),
         ("t.tsv", "text\ngood\n", ["--out", "{folder}/t.tsv"], "that is the file of the texts; choose another name"),
         ("t.tsv", "text\ngood\n", ["--out", "{folder}/folder.tsv"], "not a file that can be replaced"),
@@ -228,7 +240,8 @@ def test_a_missing_file_and_folders_without_a_model(model_dir, texts_file, tmp_p
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (ValueError, 2)])
 def test_a_run_that_stops_leaves_the_old_file(model_dir, texts_file, tmp_path, monkeypatch, error, code):
-    def breaks_off(*arguments, **options):
+    def breaks_off(_, tokenizer, texts, **options):
+        assert list(islice(texts, 4)) == TEXTS[:4]
         yield predict_texts(model, AutoTokenizer.from_pretrained(model_dir), TEXTS[:4])
         raise error("text 4 is odd")
 
@@ -310,6 +323,8 @@ def test_labels_with_separators_are_read_back_from_a_table(tmp_path):
         ("t.tsv", "id\ttext\n1\tgood film\n2\t\n3\t \n4\tbad\n"),
         ("t.csv", 'id,text\n1,good film\n2,\n3," "\n4,bad\n'),
         ("one.csv", "text\ngood film\n\n  \nbad\n"),
+        ("blank.tsv", "id\ttext\n1\tgood film\n\n  \n4\tbad\n\n\n"),
+        ("blank.jsonl", '{"text": "good film"}\n\n  \n{"text": "bad"}\n\n'),
         ("one.tsv", "\ntext\ngood film\n\n  \nbad\n"),
         ("t.jsonl", '{"text": "good film"}\n{"text": null}\n{"text": ""}\n{"text": "bad"}\n'),
     ],
@@ -326,6 +341,9 @@ def test_empty_texts_are_marked_on_wish(model_dir, tmp_path, name, content, out)
     assert result.exit_code == 0, result.output
     assert "2 of 4 texts are empty; their rows have no values" in result.stderr
     assert f"mean exit layer {want.exit_layer.double().mean():.2f} of 4" in result.stderr
+    left_out = invoke(model_dir, tmp_path / name, "--speed", 0.5, "--on-empty", "skip")
+    assert_rows(rows_of(left_out.stdout), want)
+    assert "2 of 4 texts are empty; they have no rows" in left_out.stderr
     lines = (tmp_path / out).read_text(encoding="utf-8").splitlines()
     if out == "out.tsv":
         rows = [line.split("\t") for line in lines[1:]]
@@ -345,3 +363,86 @@ def test_a_pair_with_an_empty_half_and_nothing_but_empty_texts_are_marked(model_
     (tmp_path / "none.txt").write_text("")
     result = invoke(model_dir, tmp_path / "none.txt", "--on-empty", "mark")
     assert result.exit_code == 2 and "none.txt: no samples" in result.stderr
+
+
+def test_standard_input(model_dir, expected):
+    assert_rows(rows_of(invoke(model_dir, "-", "--speed", 0.5, text="\n".join(TEXTS)).stdout), expected)
+    lines = "".join(json.dumps({"body": text, "n": number}) + "\n" for number, text in enumerate(TEXTS))
+    words = ("-", "--input-format", "jsonl", "--text-column", "body", "--keep", "n", "--speed", 0.5)
+    header, *rows = invoke(model_dir, *words, text=lines).stdout.splitlines()
+    assert header == f"n\t{HEADER}" and [row.split("\t")[0] for row in rows] == list(map(str, range(30)))
+    assert_rows([row.split("\t")[1:] for row in rows], expected)
+    for arguments, message in (
+        (("-", "t.txt"), "- (standard input) stands alone"),
+        (("t.txt", "--input-format", "csv"), "--input-format is for standard input (-)"),
+    ):
+        assert message in invoke(model_dir, *arguments).stderr
+    broken = invoke(model_dir, *words, text=lines + "{\n")
+    assert broken.exit_code == 2 and "standard input, line 31: not JSON" in broken.stderr
+
+
+def test_several_files_a_folder_and_columns_that_are_kept(model_dir, tmp_path, expected):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rows = [dict(id=number, label=f"-{number}", text=text) for number, text in enumerate(TEXTS)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows[:10]), folder / "a.parquet")
+    (folder / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[10:20]))
+    (folder / "notes.md").write_text("no texts")
+    lines = [f"{row['id']},{row['label']},{row['text']}\n" for row in rows[20:]]
+    (tmp_path / "c.csv").write_text("ID,Label,text\n" + "".join(lines))
+    names = [str(folder / "a.parquet"), str(folder / "b.jsonl"), str(tmp_path / "c.csv")]
+    call = (model_dir, folder, tmp_path / "c.csv", "--keep", "id", "--keep", "label", "--speed", 0.5, "--out")
+    for name in ("out.csv", "out.jsonl"):
+        assert invoke(*call, tmp_path / name).exit_code == 0
+    lines = list(csv.reader((tmp_path / "out.csv").open(newline="")))
+    assert lines[0] == ["file", "id", "input_label", *HEADER.split("\t")]
+    assert [line[:3] for line in lines[1:]] == [[names[n // 10], str(n), f"-{n}"] for n in range(30)]
+    assert_rows([[" ".join(line[3].split()), *line[4:]] for line in lines[1:]], expected)
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(record["file"], record["id"]) for record in records[:20]] == [(names[n // 10], n) for n in range(20)]
+    assert invoke(model_dir, tmp_path / "c.csv", "--keep", "x").stderr.endswith("check the name of the column\n")
+    (folder / "a.parquet").unlink(), (folder / "b.jsonl").unlink()
+    assert "no file of texts in this folder (.txt, .tsv" in invoke(model_dir, folder).stderr
+
+
+def test_parquet_out(model_dir, tmp_path, expected):
+    rows = [
+        dict(id=number, weight=number / 2, mixed=text if number else number, text=text)
+        for number, text in enumerate(TEXTS)
+    ]
+    (tmp_path / "t.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + '{"id": null, "weight": 1, "mixed": 1, "text": ""}\n'
+    )
+    out = tmp_path / "out.parquet"
+    words = [word for name in ("id", "weight", "mixed") for word in ("--keep", name)]
+    result = invoke(
+        model_dir, tmp_path / "t.jsonl", "--speed", 0.5, "--out", out, "--probabilities", "--on-empty", "mark", *words
+    )
+    assert result.exit_code == 0, result.output
+    table = parquet.read_table(out)
+    assert [str(table.schema.field(name).type) for name in ("id", "weight", "mixed")] == ["int64", "double", "string"]
+    columns = table.to_pydict()
+    assert columns["id"] == [*range(30), None] and columns["mixed"][:2] == ["0", TEXTS[1]]
+    assert columns["label"] == [*expected.label_names, None]
+    assert columns["exit_layer"] == [*expected.exit_layer.tolist(), None]
+    for index, name in enumerate(expected.id2label.values()):
+        assert columns[f"probability of {name}"][:30] == pytest.approx(
+            expected.probabilities[:, index].tolist(), abs=1e-5
+        )
+
+
+def test_all_bad_lines_in_one_report(model_dir, tmp_path):
+    (tmp_path / "a.tsv").write_text("id\ttext\n1\tgood\n2\n3\t\n4\tbad\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "good"}\n{"text": 5}\n{\n{"txt": ""}\n' + "[]\n" * 30)
+    result = invoke(model_dir, tmp_path / "a.tsv")
+    first, *lines = result.stderr.splitlines()
+    assert first == (
+        "fastbert predict: 2 rows cannot be used; mark empty texts in the output with --on-empty mark, or leave them "
+        "out with --on-empty skip:"
+    )
+    assert [line.partition("a.tsv, ")[2][:7] for line in lines] == ["line 3:", "line 4:"]
+    result = invoke(model_dir, tmp_path / "b.jsonl")
+    lines = result.stderr.splitlines()
+    assert lines[0] == "fastbert predict: 33 rows cannot be used:" and lines[-1] == "  and 13 more" and len(lines) == 22
+    assert "line 2: text is 5" in lines[1] and "line 3: not JSON" in lines[2] and "line 4: no column text" in lines[3]
+    assert result.exit_code == 2 and result.stdout == ""

@@ -21,6 +21,7 @@ from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.train.command import TrainConfig
 from fastbert_cli.training import how_to_go_on
 from fastbert_hf import FastBertForSequenceClassification, predict
+from fastbert_hf.data import TextData
 from fastbert_hf.files import sole_writer
 from helpers.cli import (
     QUICK,
@@ -71,6 +72,8 @@ def test_from_files_to_a_finished_model(trained, data):
         right = sum(name == label for name, (label, _) in zip(answers.label_names, lines, strict=True))
         assert row["accuracy"] == pytest.approx(right / 21)
         assert row["mean_exit_layer"] == pytest.approx(answers.exit_layer.double().mean().item())
+    seen = model.seen_texts.among(TextData([text_of(0), "not " + text_of(0)], None))
+    assert seen.trained_on.tolist() == [True, False]
     card = (trained / "model" / "README.md").read_text()
     assert "| full depth |" in card and "21 labelled texts" in card and "base_model" not in card
 
@@ -131,7 +134,7 @@ def full_disk(*arguments, **options):
     ("writer", "where"),
     [
         ("fastbert_hf.FastBertForSequenceClassification.save_pretrained", "step 1"),
-        ("fastbert_cli.output_folder.write_model_card", "{out}"),
+        ("fastbert_cli.output_folder.write_model_card", "saving the model"),
     ],
 )
 def test_a_full_disk_loses_nothing_that_was_finished(whole, tmp_path, monkeypatch, writer, where):
@@ -140,7 +143,8 @@ def test_a_full_disk_loses_nothing_that_was_finished(whole, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(writer, full_disk)
         result = invoke("train", *options, "--out", out)
-    line = f"fastbert train: {where.format(out=out)}: [Errno 28] No space left on device"
+    again = f"make room, then go on with: fastbert train --out {out} --resume"
+    line = f"fastbert train: {where}: no space is left on the disk of {out}; {again}"
     assert result.exit_code == 2 and result.stderr.splitlines()[-1].endswith(line)
     assert "Traceback" not in result.output
     assert not (out / "model").exists() and not (out / "results.json").exists() and not list(out.glob(".*"))
@@ -153,7 +157,7 @@ def test_what_is_finished_is_not_done_again(whole, tmp_path, monkeypatch):
     shutil.copytree(expected, tmp_path / "out")
     out = ["--out", tmp_path / "out"]
     monkeypatch.setattr("fastbert_hf.training.trainer.StepTrainer.training_step", None)
-    succeed("train", *out, "--resume", "--cache-limit-gb", 3)  # which changes no result
+    succeed("train", *out, "--resume", "--cache", "--cache-limit-gb", 3)  # which changes no result
     assert_same_weights(expected, tmp_path / "out")
     assert_complaint(invoke("train", *options, *out), "train", "holds a run already; add --resume")
     changed = invoke("train", *out, "--resume", "--learning-rate", 1e-3)
@@ -201,7 +205,8 @@ def test_step_1_alone_and_joint_training(tiny_backbone, data, tmp_path):
 
 
 def test_pairs_of_texts_and_a_folder_of_splits(tiny_backbone, data, tmp_path):
-    changes = {"--train": data, "--train-split": "pairs", "--dev": data / "pairs.tsv", "--out": tmp_path / "out"}
+    (tmp_path / "dev.tsv").write_text("\n".join((data / "pairs.tsv").read_text().splitlines()[:20]))
+    changes = {"--train": data, "--train-split": "pairs", "--dev": tmp_path / "dev.tsv", "--out": tmp_path / "out"}
     succeed("train", *options_of(data, tiny_backbone, **changes), *QUICK, "--no-distil")
     segments = "backbone.embeddings.token_type_embeddings.weight"
     before = FastBertForSequenceClassification.from_backbone(str(tiny_backbone), num_labels=2).state_dict()[segments]
@@ -210,7 +215,9 @@ def test_pairs_of_texts_and_a_folder_of_splits(tiny_backbone, data, tmp_path):
 
 
 def test_several_labels_and_pooled_heads_on_some_layers(tiny_backbone, data, tmp_path):
-    several = {"--train": data / "several.tsv", "--dev": data / "several.tsv", "--out": tmp_path / "out"}
+    header, *rows = (data / "several.tsv").read_text().splitlines()
+    (tmp_path / "dev.tsv").write_text("\n".join([header, *rows[:30]]))
+    several = {"--train": data / "several.tsv", "--dev": tmp_path / "dev.tsv", "--out": tmp_path / "out"}
     heads = ["--head", "pooled", "--pooling", "mean", "--exit-layers", "1,3", "--multi-label"]
     succeed("train", *options_of(data, tiny_backbone, **several), *heads, *QUICK, *QUICK_DISTIL, "--objective", "ce")
     model, tokenizer = load(tmp_path / "out")
@@ -300,8 +307,10 @@ def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
     [
         ({"--train": "{data}/absent.tsv"}, "absent.tsv: cannot be read"),
         ({"--train": "{data}/one.tsv"}, "one.tsv: only one class"),
+        ({"--dev": "{data}/train.tsv"}, "--dev {data}/train.tsv: that is --train, and the best epoch would be the one"),
+        ({"--dev": "{data}/again.tsv"}, "--dev has the 40 texts that are trained on"),
         ({"--dev": "{data}/other.tsv"}, "other.tsv, line 2: unknown label 'maybe'; use one of the training labels"),
-        ({"--pair-column": "x"}, "pair_column goes with text_column"),
+        ({"--pair-column": "x"}, "--pair-column is for --text-column: one names the first text"),
         ({"--text-column": "x"}, "no column x among: label, text"),
         ({"--subset": "sst2"}, "--subset sst2 is for data sets, and there are files only"),
         ({"--unlabelled": "{data}/pairs.tsv"}, "cannot join pairs of texts and single texts"),
@@ -315,7 +324,7 @@ def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
         ({"--stride": "14"}, "--stride: stride must be an integer of at least 0 and below 14 (max_length without"),
         ({"--stride": "16"}, "stride must be an integer of at least 0 and at most 15, got 16"),
         ({"--stride": "-1"}, "--stride -1: give the number of tokens that passages share, as 32, or none"),
-        ({"--stride": "1", "--train": "{data}/pairs.tsv", "--dev": "{data}/pairs.tsv"}, "passages are of single texts"),
+        ({"--stride": "1", "--train": "{data}/pairs.tsv", "--dev": "{data}/few.tsv"}, "passages are of single texts"),
         ({"--epochs": "0"}, "fine_tune.epochs must be above 0, got 0"),
         ({"--class-weights": "no=1"}, "class_weights has no weight for yes; give every class one"),
         ({"--class-weights": "no=1,yes"}, "--class-weights no=1,yes: give balanced, or every class once"),
@@ -334,6 +343,10 @@ def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
 def test_complaints_are_one_line(tiny_backbone, data, tmp_path, changes, message):
     (data / "one.tsv").write_text("label\ttext\nyes\tgood\nyes\tfine\n")
     (data / "other.tsv").write_text("label\ttext\nmaybe\tgood\n")
+    (data / "few.tsv").write_text("\n".join((data / "pairs.tsv").read_text().splitlines()[:20]))
+    (data / "again.tsv").write_text(
+        (data / "train.tsv").read_text().upper().replace("YES", "yes").replace("NO\t", "no\t")
+    )
     changes = {"--out": tmp_path / "out", "--max-length": 16} | {
         name: value.format(data=data) if isinstance(value, str) else value for name, value in changes.items()
     }
@@ -354,7 +367,9 @@ def test_long_texts_in_passages_from_training_to_answers(tiny_backbone, data, tm
     want = succeed("predict", out / "model", file, *passages).stdout
     assert succeed("predict", out / "model", file).stdout == want
     assert succeed("predict", out / "model", file, "--stride", "none").stdout != want
-    wish = ("calibrate", out / "model", "--data", data / "train.tsv", "--max-drop", 0.2, "--one-speed")
+    rows = [f"{('no', 'yes')[n % 2]}\tnot {text_of(n)}" for n in range(40)]  # that the training has not seen
+    (tmp_path / "own.tsv").write_text("\n".join(["label\ttext", *rows]) + "\n")
+    wish = ("calibrate", out / "model", "--data", tmp_path / "own.tsv", "--max-drop", 0.2, "--one-speed")
     assert_complaint(invoke(*wish), "calibrate", "reads such texts in passages (--stride 1), for whose mean no setting")
     for way in (["--stride", "none"], ["--max-length", 16]):  # the remedies that the message names
         succeed(*wish, *way)
@@ -374,6 +389,32 @@ def test_a_backbone_without_its_tokenizer_is_refused(tiny_backbone, data, tmp_pa
     result = invoke("train", *options_of(data, tmp_path / "bare"), *QUICK, "--out", tmp_path / "out")
     assert_complaint(result, "train", "bare: no tokenizer beside the weights; save it there")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_read_is_shown_and_what_looks_wrong_is_said(tiny_backbone, data, tmp_path):
+    rows = [f"{('no', 'yes')[n % 2]}\t{text_of(n)}" for n in range(30)]
+    rows += [f"No\t{text_of(0)}", f"yes\t{text_of(1).upper()}", f"no\t{'very ' * 40}"]
+    (tmp_path / "train.tsv").write_text("\n".join(["label\ttext", *rows]) + "\n")
+    (tmp_path / "dev.tsv").write_text("label\ttext\nno\ta bad book\nno\tbad, not fine\n")
+    files = {"--train": tmp_path / "train.tsv", "--dev": tmp_path / "dev.tsv", "--out": tmp_path / "out"}
+    told = succeed("train", *options_of(data, tiny_backbone, **files), *QUICK, "--epochs", 1, "--no-distil")
+    table = [line.split() for line in told.stdout.splitlines()]
+    for row in (
+        ["train", "dev"],
+        ["texts", "33", "2"],
+        ["cut", "off", "at", "16", "1", "0"],
+        ["occur", "before", "2", "0"],
+        ["with", "another", "label", "1", "0"],
+        ["class", "No", "1", "0"],
+        ["class", "no", "16", "2"],
+        ["class", "yes", "16", "0"],
+    ):
+        assert row in table
+    assert "note: the classes 'No' (1 text) and 'no' (16 texts) differ in case or blanks only" in told.stderr
+    assert "note: the texts to score on have one class only, 'no'" in told.stderr
+    (tmp_path / "train.tsv").write_text("label\ttext\n" + "".join(f"0.{n + 10}\ttext {n}\n" for n in range(60)))
+    refused = invoke("train", "--train", tmp_path / "train.tsv", "--backbone", tiny_backbone, "--out", tmp_path / "b")
+    assert_complaint(refused, "train", "60 texts have 60 different labels, so no class has two texts; they are numbers")
 
 
 def test_complaints_about_options_alone(data, tmp_path):

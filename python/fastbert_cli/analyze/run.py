@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from fastbert_cli import scores
 from fastbert_cli.analyze.command import FIGURES, REPORT, RESULTS, Analyze
 from fastbert_cli.analyze.report import ANALYZED, Source, write
 from fastbert_cli.analyze.times import ROUNDS, TimedModel, batches_to_time, time_models
-from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.errors import faults_explained
 from fastbert_cli.models import label_names_of, load_model, longest_text, place_and_patch
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_cli.scores import progress_bars
-from fastbert_cli.texts import note_cut_off, read_for
+from fastbert_cli.texts import note_cut_off, note_seen, read_for, with_ids_of
 from fastbert_hf.analysis import Analysis, analyze, check_model, check_samples
 from fastbert_hf.calibration import record_exits
 from fastbert_hf.data import ClassificationData, TokenisedDataset
@@ -52,11 +51,12 @@ def run_analyze(options: Analyze) -> None:
     class_names = label_names_of(model)
     with faults_explained():
         data = read_for(model, options.labelled)
+    note_seen(model.seen_texts.among(data))
     with faults_explained(options.labelled.data):
         check_samples(data.label_ids, class_names)
     subjects = {ANALYZED: _subject(model, tokenizer, data, options.max_length)}
     if options.compare is not None and other is not None:
-        own_ids = _with_ids_of(data, label_names_of(other[0]), options.compare)
+        own_ids = with_ids_of(data, label_names_of(other[0]), f"--compare {options.compare}")
         subjects[_COMPARED] = _subject(*other, own_ids, options.max_length)
 
     with progress_bars() as advance, faults_explained():
@@ -97,18 +97,6 @@ def _load(folder: Path, backend: str) -> tuple[FastBertForSequenceClassification
     if backend != "cpu":
         place_and_patch(model, Patching(UNPATCHED))
     return model, tokenizer
-
-
-def _with_ids_of(data: ClassificationData, class_names: Sequence[str], folder: Path) -> ClassificationData:
-    """`data` with the class ids of another model."""
-    used = [data.label_names[number] for number in sorted(set(data.label_ids))]
-    for name in used:
-        if name not in class_names:
-            raise CommandError(
-                f"--compare {folder}: the model does not know the class {name!r}; compare models of the same classes"
-            )
-    ids = [class_names.index(data.label_names[number]) for number in data.label_ids]
-    return replace(data, label_ids=ids, label_names=list(class_names))
 
 
 def _subject(

@@ -44,15 +44,16 @@ class Calibrate(Command):
 
     \b
     With --max-drop the loss is guaranteed at --confidence, for new texts of
-    the same kind. That holds only if the model was NOT trained on --data, nor
-    its epochs chosen by it: no program can see that. docs/calibration.md has
-    the exact words.
+    the same kind. That takes a file of its own: labelled texts that the model
+    was not trained on (train) and that did not choose its epochs (dev). The
+    model's folder knows these texts by number, and where --data has them the
+    guarantee is refused. docs/calibration.md has the exact words.
 
     \b
     Examples:
-      fastbert calibrate reviews/model --data dev.tsv --max-drop 0.01
-      fastbert calibrate reviews/model --data dev.tsv --min-speedup 4 --dry-run
-      fastbert calibrate reviews/model --data dev.tsv --latency-ms 5
+      fastbert calibrate reviews/model --data own.tsv --max-drop 0.01
+      fastbert calibrate reviews/model --data own.tsv --min-speedup 4 --dry-run
+      fastbert calibrate reviews/model --data own.tsv --latency-ms 5
     """
 
     model: options.SavedModel
@@ -64,6 +65,12 @@ class Calibrate(Command):
     latency_ms: Annotated[
         float | None, Option("Mean milliseconds per text on this machine, measured.", panel=TARGET)
     ] = None
+    leave_out_seen: Annotated[
+        bool,
+        Option(
+            "Leave texts of the training out, however many of --data they are, and calibrate on the rest.", panel=DATA
+        ),
+    ] = False
     max_length: Annotated[
         int | None, Option("Texts are cut off at this many tokens. Default: as in training.", panel=DATA, min=1)
     ] = None
@@ -151,13 +158,7 @@ class Calibrate(Command):
         """Look at the options, the model's folder and the labelled texts."""
         from fastbert_cli import inputs
 
-        if self.target != "--latency-ms" and self.batch_size is not None:
-            raise CommandError("--batch-size is for --latency-ms, which alone measures times; leave it out")
-        if self.temperature_scaling and self.dtype not in (None, "weights"):
-            raise CommandError(
-                "--temperature-scaling changes the weights after they were recorded in --dtype; scale first, then "
-                "calibrate again with --dtype"
-            )
+        assert self.target  # which raises unless there is exactly one
         inputs.check_patching(self.patching)
         inputs.check_file_to_write("--records", self.records)
         inputs.look_at_labelled(self.model, self.texts)

@@ -15,6 +15,7 @@ from transformers.utils import logging
 import fastbert_kernels
 from fastbert_cli.calibrate import report
 from fastbert_cli.calibrate.command import Calibrate
+from fastbert_cli.calibrate.unseen import unseen_texts
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import load_model, longest_text, passages, place, place_and_patch, precision_of
 from fastbert_cli.scores import progress_bars
@@ -63,7 +64,13 @@ def run_calibrate(options: Calibrate) -> None:
     with faults_explained():
         _check_model(model, options)
         max_length = longest_text(model, tokenizer, options.max_length)
-        data = read_for(model, options.texts)
+        data = unseen_texts(
+            model,
+            read_for(model, options.texts),
+            options.texts.data,
+            guaranteed=objective.max_drop is not None,
+            leave_out=options.leave_out_seen,
+        )
         # Before the model runs over all of it.
         labels = torch.tensor(data.label_ids)
         check_samples(labels, objective, options.confidence, options.search, options.temperature_scaling)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastbert_cli import options, training
-from fastbert_cli.command import Command, Given, Option
+from fastbert_cli.command import Command, Given, Option, Place
 from fastbert_cli.options import DATA
 from fastbert_cli.training import MODEL, RUN, STRIDE, Distil, Run, TrainingConfig, how_to_go_on
 
@@ -85,15 +86,25 @@ class Distill(Command):
     settings: Given[DistillConfig] = field(default_factory=Given)
     out: Annotated[Path, Option("Folder of the run.", panel=RUN)] = Path("fastbert-distilled")
     resume: training.Resume = False
+    quiet: training.Quiet = False
     config: training.ConfigFile = None
 
     def look(self) -> None:
         """Look at the configuration, the folders and the texts."""
-        from fastbert_cli.config_file import run_to_begin
         from fastbert_cli.distill.inputs import look
 
-        config, _ = run_to_begin(self.out, DistillConfig, self.config, self._flags, self.resume)
-        look(config, self._look_at_model)
+        look(self._whole, self._look_at_model)
+
+    def value_at(self, place: Place) -> Any:
+        """As in the base class; of the configuration, with what a file says."""
+        return reduce(getattr, place[1:], self._whole) if place[0] == "settings" else super().value_at(place)
+
+    @cached_property
+    def _whole(self) -> DistillConfig:
+        """The configuration of the run, with what a file says."""
+        from fastbert_cli.config_file import run_to_begin
+
+        return run_to_begin(self.out, DistillConfig, self.config, self._flags, self.resume)[0]
 
     @property
     def _flags(self) -> dict[str, Any]:
@@ -101,10 +112,12 @@ class Distill(Command):
 
     def run(self) -> None:
         """Distill, or go on with a run."""
+        training.share_the_cores()
         from fastbert_cli.distill.run import run_distill
         from fastbert_cli.output_folder import OutputFolder
 
-        with OutputFolder(self._words, self.out, DistillConfig, self.config, self._flags, self.resume) as output:
+        whole = (self._words, self.out, DistillConfig, self.config, self._flags, self.resume, self.quiet)
+        with OutputFolder(*whole) as output:
             run_distill(output, self._load_model)
 
     def _look_at_model(self) -> Classes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from fastbert_cli.data_table import DataTable
 from fastbert_cli.distill.command import DistillConfig
 from fastbert_cli.errors import faults_explained
 from fastbert_cli.models import Loaded, label_names_of, longest_text, passages
@@ -45,11 +46,13 @@ def run_distill(output: OutputFolder[DistillConfig], load: Callable[[], Loaded])
         check_vocabulary(model, tokenizer, texts, dev)
         if stride is not None:
             check_passages(tokenizer, max_length, stride, pairs=texts.pairs is not None)
-    console.print(f"{len(texts)} texts" + ("" if dev is None else f", {len(dev)} to score on"))
-
+    table = DataTable.of(texts, dev)
+    table.check()
     output.begin()
+    if output.writes:
+        table.show(console, tokenizer, max_length, stride)
     console.rule(f"Step 2: student classifiers, in {config.run.precision}")
-    with faults_explained("step 2"):
+    with output.faults_explained("step 2"):
         settings = config.distillation(output.folder / "distil")
         result = distill(model, tokenizer, texts, settings, dev=dev, **output.of_step("distil"))
     numbers = {"classes": label_names_of(model), "texts": len(texts), "dev": 0 if dev is None else len(dev)}

@@ -9,6 +9,8 @@ from typing import Annotated
 from fastbert_cli import options
 from fastbert_cli.command import Command, Option
 from fastbert_cli.errors import CommandError
+from fastbert_hf.data import JSON_LINES
+from fastbert_hf.data.tables import TABLES
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,10 @@ class Evaluate(Command):
     Prints for each: accuracy, macro F1, mean exit layer and FLOPs speed-up;
     with --time also the time per text, the speed-up over full depth on the
     clock, and realisation, which is that over the FLOPs speed-up; with
-    --agreement how many answers another --dtype changes. Writes nothing
-    unless --out is given.
+    --agreement how many answers another --dtype changes; with --by-class
+    precision, recall, F1 and exit layers of every class, and which is taken
+    for which; with --errors the texts that are answered wrong. Writes nothing
+    unless --out or --errors is given.
 
     \b
     Examples:
@@ -53,6 +57,17 @@ class Evaluate(Command):
         bool,
         Option("Count the labels and exit layers that differ from those of the unpatched model, in its own precision."),
     ] = False
+    by_class: Annotated[
+        bool,
+        Option(
+            "Also the scores of every class, beside those at full depth: at the calibrated setting, or else the first "
+            "of --speed and --speedup."
+        ),
+    ] = False
+    errors: Annotated[
+        Path | None,
+        Option("File for the texts that are answered wrong there: .tsv, .csv or .jsonl, the surest errors first."),
+    ] = None
     patching: options.Patching = field(default_factory=options.Patching)
     as_json: options.AsJson = False
     out: Annotated[Path | None, Option("File to write the JSON into, too.")] = None
@@ -67,12 +82,10 @@ class Evaluate(Command):
         from fastbert_cli import inputs
 
         inputs.check_patching(self.patching)
-        if self.agreement and self.patching.backend == options.UNPATCHED:
-            unpatched = options.UNPATCHED
-            raise CommandError(
-                f"--agreement compares a patched model, so not with --backend {unpatched}; leave one out"
-            )
         inputs.check_file_to_write("--out", self.out)
+        inputs.check_file_to_write("--errors", self.errors)
+        if self.errors is not None and self.errors.suffix.lower() not in (*TABLES, *JSON_LINES):
+            raise CommandError(f"--errors {self.errors}: unknown ending; name it {', '.join((*TABLES, *JSON_LINES))}")
         inputs.look_at_labelled(self.model, self.texts)
 
     def run(self) -> None:

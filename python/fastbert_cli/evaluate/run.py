@@ -13,8 +13,9 @@ from transformers.utils import logging
 from fastbert_cli import scores
 from fastbert_cli.errors import faults_explained
 from fastbert_cli.evaluate.command import Evaluate
+from fastbert_cli.evaluate.details import Details
 from fastbert_cli.models import load_model, longest_text, passages, place, place_and_patch, precision_of
-from fastbert_cli.texts import note_cut_off, read_for
+from fastbert_cli.texts import note_cut_off, note_seen, read_for
 from fastbert_hf.agreement import Agreement, compare_answers
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.files import write_atomically
@@ -40,8 +41,11 @@ def run_evaluate(options: Evaluate) -> None:
     stride = passages(model, tokenizer, max_length, options.stride)
     with faults_explained():
         data = read_for(model, options.texts)
+    seen = model.seen_texts.among(data)
+    note_seen(seen)
     unpatched = copy.deepcopy(model) if options.agreement else None
     patched = place_and_patch(model, options.patching)
+    details = Details(data, model.config.num_hidden_layers)
     with faults_explained(), scores.progress_bars() as advance:
         dataset = TokenisedDataset(data, tokenizer, max_length, stride)
         note_cut_off(dataset.truncated, max_length)
@@ -53,6 +57,7 @@ def run_evaluate(options: Evaluate) -> None:
             batch_size=options.batch_size,
             timed=options.timed,
             progress=advance,
+            each=details.add,
         )
     agreement = None
     if unpatched is not None:
@@ -65,6 +70,7 @@ def run_evaluate(options: Evaluate) -> None:
         "data": options.texts.data,
         "split": options.texts.split,
         "texts": len(data),
+        "seen_in_training": {"trained_on": int(seen.trained_on.sum()), "chose": int(seen.chose.sum())},
         "max_length": max_length,
         "truncated": dataset.truncated,
         "stride": stride,
@@ -77,12 +83,15 @@ def run_evaluate(options: Evaluate) -> None:
         "layers": model.config.num_hidden_layers,
         "flops_convention": FLOPS_CONVENTION,
         "rows": rows,
+        "by_class": details.as_values() if options.by_class else None,
         "agreement": None if agreement is None else asdict(agreement),
     }
     text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
     if options.out is not None:
         with faults_explained(f"--out {options.out}"):
             write_atomically(options.out, text)
+    if options.errors is not None:
+        details.write_errors(options.errors)
     if options.as_json:
         print(text, end="")
         return
@@ -94,8 +103,11 @@ def run_evaluate(options: Evaluate) -> None:
     if agreement is not None:
         compared = f"{len(dataset)} {'passages' if dataset.has_passages else 'texts'}"
         console.print(_in_words(agreement, compared, options), markup=False)
-    if options.out is not None:
-        console.print(f"written: {options.out}", markup=False)
+    if options.by_class:
+        details.show(console)
+    for written in (options.out, options.errors):
+        if written is not None:
+            console.print(f"written: {written}", markup=False)
 
 
 def _in_words(found: Agreement, compared: str, options: Evaluate) -> str:

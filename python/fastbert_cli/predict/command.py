@@ -12,17 +12,20 @@ from fastbert_cli.command import Command, Option
 
 @dataclass(frozen=True)
 class Predict(Command):
-    """Classify the texts of a file with a saved FastBERT, on the fast kernels.
+    """Classify the texts of files with a saved FastBERT, on the fast kernels.
 
     \b
-    Writes one row per text, in the order of the file: label, its probability,
-    the uncertainty at which the text left, and the exit layer. A multi-label
-    model writes all labels of a text, and their probabilities, with | between.
+    FILE is one or several files, folders of files, or - for standard input.
+    Writes one row per text, in their order: the columns to keep, label, its
+    probability, the uncertainty at which the text left, and the exit layer. A
+    multi-label model writes all labels of a text, and their probabilities,
+    with | between. Of several files, the first column has the name.
 
     \b
-    Few texts are in memory at a time, so the file may be of any size. With
-    --out the result takes its name when it is complete: a run that is stopped
-    leaves no half of a file.
+    Few texts are in memory at a time, so files may be of any size. They are
+    looked at first, and what cannot be used is told in one report; standard
+    input is read as it comes. With --out the result takes its name when it is
+    complete: a run that is stopped leaves no half of a file.
 
     \b
     Speed trades accuracy for time: 0.1 is careful, 0.5 is fast, and what
@@ -34,21 +37,36 @@ class Predict(Command):
     Examples:
       fastbert predict demo-out/model reviews.txt --speed 0.5
       fastbert predict demo-out/model reviews.csv --text-column body --out x.tsv
+      fastbert predict demo-out/model january/ february.tsv --keep id --out y.csv
+      zcat log.jsonl.gz | fastbert predict demo-out/model - --input-format jsonl
       fastbert predict demo-out/model nli.jsonl --text-column premise \\
           --pair-column hypothesis --speed 0.3 --dtype bf16 --out labels.jsonl
     """
 
     model: options.SavedModel
-    file: Annotated[
-        Path,
+    files: Annotated[
+        tuple[Path, ...],
         Option(
-            "Texts: .txt (one per line), .tsv or .csv (with a header), .jsonl (one object per line) or .parquet.",
-            metavar="FILE",
+            "Texts: .txt (one per line), .tsv or .csv (with a header), .jsonl (one object per line), .parquet, a "
+            "folder of such files, or - for standard input.",
+            metavar="FILE...",
         ),
     ]
-    out: Annotated[Path | None, Option("File to write, .tsv, .csv or .jsonl. Default: a table on standard output.")] = (
-        None
-    )
+    input_format: Annotated[
+        Literal["txt", "tsv", "csv", "jsonl"] | None,
+        Option("Of standard input, as the ending of a file. Default: txt."),
+    ] = None
+    keep: Annotated[
+        tuple[str, ...],
+        Option(
+            "Column (or JSON key) to copy into the output, as id; may be repeated. Where it has the name of one of "
+            "ours, it is called input_ and that name."
+        ),
+    ] = ()
+    out: Annotated[
+        Path | None,
+        Option("File to write, .tsv, .csv, .jsonl or .parquet. Default: a table on standard output."),
+    ] = None
     probabilities: Annotated[
         bool, Option("Also the probability of every class: a column each, or an object by name in JSON lines.")
     ] = False
@@ -79,8 +97,11 @@ class Predict(Command):
     pair_column: Annotated[str | None, Option("Column of the second text, for a model of text pairs.")] = None
     patching: options.Patching = field(default_factory=options.Patching)
     on_empty: Annotated[
-        Literal["refuse", "mark"],
-        Option("What becomes of an empty text: the run is refused, or its row in the output has no values."),
+        Literal["refuse", "mark", "skip"],
+        Option(
+            "What becomes of an empty text, or a blank line but for those at the end: the run is refused, its row in "
+            "the output has no values, or it has no row."
+        ),
     ] = "refuse"
     progress: Annotated[
         bool | None, Option("Progress bar. Default: if stderr is a terminal.", "--progress/--no-progress")

@@ -3,71 +3,159 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 from fastbert_cli import inputs
 from fastbert_cli.errors import CommandError
 from fastbert_cli.predict.command import Predict
-from fastbert_hf.data import FIRST_ROWS, JSON_LINES, EmptyTextError, Text, read_texts, read_texts_with_gaps
+from fastbert_hf.data import (
+    FIRST_ROWS,
+    JSON_LINES,
+    STANDARD_INPUT,
+    BadRowsError,
+    DataFileError,
+    EmptyTextError,
+    Text,
+    read_text_rows,
+)
+from fastbert_hf.data.files import LABELLED, PLAIN
+from fastbert_hf.data.parquet import PARQUET
 from fastbert_hf.data.tables import TABLES
+
+OUTPUTS = (*TABLES, *JSON_LINES, *PARQUET)
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """A row of the input that has one in the output.
+
+    Attributes:
+        text: `None`: an empty one, whose row has no values.
+        kept: values that are copied: name of the file, where there are several, and of the columns to keep.
+    """
+
+    text: Text | None
+    kept: list[Any]
 
 
 def look(options: Predict) -> None:
     """Raise for options that contradict each other, files, and a folder that cannot be used.
 
     Raises:
-        CommandError: all but what is wrong in the file.
-        DataFileError: the first rows of the file cannot be used.
+        CommandError: all but what is wrong in the files.
+        DataFileError: the first rows of a file cannot be used.
     """
     _check_paths(options)
-    _check_speed(options)
     inputs.check_patching(options.patching)
-    for _ in islice(texts_of(options), FIRST_ROWS):
-        pass
+    if not reads_standard_input(options):
+        for file in files_of(options):
+            texts = Texts(options, [file])
+            for _ in islice(texts.rows(), FIRST_ROWS):
+                pass
+            texts.check()
     inputs.look_at_model(options.model)
 
 
-def texts_of(options: Predict) -> Iterator[Text | None]:
-    """Yield the texts of the file; `None` for an empty one that is to be marked.
+def reads_standard_input(options: Predict) -> bool:
+    """Return True if the texts come from standard input, which can be read once only."""
+    return STANDARD_INPUT in options.files
+
+
+def files_of(options: Predict) -> list[Path]:
+    """Return the files, in the order given; those of a folder by their names.
 
     Raises:
-        CommandError: an empty text that is not to be marked.
-        DataFileError: the file cannot be used.
+        CommandError: a folder without files of texts.
     """
-    read = read_texts_with_gaps if options.on_empty == "mark" else read_texts
-    try:
-        yield from read(options.file, options.text_column, options.pair_column)
-    except EmptyTextError as error:
-        raise CommandError(f"{error}, or mark it in the output with --on-empty mark") from error
+    files: list[Path] = []
+    for path in options.files:
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in (*PLAIN, *LABELLED))
+            if not found:
+                raise CommandError(f"{path}: no file of texts in this folder ({', '.join((*PLAIN, *LABELLED))})")
+            files += found
+        else:
+            files.append(path)
+    return files
 
 
-def _check_speed(options: Predict) -> None:
-    given = [
-        name
-        for name, is_given in (
-            ("--speed", options.speed is not None),
-            ("--speedup", options.speedup is not None),
-            ("--full-depth", options.full_depth),
-        )
-        if is_given
-    ]
-    if len(given) > 1:
-        raise CommandError(f"{' and '.join(given)} contradict each other; give one")
+@dataclass
+class Texts:
+    """The rows of files, and what cannot be used in them.
+
+    Attributes:
+        files: to read, one after the other.
+        faults: of the rows read so far.
+        empty: number of empty texts so far that have a row, or are left out.
+    """
+
+    options: Predict
+    files: list[Path]
+    faults: list[DataFileError] = field(default_factory=list)
+    empty: int = 0
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what is copied into the output."""
+        ours = ("file", "label", "probability", "uncertainty", "exit_layer", "probabilities")
+        kept = [f"input_{name}" if name in ours else name for name in self.options.keep]
+        return ["file", *kept] if self._several else kept
+
+    @property
+    def _several(self) -> bool:
+        return len(self.options.files) > 1 or self.options.files[0].is_dir()
+
+    def rows(self) -> Iterator[InputRow]:
+        """Yield the rows that have one in the output."""
+        options = self.options
+        columns = (options.text_column, options.pair_column)
+        for file in self.files:
+            form = f".{options.input_format or 'txt'}" if file == STANDARD_INPUT else None
+            names = [str(file)] if self._several else []
+            for row in read_text_rows(file, *columns, keep=options.keep, form=form, bad_row=self._bad_row):
+                if row.text is not None or options.on_empty == "mark":
+                    yield InputRow(row.text, names + row.kept)
+
+    def check(self) -> None:
+        """Raise what is wrong with the rows read so far, all of it at once."""
+        if not self.faults:
+            return
+        remedy = ""
+        if any(isinstance(fault, EmptyTextError) for fault in self.faults):
+            remedy = "mark empty texts in the output with --on-empty mark, or leave them out with --on-empty skip"
+        raise BadRowsError(self.faults, remedy)
+
+    def _bad_row(self, fault: DataFileError) -> None:
+        if isinstance(fault, EmptyTextError) and self.options.on_empty != "refuse":
+            self.empty += 1
+            return
+        self.faults.append(fault)
+        if STANDARD_INPUT in self.files:  # of which nothing was looked at before
+            self.check()
 
 
 def _check_paths(options: Predict) -> None:
     if options.pair_column is not None and isinstance(options.stride, int):
         raise CommandError("--stride is for single texts, not for pairs; leave it or --pair-column out")
-    if options.pair_column is not None and options.text_column is None:
-        raise CommandError("--pair-column goes with --text-column: one names the first text, the other the second")
+    if reads_standard_input(options) and len(options.files) > 1:
+        raise CommandError("- (standard input) stands alone; give files, or it")
+    if options.input_format is not None and not reads_standard_input(options):
+        raise CommandError("--input-format is for standard input (-); the ending of a file says what it is")
+    for name in options.keep:
+        if options.keep.count(name) > 1:
+            raise CommandError(f"--keep {name} is given twice; once is enough")
     out = options.out
     if out is None:
         return
-    if out.suffix.lower() not in (*TABLES, *JSON_LINES):
-        raise CommandError(f"--out {out}: unknown ending; name it {', '.join((*TABLES, *JSON_LINES))}")
+    if out.suffix.lower() not in OUTPUTS:
+        raise CommandError(f"--out {out}: unknown ending; name it {', '.join(OUTPUTS)}")
     if not out.parent.is_dir():
         raise CommandError(f"--out {out}: no such folder; make it first")
     if out.exists() and not out.is_file():
         raise CommandError(f"--out {out}: not a file that can be replaced; choose another name")
-    if out.exists() and options.file.exists() and out.samefile(options.file):
-        raise CommandError(f"--out {out}: that is the file of the texts; choose another name")
+    for file in files_of(options):
+        if out.exists() and file.exists() and out.samefile(file):
+            raise CommandError(f"--out {out}: that is the file of the texts; choose another name")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastbert_cli import options, training
-from fastbert_cli.command import Command, Given, Option
+from fastbert_cli.command import Command, Given, Option, Place
 from fastbert_cli.errors import CommandError
 from fastbert_cli.options import DATA
+from fastbert_cli.pairs import STEPS
 from fastbert_cli.training import MODEL, RUN, STEP_1, STEP_2, Distil, Step, TrainingConfig, how_to_go_on
 
 if TYPE_CHECKING:
@@ -103,6 +105,14 @@ class FineTune(Step):
     """Step 1, or joint training in its place."""
 
     epochs: Annotated[float, Option("Passes over the labelled texts.", panel=STEP_1)] = 3
+    max_epochs: Annotated[
+        float,
+        Option(
+            "Train on from there, in rounds of --epochs, while the last epoch is the best on --dev by half a point, up "
+            "to this many in all.",
+            panel=STEP_1,
+        ),
+    ] = 12
     learning_rate: Annotated[float, Option("Highest learning rate.", panel=STEP_1)] = 5e-5
     batch_size: Annotated[int, Option("Texts per step, of all devices together.", panel=STEP_1)] = 32
     warmup_fraction: float = 0.1
@@ -124,7 +134,9 @@ class FineTune(Step):
         """Return the library's settings."""
         from fastbert_hf.training import LabelSettings
 
-        return LabelSettings(**self.values(shared))
+        values = self.values(shared)
+        del values["max_epochs"]  # which is that of the rounds
+        return LabelSettings(**values)
 
 
 @dataclass(frozen=True)
@@ -180,17 +192,29 @@ class Train(Command):
     ] = None
     out: Annotated[Path, Option("Folder of the run.", panel=RUN)] = Path("fastbert-out")
     resume: training.Resume = False
+    quiet: training.Quiet = False
     config: training.ConfigFile = None
 
     def look(self) -> None:
         """Look at the configuration, the run's folder and the texts."""
-        from fastbert_cli.config_file import run_to_begin
         from fastbert_cli.train.inputs import look
+
+        look(self._whole)
+
+    def value_at(self, place: Place) -> Any:
+        """As in the base class; of the configuration, with what a file says."""
+        if place == (STEPS,):
+            return self._whole.run.steps
+        return reduce(getattr, place[1:], self._whole) if place[0] == "settings" else super().value_at(place)
+
+    @cached_property
+    def _whole(self) -> TrainConfig:
+        """The configuration of the run, with what a file says."""
+        from fastbert_cli.config_file import run_to_begin
 
         if self.joint and self.with_distil is not None:
             raise CommandError("--joint takes the place of both steps; leave --distil and --no-distil out")
-        config, _ = run_to_begin(self.out, TrainConfig, self.config, self._flags, self.resume)
-        look(config)
+        return run_to_begin(self.out, TrainConfig, self.config, self._flags, self.resume)[0]
 
     @property
     def _flags(self) -> dict[str, Any]:
@@ -201,10 +225,13 @@ class Train(Command):
 
     def run(self) -> None:
         """Train, or go on with a run."""
+        training.share_the_cores()
         from fastbert_cli.output_folder import OutputFolder
         from fastbert_cli.train.run import run_train
 
-        with OutputFolder(("train",), self.out, TrainConfig, self.config, self._flags, self.resume) as output:
+        with OutputFolder(
+            ("train",), self.out, TrainConfig, self.config, self._flags, self.resume, self.quiet
+        ) as output:
             run_train(output)
 
     def stopped(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastbert_cli.errors import CommandError
+from fastbert_cli.hub import look_at_hub
 from fastbert_cli.inputs import check_subset, look_at_labelled_of_run, look_at_unlabelled
 from fastbert_cli.train.command import TrainConfig
 
@@ -17,11 +18,18 @@ def look(config: TrainConfig) -> None:
     section = config.data
     if section.train is None:
         raise CommandError("no data to train on; name labelled texts with --train")
-    check_subset(section, section.train, section.dev)
     if has_unlabelled(config) and config.distil.targets != "soft":
         raise CommandError(
             f"--targets {config.distil.targets} learns from labels, which --unlabelled has not; choose one of them"
         )
+    if section.dev == section.train and section.dev_split == section.train_split:
+        raise CommandError(
+            f"--dev {section.dev}: that is --train, and the best epoch would be the one that remembers most of it; "
+            "give other labelled texts, or leave --dev out"
+        )
+    check_subset(section, section.train, section.dev)
+    if config.model.backbone is not None:
+        look_at_hub(config.model.backbone, "models")
     multi_label = section.multi_label
     look_at_labelled_of_run(section.train, section, split=section.train_split, multi_label=multi_label)
     if section.dev is not None:

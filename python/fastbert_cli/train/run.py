@@ -7,15 +7,17 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from fastbert_cli.data_table import DataTable
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import check_max_length, make_model
 from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.texts import read_labelled, read_unlabelled
 from fastbert_cli.train.command import TrainConfig
 from fastbert_cli.train.inputs import has_unlabelled
+from fastbert_cli.train.rounds import fine_tune_in_rounds
 from fastbert_hf.data import ClassificationData, TextData, check_passages, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.training import TrainingResult, distill, fine_tune, train_jointly
+from fastbert_hf.training import TrainingResult, distill, train_jointly
 from fastbert_hf.training.checks import check_vocabulary
 from fastbert_hf.training.class_weights import class_weights_of
 
@@ -27,14 +29,17 @@ class TrainData:
     Attributes:
         train: labelled texts.
         dev: labelled texts to score on.
-        to_distil: texts for step 2: those of `train`, alone or without labels together with more texts.
-        unlabelled: how many of them have no label.
+        unlabelled: more texts for step 2, if there are any.
     """
 
     train: ClassificationData
     dev: ClassificationData | None
-    to_distil: TextData
-    unlabelled: int
+    unlabelled: TextData | None
+
+    @property
+    def to_distil(self) -> TextData:
+        """Texts for step 2: those of `train`, alone or without labels together with `unlabelled`."""
+        return self.train if self.unlabelled is None else join_texts(self.train, self.unlabelled)
 
 
 def run_train(output: OutputFolder[TrainConfig]) -> None:
@@ -48,14 +53,12 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
     config, console = output.config, output.console
     with faults_explained():
         data = read_data(config)
+        to_distil = data.to_distil
+    more = {} if data.unlabelled is None else {"unlabelled": data.unlabelled}
+    table = DataTable.of(data.train, data.dev, **more)
+    table.check()
     if config.data.unlabelled and not has_unlabelled(config):
         console.print("note: texts without labels are for step 2, which this run does not have; they are not read")
-    numbers = f"{len(data.train)} texts to train on"
-    if data.dev is not None:
-        numbers += f", {len(data.dev)} to score on"
-    if data.unlabelled:
-        numbers += f", {data.unlabelled} without labels"
-    console.print(f"{numbers}; classes: {', '.join(data.train.label_names)}", markup=False, soft_wrap=True)
 
     with faults_explained():
         class_weights_of(config.fine_tuning(), data.train)  # what is wrong with them is said before any model is made
@@ -63,13 +66,15 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
     check_max_length(model, config.model.max_length)
     if config.model.stride is not None:
         with faults_explained("--stride"):
-            pairs = any(part.pairs is not None for part in (data.train, data.to_distil))
+            pairs = any(part.pairs is not None for part in (data.train, to_distil))
             check_passages(tokenizer, config.model.max_length, config.model.stride, pairs=pairs)
     with faults_explained(f"backbone {config.model.backbone or 'packaged'}"):
-        check_vocabulary(model, tokenizer, data.train, data.dev, data.to_distil)
+        check_vocabulary(model, tokenizer, data.train, data.dev, to_distil)
     if config.run.steps == "both" and len(model.student_classifiers) == 0:
         raise CommandError("no student classifier to distill behind one exit layer; name more, or add --no-distil")
     output.begin()
+    if output.writes:
+        table.show(console, tokenizer, config.model.max_length, config.model.stride)
     training = train_model(output, model, tokenizer, data)
     backbone = config.model.backbone
     output.finish(
@@ -81,7 +86,7 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
             "classes": data.train.label_names,
             "train": len(data.train),
             "dev": 0 if data.dev is None else len(data.dev),
-            "unlabelled": data.unlabelled,
+            "unlabelled": 0 if data.unlabelled is None else len(data.unlabelled),
         },
         base_model=None if backbone is None or Path(backbone).exists() else backbone,
     )
@@ -98,16 +103,15 @@ def train_model(
     precision = config.run.precision
     if config.run.steps == "joint":
         console.rule(f"Joint training of all exit heads, in {precision}")
-        with faults_explained("joint training"):
+        with output.faults_explained("joint training"):
             options = output.of_step("joint")
             return {"joint": train_jointly(model, tokenizer, data.train, config.fine_tuning(), dev=data.dev, **options)}
     console.rule(f"Step 1: backbone and teacher classifier, in {precision}")
-    with faults_explained("step 1"):
-        options = output.of_step("fine_tune")
-        results = {"fine_tune": fine_tune(model, tokenizer, data.train, config.fine_tuning(), dev=data.dev, **options)}
+    with output.faults_explained("step 1"):
+        results = fine_tune_in_rounds(output, model, tokenizer, data.train, data.dev)
     if config.run.steps == "both":
         console.rule(f"Step 2: student classifiers, in {precision}")
-        with faults_explained("step 2"):
+        with output.faults_explained("step 2"):
             options = output.of_step("distil")
             settings = config.distillation(output.folder / "distil")
             results["distil"] = distill(model, tokenizer, data.to_distil, settings, dev=data.dev, **options)
@@ -125,5 +129,4 @@ def read_data(config: TrainConfig) -> TrainData:
         names = train.label_names
         dev = read_labelled(section.dev, names, section, split=section.dev_split, multi_label=multi_label)
     unlabelled = [read_unlabelled(file, section) for file in section.unlabelled] if has_unlabelled(config) else []
-    to_distil = join_texts(train, *unlabelled) if unlabelled else train
-    return TrainData(train, dev, to_distil, sum(map(len, unlabelled)))
+    return TrainData(train, dev, join_texts(*unlabelled) if unlabelled else None)

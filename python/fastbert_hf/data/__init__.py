@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastbert_hf.data.columns import text_column_names
-from fastbert_hf.data.errors import DataFileError, EmptyTextError
+from fastbert_hf.data.errors import BadRowsError, DataFileError, EmptyTextError
 from fastbert_hf.data.hugging_face import look_at_classification_data, read_classification_data
 from fastbert_hf.data.json_lines import JSON_LINES
-from fastbert_hf.data.lines import read_lines
+from fastbert_hf.data.lines import STANDARD_INPUT, read_lines
 from fastbert_hf.data.reading import (
     FIRST_ROWS,
     read_classification_file,
+    read_text_rows,
     read_texts,
-    read_texts_with_gaps,
     read_unlabelled_texts,
 )
-from fastbert_hf.data.samples import ClassificationData, Text, TextData, join_texts
+from fastbert_hf.data.samples import ClassificationData, Text, TextData, join_texts, select_texts
 from fastbert_hf.data.tables import read_table
 from fastbert_hf.deferred import deferred_names
 
@@ -47,6 +47,8 @@ else:  # not for type checkers, which would take any name for one that is there
 __all__ = [
     "FIRST_ROWS",
     "JSON_LINES",
+    "STANDARD_INPUT",
+    "BadRowsError",
     "ClassificationData",
     "DataFileError",
     "EmptyTextError",
@@ -62,9 +64,10 @@ __all__ = [
     "read_classification_file",
     "read_lines",
     "read_table",
+    "read_text_rows",
     "read_texts",
-    "read_texts_with_gaps",
     "read_unlabelled_texts",
+    "select_texts",
     "text_column_names",
     "wants_segment_ids",
     "whole_number",

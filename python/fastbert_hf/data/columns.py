@@ -49,21 +49,26 @@ class ColumnChoice:
         text_column: of the text; `None` is as in `text_column_names`, then with the second text.
         pair_column: of the second text, if `text_column` is given.
         label_columns: of the label; the first that is there. Empty: labels are not wanted.
+        keep: further columns, which may be among these.
 
     Raises:
         ValueError: `pair_column` without `text_column`.
     """
 
-    def __init__(self, text_column: str | None, pair_column: str | None, label_columns: Sequence[str]) -> None:
+    def __init__(
+        self, text_column: str | None, pair_column: str | None, label_columns: Sequence[str], keep: Sequence[str] = ()
+    ) -> None:
         if pair_column is not None and text_column is None:
             raise ValueError("pair_column goes with text_column: one names the first text, the other the second")
         self._text_column = text_column
         self._pair_column = pair_column
         self._label_columns = label_columns
+        self._keep = keep
         self.chosen: Columns | None = None
 
     def __call__(self, columns: Sequence[str], place: Place, remedy: str) -> list[str]:
-        """Names of the columns of the text, of the second text and of the label, without those that are not wanted.
+        """Names of the columns of the text, of the second text and of the label, without those that are not wanted, and
+        of those to keep.
 
         Raises:
             DataFileError: a column is missing, or the choice differs from that of the lines before.
@@ -82,7 +87,7 @@ class ColumnChoice:
             problem = f"would be read from {listed(names)}, but the lines before from {before}"
             raise place.error(problem, "give every line the same keys, or say which hold the texts and the label")
         self.chosen = chosen
-        return names
+        return [*names, *(_named(name, columns, place) for name in self._keep)]
 
     def _choose_texts(self, columns: Sequence[str], place: Place, remedy: str) -> tuple[str, str | None]:
         if self._text_column is None:

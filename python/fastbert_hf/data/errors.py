@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -16,6 +16,27 @@ class DataFileError(ValueError):
 
 class EmptyTextError(DataFileError):
     """A row whose text, or whose second text, is empty or null."""
+
+
+class BadRowsError(DataFileError):
+    """Rows that cannot be used, all of them.
+
+    Args:
+        errors: what is wrong with each, in order.
+        remedy: for some or all of them.
+
+    Attributes:
+        lines: a line for each of several, the first twenty of them, for a report below the message.
+    """
+
+    def __init__(self, errors: Sequence[DataFileError], remedy: str) -> None:
+        if len(errors) == 1:
+            super().__init__(f"{errors[0]}; {remedy}" if remedy else str(errors[0]))
+            self.lines: list[str] = []
+            return
+        super().__init__(f"{len(errors):,} rows cannot be used{f'; {remedy}' if remedy else ''}:")
+        rest = len(errors) - _MOST_NAMES
+        self.lines = [*map(str, errors[:_MOST_NAMES]), *([f"and {rest:,} more"] if rest > 0 else [])]
 
 
 class Place(NamedTuple):
@@ -32,7 +53,8 @@ class Place(NamedTuple):
     unit: str = "line"
 
     def __str__(self) -> str:
-        return self.source if self.number is None else f"{self.source}, {self.unit} {self.number}"
+        source = "standard input" if self.source == "-" else self.source
+        return source if self.number is None else f"{source}, {self.unit} {self.number}"
 
     def error(self, problem: str, remedy: str, kind: type[DataFileError] = DataFileError) -> DataFileError:
         """Return the error of `kind` to raise for this place, on one line."""

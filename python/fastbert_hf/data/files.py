@@ -15,20 +15,25 @@ PLAIN = (".txt",)
 LABELLED = (*TABLES, *JSON_LINES, *PARQUET)
 
 
-def open_records(path: Path, *, plain: bool = False) -> Records:
-    """The rows of `path`; with `plain`, it may be a `.txt` file of one text per line.
+def open_records(path: Path, *, plain: bool = False, form: str | None = None) -> Records:
+    """The rows of `path`.
+
+    Args:
+        path: a file, or `STANDARD_INPUT`.
+        plain: it may be a `.txt` file of one text per line.
+        form: the ending that says what it is, as ".tsv"; `None`: that of `path`.
 
     Raises:
         DataFileError: unknown ending, or a Parquet file that cannot be opened.
     """
-    suffix = path.suffix.lower()
-    if suffix in TABLES:
-        return table_records(path)
-    if suffix in JSON_LINES:
+    form = path.suffix.lower() if form is None else form
+    if form in TABLES:
+        return table_records(path, form)
+    if form in JSON_LINES:
         return json_records(path)
-    if suffix in PARQUET:
+    if form in PARQUET:
         return parquet_records(path)
-    if suffix in PLAIN and plain:
+    if form in PLAIN and plain:
         return line_records(path)
     known = ", ".join((*PLAIN, *LABELLED) if plain else LABELLED)
     raise Place(str(path)).error(f"unknown ending {path.suffix!r}", f"name it one of {known}")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastbert_hf.data.errors import Place
+from fastbert_hf.data.errors import DataFileError, Place
 from fastbert_hf.data.lines import read_lines
 from fastbert_hf.data.records import Choose, Records, Rows
 
@@ -14,20 +14,25 @@ JSON_LINES = (".jsonl", ".ndjson")
 
 
 def json_records(path: Path) -> Records:
-    """The objects of a UTF-8 file, one per line that is not blank."""
+    """The objects of a UTF-8 file, one per line."""
 
     def rows(choose: Choose) -> Rows:
         keys: set[str] | None = None
         chosen: list[str] = []
         for number, content in enumerate(read_lines(path), start=1):
-            if not content.strip():
-                continue
             place = Place(str(path), number)
-            record = _parse(place, content)
-            if record.keys() != keys:
-                keys = set(record)
-                chosen = choose(list(record), place, "every line needs it, under the same name")
-            yield place, [record[name] for name in chosen]
+            if not content.strip():
+                yield place, None
+                continue
+            try:
+                record = _parse(place, content)
+                if record.keys() != keys:
+                    chosen = choose(list(record), place, "every line needs it, under the same name")
+                    keys = set(record)
+            except DataFileError as error:
+                yield place, error
+            else:
+                yield place, [record[name] for name in chosen]
 
     return Records(Place(str(path)), rows)
 

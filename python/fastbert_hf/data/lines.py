@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 from fastbert_hf.data.errors import DataFileError, Place
 from fastbert_hf.data.records import Choose, Records, Rows
+
+STANDARD_INPUT = Path("-")  # in place of a file
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -18,7 +22,7 @@ def read_lines(path: Path) -> Iterator[str]:
         DataFileError: missing file or wrong encoding.
     """
     try:
-        with path.open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if path == STANDARD_INPUT else path.open("rb") as file:
             for number, content in enumerate(file, start=1):
                 place = Place(str(path), number)
                 try:
@@ -44,6 +48,6 @@ def line_records(path: Path) -> Records:
     def rows(choose: Choose) -> Rows:
         choose(["text"], Place(str(path)), "")
         for number, content in enumerate(read_lines(path), start=1):
-            yield Place(str(path), number), [content]
+            yield Place(str(path), number), [content] if content.strip() else None
 
     return Records(Place(str(path)), rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,9 +144,15 @@ def _labelled_rows(
     choice = ColumnChoice(text_column, pair_column, usual if label_column is None else (label_column,))
     known = None if label_names is None else dict.fromkeys(label_names)
     for place, row in records.rows(choice):
+        if isinstance(row, DataFileError):
+            raise row
+        if row is None:
+            continue
         assert choice.chosen is not None and choice.chosen.label is not None
         column = choice.chosen.label
         names = records.class_names.get(column)
+        if records.joined_labels and _repeats_header(choice, row):
+            raise place.error("the header again", "delete the line; files that were joined have it")
         texts = _clean_texts(place, choice, row[:-1])
         if multi_label:
             labels = label_list(place, column, row[-1], names, records.joined_labels)
@@ -158,11 +164,27 @@ def _labelled_rows(
         yield _LabelledRow(texts, labels, names)
 
 
+def _repeats_header(choice: ColumnChoice, row: list[Any]) -> bool:
+    names = [name for name in choice.chosen or () if name is not None]
+    return [str(value).strip().lower() for value in row] == [name.strip().lower() for name in names]
+
+
+class TextRow(NamedTuple):
+    """A row of texts.
+
+    Attributes:
+        text: `None`: an empty one, null, or a blank line.
+        kept: values of the further columns that were asked for, in their order; of a blank line, `None` each.
+    """
+
+    text: Text | None
+    kept: list[Any]
+
+
 def read_texts(path: Path, text_column: str | None = None, pair_column: str | None = None) -> Iterator[Text]:
     """Texts, or pairs of texts, of a file in order; few are in memory at a time.
 
-    Beside the formats of `read_classification_file`, of which a label is ignored, there is `.txt`: one text per line,
-    and no line blank.
+    Beside the formats of `read_classification_file`, of which a label is ignored, there is `.txt`: one text per line.
 
     Args:
         path: the file.
@@ -174,34 +196,80 @@ def read_texts(path: Path, text_column: str | None = None, pair_column: str | No
             or no texts at all.
         ValueError: `pair_column` without `text_column`.
     """
-    for text in _texts(path, text_column, pair_column, keep_empty=False):
-        assert text is not None
-        yield text
-
-
-def read_texts_with_gaps(
-    path: Path, text_column: str | None = None, pair_column: str | None = None
-) -> Iterator[Text | None]:
-    """Return the same with `None` for every row in which a text is empty or null, so that no row is lost."""
-    return _texts(path, text_column, pair_column, keep_empty=True)
-
-
-def _texts(path: Path, text_column: str | None, pair_column: str | None, keep_empty: bool) -> Iterator[Text | None]:
     choice = ColumnChoice(text_column, pair_column, ())
-    records = open_records(path, plain=True)
-    if path.suffix.lower() in PLAIN and text_column is not None:
+    for _, error, row in _text_rows(path, choice, None, named=text_column is not None):
+        if error is not None:
+            raise error
+        if row is not None:
+            assert row.text is not None
+            yield row.text
+
+
+def read_text_rows(
+    path: Path,
+    text_column: str | None = None,
+    pair_column: str | None = None,
+    *,
+    keep: Sequence[str] = (),
+    form: str | None = None,
+    bad_row: Callable[[DataFileError], None],
+) -> Iterator[TextRow]:
+    """Rows of a file in order, none of which is lost: empty texts and blank lines are rows too, but for blank lines at
+    the end.
+
+    Args:
+        path: the file, or `STANDARD_INPUT`.
+        text_column: as in `read_texts`.
+        pair_column: as in `read_texts`.
+        keep: further columns.
+        form: the ending that says what the file is; `None`: its own.
+        bad_row: told of every row that cannot be used, which is left out, and of every empty text.
+
+    Raises:
+        DataFileError: a file or a column that cannot be used, or no texts at all.
+        ValueError: `pair_column` without `text_column`.
+    """
+    named = text_column is not None or bool(keep)
+    blank: list[Place] = []
+    for place, error, row in _text_rows(path, ColumnChoice(text_column, pair_column, (), keep), form, named=named):
+        if error is None and row is None:
+            blank.append(place)
+            continue
+        for line in blank:
+            bad_row(line.error("empty text (a blank line)", "fill it in or delete the line", EmptyTextError))
+            yield TextRow(None, [None] * len(keep))
+        blank.clear()
+        if error is not None:
+            bad_row(error)
+        if row is not None:
+            yield row
+
+
+def _text_rows(
+    path: Path, choice: ColumnChoice, form: str | None, *, named: bool
+) -> Iterator[tuple[Place, DataFileError | None, TextRow | None]]:
+    """Yield what is wrong with each row, and the row if it has one: neither is a blank line."""
+    records = open_records(path, plain=True, form=form)
+    if (path.suffix.lower() if form is None else form) in PLAIN and named:
         raise records.whole.error("a .txt file has no columns", "leave the text column out")
     empty = True
-    for place, row in records.rows(choice):
+    for place, values in records.rows(choice):
+        if values is None:
+            yield place, None, None
+            continue
         empty = False
+        if isinstance(values, DataFileError):
+            yield place, values, None
+            continue
+        count = _texts_per_row(choice)
         try:
-            first, *second = _clean_texts(place, choice, row)
-        except EmptyTextError:
-            if not keep_empty:
-                raise
-            yield None
+            first, *second = _clean_texts(place, choice, values[:count])
+        except EmptyTextError as error:
+            yield place, error, TextRow(None, values[count:])
+        except DataFileError as error:
+            yield place, error, None
         else:
-            yield (first, second[0]) if second else first
+            yield place, None, TextRow((first, second[0]) if second else first, values[count:])
     if empty:
         raise _no_samples(records)
 
@@ -215,6 +283,11 @@ def read_unlabelled_texts(path: str | Path, text_column: str | None = None, pair
         texts.append(first)
         pairs.extend(second)
     return TextData(texts, pairs or None)
+
+
+def _texts_per_row(choice: ColumnChoice) -> int:
+    assert choice.chosen is not None
+    return 1 if choice.chosen.pair is None else 2
 
 
 def _clean_texts(place: Place, choice: ColumnChoice, values: list[Any]) -> list[str]:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastbert_hf.data.errors import Place
+from fastbert_hf.data.errors import DataFileError, Place
 
 # From the columns there are, the place that names them and a remedy for a missing one, to the columns wanted.
 Choose = Callable[[Sequence[str], Place, str], list[str]]
-Rows = Iterator[tuple[Place, list[Any]]]
+# The values of the columns wanted; `None`: a blank line; an error: a line that cannot be used, behind which it goes on.
+Row = list[Any] | DataFileError | None
+Rows = Iterator[tuple[Place, Row]]
 
 
 @dataclass(frozen=True)

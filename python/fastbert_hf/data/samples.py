@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
 
@@ -108,6 +109,19 @@ def plain_list(values: Any) -> list[Any]:
     """Return what a container holds as Python's own numbers, which NumPy, pandas and tensors make by `tolist`."""
     values = values.tolist() if hasattr(values, "tolist") else list(values)
     return [value.tolist() if hasattr(value, "tolist") else value for value in values]
+
+
+Data = TypeVar("Data", bound=TextData)
+
+
+def select_texts(data: Data, positions: Sequence[int]) -> Data:
+    """Return the samples of `data` at `positions`, in that order."""
+    columns = {
+        name: [values[position] for position in positions]
+        for name in ("texts", "pairs", "label_ids")
+        if (values := getattr(data, name, None)) is not None
+    }
+    return replace(data, **columns)
 
 
 def join_texts(*parts: TextData) -> TextData:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers.utils import cached_file
 
+from fastbert_hf.beside import file_beside_weights
 from fastbert_hf.exits.fingerprint import model_fingerprint
 from fastbert_hf.exits.plain_values import made_from
 from fastbert_hf.exits.rule import ExitRule
@@ -24,8 +24,6 @@ _FORMAT = 4
 # Format 1 had no latency, as a target or measured; formats 1 and 2 had a `top_k` and a `patience` for each criterion;
 # format 3 had no precision.
 _READABLE = (1, 2, 3, _FORMAT)
-# Options of `from_pretrained` that say where its files are.
-_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 Interval = tuple[float, float]
 
@@ -247,23 +245,8 @@ def find_setting(name_or_path: str | Path | None, model: Any, options: Mapping[s
     Raises:
         ValueError: the file is not one that `CalibratedSetting.save` wrote.
     """
-    if name_or_path is None:  # from_pretrained takes weights instead
-        return None
-    local = Path(name_or_path) / options.get("subfolder", "")
-    if local.is_dir():
-        return _for_these_weights(CalibratedSetting.load(local), local / SETTING_FILE, model)
-    where = {name: value for name, value in options.items() if name in _WHERE}
-    found = cached_file(
-        str(name_or_path),
-        SETTING_FILE,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-        **where,
-    )
-    if found is None:
-        return None
-    return _for_these_weights(CalibratedSetting.load(Path(found).parent), found, model)
+    found = file_beside_weights(name_or_path, SETTING_FILE, options)
+    return None if found is None else _for_these_weights(CalibratedSetting.load(found.parent), found, model)
 
 
 def _for_these_weights(setting: CalibratedSetting | None, found: str | Path, model: Any) -> CalibratedSetting | None:

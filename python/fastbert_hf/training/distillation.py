@@ -90,6 +90,7 @@ class DistillationTrainer(StepTrainer):
     """Trains `Students` on what the frozen part computes now, or computed in the first epoch."""
 
     step_name = "distil"
+    title = "step 2"
     numbers_samples = True
 
     def __init__(
@@ -120,7 +121,7 @@ class DistillationTrainer(StepTrainer):
         return model.config.exit_layers[:-1]
 
     def loss_and_logits(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """As in the base class, of the students."""
+        """As in the base class, of the students, and of the teacher behind them."""
         settings: DistillationSettings = self.settings
         hidden_states, teacher_logits = self._frozen_results(inputs)
         logits = model(hidden_states, inputs["attention_mask"])
@@ -136,7 +137,7 @@ class DistillationTrainer(StepTrainer):
             )
         if hard_weight > 0:
             hard = label_loss(logits, inputs["labels"], multi_label=self.multi_label)
-        return (1 - hard_weight) * soft + hard_weight * hard, logits
+        return (1 - hard_weight) * soft + hard_weight * hard, torch.cat([logits, teacher_logits[:, None]], dim=1)
 
     def _frozen_results(self, inputs: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return hidden states [B, L, H] behind every student's layer, and the teacher's logits [B, N]."""

@@ -22,6 +22,7 @@ class EvaluationResult:
     Attributes:
         accuracy: part of the texts whose prediction is their label; multi-label: whose classes are all right.
         macro_f1: mean over the classes of their F1, of classes that occur or are predicted.
+        labels: int64 [n], class ids; multi-label [n, N] of 0 and 1.
         predictions: int64 [n], class ids; multi-label bool [n, N].
         exit_layers: int64 [n], in 1..L.
         uncertainties: float32 [n], at the exit.
@@ -30,6 +31,7 @@ class EvaluationResult:
 
     accuracy: float
     macro_f1: float
+    labels: torch.Tensor
     predictions: torch.Tensor
     exit_layers: torch.Tensor
     uncertainties: torch.Tensor
@@ -78,6 +80,7 @@ def evaluate(
     return EvaluationResult(
         accuracy=scores["accuracy"],
         macro_f1=scores["macro_f1"],
+        labels=true,
         predictions=predicted,
         exit_layers=answers.exit_layer,
         uncertainties=answers.uncertainty,

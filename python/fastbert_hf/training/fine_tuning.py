@@ -56,6 +56,7 @@ class FineTuningTrainer(LabelTrainer):
     """Trains on the cross-entropy of the teacher classifier."""
 
     step_name = "fine_tune"
+    title = "step 1"
 
     @staticmethod
     def scored_layers(model: FastBertForSequenceClassification) -> list[int]:

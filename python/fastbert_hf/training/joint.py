@@ -38,6 +38,7 @@ class JointTrainer(LabelTrainer):
     """Trains on the summed cross-entropy of all exit heads."""
 
     step_name = "train_jointly"
+    title = "joint training"
 
     def loss_and_logits(
         self, model: FastBertForSequenceClassification, inputs: dict[str, torch.Tensor]

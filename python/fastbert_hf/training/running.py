@@ -29,6 +29,7 @@ from fastbert_hf.training.run_folder import (
     open_run,
 )
 from fastbert_hf.training.settings import TrainingSettings
+from fastbert_hf.training.step_log import show_progress
 from fastbert_hf.training.trainer import StepTrainer
 
 
@@ -71,12 +72,14 @@ class RunOptions(TypedDict, total=False):
             (`settings.keep_checkpoints`, `report_to` and the like).
         callbacks: of `transformers`, called as by its `Trainer`. Those that save their state (`ExportableState`, as
             `EarlyStoppingCallback` does) get it back in a resumed run.
+        quiet: do not tell on stderr how the step goes: with a bar on a terminal, otherwise in plain lines.
     """
 
     dev: ClassificationData | None
     run_dir: str | Path | None
     resume: bool
     callbacks: Sequence[TrainerCallback]
+    quiet: bool
 
 
 def run_step(
@@ -91,11 +94,12 @@ def run_step(
     run_dir: str | Path | None = None,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
+    quiet: bool = False,
 ) -> TrainingResult:
     """Train `model` in place with what `make_trainer` makes, and report.
 
-    Leaves the model in eval mode, without the calibrated setting that it may have had. Other arguments and errors as in
-    `fine_tune`.
+    Leaves the model in eval mode, with the texts among its `seen_texts`, and without the calibrated setting that it may
+    have had. Other arguments and errors as in `fine_tune`.
 
     Args:
         frozen: parameters that the step would train, were they not frozen by the user.
@@ -123,6 +127,7 @@ def run_step(
         checkpoint: Path | None = None
         interrupt = CheckpointOnInterrupt(steps_per_epoch)
         trainer.add_callback(LogEveryEpoch())
+        show_progress(trainer, trainer.title, settings, steps_per_epoch, has_dev=dev is not None, quiet=quiet)
         for callback in callbacks:
             trainer.add_callback(callback)
         if run_dir is not None:
@@ -135,6 +140,7 @@ def run_step(
         # Processes are interrupted at different steps and would wait for each other; they keep the last epoch's.
         catches = run_dir is not None and arguments.world_size == 1
         model.calibrated_setting = None  # it holds for the weights as they were
+        model.seen_texts = model.seen_texts.with_run(data, dev)
         model.config.trained_max_length, model.config.trained_stride = settings.max_length, settings.stride
         try:
             with interrupt.installed() if catches else nullcontext():

@@ -30,6 +30,7 @@ class StepTrainer(Trainer):
     """
 
     step_name: ClassVar[str]
+    title: ClassVar[str]  # for people
     # Whether the inputs of a training step have `sample_index`, int64 [B].
     numbers_samples: ClassVar[bool] = False
 
@@ -72,6 +73,8 @@ class StepTrainer(Trainer):
 
     def loss_and_logits(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss (mean over the batch) and logits [B, E, N] of the exit heads that are scored.
+
+        Behind those of the scored layers may stand those of a teacher classifier that is not trained, for its scores.
 
         Args:
             model: the trained module, wrapped where there are several devices.
@@ -145,10 +148,13 @@ class StepTrainer(Trainer):
         logits = mean_of_passages(logits, self.dev_texts, self.num_dev_texts, self.multi_label)
         predicted = predictions_of(logits, self.multi_label)  # [texts, E] or [texts, E, N]
         per_head = [scores_of(head, labels, self.fastbert.num_labels) for head in predicted.unbind(dim=1)]
-        scores = {name: sum(head[name] for head in per_head) / len(per_head) for name in per_head[0]}
-        if len(per_head) > 1:
-            for layer, head in zip(self.exit_layers, per_head, strict=True):
+        trained, others = per_head[: len(self.exit_layers)], per_head[len(self.exit_layers) :]
+        scores = {name: sum(head[name] for head in trained) / len(trained) for name in trained[0]}
+        if len(trained) > 1:
+            for layer, head in zip(self.exit_layers, trained, strict=True):
                 scores |= {f"{name}_layer_{layer}": value for name, value in head.items()}
+        for teacher in others:
+            scores |= {f"{name}_teacher": value for name, value in teacher.items()}
         return scores
 
 

@@ -151,7 +151,14 @@ def test_second_file_uses_the_ids_of_the_first(tmp_path: Path, suffix: str) -> N
             "d.txt: unknown ending '.txt'; name it one of .tsv, .csv, .jsonl, .ndjson, .parquet",
         ),
         ("d.tsv", "", "line 1: no column label among: none; the first line must name the columns, separated by tabs"),
-        ("d.tsv", "label,text\n0,x\n", "line 1: no column label among: label,text; .* separated by tabs"),
+        (
+            "d.tsv",
+            "label,text\n0,x\n",
+            "line 1: the header has commas between .* and .tsv has tabs; name the file .csv",
+        ),
+        ("d.csv", "label\ttext\n0\tx\n", "line 1: the header has tabs .* .csv has commas; name the file .tsv"),
+        ("d.csv", "label;text\n0;x\n", "line 1: the header has semicolons .* .csv has commas; write it with commas"),
+        ("d.tsv", "label\ttext\n0\tx\nLabel\tText\n1\ty\n", "line 3: the header again; delete the line"),
         ("d.csv", "label,body\n0,x\n", r"line 1: no column text \(or text_a and text_b\) among: label, body; "),
         ("d.tsv", "label\ttext\ttext\n0\tx\ty\n", "line 1: column text appears twice"),
         ("d.tsv", "label\ttext\n", "no samples; add some"),
@@ -217,8 +224,8 @@ def test_unlabelled_texts_from_every_format(tmp_path: Path, suffix: str, labelle
 
 def test_unlabelled_lines(tmp_path: Path) -> None:
     assert read_unlabelled_texts(write(tmp_path, "d.txt", '\ufeff"one"\r\ntwo\tthree')).texts == ['"one"', "two\tthree"]
+    assert read_unlabelled_texts(write(tmp_path, "d.txt", "one\n\n \ntwo\n\n")).texts == ["one", "two"]  # as in tables
     for content, columns, problem in (
-        ("one\n\ntwo\n", (), "line 2: empty text; fill it in or delete the line"),
         ("", (), "d.txt: no samples"),
         ("one\n", ("text",), "a .txt file has no columns; leave the text column out"),
     ):

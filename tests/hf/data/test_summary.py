@@ -1,0 +1,48 @@
+"""Counts of what was read, and mistakes that no reader sees."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastbert_hf.data import ClassificationData, TextData
+from fastbert_hf.data.summary import DataSummary, refusal_of, summarize, suspicions
+
+
+def test_counts_of_texts_classes_and_duplicates():
+    data = ClassificationData(["a b", "A  B", "a b", "c"], None, [0, 0, 1, 0], ["x", "y", "z"])
+    assert summarize(data) == DataSummary(4, 2, 1, {"x": 3, "y": 1, "z": 0})
+    assert summarize(TextData(["a", "a"], None)) == DataSummary(2, 1, 0, {})
+    several = ClassificationData(["a", "a", "b"], None, [[0, 1], [0, 1], []], ["x", "y"], multi_label=True)
+    assert summarize(several) == DataSummary(3, 1, 0, {"x": 2, "y": 2})
+
+
+def summary(classes, contradictions=0):
+    return DataSummary(sum(classes.values()), contradictions, contradictions, classes)
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "told"),
+    [
+        ({"a": 30, "b": 30}, {"a": 10, "b": 12}, []),
+        ({"a b": 30, "A  B": 2}, None, ["the classes 'a b' (30 texts) and 'A  B' (2 texts) differ in case or blanks"]),
+        ({"a": 30, "b": 1, "c": 0}, None, ["no text to train on has the class c", "one text only has the class b"]),
+        ({"a": 30, "b": 30}, {"a": 22, "b": 0}, ["the texts to score on have one class only, 'a'"]),
+        ({"a": 9, "b": 9, "c": 9}, {"a": 2, "b": 2, "c": 0}, ["no text to score on has the class c"]),
+        ({"a": 30, "b": 30}, {"a": 96, "b": 4}, ["who always answers 'a' is right on 96% of the texts to score on"]),
+    ],
+)
+def test_what_looks_like_a_mistake_is_said(train, dev, told):
+    found = list(suspicions(summary(train), None if dev is None else summary(dev), multi_label=False))
+    assert len(found) == len(told) and all(map(str.startswith, found, told)), found
+
+
+def test_contradictions_are_said():
+    (found,) = suspicions(summary({"a": 5, "b": 5}, 3), None, multi_label=False)
+    assert found.startswith("3 texts to train on occur before with another label")
+
+
+def test_a_label_for_every_text_is_no_class():
+    assert "a regression is not what FastBERT does" in refusal_of(summary({f"{n / 8}": 1 for n in range(30)}))
+    assert "--label-column" in refusal_of(summary({f"name {n}": 1 for n in range(30)}))
+    assert refusal_of(summary({f"name {n}": 1 for n in range(5)})) is None
+    assert refusal_of(summary({f"{n}": 2 for n in range(30)})) is None
