@@ -54,12 +54,12 @@ def _per_sample(
     lengths = {end - begin for begin, end in itertools.pairwise(bounds)}
     added = {n: None if position_bias is None else _by_position(position_bias, n) for n in lengths}
     if len(lengths) == 1:
-        batch = (x.unflatten(0, (len(bounds) - 1, -1)) for x in (query, key, value))
-        return _attend(*batch, mask=added[lengths.pop()]).flatten(0, 1).flatten(1)
+        queries, keys, values = (x.unflatten(0, (len(bounds) - 1, -1)) for x in (query, key, value))
+        return _attend(queries, keys, values, added[lengths.pop()]).flatten(0, 1).flatten(1)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for begin, end in itertools.pairwise(bounds):
-        rows = (x[None, begin:end] for x in (query, key, value))
-        out[begin:end] = _attend(*rows, mask=added[end - begin])[0]
+        queries, keys, values = (x[None, begin:end] for x in (query, key, value))
+        out[begin:end] = _attend(queries, keys, values, added[end - begin])[0]
     return out.flatten(1)
 
 
