@@ -39,7 +39,7 @@ lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(VENV)/bin/clang-format --dry-run --Werror $(shell git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
-	$(PYTHON) -m mypy fastbert_kernels python/fastbert_hf python/fastbert_cli
+	$(PYTHON) -m mypy fastbert_kernels python/fastbert_hf python/fastbert_cli python/fastbert_serving
 	$(PYTHON) benchmarks/document_numbers.py --check
 
 clean:

@@ -32,12 +32,18 @@ def importers(folder: str, packages: set[str]) -> set[str]:
 
 
 def test_the_model_knows_neither_kernels_nor_command_line():
-    assert importers("python/fastbert_hf", {"fastbert_kernels", "fastbert_cli"}) == set()
+    assert importers("python/fastbert_hf", {"fastbert_kernels", "fastbert_cli", "fastbert_serving"}) == set()
 
 
 def test_the_kernels_know_models_in_hosts_only():
-    assert importers("fastbert_kernels", {"fastbert_cli"}) == set()
+    assert importers("fastbert_kernels", {"fastbert_cli", "fastbert_serving"}) == set()
     assert {Path(file).parent.name for file in importers("fastbert_kernels", {"fastbert_hf"})} == {"hosts"}
+
+
+def test_the_server_is_no_part_of_the_command_line():
+    assert importers("python/fastbert_serving", {"fastbert_cli"}) == set()
+    users = importers("python/fastbert_cli", {"fastbert_serving"})
+    assert {Path(file).parent.name for file in users} == {"serve"}
 
 
 def test_benchmarks_import_neither_tests_nor_command_line():

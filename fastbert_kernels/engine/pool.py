@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.layer_cost import LayerCost
 from fastbert_kernels.engine.packed import PackedBatch
-from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
+from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.schedule import Schedule
 from fastbert_kernels.engine.spans import Encoder, Left, PackedState
 
@@ -189,8 +190,9 @@ class Pool:
             raise ValueError(f"{len(deadlines)} deadlines for {size} samples")
         if size == 0:
             return []
-        if rule == FULL_DEPTH:  # the same answers, in the company of those who may leave
-            batch.speed, rule = torch.zeros_like(batch.speed), ENTROPY_RULE
+        if not rule.early_exits and rule.criterion is not Criterion.PATIENCE:
+            # The same answers, in the company of those who may leave: no uncertainty is below 0.
+            batch.speed, rule = torch.zeros_like(batch.speed), Rule(rule.criterion, rule.parameter)
         lengths, tokens = batch.cu_seqlens.diff().tolist(), batch.hidden.shape[0]
         samples = [
             _Sample(Future(), length, math.inf if deadline is None else deadline)

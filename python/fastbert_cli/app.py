@@ -19,6 +19,7 @@ from fastbert_cli.evaluate.command import Evaluate
 from fastbert_cli.export.command import Export
 from fastbert_cli.info import Info
 from fastbert_cli.predict.command import Predict
+from fastbert_cli.serve.command import Serve
 from fastbert_cli.train.command import Train
 
 app = typer.Typer(
@@ -43,5 +44,7 @@ def _program(
     pass
 
 
-for command in (Train, Adopt, Distill, Calibrate, Demo, Evaluate, Compare, Analyze, Predict, Convert, Export, Info):
+_MAKE = (Train, Adopt, Distill, Calibrate, Demo)
+_USE = (Evaluate, Compare, Analyze, Predict, Serve, Convert, Export, Info)
+for command in (*_MAKE, *_USE):
     add_command(app, command)

@@ -216,7 +216,7 @@ def commands():
 
 def test_no_two_options_of_a_command_share_a_name(commands):
     every = ["adopt", "analyze", "calibrate", "compare", "convert", "demo", "distill", "evaluate", "export", "info"]
-    assert sorted(commands) == [*every, "predict", "train"]
+    assert sorted(commands) == [*every, "predict", "serve", "train"]
     for command in commands.values():
         names = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)]
         assert len(names) == len(set(names)) >= 1

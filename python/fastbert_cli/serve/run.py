@@ -1,0 +1,67 @@
+"""`fastbert serve`: a saved model behind an HTTP server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+import torch
+import transformers
+
+from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.models import load_model, place_and_patch, precision_of
+from fastbert_cli.serve.command import Serve
+from fastbert_serving.app import create_app
+from fastbert_serving.metrics import Metrics
+from fastbert_serving.server import Server, bind, bind_unix, log_on_stderr, name_of
+from fastbert_serving.service import Service
+from fastbert_serving.settings import Settings
+
+
+def run_serve(options: Serve) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        CommandError: the address is taken, or the model cannot be served.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    bound = _bind(options)
+    try:
+        model, tokenizer = load_model(options.model)
+        if not place_and_patch(model, options.patching):
+            raise CommandError("only a model that the fast kernels run is served; fastbert predict runs this one")
+        settings = Settings(
+            api_key=options.api_key or os.environ.get("FASTBERT_API_KEY") or None,
+            max_body=options.max_body,
+            max_texts=options.max_texts,
+            max_concurrent=options.max_concurrent,
+            max_tokens=options.max_tokens,
+            max_length=options.max_length,
+        )
+        metrics = Metrics(model.config.num_hidden_layers)
+        with faults_explained(str(options.model)):
+            service = Service(model, tokenizer, settings, metrics)
+        app = create_app(
+            service, settings, metrics, model_id=options.model.resolve().name, precision=precision_of(model)
+        )
+        server = Server(app, lambda: print(f"fastbert serve: {name_of(bound)}", file=sys.stderr, flush=True))
+        with log_on_stderr():
+            server.run(sockets=[bound])
+        if not server.started:
+            raise CommandError(f"{options.model}: the model could not be warmed up; the lines above say why")
+    finally:
+        bound.close()
+        if options.socket is not None:
+            options.socket.unlink(missing_ok=True)
+
+
+def _bind(options: Serve) -> socket.socket:
+    try:
+        return bind(options.host, options.port) if options.socket is None else bind_unix(options.socket)
+    except OSError as error:
+        where = f"{options.host}:{options.port}" if options.socket is None else str(options.socket)
+        raise CommandError(f"cannot listen at {where} ({error.strerror}); choose another") from error

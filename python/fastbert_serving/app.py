@@ -1,0 +1,204 @@
+"""The endpoints of the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+import fastbert_kernels
+from fastbert_serving.errors import Refusal, invalid, overloaded, too_large
+from fastbert_serving.metrics import Metrics
+from fastbert_serving.middleware import Guarded, Observed, refusal_response
+from fastbert_serving.schema import Answer, ErrorBody, Info, PredictRequest, Score, read_inputs
+from fastbert_serving.service import Service, TextAnswers
+from fastbert_serving.settings import Settings
+
+T = TypeVar("T")
+
+_KINDS = {413: "TooLarge", 404: "NotFound", 405: "NotFound"}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": HTTPStatus(status).phrase}
+    for status in (401, 413, 422, 429, 500, 503, 504)
+}
+
+
+def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_id: str, precision: str) -> FastAPI:
+    """Return the application, which owns the service: it warms up when the application starts, and is closed with it.
+
+    Args:
+        service: that answers.
+        settings: limits.
+        metrics: of the service.
+        model_id: name of the model for /info; no path.
+        precision: in which the model runs, for /info.
+    """
+    server = _Server(service, settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.answer(["warm up"], truncate=True)
+        server.ready = True
+        yield
+        server.ready = False
+        await asyncio.get_running_loop().run_in_executor(None, service.close)
+
+    app = FastAPI(title="fastbert", version=fastbert_kernels.__version__, lifespan=lifespan, redoc_url=None)
+    app.add_middleware(Guarded, api_key=settings.api_key, max_body=settings.max_body, metrics=metrics)
+    app.add_middleware(Observed, metrics=metrics)
+    app.add_exception_handler(Refusal, server.refused)
+    app.add_exception_handler(RequestValidationError, server.not_valid)
+    app.add_exception_handler(HTTPException, server.http_error)
+    app.add_exception_handler(Exception, server.failed)
+    config = service.model.config
+    info = Info(
+        model_id=model_id,
+        model_dtype=precision,
+        model_type={"classifier": {"id2label": config.id2label, "label2id": config.label2id}},
+        num_layers=config.num_hidden_layers,
+        exit_layers=list(config.exit_layers),
+        calibrated=service.model.calibrated_setting is not None,
+        max_input_length=service.max_length,
+        max_client_batch_size=settings.max_texts,
+        max_concurrent_requests=settings.max_concurrent,
+        max_batch_tokens=settings.max_tokens,
+        version=fastbert_kernels.__version__,
+    )
+
+    @app.post("/predict", response_model=Answer | list[Answer], responses=_REFUSALS)
+    async def predict(body: PredictRequest, request: Request) -> Any:
+        """Classify a text, a pair, or a batch of either."""
+        return JSONResponse(await server.predict(body, request))
+
+    @app.get("/info", responses={401: _REFUSALS[401]})
+    async def show_info() -> Info:
+        """What is served, and its limits."""
+        return info
+
+    @app.get("/health", response_class=Response, responses={503: _REFUSALS[503]})
+    async def health() -> Response:
+        """200 when texts are answered, 503 before and when the server is ending."""
+        server.check_ready()
+        return Response()
+
+    @app.get("/metrics", response_class=Response, responses={401: _REFUSALS[401]})
+    async def show_metrics() -> Response:
+        """The measures, in Prometheus's text format."""
+        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+class _Server:
+    """What the endpoints share."""
+
+    def __init__(self, service: Service, settings: Settings, metrics: Metrics) -> None:
+        self._service, self._settings, self._metrics = service, settings, metrics
+        self._active = 0
+        self.ready = False
+
+    def check_ready(self) -> None:
+        if not self.ready:
+            raise Refusal(503, "Unhealthy", "the server is starting or ending", retry_after=1)
+
+    async def predict(self, body: PredictRequest, request: Request) -> Any:
+        self.check_ready()
+        texts, is_batch = read_inputs(body.inputs)
+        facts = request.state.facts = {"texts": len(texts)}
+        if len(texts) > self._settings.max_texts:
+            raise too_large(
+                f"the request has {len(texts)} texts, more than {self._settings.max_texts}; send them in parts"
+            )
+        if body.speed is not None and body.speedup is not None:
+            raise invalid("give either speed or speedup, not both")
+        if self._active >= self._settings.max_concurrent:
+            raise overloaded(f"{self._active} requests are being answered, as many as there may be")
+        self._active += 1
+        try:
+            answers = await self._unless_disconnected(
+                self._service.answer(
+                    texts,
+                    speed=body.speed,
+                    speedup=body.speedup,
+                    seconds=None if body.deadline_ms is None else body.deadline_ms / 1000,
+                    truncate=body.truncate,
+                ),
+                request,
+            )
+        finally:
+            self._active -= 1
+        facts |= {"tokens": answers.tokens, "mean_exit_layer": sum(answers.exit_layer) / len(texts)}
+        rows = self._rows(answers, body)
+        return rows if is_batch else rows[0]
+
+    def _rows(self, answers: TextAnswers, body: PredictRequest) -> list[Any]:
+        config = self._service.model.config
+        logits = answers.logits.double()
+        scores = logits if body.raw_scores else logits.sigmoid() if config.multi_label else logits.softmax(dim=-1)
+        names = config.id2label
+        rows: list[Any] = []
+        for number, values in enumerate(scores.tolist()):
+            best_first = sorted(range(len(values)), key=lambda index: -values[index])
+            predictions = [Score(label=names[index], score=values[index]).model_dump() for index in best_first]
+            rows.append(
+                {
+                    "predictions": predictions,
+                    "exit_layer": answers.exit_layer[number],
+                    "uncertainty": answers.uncertainty[number],
+                    "truncated": answers.truncated[number],
+                }
+                if body.details
+                else predictions
+            )
+        return rows
+
+    async def _unless_disconnected(self, answers: Awaitable[T], request: Request) -> T:
+        """Await the answers of a request; when its client leaves first, let its texts go."""
+        work, gone = asyncio.ensure_future(answers), asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                self._metrics.cancelled.inc()
+                raise Refusal(499, "Disconnected", "the client left before there was an answer")
+            return work.result()
+        finally:
+            gone.cancel()
+            work.cancel()
+
+    async def refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refusal)
+        self._metrics.failures.labels(error.kind).inc()
+        return refusal_response(error)
+
+    async def not_valid(self, request: Request, error: Exception) -> Response:
+        """Say which field, and what is wrong with it, but never what it holds."""
+        assert isinstance(error, RequestValidationError)
+        found = error.errors()
+        if any(each["type"] in ("json_invalid", "model_attributes_type") for each in found):
+            said = "the body is not a JSON object, or is not said to be: Content-Type: application/json"
+            return await self.refused(request, invalid(said))
+        faults = [f"{'.'.join(map(str, each['loc'][1:])) or 'the body'}: {each['msg']}" for each in found]
+        return await self.refused(request, invalid("; ".join(faults)))
+
+    async def http_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        kind = _KINDS.get(error.status_code, "Validation")
+        return await self.refused(request, Refusal(error.status_code, kind, str(error.detail)))
+
+    async def failed(self, request: Request, error: Exception) -> Response:
+        """Say no more than that it was the server's own fault."""
+        return await self.refused(request, Refusal(500, "Internal", "the server failed; its log says how"))
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client has left; its whole request has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,33 @@
+"""What a request is refused with: a status, a kind that metrics count, and a message without texts and paths."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """A request that gets no answer.
+
+    Attributes:
+        status: of HTTP.
+        kind: one word, for programs and metrics.
+        message: what is wrong, and the remedy.
+        retry_after: seconds after which the request may be sent again; `None` where that changes nothing.
+    """
+
+    def __init__(self, status: int, kind: str, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.message, self.retry_after = status, kind, message, retry_after
+
+
+def overloaded(message: str) -> Refusal:
+    """Return the refusal of a request that may come again in a second."""
+    return Refusal(429, "Overloaded", message, retry_after=1)
+
+
+def too_large(message: str) -> Refusal:
+    """Return the refusal of a request that has more than the server ever takes."""
+    return Refusal(413, "TooLarge", message)
+
+
+def invalid(message: str) -> Refusal:
+    """Return the refusal of a request that says what it must not."""
+    return Refusal(422, "Validation", message)

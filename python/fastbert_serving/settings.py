@@ -1,0 +1,28 @@
+"""Limits of a server, each with the status that a request beyond it gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server allows.
+
+    Attributes:
+        api_key: that requests must bring as `Authorization: Bearer KEY` (401); `None`: none is asked for.
+        max_body: bytes of a request (413).
+        max_texts: texts of a request (413).
+        max_concurrent: requests that are worked on together (429).
+        max_tokens: tokens of all texts in flight together (429).
+        max_length: texts end at this many tokens; `None`: where those of the training did.
+        max_samples: texts in flight together, or passages of long ones (429).
+    """
+
+    api_key: str | None = None
+    max_body: int = 2_000_000
+    max_texts: int = 128
+    max_concurrent: int = 512
+    max_tokens: int = 65_536
+    max_length: int | None = None
+    max_samples: int = 8192

@@ -1,0 +1,101 @@
+"""A server on loopback for tests, with a tiny model, and a client of it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import BertTokenizerFast
+
+import fastbert_kernels
+from fastbert_serving.app import create_app
+from fastbert_serving.metrics import Metrics
+from fastbert_serving.server import Server, bind
+from fastbert_serving.service import Service
+from fastbert_serving.settings import Settings
+from helpers.cli import WORDS
+from helpers.models import spread_model
+
+
+def tiny_tokenizer(folder):
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    return BertTokenizerFast(str(folder / "vocab.txt"))
+
+
+@dataclass
+class Running:
+    """A server that runs in a thread."""
+
+    address: tuple[str, int]
+    service: Service
+    server: Server
+
+    @property
+    def model(self):
+        return self.service.model
+
+    def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None):
+        """Return status, headers and body (parsed where it is JSON)."""
+        connection = http.client.HTTPConnection(*self.address, timeout=60)
+        try:
+            raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+            connection.request(method, path, raw, {"Content-Type": "application/json", **(headers or {})})
+            response = connection.getresponse()
+            text = response.read()
+        finally:
+            connection.close()
+        is_json = response.headers.get("content-type", "").startswith("application/json")
+        return response.status, response.headers, json.loads(text) if is_json else text.decode()
+
+    def predict(self, inputs: Any, **fields: Any):
+        """Return the answer to a request that gets one."""
+        status, _, answer = self.request("POST", "/predict", {"inputs": inputs, **fields})
+        assert status == 200, answer
+        return answer
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the value of a measure; 0 where it was never written."""
+        wanted = name + ("{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}" if labels else "")
+        lines = self.request("GET", "/metrics")[2].splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == wanted)
+
+
+@contextlib.contextmanager
+def running(model, tokenizer, **settings):
+    """A server of a patched model, until the block ends."""
+    limits = Settings(**settings)
+    metrics = Metrics(model.config.num_hidden_layers)
+    service = Service(model, tokenizer, limits, metrics)
+    app = create_app(service, limits, metrics, model_id="tiny", precision="float32")
+    bound, ready = bind("127.0.0.1", 0), threading.Event()
+    server = Server(app, ready.set)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        assert ready.wait(60)
+        yield Running(bound.getsockname()[:2], service, server)
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        bound.close()
+        assert not thread.is_alive()
+
+
+def patched_model():
+    return fastbert_kernels.patch(spread_model())
+
+
+def send_and_leave(address, inputs, **fields):
+    """Send a request, and close the connection before it is answered."""
+    body = json.dumps({"inputs": inputs, **fields}).encode()
+    with socket.create_connection(address) as client:
+        client.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            + f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )

@@ -1,0 +1,303 @@
+"""The endpoints over loopback: answers are those of `predict`, and whoever gets none is told why, without its text."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+
+import pytest
+
+from fastbert_hf import predict
+
+TEXTS = ["a good film", "bad", "the book is not very good", "film film film a the is fine", "a very bad book"]
+
+
+def wanted(server, tokenizer, texts, **fields):
+    return predict(server.model, tokenizer, texts, max_length=40, **fields)
+
+
+def of_text(answers, number, scores="probabilities"):
+    """An answer with details as the server has it."""
+    values = getattr(answers, scores)[number].double()
+    order = values.argsort(descending=True, stable=True).tolist()
+    return (
+        [answers.id2label[index] for index in order],
+        values[order].tolist(),
+        int(answers.exit_layer[number]),
+        float(answers.uncertainty[number]),
+    )
+
+
+def assert_answer(got, want):
+    labels, values, exit_layer, uncertainty = want
+    assert [each["label"] for each in got["predictions"]] == labels
+    assert [each["score"] for each in got["predictions"]] == pytest.approx(values, abs=1e-6)
+    assert (got["exit_layer"], got["uncertainty"]) == (exit_layer, uncertainty)
+
+
+@pytest.mark.parametrize("speed", [None, 0.0, 0.3, 0.5, 1.0])
+def test_answers_of_predict(server, tokenizer, speed):
+    want = wanted(server, tokenizer, TEXTS, speed=speed)
+    batch = server.predict([[text] for text in TEXTS], speed=speed, details=True)
+    for number, text in enumerate(TEXTS):
+        assert_answer(batch[number], of_text(want, number))
+        assert server.predict(text, speed=speed, details=True) == batch[number]
+        assert server.predict([text], speed=speed) == batch[number]["predictions"]
+    assert not any(each["truncated"] for each in batch)
+
+
+def test_the_texts_leave_at_different_layers(server, tokenizer):
+    assert len(wanted(server, tokenizer, TEXTS, speed=0.5).exit_layer.unique()) > 1
+
+
+def test_raw_scores_and_pairs(server, tokenizer):
+    want = wanted(server, tokenizer, TEXTS, speed=0.5)
+    assert_answer(server.predict(TEXTS[0], raw_scores=True, details=True, speed=0.5), of_text(want, 0, "logits"))
+    pairs = list(itertools.pairwise(TEXTS))
+    want = wanted(server, tokenizer, pairs, speed=0.5)
+    for number, got in enumerate(server.predict(pairs, details=True, speed=0.5)):
+        assert_answer(got, of_text(want, number))
+    assert server.predict(list(pairs[0]), speed=0.5) == server.predict([list(pairs[0])], speed=0.5)[0]
+
+
+def test_long_texts(server, tokenizer):
+    long = "film " * 60
+    status, _, answer = server.request("POST", "/predict", {"inputs": [["bad"], [long]]})
+    assert (status, answer["error_type"]) == (422, "Validation")
+    assert "text 1 (counted from 0) has more than 40 tokens" in answer["error"]
+    got = server.predict([["bad"], [long]], truncate=True, details=True, speed=0.3)
+    assert [each["truncated"] for each in got] == [False, True]
+    assert_answer(got[1], of_text(wanted(server, tokenizer, [long], speed=0.3), 0))
+
+
+SECRET = "confidential"
+BAD = [
+    (b"{", 422, "the body is not a JSON object"),
+    ([SECRET], 422, "Content-Type: application/json"),
+    ({}, 422, "inputs: Field required"),
+    ({"inputs": []}, 422, "at least one"),
+    ({"inputs": 7}, 422, "inputs must be a text"),
+    ({"inputs": [SECRET, "b", "c"]}, 422, "list of 3 strings"),
+    ({"inputs": [[SECRET], ["a", "b", SECRET]]}, 422, "text 1 (counted from 0)"),
+    ({"inputs": [[SECRET], [7]]}, 422, "text 1 (counted from 0)"),
+    ({"inputs": [[SECRET], SECRET]}, 422, "text 1 (counted from 0)"),
+    ({"inputs": [[SECRET], [" "]]}, 422, "text 1 (counted from 0) is empty"),
+    ({"inputs": [[SECRET], ["a", "b"]]}, 422, "text 1 (counted from 0) is a pair"),
+    ({"inputs": [[SECRET]] * 9}, 413, "9 texts, more than 8"),
+    ({"inputs": SECRET * 3000}, 413, "more than 20000 bytes"),
+    ({"inputs": SECRET, "speed": 1.5}, 422, "speed: "),
+    ({"inputs": SECRET, "speed": "fast"}, 422, "speed: "),
+    ({"inputs": SECRET, "speedup": 3}, 422, "speedup needs a calibrated model"),
+    ({"inputs": SECRET, "speed": 0.5, "speedup": 3}, 422, "either speed or speedup"),
+    ({"inputs": SECRET, "deadline_ms": 0}, 422, "deadline_ms: "),
+    ({"inputs": SECRET, "sped": 0.1}, 422, "sped: "),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "message"), BAD, ids=[message for *_, message in BAD])
+def test_refusals_say_where_and_why_and_repeat_no_text(server, body, status, message):
+    got, _, answer = server.request("POST", "/predict", body)
+    assert got == status, answer
+    assert answer.keys() == {"error", "error_type"} and message in answer["error"]
+    assert SECRET not in json.dumps(answer)
+
+
+def test_other_paths_and_methods(server):
+    assert server.request("GET", "/nowhere")[0] == 404
+    assert server.request("GET", "/predict")[0] == 405
+
+
+def test_a_body_in_chunks_has_a_limit_too(server):
+    import http.client
+
+    connection = http.client.HTTPConnection(*server.address, timeout=60)
+    parts = (b" " * 5000 for _ in range(10))
+    connection.request("POST", "/predict", parts, {"Content-Type": "application/json"}, encode_chunked=True)
+    response = connection.getresponse()
+    assert response.status == 413 and json.loads(response.read())["error_type"] == "TooLarge"
+    connection.close()
+
+
+def test_info_and_health_and_docs(server):
+    status, _, info = server.request("GET", "/info")
+    assert status == 200 and info["model_id"] == "tiny"
+    assert (info["num_layers"], info["max_input_length"], info["max_client_batch_size"]) == (4, 40, 8)
+    assert info["model_type"]["classifier"]["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+    assert server.request("GET", "/health")[0] == 200
+    document = server.request("GET", "/openapi.json")[2]
+    assert {"/predict", "/info", "/health", "/metrics"} <= document["paths"].keys()
+    assert "speed" in document["components"]["schemas"]["PredictRequest"]["properties"]
+    assert server.request("GET", "/docs")[0] == 200
+
+
+def test_metrics_count(server):
+    before = {name: server.metric(name) for name in ("fastbert_texts_total", "fastbert_exit_layer_count")}
+    refused = server.metric("fastbert_failures_total", kind="Validation")
+    answers = server.predict([[text] for text in TEXTS], speed=0.5, details=True)
+    server.request("POST", "/predict", {"inputs": " "})
+    for name, value in before.items():
+        assert server.metric(name) == value + len(TEXTS)
+    assert server.metric("fastbert_failures_total", kind="Validation") == refused + 1
+    assert server.metric("fastbert_requests_total", endpoint="/predict", status="200") > 0
+    assert server.metric("fastbert_in_flight_texts") == 0
+    assert server.metric("fastbert_step_tokens_count") > 0
+    assert answers
+
+
+def test_every_client_has_the_answers_to_its_own_texts(server, tokenizer):
+    """Six clients at once, each with a text of its own length and Speed."""
+    texts = ["film " * (1 + number) for number in range(12)]
+    speeds = [0.0, 0.2, 0.5, 0.8]
+    want = {
+        (text, speed): of_text(wanted(server, tokenizer, [text], speed=speed), 0) for text in texts for speed in speeds
+    }
+    faults = []
+
+    def client(number):
+        try:
+            for turn in range(20):
+                text, speed = texts[(number * 5 + turn) % 12], speeds[(number + turn) % 4]
+                assert_answer(server.predict(text, speed=speed, details=True), want[text, speed])
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+
+
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+class Held:
+    """Meanwhile the pool's thread stands still in front of its next layer."""
+
+    def __init__(self, server, monkeypatch):
+        self.reached, self.free = threading.Event(), threading.Event()
+        encoder = server.service._pool._encoder
+        original = type(encoder).advance
+
+        def advance(encoder, state, until):
+            self.reached.set()
+            assert self.free.wait(60)
+            return original(encoder, state, until)
+
+        monkeypatch.setattr(type(encoder), "advance", advance)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.free.set()
+
+
+def test_who_leaves_or_comes_too_late_is_let_go_of(server, monkeypatch):
+    from helpers.serving import send_and_leave
+
+    cancelled = server.metric("fastbert_cancelled_total")
+    with Held(server, monkeypatch) as held:
+        send_and_leave(server.address, "a good film", speed=0.0)
+        assert held.reached.wait(60)
+        wait_until(lambda: server.metric("fastbert_cancelled_total") == cancelled + 1)
+        got = []
+        late = threading.Thread(
+            target=lambda: got.append(server.request("POST", "/predict", {"inputs": "bad", "deadline_ms": 1}))
+        )
+        late.start()
+        wait_until(lambda: server.service._pool.in_flight[0] == 2)
+        time.sleep(0.002)
+    late.join()
+    status, _, answer = got[0]
+    assert (status, answer["error_type"]) == (504, "Deadline")
+    wait_until(lambda: server.service._pool.in_flight == (0, 0))
+
+
+def test_too_many_at_once(tokenizer, monkeypatch):
+    from helpers.serving import patched_model, running
+
+    with running(patched_model(), tokenizer, max_concurrent=1) as server, Held(server, monkeypatch) as held:
+        got = []
+        first = threading.Thread(target=lambda: got.append(server.predict("a good film")))
+        first.start()
+        assert held.reached.wait(60)
+        status, headers, answer = server.request("POST", "/predict", {"inputs": "bad"})
+        assert (status, answer["error_type"], headers["retry-after"]) == (429, "Overloaded", "1")
+        held.free.set()
+        first.join()
+        assert len(got) == 1
+
+
+def test_a_pool_without_room(tokenizer, monkeypatch):
+    from helpers.serving import patched_model, running
+
+    with running(patched_model(), tokenizer, max_tokens=8) as server, Held(server, monkeypatch) as held:
+        status, _, answer = server.request("POST", "/predict", {"inputs": "a good film is a good film"})
+        assert (status, answer["error_type"]) == (413, "TooLarge")
+        first = threading.Thread(target=lambda: server.predict("a good film"))
+        first.start()
+        assert held.reached.wait(60)
+        status, headers, answer = server.request("POST", "/predict", {"inputs": "a good film"})
+        assert (status, headers["retry-after"]) == (429, "1") and "no room for 1 samples" in answer["error"]
+        held.free.set()
+        first.join()
+
+
+def test_a_key(tokenizer):
+    from helpers.serving import patched_model, running
+
+    with running(patched_model(), tokenizer, api_key="open sesame") as server:
+        for headers in ({}, {"Authorization": "Bearer close sesame"}, {"Authorization": "open sesame"}):
+            status, _, answer = server.request("POST", "/predict", {"inputs": "bad"}, headers)
+            assert (status, answer["error_type"]) == (401, "Unauthorized")
+            assert server.request("GET", "/metrics", headers=headers)[0] == 401
+        assert server.request("GET", "/health")[0] == 200
+        right = {"Authorization": "Bearer open sesame"}
+        assert server.request("POST", "/predict", {"inputs": "bad"}, right)[0] == 200
+
+
+def test_who_was_let_in_has_an_answer_when_the_server_ends(tokenizer, monkeypatch):
+    from helpers.serving import patched_model, running
+
+    got = []
+    with running(patched_model(), tokenizer) as server:
+        with Held(server, monkeypatch) as held:
+            client = threading.Thread(target=lambda: got.append(server.predict("a good film", speed=0.0)))
+            client.start()
+            assert held.reached.wait(60)
+            server.server.should_exit = True
+            held.free.set()
+        client.join()
+    assert len(got) == 1
+    with pytest.raises(OSError):
+        server.predict("bad")
+
+
+def test_a_fault_says_no_more_than_that_it_is_one(server, monkeypatch, caplog):
+    def fail(*arguments):
+        raise ZeroDivisionError("a good film")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(server.service), "_submit", fail)
+        status, _, answer = server.request("POST", "/predict", {"inputs": "a good film"})
+    assert (status, answer) == (500, {"error": "the server failed; its log says how", "error_type": "Internal"})
+    assert server.predict("bad")
+
+
+def test_the_log_has_a_line_for_each_request_without_its_text(server, caplog):
+    with caplog.at_level("INFO", logger="fastbert_serving"):
+        server.predict("confidential film", speed=0.5)
+        server.request("POST", "/predict", {"inputs": "confidential", "speed": 7})
+        wait_until(lambda: len(caplog.records) >= 2)
+    lines = [json.loads(record.message) for record in caplog.records]
+    assert [line["status"] for line in lines] == [200, 422]
+    assert lines[0].keys() == {"time", "endpoint", "method", "status", "seconds", "texts", "tokens", "mean_exit_layer"}
+    assert "confidential" not in caplog.text
