@@ -73,7 +73,9 @@ def with_ids_of(data: ClassificationData, class_names: Sequence[str], model: str
     used = [data.label_names[number] for number in sorted(set(data.label_ids))]
     for name in used:
         if name not in class_names:
-            raise CommandError(f"{model}: does not know the class {name!r}; compare models of the same classes")
+            raise CommandError(
+                f"{model}: the model does not know the class {name!r}; compare models of the same classes"
+            )
     ids = [class_names.index(data.label_names[number]) for number in data.label_ids]
     return replace(data, label_ids=ids, label_names=list(class_names))
 

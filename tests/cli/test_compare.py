@@ -43,7 +43,7 @@ def test_models_that_number_their_classes_otherwise(trained, data, tmp_path):
     model.config.id2label = {0: "yes", 1: "perhaps"}
     model.save_pretrained(other)
     refused = invoke("compare", trained / "model", other, "--data", data / "dev.tsv")
-    assert refused.exit_code == 2 and "other: does not know the class 'no'" in refused.stderr
+    assert refused.exit_code == 2 and "other: the model does not know the class 'no'" in refused.stderr
 
 
 @pytest.mark.parametrize(
