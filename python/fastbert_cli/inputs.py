@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from fastbert_cli.errors import CommandError
 from fastbert_cli.hub import look_at_hub
 from fastbert_cli.options import BACKENDS, PRODUCTS, LabelledTexts, Patching
-from fastbert_hf.data import FIRST_ROWS, look_at_classification_data, read_texts
+from fastbert_hf.data import FIRST_ROWS, look_at_classification_data, look_at_text_data, read_texts
 from fastbert_hf.data.files import LABELLED, PLAIN
 
 MODEL_REMEDY = "name a folder into which a FastBERT and its tokenizer were saved with save_pretrained"
@@ -117,6 +117,20 @@ def look_at_labelled(model: Path, texts: LabelledTexts) -> None:
     look_at_classification_data(texts.data, classes.names, multi_label=classes.multi_label, **columns)
 
 
+def look_at_texts(model: Path, texts: LabelledTexts) -> Classes | None:
+    """Return the classes of the FastBERT in a folder; raise for texts, whose labels are not looked at.
+
+    Raises:
+        CommandError: see `look_at_model`.
+        DataFileError: the first rows of the file cannot be used.
+    """
+    classes = look_at_model(model)
+    _look_at_source(texts.data)
+    columns = {key: value for key, value in vars(texts).items() if key not in ("data", "label_column")}
+    look_at_text_data(texts.data, **columns)
+    return classes
+
+
 def look_at_labelled_of_run(
     source: str, columns: Columns, *, split: str | None, multi_label: bool, label_names: Sequence[str] | None = None
 ) -> None:
@@ -126,7 +140,7 @@ def look_at_labelled_of_run(
 
 
 def _look_at_source(source: str) -> None:
-    if Path(source).suffix.lower() not in LABELLED:  # such a name is that of a file
+    if Path(source).suffix.lower() not in (*PLAIN, *LABELLED):  # such a name is that of a file
         look_at_hub(source, "datasets")
 
 

@@ -87,6 +87,8 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
             *("auto", "fp32", "bf16", "fp16", "int8"),
             reason="it changes the weights after they were recorded; scale first, then calibrate again with --dtype",
         ),
+        _excludes("--temperature-scaling", "--max-disagreement", reason="it fits to labels, which are not read then"),
+        _excludes("--label-column", "--max-disagreement", reason="labels are not read then"),
     ),
     "evaluate": (
         *_COLUMNS,
@@ -97,7 +99,13 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
         *_COLUMNS,
         _needs("--timed-texts", "--time", True, reason="nothing is timed without"),
     ),
-    "predict": (*_COLUMNS, *_RUNNING, *_HOW_TO_LEAVE),
+    "predict": (
+        *_COLUMNS,
+        *_RUNNING,
+        *_HOW_TO_LEAVE,
+        _excludes("--audit", "--full-depth", True, reason="it compares answers of early exits with full depth's"),
+        _needs("--audit-seed", "--audit", reason="it is of the draw of these texts"),
+    ),
     "demo": (
         _needs("--train", "--dev", reason="one file is trained on, the other measured on"),
         _needs("--dev", "--train", reason="one file is trained on, the other measured on"),

@@ -39,6 +39,8 @@ def describe_objective(objective: Objective) -> str:
     if objective.max_drop is not None:
         allowed = f"{100 * objective.max_drop:.4g}"
         return f"lose at most {allowed} {'point' if allowed == '1' else 'points'} of accuracy"
+    if objective.max_disagreement is not None:
+        return f"at most {100 * objective.max_disagreement:.4g} % of answers other than at full depth"
     if objective.min_speedup is not None:
         return f"a FLOPs speed-up of {objective.min_speedup:.4g}x or more"
     return f"at most {objective.max_latency_ms:.4g} ms per text"
@@ -49,7 +51,9 @@ def describe_measured(setting: CalibratedSetting) -> str:
     figures, latency = setting.figures, setting.latency
     if latency is not None:
         return f"{latency.ms_per_text:.3g} ms per text, full depth {latency.full_depth_ms_per_text:.3g} ms"
-    if setting.objective.max_drop is not None:
+    if setting.objective.max_disagreement is not None and figures.disagreement is not None:
+        return f"{100 * figures.disagreement:.2f} %"
+    if setting.objective.max_drop is not None and figures.drop is not None:
         change = 100 * figures.drop
         return f"{change:.2f} points lost" if change >= 0 else f"{-change:.2f} points gained"
     return f"{figures.flops_speedup:.2f}x"

@@ -6,13 +6,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
+from transformers import PreTrainedTokenizerBase
+
 from fastbert_cli.errors import CommandError
 from fastbert_cli.inputs import Columns, places_of, text_columns_of
 from fastbert_cli.models import label_names_of
 from fastbert_cli.options import LabelledTexts
-from fastbert_hf.data import ClassificationData, TextData, read_classification_data, read_unlabelled_texts
+from fastbert_hf.data import (
+    ClassificationData,
+    TextData,
+    TokenisedDataset,
+    read_classification_data,
+    read_text_data,
+    read_unlabelled_texts,
+)
 from fastbert_hf.data.seen import Seen
 from fastbert_hf.modeling import FastBertForSequenceClassification
+
+# Of the tokens of a text; in the language of a vocabulary nearly none is.
+_MANY_UNKNOWN = 0.1
 
 
 def read_for(model: FastBertForSequenceClassification, texts: LabelledTexts) -> ClassificationData:
@@ -26,6 +38,18 @@ def read_for(model: FastBertForSequenceClassification, texts: LabelledTexts) -> 
     return read_classification_data(
         where.pop("data"), label_names_of(model), multi_label=model.config.multi_label, **where
     )
+
+
+def read_without_labels(texts: LabelledTexts) -> TextData:
+    """Return the texts alone, of a file that may have labels or not.
+
+    Raises:
+        DataFileError: the file or data set cannot be used.
+        ValueError: `pair_column` without `text_column`.
+    """
+    where = asdict(texts)
+    del where["label_column"]
+    return read_text_data(where.pop("data"), **where)
 
 
 def read_labelled(
@@ -62,6 +86,18 @@ def note_seen(seen: Seen) -> None:
     """Say on stderr how many texts the training has seen, if it has any."""
     if seen.any.any():
         print(f"note: {seen.in_words()}; scores on such texts flatter, so give others", file=sys.stderr)
+
+
+def note_unknown(dataset: TokenisedDataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Say on stderr that the model does not know the language of the texts, if many of their tokens are unknown."""
+    unknown = tokenizer.unk_token_id
+    share = 0.0 if unknown is None else dataset.share_of(unknown)
+    if share > _MANY_UNKNOWN:
+        print(
+            f"note: {share:.0%} of the tokens are unknown to the model's tokenizer: are the texts in another language "
+            "or encoding? Use texts like those to come, and a model made for their language",
+            file=sys.stderr,
+        )
 
 
 def with_ids_of(data: ClassificationData, class_names: Sequence[str], model: str) -> ClassificationData:

@@ -27,7 +27,8 @@ VALUES = {
     **dict.fromkeys(("--distil-learning-rate", "--hard-weight", "--speed", "--batch-size", "--latency-ms"), "1"),
     **{"--objective": "ce", "--targets": "soft", "--cache-dtype": "float32", "--pooling": "mean", "--head": "pooled"},
     **{"--best-by": "macro_f1", "--dtype": "bf16", "--bf16-product": "output", "--backend": "none"},
-    **{"--timed-texts": "64", "--max-epochs": "9"},
+    **{"--timed-texts": "64", "--max-epochs": "9", "--max-disagreement": "0.1", "--label-column": "label"},
+    **{"--audit": "0.1", "--audit-seed": "3"},
 }
 
 

@@ -10,6 +10,7 @@ from fastbert_cli import options
 from fastbert_cli.command import Command, Option
 from fastbert_cli.errors import CommandError
 from fastbert_cli.options import DATA
+from fastbert_hf.data.files import PLAIN
 
 TARGET = "Target: exactly one"
 CHOICE = "Choice"
@@ -19,13 +20,13 @@ CLOCK = "With --latency-ms"
 
 @dataclass(frozen=True)
 class CalibrationTexts(options.LabelledTexts):
-    """Labelled texts that the model does not know."""
+    """Texts that the model does not know, with labels unless the target takes none."""
 
     data: Annotated[
         str,
         Option(
             "Labelled texts that the model was not trained on: .tsv, .csv, .jsonl, .parquet, a folder or a name of "
-            "datasets.",
+            "datasets. For --max-disagreement without labels, as .txt too.",
             panel=DATA,
         ),
     ]
@@ -34,7 +35,7 @@ class CalibrationTexts(options.LabelledTexts):
 
 @dataclass(frozen=True)
 class Calibrate(Command):
-    """Choose when texts may leave a saved FastBERT, from labelled texts.
+    """Choose when texts may leave a saved FastBERT, from texts like those to come.
 
     \b
     Runs the model once over --data, chooses among criteria, student
@@ -43,15 +44,18 @@ class Calibrate(Command):
     fastbert predict, evaluate and the model itself do unless told otherwise.
 
     \b
-    With --max-drop the loss is guaranteed at --confidence, for new texts of
-    the same kind. That takes a file of its own: labelled texts that the model
-    was not trained on (train) and that did not choose its epochs (dev). The
-    model's folder knows these texts by number, and where --data has them the
-    guarantee is refused. docs/calibration.md has the exact words.
+    --max-disagreement needs no labels: at most so many new texts get another
+    label than full depth would give. With it and with --max-drop the loss is
+    guaranteed at --confidence, for new texts of the same kind. That takes a
+    file of its own: texts that the model was not trained or distilled on and
+    that did not choose its epochs (dev). The model's folder knows these texts
+    by number, and where --data has them the guarantee is refused.
+    docs/calibration.md has the exact words.
 
     \b
     Examples:
       fastbert calibrate reviews/model --data own.tsv --max-drop 0.01
+      fastbert calibrate fast/model --data own.txt --max-disagreement 0.01
       fastbert calibrate reviews/model --data own.tsv --min-speedup 4 --dry-run
       fastbert calibrate reviews/model --data own.tsv --latency-ms 5
     """
@@ -60,6 +64,13 @@ class Calibrate(Command):
     texts: CalibrationTexts
     max_drop: Annotated[
         float | None, Option("Accuracy that may be lost, guaranteed; 0.01 is one point.", panel=TARGET)
+    ] = None
+    max_disagreement: Annotated[
+        float | None,
+        Option(
+            "Share of texts that may get another label than at full depth, guaranteed; 0.01 is 1 %. Reads no labels.",
+            panel=TARGET,
+        ),
     ] = None
     min_speedup: Annotated[float | None, Option("FLOPs speed-up to reach, as 4.", panel=TARGET)] = None
     latency_ms: Annotated[
@@ -147,7 +158,12 @@ class Calibrate(Command):
         Raises:
             CommandError: none of them is given, or several.
         """
-        targets = {"--max-drop": self.max_drop, "--min-speedup": self.min_speedup, "--latency-ms": self.latency_ms}
+        targets = {
+            "--max-drop": self.max_drop,
+            "--max-disagreement": self.max_disagreement,
+            "--min-speedup": self.min_speedup,
+            "--latency-ms": self.latency_ms,
+        }
         given = [name for name, value in targets.items() if value is not None]
         if len(given) != 1:
             what = "no target" if not given else " and ".join(given) + " at once"
@@ -155,13 +171,26 @@ class Calibrate(Command):
         return given[0]
 
     def look(self) -> None:
-        """Look at the options, the model's folder and the labelled texts."""
+        """Look at the options, the model's folder and the texts."""
         from fastbert_cli import inputs
 
         assert self.target  # which raises unless there is exactly one
         inputs.check_patching(self.patching)
         inputs.check_file_to_write("--records", self.records)
-        inputs.look_at_labelled(self.model, self.texts)
+        if self.max_disagreement is not None:
+            classes = inputs.look_at_texts(self.model, self.texts)
+            if classes is not None and len(classes.names) == 1:
+                raise CommandError(
+                    f"{self.model}: has one output, a score, and no label that could differ from full depth's; "
+                    "--max-disagreement is for models with classes, this one runs at full depth"
+                )
+        elif Path(self.texts.data).suffix.lower() in PLAIN:
+            raise CommandError(
+                f"--data {self.texts.data}: has no labels, which {self.target} needs; add them, or use "
+                "--max-disagreement, which needs none"
+            )
+        else:
+            inputs.look_at_labelled(self.model, self.texts)
 
     def run(self) -> None:
         """Calibrate the model."""

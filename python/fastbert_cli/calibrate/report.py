@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from rich.table import Table
 
 from fastbert_cli.setting_in_words import describe_criterion, describe_measured, describe_objective, describe_rule
 from fastbert_hf.calibration import Calibration, ExitRecords, TemperatureScaling
-from fastbert_hf.exits.calibrated_setting import SETTING_FILE, CalibratedSetting
+from fastbert_hf.exits.calibrated_setting import SETTING_FILE, CalibratedSetting, Figures
+
+# Classes that lose the largest share of their texts.
+_CLASSES_SHOWN = 3
 
 
 def show(
@@ -19,6 +23,7 @@ def show(
     records: ExitRecords,
     calibration: Calibration,
     scaling: TemperatureScaling | None,
+    class_names: Sequence[str],
     saved: Path | None,
 ) -> None:
     """Print the comparison, the setting, its figures and what they are worth.
@@ -28,6 +33,7 @@ def show(
         records: all samples.
         calibration: what was found.
         scaling: of the temperatures, if there was one.
+        class_names: name of every class.
         saved: the model's folder; `None` if nothing was written.
     """
     if scaling is not None:
@@ -35,7 +41,7 @@ def show(
     setting = calibration.setting
     if len(calibration.compared) > 1:
         _show_criteria(console, calibration)
-    for line in _lines(setting, records.student_layers):
+    for line in _lines(setting, records.student_layers, class_names):
         console.print(line, markup=False)
     if saved is None:
         console.print("dry run: nothing was written", markup=False)
@@ -48,15 +54,14 @@ def as_values(scaling: TemperatureScaling) -> dict[str, Any]:
     return {field.name: getattr(scaling, field.name) for field in fields(scaling) if field.name != "records"}
 
 
-def _lines(setting: CalibratedSetting, student_layers: tuple[int, ...]) -> list[str]:
+def _lines(setting: CalibratedSetting, student_layers: tuple[int, ...], class_names: Sequence[str]) -> list[str]:
     figures, evidence = setting.figures, setting.evidence
-    low, high = figures.accuracy_interval
     slow, fast = figures.flops_speedup_interval
     sure = f"{evidence.confidence:.4g}"
     lines = [
         f"setting: {describe_rule(setting.rule, student_layers)}",
         f"target: {describe_objective(setting.objective)}; measured: {describe_measured(setting)}",
-        f"accuracy: {figures.accuracy:.2%} ({low:.2%} to {high:.2%}), full depth {figures.full_depth_accuracy:.2%}",
+        *_answers(figures, class_names),
         f"FLOPs speed-up: {figures.flops_speedup:.2f}x ({slow:.2f}x to {fast:.2f}x), mean exit layer "
         f"{figures.mean_exit_layer:.2f}; on {evidence.samples} texts, intervals at {sure} confidence",
     ]
@@ -70,15 +75,33 @@ def _lines(setting: CalibratedSetting, student_layers: tuple[int, ...]) -> list[
         asked = "latency" if setting.latency is not None else "speed-up"
         lines.append(
             f"no guarantee: the target is a {asked}, and the same texts chose the setting and measured it, so its "
-            "accuracy may look a little better than it is; --max-drop guarantees one"
+            "accuracy may look a little better than it is; --max-drop guarantees one, --max-disagreement the answers"
         )
     elif setting.rule.layers:
         lines.append(f"guarantee: {evidence.guarantee} (p = {evidence.p_value:.3g}; {evidence.method})")
     else:
+        allowed = "--max-drop" if setting.objective.max_drop is not None else "--max-disagreement"
         lines.append(
             f"no early exit could be shown at {sure} confidence to keep the promise, so only full depth does, and no "
-            "time is saved; more texts, a larger --max-drop or less --confidence may help"
+            f"time is saved; more texts, a larger {allowed} or less --confidence may help"
         )
+    return lines
+
+
+def _answers(figures: Figures, class_names: Sequence[str]) -> list[str]:
+    """Return what becomes of the answers: their accuracy, where there were labels, else how many differ."""
+    if figures.accuracy is not None and figures.accuracy_interval is not None:
+        low, high = figures.accuracy_interval
+        full = figures.full_depth_accuracy
+        return [f"accuracy: {figures.accuracy:.2%} ({low:.2%} to {high:.2%}), full depth {full:.2%}"]
+    assert figures.disagreement is not None and figures.disagreement_interval is not None
+    low, high = figures.disagreement_interval
+    lines = [f"answers other than at full depth: {figures.disagreement:.2%} ({low:.2%} to {high:.2%})"]
+    classes = zip(class_names, figures.class_counts or (), figures.class_losses or (), strict=True)
+    worst = sorted((one for one in classes if one[2]), key=lambda one: one[2] / one[1], reverse=True)[:_CLASSES_SHOWN]
+    if worst:
+        lost = ", ".join(f"{name} {lost} of {count}" for name, count, lost in worst)
+        lines.append(f"of the texts that full depth gives a class, so many lose it: {lost}")
     return lines
 
 
@@ -87,14 +110,16 @@ def _show_criteria(console: Console, calibration: Calibration) -> None:
     chosen_with = setting.evidence.samples_for_choosing or setting.evidence.samples
     table = _table(f"criteria, each with one Speed, on the {chosen_with} texts that chose")
     table.add_column("best first")
-    for heading in ("layers asked", "accuracy", "points lost", "FLOPs speed-up"):
+    of_accuracy = setting.figures.accuracy is not None
+    quality = ("accuracy", "points lost") if of_accuracy else ("other answers",)
+    for heading in ("layers asked", *quality, "FLOPs speed-up"):
         table.add_column(heading, justify="right")
     for found in calibration.compared:
+        shown = (f"{found.accuracy:.2%}", f"{100 * found.drop:.2f}") if of_accuracy else (f"{found.drop:.2%}",)
         table.add_row(
             describe_criterion(found.rule),
             ", ".join(map(str, found.rule.layers)) or "none",
-            f"{found.accuracy:.2%}",
-            f"{100 * found.drop:.2f}",
+            *shown,
             f"{found.flops_speedup:.2f}x",
         )
     console.print(table)

@@ -1,4 +1,4 @@
-"""`fastbert calibrate`: from labelled texts and a target to a setting in the model's folder."""
+"""`fastbert calibrate`: from texts and a target to a setting in the model's folder."""
 
 from __future__ import annotations
 
@@ -17,9 +17,17 @@ from fastbert_cli.calibrate import report
 from fastbert_cli.calibrate.command import Calibrate
 from fastbert_cli.calibrate.unseen import unseen_texts
 from fastbert_cli.errors import CommandError, faults_explained
-from fastbert_cli.models import load_model, longest_text, passages, place, place_and_patch, precision_of
+from fastbert_cli.models import (
+    label_names_of,
+    load_model,
+    longest_text,
+    passages,
+    place,
+    place_and_patch,
+    precision_of,
+)
 from fastbert_cli.scores import progress_bars
-from fastbert_cli.texts import note_cut_off, read_for
+from fastbert_cli.texts import note_cut_off, note_unknown, read_for, read_without_labels
 from fastbert_hf.calibration import (
     Calibration,
     Clock,
@@ -36,7 +44,7 @@ from fastbert_hf.calibration import (
 )
 from fastbert_hf.calibration.search import check_criterion
 from fastbert_hf.calibration.temperature import check_foldable
-from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.data import TextData, TokenisedDataset
 from fastbert_hf.files import files_replaced
 from fastbert_hf.machine import describe_machine
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -64,16 +72,9 @@ def run_calibrate(options: Calibrate) -> None:
     with faults_explained():
         _check_model(model, options)
         max_length = longest_text(model, tokenizer, options.max_length)
-        data = unseen_texts(
-            model,
-            read_for(model, options.texts),
-            options.texts.data,
-            guaranteed=objective.max_drop is not None,
-            leave_out=options.leave_out_seen,
-        )
+        data, labels = _read(options, model)
         # Before the model runs over all of it.
-        labels = torch.tensor(data.label_ids)
-        check_samples(labels, objective, options.confidence, options.search, options.temperature_scaling)
+        check_samples(len(data), labels, objective, options.confidence, options.search, options.temperature_scaling)
         dataset = TokenisedDataset(data, tokenizer, max_length)
         stride = passages(model, tokenizer, max_length, options.stride)
         if stride is not None and dataset.truncated:
@@ -83,6 +84,7 @@ def run_calibrate(options: Calibrate) -> None:
                 "them out, raise --max-length, or calibrate for texts that are cut off with --stride none"
             )
         note_cut_off(dataset.truncated, max_length)
+        note_unknown(dataset, tokenizer)
         if options.dtype is None and (options.backend is None or options.latency_ms is not None):
             place(model, options.patching.backend)  # recorded as it is; a clock patches it later
         else:
@@ -98,25 +100,42 @@ def run_calibrate(options: Calibrate) -> None:
     if not options.dry_run:
         with faults_explained(f"{options.model} cannot be written"):
             _save(options.model, model, calibration, scaling)
-    _report(options, records, calibration, scaling, tokenised_to=max_length)
+    _report(options, model, records, calibration, scaling, tokenised_to=max_length)
 
 
 def _objective(options: Calibrate) -> Objective:
     with faults_explained(options.target):
-        return Objective(options.max_drop, options.min_speedup, options.latency_ms)
+        return Objective(
+            max_drop=options.max_drop,
+            max_disagreement=options.max_disagreement,
+            min_speedup=options.min_speedup,
+            max_latency_ms=options.latency_ms,
+        )
+
+
+def _read(options: Calibrate, model: FastBertForSequenceClassification) -> tuple[TextData, torch.Tensor | None]:
+    """Return the texts, and the class id of each for a target that needs labels, int64 [texts]."""
+    source, leave_out = options.texts.data, options.leave_out_seen
+    if options.max_disagreement is not None:
+        texts = read_without_labels(options.texts)
+        return unseen_texts(model, texts, source, guaranteed=True, leave_out=leave_out), None
+    labelled = unseen_texts(
+        model, read_for(model, options.texts), source, guaranteed=options.max_drop is not None, leave_out=leave_out
+    )
+    return labelled, torch.tensor(labelled.label_ids)
 
 
 def _check_model(model: FastBertForSequenceClassification, options: Calibrate) -> None:
-    if model.config.multi_label:
+    if model.config.multi_label and options.max_disagreement is None:
         raise CommandError(
-            "calibration is for models that give a text exactly one class, and this one is multi-label; choose its "
-            "Speed with fastbert evaluate"
+            f"this model is multi-label, and {options.target} is for models that give a text exactly one class; use "
+            "--max-disagreement, or choose a Speed with fastbert evaluate"
         )
     if len(model.student_classifiers) == 0:
         raise CommandError(
             "this model has no student classifiers, so no text can leave early; train it with more --exit-layers"
         )
-    check_criterion(options.criterion, model.num_labels)
+    check_criterion(options.criterion, model.num_labels, model.config.problem_type)
     if options.temperature_scaling:
         check_foldable(model)
 
@@ -126,7 +145,10 @@ def _records(options: Calibrate, model: FastBertForSequenceClassification, datas
     path = options.records
     if path is not None and path.exists():
         records = ExitRecords.load(path)
-        known = (records.labels.tolist(), records.texts) == (dataset.label_ids, dataset.fingerprint)
+        if dataset.label_ids is not None and records.labels is None:  # recorded for a target without labels
+            records = replace(records, labels=torch.tensor(dataset.label_ids))
+        labels = None if records.labels is None or dataset.label_ids is None else records.labels.tolist()
+        known = (labels, records.texts) == (dataset.label_ids, dataset.fingerprint)
         other = "other weights than this model has" if records.fingerprint != model_fingerprint(model) else None
         if (records.precision or precision_of(model)) != precision_of(model):
             other = f"precision {records.precision}, and this run is in {precision_of(model)}"
@@ -200,6 +222,7 @@ def _save(
 
 def _report(
     options: Calibrate,
+    model: FastBertForSequenceClassification,
     records: ExitRecords,
     calibration: Calibration,
     scaling: TemperatureScaling | None,
@@ -208,7 +231,8 @@ def _report(
 ) -> None:
     if not options.as_json:
         saved = None if options.dry_run else options.model
-        report.show(Console(highlight=False, soft_wrap=True), records, calibration, scaling, saved)
+        names = label_names_of(model)
+        report.show(Console(highlight=False, soft_wrap=True), records, calibration, scaling, names, saved)
         return
     setting = asdict(calibration.setting)
     del setting["curve"]  # the file has it

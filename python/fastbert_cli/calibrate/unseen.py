@@ -34,15 +34,13 @@ def unseen_texts(
         return data
     told = f"{source}: {seen.in_words()}"
     if rest == 0 and (guaranteed or leave_out):
-        raise CommandError(
-            f"{told}, so nothing can be guaranteed by them; calibrate on labelled texts of their own file"
-        )
+        raise CommandError(f"{told}, so nothing can be guaranteed by them; calibrate on texts of a file of their own")
     if leave_out or (guaranteed and number <= TRACE * len(data)):
         print(f"note: {told}; they are left out, and {rest:,} stay", file=sys.stderr)
         return select_texts(data, np.flatnonzero(~seen.any).tolist())
     if guaranteed:
         raise CommandError(
-            f"{told}, so nothing can be guaranteed by them; calibrate on labelled texts of their own file, or leave "
+            f"{told}, so nothing can be guaranteed by them; calibrate on texts of a file of their own, or leave "
             f"these out with --leave-out-seen ({rest:,} stay)"
         )
     print(f"note: {told}, so the figures below flatter; a file of its own tells more", file=sys.stderr)

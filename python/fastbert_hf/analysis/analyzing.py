@@ -120,7 +120,7 @@ def analyze(
         other = tradeoff(compared, speeds, CONFIDENCE, setting=compared_setting, baseline=records)
     return Analysis(
         samples=len(records),
-        samples_per_class=tuple(np.bincount(records.labels.numpy(), minlength=records.shape.num_labels).tolist()),
+        samples_per_class=tuple(np.bincount(records.known_labels.numpy(), minlength=records.shape.num_labels).tolist()),
         mean_tokens=float(records.lengths.double().mean()),
         num_layers=records.shape.num_layers,
         exit_layers=records.exit_layers,

@@ -137,7 +137,7 @@ def easiest_and_hardest(records: ExitRecords, speed: float, number: int) -> tupl
             row=row,
             exit_layer=int(layers[row]),
             uncertainty=float(uncertainty[row]) if known[row] else None,
-            label=int(records.labels[row]),
+            label=int(records.known_labels[row]),
             prediction=int(predictions[row]),
         )
 

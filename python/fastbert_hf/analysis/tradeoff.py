@@ -113,7 +113,7 @@ def tradeoff(
 
     def of_rule(kind: Kind, value: float | None, rule: ExitRule) -> Point:
         result = simulate(records, rule)
-        right = int((result.predictions == records.labels.numpy()).sum())
+        right = round(result.accuracy * len(records))
         interval = share_interval(right, len(records), confidence)
         return Point(kind, value, result.accuracy, interval, result.mean_exit_layer, scale * result.flops_speedup)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 
 from fastbert_hf.calibration.curve import speed_curve
@@ -27,9 +28,9 @@ from fastbert_hf.calibration.search import (
     compare_criteria,
     rules_of,
 )
-from fastbert_hf.calibration.simulation import simulate
+from fastbert_hf.calibration.simulation import exit_heads, measure
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Evidence, Figures, Objective
-from fastbert_hf.exits.criteria import CRITERIA
+from fastbert_hf.exits.criteria import CRITERIA, default_criterion
 from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.flops import exit_flops, full_depth_flops
 
@@ -65,11 +66,12 @@ def calibrate(
 ) -> CalibratedSetting:
     """Return the best setting for `objective`, with its evidence.
 
-    `max_drop` comes with the guarantee that `guarantee` describes. `min_speedup` comes with none: the most accurate
-    rule that has the speed-up on all samples. `max_latency_ms` needs a clock, see `calibrate_to_latency`.
+    `max_drop` and `max_disagreement` come with the guarantee that `guarantee` describes; for the second no label is
+    looked at. `min_speedup` comes with none: the most accurate rule that has the speed-up on all samples, or without
+    labels the one that agrees most with full depth. `max_latency_ms` needs a clock, see `calibrate_to_latency`.
 
     Args:
-        records: samples that the model was not trained on.
+        records: samples that the model was not trained on, neither was it distilled on them.
         objective: the target.
         confidence: of the guarantee and the intervals, in (0, 1).
         search: "searched": over heads and Speeds per layer; "one_speed": one Speed (or patience) for all student
@@ -80,7 +82,8 @@ def calibrate(
         seed: of the split into samples that choose and samples that test.
 
     Raises:
-        ValueError: too few samples, samples of one class only, numbers out of range, or a speed-up out of reach.
+        ValueError: too few samples, `max_drop` without labels, labels of one class only, numbers out of range, or a
+            speed-up out of reach.
     """
     return calibrate_and_compare(
         records,
@@ -106,21 +109,24 @@ def calibrate_and_compare(
     """Return the best setting, as `calibrate` does, with the comparison of the criteria."""
     if objective.max_latency_ms is not None:
         raise ValueError("a latency has to be measured: use calibrate_to_latency (or fastbert calibrate --latency-ms)")
-    check_samples(records.labels, objective, confidence, search, temperatures_fitted)
-    if objective.max_drop is None:
+    if objective.max_disagreement is not None:
+        records = records.without_labels()
+    check_samples(len(records), records.labels, objective, confidence, search, temperatures_fitted)
+    max_risk = objective.max_risk
+    if max_risk is None:
         rule, compared = _fast_enough(records, objective, search, criterion)
         return Calibration(make_setting(records, rule, objective, confidence), compared)
     if search == "searched":
-        certificate = certify_searched(records, objective.max_drop, confidence, criterion, seed=seed)
+        certificate = certify_searched(records, max_risk, confidence, criterion, seed=seed)
         rows = certificate.tested_rows
     else:
         rows = split_rows(len(records), seed=seed)[1] if temperatures_fitted else torch.arange(len(records))
-        certificate = certify_one_speed(records.rows(rows), objective.max_drop, confidence, *_fixed(criterion, records))
+        certificate = certify_one_speed(records.rows(rows), max_risk, confidence, *_fixed(criterion, records))
     setting = CalibratedSetting(
         rule=certificate.found.rule,
         objective=objective,
         figures=figures_of(records.rows(rows), certificate.found.rule, confidence),
-        evidence=_with_guarantee(certificate, search, len(records)),
+        evidence=_with_guarantee(certificate, objective, search, len(records)),
         fingerprint=records.fingerprint,
         curve=speed_curve(records),
         precision=records.precision,
@@ -129,27 +135,50 @@ def calibrate_and_compare(
 
 
 def check_samples(
-    labels: torch.Tensor, objective: Objective, confidence: float, search: Search, temperatures_fitted: bool = False
+    samples: int,
+    labels: torch.Tensor | None,
+    objective: Objective,
+    confidence: float,
+    search: Search,
+    temperatures_fitted: bool = False,
 ) -> None:
-    """Raise `ValueError` when no calibration on samples with these `labels` [n] can be worth its name.
+    """Raise `ValueError` when no calibration on so many samples can be worth its name.
 
-    The other arguments are those of `calibrate`. Needs no model, so it can be asked before the samples are recorded.
+    Needs no model, so it can be asked before the samples are recorded.
+
+    Args:
+        samples: n.
+        labels: int64 [n], or `None`.
+        objective: as in `calibrate`, as are those that follow.
+        confidence: of the guarantee and the intervals.
+        search: how rules are found.
+        temperatures_fitted: whether some of the samples fitted temperatures.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
-    if objective.max_drop is not None:
+    if objective.max_drop is not None and labels is None:
+        raise ValueError("a loss of accuracy cannot be seen without labels; use max_disagreement, which takes none")
+    if objective.max_risk is not None:
         all_tested = search == "one_speed" and not temperatures_fitted
-        check_enough_samples(len(labels), objective.max_drop, confidence, 1.0 if all_tested else TESTED_SHARE)
-    elif len(labels) < FEWEST_SAMPLES:
-        raise ValueError(
-            f"{len(labels)} samples are too few to choose a setting by its accuracy; use at least {FEWEST_SAMPLES}"
+        check_enough_samples(
+            samples,
+            objective.max_risk,
+            confidence,
+            1.0 if all_tested else TESTED_SHARE,
+            labelled=objective.max_drop is not None,
         )
-    check_several_classes(labels)
+    elif samples < FEWEST_SAMPLES:
+        raise ValueError(
+            f"{samples} samples are too few to choose a setting by its accuracy; use at least {FEWEST_SAMPLES}"
+        )
+    if labels is not None and objective.max_disagreement is None:
+        check_several_classes(labels)
 
 
 def make_setting(records: ExitRecords, rule: ExitRule, objective: Objective, confidence: float) -> CalibratedSetting:
     """Return `rule`, which was chosen with all of `records`, as a setting without a guarantee."""
     target = "FLOPs speed-up" if objective.min_speedup is not None else "latency"
+    best = "most accurate rule" if records.labels is not None else "rule that agrees most with full depth"
     return CalibratedSetting(
         rule=rule,
         objective=objective,
@@ -158,7 +187,7 @@ def make_setting(records: ExitRecords, rule: ExitRule, objective: Objective, con
             samples=len(records),
             samples_for_choosing=0,
             confidence=confidence,
-            method=f"the most accurate rule with the wanted {target} on the same samples",
+            method=f"the {best} among those with the wanted {target}, on the same samples",
             guarantee=None,
             p_value=None,
         ),
@@ -170,19 +199,33 @@ def make_setting(records: ExitRecords, rule: ExitRule, objective: Objective, con
 
 def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figures:
     """Return what `rule` does on `records`, with intervals."""
-    result = simulate(records, rule)
+    samples, rows, exits = len(records), np.arange(len(records)), exit_heads(records, rule)
+    result = measure(records, rule.layers, exits)
     lengths, depths = records.lengths.numpy(), result.exit_layers
     executed = exit_flops(records.shape.asking(rule.layers), depths, lengths)
-    right = int((result.predictions == records.labels.numpy()).sum())
+    right = None if records.labels is None else int(records.right[rows, exits].sum())
+    differs = ~records.without_labels().right[rows, exits]
+    has_class = _classes(records, records.predictions[:, -1])
+    lost = has_class & ~_classes(records, torch.from_numpy(result.predictions))
     return Figures(
-        full_depth_accuracy=records.full_depth_accuracy,
-        accuracy=result.accuracy,
-        accuracy_interval=share_interval(right, len(records), confidence),
-        drop=result.drop,
+        full_depth_accuracy=None if right is None else records.full_depth_accuracy,
+        accuracy=None if right is None else result.accuracy,
+        accuracy_interval=None if right is None else share_interval(right, samples, confidence),
+        drop=None if right is None else result.drop,
         flops_speedup=result.flops_speedup,
         flops_speedup_interval=ratio_interval(full_depth_flops(records.shape, lengths), executed, confidence),
         mean_exit_layer=result.mean_exit_layer,
+        disagreement=float(differs.mean()),
+        disagreement_interval=share_interval(int(differs.sum()), samples, confidence),
+        exit_counts=tuple(np.bincount(depths, minlength=records.shape.num_layers + 1)[1:].tolist()),
+        class_counts=tuple(has_class.sum(dim=0).tolist()),
+        class_losses=tuple(lost.sum(dim=0).tolist()),
     )
+
+
+def _classes(records: ExitRecords, answers: torch.Tensor) -> torch.Tensor:
+    """Return which classes the answers of one head for each sample name, bool [n, N]."""
+    return answers if records.multi_label else answers[:, None] == torch.arange(records.shape.num_labels)
 
 
 def candidate_rules(records: ExitRecords, search: Search, criterion: CriterionChoice) -> list[FoundRule]:
@@ -196,8 +239,8 @@ def candidate_rules(records: ExitRecords, search: Search, criterion: CriterionCh
 
 def _fixed(criterion: CriterionChoice, records: ExitRecords) -> tuple[str, int]:
     """Return name and parameter of a criterion that no sample chose."""
-    check_criterion(criterion, records.shape.num_labels)
-    name = "entropy" if criterion == "auto" else criterion
+    check_criterion(criterion, records.shape.num_labels, records.problem_type)
+    name = default_criterion(records.problem_type) if criterion == "auto" else criterion
     return name, CRITERIA[name].candidates(records.shape.num_labels)[0]
 
 
@@ -214,7 +257,7 @@ def _fast_enough(
     return choose([best, *front.rules], objective).rule, compared
 
 
-def _with_guarantee(certificate: Certificate, search: Search, samples: int) -> Evidence:
+def _with_guarantee(certificate: Certificate, objective: Objective, search: Search, samples: int) -> Evidence:
     chosen_with = samples - certificate.samples
     if search == "searched":
         how = f"criterion, heads and Speeds per layer searched on {chosen_with} samples, tested on the others"
@@ -222,14 +265,16 @@ def _with_guarantee(certificate: Certificate, search: Search, samples: int) -> E
         how = "one Speed (or patience) of a grid fixed beforehand"
         if chosen_with:
             how += f", tested on the samples that fitted no temperature ({chosen_with} did)"
+    sure, at_most = f"{certificate.confidence:.4g}", f"{certificate.max_risk:g}"
+    if objective.max_disagreement is not None:
+        promise = "get another answer at their exit than at full depth"
+    else:
+        promise = "are right at full depth and wrong at their exit, so accuracy falls by at most as much"
     return Evidence(
         samples=certificate.samples,
         samples_for_choosing=chosen_with,
         confidence=certificate.confidence,
         method=f"{how}; Learn then Test, fixed-sequence testing with exact binomial p-values",
-        guarantee=(
-            f"With {certificate.confidence:.4g} confidence, at most {certificate.max_drop:g} of new samples from the "
-            "same distribution are right at full depth and wrong at their exit, so accuracy falls by at most as much."
-        ),
+        guarantee=f"With {sure} confidence, at most {at_most} of new samples from the same distribution {promise}.",
         p_value=certificate.p_value,
     )

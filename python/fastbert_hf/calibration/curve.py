@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.simulation import indices_of, uncertainties
 from fastbert_hf.exits.calibrated_setting import SpeedCurve
+from fastbert_hf.exits.criteria import default_criterion
 from fastbert_hf.flops import full_depth_flops, partial_flops
 
 Doubles = npt.NDArray[np.float64]
@@ -21,7 +22,7 @@ STORED_SPEEDS = 256
 def speed_curve(
     records: ExitRecords,
     layers: Sequence[int] | None = None,
-    criterion: str = "entropy",
+    criterion: str | None = None,
     parameter: int = 0,
     limit: int = STORED_SPEEDS,
 ) -> SpeedCurve:
@@ -30,11 +31,12 @@ def speed_curve(
     Args:
         records: the samples.
         layers: where a student classifier is asked; `None` for all of them.
-        criterion: one that compares with Speed.
+        criterion: one that compares with Speed; `None`: that by which a Speed alone decides.
         parameter: the number that belongs to it.
         limit: Speeds of the curve, at least 2.
     """
     asked = indices_of(records, records.student_layers if layers is None else tuple(layers))
+    criterion = default_criterion(records.problem_type) if criterion is None else criterion
     uncertainty = uncertainties(records, criterion, parameter)[:, asked]
     speeds = candidate_speeds(running_minimum(uncertainty), limit)
     right, flops = sweep(uncertainty, speeds, [records.right[:, [*asked, -1]], exit_flops(records, asked)])

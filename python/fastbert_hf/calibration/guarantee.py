@@ -1,19 +1,23 @@
-"""At most so much accuracy lost, at a stated confidence: exit rules tested so that the promise holds for new samples.
+"""At most so much lost, at a stated confidence: exit rules tested so that the promise holds for new samples.
 
-The loss of a rule on a sample is 1 when full depth predicts it right and the rule's exit predicts it wrong, else 0. Its
-mean over the population is the risk R. Accuracy at full depth less accuracy of the rule is R less the share of samples
-that early exits correct, so it is at most R.
+The loss of a rule on a sample is 1 when full depth answers right and the rule's exit answers wrong, else 0. Its mean
+over the population is the risk R. What right is depends on the records:
+
+- With labels, an answer is right when it is the label. Accuracy at full depth less accuracy of the rule is R less the
+  share of samples that early exits correct, so it is at most R (`max_drop`).
+- Without labels, an answer is right when it is full depth's; of a multi-label model, in every class. R is then the
+  share of samples whose answer is another than full depth's (`max_disagreement`). A drop of accuracy is at most that.
 
 What is guaranteed: with probability at least `confidence` over the drawing of the tested samples, the rule that comes
-out has R <= `max_drop`, and so loses at most `max_drop` of accuracy, on new samples from the same distribution. The
-samples must be drawn independently from that distribution, and the model must not have been trained on them. Nothing is
+out has R <= `max_risk` on new samples from the same distribution. The samples must be drawn independently from that
+distribution, and the model must not have been trained on them, its students by distillation neither. Nothing is
 promised for one class, one length of text, data of another kind, or other weights or precision than those recorded.
 
 How: Learn then Test (Angelopoulos, Bates, Candès, Jordan and Lei 2021, arXiv 2110.01052). For each rule the hypothesis
-"R > max_drop" is tested with the exact binomial p-value, P(Binomial(n, max_drop) <= losses), the one behind the
+"R > max_risk" is tested with the exact binomial p-value, P(Binomial(n, max_risk) <= losses), the one behind the
 Clopper-Pearson bound. The rules are tested in an order fixed beforehand, from careful to fast, each at the full level
 1 - confidence, up to the first that fails (fixed-sequence testing). With probability at least `confidence` R is at most
-`max_drop` for all that passed together, so that the fastest of them may be chosen; or full depth, whose R is 0. The
+`max_risk` for all that passed together, so that the fastest of them may be chosen; or full depth, whose R is 0. The
 order may come from anything but the samples of the test. Two ways to get one are here:
 
 - `certify_one_speed`: a grid of Speeds written down in this file (or every patience), tested on all samples.
@@ -40,7 +44,7 @@ from fastbert_hf.calibration.records import ExitRecords, check_several_classes
 from fastbert_hf.calibration.search import CriterionChoice, FoundRule, compare_criteria, rules_of
 from fastbert_hf.calibration.simulation import exit_heads, simulate, uncertainties
 from fastbert_hf.exits.calibrated_setting import Objective
-from fastbert_hf.exits.criteria import CRITERIA, criterion_of
+from fastbert_hf.exits.criteria import CRITERIA, criterion_of, default_criterion
 from fastbert_hf.exits.rule import ExitRule
 
 # The grid of `certify_one_speed`, fixed here, never fitted to data. Fine near 0, where a sure model has its samples.
@@ -59,11 +63,11 @@ class Certificate:
 
     Attributes:
         found: the rule, and its figures on the tested samples. Full depth when none that is faster passed.
-        max_drop: what R is at most.
+        max_risk: what R is at most.
         confidence: of the guarantee.
         samples: number of samples that the rules were tested on.
         losses: of them, those right at full depth and wrong at the rule's exit.
-        p_value: of the hypothesis that R is above `max_drop`; 0 for full depth, whose R is 0.
+        p_value: of the hypothesis that R is above `max_risk`; 0 for full depth, whose R is 0.
         tested_rules: how many rules were tested, the one that failed included.
         tested_rows: int64 [samples], which of the records these are.
         compared: best rule of every criterion that was looked at, on the samples that chose, the best criterion first;
@@ -71,7 +75,7 @@ class Certificate:
     """
 
     found: FoundRule
-    max_drop: float
+    max_risk: float
     confidence: float
     samples: int
     losses: int
@@ -83,40 +87,41 @@ class Certificate:
 
 def certify_one_speed(
     records: ExitRecords,
-    max_drop: float,
+    max_risk: float,
     confidence: float = 0.95,
-    criterion: str = "entropy",
+    criterion: str | None = None,
     parameter: int = 0,
 ) -> Certificate:
     """Return the fastest single Speed of `FIXED_SPEEDS`, all heads asked, that keeps the promise; or full depth.
 
     Args:
         records: the samples, all of them tested.
-        max_drop: accuracy that may be lost, in (0, 1).
+        max_risk: what R may be at most, in (0, 1).
         confidence: in (0, 1).
-        criterion: "patience" has its numbers of equal predictions tested, from the most to the fewest. It and
-            `parameter` must not have been chosen by looking at these samples.
+        criterion: `None`: that by which a Speed alone decides. "patience" has its numbers of equal predictions tested,
+            from the most to the fewest. It and `parameter` must not have been chosen by looking at these samples.
         parameter: the number that belongs to the criterion, as in `rules_of`.
 
     Raises:
         ValueError: numbers out of range, too few samples, or samples of one class only.
     """
-    _check(records, max_drop, confidence, tested_share=1.0)
+    _check(records, max_risk, confidence, tested_share=1.0)
+    criterion = default_criterion(records.problem_type) if criterion is None else criterion
     if not criterion_of(criterion, parameter).compares_speed:
         rules = _patient_first(records, criterion, parameter, records.student_layers)
-        return certify(records, rules, max_drop, confidence)
+        return certify(records, rules, max_risk, confidence)
     uncertainty = uncertainties(records, criterion, parameter)[:, :-1]
     losses = sweep(uncertainty, FIXED_SPEEDS, [spoilt(records)])[0].round().astype(np.int64)
-    passed, tested = fixed_sequence(losses, len(records), max_drop, confidence)
+    passed, tested = fixed_sequence(losses, len(records), max_risk, confidence)
     rules = [ExitRule.one_speed(records.student_layers, float(speed), criterion, parameter) for speed in FIXED_SPEEDS]
     rows = torch.arange(len(records))
     # The last is the fastest of them: with a higher Speed no sample leaves later.
-    return _certificate(records, rules[:passed][-1:], max_drop, confidence, tested, rows)
+    return _certificate(records, rules[:passed][-1:], max_risk, confidence, tested, rows)
 
 
 def certify_searched(
     records: ExitRecords,
-    max_drop: float,
+    max_risk: float,
     confidence: float = 0.95,
     criterion: CriterionChoice = "auto",
     *,
@@ -127,7 +132,7 @@ def certify_searched(
 
     Args:
         records: the samples, split by `split_rows` into those that choose the rules and those that test them.
-        max_drop: accuracy that may be lost, in (0, 1).
+        max_risk: what R may be at most, in (0, 1).
         confidence: in (0, 1).
         criterion: "auto": the one that is best on the samples that choose.
         tested_share: part of the samples for the test, in (0, 1).
@@ -137,11 +142,11 @@ def certify_searched(
         ValueError: as `certify_one_speed`, or `tested_share` out of range.
     """
     choosing_rows, tested_rows = split_rows(len(records), tested_share, seed)
-    _check(records, max_drop, confidence, tested_share)
+    _check(records, max_risk, confidence, tested_share)
     choosing = records.rows(choosing_rows)
-    compared = compare_criteria(choosing, Objective(max_drop=max_drop), criterion)
+    compared = compare_criteria(choosing, Objective(max_drop=max_risk), criterion)
     rules = _careful_to_fast(choosing, compared[0].rule)
-    certificate = certify(records.rows(tested_rows), rules, max_drop, confidence, tested_rows)
+    certificate = certify(records.rows(tested_rows), rules, max_risk, confidence, tested_rows)
     return replace(certificate, compared=tuple(compared))
 
 
@@ -168,7 +173,7 @@ def split_rows(samples: int, tested_share: float = TESTED_SHARE, seed: int = 0) 
 def certify(
     records: ExitRecords,
     rules: Sequence[ExitRule],
-    max_drop: float,
+    max_risk: float,
     confidence: float,
     rows: torch.Tensor | None = None,
 ) -> Certificate:
@@ -177,70 +182,86 @@ def certify(
     Args:
         records: the samples of the test.
         rules: from careful to fast, in an order to which `records` contributed nothing.
-        max_drop: accuracy that may be lost, in (0, 1).
+        max_risk: what R may be at most, in (0, 1).
         confidence: in (0, 1).
         rows: what the certificate calls the samples; `None` for their positions.
 
     Raises:
         ValueError: numbers out of range, or too few samples.
     """
-    check_enough_samples(len(records), max_drop, confidence)
+    check_enough_samples(len(records), max_risk, confidence, labelled=records.labels is not None)
     lost = spoilt(records)
     losses = np.asarray([_losses(records, rule, lost) for rule in rules], dtype=np.int64)
-    passed, tested = fixed_sequence(losses, len(records), max_drop, confidence)
+    passed, tested = fixed_sequence(losses, len(records), max_risk, confidence)
     rows = torch.arange(len(records)) if rows is None else rows
-    return _certificate(records, rules[:passed], max_drop, confidence, tested, rows)
+    return _certificate(records, rules[:passed], max_risk, confidence, tested, rows)
 
 
-def fixed_sequence(losses: npt.NDArray[np.int64], samples: int, max_drop: float, confidence: float) -> tuple[int, int]:
+def fixed_sequence(losses: npt.NDArray[np.int64], samples: int, max_risk: float, confidence: float) -> tuple[int, int]:
     """Return how many of the rules, in their order, pass before one fails; and how many were tested.
 
     Args:
         losses: number of losses of every rule on the `samples`.
         samples: n.
-        max_drop: the risk that a rule is tested to be at most.
+        max_risk: the risk that a rule is tested to be at most.
         confidence: 1 less the level of the test.
     """
-    fails = p_values(losses, samples, max_drop) > 1 - confidence
+    fails = p_values(losses, samples, max_risk) > 1 - confidence
     passed = int(fails.argmax()) if fails.any() else len(losses)
     return passed, min(passed + 1, len(losses))
 
 
-def p_values(losses: npt.ArrayLike, samples: int, max_drop: float) -> npt.NDArray[np.float64]:
-    """Return P(Binomial(samples, max_drop) <= losses): how likely so few losses are at a risk of `max_drop`."""
-    return special.bdtr(np.asarray(losses, dtype=np.float64), samples, max_drop)
+def p_values(losses: npt.ArrayLike, samples: int, max_risk: float) -> npt.NDArray[np.float64]:
+    """Return P(Binomial(samples, max_risk) <= losses): how likely so few losses are at a risk of `max_risk`."""
+    return special.bdtr(np.asarray(losses, dtype=np.float64), samples, max_risk)
 
 
-def enough_samples(max_drop: float, confidence: float) -> int:
-    """Return the fewest samples that can show it: with no loss on them, (1 - max_drop)^n is at most 1 - confidence."""
-    return math.ceil(math.log(1 - confidence) / math.log1p(-max_drop))
+def enough_samples(max_risk: float, confidence: float) -> int:
+    """Return the fewest samples that can show it: with no loss on them, (1 - max_risk)^n is at most 1 - confidence."""
+    return math.ceil(math.log(1 - confidence) / math.log1p(-max_risk))
 
 
-def check_enough_samples(samples: int, max_drop: float, confidence: float, tested_share: float = 1.0) -> None:
-    """Raise `ValueError` when no result on `tested_share` of the samples could show the promise."""
-    if not 0 < max_drop < 1:
+def check_enough_samples(
+    samples: int, max_risk: float, confidence: float, tested_share: float = 1.0, *, labelled: bool = True
+) -> None:
+    """Raise `ValueError` when no result on `tested_share` of the samples could show the promise.
+
+    Args:
+        samples: number of all samples.
+        max_risk: what R is to be at most.
+        confidence: of the guarantee.
+        tested_share: part of the samples that tests.
+        labelled: True: the promise is of accuracy, else of answers that are those of full depth.
+    """
+    name = "max_drop" if labelled else "max_disagreement"
+    if not 0 < max_risk < 1:
+        nothing = "nothing at all is lost" if labelled else "no answer at all differs"
         raise ValueError(
-            f"max_drop must lie between 0 and 1, got {max_drop:g}: that nothing at all is lost cannot be shown with "
+            f"{name} must lie between 0 and 1, got {max_risk:g}: that {nothing} cannot be shown with "
             "any number of samples, and 1 % is 0.01"
         )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
-    needed = enough_samples(max_drop, confidence)
+    needed = enough_samples(max_risk, confidence)
     if int(samples * tested_share) < needed:
         total = math.ceil(needed / tested_share)
         while int(total * tested_share) < needed:
             total += 1
         test = "" if tested_share == 1 else f" ({needed} to test with, the others to choose the setting)"
+        what = "accuracy is lost" if labelled else "answers differ from full depth's"
+        if_none = "if early exits spoil none of them" if labelled else "if none of theirs differs"
         raise ValueError(
-            f"{samples} samples cannot show with {confidence:.4g} confidence that at most {max_drop:g} of accuracy is "
-            f"lost, whatever the model answers: {total} samples{test} are enough if early exits spoil none of them. "
-            "Use more samples, a larger max_drop or less confidence"
+            f"{samples} samples cannot show with {confidence:.4g} confidence that at most {max_risk:g} of {what}, "
+            f"whatever the model answers: {total} samples{test} are enough {if_none}. Use more samples, a larger "
+            f"{name} or less confidence"
         )
 
 
-def _check(records: ExitRecords, max_drop: float, confidence: float, tested_share: float) -> None:
-    check_enough_samples(len(records), max_drop, confidence, tested_share)
-    check_several_classes(records.labels)
+def _check(records: ExitRecords, max_risk: float, confidence: float, tested_share: float) -> None:
+    labelled = records.labels is not None
+    check_enough_samples(len(records), max_risk, confidence, tested_share, labelled=labelled)
+    if records.labels is not None:
+        check_several_classes(records.labels)
 
 
 def _losses(records: ExitRecords, rule: ExitRule, lost: npt.NDArray[np.bool_]) -> int:
@@ -273,7 +294,7 @@ def _with_speeds_times(share: float, rule: ExitRule) -> ExitRule:
 def _certificate(
     records: ExitRecords,
     passed: Sequence[ExitRule],
-    max_drop: float,
+    max_risk: float,
     confidence: float,
     tested_rules: int,
     rows: torch.Tensor,
@@ -284,11 +305,11 @@ def _certificate(
     losses = _losses(records, fastest.rule, spoilt(records))
     return Certificate(
         found=fastest,
-        max_drop=max_drop,
+        max_risk=max_risk,
         confidence=confidence,
         samples=len(records),
         losses=losses,
-        p_value=float(p_values(losses, len(records), max_drop)) if fastest.rule.layers else 0.0,
+        p_value=float(p_values(losses, len(records), max_risk)) if fastest.rule.layers else 0.0,
         tested_rules=tested_rules,
         tested_rows=rows,
     )

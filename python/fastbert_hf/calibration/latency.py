@@ -55,7 +55,7 @@ def calibrate_to_latency(
         ValueError: even the fastest rule is slower, or as `calibrate`.
     """
     objective = Objective(max_latency_ms=max_latency_ms)
-    check_samples(records.labels, objective, confidence, search)
+    check_samples(len(records), records.labels, objective, confidence, search)
     ladder = _ladder(candidate_rules(records, search, criterion))
     times = list(clock.measure([found.rule for found in ladder]))
     if min(times) > max_latency_ms:

@@ -1,9 +1,9 @@
-"""What every exit head answers on labelled samples: recorded once, so that no setting needs the model again."""
+"""What every exit head answers on some samples: recorded once, so that no setting needs the model again."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fastbert_hf.data import TokenisedDataset
+from fastbert_hf.exits.criteria import MULTI_LABEL
 from fastbert_hf.exits.fingerprint import model_fingerprint
 from fastbert_hf.files import write_atomically
 from fastbert_hf.flops import ModelShape
 from fastbert_hf.modeling import FastBertForSequenceClassification
+from fastbert_hf.outputs import predictions_of, same_predictions
 from fastbert_hf.progress import Progress, no_progress
 
 _METADATA_KEY = "fastbert_exit_records"
@@ -25,50 +27,58 @@ _METADATA_KEY = "fastbert_exit_records"
 
 @dataclass(frozen=True)
 class ExitRecords:
-    """Logits of all E exit heads on n labelled samples; every tensor is on the CPU, in the order of the data.
+    """Logits of all E exit heads on n samples; every tensor is on the CPU, in the order of the data.
+
+    An answer is right when it is the label; in records without labels, when it is the answer of full depth, so that all
+    accuracies are shares of samples that agree with it.
 
     Attributes:
         logits: float32 [n, E, N]; the last head is the teacher classifier.
-        labels: int64 [n], class ids in 0..N-1.
+        labels: int64 [n], class ids in 0..N-1, or `None`. Those of a multi-label model are not kept.
         lengths: int64 [n], tokens of every sample, at least 1.
         shape: sizes of the model, which decide the FLOPs.
         fingerprint: `model_fingerprint` of the model; "" when the logits come from elsewhere.
         texts: `TokenisedDataset.fingerprint` of the samples; "" for logits from elsewhere and for a part of them.
         precision: of the encoder that answered, as "float32" or "int8"; `None` where that is not known.
+        multi_label: the classes are decisions of their own, and an answer is a set of them.
 
     Raises:
-        ValueError: no sample, tensors whose dtypes or shapes are not those above, or labels that the model does not
-            know.
+        ValueError: no sample, tensors whose dtypes or shapes are not those above, labels that the model does not know,
+            or labels of a multi-label model.
     """
 
     logits: torch.Tensor
-    labels: torch.Tensor
+    labels: torch.Tensor | None
     lengths: torch.Tensor
     shape: ModelShape
     fingerprint: str = ""
     texts: str = ""
     precision: str | None = None
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
-        size, num_labels = len(self.labels), self.shape.num_labels
+        size, num_labels = len(self.lengths), self.shape.num_labels
         wanted = {
             "logits": (self.logits, torch.float32, (size, len(self.exit_layers), num_labels)),
             "labels": (self.labels, torch.int64, (size,)),
             "lengths": (self.lengths, torch.int64, (size,)),
         }
         for name, (tensor, dtype, shape) in wanted.items():
-            if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+            if tensor is not None and (tensor.dtype != dtype or tuple(tensor.shape) != shape):
                 raise ValueError(
                     f"the {name} of exit records must be {dtype} {list(shape)}, got {tensor.dtype} {list(tensor.shape)}"
                 )
         if size == 0:
             raise ValueError("nothing to calibrate on: there are no samples")
-        check_labels(self.labels, num_labels)
+        if self.labels is not None and self.multi_label:
+            raise ValueError("records of a multi-label model take no labels: answers are compared with full depth's")
+        if self.labels is not None:
+            check_labels(self.labels, num_labels)
         if bool((self.lengths < 1).any()):
             raise ValueError("the lengths of exit records must be at least 1")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.lengths)
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
@@ -76,34 +86,62 @@ class ExitRecords:
         return self.shape.exit_layers or tuple(range(1, self.shape.num_layers + 1))
 
     @property
+    def problem_type(self) -> str | None:
+        """Return that of the model's configuration, which says by which criteria samples may leave."""
+        return MULTI_LABEL if self.multi_label else None
+
+    @property
     def student_layers(self) -> tuple[int, ...]:
         """Return the layers of the student classifiers: all exit layers but the last."""
         return self.exit_layers[:-1]
 
+    @property
+    def known_labels(self) -> torch.Tensor:
+        """Return the labels; raise `ValueError` where there are none."""
+        if self.labels is None:
+            raise ValueError("the records have no labels, which this needs; record labelled samples")
+        return self.labels
+
     @cached_property
     def predictions(self) -> torch.Tensor:
-        """Return the class with the largest logit at every exit head, int64 [n, E]."""
-        return self.logits.argmax(dim=-1)
+        """Return `predictions_of` every exit head, int64 [n, E], or of a multi-label model bool [n, E, N]."""
+        return predictions_of(self.logits, self.multi_label)
 
     @cached_property
     def right(self) -> npt.NDArray[np.bool_]:
-        """Return whether the prediction of every exit head is the label, bool [n, E]."""
-        return (self.predictions == self.labels[:, None]).numpy()
+        """Return whether the answer of every exit head is right, bool [n, E].
+
+        Raises:
+            ValueError: a model with one output, which is a score and no class.
+        """
+        if self.shape.num_labels == 1 and not self.multi_label:
+            raise ValueError(
+                "this model has one output, a score, and no label that could differ from full depth's: "
+                "max_disagreement is for models with classes; run this one at full depth"
+            )
+        if self.labels is not None:
+            return (self.predictions == self.labels[:, None]).numpy()
+        return same_predictions(self.logits, self.logits[:, -1:], self.multi_label).numpy()
 
     @property
     def full_depth_accuracy(self) -> float:
-        """Return the part of the samples that the teacher classifier predicts right."""
+        """Return the part of the samples that the teacher classifier predicts right; 1 without labels."""
         return float(self.right[:, -1].mean())
+
+    def without_labels(self) -> ExitRecords:
+        """Return the same for which an answer is right when it is that of full depth."""
+        return self if self.labels is None else replace(self, labels=None)
 
     def rows(self, index: torch.Tensor) -> ExitRecords:
         """Return the samples at `index`, int64 [m] (repeats allowed) or bool [n], as records of their own."""
         return ExitRecords(
             self.logits[index],
-            self.labels[index],
+            None if self.labels is None else self.labels[index],
             self.lengths[index],
             self.shape,
             self.fingerprint,
             precision=self.precision,
+            multi_label=self.multi_label,
         )
 
     def save(self, path: Path) -> None:
@@ -113,9 +151,10 @@ class ExitRecords:
             "fingerprint": self.fingerprint,
             "texts": self.texts,
             "precision": self.precision,
+            "multi_label": self.multi_label,
         }
-        tensors = {"logits": self.logits, "labels": self.labels, "lengths": self.lengths}
-        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        columns = {"logits": self.logits, "labels": self.labels, "lengths": self.lengths}
+        tensors = {name: tensor.contiguous() for name, tensor in columns.items() if tensor is not None}
         write_atomically(path, save(tensors, metadata={_METADATA_KEY: json.dumps(description)}))
 
     @classmethod
@@ -129,14 +168,16 @@ class ExitRecords:
         try:
             with safe_open(path, framework="pt") as file:
                 description = json.loads((file.metadata() or {})[_METADATA_KEY])
-                tensors = {name: file.get_tensor(name) for name in ("logits", "labels", "lengths")}
+                tensors = {name: file.get_tensor(name) for name in ("logits", "lengths")}
+                labels = file.get_tensor("labels") if "labels" in set(file.keys()) else None
             layers = description["shape"].pop("exit_layers")
             shape = ModelShape(**description["shape"], exit_layers=None if layers is None else tuple(layers))
             origin = {name: description[name] for name in ("fingerprint", "texts")}
-            origin["precision"] = description.get("precision")  # not in older files
+            # Not in older files.
+            origin |= {name: description[name] for name in ("precision", "multi_label") if name in description}
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} holds no exit records ({error}); record them again") from error
-        return cls(**tensors, shape=shape, **origin)
+        return cls(**tensors, labels=labels, shape=shape, **origin)
 
 
 @torch.inference_mode()
@@ -151,32 +192,28 @@ def record_exits(
     Samples of similar length share a batch, so that little of it is padding.
 
     Args:
-        model: a single-label model, patched or not, run in eval mode and left in the mode it was in. The records keep
-            the precision in which it answers.
-        dataset: tokenised texts with labels, none of them divided into passages.
+        model: patched or not, run in eval mode and left in the mode it was in. The records keep the precision in which
+            it answers.
+        dataset: tokenised texts with or without labels, none of them divided into passages. Labels of a multi-label
+            model are not kept.
         batch_size: samples per forward pass.
         progress: is told of the step "every exit of every text" after every batch.
 
     Raises:
-        ValueError: an empty data set, one without labels or with passages, labels that the model does not know, or a
-            multi-label model.
+        ValueError: an empty data set, one with passages, or labels that the model does not know.
     """
-    if model.config.multi_label:
-        raise ValueError(
-            "calibration is for models that give a sample exactly one class; this one is multi-label, choose its "
-            "Speed by evaluating a few"
-        )
     if len(dataset) == 0:
         raise ValueError("nothing to calibrate on: the data set is empty")
-    if dataset.label_ids is None:
-        raise ValueError("nothing to compare with: the data set has no labels")
     if dataset.has_passages:
         raise ValueError(
             "some texts were divided into passages, whose answers are put together, and what is recorded is one answer "
             "for each text: tokenise them without stride, or leave out the long ones"
         )
-    labels, lengths = torch.tensor(dataset.label_ids), torch.tensor(dataset.lengths)
-    check_labels(labels, model.num_labels)
+    lengths = torch.tensor(dataset.lengths)
+    labels = None
+    if dataset.label_ids is not None and not model.config.multi_label:
+        labels = torch.tensor(dataset.label_ids)
+        check_labels(labels, model.num_labels)
     logits = torch.empty(len(dataset), len(model.heads), model.num_labels, dtype=torch.float32)
     done = 0
     was_training = model.training
@@ -198,6 +235,7 @@ def record_exits(
         fingerprint=model_fingerprint(model),
         texts=dataset.fingerprint,
         precision=_precision_of(model),
+        multi_label=model.config.multi_label,
     )
 
 

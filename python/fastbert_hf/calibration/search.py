@@ -147,8 +147,8 @@ def compare_criteria(
     Raises:
         ValueError: no criterion reaches the target, or one that is the entropy with so few classes.
     """
-    check_criterion(criterion, records.shape.num_labels)
-    names = [*criteria_for(None)] if criterion == "auto" else [criterion]
+    check_criterion(criterion, records.shape.num_labels, records.problem_type)
+    names = [*criteria_for(records.problem_type)] if criterion == "auto" else [criterion]
     found, failures = [], []
     for name in names:
         for parameter in CRITERIA[name].candidates(records.shape.num_labels):
@@ -161,11 +161,12 @@ def compare_criteria(
     return sorted(found, key=lambda one: _merit(one, objective), reverse=True)
 
 
-def check_criterion(criterion: CriterionChoice, num_labels: int) -> None:
-    """Raise `ValueError` for an unknown criterion, and for one that is the entropy with so few classes."""
+def check_criterion(criterion: CriterionChoice, num_labels: int, problem_type: str | None = None) -> None:
+    """Raise `ValueError` for a criterion that is not for models of this `problem_type`, and for one that is the entropy
+    with so few classes."""
     if criterion == "auto":
         return
-    known = criteria_for(None)
+    known = criteria_for(problem_type)
     if criterion not in known:
         raise ValueError(f"unknown criterion {criterion!r}; choose one of auto, {', '.join(known)}")
     if not known[criterion].candidates(num_labels):

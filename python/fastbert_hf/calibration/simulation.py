@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbert_hf.calibration.records import ExitRecords
-from fastbert_hf.exits.criteria import criterion_of
+from fastbert_hf.exits.criteria import criteria_for, criterion_of
 from fastbert_hf.exits.decision import ExitDecision
 from fastbert_hf.exits.resolution import resolve_speed
 from fastbert_hf.exits.rule import ExitRule
@@ -25,15 +25,15 @@ class Simulation:
 
     Attributes:
         exit_layers: int64 [n], in 1..L.
-        predictions: int64 [n], class ids at the exit.
-        accuracy: part of the samples whose prediction at the exit is the label.
+        predictions: int64 [n], class ids at the exit; of a multi-label model bool [n, N].
+        accuracy: part of the samples whose answer at the exit is right (`ExitRecords` says when).
         drop: accuracy at full depth less `accuracy`; negative when early exits help.
         flops_speedup: FLOPs at full depth over FLOPs executed, heads that are not asked costing nothing.
         mean_exit_layer: mean of `exit_layers`.
     """
 
     exit_layers: Integers
-    predictions: Integers
+    predictions: npt.NDArray[np.generic]
     accuracy: float
     drop: float
     flops_speedup: float
@@ -79,7 +79,13 @@ def exit_heads(records: ExitRecords, rule: ExitRule) -> Integers:
         ValueError: the rule names layers without a student classifier.
     """
     indices_of(records, rule.layers)
-    speed = resolve_speed(rule, batch_size=len(records), device="cpu", exit_layers=records.exit_layers)
+    speed = resolve_speed(
+        rule,
+        batch_size=len(records),
+        device="cpu",
+        exit_layers=records.exit_layers,
+        problem_type=records.problem_type,
+    )
     return ExitDecision(speed).first_exits(records.exit_layers, records.logits).numpy()
 
 
@@ -106,6 +112,8 @@ def uncertainties(records: ExitRecords, criterion: str, parameter: int = 0) -> F
     known = criterion_of(criterion, parameter)
     if not known.compares_speed:
         raise ValueError(f"{criterion} has no uncertainty to compare with Speed")
+    if criterion not in criteria_for(records.problem_type):
+        raise ValueError(f"{criterion} is for models of the problem_type {known.problem_type}, which these are not")
     return known.uncertainty(records.logits, parameter).numpy()
 
 

@@ -80,7 +80,7 @@ def scale_temperatures(records: ExitRecords, *, seed: int = 0) -> TemperatureSca
 
 def fit_temperatures(records: ExitRecords) -> tuple[float, ...]:
     """Return `fit_temperature` of every exit head."""
-    labels = records.labels.numpy()
+    labels = records.known_labels.numpy()
     return tuple(fit_temperature(logits.numpy(), labels) for logits in records.logits.unbind(dim=1))
 
 
@@ -169,7 +169,8 @@ def expected_calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> fl
 
 
 def _errors(records: ExitRecords) -> tuple[float, ...]:
-    return tuple(expected_calibration_error(logits, records.labels) for logits in records.logits.unbind(dim=1))
+    labels = records.known_labels
+    return tuple(expected_calibration_error(logits, labels) for logits in records.logits.unbind(dim=1))
 
 
 def _speedups(records: ExitRecords) -> tuple[float, ...]:

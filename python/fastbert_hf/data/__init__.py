@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 from fastbert_hf.data.columns import text_column_names
 from fastbert_hf.data.errors import BadRowsError, DataFileError, EmptyTextError
-from fastbert_hf.data.hugging_face import look_at_classification_data, read_classification_data
+from fastbert_hf.data.hugging_face import (
+    look_at_classification_data,
+    look_at_text_data,
+    read_classification_data,
+    read_text_data,
+)
 from fastbert_hf.data.json_lines import JSON_LINES
 from fastbert_hf.data.lines import STANDARD_INPUT, read_lines
 from fastbert_hf.data.reading import (
@@ -60,10 +65,12 @@ __all__ = [
     "encode_passages",
     "join_texts",
     "look_at_classification_data",
+    "look_at_text_data",
     "read_classification_data",
     "read_classification_file",
     "read_lines",
     "read_table",
+    "read_text_data",
     "read_text_rows",
     "read_texts",
     "read_unlabelled_texts",

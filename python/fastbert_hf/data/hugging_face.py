@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fastbert_hf.data.errors import Place, listed
-from fastbert_hf.data.files import LABELLED
-from fastbert_hf.data.reading import classification_data, look_at_classification_file, read_classification_file
+from fastbert_hf.data.files import LABELLED, PLAIN
+from fastbert_hf.data.reading import (
+    FIRST_ROWS,
+    classification_data,
+    look_at_classification_file,
+    read_classification_file,
+    read_texts,
+    read_unlabelled_texts,
+    text_data,
+    texts_of_records,
+)
 from fastbert_hf.data.records import Choose, Records, Rows
-from fastbert_hf.data.samples import ClassificationData
+from fastbert_hf.data.samples import ClassificationData, TextData
 from fastbert_hf.data.tables import TABLES
 
 _ROWS_AT_ONCE = 1024
@@ -62,6 +72,39 @@ def read_classification_data(
     return classification_data(_dataset_records(str(source), split, subset), label_names, **columns)
 
 
+def read_text_data(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    text_column: str | None = None,
+    pair_column: str | None = None,
+) -> TextData:
+    """Read texts from whatever `read_classification_data` reads, or from a `.txt` file; labels are not read.
+
+    Arguments and errors are those of `read_classification_data`, of which a `.txt` file has neither splits nor columns.
+    """
+    file = _file_of(source, split, subset, plain=True)
+    if file is not None:
+        return read_unlabelled_texts(file, text_column, pair_column)
+    return text_data(texts_of_records(_dataset_records(str(source), split, subset), text_column, pair_column))
+
+
+def look_at_text_data(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    text_column: str | None = None,
+    pair_column: str | None = None,
+) -> None:
+    """Raise what `read_text_data` would for the first 1,000 rows, where they are in a file."""
+    file = _file_of(source, split, subset, plain=True)
+    if file is not None:
+        for _ in islice(read_texts(file, text_column, pair_column), FIRST_ROWS):
+            pass
+
+
 def look_at_classification_data(
     source: str | Path,
     label_names: Sequence[str] | None = None,
@@ -79,10 +122,17 @@ def look_at_classification_data(
         look_at_classification_file(file, label_names, **columns)
 
 
-def _file_of(source: str | Path, split: str | None, subset: str | None) -> Path | None:
-    """Return the file that `source` names, alone or as a folder with its split; `None`: it is for `datasets`."""
+def _file_of(source: str | Path, split: str | None, subset: str | None, *, plain: bool = False) -> Path | None:
+    """Return the file that `source` names, alone or as a folder with its split; `None`: it is for `datasets`.
+
+    Args:
+        source: path or name.
+        split: part of the data set.
+        subset: configuration of the data set.
+        plain: a `.txt` is a file, too.
+    """
     path = Path(source)
-    if path.is_file() or path.suffix.lower() in LABELLED:
+    if path.is_file() or path.suffix.lower() in (*LABELLED, *(PLAIN if plain else ())):
         if split is not None or subset is not None:
             raise Place(str(path)).error("a file has no splits or subsets", "name the folder, or leave them out")
         return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,8 +196,12 @@ def read_texts(path: Path, text_column: str | None = None, pair_column: str | No
             or no texts at all.
         ValueError: `pair_column` without `text_column`.
     """
-    choice = ColumnChoice(text_column, pair_column, ())
-    for _, error, row in _text_rows(path, choice, None, named=text_column is not None):
+    yield from texts_of_records(_open(path, None, named=text_column is not None), text_column, pair_column)
+
+
+def texts_of_records(records: Records, text_column: str | None, pair_column: str | None) -> Iterator[Text]:
+    """Yield the texts of `records`, whose labels are not read; arguments and errors as in `read_texts`."""
+    for _, error, row in _text_rows(records, ColumnChoice(text_column, pair_column, ())):
         if error is not None:
             raise error
         if row is not None:
@@ -231,7 +235,8 @@ def read_text_rows(
     """
     named = text_column is not None or bool(keep)
     blank: list[Place] = []
-    for place, error, row in _text_rows(path, ColumnChoice(text_column, pair_column, (), keep), form, named=named):
+    choice = ColumnChoice(text_column, pair_column, (), keep)
+    for place, error, row in _text_rows(_open(path, form, named=named), choice):
         if error is None and row is None:
             blank.append(place)
             continue
@@ -245,13 +250,16 @@ def read_text_rows(
             yield row
 
 
-def _text_rows(
-    path: Path, choice: ColumnChoice, form: str | None, *, named: bool
-) -> Iterator[tuple[Place, DataFileError | None, TextRow | None]]:
-    """Yield what is wrong with each row, and the row if it has one: neither is a blank line."""
+def _open(path: Path, form: str | None, *, named: bool) -> Records:
+    """Open texts without labels; `named`: columns are named, which a `.txt` has not."""
     records = open_records(path, plain=True, form=form)
     if (path.suffix.lower() if form is None else form) in PLAIN and named:
         raise records.whole.error("a .txt file has no columns", "leave the text column out")
+    return records
+
+
+def _text_rows(records: Records, choice: ColumnChoice) -> Iterator[tuple[Place, DataFileError | None, TextRow | None]]:
+    """Yield what is wrong with each row, and the row if it has one: neither is a blank line."""
     empty = True
     for place, values in records.rows(choice):
         if values is None:
@@ -276,9 +284,14 @@ def _text_rows(
 
 def read_unlabelled_texts(path: str | Path, text_column: str | None = None, pair_column: str | None = None) -> TextData:
     """All of `read_texts`, whose arguments and errors it has: more text to distill from."""
+    return text_data(read_texts(Path(path), text_column, pair_column))
+
+
+def text_data(read: Iterable[Text]) -> TextData:
+    """Return texts, or pairs of texts, as data."""
     texts: list[str] = []
     pairs: list[str] = []
-    for text in read_texts(Path(path), text_column, pair_column):
+    for text in read:
         first, *second = [text] if isinstance(text, str) else text
         texts.append(first)
         pairs.extend(second)

@@ -87,6 +87,11 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
         """Number of tokens of every sample."""
         return [len(ids) for ids in self._encoded.get("input_ids", [])]
 
+    def share_of(self, token_id: int) -> float:
+        """Return which part of all tokens is `token_id`, such as the one for what a tokenizer does not know."""
+        ids = self._encoded.get("input_ids", [])
+        return sum(row.count(token_id) for row in ids) / max(sum(map(len, ids)), 1)
+
     def check_ids(self, vocabulary: int) -> None:
         """Raise `ValueError` for the first text with a token id that a model of `vocabulary` ids does not know."""
         for position, ids in zip(self.text_of_sample, self._encoded.get("input_ids", []), strict=True):

@@ -20,20 +20,22 @@ from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.files import write_atomically
 
 SETTING_FILE = "fastbert_calibration.json"
-_FORMAT = 4
+_FORMAT = 5
 # Format 1 had no latency, as a target or measured; formats 1 and 2 had a `top_k` and a `patience` for each criterion;
-# format 3 had no precision.
-_READABLE = (1, 2, 3, _FORMAT)
+# format 3 had no precision; format 4 nothing about answers other than full depth's, and how many samples left where.
+_READABLE = (1, 2, 3, 4, _FORMAT)
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The target of a calibration; exactly one of the three.
+    """The target of a calibration; exactly one of the four.
 
     Attributes:
         max_drop: accuracy that may be lost against full depth, in [0, 1), for which the fastest rule is searched.
+        max_disagreement: part of the samples whose answer may be another than full depth's, in [0, 1), for which the
+            fastest rule is searched. Needs no labels.
         min_speedup: FLOPs speed-up to reach, above 0, for which the most accurate rule is searched.
         max_latency_ms: milliseconds per text, above 0, on the machine that calibrates; also for the most accurate rule.
 
@@ -42,26 +44,35 @@ class Objective:
     """
 
     max_drop: float | None = None
+    max_disagreement: float | None = None
     min_speedup: float | None = None
     max_latency_ms: float | None = None
 
     def __post_init__(self) -> None:
-        targets = (self.max_drop, self.min_speedup, self.max_latency_ms)
+        targets = (self.max_drop, self.max_disagreement, self.min_speedup, self.max_latency_ms)
         if sum(target is not None for target in targets) != 1:
-            raise ValueError("ask for exactly one of max_drop, min_speedup and max_latency_ms")
-        if self.max_drop is not None and not 0 <= self.max_drop < 1:
-            raise ValueError(f"max_drop is a part of the samples, in [0, 1); got {self.max_drop} (1 % is 0.01)")
+            raise ValueError("ask for exactly one of max_drop, max_disagreement, min_speedup and max_latency_ms")
+        for name in ("max_drop", "max_disagreement"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} is a part of the samples, in [0, 1); got {value} (1 % is 0.01)")
         if self.min_speedup is not None and not self.min_speedup > 0:
             raise ValueError(f"min_speedup must be above 0, got {self.min_speedup}")
         if self.max_latency_ms is not None and not 0 < self.max_latency_ms < math.inf:
             raise ValueError(f"max_latency_ms must be above 0, got {self.max_latency_ms}")
+
+    @property
+    def max_risk(self) -> float | None:
+        """Return the part of the samples that may be lost, of a target that comes with a guarantee."""
+        return self.max_drop if self.max_disagreement is None else self.max_disagreement
 
 
 @dataclass(frozen=True)
 class SpeedCurve:
     """Accuracy and FLOPs speed-up (paper's convention) of one Speed for all layers, at ascending Speeds.
 
-    A higher Speed lets every sample leave at the same layer or an earlier one, so `flops_speedup` never falls.
+    A higher Speed lets every sample leave at the same layer or an earlier one, so `flops_speedup` never falls. Of
+    samples without labels the accuracy is the part whose answer is that of full depth.
 
     Raises:
         ValueError: no points, or values that do not fit this.
@@ -109,22 +120,40 @@ class Figures:
     having been chosen with the same samples. What holds in spite of that is `Evidence.guarantee`.
 
     Attributes:
-        full_depth_accuracy: part of the samples that full depth predicts right.
+        full_depth_accuracy: part of the samples that full depth predicts right. `None` without labels, as the three
+            that follow.
         accuracy: the same at the rule's exits.
         accuracy_interval: Clopper-Pearson.
         drop: `full_depth_accuracy` less `accuracy`.
         flops_speedup: FLOPs at full depth over FLOPs executed, paper's convention.
         flops_speedup_interval: approximate.
         mean_exit_layer: layers executed per sample.
+        disagreement: part of the samples whose answer at the rule's exit is another than full depth's; of a multi-label
+            model in any class. `None` in a setting of before, as what follows.
+        disagreement_interval: Clopper-Pearson.
+        exit_counts: how many samples left after each layer, [L].
+        class_counts: how many samples full depth gives each class, [N].
+        class_losses: how many of them do not have that class at the rule's exit, [N].
     """
 
-    full_depth_accuracy: float
-    accuracy: float
-    accuracy_interval: Interval
-    drop: float
+    full_depth_accuracy: float | None
+    accuracy: float | None
+    accuracy_interval: Interval | None
+    drop: float | None
     flops_speedup: float
     flops_speedup_interval: Interval
     mean_exit_layer: float
+    disagreement: float | None = None
+    disagreement_interval: Interval | None = None
+    exit_counts: tuple[int, ...] | None = None
+    class_counts: tuple[int, ...] | None = None
+    class_losses: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if min((0, *(self.exit_counts or ()), *(self.class_counts or ()), *(self.class_losses or ()))) < 0:
+            raise ValueError("exit_counts, class_counts and class_losses count samples, and must not be below 0")
+        if len(self.class_counts or ()) != len(self.class_losses or ()):
+            raise ValueError("class_counts and class_losses must be of the same classes")
 
 
 @dataclass(frozen=True)

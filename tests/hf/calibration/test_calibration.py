@@ -159,10 +159,39 @@ def test_what_cannot_be_recorded_is_refused(model) -> None:
         record(ClassificationData(["the"] * 4, None, [0, 2, 1, 3], ["a", "b", "c", "d"]))
     with pytest.raises(ValueError, match="the data set is empty"):
         record(ClassificationData([], None, [], ["a", "b"]))
-    with pytest.raises(ValueError, match="no labels"):
-        record(TextData(["the film"], None))
-    with pytest.raises(ValueError, match="multi-label"):
-        record(make_multi_label_data(), make_model(problem_type="multi_label_classification"))
+
+
+def test_texts_without_labels_are_recorded(model, recorded, tmp_path) -> None:
+    texts = TextData(make_data(60).texts, None)
+    records = record_exits(model, TokenisedDataset(texts, make_tokenizer(), 16))
+    assert records.labels is None and records.full_depth_accuracy == 1.0 and len(records) == 60
+    torch.testing.assert_close(records.logits, recorded.logits, rtol=1e-4, atol=1e-4)
+    same = recorded.logits.argmax(dim=-1) == recorded.logits[:, -1:].argmax(dim=-1)
+    assert records.right.tolist() == recorded.without_labels().right.tolist() == same.tolist() and not same.all()
+    records.save(tmp_path / "exits")
+    loaded = ExitRecords.load(tmp_path / "exits")
+    assert loaded.labels is None and torch.equal(loaded.logits, records.logits)
+    assert records.rows(torch.tensor([3, 5])).labels is None
+    with pytest.raises(ValueError, match="the records have no labels"):
+        _ = records.known_labels
+
+
+def test_multi_label_answers_are_compared_class_by_class(tmp_path) -> None:
+    its_model = make_model(problem_type="multi_label_classification").eval()
+    for head in its_model.heads:
+        head.classifier.weight.data *= 25
+    dataset = TokenisedDataset(make_multi_label_data(), make_tokenizer(), 16)
+    records = record_exits(its_model, dataset, batch_size=7)
+    records.save(tmp_path / "exits")
+    records = ExitRecords.load(tmp_path / "exits")
+    assert records.multi_label and records.labels is None
+    speed = float(np.quantile(uncertainties(records, "binary_entropy")[:, 0], 0.55))
+    result = simulate(records, ExitRule.one_speed(records.student_layers, speed, "binary_entropy"))
+    answers = evaluate(its_model, dataset, speed, batch_size=60)
+    assert result.exit_layers.tolist() == answers.exit_layers.tolist() and len(set(result.exit_layers.tolist())) > 1
+    at_exit = torch.from_numpy(result.predictions)
+    full_depth = records.logits[:, -1] > 0
+    assert result.accuracy == (at_exit == full_depth).all(dim=1).double().mean().item() < 1
 
 
 @pytest.mark.parametrize(

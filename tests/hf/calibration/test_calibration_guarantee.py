@@ -32,8 +32,8 @@ from fastbert_hf.calibration import (
     split_rows,
 )
 from fastbert_hf.calibration.guarantee import FIXED_SPEEDS, enough_samples, fixed_sequence, p_values
-from fastbert_hf.calibration.intervals import ratio_interval, share_interval
-from fastbert_hf.exits.criteria import CRITERIA, criteria_for
+from fastbert_hf.calibration.intervals import ratio_interval, share_interval, share_over_time
+from fastbert_hf.exits.criteria import CRITERIA, criteria_for, default_criterion
 from fastbert_hf.flops import ModelShape
 
 DRAWS = 500
@@ -62,6 +62,35 @@ def make_cliff(size: int, spoilt_share: float) -> ExitRecords:
     return ExitRecords(logits, classes, torch.full((size,), 9), ModelShape(256, 1024, 2, 16, 2))
 
 
+def make_multi_label_population(size: int, heads: int = 3) -> ExitRecords:
+    """The same with three classes that a sample has or has not, each on its own."""
+    generator = torch.Generator().manual_seed(0)
+    has = torch.randint(2, (size, 1, 3), generator=generator) * 2.0 - 1
+    ease = torch.linspace(2, 6, heads)[:, None] - 3 * torch.rand(size, 1, 1, generator=generator)
+    logits = torch.randn(size, heads, 3, generator=generator) + has * ease
+    lengths = torch.randint(3, 60, (size,), generator=generator)
+    return ExitRecords(logits, None, lengths, ModelShape(256, 1024, heads, 16, 3), multi_label=True)
+
+
+def make_population_with_errors(size: int) -> ExitRecords:
+    """Of which full depth gets one in ten wrong."""
+    records = make_population(size)
+    wrong = torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.1
+    return replace(records, labels=records.labels ^ wrong.long())
+
+
+POPULATIONS = {
+    "labels": make_population_with_errors,
+    "no labels": lambda size: make_population(size).without_labels(),
+    "multi-label": make_multi_label_population,
+}
+
+
+def one_speed(population: ExitRecords, speed: float) -> ExitRule:
+    """The same Speed at both student classifiers."""
+    return ExitRule.one_speed((1, 2), speed, default_criterion(population.problem_type))
+
+
 def draws(population: ExitRecords, size: int, count: int = DRAWS):
     """Rows of the population, drawn at random."""
     generator = torch.Generator().manual_seed(7)
@@ -70,7 +99,12 @@ def draws(population: ExitRecords, size: int, count: int = DRAWS):
 
 
 def losses_of(population: ExitRecords, rule: ExitRule) -> np.ndarray:
-    """Which samples are right at full depth and wrong at the rule's exit."""
+    """Which samples are right at full depth and wrong at the rule's exit; without labels, other at it."""
+    if population.labels is None:
+        answers, full_depth = simulate(population, rule).predictions, population.logits[:, -1]
+        if population.multi_label:
+            return (answers != (full_depth > 0).numpy()).any(axis=1)
+        return answers != full_depth.argmax(dim=-1).numpy()
     wrong = simulate(population, rule).predictions != population.labels.numpy()
     full_depth = population.logits[:, -1].argmax(dim=-1) == population.labels
     return full_depth.numpy() & wrong
@@ -84,20 +118,25 @@ def most_violations(level: float, count: int = DRAWS) -> int:
     return int(stats.binom.ppf(0.999, count, level))
 
 
-def test_one_speed_keeps_the_promise_and_the_best_on_the_samples_does_not() -> None:
-    population, max_drop, level = make_population(20_000), 0.03, 0.1
-    losses = {float(speed): losses_of(population, ExitRule.one_speed((1, 2), speed)) for speed in FIXED_SPEEDS}
+@pytest.mark.parametrize(
+    ("kind", "max_risk"),
+    [("labels", 0.03), ("no labels", 0.03), pytest.param("multi-label", 0.04, marks=pytest.mark.proof)],
+)
+def test_one_speed_keeps_the_promise_and_the_best_on_the_samples_does_not(kind, max_risk) -> None:
+    population, level = POPULATIONS[kind](8_000), 0.1
+    losses = {float(speed): losses_of(population, one_speed(population, speed)) for speed in FIXED_SPEEDS}
     truth = {speed: lost.mean() for speed, lost in losses.items()}
-    coarse = [speed for speed in list(truth)[::6] if truth[speed] < 2 * max_drop]
+    coarse = [speed for speed in list(truth)[::6] if truth[speed] < 2 * max_risk]
     violations = naive_violations = faster = 0
     for rows in draws(population, 500):
-        certificate = certify_one_speed(population.rows(rows), max_drop, 1 - level)
+        certificate = certify_one_speed(population.rows(rows), max_risk, 1 - level)
         assert certificate.p_value <= level + 1e-12
         speeds = certificate.found.rule.speeds
-        violations += bool(speeds) and truth[speeds[0]] > max_drop
+        violations += bool(speeds) and truth[speeds[0]] > max_risk
         faster += certificate.found.flops_speedup > 1.2
-        naive = [speed for speed in coarse if losses[speed][rows.numpy()].mean() <= max_drop]
-        naive_violations += truth[max(naive)] > max_drop
+        naive = [speed for speed in coarse if losses[speed][rows.numpy()].mean() <= max_risk]
+        naive_violations += truth[max(naive)] > max_risk
+    print(f"{kind}: {violations} of {DRAWS} draws break the promise, the best on the samples {naive_violations}")
     assert violations <= most_violations(level)
     assert naive_violations > most_violations(level)  # so the draws are hard enough for the test to mean something
     assert faster > DRAWS / 2
@@ -168,7 +207,7 @@ def test_samples_that_fitted_temperatures_are_not_tested() -> None:
     expected = certify_one_speed(records.rows(testing), 0.05).found
     assert (found["one_speed"].rule, found["one_speed"].figures.accuracy) == (expected.rule, expected.accuracy)
     with pytest.raises(ValueError, match="598 samples"):
-        check_samples(records.labels[:597], Objective(max_drop=0.01), 0.95, "one_speed", temperatures_fitted=True)
+        check_samples(597, records.labels[:597], Objective(max_drop=0.01), 0.95, "one_speed", temperatures_fitted=True)
 
 
 def test_choosing_and_testing_share_no_sample(monkeypatch) -> None:
@@ -243,6 +282,91 @@ def test_too_few_samples_are_refused_with_the_number_that_is_enough() -> None:
     certify_one_speed(make_population(299), 0.01)
 
 
+def test_without_labels_the_promise_says_so(tmp_path) -> None:
+    few = make_population(12)
+    for objective, search, enough in (
+        (Objective(max_disagreement=0.01), "searched", r"598 samples \(299 to test with"),
+        (Objective(max_disagreement=0.01), "one_speed", "299 samples are enough if none of theirs differs"),
+    ):
+        with pytest.raises(ValueError, match=f"12 samples cannot show .* answers differ from full depth's.*{enough}"):
+            calibrate(few, objective, search=search)
+    with pytest.raises(ValueError, match="max_disagreement must lie between 0 and 1.*no answer at all differs"):
+        calibrate(few, Objective(max_disagreement=0.0))
+    with pytest.raises(ValueError, match="cannot be seen without labels; use max_disagreement"):
+        calibrate(make_population(400).without_labels(), Objective(max_drop=0.1))
+    with pytest.raises(ValueError, match="exactly one of max_drop, max_disagreement"):
+        Objective(max_drop=0.1, max_disagreement=0.1)
+
+
+def test_labels_are_not_looked_at_for_answers_of_full_depth() -> None:
+    records, objective = make_population(500), Objective(max_disagreement=0.05)
+    found = calibrate(records, objective)
+    one_class = replace(records, labels=torch.zeros_like(records.labels))
+    assert found == calibrate(one_class, objective) == calibrate(records.without_labels(), objective)
+    figures = found.figures
+    assert figures.accuracy is figures.full_depth_accuracy is figures.drop is figures.accuracy_interval is None
+    assert "at most 0.05 of new samples from the same distribution get another answer" in found.evidence.guarantee
+    assert found.evidence.p_value <= 0.05 and figures.flops_speedup > 1
+
+
+def test_figures_count_answers_by_layer_and_class() -> None:
+    for kind in ("labels", "multi-label"):
+        records = POPULATIONS[kind](400)
+        rule = ExitRule((1, 2), (0.6, 0.7), default_criterion(records.problem_type))
+        figures, result = figures_of(records, rule, 0.9), simulate(records, rule)
+        differing = losses_of(records.without_labels(), rule)
+        assert figures.disagreement == differing.mean() > 0
+        assert figures.disagreement_interval == share_interval(int(differing.sum()), 400, 0.9)
+        assert figures.exit_counts == tuple(int((result.exit_layers == layer).sum()) for layer in (1, 2, 3))
+        full_depth = records.predictions[:, -1].tolist()
+        counts, losses = [0] * records.shape.num_labels, [0] * records.shape.num_labels
+        for full, given in zip(full_depth, result.predictions.tolist(), strict=True):
+            for number in range(len(counts)):
+                had, has = (full[number], given[number]) if kind == "multi-label" else (full == number, given == number)
+                counts[number] += had
+                losses[number] += had and not has
+        assert (figures.class_counts, figures.class_losses) == (tuple(counts), tuple(losses))
+
+
+def test_a_score_has_no_label_that_could_differ() -> None:
+    records = ExitRecords(torch.randn(400, 3, 1), None, torch.full((400,), 9), ModelShape(256, 1024, 3, 16, 1))
+    with pytest.raises(ValueError, match="one output, a score, and no label.*run this one at full depth"):
+        calibrate(records, Objective(max_disagreement=0.05))
+
+
+def test_multi_label_samples_leave_by_their_entropy_alone() -> None:
+    records = make_multi_label_population(400)
+    setting = calibrate(records, Objective(max_disagreement=0.1))
+    assert setting.rule.criterion == "binary_entropy" and setting.figures.flops_speedup > 1
+    with pytest.raises(ValueError, match="unknown criterion 'confidence'; choose one of auto, binary_entropy"):
+        calibrate(records, Objective(max_disagreement=0.1), criterion="confidence")
+    with pytest.raises(ValueError, match="take no labels"):
+        replace(records, labels=torch.zeros(400, dtype=torch.int64))
+
+
+def harder(population: ExitRecords, share: float) -> ExitRecords:
+    """Another traffic: of so many samples the first heads know the sure opposite of what the last one answers."""
+    logits = population.logits.clone()
+    rows = torch.rand(len(population), generator=torch.Generator().manual_seed(3)) < share
+    logits[rows, :-1] = -2 * logits[rows, -1:]
+    return replace(population, logits=logits)
+
+
+@pytest.mark.parametrize("kind", ["no labels", "multi-label"])
+def test_another_traffic_breaks_the_promise(kind) -> None:
+    """The promise is of samples from the distribution of the calibration, and of no others."""
+    population, level, count = POPULATIONS[kind](4_000), 0.1, 60
+    shifted = harder(population, 0.1)
+    broken_there = broken_here = 0
+    for rows in draws(population, 500, count):
+        rule = certify_one_speed(population.rows(rows), 0.05, 1 - level).found.rule
+        broken_here += risk_of(population, rule) > 0.05
+        broken_there += risk_of(shifted, rule) > 0.05
+    print(f"{kind}: of {count} promises {broken_here} are broken on their own traffic, {broken_there} on another")
+    assert broken_here <= most_violations(level, count)
+    assert broken_there > count / 2
+
+
 def test_one_class_and_numbers_out_of_range_are_refused() -> None:
     records = make_population(400)
     one_class = replace(records, labels=torch.ones_like(records.labels))
@@ -261,6 +385,7 @@ def test_one_class_and_numbers_out_of_range_are_refused() -> None:
 @pytest.mark.parametrize(
     ("wish", "search"),
     [
+        (Objective(max_disagreement=0.05), "searched"),
         (Objective(max_drop=0.05), "searched"),
         (Objective(max_drop=0.05), "one_speed"),
         (Objective(min_speedup=1.5), "searched"),
@@ -270,14 +395,18 @@ def test_one_class_and_numbers_out_of_range_are_refused() -> None:
 def test_setting_says_what_was_found_and_survives_its_file(wish, search, tmp_path) -> None:
     records = make_population(800, heads=4)
     setting = calibrate(records, wish, search=search)
-    guaranteed = wish.max_drop is not None
+    guaranteed = wish.max_risk is not None
     assert (setting.evidence.guarantee is not None) == (setting.evidence.p_value is not None) == guaranteed
     assert setting.evidence.samples_for_choosing == (400 if guaranteed and search == "searched" else 0)
     assert setting.evidence.samples + setting.evidence.samples_for_choosing == 800
     figures = setting.figures
-    assert figures.accuracy_interval[0] < figures.accuracy < figures.accuracy_interval[1]
+    assert figures.disagreement_interval[0] < figures.disagreement < figures.disagreement_interval[1]
+    assert sum(figures.exit_counts) == setting.evidence.samples
+    assert (figures.accuracy is None) == (wish.max_disagreement is not None)
     assert figures.flops_speedup_interval[0] < figures.flops_speedup < figures.flops_speedup_interval[1]
-    assert figures.drop == pytest.approx(figures.full_depth_accuracy - figures.accuracy)
+    if wish.max_disagreement is None:
+        assert figures.accuracy_interval[0] < figures.accuracy < figures.accuracy_interval[1]
+        assert figures.drop == pytest.approx(figures.full_depth_accuracy - figures.accuracy)
     if not guaranteed:
         assert figures.flops_speedup >= 1.5
         assert figures == figures_of(records, setting.rule, 0.95)
@@ -289,7 +418,7 @@ def test_setting_says_what_was_found_and_survives_its_file(wish, search, tmp_pat
     loaded = CalibratedSetting.load(tmp_path)
     assert loaded == setting
     content = json.loads(path.read_text())
-    for broken in (content | {"format": 5}, content | {"rule": {"layers": [2, 1]}}, [], {"format": 1}):
+    for broken in (content | {"format": 6}, content | {"rule": {"layers": [2, 1]}}, [], {"format": 1}):
         path.write_text(json.dumps(broken))
         with pytest.raises(ValueError, match=r"fastbert_calibration.json is not a calibration that can be read"):
             CalibratedSetting.load(tmp_path)
@@ -312,3 +441,32 @@ def test_ratio_interval_covers_the_truth() -> None:
         low, high = ratio_interval(above, below, 0.9)
         covered += low < 3 / 1.7 < high
     assert stats.binom.ppf(0.001, DRAWS, 0.88) <= covered <= stats.binom.ppf(0.999, DRAWS, 0.92)
+
+
+def test_share_over_time_is_where_the_mixture_is_below_its_bound() -> None:
+    for count, samples, confidence in ((0, 40, 0.95), (3, 40, 0.95), (40, 40, 0.9), (1, 1, 0.5), (700, 5_000, 0.99)):
+        low, high = share_over_time(count, samples, confidence)
+        assert 0 <= low <= count / samples <= high <= 1
+        for share in {low, high} - {0.0, 1.0}:
+            known = stats.binom.logpmf(count, samples, share)
+            mixed = stats.betabinom.logpmf(count, samples, 0.5, 0.5)
+            assert mixed - known == pytest.approx(-math.log(1 - confidence), abs=1e-6)
+    assert share_over_time(0, 0, 0.95) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("share", [0.004, 0.05, 0.5])
+def test_share_over_time_holds_at_all_times_at_once(share) -> None:
+    """What is looked at after every sample misses the truth once in ten runs at most; Clopper-Pearson does not."""
+    level, runs, samples = 0.1, DRAWS, 2_000
+    seen = np.random.default_rng(5).random((runs, samples)) < share
+    counts, sizes = seen.cumsum(axis=1), np.arange(1, samples + 1)
+    # The truth is inside where the mixture is below its bound.
+    missed = stats.betabinom.logpmf(counts, sizes, 0.5, 0.5) - stats.binom.logpmf(counts, sizes, share)
+    ever = (missed >= -math.log(level)).any(axis=1).sum()
+    tails = stats.binom.cdf(counts, sizes, share), stats.binom.sf(counts - 1, sizes, share)
+    ever_at_one_time = (np.minimum(*tails) < level / 2).any(axis=1).sum()
+    print(f"share {share}: {ever} of {runs} runs ever miss it, {ever_at_one_time} by Clopper-Pearson")
+    assert ever <= most_violations(level) < ever_at_one_time
+    last = [share_over_time(int(count), samples, 1 - level) for count in counts[:40, -1]]
+    inside = [low <= share <= high for low, high in last]
+    assert inside == (missed[:40, -1] < -math.log(level)).tolist()

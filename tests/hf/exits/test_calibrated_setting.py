@@ -179,7 +179,7 @@ def test_settings_of_before_are_read_and_written_anew(tmp_path, criterion, numbe
     assert setting.max_length == (64 if number == 2 else None)
     setting.save(tmp_path)
     written = json.loads((tmp_path / SETTING_FILE).read_text())
-    assert written["format"] == 4
+    assert written["format"] == 5
     assert written["rule"].keys() == {"layers", "speeds", "criterion", "parameter"}
     assert CalibratedSetting.load(tmp_path) == setting
 
@@ -194,14 +194,18 @@ def test_a_trained_folder_of_before_is_loaded_with_its_setting(model, batch, tmp
     assert torch.equal(loaded(**batch).exit_layer, expected.exit_layer) and expected.exit_layer.unique().numel() > 1
 
 
-def test_a_setting_that_names_no_precision_is_read(tmp_path) -> None:
+@pytest.mark.parametrize("number", [3, 4])
+def test_a_setting_of_before_says_nothing_of_precision_or_disagreement(tmp_path, number) -> None:
     rule = {"layers": (1, 3), "speeds": (0.25, 0.5), "criterion": "entropy", "parameter": 0}
-    (tmp_path / SETTING_FILE).write_text(json.dumps(written_before(rule, 3)))
+    content = written_before(rule, number) | ({"precision": "int8"} if number == 4 else {})
+    (tmp_path / SETTING_FILE).write_text(json.dumps(content))
     setting = CalibratedSetting.load(tmp_path)
-    assert setting is not None and setting.precision is None and setting.max_length == 64
+    assert setting is not None and setting.max_length == 64
+    assert setting.precision == ("int8" if number == 4 else None)
+    assert setting.objective.max_disagreement is setting.figures.disagreement is setting.figures.exit_counts is None
 
 
-@pytest.mark.parametrize("change", [{"format": 5}, {"format": None}, {"rule": {"layers": [1], "speeds": [0.5]}}])
+@pytest.mark.parametrize("change", [{"format": 6}, {"format": None}, {"rule": {"layers": [1], "speeds": [0.5]}}])
 def test_settings_of_no_known_format_are_errors(tmp_path, change) -> None:
     rule = {"layers": [1], "speeds": [0.5], "criterion": "entropy", "top_k": 2, "patience": 1}
     (tmp_path / SETTING_FILE).write_text(json.dumps({**written_before(rule, 2), **change}))
@@ -216,6 +220,9 @@ def test_settings_of_no_known_format_are_errors(tmp_path, change) -> None:
         ({"figures": {"drop": math.nan}}, "drop is nan, not finite"),
         ({"figures": {"accuracy_interval": [0.1]}}, "accuracy_interval is"),
         ({"figures": {"accuracy": True}}, "not of type float"),
+        ({"figures": {"exit_counts": [3, -1]}}, "must not be below 0"),
+        ({"figures": {"class_losses": [1]}}, "must be of the same classes"),
+        ({"objective": {"max_disagreement": 0.1}}, "exactly one of"),
         ({"curve": {"speeds": [], "accuracy": [], "flops_speedup": []}}, "at each of its points"),
         ({"curve": {"speeds": [0.5, 0.1], "accuracy": [1, 1], "flops_speedup": [1, 2]}}, "speeds must not fall"),
         ({"curve": {"speeds": [0.1], "accuracy": [1], "flops_speedup": [-1]}}, "above 0"),
