@@ -15,6 +15,7 @@ from fastbert_hf.deferred import deferred_names
 
 if TYPE_CHECKING:
     from fastbert_hf.adoption import adopt
+    from fastbert_hf.audit import Audit
     from fastbert_hf.configuration import FastBertConfig
     from fastbert_hf.exits.rule import ExitRule
     from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -25,6 +26,7 @@ else:  # not for type checkers, which would take any name for one that is there
         __name__,
         {
             "adoption": ("adopt",),
+            "audit": ("Audit",),
             "configuration": ("FastBertConfig",),
             "exits.rule": ("ExitRule",),
             "modeling": ("FastBertForSequenceClassification",),
@@ -34,6 +36,7 @@ else:  # not for type checkers, which would take any name for one that is there
     )
 
 __all__ = [
+    "Audit",
     "ExitRule",
     "FastBertConfig",
     "FastBertForSequenceClassification",

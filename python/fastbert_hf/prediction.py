@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -20,6 +20,9 @@ from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.outputs import predictions_of
 from fastbert_hf.passages import Answers, Stride, answers_of_texts
 from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser, tokenised_ahead
+
+if TYPE_CHECKING:
+    from fastbert_hf.audit import Audit
 
 # Tokens of a batch, with the padding that is computed. On two CPU cores and a 6-layer MiniLM, larger batches were no
 # faster patched and slower unpatched, where padded activations leave the cache. On a GPU, 128 texts of 128 tokens leave
@@ -85,6 +88,7 @@ def predict(
     stride: Stride = "trained",
     window: int = WINDOW,
     progress: bool | None = None,
+    audit: Audit | None = None,
 ) -> Predictions:
     """Classify texts, in input order, with batches made for speed: texts of similar length share one.
 
@@ -103,7 +107,9 @@ def predict(
         multi_label=model.config.multi_label,
     )
     lengths: dict[str, Any] = {"max_tokens": max_tokens, "max_length": max_length, "stride": stride, "window": window}
-    given = iter_predict(model, tokenizer, texts, speed=speed, speedup=speedup, progress=progress, **lengths)
+    given = iter_predict(
+        model, tokenizer, texts, speed=speed, speedup=speedup, progress=progress, audit=audit, **lengths
+    )
     parts = [empty, *given]
     return Predictions(
         start=0,
@@ -129,6 +135,7 @@ def iter_predict(
     window: int = WINDOW,
     progress: bool | None = None,
     total: int | None = None,
+    audit: Audit | None = None,
 ) -> Generator[Predictions, None, None]:
     """Classify a stream of texts; the answers come window by window, in input order.
 
@@ -158,6 +165,8 @@ def iter_predict(
         window: texts that are tokenised and sorted together; fewer where they have millions of characters.
         progress: show a progress bar on stderr; `None`: if that is a terminal.
         total: number of texts, for the progress bar; `None`: their `len`, if they have one.
+        audit: draws texts that run to full depth as well, and counts how many of them are answered otherwise there, as
+            `Audit.of(model, share=0.01)`; the answers are the same with it and without.
 
     Returns:
         A generator of the answers for `window` texts each, for fewer in the last one and where texts are very long.
@@ -194,7 +203,8 @@ def iter_predict(
     max_length = resolve_max_length(model, tokenizer, max_length)
     stride = resolve_stride(model, tokenizer, max_length, stride)
     tokenise = WindowTokeniser(tokenizer, max_length, model.get_input_embeddings().num_embeddings, stride)
-    return _predictions(model, tokenised_ahead(texts, tokenise, window), speed, speedup, max_tokens, progress, total)
+    windows = tokenised_ahead(texts, tokenise, window)
+    return _predictions(model, windows, speed, speedup, max_tokens, progress, total, audit)
 
 
 def _predictions(
@@ -205,6 +215,7 @@ def _predictions(
     max_tokens: int,
     progress: bool | None,
     total: int | None,
+    audit: Audit | None,
 ) -> Generator[Predictions, None, None]:
     # closing: a traceback that somebody keeps would keep the other generator, and with it the thread, alive.
     with closing(windows), _progress(progress, total) as advance:
@@ -215,6 +226,8 @@ def _predictions(
             truncated = torch.zeros(window.num_texts, dtype=torch.bool)
             truncated[window.order] = window.truncated
             _warn_if_not_finite(answers.uncertainty, window.start)
+            if audit is not None:
+                _add_to(audit, model, window, answers, max_tokens)
             yield Predictions(
                 start=window.start,
                 logits=answers.logits,
@@ -224,6 +237,18 @@ def _predictions(
                 id2label=model.config.id2label,
                 multi_label=model.config.multi_label,
             )
+
+
+def _add_to(audit: Audit, model: Any, window: TokenisedWindow, answers: Answers, max_tokens: int) -> None:
+    """Count the `answers` of a window, and run the texts that are drawn to full depth."""
+    drawn = audit.draw(window.num_texts)
+    audit.add_exits(answers.exit_layer)
+    if not drawn.any():
+        return
+    part = window.of_texts(drawn)
+    rows = _run(model, part, 0.0, None, max_tokens, lambda count: None)
+    full_depth = answers_of_texts(model, rows, part.order, part.num_texts, 0.0)
+    audit.add_answers(answers.logits[drawn], full_depth.logits)
 
 
 @torch.inference_mode()

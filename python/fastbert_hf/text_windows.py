@@ -61,6 +61,20 @@ class TokenisedWindow:
             token_type_ids=None if self.token_type_ids is None else move(self.token_type_ids),
         )
 
+    def of_texts(self, chosen: torch.Tensor) -> TokenisedWindow:
+        """Return the window of the texts that `chosen`, bool [num_texts], names, numbered anew in their order."""
+        rows = chosen[self.order]
+        tokens = rows.repeat_interleave(self.lengths)
+        return replace(
+            self,
+            num_texts=int(chosen.sum()),
+            order=(chosen.cumsum(0) - 1)[self.order[rows]],
+            lengths=self.lengths[rows],
+            input_ids=self.input_ids[tokens],
+            token_type_ids=None if self.token_type_ids is None else self.token_type_ids[tokens],
+            truncated=self.truncated[rows],
+        )
+
     def padded_batches(self, max_tokens: int) -> Iterator[tuple[slice, dict[str, torch.Tensor]]]:
         """Yield rows and their padded batch in turn, on the device of the tokens.
 

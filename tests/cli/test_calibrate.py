@@ -191,6 +191,107 @@ def test_the_setting_is_chosen_on_what_runs(original, folder, dev, tmp_path) -> 
     assert_complaint(refused, "calibrate", "scale first, then calibrate again with --dtype")
 
 
+def test_a_promise_without_labels(original, folder, dev, tmp_path) -> None:
+    texts, kept = original.parent / "texts.txt", tmp_path / "exits.safetensors"
+    wish = ("--max-disagreement", 0.3, "--confidence", 0.9, "--records", kept)
+    shown = succeed("calibrate", folder, "--data", texts, *wish).stdout
+    setting, records = CalibratedSetting.load(folder), ExitRecords.load(kept)
+    figures = setting.figures
+    assert records.labels is None and setting.objective == Objective(max_disagreement=0.3)
+    for words in (
+        "criteria, each with one Speed, on the 200 texts that chose",
+        "target: at most 30 % of answers other than at full depth; measured: ",
+        f"answers other than at full depth: {figures.disagreement:.2%} (",
+        "of the texts that full depth gives a class, so many lose it: ",
+        "guarantee: With 0.9 confidence, at most 0.3 of new samples from the same distribution get another answer",
+    ):
+        assert words in shown
+    assert "accuracy" not in shown and figures.accuracy is None and sum(figures.exit_counts) == 200
+    by_default, line = answers_of(folder, texts)
+    assert line.endswith("calibrated setting (at most 30 % of answers other than at full depth)")
+    full_depth = answers_of(folder, texts, "--full-depth")[0]
+    differing = sum(one[0] != other[0] for one, other in zip(by_default, full_depth, strict=True))
+    assert 0 < differing / 400 <= 0.3
+    line = answers_of(folder, texts, "--dtype", "bf16")[1]
+    assert line.endswith("guaranteed in float32, not in bfloat16)")
+
+    # Labels may be there; they are not read, not even where the model does not know them.
+    strange = tmp_path / "strange.tsv"
+    strange.write_text("label\ttext\n" + "".join(f"what\t{line}\n" for line in texts.read_text().splitlines()))
+    again = json.loads(succeed("calibrate", folder, "--data", strange, *wish, "--json").stdout)
+    assert again["setting"]["figures"] == json.loads(json.dumps(figures.__dict__))
+    # What was recorded without labels serves a target with them.
+    assert "accuracy: " in succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.2, "--records", kept).stdout
+    assert ExitRecords.load(kept).labels is None
+    assert "no label" not in succeed("calibrate", folder, "--data", texts, *wish, "--one-speed").stdout
+
+
+def test_a_promise_for_several_labels(folder, original) -> None:
+    labels = {"id2label": dict(enumerate(LABELS)), "num_labels": 3}
+    model = make_family_model("bert", **labels, problem_type="multi_label_classification")
+    with torch.no_grad():
+        for head in model.heads:
+            head.classifier.weight *= 30
+    model.save_pretrained(folder)
+    texts, wish = original.parent / "texts.txt", ("--max-disagreement", 0.5)
+    shown = succeed("calibrate", folder, "--data", texts, *wish).stdout
+    assert "at most 0.5 of new samples" in shown and "setting: a text leaves when the mean binary entropy" in shown
+    refused = invoke("calibrate", folder, "--data", texts, *wish, "--criterion", "confidence")
+    assert_complaint(refused, "calibrate", "unknown criterion 'confidence'; choose one of auto, binary_entropy")
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_told(folder, tmp_path) -> None:
+    (tmp_path / "other.txt").write_text("ein guter film\nein schlechtes buch\n" * 100)
+    told = succeed("calibrate", folder, "--data", tmp_path / "other.txt", "--max-disagreement", 0.2, "--dry-run")
+    assert (
+        "note: 50% of the tokens are unknown to the model's tokenizer: are the texts in another language" in told.stderr
+    )
+
+
+def test_a_score_has_no_label_to_promise(folder, original) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"], config["label2id"] = {"0": "score"}, {"score": 0}
+    (folder / "config.json").write_text(json.dumps(config))
+    refused = invoke("calibrate", folder, "--data", original.parent / "texts.txt", "--max-disagreement", 0.1)
+    assert_complaint(refused, "calibrate", "one output, a score, and no label that could differ from full depth's")
+
+
+def test_the_audit_of_predict(original, folder, tmp_path) -> None:
+    texts = original.parent / "texts.txt"
+    refused = invoke("predict", folder, texts, "--audit", 0.1)
+    assert_complaint(refused, "predict", "this model is not calibrated, so that all texts run to full depth")
+    succeed("calibrate", folder, "--data", texts, "--max-disagreement", 0.3)
+    alone, audited = succeed("predict", folder, texts), succeed("predict", folder, texts, "--audit", 0.5)
+    assert audited.stdout == alone.stdout and "audit" not in alone.stderr
+    line, last = audited.stderr.splitlines()[-2:]
+    assert last.endswith("calibrated setting (at most 30 % of answers other than at full depth)")
+    assert line.startswith("audit: ") and "promised: at most 30 %" in line and "0.95 confidence" in line
+    assert line.endswith("of texts leave elsewhere than in the calibration") and "warning" not in audited.stderr
+    assert line in succeed("predict", folder, texts, "--audit", 0.5, "--audit-seed", 0).stderr
+    assert line not in succeed("predict", folder, texts, "--audit", 0.5, "--audit-seed", 1).stderr
+    by_speed = succeed("predict", folder, texts, "--audit", 1, "--speed", 0.9).stderr
+    assert "audit: " in by_speed and "of 400 texts got" in by_speed and "promised" not in by_speed
+    assert "audit: none of the 400 texts was drawn" in succeed("predict", folder, texts, "--audit", 1e-9).stderr
+
+    other = tmp_path / "other.txt"
+    exits = [layer for _, layer in answers_of(folder, texts)[0]]
+    late = [text for text, layer in zip(texts.read_text().splitlines(), exits, strict=True) if layer > min(exits)]
+    other.write_text("\n".join(late * 4) + "\n")
+    warned = succeed("predict", folder, other, "--audit", 0.1).stderr
+    assert "warning: the traffic is not that of the calibration (0.95 confidence)" in warned
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--audit", 1.5], "--audit 1.5: a share of the texts, above 0 and at most 1"),
+        (["--audit", 0], "--audit 0: a share of the texts"),
+    ],
+)
+def test_complaints_about_an_audit(original, folder, options, message) -> None:
+    assert_complaint(invoke("predict", folder, original.parent / "texts.txt", *options), "predict", message)
+
+
 def test_one_point_is_one_point() -> None:
     assert describe_objective(Objective(max_drop=0.01)) == "lose at most 1 point of accuracy"
     assert describe_objective(Objective(max_drop=0.005)) == "lose at most 0.5 points of accuracy"
@@ -268,12 +369,26 @@ def test_latency_is_measured(folder, dev, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "no target; give exactly one of --max-drop, --min-speedup, --latency-ms"),
+        ([], "no target; give exactly one of --max-drop, --max-disagreement, --min-speedup, --latency-ms"),
         (["--max-drop", 0.01, "--min-speedup", 2], "--max-drop and --min-speedup at once; give exactly one"),
         (["--max-drop", 1], "--max-drop: max_drop is a part of the samples, in [0, 1)"),
         (["--max-drop", 0], "cannot be shown with any number of samples"),
         (["--max-drop", 0.01], "400 samples cannot show with 0.95 confidence that at most 0.01 of accuracy is lost"),
         (["--max-drop", 0.01], "598 samples (299 to test with, the others to choose the setting) are enough if"),
+        (
+            ["--max-disagreement", 0.01, "--data", "{twelve}"],
+            "12 samples cannot show with 0.95 confidence that at most",
+        ),
+        (["--max-disagreement", 0.01, "--data", "{twelve}"], "598 samples (299 to test with, the others to choose"),
+        (["--max-disagreement", 0.01, "--data", "{empty}"], "no samples; add some"),
+        (["--max-disagreement", 0.01, "--data", "missing.txt"], "missing.txt"),
+        (["--max-disagreement", 0, "--data", "{twelve}"], "cannot be shown with any number of samples"),
+        (["--max-disagreement", 1.5], "--max-disagreement: max_disagreement is a part of the samples, in [0, 1)"),
+        (["--max-disagreement", 0.1, "--max-drop", 0.1], "--max-drop and --max-disagreement at once; give exactly one"),
+        (
+            ["--max-drop", 0.1, "--data", "{twelve}"],
+            "has no labels, which --max-drop needs; add them, or use --max-dis",
+        ),
         (["--max-drop", 0.05, "--confidence", 1.5], "confidence must lie between 0 and 1"),
         (["--max-drop", 0.05, "--data", "{few}"], "5 samples cannot show"),
         (["--min-speedup", 2, "--data", "{few}"], "5 samples are too few to choose a setting by its accuracy"),
@@ -292,6 +407,9 @@ def test_complaints_are_one_line_and_nothing_is_written(folder, dev, tmp_path, o
     paths = {name: tmp_path / f"{name}.tsv" for name in files}
     for name, content in files.items():
         paths[name].write_text("label\ttext\n" + content)
+    for name, content in (("twelve", "good film\n" * 12), ("empty", "")):
+        paths[name] = tmp_path / f"{name}.txt"
+        paths[name].write_text(content)
     options = [option.format(**paths) if isinstance(option, str) else option for option in options]
     if "--data" not in options:
         options += ["--data", dev]
@@ -312,7 +430,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_model_runs(folder, d
 def test_models_that_cannot_be_calibrated(folder, dev) -> None:
     labels = {"id2label": dict(enumerate(LABELS)), "num_labels": 3}
     for settings, message in (
-        ({"problem_type": "multi_label_classification"}, "this one is multi-label; choose its Speed with"),
+        ({"problem_type": "multi_label_classification"}, "model is multi-label, and --min-speedup is for models"),
         ({"exit_layers": [4]}, "no student classifiers, so no text can leave early"),
     ):
         make_family_model("bert", **labels, **settings).save_pretrained(folder)

@@ -34,6 +34,12 @@ class Predict(Command):
     last line on stderr says what was used.
 
     \b
+    --audit 0.01 runs 1 % of the texts, drawn at random, to full depth as well,
+    says on stderr how many answers differ there, and warns when the promise
+    of the calibration is broken or the texts are not like those it was made
+    with. The answers are the same with it and without.
+
+    \b
     Examples:
       fastbert predict demo-out/model reviews.txt --speed 0.5
       fastbert predict demo-out/model reviews.csv --text-column body --out x.tsv
@@ -88,6 +94,10 @@ class Predict(Command):
     ] = None
     speedup: Annotated[float | None, Option("Instead, the FLOPs speed-up wanted of a calibrated model, as 4.")] = None
     full_depth: Annotated[bool, Option("Nobody leaves early.")] = False
+    audit: Annotated[
+        float | None, Option("Share of texts to run to full depth as well, as 0.01, to watch the promise.")
+    ] = None
+    audit_seed: Annotated[int | None, Option("Of the draw of --audit. Default: 0.", min=0)] = None
     max_tokens: Annotated[int | None, Option("Tokens per batch. Default: 4096 on a CPU, 16384 on a GPU.", min=1)] = None
     max_length: options.CutOff = None
     stride: options.Passages = "trained"

@@ -49,6 +49,8 @@ def look(options: Predict) -> None:
         DataFileError: the first rows of a file cannot be used.
     """
     _check_paths(options)
+    if options.audit is not None and not 0 < options.audit <= 1:
+        raise CommandError(f"--audit {options.audit:g}: a share of the texts, above 0 and at most 1; 1 % is 0.01")
     inputs.check_patching(options.patching)
     if not reads_standard_input(options):
         for file in files_of(options):

@@ -20,6 +20,7 @@ from fastbert_cli.predict.inputs import InputRow, Texts, files_of, reads_standar
 from fastbert_cli.predict.writing import Layout, Row, Write, output
 from fastbert_cli.setting_in_words import describe_objective
 from fastbert_cli.texts import note_cut_off
+from fastbert_hf.audit import Audit, AuditReport
 from fastbert_hf.data import DataFileError, Text
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.prediction import WINDOW, Predictions, iter_predict, resolve_max_length, resolve_stride
@@ -50,6 +51,7 @@ def run_predict(options: Predict) -> None:
     layout = Layout(texts.columns, kinds, classes, model.config.multi_label, options.safe_tables)
     waiting: deque[InputRow] = deque()
     try:
+        audit = _audit(options, model)
         answers = iter_predict(
             model,
             tokenizer,
@@ -62,6 +64,7 @@ def run_predict(options: Predict) -> None:
             window=_STREAMED_WINDOW if streaming else WINDOW,
             progress=options.progress,
             total=None if found is None else found.texts,
+            audit=audit,
         )
         with closing(answers), output(options.out, layout) as write:
             for answer in _rows(answers, len(classes), counts):
@@ -79,6 +82,9 @@ def run_predict(options: Predict) -> None:
     if texts.empty:
         what = "their rows have no values" if options.on_empty == "mark" else "they have no rows"
         print(f"{texts.empty:,} of {counts.texts + texts.empty:,} texts are empty; {what}", file=sys.stderr)
+    if audit is not None:
+        for line in _audited(audit.report()):
+            print(line, file=sys.stderr)
     print(
         f"{counts.texts:,} texts in {seconds:.1f} s ({counts.texts / seconds:,.0f} texts/s), "
         f"mean exit layer {counts.layers / max(counts.texts, 1):.2f} of {model.config.num_hidden_layers}; "
@@ -120,6 +126,29 @@ def _write_empty(waiting: deque[InputRow], write: Write) -> None:
     """Write the rows of empty texts up to the next text."""
     while waiting and waiting[0].text is None:
         write(waiting.popleft().kept, None)
+
+
+def _audit(options: Predict, model: FastBertForSequenceClassification) -> Audit | None:
+    if options.audit is None:
+        return None
+    return Audit.of(model, options.audit, speed=options.speed, speedup=options.speedup, seed=options.audit_seed or 0)
+
+
+def _audited(report: AuditReport) -> list[str]:
+    """Return what an audit saw, in one line, and its warnings."""
+    low, high = report.disagreement_interval
+    if report.disagreement is None:
+        parts = [f"audit: none of the {report.texts:,} texts was drawn; give --audit a larger share"]
+    else:
+        parts = [
+            f"audit: {report.disagreements:,} of {report.audited:,} texts got another answer than at full depth "
+            f"({report.disagreement:.2%}; of all texts {low:.2%} to {high:.2%}, {report.confidence:.4g} confidence)"
+        ]
+    if report.promised is not None:
+        parts.append(f"promised: at most {100 * report.promised:.4g} %")
+    if report.total_variation is not None:
+        parts.append(f"exit layers: {report.total_variation:.1%} of texts leave elsewhere than in the calibration")
+    return ["; ".join(parts), *(f"warning: {line}" for line in report.warnings)]
 
 
 def _what_was_used(
