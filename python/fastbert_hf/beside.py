@@ -24,7 +24,7 @@ def file_beside_weights(name_or_path: str | Path | None, file: str, options: Map
         return None
     local = Path(name_or_path) / options.get("subfolder", "")
     if local.is_dir():
-        return local / file if (local / file).is_file() else None
+        return local / file if (local / file).exists() else None
     found = cached_file(
         str(name_or_path),
         file,
