@@ -32,7 +32,8 @@ analyze() {
     cp -r "$models/$task-$4-$seed" "$task-$4"
     compare=(--compare "$task-$4")
   fi
-  "$fastbert" analyze "$task-distilled" --data "$task-test.tsv" --max-length "$max_length" --no-texts \
+  "$fastbert" analyze "$task-distilled" --data "$task-test.tsv" --train "data/$task/train.tsv" \
+    --max-length "$max_length" --no-texts \
     "${compare[@]}" --out "$task"
   mkdir -p "$root/docs/pictures"
   for picture in $pictures; do

@@ -52,7 +52,7 @@ def show(console: Console, rows: Sequence[Row]) -> None:
     for name in columns:
         table.add_column(_COLUMNS[name][0], justify="left" if name == "setting" else "right")
     for row in rows:
-        table.add_row(*(_cell(name, row[name]) for name in columns))
+        table.add_row(*(_cell(name, row.get(name)) for name in columns))
     console.print(table)
 
 
@@ -89,7 +89,7 @@ def note_losses(rows: Sequence[Row]) -> None:
 def for_card(rows: Sequence[Row]) -> list[dict[str, str]]:
     """Return `rows` with the headings and figures of the table."""
     columns = _columns_of(rows)
-    return [{_COLUMNS[name][0].replace("\n", " "): _cell(name, row[name]) for name in columns} for row in rows]
+    return [{_COLUMNS[name][0].replace("\n", " "): _cell(name, row.get(name)) for name in columns} for row in rows]
 
 
 def _columns_of(rows: Sequence[Row]) -> list[str]:
@@ -97,4 +97,4 @@ def _columns_of(rows: Sequence[Row]) -> list[str]:
 
 
 def _cell(name: str, value: Any) -> str:
-    return _COLUMNS[name][1].format(value)
+    return "-" if value is None else _COLUMNS[name][1].format(value)

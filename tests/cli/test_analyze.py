@@ -62,6 +62,7 @@ def test_figures_are_those_of_evaluate_and_everything_is_written(trained, data, 
     assert {path.name for path in (out / "figures").iterdir()} == {f"{name}.png" for name in CHARTS}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (out / "figures").iterdir())
     assert "accuracy" in result.stdout and f"written: {out}/report.html" in result.stdout
+    assert "note: --train FILE" in result.stdout and found["figures"]["baseline"] is None
 
     tradeoff = found["figures"]["tradeoff"]
     scores = succeed("evaluate", trained / "model", "--data", data / "dev.tsv", *OPTIONS, "--json").stdout
@@ -88,6 +89,29 @@ def test_figures_are_those_of_evaluate_and_everything_is_written(trained, data, 
     counts = [sum(line[0] == name for line in lines) for name in ("no", "yes")]
     assert f"no: {counts[0]}, yes: {counts[1]} (always the most frequent: " in text
     assert str(trained / "model") in text and lines[shown[0]["number"] - 1][1] in text
+
+
+def test_a_bag_of_words_is_drawn_beside_the_model(trained, data, tmp_path):
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    out = tmp_path / "analysis"
+    result, found = analyze(trained / "model", data / "dev.tsv", out, "--train", data / "train.tsv", *OPTIONS)
+    baseline, verdict = found["figures"]["baseline"], found["figures"]["verdict"]
+    assert (
+        baseline["unit"] == "words" and baseline["trained_on"] == len((data / "train.tsv").read_text().splitlines()) - 1
+    )
+    low, high = baseline["accuracy_interval"]
+    assert 0.5 < low < baseline["accuracy"] <= high and verdict["bag"] == baseline["accuracy"]
+    assert baseline["wall_clock"]["speedup"] > 0 and len(baseline["wall_clock"]["speedup_rounds"]) == 3
+    page = "".join(read_page((out / "report.html").read_text()).text)
+    assert "The bag of words is TF-IDF with logistic regression behind it" in page and "bag of words" in result.stdout
+    assert " here: " in result.stdout and "note: --train FILE" not in result.stdout
+
+
+def test_the_labels_of_the_training_texts_are_those_of_the_model(trained, tmp_path, data):
+    file = tmp_path / "train.tsv"
+    file.write_text("label\ttext\nperhaps\tgood film\n")
+    result = invoke("analyze", trained / "model", "--data", data / "dev.tsv", "--train", file)
+    assert_complaint(result, "analyze", "perhaps")
 
 
 def test_without_times_and_texts(trained, data, tmp_path):

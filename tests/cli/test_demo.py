@@ -68,6 +68,10 @@ def test_from_files_to_report(backbone, files, tmp_path):
         assert row["variants"]["patched"]["accuracy"] == row["variants"]["unpatched"]["accuracy"]
     assert results["agreement"]["patched"]["labels"] == 1
     text = (out / "report.md").read_text()
+    found = results["verdict"]
+    assert found["samples"] == 64 and found["unit"] == "words" and found["bag"] == 1  # a word tells the class
+    assert found["sentence"] in text and found["sentence"] in " ".join(result.output.split())
+    assert "The first layers alone, with the head behind the last of them: 1: " in text
     assert "<script>" not in text and "&lt;script>\\|" in text
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -22,12 +22,13 @@ class Analyze(Command):
     figures/. For programs: analysis.json, with every number behind them.
     Shown are accuracy by uncertainty, uncertainty by layer, exit layers,
     accuracy against FLOPs and measured time (with models of the first layers
-    only beside it), what later layers correct and spoil, and the easiest and
-    the hardest texts.
+    only beside it, and with --train a bag of words), what later layers correct
+    and spoil, and the easiest and the hardest texts. The first sentence says
+    whether early exit pays here.
 
     \b
     Examples:
-      fastbert analyze reviews/model --data test.tsv
+      fastbert analyze reviews/model --data test.tsv --train train.tsv
       fastbert analyze reviews/model --data test.tsv --compare plain/model \\
           --out reviews/analysis --no-texts
     """
@@ -39,6 +40,13 @@ class Analyze(Command):
     compare: Annotated[Path | None, Option("Second model, drawn in the same charts of accuracy against speed-up.")] = (
         None
     )
+    train: Annotated[
+        str | None,
+        Option(
+            "Labelled texts that the model was trained on, as --data has them: a bag of words learns from them, which "
+            "is drawn beside the model."
+        ),
+    ] = None
     out: Annotated[Path, Option("Folder for the page, the charts and the figures; replaced as a whole.")] = Path(
         "analysis-out"
     )
@@ -59,8 +67,17 @@ class Analyze(Command):
         self._check_out()
         inputs.check_backend(self.backend)
         inputs.look_at_labelled(self.model, self.labelled)
+        if (training := self.training_texts) is not None:
+            inputs.look_at_labelled(self.model, training)
         if self.compare is not None:
             inputs.look_at_model(self.compare)
+
+    @property
+    def training_texts(self) -> options.LabelledTexts | None:
+        """What a bag of words learns from."""
+        if self.train is None:
+            return None
+        return replace(self.labelled, data=self.train, split=None if self.labelled.split is None else "train")
 
     def _check_out(self) -> None:
         """Raise `CommandError` unless `out` is new, empty, or holds an earlier analysis and nothing else."""

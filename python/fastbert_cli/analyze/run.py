@@ -13,13 +13,22 @@ from transformers.utils import logging
 from fastbert_cli import scores
 from fastbert_cli.analyze.command import FIGURES, REPORT, RESULTS, Analyze
 from fastbert_cli.analyze.report import ANALYZED, Source, write
-from fastbert_cli.analyze.times import ROUNDS, TimedModel, batches_to_time, time_models
+from fastbert_cli.analyze.times import ROUNDS, TimedModel, bag_calls, batches_to_time, time_models
 from fastbert_cli.errors import faults_explained
 from fastbert_cli.models import label_names_of, load_model, longest_text, place_and_patch
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_cli.scores import progress_bars
 from fastbert_cli.texts import note_cut_off, note_seen, read_for, with_ids_of
-from fastbert_hf.analysis import Analysis, analyze, check_model, check_samples
+from fastbert_hf.analysis import (
+    Analysis,
+    BagOfWords,
+    Point,
+    WallClock,
+    analyze,
+    check_model,
+    check_samples,
+    train_bag_of_words,
+)
 from fastbert_hf.calibration import record_exits
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -54,6 +63,7 @@ def run_analyze(options: Analyze) -> None:
     note_seen(model.seen_texts.among(data))
     with faults_explained(options.labelled.data):
         check_samples(data.label_ids, class_names)
+    bag = _bag_of_words(model, options)
     subjects = {ANALYZED: _subject(model, tokenizer, data, options.max_length)}
     if options.compare is not None and other is not None:
         own_ids = with_ids_of(data, label_names_of(other[0]), f"--compare {options.compare}")
@@ -70,10 +80,11 @@ def run_analyze(options: Analyze) -> None:
             setting=model.calibrated_setting,
             compared=records.get(_COMPARED),
             compared_setting=None if other is None else other[0].calibrated_setting,
+            bag=None if bag is None else bag.answers(data),
         )
         timing: dict[str, Any] | None = None
         if options.timed:
-            analysis, timing = _with_times(analysis, subjects, options, advance)
+            analysis, timing = _with_times(analysis, subjects, bag, data, options, advance)
     source = Source(
         model=str(options.model),
         compared=None if options.compare is None else str(options.compare),
@@ -86,6 +97,9 @@ def run_analyze(options: Analyze) -> None:
     write(options.out, analysis, source, timing, data, with_texts=options.texts)
     console = Console(highlight=False, soft_wrap=True)
     scores.show(console, _table(analysis))
+    console.print(analysis.verdict.sentence, markup=False)
+    if bag is None:
+        console.print("note: --train FILE, with the texts of the training, compares a bag of words, too", markup=False)
     console.print(f"written: {options.out}/{REPORT}, {FIGURES}/, {RESULTS}", markup=False)
 
 
@@ -112,10 +126,23 @@ def _subject(
     return _Subject(model, dataset)
 
 
+def _bag_of_words(model: FastBertForSequenceClassification, options: Analyze) -> BagOfWords | None:
+    """Return a bag of words that has learnt from the training texts, if there are any."""
+    if (training := options.training_texts) is None:
+        return None
+    with faults_explained(training.data):
+        return train_bag_of_words(read_for(model, training))
+
+
 def _with_times(
-    analysis: Analysis, subjects: dict[str, _Subject], options: Analyze, advance: Progress
+    analysis: Analysis,
+    subjects: dict[str, _Subject],
+    bag: BagOfWords | None,
+    data: ClassificationData,
+    options: Analyze,
+    advance: Progress,
 ) -> tuple[Analysis, dict[str, Any]]:
-    """The analysis with times, and how they were taken."""
+    """Return the analysis with times, and how they were taken."""
     models = {
         name: TimedModel(
             subject.model,
@@ -123,12 +150,14 @@ def _with_times(
         )
         for name, subject in subjects.items()
     }
-    times, agreement = time_models(models, sorted(set(options.speed)), options.backend, advance)
-    compared = analysis.compared
+    calls = None if bag is None else bag_calls(bag, data, options.batch_size, options.timed_texts)
+    times, of_bag, agreement = time_models(models, sorted(set(options.speed)), options.backend, advance, calls)
+    compared, baseline = analysis.compared, analysis.baseline
     analysis = replace(
         analysis,
         tradeoff=analysis.tradeoff.timed(times[ANALYZED]),
         compared=None if compared is None else compared.timed(times[_COMPARED]),
+        baseline=None if baseline is None else replace(baseline, wall_clock=of_bag),
     )
     texts = sum(len(batch["input_ids"]) for batch in models[ANALYZED].batches)
     return analysis, {
@@ -142,19 +171,31 @@ def _with_times(
 
 
 def _table(analysis: Analysis) -> list[Row]:
-    """The summary as rows for `scores.show`."""
-    tradeoff = analysis.tradeoff
+    """Return the summary as rows for `scores.show`: the model, its fewest first layers that do, and a bag of words."""
+    tradeoff, baseline = analysis.tradeoff, analysis.baseline
     calibrated = () if tradeoff.calibrated is None else (tradeoff.calibrated,)
+    alone = [point for point in tradeoff.depths[:-1] if point.value == analysis.verdict.layers]
     rows: list[Row] = []
-    for point in (tradeoff.full_depth, *calibrated, *tradeoff.speeds):
+    for point in (tradeoff.full_depth, *calibrated, *tradeoff.speeds, *alone):
         row: Row = {
-            "setting": {"speed": f"Speed {point.value}", "calibrated": "calibrated"}.get(point.kind, "full depth"),
+            "setting": _name(point, tradeoff.full_depth),
             "accuracy": point.accuracy,
             "mean_exit_layer": point.mean_exit_layer,
             "flops_speedup": point.flops_speedup,
         }
-        if point.wall_clock is not None:
-            row["ms_per_text"] = point.wall_clock.milliseconds_per_text
-            row["speedup"] = point.wall_clock.speedup
-        rows.append(row)
+        rows.append(row | _times(point.wall_clock))
+    if baseline is not None:
+        rows.append({"setting": f"bag of {baseline.unit}", "accuracy": baseline.accuracy} | _times(baseline.wall_clock))
     return rows
+
+
+def _name(point: Point, full_depth: Point) -> str:
+    if point is full_depth:
+        return "full depth"
+    if point.kind == "depth":
+        return f"first {point.value:g} layers" if point.value != 1 else "first layer"
+    return "calibrated" if point.kind == "calibrated" else f"Speed {point.value}"
+
+
+def _times(clock: WallClock | None) -> Row:
+    return {} if clock is None else {"ms_per_text": clock.milliseconds_per_text, "speedup": clock.speedup}

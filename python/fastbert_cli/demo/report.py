@@ -47,10 +47,13 @@ def write(console: Console, out: Path, results: dict[str, Any], records: ExitRec
     content = json.dumps({"speed": _EXAMPLE_SPEED, **shown}, indent=2, ensure_ascii=False)
     write_atomically(out / "examples.json", content + "\n")
     write_atomically(out / "curve.png", _chart(results))
-    write_atomically(out / "report.md", _markdown(results, examples))
+    write_atomically(out / "report.md", _markdown(results, records, examples))
 
     console.print(_table(_COLUMNS, _cells(results)))
     console.print(_footnote(results))
+    for line in _without_exits(results, records):
+        console.print(line)
+    console.print(results["verdict"]["sentence"])
     for kind, found in examples.items():
         console.print(_table(_example_columns(f"the {len(found)} {kind} texts"), map(_example_cells, found)))
     console.print(f"written: {out}/report.md, results.json, examples.json, curve.png, model/", soft_wrap=True)
@@ -101,10 +104,24 @@ def _footnote(results: dict[str, Any]) -> str:
     )
 
 
-def _markdown(results: dict[str, Any], examples: Examples) -> str:
+def _without_exits(results: dict[str, Any], records: ExitRecords) -> list[str]:
+    """Return what does without early exits: the first layers alone, and a bag of words."""
+    alone = ", ".join(
+        f"{layer}: {share:.1%}" for layer, share in zip(records.exit_layers, records.right.mean(axis=0), strict=True)
+    )
+    found = results["verdict"]
+    return [
+        f"The first layers alone, with the head behind the last of them: {alone}.",
+        f"A bag of {found['unit']} (TF-IDF, logistic regression) that learnt from the same texts: {found['bag']:.1%}.",
+    ]
+
+
+def _markdown(results: dict[str, Any], records: ExitRecords, examples: Examples) -> str:
     data, training = results["data"], results["training"]
     lines = [
         "# FastBERT demo",
+        "",
+        f"**{results['verdict']['sentence']}**",
         "",
         f"{data['train']} training and {data['test']} test texts ({data['source']}), {len(data['classes'])} classes: "
         f"{', '.join(data['classes'])}; {data['mean_tokens']:.0f} tokens on average. Fine-tuned for "
@@ -114,6 +131,8 @@ def _markdown(results: dict[str, Any], examples: Examples) -> str:
         *_markdown_table(_COLUMNS, _cells(results)),
         "",
         _footnote(results),
+        "",
+        *_without_exits(results, records),
         "",
         "Agreement of the patched model with the unpatched one: "
         + "; ".join(

@@ -17,6 +17,7 @@ from fastbert_cli.demo.command import Demo
 from fastbert_cli.demo.measurement import BATCH_SIZE, measure
 from fastbert_cli.errors import CommandError, shell_command
 from fastbert_cli.models import make_model
+from fastbert_hf.analysis import train_bag_of_words, verdict
 from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_file
 from fastbert_hf.docstrings import build_docstring_dataset
 from fastbert_hf.files import folder_written_atomically, sole_writer
@@ -55,6 +56,8 @@ def _run(options: Demo, console: Console) -> None:
     console.rule("3. Exits, accuracy and times, patched and unpatched, interleaved")
     dataset = TokenisedDataset(test, tokenizer, options.max_length)
     measured = measure(model, dataset, options.speeds, options.timed, options.rounds)
+    bag = train_bag_of_words(train).answers(test)
+    found = verdict(measured.records, bag=bag.predictions)
 
     results = {
         "machine": describe_machine(),
@@ -72,6 +75,7 @@ def _run(options: Demo, console: Console) -> None:
         "batch_size": BATCH_SIZE,
         "agreement": {name: asdict(found) for name, found in measured.agreement.items()},
         "rows": measured.rows,
+        "verdict": asdict(found) | {"sentence": found.sentence, "unit": bag.unit},
         "seconds_in_all": time.perf_counter() - begin,
     }
     console.rule("4. Result")

@@ -7,6 +7,7 @@ and Jinja2 (extra `demo`).
 from __future__ import annotations
 
 from fastbert_hf.analysis.analyzing import Analysis, analyze, check_model, check_samples
+from fastbert_hf.analysis.bag_of_words import BagAnswers, BagOfWords, train_bag_of_words
 from fastbert_hf.analysis.exits import (
     Changes,
     Example,
@@ -19,7 +20,7 @@ from fastbert_hf.analysis.exits import (
     exit_distribution,
 )
 from fastbert_hf.analysis.static_depth import cut_to_depth
-from fastbert_hf.analysis.tradeoff import Key, Point, Tradeoff, WallClock, tradeoff
+from fastbert_hf.analysis.tradeoff import Baseline, Key, Point, Tradeoff, WallClock, tradeoff
 from fastbert_hf.analysis.uncertainty import (
     HeadAccuracy,
     LayerUncertainty,
@@ -28,9 +29,13 @@ from fastbert_hf.analysis.uncertainty import (
     accuracy_by_uncertainty,
     uncertainty_at_speed,
 )
+from fastbert_hf.analysis.verdict import Verdict, verdict
 
 __all__ = [
     "Analysis",
+    "BagAnswers",
+    "BagOfWords",
+    "Baseline",
     "Changes",
     "Example",
     "ExitDistribution",
@@ -43,6 +48,7 @@ __all__ = [
     "Tradeoff",
     "UncertaintyAtSpeed",
     "UncertaintyInterval",
+    "Verdict",
     "WallClock",
     "accuracy_by_uncertainty",
     "analyze",
@@ -54,5 +60,7 @@ __all__ = [
     "easiest_and_hardest",
     "exit_distribution",
     "tradeoff",
+    "train_bag_of_words",
     "uncertainty_at_speed",
+    "verdict",
 ]

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastbert_hf.analysis import exits
+from fastbert_hf.analysis.bag_of_words import BagAnswers
 from fastbert_hf.analysis.exits import Example, ExitDistribution, LayerChanges, SpeedChanges
-from fastbert_hf.analysis.tradeoff import Tradeoff, tradeoff
+from fastbert_hf.analysis.tradeoff import Baseline, Tradeoff, tradeoff
 from fastbert_hf.analysis.uncertainty import (
     HeadAccuracy,
     UncertaintyAtSpeed,
     accuracy_by_uncertainty,
     uncertainty_at_speed,
 )
+from fastbert_hf.analysis.verdict import Verdict, verdict
 from fastbert_hf.calibration import CalibratedSetting, ExitRecords
+from fastbert_hf.calibration.intervals import share_interval
 
 CONFIDENCE = 0.95
 EXAMPLES = 10
@@ -43,6 +46,8 @@ class Analysis:
         exits: at every one of `speeds`.
         tradeoff: of the model.
         compared: of a second model on the same samples.
+        baseline: a bag of words on the same samples, if there is one.
+        verdict: what serves these samples best.
         changes_by_layer: if everybody left behind one layer.
         changes_at_speed: at every one of `speeds`.
         example_speed: the middle one of `speeds`, that of the examples.
@@ -61,6 +66,8 @@ class Analysis:
     exits: tuple[ExitDistribution, ...]
     tradeoff: Tradeoff
     compared: Tradeoff | None
+    baseline: Baseline | None
+    verdict: Verdict
     changes_by_layer: tuple[LayerChanges, ...]
     changes_at_speed: tuple[SpeedChanges, ...]
     example_speed: float
@@ -102,6 +109,7 @@ def analyze(
     setting: CalibratedSetting | None = None,
     compared: ExitRecords | None = None,
     compared_setting: CalibratedSetting | None = None,
+    bag: BagAnswers | None = None,
 ) -> Analysis:
     """Every figure; times come in with `Tradeoff.timed`.
 
@@ -111,6 +119,7 @@ def analyze(
         setting: of the model, if it has one.
         compared: the same samples recorded with a second model.
         compared_setting: of that model, if it has one.
+        bag: what a bag of words answers for the same samples.
     """
     distributions = (0.0, *[speed for speed in speeds if speed > 0][-_SPEEDS_OF_DISTRIBUTIONS:])
     example_speed = speeds[len(speeds) // 2]
@@ -131,9 +140,21 @@ def analyze(
         exits=tuple(exits.exit_distribution(records, speed) for speed in speeds),
         tradeoff=tradeoff(records, speeds, CONFIDENCE, setting=setting),
         compared=other,
+        baseline=None if bag is None else _baseline(records, bag),
+        verdict=verdict(
+            records,
+            rule=None if setting is None else setting.rule,
+            bag=None if bag is None else bag.predictions,
+        ),
         changes_by_layer=exits.changes_by_layer(records),
         changes_at_speed=tuple(exits.changes_at_speed(records, speed) for speed in speeds),
         example_speed=example_speed,
         easiest=easiest,
         hardest=hardest,
     )
+
+
+def _baseline(records: ExitRecords, bag: BagAnswers) -> Baseline:
+    right = int((bag.predictions == records.known_labels.numpy()).sum())
+    interval = share_interval(right, len(records), CONFIDENCE)
+    return Baseline(bag.unit, bag.trained_on, right / len(records), interval)

@@ -14,7 +14,7 @@ from fastbert_hf.analysis.analyzing import Analysis
 from fastbert_hf.analysis.captions import percent
 from fastbert_hf.analysis.exits import Example
 from fastbert_hf.analysis.template import TEMPLATE
-from fastbert_hf.analysis.tradeoff import Point, Tradeoff
+from fastbert_hf.analysis.tradeoff import Baseline, Point, Tradeoff, WallClock
 
 _LONGEST_TEXT = 300
 # Marks, embeddings, overrides and isolates of Unicode's bidirectional algorithm.
@@ -81,6 +81,7 @@ class Page:
     Attributes:
         title: of the page.
         facts: names and values: model, data, machine, date.
+        verdict: whether early exit pays, in a sentence.
         summary: the result in a sentence or two.
         pictures: in their order.
         examples_caption: of the tables of texts.
@@ -90,6 +91,7 @@ class Page:
 
     title: str
     facts: dict[str, str]
+    verdict: str
     summary: str
     pictures: Sequence[Picture]
     examples_caption: str
@@ -122,9 +124,9 @@ def _in_its_order(value: Any) -> Any:
 def _tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
     """Title and rows, the first of them the header, of the summary of every model."""
     if analysis.compared is None:
-        return [("", _rows(analysis.tradeoff, analysis.confidence))]
+        return [("", _rows(analysis.tradeoff, analysis.confidence, analysis.baseline))]
     return [
-        ("Analyzed model", _rows(analysis.tradeoff, analysis.confidence)),
+        ("Analyzed model", _rows(analysis.tradeoff, analysis.confidence, analysis.baseline)),
         (
             "Compared model, speed-ups over the analyzed model at full depth",
             _rows(analysis.compared, analysis.confidence),
@@ -132,7 +134,7 @@ def _tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
     ]
 
 
-def _rows(tradeoff: Tradeoff, confidence: float) -> list[list[str]]:
+def _rows(tradeoff: Tradeoff, confidence: float, baseline: Baseline | None = None) -> list[list[str]]:
     points = [tradeoff.full_depth, *tradeoff.speeds, *([tradeoff.calibrated] if tradeoff.calibrated else [])]
     timed = any(point.wall_clock for point in points)
     # A hyphen that no line is broken at.
@@ -140,19 +142,21 @@ def _rows(tradeoff: Tradeoff, confidence: float) -> list[list[str]]:
     header = ["", "accuracy", f"{percent(confidence)} interval", "mean exit layer", f"FLOPs {speedup}"]
     rows = [header + ([f"measured {speedup}", "ms per text"] if timed else [])]
     for point in points:
-        low, high = point.accuracy_interval
-        row = [
-            _name(point),
-            percent(point.accuracy, 1),
-            f"{100 * low:.1f} to {percent(high, 1)}",
-            f"{point.mean_exit_layer:.2f}",
-            f"{point.flops_speedup:.2f}x",
-        ]
-        clock = point.wall_clock
-        if timed:
-            row += ["-", "-"] if clock is None else [f"{clock.speedup:.2f}x", f"{clock.milliseconds_per_text:.2f}"]
-        rows.append(row)
+        row = [_name(point), *_accuracy(point), f"{point.mean_exit_layer:.2f}", f"{point.flops_speedup:.2f}x"]
+        rows.append(row + (_times(point.wall_clock) if timed else []))
+    if baseline is not None:
+        row = [f"bag of {baseline.unit}", *_accuracy(baseline), "-", "-"]
+        rows.append(row + (_times(baseline.wall_clock) if timed else []))
     return rows
+
+
+def _accuracy(of: Point | Baseline) -> list[str]:
+    low, high = of.accuracy_interval
+    return [percent(of.accuracy, 1), f"{100 * low:.1f} to {percent(high, 1)}"]
+
+
+def _times(clock: WallClock | None) -> list[str]:
+    return ["-", "-"] if clock is None else [f"{clock.speedup:.2f}x", f"{clock.milliseconds_per_text:.2f}"]
 
 
 def _name(point: Point) -> str:

@@ -58,6 +58,7 @@ td.text { min-width: 14rem; overflow-wrap: anywhere; }
 <body>
 <header>
 <h1>{{ page.title }}</h1>
+<p class="lead"><strong>{{ page.verdict }}</strong></p>
 <p class="lead">{{ page.summary }}</p>
 <dl>
 {% for name, value in page.facts.items() %}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from fastbert_hf.analysis.bag_of_words import Unit
 from fastbert_hf.calibration import CalibratedSetting, ExitRecords, ExitRule, SpeedCurve, simulate, speed_curve
 from fastbert_hf.calibration.intervals import share_interval
 from fastbert_hf.flops import full_depth_flops, partial_flops
@@ -51,6 +52,25 @@ class Point:
     accuracy_interval: tuple[float, float]
     mean_exit_layer: float
     flops_speedup: float
+    wall_clock: WallClock | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A bag of words: one way to do without the model.
+
+    Attributes:
+        unit: what it counts, "words" or "characters".
+        trained_on: texts.
+        accuracy: part of the samples that are predicted right.
+        accuracy_interval: of Clopper and Pearson.
+        wall_clock: `None` when it was not measured.
+    """
+
+    unit: Unit
+    trained_on: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
     wall_clock: WallClock | None = None
 
 

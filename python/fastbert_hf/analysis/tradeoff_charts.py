@@ -59,6 +59,9 @@ def _chart(analysis: Analysis, horizontal: str, speedup_of: Speedup, *, curves: 
     low, high = analysis.tradeoff.full_depth.accuracy_interval
     band = f"{analysis.confidence:.0%} interval of the accuracy at full depth, {analysis.samples:,} texts"
     axes.axhspan(low, high, color="#ececec", linewidth=0, label=band, zorder=0)
+    if analysis.baseline is not None:
+        name = f"bag of {analysis.baseline.unit} (TF-IDF, logistic regression), at any speed-up"
+        axes.axhline(analysis.baseline.accuracy, label=name, color=BLACK, linestyle=(0, (1, 2)), linewidth=1.3)
     several = analysis.compared is not None
     labels = _draw(axes, analysis.tradeoff, _ANALYSED, "analyzed model: " if several else "", speedup_of, curves)
     if analysis.compared is not None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from matplotlib import image
 
-from fastbert_hf.analysis import Analysis, WallClock, analyze, captions
+from fastbert_hf.analysis import Analysis, BagAnswers, WallClock, analyze, captions, verdict
 from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
 from fastbert_hf.analysis.page import Page, Picture, ShownExample, render, shortened
 from fastbert_hf.analysis.tradeoff_charts import flops_chart, wall_clock_chart
@@ -50,6 +50,7 @@ def make_page(analysis: Analysis, text: str | None) -> str:
         Page(
             title=f"Early exits of {EVIL}",
             facts={"Data": EVIL},
+            verdict=analysis.verdict.sentence,
             summary=captions.summary(analysis),
             pictures=[Picture("a", "First", "a chart", EVIL, png), Picture("b", "", "another", "words", png)],
             examples_caption="examples",
@@ -92,6 +93,20 @@ def test_the_page_is_whole_and_needs_nothing_else(compared):
     assert text.count("<script>alert('x')</script>") > 20 and "\ufffd" not in text
     assert names.count("table") == 3 + compared and names.count("h1") == 1
     assert ("Compared model" in text) == compared and "calibrated setting" in text
+
+
+def test_verdict_and_baseline_are_shown():
+    records = make_records(120)
+    bag = BagAnswers("characters", 1234, records.labels.numpy())  # always right
+    analysis = with_times(analyze(records, SPEEDS, bag=bag))
+    html = make_page(analysis, None)
+    assert "<strong>A bag of words is as good here: it is right on 100.0%" in html
+    assert '<th scope="row">bag of characters</th><td>100.0\u00a0%</td>' in html
+    without = replace(analysis, baseline=None)
+    for chart in (flops_chart, wall_clock_chart):
+        assert chart(analysis) != chart(without)
+    plain = make_page(analyze(records, SPEEDS), None)
+    assert "bag of" not in plain.lower() and f"<strong>{verdict(records).sentence}</strong>" in plain
 
 
 def test_texts_cannot_turn_around_what_is_shown():
