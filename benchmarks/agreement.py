@@ -22,7 +22,7 @@ import fastbert_kernels
 from families import result_name
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import ExitRecords, record_exits
-from fastbert_hf.data import TokenisedDataset, read_classification_file
+from fastbert_hf.data import TokenisedDataset, read_classification_file, select_texts
 from fastbert_hf.docstrings import build_docstring_dataset
 from fastbert_hf.exits.uncertainty import normalised_entropy
 from fastbert_kernels.engine.dtypes import PRODUCTS
@@ -88,7 +88,7 @@ def agreement_on(name: str, folder: Path, texts: str, quick: bool) -> dict[str, 
     else:
         data = read_classification_file(texts, label_names=list(model.config.id2label.values()))
     if quick:
-        data = data.rows(range(32))
+        data = select_texts(data, range(len(data))[:32])
     dataset = TokenisedDataset(data, AutoTokenizer.from_pretrained(folder), model.config.trained_max_length or 128)
     want = records_in(model, dataset, dtype=torch.float32)
     return {

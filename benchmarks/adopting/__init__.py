@@ -1,0 +1,1 @@
+"""Classifiers that are adopted: how they are made, and what adoption is worth."""

@@ -1,0 +1,65 @@
+"""The benchmark of adopted classifiers: who sees which texts, and a run from a backbone to the table."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from transformers import BertConfig, BertModel
+
+import adopted_classifiers as benchmark
+from adopting.models import TASKS, Texts
+from helpers.training import make_tokenizer
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Texts of two classes, all different: words of one class are rare in the other."""
+    draw, folder = random.Random(0), tmp_path / "data" / "sst2"
+    folder.mkdir(parents=True)
+    seen = set()
+    for part, count in (("train", 160), ("dev", 60), ("test", 80)):
+        lines = ["label\ttext"]
+        while len(lines) <= count:
+            label = draw.randrange(2)
+            text = " ".join(draw.choice(["very", "film", ("bad", "good")[label]]) for _ in range(12))
+            if text not in seen:
+                seen.add(text)
+                lines.append(f"{label}\t{text}")
+        (folder / f"{part}.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "data"
+
+
+def test_no_text_has_two_parts(data):
+    texts = Texts.read(data / "sst2")
+    parts = (texts.labelled, texts.traffic, texts.calibration, texts.new)
+    assert [len(part) for part in parts] == [80, 80, 100, 40]
+    assert len({text for part in parts for text in part.texts}) == 300
+
+
+def test_from_a_backbone_to_the_table(data, tmp_path, monkeypatch):
+    backbone, tokenizer = tmp_path / "backbone", make_tokenizer()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(backbone)
+    tokenizer.save_pretrained(backbone)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data", str(data), "--tasks", "sst2", "--backbone", str(backbone), "--quick"]
+    benchmark.main([*arguments, "--out", str(tmp_path / "results")])
+    assert not (tmp_path / "results").exists()
+    options = benchmark.parse_arguments(arguments)
+    case = benchmark.run_task("sst2", options)  # of the models that are there
+    eager, whole, early, *auto = case["rows"]
+    assert eager["other_labels_than_eager"] == 0 and eager["over_eager"] == 1
+    assert whole["largest_logit_difference"] < 1e-4 and "other_labels_than_own_full_depth" not in whole
+    assert early["contestant"] == "adopted, float32" and early["calibration_texts"] == benchmark.QUICK_TEXTS
+    assert early["other_labels_than_own_full_depth"] <= case["texts"] and early["flops_speedup"] > 0
+    assert len(auto) == 2 and case["texts"] == 40 and case["traffic"] == benchmark.QUICK_TEXTS
+    page = benchmark.table({"rounds": 1, "threads": 1, "load": [0.0], "max_disagreement": 0.2, "tasks": [case]})
+    assert "| adopted, float32 |" in page and "at most 20% other labels" in page
+
+
+def test_data_that_is_not_there_is_told(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.parse_arguments(["--data", str(tmp_path)])
+    message = capsys.readouterr().err
+    assert "there is no" in message and all(name in message for name in TASKS)
