@@ -26,12 +26,15 @@ from torch.nn import functional as F
 import launches
 from families import result_name
 from fastbert_kernels.engine import attention
+from fastbert_kernels.engine.cuda_ends import CudaEnds, CudaHeads
 from fastbert_kernels.engine.graphs import GraphedLoop
+from fastbert_kernels.engine.host_copies import HostCountsPool
 from fastbert_kernels.engine.layer import NoLayer
-from fastbert_kernels.engine.loop import LayerLoop, let_out
+from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.recorders import Stage
 from fastbert_kernels.engine.rule import ENTROPY_RULE
+from fastbert_kernels.engine.spans import PackedState
 from fastbert_kernels.engine.weights import AttentiveHeadWeights, LayerWeights
 from fastbert_kernels.ops import AttentiveHeadTensors
 from harness import common_options, markdown_table, save
@@ -101,17 +104,14 @@ class ReplayAtOnce:
 @contextmanager
 def attention_returns_at_once() -> Iterator[None]:
     """Attention takes the way it has on a GPU, up to the kernel."""
-    from torch.nn.attention.varlen import varlen_attn
 
     def flash(query: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, ...]:
-        sums, seed = torch.empty(1, len(query)), torch.empty(2, dtype=torch.uint64)
-        return torch.zeros(query.shape), sums, seed, seed, seed  # products of what an empty one holds may be slow
+        return (torch.zeros(query.shape),)  # products of what an empty one holds may be slow
 
-    def on_gpu(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
-        attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, 64, 64)
-        assert isinstance(attended, Tensor)
-        return attended.flatten(1)
+    def on_gpu(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, position_bias: None = None) -> Tensor:
+        return attention._varlen(query, key, value, cu_seqlens, 64).flatten(1)
 
+    assert attention._flash_is_as_known()
     before = attention._per_sample, torch.ops.aten._flash_attention_forward
     attention._per_sample, torch.ops.aten._flash_attention_forward = on_gpu, flash
     try:
@@ -139,7 +139,6 @@ def least_seconds(runs: Mapping[Name, Callable[[], Any]], rounds: int, calls: in
 def parts_of_a_layer() -> dict[str, Part]:
     """Return what the plain loop does for a layer, part by part."""
     from fastbert_kernels import ops
-    from fastbert_kernels.engine.loop import _read
     from fastbert_kernels.triton import elementwise
 
     weights, head, batch = layer_weights(), exit_head(), batch_of_four()
@@ -148,28 +147,24 @@ def parts_of_a_layer() -> dict[str, Part]:
     decided = ops.attentive_head(batch.hidden, batch.cu_seqlens, batch.speed, head.tensors, backend="cuda")
     logits, uncertainty, history, _ = decided
     stay = torch.ones(SAMPLES, dtype=torch.bool)
-    counts = torch.tensor([SAMPLES, SAMPLES], dtype=torch.int32)
+    state = PackedState(batch_of_four(), ENTROPY_RULE, torch.arange(SAMPLES))
+    ends = CudaEnds({1: CudaHeads().of(head)}, state, results, HostCountsPool())
 
     def compact() -> Any:
         own = batch.hidden, batch.cu_seqlens, stay, batch.sample_index, batch.speed
         outputs = results.logits, results.uncertainty, results.exit_layer
         return ops.compact(*own, history, logits, uncertainty, 1, *outputs, backend="cuda")
 
-    def copy_counts() -> None:
-        (arrived,) = _read(counts)
-        copy.copy(batch).cut(*arrived.tolist())
-
     rows = batch.hidden.clone()
     norm = weights.attention_norm_weight, weights.attention_norm_bias, weights.layer_norm_eps
     return {
-        "exit head": Part(
-            lambda: ops.attentive_head(batch.hidden, batch.cu_seqlens, batch.speed, head.tensors, backend="cuda"), True
+        "layer end": Part(lambda: ends.let_out(1, False, None), True),
+        "the op attentive_head": Part(
+            lambda: ops.attentive_head(batch.hidden, batch.cu_seqlens, batch.speed, head.tensors, backend="cuda"),
+            True,
+            0,
         ),
-        "compaction": Part(compact, True),
-        "layer end": Part(
-            lambda: let_out(head, copy.copy(batch), results, 1, False, ENTROPY_RULE, None, "cuda"), True, 0
-        ),
-        "counts to the host": Part(copy_counts, True),
+        "the op compact": Part(compact, True, 0),
         "attention": Part(lambda: attention.packed_attention(qkv, batch.cu_seqlens, 64, HEADS), False),
         "bias and LayerNorm": Part(
             lambda: elementwise.add_layer_norm_(rows, weights.output_bias, batch.hidden, *norm), False, 2
@@ -225,7 +220,7 @@ def tables(result: dict[str, Any]) -> str:
         {
             "part of a layer": name,
             "us": f"{1e6 * part['seconds']:.1f}",
-            "times a layer": str(part["times"]) if part["times"] else "in place of head and compaction",
+            "times a layer": str(part["times"]) if part["times"] else "not in the loop",
             "whose": "ours" if part["ours"] else "PyTorch's or Triton's",
         }
         for name, part in result["parts"].items()

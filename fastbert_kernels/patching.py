@@ -42,6 +42,8 @@ class Patch:
     encoder: Derived[Encoder] | None  # None: to be made at the next call
     backend: str
     precision: Precision
+    warm_up: tuple[tuple[int, int, int], ...] = ()
+    warm: Encoder | None = None  # the one that was warmed up
     previous: dict[str, Any] = field(default_factory=dict)  # attributes that the instance itself, not its class, had
     said: set[str] = field(default_factory=set)  # warnings, each of which is given once
 
@@ -67,7 +69,14 @@ class Patch:
             raise ValueError(
                 "a layer or exit head within it is in train mode, where dropout is active; call model.eval()"
             )
-        return self.encoder.get()
+        return self.warmed(self.encoder.get())
+
+    def warmed(self, encoder: Encoder) -> Encoder:
+        """Return an encoder, warmed up, if that was asked for."""
+        if self.warm_up and encoder is not self.warm:
+            encoder.warm_up(self.warm_up)
+            self.warm = encoder
+        return encoder
 
     def say_once(self, message: str) -> None:
         """Warn the caller of the model, unless the same was said before."""
@@ -81,8 +90,9 @@ class Patch:
             None,  # of the copied model, whose modules nobody has looked at yet
             self.backend,
             self.precision,
-            copy.deepcopy(self.previous, memo),
-            set(self.said),
+            self.warm_up,
+            previous=copy.deepcopy(self.previous, memo),
+            said=set(self.said),
         )
 
     def __reduce__(self) -> NoReturn:
@@ -100,6 +110,7 @@ def patch(
     dtype: torch.dtype | Literal["auto"] | None = None,
     probe: Sequence[Any] | None = None,
     bfloat16_products: Collection[str] = (),
+    warm_up: Collection[tuple[int, int, int]] = (),
 ) -> Model:
     """Makes this one model run on the packed engine, with fused exit heads and compaction.
 
@@ -124,6 +135,9 @@ def patch(
         bfloat16_products: products of every layer that dtype=torch.int8 leaves in bfloat16, for answers closer to those
             in float32: some of "qkv", "attention_output", "intermediate" and "output", the best first try. "auto" tries
             int8 without and with ("output",).
+        warm_up: (tokens, samples, longest sample) of batches for which a GPU's CUDA graphs are recorded now, in front
+            of traffic, by the paper's rule and at full depth. Then no call records any: what has none is launched
+            kernel by kernel. Empty: a graph is recorded when a batch of its size first comes.
 
     Returns:
         The same object.
@@ -151,7 +165,9 @@ def patch(
         )
 
     unpatch(model)
-    state = Patch(host, settled.encoder, backend, settled.precision)
+    state = Patch(host, settled.encoder, backend, settled.precision, tuple(warm_up))
+    if warm_up:
+        state.warmed(settled.encoder.get())
     state.previous = {name: model.__dict__[name] for name in state.replaced if name in model.__dict__}
     functions = {
         "forward": _make_forward(model),

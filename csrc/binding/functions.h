@@ -22,6 +22,7 @@ using Compacted = std::array<Tensor, 6>;
 CompactedBatch checked_compacted(const Compacted& compacted, const Tensor& hidden, int64_t samples);
 
 #ifdef FASTBERT_WITH_CUDA
+void bind_cuda_heads(pybind11::module_& module);
 void bind_depth_graph(pybind11::module_& module);
 
 // RuntimeError for a cudaError_t other than 0.

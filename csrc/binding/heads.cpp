@@ -34,6 +34,18 @@ DecisionOutputs checked_outputs(const DecisionResults& results, int64_t batch, i
           reinterpret_cast<uint8_t*>(keep.checked<bool>("keep", {batch}, device))};
 }
 
+Rows checked_rows(const Tensor& hidden, const Tensor& cu_seqlens, Device device) {
+  const auto [tokens, width] = hidden.sizes<2>("hidden");
+  const int64_t batch = cu_seqlens.sizes<1>("cu_seqlens")[0] - 1;
+  return {hidden.checked("hidden", {tokens, width}, device),
+          hidden.dtype("hidden", kRowTypes),
+          cu_seqlens.checked<const int32_t>("cu_seqlens", {std::max<int64_t>(batch, 0) + 1}, device),
+          tokens,
+          batch,
+          width,
+          device};
+}
+
 AttentiveHeadWeights checked_weights(py::handle tensors, Activation narrow, Activation mlp, Device device,
                                      AttentiveHeadShape& shape) {
   const auto tensor = [tensors](const char* name) { return Tensor(tensors.attr(name)); };
@@ -60,25 +72,6 @@ AttentiveHeadWeights checked_weights(py::handle tensors, Activation narrow, Acti
 }
 
 namespace {
-
-// hidden [T, H] and cu_seqlens [B + 1].
-struct Rows {
-  const void* hidden;
-  DType dtype;
-  const int32_t* cu_seqlens;
-  int64_t tokens, batch, hidden_size;
-};
-
-Rows checked_rows(const Tensor& hidden, const Tensor& cu_seqlens, Device device) {
-  const auto [tokens, width] = hidden.sizes<2>("hidden");
-  const int64_t batch = cu_seqlens.sizes<1>("cu_seqlens")[0] - 1;
-  return {hidden.checked("hidden", {tokens, width}, device),
-          hidden.dtype("hidden", kRowTypes),
-          cu_seqlens.checked<const int32_t>("cu_seqlens", {std::max<int64_t>(batch, 0) + 1}, device),
-          tokens,
-          batch,
-          width};
-}
 
 // logits [B, N] are given.
 void decide(const Tensor& logits, const Tensor& speed, const DecisionResults& results,
@@ -131,70 +124,6 @@ void attentive_head_cpu(const Tensor& hidden, const Tensor& cu_seqlens, const Te
                       outputs);
 }
 
-#ifdef FASTBERT_WITH_CUDA
-void refuse_unsupported(const char* reason) {
-  if (reason == nullptr) return;
-  PyErr_SetString(py::module_::import("fastbert_kernels.backends").attr("Unsupported").ptr(), reason);
-  throw py::error_already_set();
-}
-
-Device cuda_device(const Tensor& hidden) {
-  const Device device = hidden.device("hidden");
-  if (device.type != dlpack::kCuda) throw py::value_error("hidden must be on a CUDA device");
-  return device;
-}
-
-// Throws backends.Unsupported, with the reason, for what the kernel does not cover.
-void attentive_head_cuda(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed, py::handle weights,
-                         const DecisionResults& results, ByName<Activation> narrow_activation,
-                         ByName<Activation> mlp_activation, const std::optional<Tensor>& history,
-                         ByName<Criterion> criterion, int32_t parameter) {
-  const Device device = cuda_device(hidden);
-  const Rows rows = checked_rows(hidden, cu_seqlens, device);
-  AttentiveHeadShape shape{rows.tokens, rows.batch, rows.hidden_size, 0, 0, 0};
-  const AttentiveHeadWeights folded = checked_weights(weights, narrow_activation, mlp_activation, device, shape);
-  Tensor(weights.attr("projection_weight")).check_same_dtype("projection_weight", hidden);
-  refuse_unsupported(cuda::attentive_head_unsupported(shape, folded, rows.dtype));
-  for (const void* memory : {rows.hidden, folded.projection_weight, folded.query, folded.value})
-    check_aligned("hidden and the matrices", memory, 16);
-  const Decision decision = checked_decision({speed, history, checked_rule(criterion, parameter)}, rows.batch, device);
-  const DecisionOutputs outputs = checked_outputs(results, rows.batch, shape.num_labels, device);
-  check_cuda(cuda::attentive_head(rows.hidden, rows.dtype, rows.cu_seqlens, folded, shape, decision, outputs,
-                                  device.index, current_stream(device)),
-             "attentive_head");
-}
-
-void pooled_exit_head_cuda(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& speed,
-                           const std::vector<Tensor>& weights, const std::vector<Tensor>& biases,
-                           const DecisionResults& results, ByName<Pooling> pooling, ByName<Activation> activation,
-                           const std::optional<Tensor>& history, ByName<Criterion> criterion, int32_t parameter) {
-  const Device device = cuda_device(hidden);
-  const Rows rows = checked_rows(hidden, cu_seqlens, device);
-  PooledHeadWeights head = {};
-  if (weights.empty() || weights.size() > kMaxPooledLayers || biases.size() != weights.size())
-    throw py::value_error("a pooled head has 1 to 3 layers, each with a bias");
-  head.num_layers = static_cast<int32_t>(weights.size());
-  head.pooling = pooling;
-  head.activation = activation;
-  head.size[0] = rows.hidden_size;
-  for (size_t k = 0; k < weights.size(); ++k) {
-    const int64_t out = weights[k].sizes<2>("weights")[0];
-    weights[k].check_same_dtype("weights", hidden);
-    head.weight[k] = weights[k].checked("weights", {out, head.size[k]}, device);
-    head.bias[k] = biases[k].checked<const float>("biases", {out}, device);
-    head.size[k + 1] = out;
-    check_aligned("weights", head.weight[k], 16);
-  }
-  check_aligned("hidden", rows.hidden, 16);
-  refuse_unsupported(cuda::pooled_exit_head_unsupported(head, rows.dtype));
-  const Decision decision = checked_decision({speed, history, checked_rule(criterion, parameter)}, rows.batch, device);
-  const DecisionOutputs outputs = checked_outputs(results, rows.batch, head.size[weights.size()], device);
-  check_cuda(cuda::pooled_exit_head(rows.hidden, rows.dtype, rows.tokens, rows.cu_seqlens, rows.batch, head, decision,
-                                    outputs, device.index, current_stream(device)),
-             "pooled_exit_head");
-}
-#endif
-
 }  // namespace
 
 void bind_heads(py::module_& module) {
@@ -204,12 +133,6 @@ void bind_heads(py::module_& module) {
   module.def("attention_pooling", &attention_pooling);
   module.def("attentive_head_cpu", &attentive_head_cpu, "hidden"_a, "cu_seqlens"_a, "speed"_a, "head"_a, "results"_a,
              "history"_a, "criterion"_a, "parameter"_a);
-#ifdef FASTBERT_WITH_CUDA
-  module.def("attentive_head_cuda", &attentive_head_cuda, "hidden"_a, "cu_seqlens"_a, "speed"_a, "weights"_a,
-             "results"_a, "narrow_activation"_a, "mlp_activation"_a, "history"_a, "criterion"_a, "parameter"_a);
-  module.def("pooled_exit_head_cuda", &pooled_exit_head_cuda, "hidden"_a, "cu_seqlens"_a, "speed"_a, "weights"_a,
-             "biases"_a, "results"_a, "pooling"_a, "activation"_a, "history"_a, "criterion"_a, "parameter"_a);
-#endif
 }
 
 }  // namespace fastbert::binding

@@ -12,6 +12,17 @@ namespace fastbert::binding {
 
 inline constexpr std::initializer_list<DType> kRowTypes = {DType::float32, DType::bfloat16, DType::float16};
 
+// hidden [T, H] and cu_seqlens [B + 1].
+struct Rows {
+  const void* hidden;
+  DType dtype;
+  const int32_t* cu_seqlens;
+  int64_t tokens, batch, hidden_size;
+  Device device;
+};
+
+Rows checked_rows(const Tensor& hidden, const Tensor& cu_seqlens, Device device);
+
 // How a batch is decided: Speed [B], history [B, 2] of the head before or None, and the rule.
 struct DecisionArguments {
   const Tensor& speed;

@@ -56,6 +56,7 @@ PYBIND11_MODULE(_C, module) {
   module.attr("cuda_version") = FASTBERT_CUDA_VERSION;
   module.attr("cuda_architectures") = FASTBERT_CUDA_ARCHITECTURES;
   module.def("cuda_kernels_unavailable", &cuda::kernels_unavailable);
+  bind_cuda_heads(module);
   bind_depth_graph(module);
 #else
   module.attr("cuda_version") = py::none();

@@ -77,6 +77,18 @@ void Tensor::check(const char* name, Shape shape, Device device) const {
   if (static_cast<size_t>(view_.dimensions) != shape.size() || !std::equal(shape.begin(), shape.end(), view_.shape))
     throw py::value_error(std::string(name) + " must have shape " + in_brackets(shape.begin(), shape.size()) +
                           ", not " + in_brackets(view_.shape, view_.dimensions));
+  check_place(name, device);
+}
+
+void Tensor::check_room(const char* name, Shape shape, Device device) const {
+  check_dimensions(name, shape.size());
+  if (view_.shape[0] < *shape.begin() || !std::equal(shape.begin() + 1, shape.end(), view_.shape + 1))
+    throw py::value_error(std::string(name) + " must have room for shape " + in_brackets(shape.begin(), shape.size()) +
+                          ", not " + in_brackets(view_.shape, view_.dimensions));
+  check_place(name, device);
+}
+
+void Tensor::check_place(const char* name, Device device) const {
   if (!(view_.device == device))
     throw py::value_error(std::string(name) + " is on " + in_words(view_.device) + ", not on " + in_words(device) +
                           "; move it there first");

@@ -75,6 +75,19 @@ class Tensor {
     return memory();
   }
 
+  // The same for memory that may be for more than shape[0] rows.
+  template <class T>
+  T* room(const char* name, Shape shape, Device device) const {
+    constexpr ElementType element = kElement<std::remove_const_t<T>>;
+    check_room(name, shape, device);
+    if (!has_type(element.dtype)) refuse_type(name, element.name);
+    return static_cast<T*>(memory());
+  }
+  void* room(const char* name, Shape shape, Device device) const {
+    check_room(name, shape, device);
+    return memory();
+  }
+
   // Its dtype, one of `allowed`.
   DType dtype(const char* name, std::initializer_list<DType> allowed) const;
 
@@ -90,6 +103,8 @@ class Tensor {
   void check_readable(const char* name) const;
   void check_dimensions(const char* name, size_t dimensions) const;
   void check(const char* name, Shape shape, Device device) const;
+  void check_room(const char* name, Shape shape, Device device) const;
+  void check_place(const char* name, Device device) const;
   [[noreturn]] void refuse_type(const char* name, const char* wanted) const;
 
   py::handle object_;

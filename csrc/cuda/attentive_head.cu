@@ -166,8 +166,8 @@ __global__ void __launch_bounds__(THREADS, 2) attentive_head_kernel(const Argume
 
 template <typename T, int C>
 cudaError_t launch(Arguments arguments, int64_t batch, int device, void* stream) {
-  SharedLimits limits = {};
-  cudaError_t status = query_limits(device, limits);
+  DeviceLimits limits = {};
+  cudaError_t status = device_limits(device, limits);
   if (status != cudaSuccess) return status;
   const int scratch_bytes = static_cast<int>(Scratch<C>::floats(arguments.num_heads) * sizeof(float));
   arguments.stages = choose_stages(limits, batch, scratch_bytes, Layout<C>::stage_bytes);
@@ -176,7 +176,7 @@ cudaError_t launch(Arguments arguments, int64_t batch, int device, void* stream)
   const size_t shared_bytes = static_cast<size_t>(arguments.stages) * Layout<C>::stage_bytes + scratch_bytes;
   arguments.chunks = (arguments.hidden_size * static_cast<int>(sizeof(T)) + CHUNK_BYTES - 1) / CHUNK_BYTES;
   const auto kernel = attentive_head_kernel<T, C>;
-  status = allow_shared_memory(kernel, limits.block);
+  status = allow_shared_memory(kernel, device, limits.block);
   if (status != cudaSuccess) return status;
   FASTBERT_LAUNCH(kernel, static_cast<unsigned>(batch), THREADS, shared_bytes, stream, arguments);
   return cudaGetLastError();

@@ -3,6 +3,7 @@
 #include "../attentive_head.h"
 #include "decision.cuh"
 #include "device.cuh"
+#include "device_limits.cuh"
 #include "sample_rows.cuh"
 #include "vector_matrix.cuh"
 
@@ -29,26 +30,9 @@ struct Arguments {
   int stages;
 };
 
-struct SharedLimits {
-  int block;
-  int multiprocessor;
-  int multiprocessors;
-};
-
-inline cudaError_t query_limits(int device, SharedLimits& limits) {
-  cudaError_t status = cudaDeviceGetAttribute(&limits.block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (status == cudaSuccess) {
-    status = cudaDeviceGetAttribute(&limits.multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-  }
-  if (status == cudaSuccess) {
-    status = cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  }
-  return status;
-}
-
 // As many stages as help, or 0 when not even two fit: three leave room for a second block on the multiprocessor, which
 // is worth more than a deeper ring when there are more samples than multiprocessors.
-inline int choose_stages(const SharedLimits& limits, int64_t batch, int scratch_bytes, int stage_bytes) {
+inline int choose_stages(const DeviceLimits& limits, int64_t batch, int scratch_bytes, int stage_bytes) {
   const bool two_blocks = batch > limits.multiprocessors;
   int stages =
       ((two_blocks ? limits.multiprocessor / 2 - RESERVED_SHARED_BYTES : limits.block) - scratch_bytes) / stage_bytes;

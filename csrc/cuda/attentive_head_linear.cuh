@@ -302,8 +302,8 @@ cudaError_t launch_linear(Arguments arguments, const AttentiveHeadShape& shape, 
                           bool& launched) {
   const int64_t tile_tokens = shape.narrow_size == 256 ? 64 : 128;  // of the other kernel
   if (sizeof(T) == 2 && shape.tokens <= 3 * tile_tokens * shape.batch) return cudaSuccess;
-  SharedLimits limits = {};
-  cudaError_t status = query_limits(device, limits);
+  DeviceLimits limits = {};
+  cudaError_t status = device_limits(device, limits);
   if (status != cudaSuccess) return status;
   const int64_t stage_bytes = static_cast<int64_t>(TILE_TOKENS) * arguments.hidden_size * sizeof(T);
   const int64_t scratch_bytes = LinearScratch::floats<T>(arguments) * static_cast<int64_t>(sizeof(float));
@@ -318,7 +318,7 @@ cudaError_t launch_linear(Arguments arguments, const AttentiveHeadShape& shape, 
       static_cast<int>(LinearScratch::partial_size<T>(arguments.hidden_size, arguments.num_heads));
   const int64_t shared_bytes = scratch_offset + scratch_bytes;
   const auto kernel = linear_attentive_head_kernel<T>;
-  status = allow_shared_memory(kernel, limits.block);
+  status = allow_shared_memory(kernel, device, limits.block);
   if (status != cudaSuccess) return status;
   FASTBERT_LAUNCH(kernel, static_cast<unsigned>(shape.batch), THREADS, static_cast<size_t>(shared_bytes), stream,
                   arguments, static_cast<int>(scratch_offset), partial_size);

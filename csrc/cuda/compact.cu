@@ -13,6 +13,7 @@
 // Memory traffic: surviving rows once in and once out; results of leaving samples once in and once out.
 #include "../compact.h"
 #include "device.cuh"
+#include "device_limits.cuh"
 #include "sample_rows.cuh"
 
 namespace fastbert::cuda {
@@ -258,12 +259,12 @@ int compact(const PackedBatch& batch, const CompactedBatch& out, const Results& 
   }
   const DeviceGuard guard(device);
   if (guard.status() != cudaSuccess) return guard.status();
-  int multiprocessors = 0;
-  const cudaError_t status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  DeviceLimits limits = {};
+  const cudaError_t status = device_limits(device, limits);
   if (status != cudaSuccess) return status;
   // From the capacities alone: enough blocks for a row a warp, and one in any case, for the counts of an empty batch.
   const int64_t useful = batch.tokens / WARPS + batch.batch / THREADS + 1;
-  const int64_t most = static_cast<int64_t>(multiprocessors) * BLOCKS_PER_MULTIPROCESSOR;
+  const int64_t most = static_cast<int64_t>(limits.multiprocessors) * BLOCKS_PER_MULTIPROCESSOR;
   const auto blocks = static_cast<unsigned>(useful < most ? useful : most);
   if (aligned(batch, out, 16)) return launch<uint4>(blocks, batch, out, results, stream);
   if (aligned(batch, out, 4)) return launch<uint32_t>(blocks, batch, out, results, stream);

@@ -53,14 +53,6 @@ class DeviceGuard {
   cudaError_t status_ = cudaSuccess;
 };
 
-// Let a kernel without static shared memory have all that the device gives a block. Not what one launch needs: the
-// limit is the kernel's, so a later launch would take from a graph that is recorded but not yet made.
-template <typename Kernel>
-cudaError_t allow_shared_memory(Kernel kernel, int bytes_per_block) {
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              bytes_per_block);
-}
-
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
   for (int offset = WARP_SIZE / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(FULL_WARP, value, offset);

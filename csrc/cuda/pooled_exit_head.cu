@@ -13,6 +13,7 @@
 #include "../pooled_exit_head.h"
 #include "decision.cuh"
 #include "device.cuh"
+#include "device_limits.cuh"
 #include "sample_rows.cuh"
 #include "vector_matrix.cuh"
 
@@ -150,9 +151,10 @@ __global__ void __launch_bounds__(THREADS, 2) pooled_exit_head_kernel(const Pool
 }
 
 template <typename T, int SAMPLES>
-cudaError_t launch_group(const PooledArguments& arguments, size_t shared_bytes, int shared_limit, void* stream) {
+cudaError_t launch_group(const PooledArguments& arguments, size_t shared_bytes, int device, int shared_limit,
+                         void* stream) {
   const auto kernel = pooled_exit_head_kernel<T, SAMPLES>;
-  const cudaError_t status = allow_shared_memory(kernel, shared_limit);
+  const cudaError_t status = allow_shared_memory(kernel, device, shared_limit);
   if (status != cudaSuccess) return status;
   const auto blocks = static_cast<unsigned>((static_cast<int64_t>(arguments.batch) + SAMPLES - 1) / SAMPLES);
   FASTBERT_LAUNCH(kernel, blocks, THREADS, shared_bytes, stream, arguments);
@@ -161,29 +163,26 @@ cudaError_t launch_group(const PooledArguments& arguments, size_t shared_bytes, 
 
 template <typename T>
 cudaError_t launch(const PooledArguments& arguments, int device, void* stream) {
-  int multiprocessors = 0;
-  int shared_limit = 0;
-  cudaError_t status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (status == cudaSuccess) {
-    status = cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  }
+  DeviceLimits limits = {};
+  const cudaError_t status = device_limits(device, limits);
   if (status != cudaSuccess) return status;
   const int partial = partial_size<T>(static_cast<int>(arguments.weights.size[0]));
   const auto shared_bytes = [&](int samples) {
     return (static_cast<size_t>(2) * samples * arguments.widest + partial) * sizeof(float);
   };
   int samples = 1;
-  while (samples < 8 && (arguments.batch + static_cast<int64_t>(samples) - 1) / samples > multiprocessors) samples *= 2;
-  while (samples > 1 && shared_bytes(samples) > static_cast<size_t>(shared_limit)) samples /= 2;
+  while (samples < 8 && (arguments.batch + static_cast<int64_t>(samples) - 1) / samples > limits.multiprocessors)
+    samples *= 2;
+  while (samples > 1 && shared_bytes(samples) > static_cast<size_t>(limits.block)) samples /= 2;
   switch (samples) {
     case 1:
-      return launch_group<T, 1>(arguments, shared_bytes(1), shared_limit, stream);
+      return launch_group<T, 1>(arguments, shared_bytes(1), device, limits.block, stream);
     case 2:
-      return launch_group<T, 2>(arguments, shared_bytes(2), shared_limit, stream);
+      return launch_group<T, 2>(arguments, shared_bytes(2), device, limits.block, stream);
     case 4:
-      return launch_group<T, 4>(arguments, shared_bytes(4), shared_limit, stream);
+      return launch_group<T, 4>(arguments, shared_bytes(4), device, limits.block, stream);
     default:
-      return launch_group<T, 8>(arguments, shared_bytes(8), shared_limit, stream);
+      return launch_group<T, 8>(arguments, shared_bytes(8), device, limits.block, stream);
   }
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -26,18 +27,48 @@ def packed_attention(
     Returns:
         [T, H].
     """
-    query, key, value = qkv.unflatten(1, (3, num_heads, -1)).unbind(1)  # [T, heads, d] each
+    tokens, width = qkv.shape
+    query, key, value = qkv.view(tokens, 3, num_heads, width // (3 * num_heads)).unbind(1)  # [T, heads, d] each
     if not qkv.is_cuda:
         return _per_sample(query, key, value, cu_seqlens, position_bias)
     if qkv.shape[0] == 0:  # only samples without tokens are left
         return query.flatten(1)
     if position_bias is None and _varlen_takes(qkv.dtype, query.shape[2]):
-        from torch.nn.attention.varlen import varlen_attn  # its kernels need CUDA
-
-        attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
-        assert isinstance(attended, Tensor)  # a tuple only with return_aux
-        return attended.flatten(1)
+        return _varlen(query, key, value, cu_seqlens, max_seqlen).flatten(1)
     return _padded(query, key, value, cu_seqlens, max_seqlen, position_bias)
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    """Compute the attention of all samples in one launch; [T, heads, d] in and out."""
+    if not torch.compiler.is_compiling() and _flash_is_as_known():
+        # What `varlen_attn` would call, without its custom op, and without the launch that fills a seed for nobody.
+        return torch.ops.aten._flash_attention_forward(
+            query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, False, False
+        )[0]
+    from torch.nn.attention.varlen import varlen_attn  # its kernels need CUDA
+
+    attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+    assert isinstance(attended, Tensor)  # a tuple only with return_aux
+    return attended
+
+
+_FLASH = ["query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"]
+_FLASH += ["dropout_p", "is_causal", "return_debug_mask"]
+
+
+@cache
+def _flash_is_as_known() -> bool:
+    """Return whether this PyTorch's kernel behind `varlen_attn` takes what `_varlen` gives it; it is not public."""
+    operator = getattr(torch.ops.aten, "_flash_attention_forward", None)
+    if operator is None:
+        return False
+    schema = operator.default._schema
+    rest = schema.arguments[len(_FLASH) :]
+    return (
+        [argument.name for argument in schema.arguments[: len(_FLASH)]] == _FLASH
+        and all(argument.has_default_value() for argument in rest)
+        and isinstance(schema.returns[0].type, torch.TensorType)
+    )
 
 
 def _varlen_takes(dtype: torch.dtype, head_size: int) -> bool:

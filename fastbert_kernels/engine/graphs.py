@@ -28,7 +28,7 @@ import dataclasses
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -41,8 +41,9 @@ from fastbert_kernels.engine.buckets import (
     Bucket,
     MoveCost,
 )
+from fastbert_kernels.engine.host_copies import HostCopy, HostCounts, HostCountsPool
 from fastbert_kernels.engine.layer import NoLayer, TorchLayer
-from fastbert_kernels.engine.loop import HostCopy, LayerLoop, bound_to_stay, let_out
+from fastbert_kernels.engine.loop import LayerLoop, bound_to_stay, let_out
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.plans import Place, Plan, StageLayers
 from fastbert_kernels.engine.recorders import CudaRecorder, Recorder, RunLayers, Stage
@@ -100,7 +101,9 @@ class GraphedLoop(LayeredEncoder):
             self._layer_speeds = torch.zeros(len(layers), dtype=torch.float32, device=self._device)
         self._filled: tuple[float, ...] | None = None  # what is in there, or on its way
         self._results: Results | None = None
+        self._recording_is_over = False
         self._lock = threading.Lock()
+        self._host_counts = HostCountsPool()
         self._recorder = recorder
         if recorder is None and self._device.type == "cuda":
             self._recorder = CudaRecorder(self._device)
@@ -110,6 +113,21 @@ class GraphedLoop(LayeredEncoder):
     @property
     def dtype(self) -> torch.dtype:
         return self._plain.dtype
+
+    def warm_up(self, shapes: Collection[tuple[int, int, int]]) -> None:
+        """Record ahead what batches of these (tokens, samples, longest sample) need by the paper's rule and at full
+        depth, and nothing in any call to come: what has no graph by then is launched."""
+        self.prepare(shapes)
+        with self._lock:
+            if self._recorder is not None:
+                try:
+                    with self._recorder.turn():
+                        for place in self._places.values():
+                            self._all_stages(place)
+                            self._stage(place, StageLayers(0, self.depth, asks=True))
+                except _NotRecorded as error:
+                    self._give_up(str(error))
+            self._recording_is_over = True
 
     def prepare(self, shapes: Iterable[tuple[int, int, int]], rule: Rule = ENTROPY_RULE) -> None:
         """Records ahead what batches of these (tokens, samples, longest sample) need by such a rule, whatever Speeds it
@@ -139,7 +157,8 @@ class GraphedLoop(LayeredEncoder):
         batch = state.batch
         plan = Plan.of(state.rule, self.heads)
         fits = batch.hidden.device == self._device and batch.hidden.dtype == self.dtype
-        if plan is None or not fits or self._recorder is None:
+        whole = state.layer == 0 and until == self.depth
+        if plan is None or not fits or self._recorder is None or (self._recording_is_over and not whole):
             return self._plain._run_span(state, until)
         if Bucket.smallest(state.tokens, len(state), batch.max_seqlen) is not None:
             return self._run_small(state, until, plan)
@@ -179,7 +198,7 @@ class GraphedLoop(LayeredEncoder):
         size = survivors = len(batch)
         tokens, depth, position = state.tokens, self.depth, state.layer
         bound = None if rule.early_exits else size
-        counts: deque[tuple[Bucket, HostCopy]] = deque()
+        counts: deque[tuple[Bucket, HostCounts]] = deque()
         source = dataclasses.replace(batch, sample_index=batch.sample_index + 1)
         if rule.layer_speeds is not None:
             self._fill_layer_speeds(rule.limits(depth))
@@ -192,21 +211,30 @@ class GraphedLoop(LayeredEncoder):
 
         def count() -> None:
             nonlocal survivors, tokens
-            bucket, copy = counts.popleft()
-            slots, rows = copy.wait()[0].tolist()
+            bucket, host = counts.popleft()
+            slots, rows = host.wait()
+            self._host_counts.give_back(host)
             survivors, tokens = survivors - (bucket.slots - slots), tokens - (bucket.tokens - rows)
 
         while survivors:
             layers = place.plan.next_layers(position, until, nobody_leaves=survivors == bound)
+            if self._recording_is_over and rule.early_exits and layers not in place.stages:
+                # Those who are left are let out by no head, if it is asked.
+                layers = place.plan.next_layers(position, until, nobody_leaves=False)
             stage = self._stage(place, layers)
             if source is not stage.inputs:
                 _load(stage.inputs, source, survivors, tokens)
             stage.replay()
             source, position = stage.outputs, layers.end
             if position == depth:
+                for _, host in counts:  # what nobody waits for; a later copy comes behind it
+                    self._host_counts.give_back(host)
                 return self._answers(size)
             if stage.counts is not None:
-                counts.append((place.bucket, HostCopy(stage.counts)))
+                host = self._host_counts.take(self._device)
+                host.copy(stage.counts)
+                host.mark()
+                counts.append((place.bucket, host))
             if position == until:
                 break
             if len(counts) <= self._late:
@@ -259,7 +287,7 @@ class GraphedLoop(LayeredEncoder):
     def _place(self, bucket: Bucket, plan: Plan) -> Place | None:
         """In use, now or already; None where there are no more to be had."""
         if (bucket, plan) not in self._places:
-            if len(self._places) >= self._max_buckets:
+            if self._recording_is_over or len(self._places) >= self._max_buckets:
                 return None
             with torch.inference_mode(False):
                 self._places[bucket, plan] = Place(bucket, plan, bucket.limits(self._device))

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastbert_kernels import ops
+from fastbert_kernels import backends, ops
 from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.engine.cuda_ends import CudaEnds, CudaHeads
+from fastbert_kernels.engine.host_copies import HostCopy, HostCountsPool
 from fastbert_kernels.engine.layer import Layer
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule, asked_layers
@@ -46,6 +48,8 @@ class LayerLoop(LayeredEncoder):
     layers: Sequence[Layer]
     heads: Sequence[ExitHead | None]
     backend: str
+    _cuda_heads: CudaHeads = field(default_factory=CudaHeads, init=False, repr=False, compare=False)
+    _host_counts: HostCountsPool = field(default_factory=HostCountsPool, init=False, repr=False, compare=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -73,6 +77,7 @@ class LayerLoop(LayeredEncoder):
         asked, limits, speed = asked_layers(rule, self.heads), rule.limits(self.depth), batch.speed
         # On a GPU to ask would be to wait, so there the answer comes with the first survivor count.
         bound = None if speed.is_cuda else bound_to_stay(speed, rule)
+        ends = self._cuda_ends(state, results)
         for number in range(state.layer + 1, until + 1):
             head, last = self.heads[number - 1], number == self.depth
             batch.hidden = self.layers[number - 1](batch.hidden, batch.cu_seqlens, batch.max_seqlen)
@@ -80,21 +85,45 @@ class LayerLoop(LayeredEncoder):
                 continue
             limit = limits[number - 1]
             layer_speed = None if last or limit == math.inf else limit
-            counts = let_out(head, batch, results, number, last, rule, layer_speed, self.backend)
-            if last:
-                break
-            if bound is None:
-                counts, speed = _read(counts, speed)
-                bound = bound_to_stay(speed, rule)
+            if ends is not None:
+                survivors, tokens = ends.let_out(number, last, layer_speed)
+                if bound is None:
+                    bound = bound_to_stay(ends.speed(), rule)
             else:
-                (counts,) = _read(counts)
-            survivors, tokens = counts.tolist()
-            batch.cut(survivors, tokens)
+                counts = let_out(head, batch, results, number, last, rule, layer_speed, self.backend)
+                if last:
+                    break
+                if bound is None:
+                    counts, speed = _read(counts, speed)
+                    bound = bound_to_stay(speed, rule)
+                else:
+                    (counts,) = _read(counts)
+                survivors, tokens = counts.tolist()
+                batch.cut(survivors, tokens)
             if survivors == 0:
                 break
             if number < until and enough(tokens, survivors):
-                return results, number
+                until = number
+                break
+        if ends is not None:
+            ends.finish()
         return results, until
+
+    def _cuda_ends(self, state: PackedState, results: Results) -> CudaEnds | None:
+        """Return the layer ends of a run where they are native calls; None where they are `ops`.
+
+        A compiler is to see the ops, and so is whoever has tensors of a kind of its own.
+        """
+        hidden = state.batch.hidden
+        if torch.compiler.is_compiling() or type(hidden) is not Tensor:
+            return None
+        if backends.resolve(self.backend, hidden.device) != "cuda":
+            return None
+        asked = asked_layers(state.rule, self.heads)
+        heads = {number: self._cuda_heads.of(head) for number in asked if (head := self.heads[number - 1]) is not None}
+        if any(native is None for native in heads.values()):
+            return None
+        return CudaEnds(heads, state, results, self._host_counts)
 
 
 def let_out(
@@ -179,29 +208,6 @@ def bound_to_stay(speed: Tensor, rule: Rule) -> int:
     only as many are left, it is they, and no head need be asked. PATIENCE looks at no Speed, so it holds nobody.
     """
     return 0 if rule.criterion is Criterion.PATIENCE else int((~(speed > 0)).sum())
-
-
-class HostCopy:
-    """Small device tensors on their way into pinned memory; neither side waits until `wait`."""
-
-    def __init__(self, *sources: Tensor) -> None:
-        on_gpu = sources[0].is_cuda
-        self._copies = [
-            torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=on_gpu).copy_(
-                source, non_blocking=True
-            )
-            for source in sources
-        ]
-        self._arrived: torch.cuda.Event | None = None
-        if on_gpu:
-            self._arrived = torch.cuda.Event()
-            self._arrived.record(torch.cuda.current_stream(sources[0].device))
-
-    def wait(self) -> list[Tensor]:
-        """The tensors on the host, when what was queued before the copy is done; what came behind it may go on."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._copies
 
 
 @torch.compiler.disable  # the one place of a layer where a compiled graph has to end

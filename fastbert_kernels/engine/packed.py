@@ -69,10 +69,9 @@ class PackedBatch:
         """Leave the first samples, which own the first tokens, and nothing of what lies behind them.
 
         Raises:
-            RuntimeError: a negative number, with which `ops.compact` on a GPU says that its batch was none.
+            RuntimeError: a negative number, see `check_counts`.
         """
-        if samples < 0:
-            raise RuntimeError("cu_seqlens leaves the rows of the batch, or sample_index the original batch")
+        check_counts(samples)
         self.hidden = self.hidden[:tokens]
         self.cu_seqlens = self.cu_seqlens[: samples + 1]
         self.sample_index = self.sample_index[:samples]
@@ -163,6 +162,12 @@ class Results:
             uncertainty=like.new_empty(batch, dtype=torch.float32),
             exit_layer=like.new_empty(batch, dtype=torch.int64),
         )
+
+
+def check_counts(samples: int) -> None:
+    """Raise RuntimeError for the -1 survivors by which `ops.compact` says on a GPU that its batch was none."""
+    if samples < 0:
+        raise RuntimeError("cu_seqlens leaves the rows of the batch, or sample_index the original batch")
 
 
 def _numbers(size: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +141,13 @@ class Encoder(abc.ABC):
 
         Returns:
             A row per sample. Those of samples that are left are undefined.
+        """
+
+    def warm_up(self, shapes: Collection[tuple[int, int, int]]) -> None:  # noqa: B027 (most have nothing to do)
+        """Do now what the first batches of these shapes would have to wait for, such as recording CUDA graphs.
+
+        Args:
+            shapes: tokens, samples and longest sample of batches.
         """
 
     def start(self, batch: PackedBatch, rule: Rule, indices: Tensor | None = None) -> PackedState:

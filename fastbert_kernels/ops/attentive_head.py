@@ -145,11 +145,34 @@ def _logits_without_projecting(
     return F.linear(features, head.output_weight, head.output_bias)
 
 
-def _cuda(results: tuple[Tensor, ...], hidden: Tensor, *samples_and_weights: Any, **options: Any) -> None:
-    cu_seqlens, speed, weights = samples_and_weights
+def cuda_attentive_head(head: AttentiveHeadTensors, narrow_activation: str, mlp_activation: str) -> Any:
+    """Return the head as the compiled CUDA kernels read it.
+
+    Args:
+        head: contiguous, on a GPU, at addresses that 16 divides. What is written to its tensors later is seen.
+        narrow_activation: "tanh" or "identity".
+        mlp_activation: "tanh" or "identity".
+
+    Raises:
+        Unsupported: the kernels do not cover it.
+    """
+    return _extension.module().CudaAttentiveHead(head, narrow_activation, mlp_activation)
+
+
+def _cuda(
+    results: tuple[Tensor, ...],
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    speed: Tensor,
+    weights: Sequence[Tensor],
+    *,
+    narrow_activation: str,
+    mlp_activation: str,
+    **decision: Any,
+) -> None:
     hidden, *weights = library.aligned(hidden, *weights)
-    head = AttentiveHeadTensors(*weights)
-    _extension.module().attentive_head_cuda(hidden, cu_seqlens, speed, head, results, **options)
+    head = cuda_attentive_head(AttentiveHeadTensors(*weights), narrow_activation, mlp_activation)
+    head.decide(hidden, cu_seqlens, speed, results, **decision)
 
 
 library.implement(

@@ -90,10 +90,36 @@ def _cpu(
     native.decide(features, speed, results, **decision)
 
 
-def _cuda(results: tuple[Tensor, ...], hidden: Tensor, *samples_and_layers: Any, **options: Any) -> None:
-    cu_seqlens, speed, weights, biases = samples_and_layers
+def cuda_pooled_head(weights: Sequence[Tensor], biases: Sequence[Tensor], pooling: str, activation: str) -> Any:
+    """Return the head as the compiled CUDA kernels read it.
+
+    Args:
+        weights: contiguous, on a GPU, at addresses that 16 divides. What is written to them later is seen.
+        biases: contiguous, on that GPU.
+        pooling: one of `POOLINGS`.
+        activation: between layers.
+
+    Raises:
+        Unsupported: the kernels do not cover it.
+    """
+    return _extension.module().CudaPooledHead(list(weights), list(biases), pooling, activation)
+
+
+def _cuda(
+    results: tuple[Tensor, ...],
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    speed: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    *,
+    pooling: str,
+    activation: str,
+    **decision: Any,
+) -> None:
     hidden, *weights = library.aligned(hidden, *weights)
-    _extension.module().pooled_exit_head_cuda(hidden, cu_seqlens, speed, weights, biases, results, **options)
+    head = cuda_pooled_head(weights, biases, pooling, activation)
+    head.decide(hidden, cu_seqlens, speed, results, **decision)
 
 
 library.implement(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastbert_kernels.layer_norm import check_layer_norm
 from fastbert_kernels.triton import configs
+from fastbert_kernels.triton.kept import KeptKernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ACTIVATIONS = ("gelu", "relu")  # as Transformers calls them
@@ -117,6 +118,10 @@ def _add_layer_norm_kernel(
     tl.store(rows_ptr + place, y, mask=inside)
 
 
+_bias_activation = KeptKernel(_bias_activation_kernel)
+_add_layer_norm = KeptKernel(_add_layer_norm_kernel)
+
+
 def unsupported(dtype: torch.dtype, hidden_size: int, activation: str) -> str | None:
     """Return why the kernels cannot serve such a layer, or None."""
     if dtype not in DTYPES:
@@ -148,15 +153,17 @@ def bias_activation_(rows: Tensor, bias: Tensor, activation: str) -> Tensor:
         columns = int(rows.shape[1])  # a constant of the kernel; under a tracer it may be a symbol
         tiles = triton.cdiv(rows.shape[0], config.block_rows) * triton.cdiv(columns, config.block_columns)
         with _device_guard(rows):
-            _bias_activation_kernel[(tiles,)](
-                rows,
-                bias,
-                rows.shape[0],
-                NUM_COLUMNS=columns,
-                GELU=activation == "gelu",
-                BLOCK_ROWS=config.block_rows,
-                BLOCK_COLUMNS=config.block_columns,
-                num_warps=config.num_warps,
+            _bias_activation.launch(
+                tiles,
+                (rows, bias),
+                (rows.shape[0],),
+                {
+                    "NUM_COLUMNS": columns,
+                    "GELU": activation == "gelu",
+                    "BLOCK_ROWS": config.block_rows,
+                    "BLOCK_COLUMNS": config.block_columns,
+                },
+                config.num_warps,
             )
     return rows
 
@@ -193,19 +200,17 @@ def add_layer_norm_(
         if config is None:
             raise ValueError(f"rows of {columns} elements do not fit into a tile")
         with _device_guard(rows):
-            _add_layer_norm_kernel[(triton.cdiv(rows.shape[0], config.block_rows),)](
-                rows,
-                bias,
-                residual.contiguous(),
-                weight,
-                norm_bias,
-                rows.shape[0],
-                epsilon,
-                NUM_COLUMNS=columns,
-                UNBIASED=kind == "unbiased",
-                BLOCK_ROWS=config.block_rows,
-                BLOCK_COLUMNS=config.block_columns,
-                num_warps=config.num_warps,
+            _add_layer_norm.launch(
+                triton.cdiv(rows.shape[0], config.block_rows),
+                (rows, bias, residual.contiguous(), weight, norm_bias),
+                (rows.shape[0], epsilon),
+                {
+                    "NUM_COLUMNS": columns,
+                    "UNBIASED": kind == "unbiased",
+                    "BLOCK_ROWS": config.block_rows,
+                    "BLOCK_COLUMNS": config.block_columns,
+                },
+                config.num_warps,
             )
     return rows
 

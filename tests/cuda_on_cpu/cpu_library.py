@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -176,6 +177,7 @@ class CpuLibrary:
 
     def __init__(self, sanitize: bool = False):
         self._library = ctypes.CDLL(str(build(sanitize)))
+        self._devices = itertools.count(1)
         self._library.attentive_head_unsupported.restype = ctypes.c_char_p
         self._library.pooled_exit_head_unsupported.restype = ctypes.c_char_p
         self._library.depth_graph_unsupported.restype = ctypes.c_char_p
@@ -187,6 +189,11 @@ class CpuLibrary:
     def configure(self, seed: int = 0, multiprocessors: int = 4, capability: int = 90) -> None:
         """Sets the order of warps and the device that the launchers see."""
         self._library.configure(seed, multiprocessors, *SHARED_MEMORY[capability])
+        self._device = self.new_device()
+
+    def new_device(self) -> int:
+        """The number of a device that no launcher has asked about; they ask once for each."""
+        return next(self._devices)
 
     def launches(self) -> int:
         return self._library.launches()
@@ -244,7 +251,7 @@ class CpuLibrary:
         weights: dict[str, torch.Tensor],
         decision: Decision,
         activations: tuple[str, str] = ("tanh", "tanh"),
-        device: int = 0,
+        device: int | None = None,
     ) -> HeadOutputs:
         """`activations` are those of the narrow layer and of the MLP."""
         heads, narrow = weights["query_bias"].shape
@@ -258,7 +265,7 @@ class CpuLibrary:
             ctypes.byref(AttentiveHeadShape(len(hidden), batch, hidden.shape[1], narrow, heads, labels)),
             ctypes.byref(self._decision(decision)),
             ctypes.byref(outputs.fields()),
-            device,
+            self._device if device is None else device,
         )
         assert status == 0, f"cudaError_t {status}"
         return outputs
@@ -277,7 +284,7 @@ class CpuLibrary:
         pooling: str,
         activation: str,
         decision: Decision,
-        device: int = 0,
+        device: int | None = None,
     ) -> HeadOutputs:
         """`layers` are weights [out, in] in the dtype of hidden and biases [out]."""
         weights = PooledHeadWeights(num_layers=len(layers), pooling=self._number("Pooling", pooling))
@@ -296,13 +303,18 @@ class CpuLibrary:
             ctypes.byref(weights),
             ctypes.byref(self._decision(decision)),
             ctypes.byref(outputs.fields()),
-            device,
+            self._device if device is None else device,
         )
         assert status == 0, f"cudaError_t {status}"
         return outputs
 
     def compact(
-        self, batch: dict[str, torch.Tensor], layer: int, original_batch: int, device: int = 0, poison_rows: bool = True
+        self,
+        batch: dict[str, torch.Tensor],
+        layer: int,
+        original_batch: int,
+        device: int | None = None,
+        poison_rows: bool = True,
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Returns the compacted batch and the results, by name. Rows without poison cost no memory until written."""
         samples, labels = batch["logits"].shape
@@ -326,7 +338,7 @@ class CpuLibrary:
             ctypes.byref(PackedBatch(*pointers(batch, PackedBatch.NAMES), *sizes)),
             ctypes.byref(CompactedBatch(*pointers(out, CompactedBatch.NAMES))),
             ctypes.byref(Results(*pointers(results, Results.NAMES), original_batch)),
-            device,
+            self._device if device is None else device,
         )
         assert status == 0, f"cudaError_t {status}"
         return out, results

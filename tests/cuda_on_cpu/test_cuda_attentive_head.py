@@ -192,5 +192,5 @@ def test_any_batch(built_library, lengths, hidden_size, narrow, heads, labels, d
 
 def test_the_device_is_restored(library):
     hidden, cu_seqlens, weights = head_cases.head_inputs([3], FLOAT32, 64, 64, 1, 2)
-    library.attentive_head(hidden, cu_seqlens, weights, Decision(torch.rand(1)), device=1)
+    library.attentive_head(hidden, cu_seqlens, weights, Decision(torch.rand(1)), device=library.new_device())
     assert library.device() == 0

@@ -143,5 +143,5 @@ def test_any_batch(built_library, samples, width, dtype, labels, seed):
 
 def test_the_device_is_restored(library):
     batch, original_batch = compact_inputs([3], [1], 4, FLOAT32, 2)
-    library.compact(batch, 1, original_batch, device=1)
+    library.compact(batch, 1, original_batch, device=library.new_device())
     assert library.device() == 0

@@ -167,5 +167,7 @@ def test_any_batch(built_library, lengths, widths, labels, pooling, activation, 
 
 def test_the_device_is_restored(library):
     hidden, cu_seqlens, layers = pooled_inputs([3], FLOAT32, [8, 2])
-    library.pooled_exit_head(hidden, cu_seqlens, layers, "max", "tanh", head_cases.random_decision(1), device=1)
+    library.pooled_exit_head(
+        hidden, cu_seqlens, layers, "max", "tanh", head_cases.random_decision(1), device=library.new_device()
+    )
     assert library.device() == 0

@@ -11,6 +11,7 @@ from torch import nn
 
 import fastbert_kernels
 from fastbert_kernels.engine import loop
+from fastbert_kernels.engine.cuda_ends import CudaEnds
 
 LOGIT_TOLERANCE = {None: 1e-4, torch.bfloat16: 0.6, torch.int8: 1.2}  # of logits of the order of 10
 UNCERTAINTY_TOLERANCE = {None: 1e-5, torch.bfloat16: 0.08, torch.int8: 0.16}
@@ -69,13 +70,18 @@ def assert_compiled_model_answers_alike(model, batch):
 def record_asked_layers(monkeypatch):
     """Return a list that is going to have the layers whose head the PyTorch loop evaluated."""
     layers = []
-    original = loop.let_out
+    original, native = loop.let_out, CudaEnds.let_out
 
     def let_out(head, batch, results, layer, *rest):
         layers.append(layer)
         return original(head, batch, results, layer, *rest)
 
+    def let_out_natively(ends, layer, *rest):
+        layers.append(layer)
+        return native(ends, layer, *rest)
+
     monkeypatch.setattr(loop, "let_out", let_out)
+    monkeypatch.setattr(CudaEnds, "let_out", let_out_natively)
     return layers
 
 

@@ -17,10 +17,14 @@ def given(monkeypatch):
     """The addresses of `hidden` and the weights, as they come in; CPU tensors take the backend "cuda"."""
     addresses = []
 
-    def launch(hidden, cu_seqlens, speed, weights, *rest, **options):
-        addresses.extend(tensor.data_ptr() for tensor in (hidden, *weights))
+    class Head:
+        def __init__(self, weights, *rest):
+            self.weights = weights
 
-    module = types.SimpleNamespace(attentive_head_cuda=launch, pooled_exit_head_cuda=launch)
+        def decide(self, hidden, *rest, **options):
+            addresses.extend(tensor.data_ptr() for tensor in (hidden, *self.weights))
+
+    module = types.SimpleNamespace(CudaAttentiveHead=Head, CudaPooledHead=Head)
     monkeypatch.setattr(_extension, "module", lambda: module)
     monkeypatch.setitem(backends.BACKENDS, "cuda", Backend("cuda", "cpu", lambda: None))
     return addresses

@@ -111,8 +111,8 @@ CALLS: dict[str, Callable[[], list]] = {
 PLAIN = {"count_threads_with", "cpu_instruction_set", "cpu_instruction_sets", "cpu_tile_rows"}
 PLAIN |= {"packed_matrix_bytes", "product_operand", "start_profile", "stop_profile", "time_products"}
 PLAIN |= {"cuda_kernels_unavailable"}
-# They refuse every tensor that is not on a GPU; tests/gpu calls them.
-CUDA = {"DepthGraph", "depth_graph_unsupported", "attentive_head_cuda", "pooled_exit_head_cuda"}
+# They refuse every tensor that is not on a GPU; tests/gpu and tests/engine/test_cuda_ends.py call them.
+CUDA = {"DepthGraph", "depth_graph_unsupported", "CudaHead", "CudaAttentiveHead", "CudaPooledHead", "let_out"}
 
 EXPORTED = {name for name, value in vars(native).items() if callable(value) and not name.startswith("_")}
 FUNCTIONS = sorted(EXPORTED - PLAIN - CUDA)  # one without a case in CALLS fails

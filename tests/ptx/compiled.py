@@ -60,6 +60,7 @@ class Launcher:
         assert address is not None
         self._function = ctypes.CFUNCTYPE(ctypes.c_int)(address)
         self._launches: list[Launch] = []
+        self._devices: dict[tuple[int, int], int] = {}  # launchers ask once about each number
         self._callback = CALLBACK(self._record)
         self._machine = functools.lru_cache(maxsize=None)(
             lambda kernel, threads: Machine(self._module.kernel(kernel), threads)
@@ -75,8 +76,9 @@ class Launcher:
         """
         self._launches = []
         self._library.configure(self._callback, multiprocessors, *SHARED_MEMORY[capability])
+        device = self._devices.setdefault((multiprocessors, capability), len(self._devices))
         passed = [ctypes.byref(a) if isinstance(a, ctypes.Structure) else a for a in arguments]
-        status = self._function(*passed, ctypes.c_int(0), ctypes.c_void_p(None))
+        status = self._function(*passed, ctypes.c_int(device), ctypes.c_void_p(None))
         assert status == 0, f"cudaError_t {status}"
         return self._launches
 
