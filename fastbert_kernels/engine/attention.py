@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -42,9 +43,10 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_s
     """Compute the attention of all samples in one launch; [T, heads, d] in and out."""
     if not torch.compiler.is_compiling() and _flash_is_as_known():
         # What `varlen_attn` would call, without its custom op, and without the launch that fills a seed for nobody.
-        return torch.ops.aten._flash_attention_forward(
+        outputs = torch.ops.aten._flash_attention_forward(
             query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, False, False
-        )[0]
+        )
+        return cast(Tensor, outputs[0])
     from torch.nn.attention.varlen import varlen_attn  # its kernels need CUDA
 
     attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)

@@ -35,8 +35,7 @@ class CudaHeads:
 
 
 def _native_head(head: ExitHead) -> Any:
-    pooled = isinstance(head, PooledHeadWeights)
-    tensors = (*head.weights, *head.biases) if pooled else head.tensors
+    tensors = (*head.weights, *head.biases) if isinstance(head, PooledHeadWeights) else tuple(head.tensors)
     if not all(tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 for tensor in tensors):
         return None  # the ops take copies
     try:

@@ -28,10 +28,14 @@ def gpu_backends_on_the_cpu(monkeypatch):
     for name in ("cuda", "triton"):
         monkeypatch.setitem(backends.BACKENDS, name, Backend(name, "cpu", lambda: None))
 
-    def refuse(hidden, cu_seqlens, speed, weights, *rest, **options):
-        raise backends.Unsupported(f"not {hidden.dtype} with {len(weights)} weights")
+    class Head:
+        def __init__(self, weights, *rest):
+            self.weights = weights
 
-    module = types.SimpleNamespace(attentive_head_cuda=refuse, pooled_exit_head_cuda=refuse)
+        def decide(self, hidden, *rest, **options):
+            raise backends.Unsupported(f"not {hidden.dtype} with {len(self.weights)} weights")
+
+    module = types.SimpleNamespace(CudaAttentiveHead=Head, CudaPooledHead=Head)
     monkeypatch.setattr(_extension, "module", lambda: module)
     for remembered in (backends.warn_once, backends._first_available):
         remembered.cache_clear()
