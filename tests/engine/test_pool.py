@@ -25,6 +25,7 @@ RULES = [
     Rule(layer_speeds=(None, 0.7, None, 0.4, None)),
     Rule(Criterion.PATIENCE, 2),
     Rule(Criterion.CONFIDENCE),
+    Rule(Criterion.CONFIDENCE, early_exits=False),
 ]
 SPEEDS = [0.0, 0.2, 0.4, 0.6, 1.0]
 ROOMY = {"max_tokens": 10**6, "max_samples": 10**5}
