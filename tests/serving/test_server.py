@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import socket
 import threading
 import time
 
@@ -205,8 +207,8 @@ def test_who_leaves_or_comes_too_late_is_let_go_of(server, monkeypatch):
 
     cancelled = server.metric("fastbert_cancelled_total")
     with Held(server, monkeypatch) as held:
-        send_and_leave(server.address, "a good film", speed=0.0)
-        assert held.reached.wait(60)
+        send_and_leave(server.address, "a good film", when=lambda: held.reached.wait(60), speed=0.0)
+        assert held.reached.is_set()
         wait_until(lambda: server.metric("fastbert_cancelled_total") == cancelled + 1)
         got = []
         late = threading.Thread(
@@ -301,3 +303,26 @@ def test_the_log_has_a_line_for_each_request_without_its_text(server, caplog):
     assert [line["status"] for line in lines] == [200, 422]
     assert lines[0].keys() == {"time", "endpoint", "method", "status", "seconds", "texts", "tokens", "mean_exit_layer"}
     assert "confidential" not in caplog.text
+
+
+GARBAGE = [
+    b"\x00\xff" * 500 + b"\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{",
+    b"POST /predict HTTP/1.1\r\nHost: test\r\nContent-Length: -1\r\n\r\n{}",
+    b"POST /predict HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+    b"",
+]
+
+
+def test_clients_that_send_garbage_or_half_a_request_harm_nobody(server):
+    """Between them, and clients that leave before their answer, others are served, and nothing stays behind."""
+    from helpers.serving import send_and_leave
+
+    for number, garbage in enumerate(GARBAGE * 3):
+        with contextlib.suppress(ConnectionError), socket.create_connection(server.address, timeout=60) as client:
+            client.sendall(garbage)
+        send_and_leave(server.address, [["a very good film"]] * 8, speed=0.0)
+        assert server.predict(TEXTS[number % 5], details=True, speed=0.0)["exit_layer"] == 4
+    wait_until(lambda: server.service._pool.in_flight == (0, 0))
+    assert server.request("GET", "/health")[0] == 200
