@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Annotated
 
 import typer
@@ -31,6 +30,8 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        import importlib.metadata  # which takes longer than all else that the help needs
+
         typer.echo(f"fastbert {importlib.metadata.version('fastbert-kernels')}")
         raise typer.Exit
 

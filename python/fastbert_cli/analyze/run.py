@@ -60,7 +60,6 @@ def run_analyze(options: Analyze) -> None:
     class_names = label_names_of(model)
     with faults_explained():
         data = read_for(model, options.labelled)
-    note_seen(model.seen_texts.among(data))
     with faults_explained(options.labelled.data):
         check_samples(data.label_ids, class_names)
     bag = _bag_of_words(model, options)
@@ -68,6 +67,7 @@ def run_analyze(options: Analyze) -> None:
     if options.compare is not None and other is not None:
         own_ids = with_ids_of(data, label_names_of(other[0]), f"--compare {options.compare}")
         subjects[_COMPARED] = _subject(*other, own_ids, options.max_length)
+    note_seen(model.seen_texts.among(data))
 
     with progress_bars() as advance, faults_explained():
         records = {

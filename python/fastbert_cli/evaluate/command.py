@@ -9,8 +9,6 @@ from typing import Annotated
 from fastbert_cli import options
 from fastbert_cli.command import Command, Option
 from fastbert_cli.errors import CommandError
-from fastbert_hf.data import JSON_LINES
-from fastbert_hf.data.tables import TABLES
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,8 @@ class Evaluate(Command):
     def look(self) -> None:
         """Look at the options, the model's folder and the labelled texts."""
         from fastbert_cli import inputs
+        from fastbert_hf.data import JSON_LINES
+        from fastbert_hf.data.tables import TABLES
 
         inputs.check_patching(self.patching)
         inputs.check_file_to_write("--out", self.out)
