@@ -373,8 +373,9 @@ def test_latency_is_measured(folder, dev, monkeypatch) -> None:
         (["--max-drop", 0.01, "--min-speedup", 2], "--max-drop and --min-speedup at once; give exactly one"),
         (["--max-drop", 1], "--max-drop: max_drop is a part of the samples, in [0, 1)"),
         (["--max-drop", 0], "cannot be shown with any number of samples"),
-        (["--max-drop", 0.01], "400 samples cannot show with 0.95 confidence that at most 0.01 of accuracy is lost"),
-        (["--max-drop", 0.01], "598 samples (299 to test with, the others to choose the setting) are enough if"),
+        (["--max-drop", 0.005], "400 samples cannot show with 0.95 confidence that at most 0.005 of accuracy is lost"),
+        (["--max-drop", 0.005], "1196 samples (598 to test with, the others to choose the setting) are enough if"),
+        (["--max-drop", 0.01, "--no-one-speed"], "enough for --one-speed, which needs 299 in all"),
         (
             ["--max-disagreement", 0.01, "--data", "{twelve}"],
             "12 samples cannot show with 0.95 confidence that at most",
@@ -508,3 +509,15 @@ def test_texts_of_the_training_promise_nothing(folder, dev) -> None:
     refused = invoke(*wish, "--leave-out-seen")
     assert_complaint(refused, "calibrate", "400 of 400 texts were seen in training (400 trained on), so nothing can be")
     assert "--leave-out-seen" not in refused.stderr
+
+
+def test_few_texts_have_one_speed_by_their_number_alone(folder, dev) -> None:
+    found = {}
+    for max_drop, words in ((0.02, ()), (0.02, ("--one-speed",)), (0.05, ("--no-one-speed",)), (0.1, ())):
+        result = succeed("calibrate", folder, "--data", dev, "--max-drop", max_drop, *words, "--dry-run", "--json")
+        found[max_drop, words] = json.loads(result.stdout)["setting"]
+        assert ("note: one Speed for all layers, since 400 texts are fewer than 894" in result.stderr) == (
+            (max_drop, words) == (0.02, ())
+        )
+    assert found[0.02, ()] == found[0.02, ("--one-speed",)]
+    assert [found[key]["evidence"]["samples_for_choosing"] for key in ((0.02, ()), (0.1, ()))] == [0, 200]

@@ -10,7 +10,6 @@ from fastbert_cli import options
 from fastbert_cli.command import Command, Option
 from fastbert_cli.errors import CommandError
 from fastbert_cli.options import DATA
-from fastbert_hf.data.files import PLAIN
 
 TARGET = "Target: exactly one"
 CHOICE = "Choice"
@@ -105,13 +104,14 @@ class Calibrate(Command):
         ),
     ] = "auto"
     one_speed: Annotated[
-        bool,
+        bool | None,
         Option(
-            "One Speed (or patience) for all layers, entropy unless --criterion is given.",
+            "One Speed (or patience) for all layers, entropy unless --criterion is given. Default: where a guarantee "
+            "is asked for and texts are few, by their number alone.",
             "--one-speed/--no-one-speed",
             panel=CHOICE,
         ),
-    ] = False
+    ] = None
     confidence: Annotated[float, Option("Of the guarantee and the intervals.", panel=CHOICE)] = 0.95
     seed: Annotated[int, Option("Of the split into texts that choose and texts that test.", panel=CHOICE)] = 0
     temperature_scaling: Annotated[
@@ -173,6 +173,7 @@ class Calibrate(Command):
     def look(self) -> None:
         """Look at the options, the model's folder and the texts."""
         from fastbert_cli import inputs
+        from fastbert_hf.data.files import PLAIN
 
         assert self.target  # which raises unless there is exactly one
         inputs.check_patching(self.patching)

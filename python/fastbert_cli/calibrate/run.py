@@ -15,6 +15,7 @@ from transformers.utils import logging
 import fastbert_kernels
 from fastbert_cli.calibrate import report
 from fastbert_cli.calibrate.command import Calibrate
+from fastbert_cli.calibrate.search import with_search
 from fastbert_cli.calibrate.unseen import unseen_texts
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import (
@@ -73,6 +74,7 @@ def run_calibrate(options: Calibrate) -> None:
         _check_model(model, options)
         max_length = longest_text(model, tokenizer, options.max_length)
         data, labels = _read(options, model)
+        options = with_search(options, objective, len(data))
         # Before the model runs over all of it.
         check_samples(len(data), labels, objective, options.confidence, options.search, options.temperature_scaling)
         dataset = TokenisedDataset(data, tokenizer, max_length)
