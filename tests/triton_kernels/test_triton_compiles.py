@@ -7,6 +7,7 @@ interpreter nor a kernel cache of the user's plays a part.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -22,6 +23,9 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 
 ARCHITECTURES = (80, 90, 100)
 MATRIX_INSTRUCTION = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+# The assembler of an older Triton keeps up to 8 registers of a thread in memory in three configurations of sm_80, which
+# were chosen with the newer one.
+OLDER_TRITON, SPILLED_BY_OLDER = (3, 9), 32
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a program can have
 SHARED_LIMIT_OF_SMALLER_GPUS = 99 * 1024  # 8.6, 8.9 and 12.0, which use the entries of sm_80
 REGISTERS = 65_536  # of a multiprocessor
@@ -46,13 +50,18 @@ def test_what_the_kernels_take(architecture, tmp_path):
     copied 16 bytes at a time."""
     kernels = compiled(__file__, architecture, tmp_path)
     assert_every_configuration_is_there(kernels, architecture)
+    version = tuple(map(int, importlib.metadata.version("triton").split(".")[:2]))
+    spilled = SPILLED_BY_OLDER if version < OLDER_TRITON and architecture == 80 else 0
     for kernel in kernels:
-        assert kernel["stack"] == 0 and kernel["local"] == 0, kernel
+        assert kernel["stack"] <= spilled and kernel["local"] == 0, kernel
         assert 0 < kernel["registers"] <= 255 and kernel["registers"] * 32 * kernel["num_warps"] <= REGISTERS, kernel
         assert kernel["shared"] <= SHARED_LIMIT[architecture], kernel
         assert architecture != 80 or kernel["shared"] <= SHARED_LIMIT_OF_SMALLER_GPUS, kernel
         if "attentive_head" in kernel["name"]:
-            assert kernel["matrix_instruction"] == (" fp32 H" not in kernel["name"]), kernel
+            # The kernel that projects takes the newest instruction; the other has 16 rows, which may be too few for it.
+            linear, half = kernel["name"].startswith("linear"), " fp32 H" not in kernel["name"]
+            taken = {MATRIX_INSTRUCTION[architecture], *([MATRIX_INSTRUCTION[80]] if linear else [])}
+            assert bool(taken & set(kernel["matrix_instructions"])) == half, kernel
     moves = [kernel for kernel in kernels if kernel["name"].startswith("compact_move")]
     assert len(moves) == (3 if architecture == 80 else 0) and all(move["wide_accesses"] for move in moves), moves
 
@@ -231,7 +240,7 @@ def resources(architecture, name, kernel, types, other_pointers, constants, num_
         "stack": used["STACK"],
         "local": used["LOCAL"],
         "shared": compiled.metadata.shared,
-        "matrix_instruction": MATRIX_INSTRUCTION[architecture] in ptx,
+        "matrix_instructions": [name for name in MATRIX_INSTRUCTION.values() if name in ptx],
         "wide_accesses": "ld.global.v4" in ptx and "st.global.v4" in ptx,
     }
     print(json.dumps(line), flush=True)
