@@ -21,6 +21,7 @@ from torch._subclasses import FakeTensorMode
 import fastbert_kernels
 from fastbert_hf.exits.rule import ExitRule
 from fastbert_kernels import patching
+from fastbert_kernels.engine.spans import Encoder
 from fastbert_kernels.hosts import fastbert_hf
 from helpers.models import padded_batch, spread_model
 from helpers.patched import (
@@ -101,6 +102,25 @@ def test_memory_does_not_grow_over_a_thousand_batches():
             sizes.append(resident())
     # Later maxima against early ones: allocators keep what they have had, and no more may come.
     assert max(sizes[-3:]) < max(sizes[:5]) + 8, sizes
+
+
+def test_a_warm_up_comes_with_the_patch_and_with_every_new_encoder(monkeypatch):
+    """Not with a call, unless weights were changed: then its first is that of a new encoder."""
+    warmed = []
+    monkeypatch.setattr(Encoder, "warm_up", lambda encoder, shapes: warmed.append((encoder, shapes)))
+    model, batch = spread_model(), padded_batch([5, 9])
+    fastbert_kernels.patch(model, warm_up=[(100, 4, 64)])
+    assert [shapes for _, shapes in warmed] == [((100, 4, 64),)]
+    for _ in range(2):
+        run(model, batch, speed=0.5)
+    assert len(warmed) == 1
+    with torch.no_grad():
+        next(model.heads[0].parameters()).mul_(0.5)
+    for _ in range(2):
+        run(model, batch, speed=0.5)
+    assert len(warmed) == 2 and warmed[0][0] is not warmed[1][0]
+    run(copy.deepcopy(model), batch, speed=0.5)
+    assert len(warmed) == 3
 
 
 def test_padding_segments_and_mask_form_do_not_matter():
