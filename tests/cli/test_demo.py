@@ -49,6 +49,7 @@ def invoke(*arguments):
 
 
 def test_from_files_to_report(backbone, files, tmp_path):
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
     out = tmp_path / "out"
     result = invoke(
         *("demo", "--train", files / "train.tsv", "--dev", files / "dev.tsv", "--backbone", backbone, "--out", out),
