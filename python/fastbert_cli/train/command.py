@@ -105,6 +105,8 @@ class FineTune(Step):
     """Step 1, or joint training in its place."""
 
     epochs: Annotated[float, Option("Passes over the labelled texts.", panel=STEP_1)] = 3
+    learning_rate: Annotated[float, Option("Highest learning rate.", panel=STEP_1)] = 5e-5
+    batch_size: Annotated[int, Option("Texts per step, of all devices together.", panel=STEP_1)] = 32
     max_epochs: Annotated[
         float,
         Option(
@@ -113,8 +115,6 @@ class FineTune(Step):
             panel=STEP_1,
         ),
     ] = 12
-    learning_rate: Annotated[float, Option("Highest learning rate.", panel=STEP_1)] = 5e-5
-    batch_size: Annotated[int, Option("Texts per step, of all devices together.", panel=STEP_1)] = 32
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     best_by: Annotated[training.Score, Option("Score on --dev that the best epoch has.", panel=STEP_1)] = "accuracy"
