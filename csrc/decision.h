@@ -7,13 +7,16 @@
 //                 margin:             1 - (p1 - p2),  p2 the second largest
 //                 binary_entropy:     mean_c (-q_c log q_c - (1 - q_c) log(1 - q_c)) / log 2,  q = sigmoid(logits):
 //                                     with a = |logit|, e = exp(-a) a class has the entropy log(1 + e) + a e / (1 + e)
+//                 stability:          |s - s'|,  s the first logit, the score of a model with one; s' that of the head
+//                                     before, infinity without one
 //   prediction    the first class with the largest logit
-//   streak        how many heads in a row predicted it: one more than before if the prediction is that of history, else 1
+//   streak        how many heads in a row predicted it: one more than before if the prediction is that of history, else 1;
+//                 for stability, history has the bits of s and 1 in place of both
 //   keep          patience:           !(streak >= parameter)
 //                 the others:         !(uncertainty < speed)
 //
-// When a logit is NaN or +inf, all are -inf (for binary_entropy one is), or the sample has no tokens: uncertainty NaN,
-// prediction -1, streak 0, keep 1.
+// When a logit is NaN or +inf, all are -inf (for binary_entropy one is, for stability the first), or the sample has no
+// tokens: uncertainty NaN, prediction -1, streak 0, keep 1.
 #pragma once
 #include <cstdint>
 
@@ -21,15 +24,21 @@
 
 namespace fastbert {
 
-enum class Criterion : int32_t { entropy, top_k_entropy, confidence, margin, binary_entropy, patience };
+enum class Criterion : int32_t { entropy, top_k_entropy, confidence, margin, binary_entropy, patience, stability };
 
 inline constexpr Named<Criterion> kCriterionNames[] = {{"entropy", Criterion::entropy},
                                                        {"top_k_entropy", Criterion::top_k_entropy},
                                                        {"confidence", Criterion::confidence},
                                                        {"margin", Criterion::margin},
                                                        {"binary_entropy", Criterion::binary_entropy},
-                                                       {"patience", Criterion::patience}};
+                                                       {"patience", Criterion::patience},
+                                                       {"stability", Criterion::stability}};
 constexpr const auto& names_of(Criterion) { return kCriterionNames; }
+
+// Whether it looks at what the head before said, also where Speed lets nobody out.
+constexpr bool has_history(Criterion criterion) {
+  return criterion == Criterion::patience || criterion == Criterion::stability;
+}
 
 struct ExitRule {
   Criterion criterion;
@@ -39,7 +48,7 @@ struct ExitRule {
 struct Decision {
   ExitRule rule;
   const float* speed;      // [B]
-  const int32_t* history;  // [B, 2] prediction and streak of the head before, or nullptr at the first head
+  const int32_t* history;  // [B, 2] prediction and streak (bits of s and 1) of the head before, or nullptr at the first head
 };
 
 struct DecisionOutputs {

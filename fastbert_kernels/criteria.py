@@ -13,7 +13,8 @@ class Criterion(str, Enum):
     classes, for sets with many classes. CONFIDENCE: 1 - the largest probability below Speed. MARGIN: 1 - the difference
     of the two largest probabilities below Speed. BINARY_ENTROPY, for classes that are decisions of their own: the mean
     entropy of their probabilities, each from its own logit, below Speed. PATIENCE: so many exit heads in a row
-    predicted the same class; Speed is not looked at.
+    predicted the same class; Speed is not looked at. STABILITY, for models with one output: the score, the first logit,
+    changed by less than Speed since the exit head before; the first head that is asked lets nobody out.
     """
 
     ENTROPY = "entropy"
@@ -22,6 +23,14 @@ class Criterion(str, Enum):
     MARGIN = "margin"
     BINARY_ENTROPY = "binary_entropy"
     PATIENCE = "patience"
+    STABILITY = "stability"
+
+
+# They look at what the exit head before said, also where Speed lets nobody out.
+WITH_HISTORY = frozenset({Criterion.PATIENCE, Criterion.STABILITY})
+
+# They are defined for models with one output, too.
+_FOR_ONE_OUTPUT = frozenset({Criterion.BINARY_ENTROPY, Criterion.STABILITY})
 
 
 @dataclass(frozen=True)
@@ -68,3 +77,15 @@ def check_criterion(criterion: str, parameter: int) -> Criterion:
             f"{wanted.smallest}, not {parameter}"
         )
     return known
+
+
+def check_labels(criterion: str, labels: int) -> None:
+    """Raise ValueError where a classifier has too few labels for a criterion.
+
+    Args:
+        criterion: a name in `Criterion`.
+        labels: N.
+    """
+    fewest = 1 if Criterion(criterion) in _FOR_ONE_OUTPUT else 2
+    if labels < fewest:
+        raise ValueError(f"a classifier needs at least {fewest} labels for {Criterion(criterion).value}, not {labels}")

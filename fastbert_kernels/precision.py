@@ -17,7 +17,7 @@ from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.dtypes import EncoderDtype, MixedInt8, with_bfloat16_products
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.packed import Results
-from fastbert_kernels.engine.rule import FULL_DEPTH
+from fastbert_kernels.engine.rule import full_depth
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.product_rates import MARGIN, VARIABLE, ProductRates, product_rates
@@ -191,7 +191,7 @@ def _answers(model: nn.Module, host: Host, encoder: Encoder, inputs: Sequence[An
     pack: Callable[..., Any] | None = host.pack
     if pack is None:
         raise ValueError("this model embeds its texts by itself, so none can be compared; name a dtype, not 'auto'")
-    return encoder.run(pack(model, encoder, *inputs), FULL_DEPTH)
+    return encoder.run(pack(model, encoder, *inputs), full_depth(encoder.num_labels))
 
 
 def _probe_of(model: nn.Module, host: Host) -> Sequence[Any]:

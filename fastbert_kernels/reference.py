@@ -57,7 +57,27 @@ def binary_entropy(logits: Tensor) -> Tensor:
     return (terms.mean(dim=-1) / math.log(2)).clamp(0, 1)
 
 
+def change_of_score(logits: Tensor, history: Tensor | None) -> Tensor:
+    """Return how far the score is from that of the exit head before, in float32.
+
+    Args:
+        logits: [B, N], the first of which is the score.
+        history: [B, 2] int32 of the head before, the bits of its score and whether there is one, or None.
+
+    Returns:
+        [B], of the dtype of `logits`; infinity where there was no head before, NaN where the score is not finite, or a
+        logit is NaN or +inf.
+    """
+    score = logits[:, 0].float()
+    change = torch.full_like(score, math.inf)
+    if history is not None:
+        change = torch.where(history[:, 1] > 0, (score - history[:, 0].contiguous().view(torch.float32)).abs(), change)
+    valid = score.isfinite() & ~logits.isnan().any(dim=1) & ~logits.isposinf().any(dim=1)
+    return torch.where(valid, change, math.nan).to(logits.dtype)
+
+
 # What each criterion compares with Speed, or reports where it compares nothing, from logits [B, N] and its parameter.
+# STABILITY, which looks at the head before, is not here.
 UNCERTAINTIES: dict[Criterion, Callable[[Tensor, int], Tensor]] = {
     Criterion.ENTROPY: lambda logits, _: normalised_entropy(logits),
     Criterion.TOP_K_ENTROPY: lambda logits, k: normalised_entropy(logits.topk(min(k, logits.shape[-1]), dim=-1).values),
@@ -82,10 +102,14 @@ def decide(
 
     Returns:
         uncertainty [B], of the dtype of `logits`; history [B, 2] int32: the prediction (the first class with the
-        largest logit) and how many heads in a row made it; keep [B] bool. A sample whose uncertainty is NaN has the
-        prediction -1 and the streak 0, and stays.
+        largest logit) and how many heads in a row made it, for STABILITY the bits of the score in float32 and 1; keep
+        [B] bool. A sample whose uncertainty is NaN has the history -1 and 0, and stays.
     """
     rule = Criterion(criterion)
+    if rule is Criterion.STABILITY:
+        change = change_of_score(logits, history)
+        score, known = logits[:, 0].float().view(torch.int32), ~change.isnan()
+        return change, torch.stack([torch.where(known, score, -1), known.int()], dim=1), ~(change < speed)
     uncertainty = UNCERTAINTIES[rule](logits, parameter)
     unknown = uncertainty.isnan()
     prediction = torch.where(unknown, -1, logits.argmax(dim=-1)).int()

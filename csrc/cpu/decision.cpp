@@ -46,7 +46,17 @@ float binary_entropy(const float* logits, int64_t num_labels) {
   return entropy > 1.0f ? 1.0f : entropy;  // leaves NaN as it is
 }
 
-float measure_uncertainty(const float* logits, int64_t num_labels, const ExitRule& rule) {
+// `before` is the history of the head before, or nullptr.
+float change_of_score(const float* logits, int64_t num_labels, const int32_t* before) {
+  const float largest = kernels().largest_probability(logits, num_labels);  // NaN where a logit is NaN or +inf
+  if (largest != largest || !std::isfinite(logits[0])) return NAN;
+  if (before == nullptr || before[1] <= 0) return INFINITY;
+  float previous;
+  std::memcpy(&previous, before, sizeof previous);
+  return std::fabs(logits[0] - previous);
+}
+
+float measure_uncertainty(const float* logits, int64_t num_labels, const ExitRule& rule, const int32_t* before) {
   switch (rule.criterion) {
     case Criterion::entropy:
     case Criterion::patience:
@@ -59,6 +69,8 @@ float measure_uncertainty(const float* logits, int64_t num_labels, const ExitRul
       return margin(logits, num_labels);
     case Criterion::binary_entropy:
       return binary_entropy(logits, num_labels);
+    case Criterion::stability:
+      return change_of_score(logits, num_labels, before);
   }
   throw std::logic_error("a criterion without a formula in csrc/cpu/decision.cpp");
 }
@@ -67,7 +79,8 @@ float measure_uncertainty(const float* logits, int64_t num_labels, const ExitRul
 
 void decide_sample(int64_t b, int64_t num_labels, const Decision& decision, const DecisionOutputs& outputs) {
   const float* logits = outputs.logits + b * num_labels;
-  const float uncertainty = measure_uncertainty(logits, num_labels, decision.rule);
+  const int32_t* before = decision.history ? decision.history + 2 * b : nullptr;
+  const float uncertainty = measure_uncertainty(logits, num_labels, decision.rule, before);
   outputs.uncertainty[b] = uncertainty;
   int32_t* history = outputs.history + 2 * b;
   if (uncertainty != uncertainty) {
@@ -76,9 +89,13 @@ void decide_sample(int64_t b, int64_t num_labels, const Decision& decision, cons
     outputs.keep[b] = 1;
     return;
   }
-  history[0] = static_cast<int32_t>(std::max_element(logits, logits + num_labels) - logits);
-  const bool repeated = decision.history && decision.history[2 * b] == history[0];
-  history[1] = repeated ? decision.history[2 * b + 1] + 1 : 1;
+  if (decision.rule.criterion == Criterion::stability) {
+    std::memcpy(history, logits, sizeof *logits);
+    history[1] = 1;
+  } else {
+    history[0] = static_cast<int32_t>(std::max_element(logits, logits + num_labels) - logits);
+    history[1] = before && before[0] == history[0] ? before[1] + 1 : 1;
+  }
   const bool leaves = decision.rule.criterion == Criterion::patience ? history[1] >= decision.rule.parameter
                                                                      : uncertainty < decision.speed[b];
   outputs.keep[b] = !leaves;

@@ -90,7 +90,7 @@ class Loop {
   // uncertainty is below 0.
   bool may_leave(int64_t layer) const {
     if (!input_.asked[layer - 1]) return false;
-    if (input_.rule.criterion == Criterion::patience) return true;
+    if (has_history(input_.rule.criterion)) return true;
     return std::any_of(now_.speed.begin(), now_.speed.begin() + batch_, [](float speed) { return speed > 0.0f; });
   }
 

@@ -216,7 +216,7 @@ const char* attentive_head_unsupported(const AttentiveHeadShape& shape, const At
     return "the CUDA exit head needs a narrow size of 64, 128 or 256";
   }
   if (shape.num_heads < 1 || shape.num_heads > MAX_HEADS) return "the CUDA exit head takes 1 to 8 heads";
-  if (shape.num_labels < 2 || shape.num_labels > MAX_LABELS) return "the CUDA exit head takes 2 to 8192 labels";
+  if (shape.num_labels < 1 || shape.num_labels > MAX_LABELS) return "the CUDA exit head takes 1 to 8192 labels";
   if (shape.batch > INT32_MAX || shape.tokens > INT32_MAX) {
     return "the CUDA exit head takes up to 2^31 - 1 samples and tokens";
   }

@@ -92,9 +92,18 @@ __device__ __forceinline__ float compute_binary_entropy(const float* logits, int
   return entropy > 1 ? 1 : entropy;
 }
 
-// One warp: what the criterion compares with Speed. `prediction`, `maximum` and `sums` are those of all logits.
+// How far the score is from that of the head before, whose history is `before` or nullptr.
+__device__ __forceinline__ float change_of_score(float score, const int32_t* before) {
+  if (!(fabsf(score) < INFINITY)) return NAN;
+  return before == nullptr || before[1] <= 0 ? INFINITY
+                                             : fabsf(score - __uint_as_float(static_cast<unsigned>(before[0])));
+}
+
+// One warp: what the criterion compares with Speed. `prediction`, `maximum` and `sums` are those of all logits, `before`
+// is the history of the head before, or nullptr.
 __device__ __forceinline__ float measure_uncertainty(const ExitRule& rule, const float* logits, int num_labels,
-                                                     int prediction, float maximum, const EntropySums& sums, int lane) {
+                                                     int prediction, float maximum, const EntropySums& sums,
+                                                     const int32_t* before, int lane) {
   switch (rule.criterion) {
     case Criterion::entropy:
     case Criterion::patience:
@@ -108,16 +117,20 @@ __device__ __forceinline__ float measure_uncertainty(const ExitRule& rule, const
       return compute_margin(logits, num_labels, prediction, maximum, sums.exponentials, lane);
     case Criterion::binary_entropy:
       return compute_binary_entropy(logits, num_labels, lane);
+    case Criterion::stability:
+      return change_of_score(logits[0], before);
   }
   __trap();  // a criterion without a formula
   return NAN;
 }
 
-// One lane: what follows from uncertainty and prediction. An invalid sample has prediction -1.
+// One lane: what follows from uncertainty and prediction, or for stability the bits of the score. An invalid sample has
+// the uncertainty NaN and the prediction -1.
 __device__ __forceinline__ void write_decision(const Decision& decision, const DecisionOutputs& outputs, int64_t sample,
                                                float uncertainty, int prediction) {
-  int streak = prediction >= 0;
-  if (streak == 1 && decision.history != nullptr && decision.history[2 * sample] == prediction) {
+  int streak = uncertainty == uncertainty;
+  const bool counts = streak == 1 && decision.rule.criterion != Criterion::stability;
+  if (counts && decision.history != nullptr && decision.history[2 * sample] == prediction) {
     streak += decision.history[2 * sample + 1];
   }
   outputs.uncertainty[sample] = uncertainty;
@@ -146,7 +159,9 @@ __device__ __forceinline__ void decide(const Decision& decision, const DecisionO
 #pragma unroll 1
   for (int label = lane; label < num_labels; label += WARP_SIZE) sums.add(logits[label] - maximum);
   sums.sum_warp();
-  float uncertainty = measure_uncertainty(decision.rule, logits, num_labels, prediction, maximum, sums, lane);
+  const int32_t* before = decision.history == nullptr ? nullptr : decision.history + 2 * sample;
+  float uncertainty = measure_uncertainty(decision.rule, logits, num_labels, prediction, maximum, sums, before, lane);
+  if (decision.rule.criterion == Criterion::stability) prediction = static_cast<int>(__float_as_uint(logits[0]));
   // The largest logit alone adds 1, so that less is NaN: a logit was NaN or infinite. To the binary entropy it matters
   // where only some are -inf, too.
   if (!(sums.exponentials >= 1) || uncertainty != uncertainty) {

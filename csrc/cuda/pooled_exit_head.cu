@@ -201,7 +201,7 @@ const char* pooled_exit_head_unsupported(const PooledHeadWeights& weights, DType
     }
   }
   const int64_t num_labels = weights.size[weights.num_layers];
-  if (num_labels < 2 || num_labels > MAX_SIZE) return "the CUDA pooled exit head takes 2 to 8192 labels";
+  if (num_labels < 1 || num_labels > MAX_SIZE) return "the CUDA pooled exit head takes 1 to 8192 labels";
   return nullptr;
 }
 

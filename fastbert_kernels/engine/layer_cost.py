@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from fastbert_kernels.engine.packed import PackedBatch
-from fastbert_kernels.engine.rule import FULL_DEPTH
+from fastbert_kernels.engine.rule import full_depth
 from fastbert_kernels.engine.spans import Encoder
 
 # A token of a full step costs at most this times what it costs at best.
@@ -85,7 +85,7 @@ def measure_layer_cost(
         batch = batch_of(wanted)
         tokens, times = batch.hidden.shape[0], []
         for _ in range(3 if not known else 2):  # the first of all calls finds nothing in the cache
-            state = encoder.start(copy.copy(batch), FULL_DEPTH)
+            state = encoder.start(copy.copy(batch), full_depth(encoder.num_labels))
             start = clock()
             encoder.advance(state, 1)
             if batch.hidden.is_cuda:

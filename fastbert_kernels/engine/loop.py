@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import backends, ops
-from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.criteria import WITH_HISTORY
 from fastbert_kernels.engine.cuda_ends import CudaEnds, CudaHeads
 from fastbert_kernels.engine.host_copies import HostCopy, HostCountsPool
 from fastbert_kernels.engine.layer import Layer
@@ -207,7 +207,7 @@ def bound_to_stay(speed: Tensor, rule: Rule) -> int:
     is below NaN; a layer's Speed only lowers a sample's. These samples are among the survivors of every layer: where
     only as many are left, it is they, and no head need be asked. PATIENCE looks at no Speed, so it holds nobody.
     """
-    return 0 if rule.criterion is Criterion.PATIENCE else int((~(speed > 0)).sum())
+    return 0 if rule.criterion in WITH_HISTORY else int((~(speed > 0)).sum())
 
 
 @torch.compiler.disable  # the one place of a layer where a compiled graph has to end

@@ -78,6 +78,15 @@ class PackedBatch:
         self.speed = self.speed[:samples]
         self.history = None if self.history is None else self.history[:samples]
 
+    def keep(self, stays: Tensor) -> None:
+        """Leave the samples that stay, bool [B], in their order. On a GPU the host waits."""
+        lengths = self.cu_seqlens.diff()
+        self.hidden = self.hidden[stays.repeat_interleave(lengths.long(), output_size=self.hidden.shape[0])]
+        ends = lengths[stays].cumsum(0, dtype=torch.int32)
+        self.cu_seqlens = torch.cat([ends.new_zeros(1), ends])
+        self.sample_index, self.speed = self.sample_index[stays], self.speed[stays]
+        self.history = None if self.history is None else self.history[stays]
+
     def split(self: Batch, samples: int) -> tuple[Batch, Batch]:
         """Divide the batch behind the first samples; the parts are views of it. On a GPU the host waits.
 

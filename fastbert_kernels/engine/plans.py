@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.criteria import WITH_HISTORY
 from fastbert_kernels.engine.buckets import Bucket
 from fastbert_kernels.engine.recorders import Stage
 from fastbert_kernels.engine.rule import Rule, asked_layers
@@ -54,7 +54,7 @@ class Plan:
         if not rule.early_exits:
             rule = Rule(rule.criterion, rule.parameter)
         exits = asked_layers(rule, heads)
-        if rule.criterion is Criterion.PATIENCE:
+        if rule.criterion in WITH_HISTORY:
             return None
         return cls(Rule(rule.criterion, rule.parameter), rule.layer_speeds is not None, exits)
 

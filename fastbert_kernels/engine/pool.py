@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.criteria import WITH_HISTORY
 from fastbert_kernels.engine.layer_cost import LayerCost
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import Rule
@@ -190,7 +190,7 @@ class Pool:
             raise ValueError(f"{len(deadlines)} deadlines for {size} samples")
         if size == 0:
             return []
-        if not rule.early_exits and rule.criterion is not Criterion.PATIENCE:
+        if not rule.early_exits and rule.criterion not in WITH_HISTORY:
             # The same answers, in the company of those who may leave: no uncertainty is below 0.
             batch.speed, rule = torch.zeros_like(batch.speed), Rule(rule.criterion, rule.parameter)
         lengths, tokens = batch.cu_seqlens.diff().tolist(), batch.hidden.shape[0]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastbert_kernels.criteria import Criterion, check_criterion
+from fastbert_kernels.criteria import WITH_HISTORY, Criterion, check_criterion, check_labels
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Rule:
     def asks(self, layer: int) -> bool:
         """Return whether the head behind `layer` (from 1), which is not the last, has to be asked if there is one.
 
-        A Speed of 0 is none to ask at, except for PATIENCE: no uncertainty is below it.
+        A Speed of 0 is none to ask at, except for criteria with a history: no uncertainty is below it.
         """
         if not self.early_exits or self.layer_speeds is None:
             return self.early_exits
         speed = self.layer_speeds[layer - 1]
-        return speed is not None and (speed > 0 or self.criterion is Criterion.PATIENCE)
+        return speed is not None and (speed > 0 or self.criterion in WITH_HISTORY)
 
     def limits(self, depth: int) -> tuple[float, ...]:
         """Return of each layer the Speed above which no sample's own counts behind it, infinity where none is.
@@ -64,6 +64,11 @@ class Rule:
         """
         speeds = self.layer_speeds or (None,) * depth
         return tuple(math.inf if speed is None else speed for speed in speeds)
+
+    def check_fits(self, depth: int, num_labels: int) -> None:
+        """Raise ValueError where the rule is not for `depth` layers, or not for heads of so many labels."""
+        check_labels(self.criterion, num_labels)
+        self.check_layers(depth)
 
     def check_layers(self, depth: int) -> None:
         """Raise ValueError where the rule is not for `depth` layers."""
@@ -75,6 +80,16 @@ class Rule:
 
 ENTROPY_RULE = Rule()  # the paper's: at every head, each sample's own Speed
 FULL_DEPTH = Rule(early_exits=False)
+
+
+def default_criterion(num_labels: int) -> Criterion:
+    """Return a criterion whose uncertainty is a number wherever the logits are, for heads of N labels."""
+    return Criterion.BINARY_ENTROPY if num_labels == 1 else Criterion.ENTROPY
+
+
+def full_depth(num_labels: int) -> Rule:
+    """Return full depth for heads of N labels, which may be one output."""
+    return Rule(default_criterion(num_labels), early_exits=False)
 
 
 def asked_layers(rule: Rule, heads: Sequence[object | None]) -> tuple[int, ...]:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.dtypes import precision_name
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
+from fastbert_kernels.engine.rule import Rule, default_criterion, full_depth
 from fastbert_kernels.engine.weights import ExitHead, teacher_classifier
 
 
@@ -46,6 +47,23 @@ class PackedState:
     def tokens(self) -> int:
         """T, of all samples together."""
         return self.batch.hidden.shape[0]
+
+    def scores(self) -> Tensor:
+        """Return the score of every sample at the head that it was asked last, float32 [B]; NaN where there is none.
+
+        Only by STABILITY, whose history has it.
+        """
+        history = self.batch.history
+        if self.rule.criterion is not Criterion.STABILITY or history is None:
+            raise ValueError(f"samples that leave by {self.rule.criterion.value} remember no score")
+        return torch.where(history[:, 1] > 0, history[:, 0].contiguous().view(torch.float32), math.nan)
+
+    def keep(self, stays: Tensor) -> None:
+        """Let go of the samples that do not stay, bool [B]; nobody answers for them."""
+        if bool(stays.all()):
+            return
+        self.batch.keep(stays)
+        self.indices = self.indices[stays]
 
     def split(self, samples: int) -> tuple[PackedState, PackedState]:
         """Divide the state behind the first samples, in which order they are; the parts are views of it.
@@ -159,9 +177,9 @@ class Encoder(abc.ABC):
             indices: integers [B] by which the caller knows them; None numbers them from 0.
 
         Raises:
-            ValueError: the rule is for another number of layers.
+            ValueError: the rule is for another number of layers or of labels.
         """
-        rule.check_layers(self.depth)
+        rule.check_fits(self.depth, self.num_labels)
         return PackedState(batch, rule, batch.sample_index if indices is None else indices)
 
     def advance(self, state: PackedState, until: int) -> Left:
@@ -232,7 +250,7 @@ class Encoder(abc.ABC):
             float32 [B, len(layers), N], NaN where a head's logits are not finite.
         """
         size = len(batch)
-        state = self.start(batch, FULL_DEPTH)
+        state = self.start(batch, full_depth(self.num_labels))
         answers = []
         for layer in layers:
             if layer < self.depth:
@@ -249,7 +267,8 @@ class Encoder(abc.ABC):
 
     def _all_leaving(self, state: PackedState, layer: int) -> PackedState:
         """Return a copy of `state` whose samples all leave behind `layer`, the next one, if their logits are finite."""
-        rule = Rule(layer_speeds=tuple(math.inf if number == layer else None for number in range(1, self.depth + 1)))
+        speeds = tuple(math.inf if number == layer else None for number in range(1, self.depth + 1))
+        rule = Rule(default_criterion(self.num_labels), layer_speeds=speeds)
         batch = dataclasses.replace(
             state.batch,
             hidden=state.batch.hidden.clone(),

@@ -6,12 +6,13 @@ import dataclasses
 import itertools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
 from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
@@ -186,6 +187,55 @@ def forward_packed(
 
 
 @torch.no_grad()
+def score_packed(
+    model: Any,
+    encoder: Encoder,
+    input_ids: Tensor,
+    cu_seqlens: Tensor,
+    token_type_ids: Tensor | None = None,
+    *,
+    layers: Sequence[int],
+    keep: Callable[[int, Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Run a model with one output, and let the caller say behind some layers who goes on.
+
+    Args:
+        input_ids: as in `forward_packed`, and so the next two.
+        cu_seqlens: B of at least 1 text.
+        token_type_ids: or None.
+        layers: behind whose student classifiers the caller is asked, ascending.
+        keep: (layer, texts [S] that are left, their scores float32 [S]) -> who goes on, bool [S].
+
+    Returns:
+        The texts that are left behind the last layer, int64 [S], and their scores, float32 [S].
+
+    Raises:
+        TypeError, ValueError: as `forward_packed`.
+    """
+    tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
+    depth = encoder.depth
+    # Nothing changes by less than 0, so that all stay, and what they remember is their score.
+    speeds = tuple(0.0 if layer in layers else None for layer in range(1, depth + 1))
+    state = encoder.start(_embedded(model, encoder, tokens, 0.0), Rule(Criterion.STABILITY, layer_speeds=speeds))
+    for layer in layers:
+        if len(state) == 0:
+            break
+        encoder.advance(state, layer)
+        state.keep(keep(layer, state.indices.long(), state.scores()))
+    left = encoder.advance(state, depth)
+    return left.indices.long(), left.logits[:, 0]
+
+
+def _score_padded(
+    model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None = None, **asked: Any
+) -> tuple[Tensor, Tensor]:
+    """Answer a call of `score_packed` by the model's own layers."""
+    from fastbert_hf.passes import run_while_kept
+
+    return run_while_kept(model, model.check_batch(*_padded(model, input_ids, cu_seqlens, token_type_ids)), **asked)
+
+
+@torch.no_grad()
 def _forward_padded(
     model: Any,
     input_ids: Tensor,
@@ -195,6 +245,13 @@ def _forward_padded(
     speedup: float | None = None,
 ) -> Any:
     """Answer a call of `forward_packed` by the model's `forward`."""
+    return model.forward(*_padded(model, input_ids, cu_seqlens, token_type_ids), speed=speed, speedup=speedup)
+
+
+def _padded(
+    model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return ids, mask and segments [B, L] of texts without padding, after their checks."""
     tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
     lengths = tokens.cu_seqlens.diff()
     valid = torch.arange(tokens.max_seqlen, device=input_ids.device) < lengths[:, None]
@@ -202,8 +259,7 @@ def _forward_padded(
     def pad(ids: Tensor) -> Tensor:
         return ids.new_zeros(valid.shape).masked_scatter_(valid, ids)
 
-    segments = None if token_type_ids is None else pad(token_type_ids)
-    return model.forward(pad(input_ids), valid.long(), segments, speed=speed, speedup=speedup)
+    return pad(input_ids), valid.long(), None if token_type_ids is None else pad(token_type_ids)
 
 
 def pack(
@@ -365,6 +421,14 @@ HOST = Host(
     scores=scores,
     calibrated_in=calibrated_in,
     enter=enter,
-    methods={"forward_packed": forward_packed, "inference_precision": inference_precision},
-    own_ways={"forward_packed": _forward_padded, "inference_precision": _precision_of_weights},
+    methods={
+        "forward_packed": forward_packed,
+        "score_packed": score_packed,
+        "inference_precision": inference_precision,
+    },
+    own_ways={
+        "forward_packed": _forward_padded,
+        "score_packed": _score_padded,
+        "inference_precision": _precision_of_weights,
+    },
 )

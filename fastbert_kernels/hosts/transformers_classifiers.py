@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
 from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
 from fastbert_kernels.engine.packed import PackedBatch
-from fastbert_kernels.engine.rule import FULL_DEPTH
+from fastbert_kernels.engine.rule import full_depth
 from fastbert_kernels.engine.weights import PooledHeadWeights
 from fastbert_kernels.hosts import guard
 from fastbert_kernels.hosts.backbones import Tokens, embed
@@ -75,8 +75,6 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
     def build(*tensors: Tensor) -> Encoder:
         of_layers, (of_head,) = groups.split(tensors)
         weights, biases = of_head[::2], of_head[1::2]
-        if len(biases[-1]) == 1:
-            weights[-1], biases[-1] = (torch.cat([last, torch.zeros_like(last)]) for last in (weights[-1], biases[-1]))
         precision = hidden_dtype(dtype, tensors[0].dtype)
         last = PooledHeadWeights.cast(weights, biases, pooling="first", activation=activation, dtype=precision)
         return prepare_encoder(
@@ -141,10 +139,9 @@ def forward(model: Any, encoder: Encoder, *args: Any, **kwargs: Any) -> Any:
         raise OwnForward("padding at the first position, which the model reads its answer from (pad on the right)")
     if has_position_bias(model.base_model) and has_gaps(valid):
         raise OwnForward("padding between tokens, whose distance it changes")
-    results = encoder.run(pack(model, encoder, ids, valid, segments, positions), FULL_DEPTH)
+    results = encoder.run(pack(model, encoder, ids, valid, segments, positions), full_depth(encoder.num_labels))
     last = getattr(model.classifier, "out_proj", model.classifier).weight  # [N, H]
-    logits = results.logits[:, : len(last)].to(last.dtype)
-    return _output(model, logits, call.get("labels"), call.get("return_dict"))
+    return _output(model, results.logits.to(last.dtype), call.get("labels"), call.get("return_dict"))
 
 
 def pack(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastbert_kernels import _extension, reference
+from fastbert_kernels.criteria import check_labels
 from fastbert_kernels.ops import library, packing
 from fastbert_kernels.reference import AttentiveHeadTensors
 
@@ -72,8 +73,7 @@ def attentive_head(
         raise ValueError(f"query must be [h, C, C] and output_weight [N, C], not {shapes}")
     heads, narrow, _ = head.query.shape
     labels = head.output_weight.shape[0]
-    if labels < 2:
-        raise ValueError(f"a classifier needs at least 2 labels, output_weight has {labels}")
+    check_labels(criterion, labels)
     check, device, dtype = library.check_tensor, hidden.device, hidden.dtype
     precise = torch.promote_types(dtype, torch.float32)
     check("projection_weight", head.projection_weight, device, (narrow, hidden.shape[1]), dtype)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastbert_kernels import _extension, reference
+from fastbert_kernels.criteria import check_labels
 from fastbert_kernels.ops import library
 
 POOLINGS = ("first", "mean", "max")
@@ -38,7 +39,7 @@ def pooled_exit_head(
     Args:
         hidden: [T, H] float32, bfloat16, float16 or float64; T tokens of B samples, no padding.
         cu_seqlens: [B + 1] int32, begins with 0 and ends with T. speed: [B] float32, the threshold of each sample.
-        weights: of each layer [out, in], of the dtype of `hidden`; the first takes H, the last gives N >= 2 labels.
+        weights: of each layer [out, in], of the dtype of `hidden`; the first takes H, the last gives N labels.
         biases: of each layer [out], float32 (float64 when `hidden` is).
         pooling: "first", "mean" or "max", over the sample's tokens.
         activation: between layers: "identity", "tanh", "relu" or "gelu".
@@ -62,8 +63,7 @@ def pooled_exit_head(
         check(f"weights[{number}]", weight, device, (out, width), hidden.dtype)
         check(f"biases[{number}]", bias, device, (out,), torch.promote_types(hidden.dtype, torch.float32))
         width = out
-    if width < 2:
-        raise ValueError(f"a classifier needs at least 2 labels, the last weight has {width}")
+    check_labels(criterion, width)
     return library.decision_results(hidden, speed.shape[0], width)
 
 

@@ -19,6 +19,7 @@ CONFIDENCE = tl.constexpr(Criterion.CONFIDENCE.value)
 MARGIN = tl.constexpr(Criterion.MARGIN.value)
 BINARY_ENTROPY = tl.constexpr(Criterion.BINARY_ENTROPY.value)
 PATIENCE = tl.constexpr(Criterion.PATIENCE.value)
+STABILITY = tl.constexpr(Criterion.STABILITY.value)
 LABELS_AT_ONCE = tl.constexpr(128)
 
 
@@ -118,6 +119,16 @@ def _binary_entropies(logits_ptr, num_labels):
 
 
 @triton.jit
+def _change_of_score(score, history_ptr, sample, HAS_HISTORY: tl.constexpr):
+    """Return how far the score is from that of the head before, infinity without one; NaN where it is not finite."""
+    change = float("inf")
+    if HAS_HISTORY:
+        previous = tl.load(history_ptr + 2 * sample).to(tl.float32, bitcast=True)
+        change = tl.where(tl.load(history_ptr + 2 * sample + 1) > 0, tl.abs(score - previous), change)
+    return tl.where(tl.abs(score) < float("inf"), change, float("nan"))
+
+
+@triton.jit
 def decide(
     logits_ptr,
     num_labels,
@@ -157,15 +168,20 @@ def decide(
         uncertainty = 1.0 - (1.0 - tl.exp(second - top)) / total
     elif CRITERION == BINARY_ENTROPY:
         uncertainty = _binary_entropies(logits_ptr, num_labels) / largest_entropy
+    elif CRITERION == STABILITY:
+        score = tl.load(logits_ptr)
+        uncertainty = _change_of_score(score, history_ptr, sample, HAS_HISTORY)
+        prediction = score.to(tl.int32, bitcast=True)
     else:
         tl.static_assert(False, "a criterion without a formula in fastbert_kernels/triton/decision.py")
     known = (total > 0) & (uncertainty == uncertainty)  # `total` is NaN, or 0 where all logits are -inf
-    # Comparisons, since the hardware's minimum and maximum drop a NaN.
-    uncertainty = tl.where(uncertainty < 0, 0.0, tl.where(uncertainty > 1, 1.0, uncertainty))
+    if CRITERION != STABILITY:
+        # Comparisons, since the hardware's minimum and maximum drop a NaN.
+        uncertainty = tl.where(uncertainty < 0, 0.0, tl.where(uncertainty > 1, 1.0, uncertainty))
     uncertainty = tl.where(known, uncertainty, float("nan"))
     prediction = tl.where(known, prediction, -1)
     streak = tl.where(known, 1, 0)
-    if HAS_HISTORY:
+    if HAS_HISTORY and CRITERION != STABILITY:
         again = known & (tl.load(history_ptr + 2 * sample) == prediction)
         streak = tl.where(again, tl.load(history_ptr + 2 * sample + 1) + 1, streak)
     leaves = known & (streak >= parameter) if CRITERION == PATIENCE else uncertainty < tl.load(speed_ptr + sample)

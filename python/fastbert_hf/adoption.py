@@ -55,7 +55,7 @@ def adopt(
         head_activation=_activation_of(model, head),
         exit_layers=exit_layers,
         id2label=model.config.id2label,
-        problem_type=model.config.problem_type,
+        problem_type="regression" if model.num_labels == 1 else model.config.problem_type,
     )
     adopted: Any = FastBertForSequenceClassification(config)
     _copy_weights(model.base_model, adopted.backbone, type(model).__name__)
@@ -127,10 +127,10 @@ def _head_of(model: Any) -> PlainHead:
             "XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ERNIE, data2vec and MPNet in Transformers"
         )
     backbones.check_backbone_config(model.base_model.config)
-    if model.num_labels < 2 or model.config.problem_type == "regression":
+    if model.num_labels > 1 and model.config.problem_type == "regression":
         raise ValueError(
-            f"this {kind} {_REFUSED}: it gives scores (regression, or one output), which have no uncertainty to leave "
-            "by. fastbert_kernels.patch(model) runs it as it is, at full depth"
+            f"this {kind} {_REFUSED}: it gives {model.num_labels} scores, and early exits are for one. "
+            "fastbert_kernels.patch(model) runs it as it is, at full depth"
         )
     return head
 

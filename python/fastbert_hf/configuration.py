@@ -13,7 +13,7 @@ from fastbert_hf.backbones import ATTENTION, check_backbone_config, fault_of_att
 from fastbert_hf.heads import ACTIVATIONS, ATTENTIVE_ACTIVATIONS, POOLINGS
 
 HEAD_TYPES = ("attentive", "pooled")
-PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification")
+PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 
 _MAX_DENSE_LAYERS = 2
 _READ_FROM_BACKBONE = (
@@ -51,14 +51,14 @@ class FastBertConfig(PreTrainedConfig):
         trained_stride: tokens that passages of longer texts shared in training, which is how such texts are read
             afterwards unless a call says otherwise; `None`: they are cut off.
         **kwargs: `num_labels` or `id2label` (N >= 2 classes; `label2id` follows from it), `problem_type`
-            ("single_label_classification", which `None` means too, or "multi_label_classification"), and whatever else
-            `PreTrainedConfig` takes.
+            ("single_label_classification", which `None` means too, "multi_label_classification", or "regression" for
+            one output, N = 1, a score), and whatever else `PreTrainedConfig` takes.
 
     Raises:
         ValueError: backbone type not supported, a size of the backbone passed outside `backbone_config`, a setting of
-            the heads that is not among those above, exit layers that are not, fewer than two classes, `num_labels` and
-            `id2label` of different lengths, ids other than 0 to N - 1 or names that are not distinct, or another
-            problem type.
+            the heads that is not among those above, exit layers that are not, fewer than two classes, a regression of
+            other than one output, `num_labels` and `id2label` of different lengths, ids other than 0 to N - 1 or
+            names that are not distinct, or another problem type.
         TypeError: `backbone_config` is neither a dict nor a configuration, or `id2label` no mapping and no sequence.
     """
 
@@ -143,8 +143,13 @@ class FastBertConfig(PreTrainedConfig):
                 f"head_hidden_size ({self.head_hidden_size}) must be divisible by "
                 f"head_num_attention_heads ({self.head_num_attention_heads})"
             )
-        if self.num_labels is None or self.num_labels < 2:
-            raise ValueError(f"a classifier needs at least 2 classes, got num_labels={self.num_labels}")
+        if self.problem_type == "regression" and self.num_labels != 1:
+            raise ValueError(f"a model of problem_type 'regression' has one output, got num_labels={self.num_labels}")
+        if self.problem_type != "regression" and (self.num_labels is None or self.num_labels < 2):
+            raise ValueError(
+                f"a classifier needs at least 2 classes, got num_labels={self.num_labels}; a model with one output, "
+                "which gives scores, has problem_type='regression'"
+            )
         class_names(self.id2label or {})
         if self.trained_max_length is not None and not _is_integer(self.trained_max_length, 1):
             raise ValueError(f"trained_max_length must be a positive integer, got {self.trained_max_length!r}")
@@ -183,6 +188,11 @@ class FastBertConfig(PreTrainedConfig):
     def multi_label(self) -> bool:
         """Whether every class is a decision of its own, so that a sample may have several of them, or none."""
         return self.problem_type == "multi_label_classification"
+
+    @property
+    def gives_scores(self) -> bool:
+        """Whether the model has one output, a score, as rerankers have it, and no classes."""
+        return self.problem_type == "regression"
 
     @property
     def vocab_size(self) -> int:

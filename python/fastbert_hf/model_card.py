@@ -79,6 +79,7 @@ def _describe(config: FastBertConfig, base_model: str | None) -> str:
     names = list((config.id2label or {}).values())
     shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     labels = "several classes at once, or none" if config.multi_label else "one class"
+    answer = "a score" if config.gives_scores else f"{labels} of {len(names)}: {shown}"
     return (
         "A FastBERT text classifier: a text leaves the encoder at the first exit head that is sure enough, so that "
         "easy texts cost less than hard ones. The threshold on the uncertainty, Speed, is chosen by a calibration or "
@@ -86,7 +87,7 @@ def _describe(config: FastBertConfig, base_model: str | None) -> str:
         f"- Backbone: {kind}{origin}, {config.num_hidden_layers} layers of width {config.hidden_size}, up to "
         f"{config.max_position_embeddings} tokens\n"
         f"- Exit heads: {_describe_head(config)}, behind {where}\n"
-        f"- Answer: {labels} of {len(names)}: {shown}"
+        f"- Answer: {answer}"
     )
 
 
@@ -100,7 +101,10 @@ def _describe_head(config: FastBertConfig) -> str:
 
 
 def _describe_use(config: FastBertConfig) -> str:
-    answer = "answers.logits.sigmoid()" if config.multi_label else "answers.label_names"
+    if config.gives_scores:
+        answer = "answers.scores"
+    else:
+        answer = "answers.logits.sigmoid()" if config.multi_label else "answers.label_names"
     return f"""## Use
 
 ```python

@@ -415,6 +415,13 @@ class FastBertForSequenceClassification(PreTrainedModel):
         return passes.PaddedBatch(input_ids, valid, segments, positions, inputs_embeds)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.config.gives_scores:
+            if labels.shape not in (logits.shape, logits.shape[:1]) or not labels.is_floating_point():
+                raise ValueError(
+                    f"the labels of a model with one output must be floating point [{len(logits)}] (scores), got "
+                    f"{labels.dtype} {list(labels.shape)}"
+                )
+            return functional.mse_loss(logits.flatten(), labels.float().flatten())
         if not self.config.multi_label:
             return functional.cross_entropy(logits, check_class_ids(labels, logits))
         if labels.shape != logits.shape or not labels.is_floating_point():

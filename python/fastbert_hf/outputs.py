@@ -22,7 +22,8 @@ class FastBertOutput(ModelOutput):
         attentions: with `output_attentions=True`, the attention probabilities of every layer, L tensors
             [B, heads, length, length].
         uncertainty: float32 [B] in [0, 1], of `logits` by the criterion of the call (`exits.criteria`; mean
-            binary entropy for a multi-label model); NaN where they are not finite.
+            binary entropy for a multi-label model); NaN where they are not finite. Of a model with one output the
+            change of the score since the exit head before, infinity where none was asked.
         exit_layer: int64 [B], number of encoder layers executed for the sample, 1..L.
         all_logits: float32 [B, E, N], of all E exit heads, those of `config.exit_layers`; only with
             `output_all_exits=True`.
@@ -41,13 +42,13 @@ class FastBertOutput(ModelOutput):
 
 
 def warn_if_not_finite(uncertainty: torch.Tensor) -> None:
-    """Raise one `RuntimeWarning` naming the samples whose uncertainty [B] is NaN or infinite.
+    """Raise one `RuntimeWarning` naming the samples whose uncertainty [B] is NaN.
 
     Does nothing for tensors outside host memory, where looking would make the host wait for the device.
     """
     if uncertainty.device.type != "cpu":
         return
-    rows = (~torch.isfinite(uncertainty)).nonzero().flatten().tolist()
+    rows = uncertainty.isnan().nonzero().flatten().tolist()
     if rows:
         warnings.warn(
             f"uncertainty is not finite for sample(s) {rows}: NaN or inf in the input or the weights; "
@@ -58,12 +59,22 @@ def warn_if_not_finite(uncertainty: torch.Tensor) -> None:
 
 
 def predictions_of(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
-    """Return the most likely class, int64 [...], of logits [..., N]; multi-label: bool [..., N], whether p > 1/2."""
+    """Return the most likely class, int64 [...], of logits [..., N]; multi-label: bool [..., N], whether p > 1/2.
+
+    Raises:
+        ValueError: N = 1, a score.
+    """
+    if logits.shape[-1] == 1:
+        raise ValueError("a model with one output gives a score and no class; compare its logits")
     return logits > 0 if multi_label else logits.argmax(dim=-1)
 
 
 def same_predictions(logits: torch.Tensor, others: torch.Tensor, multi_label: bool) -> torch.Tensor:
     """Return whether two answers are the same, bool [...], from the logits [..., N] of both; multi-label: in every
-    class."""
+    class.
+
+    Raises:
+        ValueError: as `predictions_of`.
+    """
     same = predictions_of(logits, multi_label) == predictions_of(others, multi_label)
     return same.all(dim=-1) if multi_label else same

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
-from fastbert_hf.exits.criteria import CRITERIA, default_criterion
+from fastbert_hf.exits.criteria import CRITERIA, ONE_OUTPUT, default_criterion
 from fastbert_hf.exits.decision import ExitDecision
 from fastbert_hf.exits.resolution import Speed
 
@@ -46,6 +46,11 @@ def answers_of_texts(
         speed: as in the call of the model.
         speedup: as in the call of the model.
     """
+    if model.config.problem_type == ONE_OUTPUT and len(passages.logits) > num_texts:
+        raise ValueError(
+            "some texts were divided into passages, and the scores of passages make no score of a text: leave "
+            "stride out"
+        )
     logits = mean_of_passages(passages.logits, text_of_passage, num_texts, model.config.multi_label)
     uncertainty = passages.uncertainty.new_empty(num_texts)
     uncertainty[text_of_passage] = passages.uncertainty
@@ -87,5 +92,5 @@ def mean_of_passages(
 def _uncertainty_at_exit(model: Any, logits: torch.Tensor, speed: Speed | None, speedup: float | None) -> torch.Tensor:
     """Return what the criterion of the call makes of `logits` [n, N]; one Speed per sample is for the paper's."""
     if isinstance(speed, torch.Tensor):
-        return CRITERIA[default_criterion(model.config.problem_type)].uncertainty(logits, 0)
+        return CRITERIA[default_criterion(model.config.problem_type)].uncertainty(logits, 0, None)
     return ExitDecision(model.resolve_speed(speed, speedup, 1)).uncertainty(logits)

@@ -3,7 +3,7 @@ its samples go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,15 +103,14 @@ def _answer_at_exits(
 def output_of(model: Any, speed: ResolvedSpeed, all_logits: torch.Tensor) -> FastBertOutput:
     """Return what a call at `speed` with all exits answers, from the logits [B, E, N] of all exit heads."""
     decision = ExitDecision(speed)
-    all_uncertainty = decision.uncertainty(all_logits)  # [B, E]
-    first = decision.first_exits(model.config.exit_layers, all_logits)
+    first, uncertainty = decision.exits(model.config.exit_layers, all_logits)
     rows = torch.arange(first.shape[0], device=first.device)
     return FastBertOutput(
         logits=all_logits[rows, first],
-        uncertainty=all_uncertainty[rows, first],
+        uncertainty=uncertainty,
         exit_layer=torch.tensor(model.config.exit_layers, device=first.device)[first],
         all_logits=all_logits,
-        all_uncertainty=all_uncertainty,
+        all_uncertainty=decision.every_uncertainty(all_logits),
     )
 
 
@@ -134,7 +133,7 @@ def run_adaptive(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBe
             continue
         layer_logits = heads[number](hidden, valid).float()
         if last:
-            layer_uncertainty = decision.uncertainty(layer_logits)
+            layer_uncertainty = decision.uncertainty(layer_logits, alive)
             exits = torch.ones_like(layer_uncertainty, dtype=torch.bool)
         else:
             layer_uncertainty, exits = decision.leaves(number, layer_logits, alive)
@@ -152,6 +151,41 @@ def run_adaptive(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBe
         hidden, valid = hidden[stays], valid[stays]
         layer_mask = backbones.make_layer_mask(model.backbone, hidden, valid)
     return FastBertOutput(logits=logits, uncertainty=uncertainties, exit_layer=exit_layer)
+
+
+def run_while_kept(
+    model: Any,
+    batch: PaddedBatch,
+    layers: Sequence[int],
+    keep: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run a model with one output, and let the caller say behind some layers who goes on.
+
+    Args:
+        model: a `FastBertForSequenceClassification` that gives scores.
+        batch: B >= 1 samples.
+        layers: behind whose student classifiers the caller is asked.
+        keep: (layer, rows [S] of the batch that are left, their scores float32 [S]) -> who goes on, bool [S].
+
+    Returns:
+        The rows that are left behind the last layer, int64 [S], and their scores, float32 [S].
+    """
+    heads = dict(zip(model.config.exit_layers, model.heads, strict=True))
+    hidden, valid = _embed(model, batch), batch.valid
+    rows = torch.arange(len(valid), device=valid.device)
+    layer_mask = backbones.make_layer_mask(model.backbone, hidden, valid)
+    for number, layer in enumerate(model.layers, start=1):
+        if len(rows) == 0:
+            break
+        hidden = _run_layer(model, layer, hidden, layer_mask)
+        if number not in layers:
+            continue
+        stays = keep(number, rows, heads[number](hidden, valid).float()[:, 0])
+        if not bool(stays.all()):
+            rows, hidden, valid = rows[stays], hidden[stays], valid[stays]
+            layer_mask = backbones.make_layer_mask(model.backbone, hidden, valid)
+    scores = model.teacher_classifier(hidden, valid).float()[:, 0] if len(rows) else hidden.new_zeros(0).float()
+    return rows, scores
 
 
 def empty_output(model: Any, batch: PaddedBatch, asked: Asked) -> FastBertOutput:

@@ -64,6 +64,13 @@ class Predictions:
         return predictions_of(self.logits, self.multi_label)
 
     @property
+    def scores(self) -> torch.Tensor:
+        """float32 [n], the logits of a model with one output; ValueError for one with classes."""
+        if self.logits.shape[-1] != 1:
+            raise ValueError(f"a model of {self.logits.shape[-1]} classes gives no score; take probabilities")
+        return self.logits[:, 0]
+
+    @property
     def label_names(self) -> list[str] | list[list[str]]:
         """Name of the most likely class of every text; multi-label: the names of its classes."""
         if self.multi_label:
@@ -72,7 +79,9 @@ class Predictions:
 
     @property
     def probabilities(self) -> torch.Tensor:
-        """float32 [n, N], the softmax of `logits`; multi-label: their sigmoid."""
+        """float32 [n, N], the softmax of `logits`; multi-label: their sigmoid. A score has none: ValueError."""
+        if self.logits.shape[-1] == 1:
+            raise ValueError("a model with one output gives scores, not probabilities; take scores")
         return self.logits.sigmoid() if self.multi_label else self.logits.softmax(dim=-1)
 
 
@@ -265,7 +274,7 @@ def _run(
         speed = speed[window.start + window.order].to(model.device)
     outputs = []
     begun: set[int] = set()  # texts
-    forward, window = _packed_forward(model), window.to(model.device)
+    forward, window = packed_method(model, "forward_packed"), window.to(model.device)
     batches = window.padded_batches(max_tokens) if forward is None else window.packed_batches(max_tokens)
     for rows, batch in batches:
         of_rows = speed[rows] if isinstance(speed, torch.Tensor) else speed
@@ -278,13 +287,13 @@ def _run(
     return Answers(*(torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))
 
 
-def _packed_forward(model: Any) -> Callable[..., Any] | None:
-    """Return the model's method for texts without padding, which whoever accelerates a model may have added.
+def packed_method(model: Any, name: str) -> Callable[..., Any] | None:
+    """Return a method of the model for texts without padding, which whoever accelerates a model may have added.
 
     `None` where it has none, or hooks of its own, which only a call of the model itself runs.
     """
     hooked = getattr(model, "_forward_hooks", None) or getattr(model, "_forward_pre_hooks", None)
-    return None if hooked else getattr(model, "forward_packed", None)
+    return None if hooked else getattr(model, name, None)
 
 
 def _check_eval_mode(model: Any) -> None:
@@ -326,7 +335,7 @@ def resolve_stride(model: Any, tokenizer: PreTrainedTokenizerBase, max_length: i
 
 def _warn_if_not_finite(uncertainty: torch.Tensor, start: int) -> None:
     """Name positions in the input: the model's own warning, if any, can only name rows of its batch."""
-    positions = (start + (~torch.isfinite(uncertainty)).nonzero().flatten()).tolist()
+    positions = (start + uncertainty.isnan().nonzero().flatten()).tolist()
     if positions:
         shown = ", ".join(map(str, positions[:10])) + (", ..." if len(positions) > 10 else "")
         warnings.warn(

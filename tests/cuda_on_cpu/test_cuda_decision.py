@@ -10,8 +10,7 @@ import torch
 from cpu_library import Decision, HeadOutputs
 from head_cases import FLOAT32
 
-from fastbert_kernels.criteria import Criterion
-from helpers.criteria import EVERY_CRITERION, EXACT_MARGINS, options_of
+from helpers.criteria import CHANGES, EVERY_CRITERION, EXACT_MARGINS, OF_CLASSES, SCORES, STABLE, options_of
 
 HEADS = ["attentive", "linear", "pooled"]
 INFINITY, NAN = math.inf, math.nan
@@ -49,7 +48,7 @@ def check(library, head: str, logits: torch.Tensor, decision: Decision) -> HeadO
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("criterion", list(Criterion))
+@pytest.mark.parametrize("criterion", OF_CLASSES)
 @pytest.mark.parametrize("labels", [2, 3, 31, 32, 33, 100, 1031])
 def test_criteria_short(library, head, criterion, labels):
     logits = torch.randn(3, labels) * torch.tensor([[0.01], [1.0], [5.0]])
@@ -88,6 +87,23 @@ def test_streak_over_three_heads_short(library, head):
         history = outputs.history
     assert keeps == [[1, 1, 1, 1], [0, 0, 1, 0], [0, 1, 0, 0]]
     assert history.tolist() == [[0, 3], [2, 1], [1, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("labels", [1, 3])
+def test_stability_over_three_heads_short(library, head, labels):
+    """The score is the first logit; after one that is not a number there is none to compare with."""
+    history = None
+    for scores, changes in zip(SCORES, CHANGES, strict=True):
+        logits = torch.zeros(len(scores), labels)
+        logits[:, 0] = torch.tensor(scores)
+        outputs = decide(library, head, logits, Decision(torch.full((6,), STABLE), "stability", history=history))
+        assert (
+            outputs.uncertainty.nan_to_num(-1, posinf=9).tolist()
+            == torch.tensor(changes).nan_to_num(-1, posinf=9).tolist()
+        )
+        assert outputs.keep.tolist() == [int(not change < STABLE) for change in changes]
+        history = outputs.history
 
 
 @pytest.mark.parametrize("head", HEADS)

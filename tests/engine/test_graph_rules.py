@@ -8,19 +8,20 @@ import random
 import pytest
 import torch
 
-from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.criteria import WITH_HISTORY, Criterion
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from helpers.criteria import EVERY_CRITERION, options_of
 from helpers.encoders import random_batch, random_loop
 from helpers.graphs import ALWAYS_MOVE, CheckedLayer, assert_equal_runs, graphed, without_heads
 
 DEPTH = 4
-RECORDED = [criterion for criterion in Criterion if criterion is not Criterion.PATIENCE]
+RECORDED = [criterion for criterion in Criterion if criterion not in WITH_HISTORY]
 RULES = [
     FULL_DEPTH,
     ENTROPY_RULE,
     *(Rule(**options) for options in EVERY_CRITERION),
     Rule("patience", 2),
+    Rule("stability"),
     Rule(layer_speeds=(0.9, 0.4, 0.8, None)),
     Rule(layer_speeds=(0.2, 0.9, math.inf, None)),
     Rule(layer_speeds=(None, 0.9, None, None)),
@@ -82,11 +83,11 @@ def test_what_a_rule_has_recorded():
 
 
 @pytest.mark.parametrize("whole_depth_samples", [0, 8])
-def test_patience_runs_plainly(whole_depth_samples):
+def test_criteria_with_a_history_run_plainly(whole_depth_samples):
     plain = random_loop(depth=DEPTH)
     loop, recorder = graphed(plain, whole_depth_samples=whole_depth_samples)
-    for patience in (1, 2, 3):
-        assert_equal_runs(loop, plain, random_batch([5, 9, 3], 0.5), Rule("patience", patience))
+    for rule in (*(Rule("patience", patience) for patience in (1, 2, 3)), Rule("stability")):
+        assert_equal_runs(loop, plain, random_batch([5, 9, 3], 0.5), rule)
     loop.prepare([(10, 1, 10)], Rule("patience", 1))
     assert not recorder.recorded
 

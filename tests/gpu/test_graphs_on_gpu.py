@@ -14,7 +14,7 @@ import torch
 
 from fastbert_kernels import _extension
 from fastbert_kernels.backends import BACKENDS
-from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.criteria import WITH_HISTORY, Criterion
 from fastbert_kernels.engine.buckets import MoveCost
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
@@ -94,7 +94,7 @@ def test_recorded_equals_launched(backend, dtype, fused, options, speed):
 
 
 @pytest.mark.parametrize("options", [{"whole_depth_samples": 0}, {}], ids=str)
-@pytest.mark.parametrize("criterion", [name for name in Criterion if name is not Criterion.PATIENCE])
+@pytest.mark.parametrize("criterion", [name for name in Criterion if name not in WITH_HISTORY])
 def test_rules_recorded_equal_launched(backend, options, criterion):
     """A Speed per layer, other Speeds without a new recording, and heads that are not asked."""
     plain, graphed = loops(backend, move=MoveCost(seconds=0), **options)

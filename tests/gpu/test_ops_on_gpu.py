@@ -7,9 +7,8 @@ import torch
 
 from fastbert_kernels import ops
 from fastbert_kernels.backends import BACKENDS
-from fastbert_kernels.criteria import Criterion
 from helpers.accuracy import assert_attentive_head_is_accurate, assert_pooled_exit_head_is_accurate, check_compaction
-from helpers.criteria import options_of
+from helpers.criteria import CHANGES, OF_CLASSES, SCORES, STABLE, options_of
 from helpers.op_inputs import (
     attentive_head_inputs,
     cast_attentive_head_inputs,
@@ -47,12 +46,25 @@ def test_attentive_head(poisoned_memory, backend, dtype, hidden_size, narrow, he
 
 
 @pytest.mark.parametrize("narrow_activation", ["tanh", "identity"])
-@pytest.mark.parametrize("criterion", list(Criterion))
+@pytest.mark.parametrize("criterion", OF_CLASSES)
 def test_activations_and_criteria(backend, narrow_activation, criterion):
     options = {"narrow_activation": narrow_activation, "mlp_activation": "identity", **options_of(criterion, 3)}
     assert_attentive_head_is_accurate(
         attentive_head_inputs(ODD_LENGTHS, 768, 128, 8, 20), torch.bfloat16, backend, "cuda", **options
     )
+
+
+def test_stability_over_three_heads(backend):
+    for sample in range(len(SCORES[0])):
+        history = None
+        for scores, changes in zip(SCORES, CHANGES, strict=True):
+            hidden, bounds, speed = torch.zeros(1, 8), torch.tensor([0, 1]).int(), torch.tensor([STABLE])
+            arguments = to_gpu([hidden, bounds, speed, [torch.zeros(1, 8)], [torch.tensor([scores[sample]])]])
+            _, change, history, keep = ops.pooled_exit_head(
+                *arguments, criterion="stability", history=history, backend=backend
+            )
+            assert change.tolist() == pytest.approx([changes[sample]], abs=0, nan_ok=True)
+            assert keep.tolist() == [not changes[sample] < STABLE]
 
 
 def test_bounds_that_leave_the_rows(backend):

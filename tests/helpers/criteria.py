@@ -15,10 +15,27 @@ def options_of(criterion: str, parameter: int) -> dict[str, Any]:
     return {"criterion": named.value, "parameter": parameter if named in PARAMETERS else 0}
 
 
-# With the smallest parameter.
+# Those of models with classes, which look at the logits of one head.
+OF_CLASSES = [criterion for criterion in Criterion if criterion is not Criterion.STABILITY]
+
+# They with the smallest parameter.
 EVERY_CRITERION = [
-    options_of(criterion, PARAMETERS[criterion].smallest if criterion in PARAMETERS else 0) for criterion in Criterion
+    options_of(criterion, PARAMETERS[criterion].smallest if criterion in PARAMETERS else 0) for criterion in OF_CLASSES
 ]
+
+# Scores of six samples at three heads, and how far each is from that of the head before, where every step is exact; by
+# a Speed of STABLE those whose change is below leave.
+SCORES = [
+    [0.0, 1.0, math.nan, -2.0, math.inf, 3.5],
+    [0.25, 1.0, 1.0, -2.5, 3.0, math.nan],
+    [0.125, 7.0, 1.25, -2.5, 3.0, 3.5],
+]
+CHANGES = [
+    [math.inf, math.inf, math.nan, math.inf, math.nan, math.inf],
+    [0.25, 0.0, math.inf, 0.5, math.inf, math.nan],
+    [0.125, 6.0, 0.25, 0.0, 0.0, math.inf],
+]
+STABLE = 0.25
 
 # By which one class of all is chosen, so that it is certain where its logit is far above the others.
 OF_ONE_CHOICE = [options for options in EVERY_CRITERION if options["criterion"] != Criterion.BINARY_ENTROPY.value]
@@ -35,10 +52,19 @@ EXACT_MARGINS = [
 ]
 
 
-def uncertainty_of(logits: Sequence[float], criterion: str, parameter: int) -> float:
-    """What the criterion compares, or what is reported where it compares nothing, of one sample's logits."""
+def uncertainty_of(logits: Sequence[float], criterion: str, parameter: int, before: float = math.nan) -> float:
+    """What the criterion compares, or what is reported where it compares nothing, of one sample's logits.
+
+    Args:
+        logits: of one head.
+        criterion: by its name.
+        parameter: of the criterion.
+        before: the first logit of the head before; NaN where there was none.
+    """
     if any(math.isnan(logit) for logit in logits):
         return math.nan
+    if criterion == Criterion.STABILITY:
+        return math.inf if math.isnan(before) else abs(logits[0] - before)
     formulas = {
         "entropy": _entropy,
         "top_k_entropy": lambda descending: _entropy(descending[:parameter]),

@@ -78,7 +78,7 @@ def random_model(family, *, longest=160, activation="gelu", **settings):
     else:
         changes |= {"hidden_act": activation, "layer_norm_eps": 1e-2}
     backbone = make_backbone_config(family, **changes)
-    config = FastBertConfig(backbone, head_hidden_size=64, num_labels=3, **settings)
+    config = FastBertConfig(backbone, head_hidden_size=64, **({"num_labels": 3} | settings))
     torch.manual_seed(0)
     model = FastBertForSequenceClassification(config).eval()
     with torch.no_grad():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def tiny_config(layers: int = 4, hidden_size: int = 32, labels: int = 3, **overrides):
+def tiny_config(layers: int = 4, hidden_size: int = 32, labels: int = 3, problem_type=None, **overrides):
     from transformers import BertConfig
 
     from fastbert_hf import FastBertConfig
@@ -20,7 +20,7 @@ def tiny_config(layers: int = 4, hidden_size: int = 32, labels: int = 3, **overr
         max_position_embeddings=512,
         **overrides,
     )
-    return FastBertConfig(backbone, head_hidden_size=64, num_labels=labels)
+    return FastBertConfig(backbone, head_hidden_size=64, num_labels=labels, problem_type=problem_type)
 
 
 def spread_model(seed: int = 0, **config):

@@ -31,7 +31,7 @@ def make_backbone_config(**changes: Any) -> BertConfig:
 
 def make_model(**settings: Any) -> FastBertForSequenceClassification:
     torch.manual_seed(0)
-    config = FastBertConfig(make_backbone_config(), num_labels=3, head_hidden_size=16, **settings)
+    config = FastBertConfig(make_backbone_config(), head_hidden_size=16, **({"num_labels": 3} | settings))
     return FastBertForSequenceClassification(config).eval()
 
 

@@ -85,11 +85,19 @@ def test_a_model_in_memory_is_copied_in_its_precision():
     assert all(parameter.abs().max() > 0 for parameter in original.classifier.parameters())
 
 
-def one_output():
-    return make_classifier(num_labels=1)
+@pytest.mark.parametrize("problem_type", [None, "regression"])
+def test_a_model_with_one_output(problem_type, tmp_path):
+    original = make_classifier("roberta", problem_type, num_labels=1)
+    adopted = adopt(original)
+    assert adopted.config.problem_type == "regression" and adopted.config.num_labels == 1
+    torch.testing.assert_close(logits_of(adopted), logits_of(original), rtol=1e-5, atol=1e-5)
+    adopted.save_pretrained(tmp_path)
+    loaded = FastBertForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(logits_of(loaded, speed=0.5), logits_of(adopted, speed=0.5))
+    assert torch.equal(logits_of(export_classifier(loaded)), logits_of(original))
 
 
-def scores():
+def several_scores():
     return make_classifier(problem_type="regression")
 
 
@@ -122,8 +130,7 @@ def own_forward():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (one_output, "it gives scores .*patch.model. runs it as it is"),
-        (scores, "it gives scores"),
+        (several_scores, "it gives 3 scores, and early exits are for one.*patch.model. runs it as it is"),
         (other_activation, "the activation of its head .bert.pooler.activation. is Hardtanh"),
         (adapter, "its classifier is no torch.nn.Linear"),
         (adapter_in_a_layer, "has or lacks encoder.layer.0.output.extra.*merge adapters"),

@@ -349,3 +349,23 @@ def test_multi_label(tokenizer):
     for row, names in zip(got.labels, got.label_names, strict=True):
         assert [model.config.label2id[name] for name in names] == row.nonzero().flatten().tolist()
     assert predict(model, tokenizer, []).label_names == []
+
+
+def test_scores(tokenizer):
+    """Of a model with one output, in pairs or not; it has no labels."""
+    model = spread_model(labels=1, problem_type="regression")
+    texts = [(text, other) for text, other in zip(make_texts(20), make_texts(20), strict=True)]
+    for speed in (None, 2.0):
+        got = predict(model, tokenizer, texts, speed=speed)
+        patched = predict(fastbert_kernels.patch(copy.deepcopy(model)), tokenizer, texts, speed=speed)
+        assert got.scores.shape == (20,) and got.scores.unique().numel() > 10
+        torch.testing.assert_close(patched.scores, got.scores, rtol=0, atol=1e-4)
+        assert torch.equal(patched.exit_layer, got.exit_layer)
+    for name in ("labels", "label_names", "probabilities"):
+        with pytest.raises(ValueError, match="one output gives"):
+            getattr(got, name)
+    with pytest.raises(ValueError, match="a model of 3 classes gives no score; take probabilities"):
+        _ = predict(spread_model(), tokenizer, ["a"]).scores
+    long = "w " * 60
+    with pytest.raises(ValueError, match="scores of passages make no score of a text: leave stride out"):
+        predict(model, tokenizer, [long], max_length=12, stride=0)

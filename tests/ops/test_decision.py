@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from fastbert_kernels import ops, reference
 from fastbert_kernels.criteria import PARAMETERS, Criterion
 from helpers.accuracy import assert_accurate
-from helpers.criteria import EVERY_CRITERION, EXACT_MARGINS, options_of, uncertainty_of
+from helpers.criteria import (
+    CHANGES,
+    EVERY_CRITERION,
+    EXACT_MARGINS,
+    OF_CLASSES,
+    SCORES,
+    STABLE,
+    options_of,
+    uncertainty_of,
+)
 from helpers.rounding import rivals
 
 BACKENDS = ["cpu", "reference"]
@@ -29,7 +38,7 @@ def decide(logits, speed=0.5, backend="cpu", **options):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("criterion", list(Criterion))
+@pytest.mark.parametrize("criterion", OF_CLASSES)
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.lists(st.lists(st.floats(-30, 30, width=32), min_size=7, max_size=7), min_size=1, max_size=5),
@@ -50,7 +59,7 @@ def test_every_criterion_follows_its_definition(backend, criterion, rows, parame
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("criterion", list(Criterion))
+@pytest.mark.parametrize("criterion", OF_CLASSES)
 @pytest.mark.parametrize("labels", [2, 17, 1031])
 def test_few_and_many_labels(backend, criterion, labels):
     rows = 4 * torch.randn(6, labels)
@@ -61,7 +70,7 @@ def test_few_and_many_labels(backend, criterion, labels):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("criterion", list(Criterion))
+@pytest.mark.parametrize("criterion", OF_CLASSES)
 @pytest.mark.parametrize("labels", [2, 3, 96])
 @pytest.mark.parametrize("scale", [0.01, 1, 8])
 def test_the_error_is_at_most_twice_that_of_pytorch(backend, criterion, labels, scale):
@@ -109,6 +118,25 @@ def test_patience_counts_equal_predictions_in_a_row(backend):
         _, history, keep = decide(logits, 1.0, backend, criterion="patience", parameter=3, history=history)
         seen.append((*history[0].tolist(), bool(keep[0])))
     assert seen == [(2, 1, True), (2, 2, True), (0, 1, True), (0, 2, True), (0, 3, False), (1, 1, True)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("labels", [1, 3])
+def test_stability_is_the_change_since_the_head_before(backend, labels):
+    """The score is the first logit; after one that is not a number there is none to compare with."""
+    for sample in range(len(SCORES[0])):
+        history = None
+        for scores, changes in zip(SCORES, CHANGES, strict=True):
+            logits = torch.tensor([scores[sample], *[0.0] * (labels - 1)])
+            arguments = (torch.zeros(1, 3), torch.tensor([0, 1]).int(), torch.tensor([STABLE]))
+            head = ([torch.zeros(labels, 3)], [logits])
+            _, change, history, keep = ops.pooled_exit_head(
+                *arguments, *head, criterion="stability", history=history, backend=backend
+            )
+            assert change.tolist() == pytest.approx([changes[sample]], abs=0, nan_ok=True)
+            assert keep.tolist() == [not changes[sample] < STABLE]
+            if math.isnan(changes[sample]):
+                assert history.tolist() == [[-1, 0]]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -49,6 +49,9 @@ def check_pooled(launcher: Launcher, lengths: list[int], dtype, sizes, pooling, 
     torch.manual_seed(0)
     inputs = hidden, cu_seqlens, speed, weights, biases = pooled_inputs(lengths, sizes, dtype)
     history = torch.randint(-1, sizes[-1], (len(lengths), 2), dtype=torch.int32)
+    if rule[0] == "stability":
+        history[:, 0] = torch.randn(len(lengths)).view(torch.int32)
+        history[:, 1] = torch.arange(len(lengths)) % 2
     decision = Decision(speed, *rule, history)
     outputs = run_pooled(launcher, inputs, pooling, activation, decision, **options)
 
@@ -68,6 +71,7 @@ def check_pooled(launcher: Launcher, lengths: list[int], dtype, sizes, pooling, 
         (FLOAT16, (72, 40, 24, 77), "max", "gelu", ("top_k_entropy", 3), 2, None),
         (FLOAT32, (72, 40, 24, 2), "max", "relu", ("confidence", 0), 1, None),
         (BFLOAT16, (72, 37), "mean", "identity", ("binary_entropy", 0), 4, None),
+        (FLOAT32, (72, 1), "first", "identity", ("stability", 0), 4, None),
         (BFLOAT16, (264, 40, 33), "first", "tanh", ("patience", 2), 4, None),
     ],
 )

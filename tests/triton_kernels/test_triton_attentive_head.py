@@ -26,7 +26,7 @@ from triton_cases import (
 
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
-from helpers.criteria import EVERY_CRITERION, EXACT_MARGINS, OF_ONE_CHOICE
+from helpers.criteria import CHANGES, EVERY_CRITERION, EXACT_MARGINS, OF_ONE_CHOICE, SCORES, STABLE
 from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, map_tensors
 from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere
 
@@ -163,6 +163,20 @@ class TestAttentiveHead:
         inputs[3], bias = head_of_logits(inputs[3])
         bias.copy_(torch.tensor(logits))
         assert attentive_head(*inputs, criterion="margin")[1].tolist() == [margin]
+
+    @pytest.mark.parametrize("labels", [1, 3])
+    def test_stability_over_three_heads(self, labels):
+        """After a score that is not a number there is none to compare with."""
+        inputs = cast_attentive_head_inputs(attentive_head_inputs([2], labels=labels), torch.float32)
+        inputs[3], bias = head_of_logits(inputs[3])
+        inputs[2].fill_(STABLE)
+        for sample in range(len(SCORES[0])):
+            history = None
+            for scores, changes in zip(SCORES, CHANGES, strict=True):
+                bias[0] = scores[sample]
+                _, change, history, keep = attentive_head(*inputs, criterion="stability", history=history)
+                assert change.tolist() == pytest.approx([changes[sample]], abs=0, nan_ok=True)
+                assert keep.tolist() == [not changes[sample] < STABLE]
 
     def test_uncertainty_of_extreme_logits(self):
         inputs = cast_attentive_head_inputs(attentive_head_inputs([2], labels=150), torch.float32)

@@ -110,11 +110,11 @@ def uncertainties(records: ExitRecords, criterion: str, parameter: int = 0) -> F
         ValueError: a criterion that compares nothing with Speed ("patience"), or as `criterion_of`.
     """
     known = criterion_of(criterion, parameter)
-    if not known.compares_speed:
+    if not known.compares_speed or known.compares_heads:
         raise ValueError(f"{criterion} has no uncertainty to compare with Speed")
     if criterion not in criteria_for(records.problem_type):
         raise ValueError(f"{criterion} is for models of the problem_type {known.problem_type}, which these are not")
-    return known.uncertainty(records.logits, parameter).numpy()
+    return known.uncertainty(records.logits, parameter, None).numpy()
 
 
 def indices_of(records: ExitRecords, layers: tuple[int, ...]) -> list[int]:

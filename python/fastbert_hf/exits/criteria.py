@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from fastbert_hf.exits.uncertainty import (
+    change_of_score,
     least_confidence,
     least_margin,
     mean_binary_entropy,
@@ -16,6 +18,7 @@ from fastbert_hf.exits.uncertainty import (
 )
 
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
+ONE_OUTPUT = "regression"
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,14 @@ class Criterion:
     """One way to decide that a sample leaves.
 
     Attributes:
-        uncertainty: what the model reports, of logits [..., N] and the parameter: [...] in [0, 1], NaN where the logits
-            are not finite; float32, for float64 logits float64.
+        uncertainty: what the model reports, of logits [..., N], the parameter, and the logits of the exit head before
+            or `None`: [...] in [0, `largest_speed`], NaN where the logits are not finite; float32, for float64 logits
+            float64.
         in_words: what is looked at, for a parameter, in a form that fits behind "the" or "after".
         compares_speed: True: a sample leaves when its uncertainty is below Speed. False: when as many heads in a row as
             the parameter says, of those asked, predicted the same class; Speed is not looked at.
+        compares_heads: True: the uncertainty is a change since the exit head before, of those asked.
+        largest_speed: the largest Speed, as the uncertainty never exceeds it.
         parameter: `None` for a criterion without one, whose parameter is 0 everywhere.
         problem_type: of the models that it is for, in the words of Transformers.
         candidates: for a number of classes, the parameters that a calibration compares, each with every Speed; empty
@@ -48,9 +54,11 @@ class Criterion:
             which stands for itself and all above.
     """
 
-    uncertainty: Callable[[torch.Tensor, int], torch.Tensor]
+    uncertainty: Callable[[torch.Tensor, int, torch.Tensor | None], torch.Tensor]
     in_words: Callable[[int], str]
     compares_speed: bool = True
+    compares_heads: bool = False
+    largest_speed: float = 1.0
     parameter: Parameter | None = None
     problem_type: str = SINGLE_LABEL
     candidates: Callable[[int], tuple[int, ...]] = lambda num_labels: (0,)
@@ -61,42 +69,50 @@ LARGEST_PARAMETER = 2**31 - 1  # what a kernel takes
 # Most likely classes that a calibration tries on models with more classes than that.
 _TOP_KS = (2, 3, 5, 10, 20)
 
-# From Liu et al. 2020, section 3.3 (entropy), FastPLM (of the likeliest classes) and Zhou et al. 2020 (patience).
+# From Liu et al. 2020, section 3.3 (entropy), FastPLM (of the likeliest classes) and Zhou et al. 2020 (patience, and of
+# scores the change from head to head).
 CRITERIA: Mapping[str, Criterion] = {
     "entropy": Criterion(
-        uncertainty=lambda logits, _: normalised_entropy(logits),
+        uncertainty=lambda logits, *_: normalised_entropy(logits),
         in_words=lambda _: "normalised entropy",
     ),
     "top_k_entropy": Criterion(
-        uncertainty=top_k_entropy,
+        uncertainty=lambda logits, k, _: top_k_entropy(logits, k),
         in_words=lambda k: f"entropy of the {k} likeliest classes",
         parameter=Parameter("most likely classes", smallest=2),
         candidates=lambda num_labels: tuple(k for k in _TOP_KS if k < num_labels),
     ),
     "confidence": Criterion(
-        uncertainty=lambda logits, _: least_confidence(logits),
+        uncertainty=lambda logits, *_: least_confidence(logits),
         in_words=lambda _: "1 - largest probability",
     ),
     "margin": Criterion(
-        uncertainty=lambda logits, _: least_margin(logits),
+        uncertainty=lambda logits, *_: least_margin(logits),
         in_words=lambda _: "1 - difference of the two largest probabilities",
     ),
     "binary_entropy": Criterion(
-        uncertainty=lambda logits, _: mean_binary_entropy(logits),
+        uncertainty=lambda logits, *_: mean_binary_entropy(logits),
         in_words=lambda _: "mean binary entropy",
         problem_type=MULTI_LABEL,
     ),
     "patience": Criterion(
-        uncertainty=lambda logits, _: normalised_entropy(logits),
+        uncertainty=lambda logits, *_: normalised_entropy(logits),
         in_words=lambda p: "the first prediction" if p == 1 else f"{p} equal predictions in a row",
         compares_speed=False,
         parameter=Parameter("equal predictions in a row", smallest=1),
         candidates=lambda num_labels: (1,),
     ),
+    "stability": Criterion(
+        uncertainty=lambda logits, _, previous: change_of_score(logits, previous),
+        in_words=lambda _: "change of the score from head to head",
+        compares_heads=True,
+        largest_speed=math.inf,
+        problem_type=ONE_OUTPUT,
+    ),
 }
 
 # Of a model for which nobody named a criterion.
-_DEFAULTS = {SINGLE_LABEL: "entropy", MULTI_LABEL: "binary_entropy"}
+_DEFAULTS = {SINGLE_LABEL: "entropy", MULTI_LABEL: "binary_entropy", ONE_OUTPUT: "stability"}
 
 
 def default_criterion(problem_type: str | None) -> str:
@@ -137,3 +153,12 @@ def criterion_of(name: str, parameter: int) -> Criterion:
             f"least {criterion.parameter.smallest} and at most {LARGEST_PARAMETER}, got {parameter}"
         )
     return criterion
+
+
+def check_speeds(criterion: str, speeds: Iterable[float]) -> None:
+    """Raise `ValueError` for a Speed that is none for this criterion; infinity never is."""
+    largest = CRITERIA[criterion].largest_speed
+    allowed = "be a finite number of at least 0" if largest == math.inf else f"lie in [0, {largest:g}]"
+    for speed in speeds:
+        if not 0.0 <= speed <= largest or math.isinf(speed):
+            raise ValueError(f"speed must {allowed} and not be NaN, got {speed}")

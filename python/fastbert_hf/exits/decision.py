@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,14 +24,31 @@ class ExitDecision:
         # Of the head asked before; no class is -1, no head predicts it twice.
         self._prediction = torch.full_like(speed.sample_speeds, -1, dtype=torch.int64)
         self._streak = torch.zeros_like(self._prediction)
+        self._scores = torch.full_like(speed.sample_speeds, math.nan)[:, None]  # [B, 1]
 
     def asks(self, layer: int) -> bool:
         """Return True if the student classifier behind `layer` is asked."""
         return self._speed.asks(layer)
 
-    def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return what is compared with Speed, float32 [...] for float32 logits [..., N]."""
-        return self._criterion.uncertainty(logits, self._speed.parameter)
+    def uncertainty(self, logits: torch.Tensor, samples: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what is compared with Speed.
+
+        Args:
+            logits: float32 [S, N], of the head that is asked now.
+            samples: int64 [S], their places in the batch; `None`: no head was asked before.
+
+        Returns:
+            float32 [S].
+        """
+        before = self._scores[samples] if self._criterion.compares_heads and samples is not None else None
+        return self._criterion.uncertainty(logits, self._speed.parameter, before)
+
+    def every_uncertainty(self, all_logits: torch.Tensor) -> torch.Tensor:
+        """Return the uncertainty of all E heads as if all were asked, float32 [B, E], of their logits [B, E, N]."""
+        before = None
+        if self._criterion.compares_heads:
+            before = torch.cat([torch.full_like(all_logits[:, :1], math.nan), all_logits[:, :-1]], dim=1)
+        return self._criterion.uncertainty(all_logits, self._speed.parameter, before)
 
     def leaves(self, layer: int, logits: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Take the answers of the student classifier behind `layer`, which is asked.
@@ -43,7 +61,9 @@ class ExitDecision:
         Returns:
             Their uncertainty, float32 [S], and whether they leave, bool [S]: never where it is NaN.
         """
-        uncertainty = self.uncertainty(logits)
+        uncertainty = self.uncertainty(logits, samples)
+        if self._criterion.compares_heads:
+            self._scores[samples] = logits[:, :1].detach()
         if self._criterion.compares_speed:
             return uncertainty, uncertainty < self._speed.thresholds(layer)[samples]
         unknown = uncertainty.isnan()
@@ -55,19 +75,27 @@ class ExitDecision:
         return uncertainty, (streak >= self._speed.parameter) & ~unknown
 
     def first_exits(self, exit_layers: Sequence[int], all_logits: torch.Tensor) -> torch.Tensor:
-        """Return which exit head lets each sample go, for a batch whose heads have all answered.
+        """Return which exit head lets each sample go, int64 [B] in 0..E-1; arguments as in `exits`."""
+        return self.exits(exit_layers, all_logits)[0]
+
+    def exits(self, exit_layers: Sequence[int], all_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return which exit head lets each sample go, for a batch whose heads have all answered, and how sure it is.
 
         Args:
             exit_layers: the E layers with an exit head, ascending.
             all_logits: float32 [B, E, N].
 
         Returns:
-            int64 [B], in 0..E-1.
+            int64 [B], in 0..E-1, and the uncertainty there, float32 [B].
         """
-        exits = torch.zeros(all_logits.shape[:2], dtype=torch.bool, device=all_logits.device)
+        size, heads = all_logits.shape[:2]
+        exits = torch.zeros(size, heads, dtype=torch.bool, device=all_logits.device)
         exits[:, -1] = True
-        everybody = torch.arange(len(exits), device=exits.device)
+        uncertainties = all_logits.new_zeros(size, heads)  # of a head that is not asked never looked at
+        everybody = torch.arange(size, device=exits.device)
         for head, layer in enumerate(exit_layers[:-1]):
             if self.asks(layer):
-                _, exits[:, head] = self.leaves(layer, all_logits[:, head], everybody)
-        return exits.int().argmax(dim=1)  # the first of equal maxima
+                uncertainties[:, head], exits[:, head] = self.leaves(layer, all_logits[:, head], everybody)
+        uncertainties[:, -1] = self.uncertainty(all_logits[:, -1], everybody)
+        first = exits.int().argmax(dim=1)  # the first of equal maxima
+        return first, uncertainties[everybody, first]

@@ -10,7 +10,14 @@ from typing import Any, TypeAlias
 
 import torch
 
-from fastbert_hf.exits.criteria import CRITERIA, SINGLE_LABEL, criteria_for, criterion_of, default_criterion
+from fastbert_hf.exits.criteria import (
+    CRITERIA,
+    SINGLE_LABEL,
+    check_speeds,
+    criteria_for,
+    criterion_of,
+    default_criterion,
+)
 from fastbert_hf.exits.rule import ExitRule
 
 Speed: TypeAlias = float | torch.Tensor | Sequence[float] | ExitRule
@@ -62,9 +69,9 @@ def resolve_speed(
     """Return what `speed` says about each sample and each layer (Liu et al. 2020, section 3.3).
 
     Args:
-        speed: a number in [0, 1] for all samples and layers, where 0 lets nobody leave early; a float tensor [B] with
-            one Speed per sample; a sequence of numbers, one for each student classifier; an `ExitRule`; or `None` for
-            full depth.
+        speed: a number in [0, 1] (for a model with one output, from 0 on the scale of its score) for all samples and
+            layers, where 0 lets nobody leave early; a float tensor [B] with one Speed per sample; a sequence of
+            numbers, one for each student classifier; an `ExitRule`; or `None` for full depth.
         batch_size: B.
         device: where the Speeds have to be.
         exit_layers: the layers, ascending, that have an exit head; the last is L.
@@ -96,11 +103,11 @@ def resolve_speed(
     if speed is None:
         return resolved(math.inf, {})
     if isinstance(speed, torch.Tensor):
-        samples = _per_sample(speed, batch_size).to(device=device, dtype=torch.float32)
+        samples = _per_sample(speed, batch_size, default_criterion(problem_type)).to(device=device, dtype=torch.float32)
         return resolved(samples, dict.fromkeys(students, math.inf))
     if isinstance(speed, Real) and not isinstance(speed, bool):
         value = float(speed)
-        _check_range([value])
+        check_speeds(default_criterion(problem_type), [value])
         return resolved(value, dict.fromkeys(students, math.inf) if value > 0 else {})
     rule = speed if isinstance(speed, ExitRule) else _rule_of_numbers(speed, exit_layers, problem_type)
     _check_fits(rule, exit_layers, problem_type)
@@ -110,16 +117,19 @@ def resolve_speed(
     return resolved(math.inf, asked, rule.criterion, rule.parameter) if asked else resolved(math.inf, {})
 
 
-def _per_sample(speed: torch.Tensor, batch_size: int) -> torch.Tensor:
+def _per_sample(speed: torch.Tensor, batch_size: int, criterion: str) -> torch.Tensor:
     if not speed.is_floating_point():
         raise TypeError(f"a speed tensor must be floating point, got {speed.dtype}; convert it with .float()")
     if speed.shape != (batch_size,):
         raise ValueError(f"a speed tensor must have shape [{batch_size}] (the batch), got {list(speed.shape)}")
     # Written so that NaN fails the comparison.
-    in_range = (speed >= 0) & (speed <= 1)
+    in_range = (speed >= 0) & (speed <= CRITERIA[criterion].largest_speed) & (speed < math.inf)
     if not bool(in_range.all()):
         rows = (~in_range).nonzero().flatten().tolist()
-        raise ValueError(f"speed must lie in [0, 1] and not be NaN; wrong for sample(s) {rows}")
+        try:
+            check_speeds(criterion, [float(speed[rows[0]])])
+        except ValueError as error:
+            raise ValueError(f"{error}; wrong for sample(s) {rows}") from None
     return speed.detach()
 
 
@@ -137,7 +147,6 @@ def _rule_of_numbers(speed: object, exit_layers: Sequence[int], problem_type: st
             f"one Speed for each of the {len(students)} student classifiers (behind layers {list(students)}) is "
             f"wanted, got {len(numbers)}; one Speed per sample is a tensor"
         )
-    _check_range(numbers)
     return ExitRule(students, tuple(float(number) for number in numbers), default_criterion(problem_type))
 
 
@@ -155,9 +164,3 @@ def _check_fits(rule: ExitRule, exit_layers: Sequence[int], problem_type: str | 
             f"the criterion {rule.criterion!r} is for models of the problem_type {theirs!r}; samples of this one, "
             f"{problem_type or SINGLE_LABEL!r}, leave by {' or '.join(known)}"
         )
-
-
-def _check_range(speeds: Sequence[float]) -> None:
-    for speed in speeds:
-        if not 0.0 <= speed <= 1.0:
-            raise ValueError(f"speed must lie in [0, 1] and not be NaN, got {speed}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fastbert_hf.exits.criteria import criterion_of
+from fastbert_hf.exits.criteria import check_speeds, criterion_of
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class ExitRule:
         criterion: "entropy", the paper's (Liu et al. 2020, section 3.3): normalised entropy below Speed;
             "top_k_entropy": the same over the `parameter` most likely classes, renormalised; "confidence": 1 - the
             largest probability below Speed; "patience": `parameter` heads in a row, of those asked, predicted the same
-            class; "binary_entropy": the only one for multi-label models. `exits.criteria` has them all.
+            class; "binary_entropy": the only one for multi-label models; "stability": that for models with one
+            output, whose Speeds are changes of the score. `exits.criteria` has them all.
         parameter: the number that belongs to the criterion; 0 for one that has none.
 
     Raises:
@@ -39,8 +40,7 @@ class ExitRule:
             raise ValueError(
                 f"{self.criterion} over {len(self.layers)} layers takes {wanted} Speeds, got {self.speeds}"
             )
-        if not all(0 <= speed <= 1 for speed in self.speeds):
-            raise ValueError(f"Speeds must lie in [0, 1] and not be NaN, got {list(self.speeds)}")
+        check_speeds(self.criterion, self.speeds)
 
     @classmethod
     def full_depth(cls, criterion: str = "entropy", parameter: int = 0) -> ExitRule:

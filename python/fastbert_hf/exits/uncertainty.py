@@ -89,5 +89,24 @@ def mean_binary_entropy(logits: torch.Tensor) -> torch.Tensor:
     return (entropy.mean(dim=-1) / math.log(2)).clamp(0.0, 1.0)
 
 
+def change_of_score(logits: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
+    """Return how far the score of a model with one output is from that of the exit head before.
+
+    Args:
+        logits: float [..., 1].
+        previous: of the head before, as `logits`; NaN for a sample, or `None` for all, where there was none.
+
+    Returns:
+        [...], at least 0, infinity where there was no head before, NaN where the score is not finite; float32, for
+        float64 logits float64.
+    """
+    score = _wide(logits)[..., 0]
+    change = torch.full_like(score, math.inf)
+    if previous is not None:
+        before = _wide(previous)[..., 0]
+        change = torch.where(before.isfinite(), (score - before).abs(), change)
+    return change.masked_fill(~score.isfinite(), math.nan)
+
+
 def _wide(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -24,6 +24,11 @@ def check_labels(model: FastBertForSequenceClassification, data: TextData, what:
     """Raise `ValueError` unless `data` has labels of the model's kind, for as many classes."""
     if not isinstance(data, ClassificationData):
         raise ValueError(f"{what} has no labels; give labelled texts")
+    if model.config.gives_scores:
+        raise ValueError(
+            f"{what} has classes for labels and the model gives scores (one output): it is not trained on labels here; "
+            "distill its students on texts alone"
+        )
     if len(data.label_names) != model.num_labels:
         raise ValueError(f"{what} has {len(data.label_names)} classes but the model has {model.num_labels}")
     if data.multi_label != is_multi_label(model):

@@ -134,6 +134,7 @@ class DistillationTrainer(StepTrainer):
                 objective=settings.objective,
                 temperature=settings.temperature,
                 multi_label=self.multi_label,
+                scores=self.fastbert.config.gives_scores,
             )
         if hard_weight > 0:
             hard = label_loss(logits, inputs["labels"], multi_label=self.multi_label)

@@ -1,7 +1,7 @@
 """What exit heads are trained to minimise: distance from the teacher's distribution, and from the labels.
 
 A single-label model has one distribution over N classes per sample; a multi-label model has N Bernoulli distributions,
-over whose losses the mean is taken, as in its own loss.
+over whose losses the mean is taken, as in its own loss. A model with one output has a Gaussian around its score.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ def distillation_loss(
     objective: Objective = "kl",
     temperature: float = 1.0,
     multi_label: bool = False,
+    scores: bool = False,
 ) -> torch.Tensor:
     """Return the loss of self-distillation (Liu et al. 2020, section 3.2.3): sum over students, mean over the batch.
 
@@ -31,10 +32,14 @@ def distillation_loss(
         objective: see `DistillationSettings`.
         temperature: T, above 0.
         multi_label: Bernoulli distributions per class, and the mean over the classes.
+        scores: N = 1: half the squared difference, which is KL either way between Gaussians of variance 1 around the
+            scores, at any temperature, and has the gradient of their cross-entropy.
 
     Returns:
         Scalar in the dtype of the logits.
     """
+    if scores:
+        return (student_logits - teacher_logits.detach()[:, None]).square().sum(dim=(1, 2)).mean() / 2
     students = _log_probabilities(student_logits / temperature, multi_label)  # [B, S, distributions, outcomes]
     teacher = _log_probabilities(teacher_logits.detach() / temperature, multi_label)[:, None].expand_as(students)
     if objective == "kl":

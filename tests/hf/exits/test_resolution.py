@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastbert_hf.exits.criteria import MULTI_LABEL
+from fastbert_hf.exits.criteria import MULTI_LABEL, ONE_OUTPUT
 from fastbert_hf.exits.resolution import resolve_speed
 from fastbert_hf.exits.rule import ExitRule
 
@@ -69,6 +69,12 @@ def test_a_multi_label_model_has_its_own_criterion(speed: object) -> None:
     assert resolve(speed, problem_type="single_label_classification").criterion == "entropy"
 
 
+@pytest.mark.parametrize("speed", [2.5, [7.0, 1.0], torch.full((3,), 9.0), ExitRule((3,), (4.0,), "stability")])
+def test_speeds_of_a_model_with_one_output_are_on_the_scale_of_its_score(speed: object) -> None:
+    assert resolve(speed, problem_type=ONE_OUTPUT).criterion == "stability"
+    assert resolve(None, problem_type=ONE_OUTPUT).criterion == "stability"
+
+
 @pytest.mark.parametrize("speed", [-0.1, 1.1, math.nan, math.inf])
 def test_number_outside_range_is_an_error(speed: float) -> None:
     for given in (speed, [0.5, speed]):
@@ -102,6 +108,15 @@ def test_wrong_type_is_an_error(speed: object) -> None:
         (ExitRule((1, 2, 5), (0.5,) * 3), {}, r"behind layers \[1, 5\]; this model has them behind \[2, 3\]"),
         (ExitRule((2,), (0.5,)), {"problem_type": MULTI_LABEL}, r"'entropy' is for models .* leave by binary_entropy"),
         (ExitRule((2,), (), "patience", 2), {"problem_type": MULTI_LABEL}, "'patience' is for .* by binary_entropy"),
+        (ExitRule((2,), (0.5,)), {"problem_type": ONE_OUTPUT}, "leave by stability"),
+        (ExitRule((2,), (0.5,), "stability"), {}, "'stability' is for models of the problem_type 'regression'"),
+        (-0.5, {"problem_type": ONE_OUTPUT}, "speed must be a finite number of at least 0 and not be NaN, got -0.5"),
+        (math.inf, {"problem_type": ONE_OUTPUT}, "must be a finite number of at least 0"),
+        (
+            torch.tensor([0.0, math.nan, 2.0]),
+            {"problem_type": ONE_OUTPUT},
+            r"at least 0 .*got nan; wrong for sample\(s\) \[1\]",
+        ),
         (ExitRule((2,), (0.5,), "binary_entropy"), {}, "'binary_entropy' is for .* leave by entropy or top_k"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastbert_hf.exits.criteria import CRITERIA, criterion_of
-from fastbert_hf.exits.uncertainty import mean_binary_entropy, normalised_entropy, top_k_entropy
+from fastbert_hf.exits.uncertainty import change_of_score, mean_binary_entropy, normalised_entropy, top_k_entropy
 
 
 def test_binary_entropy_is_the_definition() -> None:
@@ -78,14 +78,28 @@ def test_every_criterion_reports_a_share(num_labels: int) -> None:
     logits = torch.randn(3, 50, num_labels) * 4
     logits[0, 0], logits[0, 1, 0], logits[0, 2, 1], logits[0, 3] = 0.0, math.nan, math.inf, -math.inf
     for criterion in CRITERIA.values():
+        if criterion.compares_heads:
+            continue
         for parameter in criterion.candidates(num_labels):
-            found = criterion.uncertainty(logits, parameter)
+            found = criterion.uncertainty(logits, parameter, None)
             assert found.shape == (3, 50) and found.dtype == torch.float32
             assert found[0, 1:4].isnan().all() and found.isnan().sum() == 3
             assert ((found >= 0) & (found <= 1))[~found.isnan()].all()
-            wide = criterion.uncertainty(logits.double(), parameter)
+            wide = criterion.uncertainty(logits.double(), parameter, None)
             assert wide.dtype == torch.float64
             torch.testing.assert_close(found.double(), wide, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_change_of_a_score() -> None:
+    inf, nan = math.inf, math.nan
+    scores, before = (
+        torch.tensor([[1.5], [-2.0], [nan], [inf], [0.5]]),
+        torch.tensor([[1.0], [nan], [0.0], [0.0], [0.5]]),
+    )
+    change = change_of_score(scores, before)
+    assert change.tolist() == pytest.approx([0.5, inf, nan, nan, 0.0], abs=0, nan_ok=True)
+    assert change_of_score(scores, None).tolist() == pytest.approx([inf, inf, nan, nan, inf], nan_ok=True)
+    assert change_of_score(scores.double(), before.double()).dtype == torch.float64
 
 
 def test_top_k_entropy_is_that_of_the_likeliest_alone() -> None:

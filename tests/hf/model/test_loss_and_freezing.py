@@ -62,6 +62,18 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_loss_of_scores() -> None:
+    model = make_model(problem_type="regression", num_labels=1)
+    ids, mask = make_batch(4)
+    labels = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    output = model(ids, mask, labels=labels)
+    torch.testing.assert_close(output.loss, (output.logits[:, 0] - labels).square().mean())
+    assert torch.equal(model(ids, mask, labels=labels[:, None]).loss, output.loss)
+    for wrong in (labels.long(), labels[:2]):
+        with pytest.raises(ValueError, match=r"labels of a model with one output must be floating point \[4\]"):
+            model(ids, mask, labels=wrong)
+
+
 def test_multi_label_loss() -> None:
     model = make_model(problem_type="multi_label_classification")
     ids, mask = make_batch(4)

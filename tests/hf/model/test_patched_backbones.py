@@ -209,6 +209,31 @@ def test_multi_label_models(family, head, backend):
         assert_same_answers(model, batch, speed, backend)
 
 
+@pytest.mark.parametrize("head", ["attentive", "first, 1 dense", "max, 0 dense"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("exit_layers", [None, SUBSET], ids=["all layers", "some layers"])
+def test_models_with_one_output(head, backend, exit_layers):
+    settings = {"problem_type": "regression", "num_labels": 1, "exit_layers": exit_layers}
+    model, batch = random_model("bert", **settings, **HEADS[head]), padded_batch(LENGTHS * 3)
+    layers = set()
+    for speed in (None, 0.0, 2.0, torch.linspace(0, 8, len(LENGTHS) * 3), 1e6):
+        _, patched, _ = assert_same_answers(model, batch, speed, backend)
+        layers.update(patched.exit_layer.tolist())
+    allowed = list(exit_layers or range(1, NUM_LAYERS + 1))
+    assert allowed[0] not in layers  # nothing to compare with
+    assert layers == set(allowed[1:])
+
+
+def test_the_last_score_of_a_sample_does_not_depend_on_who_left_before():
+    """The change that is reported for who stays is that since the head before, also where nobody else is left."""
+    settings = {"problem_type": "regression", "num_labels": 1}
+    model, batch = fastbert_kernels.patch(random_model("bert", **settings)), padded_batch([9, 20])
+    together = run(model, batch, speed=torch.tensor([0.0, 1e6]))
+    alone = run(model, {name: rows[:1] for name, rows in batch.items()}, speed=torch.tensor([0.0]))
+    assert together.exit_layer.tolist() == [NUM_LAYERS, 2] and alone.uncertainty.isfinite().all()
+    torch.testing.assert_close(together.uncertainty[:1], alone.uncertainty, rtol=0, atol=1e-4)
+
+
 class ScaledLinear(nn.Linear):
     """Same parameters as Linear, another result."""
 

@@ -65,6 +65,16 @@ def test_multi_label_losses_are_those_of_bernoulli_distributions() -> None:
     torch.testing.assert_close(reverse, divergence(both_q, both_p.expand_as(both_q)).mean(-1).sum(1).mean())
 
 
+@pytest.mark.parametrize("objective", ["kl", "reverse_kl", "ce"])
+def test_the_loss_of_scores_is_the_divergence_of_gaussians(objective: Any) -> None:
+    logits, teacher = torch.randn(6, 3, 1, dtype=torch.float64), torch.randn(6, 1, dtype=torch.float64)
+    gaussians = [torch.distributions.Normal(mean, 1.0) for mean in (teacher[:, None].expand_as(logits), logits)]
+    expected = torch.distributions.kl_divergence(*gaussians).sum((1, 2)).mean()
+    for temperature in (1.0, 3.0):
+        loss = distillation_loss(logits, teacher, objective=objective, temperature=temperature, scores=True)
+        torch.testing.assert_close(loss, expected)
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_gradient_of_ce_is_that_of_kl(multi_label: bool, temperature: float) -> None:
