@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastbert_hf.modeling import FastBertForSequenceClassification
     from fastbert_hf.outputs import FastBertOutput
     from fastbert_hf.prediction import Predictions, iter_predict, predict
+    from fastbert_hf.ranking import Ranking, ScoreBounds, rank
 else:  # not for type checkers, which would take any name for one that is there
     __getattr__, __dir__ = deferred_names(
         __name__,
@@ -32,6 +33,7 @@ else:  # not for type checkers, which would take any name for one that is there
             "modeling": ("FastBertForSequenceClassification",),
             "outputs": ("FastBertOutput",),
             "prediction": ("Predictions", "iter_predict", "predict"),
+            "ranking": ("Ranking", "ScoreBounds", "rank"),
         },
     )
 
@@ -42,7 +44,10 @@ __all__ = [
     "FastBertForSequenceClassification",
     "FastBertOutput",
     "Predictions",
+    "Ranking",
+    "ScoreBounds",
     "adopt",
     "iter_predict",
     "predict",
+    "rank",
 ]
