@@ -47,8 +47,9 @@ struct ExitRule {
 
 struct Decision {
   ExitRule rule;
-  const float* speed;      // [B]
-  const int32_t* history;  // [B, 2] prediction and streak (bits of s and 1) of the head before, or nullptr at the first head
+  const float* speed;  // [B]
+  const int32_t*
+      history;  // [B, 2] prediction and streak (bits of s and 1) of the head before, or nullptr at the first head
 };
 
 struct DecisionOutputs {
