@@ -67,7 +67,6 @@ def run_analyze(options: Analyze) -> None:
     if options.compare is not None and other is not None:
         own_ids = with_ids_of(data, label_names_of(other[0]), f"--compare {options.compare}")
         subjects[_COMPARED] = _subject(*other, own_ids, options.max_length)
-    note_seen(model.seen_texts.among(data))
 
     with progress_bars() as advance, faults_explained():
         records = {
@@ -98,6 +97,7 @@ def run_analyze(options: Analyze) -> None:
     console = Console(highlight=False, soft_wrap=True)
     scores.show(console, _table(analysis))
     console.print(analysis.verdict.sentence, markup=False)
+    note_seen(model.seen_texts.among(data))
     if bag is None:
         console.print("note: --train FILE, with the texts of the training, compares a bag of words, too", markup=False)
     console.print(f"written: {options.out}/{REPORT}, {FIGURES}/, {RESULTS}", markup=False)
