@@ -116,7 +116,7 @@ def test_the_report_has_predicted_beside_measured(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "results" / "gpu_first_nvidia_h200.md").read_text()
     assert "| machine | product_tflops | 600 | 598 |  |" in page
-    assert "| cuda_compact | us | 12 | 11 |  |" in page and re.search(r"\| host_us \| 35 \| 90 \| the host is", page)
+    assert "| cuda_compact | us | 12 | 11 |  |" in page and re.search(r"\| host_us \| 35 \| 90 \| the op is", page)
     assert "| graph_chain | not right | - | the process ended before the item did |" in page
     assert "Not tried: triton_head_bf16" in page and "install: exit 0" in page
     result = json.loads((tmp_path / "results" / "gpu_first_nvidia_h200.json").read_text())

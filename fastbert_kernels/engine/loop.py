@@ -205,7 +205,8 @@ def bound_to_stay(speed: Tensor, rule: Rule) -> int:
 
     An uncertainty is never negative, so by none of the criteria that compare it is it below a Speed of 0, and nothing
     is below NaN; a layer's Speed only lowers a sample's. These samples are among the survivors of every layer: where
-    only as many are left, it is they, and no head need be asked. PATIENCE looks at no Speed, so it holds nobody.
+    only as many are left, it is they, and no head need be asked. Of criteria with a history that holds for nobody:
+    PATIENCE looks at no Speed, and what STABILITY finds at a head depends on the one before having been asked.
     """
     return 0 if rule.criterion in WITH_HISTORY else int((~(speed > 0)).sum())
 

@@ -74,7 +74,7 @@ def test_complaints(classifier, tiny_backbone, trained, data, tmp_path):
 
 def test_the_documented_example(classifier, data, tmp_path, monkeypatch):
     page = (Path(__file__).resolve().parents[2] / "docs" / "adopting.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    example, _ranking = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     classifier.rename(tmp_path / "my-classifier")
     (tmp_path / "traffic.txt").write_text((data / "texts.txt").read_text())
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.attention.varlen as varlen_module
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastbert_kernels
@@ -123,20 +122,29 @@ def test_a_bias_belongs_to_its_distance_and_head():
 def test_attention_on_a_gpu_takes_the_kernels_that_have_the_head_size(monkeypatch, dtype, head_size, varlen, biased):
     """FlashAttention has head sizes that are multiples of 8, up to 256; TinyBERT's is 26."""
     called = []
-    for module, name in ((varlen_module, "varlen_attn"), (attention, "_padded")):
-        monkeypatch.setattr(module, name, lambda query, *_, name=name: called.append(name) or query.flatten(1))
+    for name in ("_varlen", "_padded"):
+        monkeypatch.setattr(attention, name, lambda query, *_, name=name: called.append(name) or query.flatten(1))
     with FakeTensorMode():
         qkv = torch.empty(7, 3 * 2 * head_size, dtype=dtype, device="cuda")
         bias = torch.empty(2, 9, dtype=dtype, device="cuda") if biased else None
         attention.packed_attention(qkv, torch.empty(3, dtype=torch.int32, device="cuda"), 5, 2, bias)
-    assert called == ["varlen_attn" if varlen and not biased else "_padded"]
+    assert called == ["_varlen" if varlen and not biased else "_padded"]
+
+
+def test_the_kernel_of_attention_is_called_as_it_is_declared():
+    assert attention._flash_is_as_known()  # else the public function is called, which is slower
+    with FakeTensorMode():
+        query, key, value = (torch.empty(7, 2, 64, dtype=torch.bfloat16, device="cuda") for _ in range(3))
+        out = attention._varlen(query, key, value, torch.empty(3, dtype=torch.int32, device="cuda"), 5)
+    assert out.shape == (7, 2, 64) and out.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_on_a_gpu_without_tokens(monkeypatch, dtype):
     """What is left when all samples with tokens have left. Neither form is asked; the padded one would look for a first
     row."""
-    monkeypatch.setattr(varlen_module, "varlen_attn", None)
+    monkeypatch.setattr(attention, "_varlen", None)
+    monkeypatch.setattr(attention, "_padded", None)
     with FakeTensorMode():
         qkv = torch.empty(0, 3 * 2 * 32, dtype=dtype, device="cuda")
         out = attention.packed_attention(qkv, torch.empty(3, dtype=torch.int32, device="cuda"), 5, 2)

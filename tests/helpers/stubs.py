@@ -21,6 +21,7 @@ class StubModel:
         trained_stride=None,
         id2label={0: "no", 1: "yes"},
         multi_label=False,
+        problem_type=None,
     )
 
     def get_input_embeddings(self):

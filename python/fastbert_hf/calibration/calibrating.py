@@ -109,6 +109,7 @@ def calibrate_and_compare(
     """Return the best setting, as `calibrate` does, with the comparison of the criteria."""
     if objective.max_latency_ms is not None:
         raise ValueError("a latency has to be measured: use calibrate_to_latency (or fastbert calibrate --latency-ms)")
+    records.check_classes()
     if objective.max_disagreement is not None:
         records = records.without_labels()
     check_samples(len(records), records.labels, objective, confidence, search, temperatures_fitted)

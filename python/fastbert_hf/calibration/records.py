@@ -95,6 +95,14 @@ class ExitRecords:
         """Return the layers of the student classifiers: all exit layers but the last."""
         return self.exit_layers[:-1]
 
+    def check_classes(self) -> None:
+        """Raise `ValueError` for the records of a model with one output, which is a score and no class."""
+        if self.shape.num_labels == 1 and not self.multi_label:
+            raise ValueError(
+                "this model has one output, a score, and no label that could differ from full depth's: "
+                "max_disagreement is for models with classes; run this one at full depth"
+            )
+
     @property
     def known_labels(self) -> torch.Tensor:
         """Return the labels; raise `ValueError` where there are none."""
@@ -112,13 +120,9 @@ class ExitRecords:
         """Return whether the answer of every exit head is right, bool [n, E].
 
         Raises:
-            ValueError: a model with one output, which is a score and no class.
+            ValueError: as of `check_classes`.
         """
-        if self.shape.num_labels == 1 and not self.multi_label:
-            raise ValueError(
-                "this model has one output, a score, and no label that could differ from full depth's: "
-                "max_disagreement is for models with classes; run this one at full depth"
-            )
+        self.check_classes()
         if self.labels is not None:
             return (self.predictions == self.labels[:, None]).numpy()
         return same_predictions(self.logits, self.logits[:, -1:], self.multi_label).numpy()
