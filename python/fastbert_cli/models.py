@@ -19,6 +19,7 @@ from fastbert_cli.inputs import MODEL_REMEDY, look_at_model
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_hf.adoption import adopt
 from fastbert_hf.data import ClassificationData
+from fastbert_hf.exits.criteria import ONE_OUTPUT
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.passages import Stride
 from fastbert_hf.prediction import resolve_max_length, resolve_stride
@@ -103,6 +104,21 @@ def load_model(folder: Path) -> Loaded:
         with _warnings_as_notes(UserWarning):
             model = FastBertForSequenceClassification.from_pretrained(folder)
         return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def load_classifier(folder: Path) -> Loaded:
+    """A saved FastBERT whose answers are classes, as `load_model` loads it.
+
+    Raises:
+        CommandError: also for a model with one output, a score.
+    """
+    model, tokenizer = load_model(folder)
+    if model.config.problem_type == ONE_OUTPUT:
+        raise CommandError(
+            f"{folder}: a model with one output, a score, and this command is for classes and their probabilities; in "
+            "Python, fastbert_hf.predict(...).scores and fastbert_hf.rank run it"
+        )
+    return model, tokenizer
 
 
 @contextmanager

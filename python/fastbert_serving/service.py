@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 import fastbert_kernels
 from fastbert_hf.data import Text
+from fastbert_hf.exits.criteria import ONE_OUTPUT
 from fastbert_hf.passages import Answers, answers_of_texts
 from fastbert_hf.prediction import resolve_max_length, resolve_stride
 from fastbert_hf.text_windows import WindowTokeniser
@@ -69,8 +70,10 @@ class Service:
             metrics: that are told of steps and answers.
 
         Raises:
-            ValueError: `settings.max_length` does not fit, or a model that has no pool.
+            ValueError: `settings.max_length` does not fit, a model with one output, or one that has no pool.
         """
+        if model.config.problem_type == ONE_OUTPUT:
+            raise ValueError("answers are classes and their probabilities, and this model has one output, a score")
         self.model, self.metrics, self._settings = model, metrics, settings
         self.max_length = resolve_max_length(model, tokenizer, settings.max_length)
         self._stride = resolve_stride(model, tokenizer, self.max_length, "trained")

@@ -15,7 +15,7 @@ from fastbert_cli.analyze.command import FIGURES, REPORT, RESULTS, Analyze
 from fastbert_cli.analyze.report import ANALYZED, Source, write
 from fastbert_cli.analyze.times import ROUNDS, TimedModel, bag_calls, batches_to_time, time_models
 from fastbert_cli.errors import faults_explained
-from fastbert_cli.models import label_names_of, load_model, longest_text, place_and_patch
+from fastbert_cli.models import label_names_of, load_classifier, longest_text, place_and_patch
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_cli.scores import progress_bars
 from fastbert_cli.texts import note_cut_off, note_seen, read_for, with_ids_of
@@ -105,7 +105,7 @@ def run_analyze(options: Analyze) -> None:
 
 def _load(folder: Path, backend: str) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
     """The model on the device where it is timed, not patched."""
-    model, tokenizer = load_model(folder)
+    model, tokenizer = load_classifier(folder)
     with faults_explained(str(folder)):
         check_model(model.config.exit_layers, model.config.multi_label)
     if backend != "cpu":

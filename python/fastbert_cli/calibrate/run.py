@@ -20,7 +20,7 @@ from fastbert_cli.calibrate.unseen import unseen_texts
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import (
     label_names_of,
-    load_model,
+    load_classifier,
     longest_text,
     passages,
     place,
@@ -64,7 +64,7 @@ def run_calibrate(options: Calibrate) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     objective = _objective(options)
-    model, tokenizer = load_model(options.model)
+    model, tokenizer = load_classifier(options.model)
     if not options.dry_run and not os.access(options.model, os.W_OK):  # known before the work, not after it
         raise CommandError(
             f"{options.model}: cannot be written into; copy the model, or see the setting with --dry-run"

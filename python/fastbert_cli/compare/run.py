@@ -14,7 +14,7 @@ from transformers.utils import logging
 from fastbert_cli import scores
 from fastbert_cli.compare.command import Compare, Setting
 from fastbert_cli.errors import CommandError, faults_explained
-from fastbert_cli.models import label_names_of, load_model, longest_text, passages, place_and_patch
+from fastbert_cli.models import label_names_of, load_classifier, longest_text, passages, place_and_patch
 from fastbert_cli.options import Patching
 from fastbert_cli.texts import note_seen, read_for, with_ids_of
 from fastbert_hf.comparing import Comparison, compare_results
@@ -34,7 +34,7 @@ def run_compare(options: Compare) -> None:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    models = [load_model(folder) for folder in (options.first, options.second)]
+    models = [load_classifier(folder) for folder in (options.first, options.second)]
     with faults_explained():
         data = read_for(models[0][0], options.texts)
     if any(model.config.multi_label for model, _ in models):

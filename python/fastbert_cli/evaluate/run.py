@@ -14,7 +14,7 @@ from fastbert_cli import scores
 from fastbert_cli.errors import faults_explained
 from fastbert_cli.evaluate.command import Evaluate
 from fastbert_cli.evaluate.details import Details
-from fastbert_cli.models import load_model, longest_text, passages, place, place_and_patch, precision_of
+from fastbert_cli.models import load_classifier, longest_text, passages, place, place_and_patch, precision_of
 from fastbert_cli.texts import note_cut_off, note_seen, read_for
 from fastbert_hf.agreement import Agreement, compare_answers
 from fastbert_hf.data import TokenisedDataset
@@ -33,7 +33,7 @@ def run_evaluate(options: Evaluate) -> None:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model, tokenizer = load_model(options.model)
+    model, tokenizer = load_classifier(options.model)
     with faults_explained():
         for speedup in options.speedup:  # what is wrong with it is said before the data is read
             model.resolve_speed(None, speedup, 1)

@@ -14,7 +14,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from fastbert_cli.errors import CommandError
-from fastbert_cli.models import label_names_of, load_model, place_and_patch, precision_of
+from fastbert_cli.models import label_names_of, load_classifier, place_and_patch, precision_of
 from fastbert_cli.predict.command import Predict
 from fastbert_cli.predict.inputs import InputRow, Texts, files_of, reads_standard_input
 from fastbert_cli.predict.writing import Layout, Row, Write, output
@@ -40,7 +40,7 @@ def run_predict(options: Predict) -> None:
     # All of the files is looked at before the model is, so that a bad last line does not cost the work before it.
     streaming = reads_standard_input(options)
     found = None if streaming else _look_at_all(options)
-    model, tokenizer = load_model(options.model)
+    model, tokenizer = load_classifier(options.model)
     place_and_patch(model, options.patching)
 
     begin = time.perf_counter()

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from fastbert_cli.errors import CommandError, faults_explained
-from fastbert_cli.models import load_model, place_and_patch, precision_of
+from fastbert_cli.models import load_classifier, place_and_patch, precision_of
 from fastbert_cli.serve.command import Serve
 from fastbert_serving.app import create_app
 from fastbert_serving.metrics import Metrics
@@ -31,7 +31,7 @@ def run_serve(options: Serve) -> None:
         torch.set_num_threads(options.threads)
     bound = _bind(options)
     try:
-        model, tokenizer = load_model(options.model)
+        model, tokenizer = load_classifier(options.model)
         if not place_and_patch(model, options.patching):
             raise CommandError("only a model that the fast kernels run is served; fastbert predict runs this one")
         settings = Settings(
