@@ -26,6 +26,7 @@ def reranker(tmp_path_factory):
         ("predict", "MODEL", "TEXTS"),
         ("evaluate", "MODEL", "--data", "LABELLED"),
         ("compare", "MODEL", "MODEL", "--data", "LABELLED"),
+        ("analyze", "MODEL", "--data", "LABELLED"),
         ("calibrate", "MODEL", "--data", "TEXTS", "--max-disagreement", 0.1),
         ("serve", "MODEL", "--port", 0),
     ],
