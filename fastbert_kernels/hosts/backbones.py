@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastbert_kernels import ops
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts.derived import is_plain
+from fastbert_kernels.hosts.structure import differences, find
+
+# What a token becomes is the norm of the sum of a row of each of these.
+_EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,25 @@ class Tokens:
     segments: Tensor | None
     cu_seqlens: Tensor
     max_seqlen: int
+
+
+def embedding_differences(backbone: Any) -> list[str]:
+    """Name what keeps `embed` from computing what the backbone's own embeddings do, one phrase for each."""
+    from fastbert_hf.backbones import SUPPORTED_BACKBONES
+
+    own = backbone.embeddings
+    found: list[str] = []
+    if backbone.config.model_type in SUPPORTED_BACKBONES:  # of others, its own are called
+        tables = {name: nn.Embedding for name in _EMBEDDINGS if find(own, name) is not None}
+        found = differences(own, {**tables, "LayerNorm": nn.LayerNorm}, "embeddings.")
+        if not found and (own.LayerNorm.weight is None or own.LayerNorm.bias is None):
+            found.append("embeddings.LayerNorm has no weight or no bias")
+    positions, segments = (getattr(own, name, None) for name in ("position_ids", "token_type_ids"))
+    if positions is not None and not torch.equal(positions, torch.arange(positions.numel()).to(positions)[None]):
+        found.append("embeddings.position_ids does not count from 0")
+    if segments is not None and bool(segments.any()):
+        found.append("embeddings.token_type_ids is not 0 throughout")
+    return found
 
 
 def embed(backbone: Any, encoder: Encoder, tokens: Tokens) -> Tensor:

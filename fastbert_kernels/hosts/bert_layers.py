@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastbert_kernels.engine.weights import LayerWeights
-from fastbert_kernels.hosts.guard import is_as_its_class
+from fastbert_kernels.hosts.guard import attention_of, is_as_its_class
 from fastbert_kernels.hosts.parameters import Parameters, linear_parameters
 from fastbert_kernels.hosts.structure import find
 
@@ -230,10 +230,14 @@ def _attention_heads(attention: Any, query_weight: Tensor) -> int:
         )
     if getattr(attention, "is_causal", False) or getattr(attention, "is_decoder", False):
         raise ValueError("attention that looks back only (causal) cannot be patched; the unpatched model serves it")
-    chosen = getattr(getattr(attention, "config", None), "_attn_implementation", "eager")
-    if chosen not in _SAME_ATTENTION:
+    chosen, function = attention_of(getattr(attention, "config", None))
+    if chosen not in (None, *_SAME_ATTENTION) or not _is_of_transformers(function):
         raise ValueError(
             f"attn_implementation={chosen!r} may compute something else than attention and cannot be patched; known "
-            f"are {', '.join(_SAME_ATTENTION)}"
+            f"are {', '.join(_SAME_ATTENTION)} of Transformers itself"
         )
     return width // size
+
+
+def _is_of_transformers(function: Any) -> bool:
+    return function is None or getattr(function, "__module__", "").startswith("transformers.")

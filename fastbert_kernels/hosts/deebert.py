@@ -23,10 +23,10 @@ from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import PooledHeadWeights
 from fastbert_kernels.hosts import guard
-from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.hosts.base import Host, OwnForward
 from fastbert_kernels.hosts.bert_layers import activation_of, layer_parameters, layer_weights
 from fastbert_kernels.hosts.derived import Derived
-from fastbert_kernels.hosts.padding import ValidTokens, check_tokens
+from fastbert_kernels.hosts.padding import PADDING_FIRST, ValidTokens, check_tokens
 from fastbert_kernels.hosts.parameters import ParameterGroups, linear_parameters
 from fastbert_kernels.hosts.structure import differences, differences_of_call, find, refuse, unknown_parameters
 
@@ -176,8 +176,12 @@ def forward(
     depth, count = len(backbone.encoder.layer), model.classifier.out_features
     thresholds = _Thresholds.of(backbone.encoder.early_exit_entropy, depth, count)
 
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise OwnForward(f"an attention mask of shape {list(attention_mask.shape)}")
     valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
     check_tokens(valid)
+    if not bool(valid[:, 0].all()):
+        raise OwnForward(PADDING_FIRST)
     batch = pack(model, encoder, input_ids, valid, token_type_ids)
     results = encoder.run(batch, thresholds.rule())
     logits = results.logits.to(model.classifier.weight.dtype)

@@ -13,35 +13,34 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fastbert_kernels.hosts.guard import Guard
+from fastbert_kernels.hosts.guard import VERSION, Guard, version_of
 
 T = TypeVar("T")
 
 _PLAIN = {nn.Parameter, Tensor}  # other kinds are quantized, sharded, or without memory
-_VERSION = Tensor._version.__get__  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
 class _State(Generic[T]):
-    """A value and what it was computed from: addresses, version counters and steps of optimizers, and aliases of the
-    parameters, which keep the storages alive, so that a new one cannot come to lie at the same address and pass for the
-    old."""
+    """A value and what it was computed from: identities, addresses and version counters of the parameters, and steps of
+    optimizers. The parameters and aliases of them keep objects and storages alive, so that a new one cannot come to lie
+    at the same address and pass for the old."""
 
-    addresses: list[int]
-    versions: list[int]
-    steps: int
+    key: tuple[list[int], list[int], list[int], int]
     value: T
+    parameters: list[Tensor]
     seen: list[Tensor]
 
 
 class Derived(Generic[T]):
     """A value computed once from parameters, and again after any of them changed.
 
-    Noticed: `load_state_dict` and any other in-place write (the version counter moved); `.to(...)`, `.half()` and
-    assignment of a new parameter (the storage moved); the step of an optimizer, whose fused kernels move no counter (it
-    tells us). Not noticed, so that the model has to be patched again: in-place writes through `parameter.data`, which
-    hide from the version counter, and those into parameters made under `torch.inference_mode()`, which have none. A
-    module replaced by another one is for a `hosts.guard.Guard` to notice.
+    Noticed: `load_state_dict` and any other in-place write (the version counter moved); `.to(...)` and `.half()` (the
+    storage moved); a parameter put in the place of another one, even where it is a view of it; the step of an
+    optimizer, whose fused kernels move no counter (it tells us). Not noticed, so that the model has to be patched
+    again: in-place writes through `parameter.data`, which hide from the version counter, and those into parameters made
+    under `torch.inference_mode()`, which have none. A module replaced by another one is for a `hosts.guard.Guard` to
+    notice.
     """
 
     def __init__(
@@ -85,17 +84,18 @@ class Derived(Generic[T]):
                 raise ValueError(self._not_plain(current))
             addresses = [*map(Tensor.data_ptr, current)]
             try:
-                versions = [*map(_VERSION, current)]
+                versions = [*map(VERSION, current)]
             except RuntimeError:
                 # Parameters created under inference_mode count no versions; they cannot be trained either.
-                versions = [0 if tensor.is_inference() else tensor._version for tensor in current]
+                versions = [*map(version_of, current)]
                 self._tell_of_uncounted_writes()
         except (KeyError, TypeError):
             raise ValueError(self._missing()) from None
+        identities = [*map(id, current)]
         state = self._state
-        if state is None or steps != state.steps or versions != state.versions or addresses != state.addresses:
+        if state is None or (identities, addresses, versions, steps) != state.key:
             seen = [parameter.detach() for parameter in current]
-            self._state = state = _State(addresses, versions, steps, self._build(*seen), seen)
+            self._state = state = _State((identities, addresses, versions, steps), self._build(*seen), current, seen)
         return state.value
 
     def _tell_of_uncounted_writes(self) -> None:

@@ -19,16 +19,17 @@ from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
-from fastbert_kernels.hosts.backbones import Tokens, embed
+from fastbert_kernels.hosts.backbones import Tokens, embed, embedding_differences
 from fastbert_kernels.hosts.base import Host, OwnForward
 from fastbert_kernels.hosts.bert_layers import activation_of, has_position_bias, layer_parameters, layer_weights
 from fastbert_kernels.hosts.derived import Derived
-from fastbert_kernels.hosts.guard import differences
+from fastbert_kernels.hosts.guard import differences, is_code_of_its_package
 from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
 from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
 from fastbert_kernels.hosts.scores import scores
 from fastbert_kernels.hosts.structure import refuse
 
+_CLASS = "FastBertForSequenceClassification"
 _PACKAGES = ("transformers.", "torch.", "fastbert_hf.")
 
 
@@ -40,7 +41,8 @@ def matches(model: nn.Module) -> bool:
 
 def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Encoder]:
     own = type(model).forward
-    if (own.__module__, own.__qualname__) != ("fastbert_hf.modeling", "FastBertForSequenceClassification.forward"):
+    names = (own.__module__, own.__qualname__)
+    if names != ("fastbert_hf.modeling", f"{_CLASS}.forward") or not is_code_of_its_package(own):
         raise ValueError(f"{type(model).__name__} has a forward of its own, so it cannot be patched")
     config, layers, heads = model.config, model.layers, model.heads
     if len(heads) != len(config.exit_layers) or config.exit_layers[-1] != len(layers):
@@ -54,7 +56,8 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
     replaced = {"backbone.embeddings": backbone.embeddings, "layers": layers, "heads": heads}
     if has_position_bias(backbone):
         replaced["backbone.encoder"] = backbone.encoder
-    refuse(model, HOST.name, differences(replaced, _PACKAGES, [*map(activation_of, layers)]))
+    changed = differences(replaced, _PACKAGES, [*map(activation_of, layers)])
+    refuse(model, HOST.name, changed + embedding_differences(backbone))
 
     def build(*tensors: Tensor) -> Encoder:
         of_layers, of_heads = parts.split(tensors)
@@ -412,7 +415,7 @@ def _embedded(model: Any, encoder: Encoder, tokens: Tokens, speed: float | Tenso
 
 
 HOST = Host(
-    name="fastbert_hf.FastBertForSequenceClassification",
+    name=f"fastbert_hf.{_CLASS}",
     matches=matches,
     encoder=encoder,
     forward=forward,

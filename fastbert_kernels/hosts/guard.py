@@ -10,19 +10,25 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
+import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _CALL = ("forward", "_call_impl", "_wrapped_call_impl", "_slow_forward")  # what a call of a module runs, in nn.Module
 _CAPTURE = "transformers.utils.output_capturing"
+VERSION = Tensor._version.__get__  # type: ignore[attr-defined]
+_PASSED_OVER = (nn.Dropout, nn.Identity)  # what a module called dropout may be, since no engine runs it
+_BUFFERS = ("position_ids", "token_type_ids")  # of the embeddings of Transformers, which read them where none are given
 # Computed by the weights alone, or not at all in eval mode: nothing but a hook or a forward changes their answers.
-_WITHOUT_SETTINGS = (nn.Linear, nn.Dropout, nn.Identity, nn.ModuleList, nn.ModuleDict, nn.Sequential)
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+_WITHOUT_SETTINGS = (nn.Linear, *_PASSED_OVER, *_CONTAINERS)
 
 
 def differences(
@@ -53,6 +59,8 @@ def differences(
                 found.append(f"{path} has a {own[0]} of its own on the instance")
             elif replaced := _methods_replaced_on_the_class(kind):
                 found.append(f"the {replaced[0]} of {kind.__qualname__} ({path}) was replaced on the class")
+            elif "dropout" in path.rpartition(".")[2] and kind not in _PASSED_OVER:
+                found.append(f"{path} is a {kind.__qualname__}, and the engine takes it for a dropout")
             hooks = _hooks_of_the_user(module)
             if any(isinstance(hook, prune.BasePruningMethod) for hook in hooks):
                 found.append(f"{path} is pruned by a hook (torch.nn.utils.prune.remove makes that permanent)")
@@ -92,19 +100,35 @@ class Guard:
         self._classes: list[Any] = [*map(type, modules)]
         self._methods = [(kind, name) for kind in dict.fromkeys(self._classes) for name in _methods(kind)]
         self._functions: list[Callable[..., Any]] = [getattr(kind, name) for kind, name in self._methods]
-        self._modes = [module.__dict__ for module in modules if _may_drop(module)]
+        self._modes = [module.__dict__ for module in modules if _has_dropout(module)]
+        # A module put behind the last one of a list takes nobody's place.
+        self._lists = [module._modules for module in modules if isinstance(module, _CONTAINERS)]
+        self._lengths = [*map(len, self._lists)]
+        self._buffers = [(module._buffers, name) for module in modules for name in _BUFFERS if name in module._buffers]
+        self._states_of_buffers = self._look_at_buffers()
+        configurations = [getattr(module, "config", None) for module in modules]
+        self._configurations = list({id(one): one for one in configurations if one is not None}.values())
+        self._attentions = [*map(attention_of, self._configurations)]
 
     def intact(self) -> bool:
-        """Return whether the modules, their classes, hooks, settings and methods are as they were."""
+        """Return whether the modules, their classes, hooks, settings, methods and buffers are as they were."""
         attributes = self._attributes
         return (
             not torch_module._has_any_global_hook()
             and not (any(self._hooks_of_modules()) and any(map(_hooks_of_the_user, self._parts)))
             and [*map(dict.get, self._holders, self._names)] == self._values
             and [*map(len, attributes)] == self._numbers_of_attributes
+            and [*map(len, self._lists)] == self._lengths
             and [*map(type, self._parts)] == self._classes
             and [getattr(kind, name) for kind, name in self._methods] == self._functions
+            and self._look_at_buffers() == self._states_of_buffers
+            and [*map(attention_of, self._configurations)] == self._attentions
         )
+
+    def _look_at_buffers(self) -> list[tuple[int, int]]:
+        """Return which tensor each buffer is, and how often it was written to."""
+        found = [holder.get(name) for holder, name in self._buffers]
+        return [(id(buffer), 0 if buffer is None else version_of(buffer)) for buffer in found]
 
     def _hooks_of_modules(self) -> Iterator[Any]:
         """Yield the hooks of every module, in two dictionaries of which nearly all are empty."""
@@ -112,7 +136,22 @@ class Guard:
 
     def in_train_mode(self) -> bool:
         """Return whether dropout may be active in any of the modules."""
-        return any(map(itemgetter("training"), self._modes))
+        if not any(map(itemgetter("training"), self._modes)):
+            return False
+        return any(module.training and _may_drop(module) for module in self._parts)
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was written to; 0 for one made under inference mode, whose writes are not counted."""
+    return 0 if tensor.is_inference() else VERSION(tensor)
+
+
+def attention_of(config: Any) -> tuple[object, object]:
+    """Return the name of the attention that a configuration of Transformers chose, and the function registered for it
+    (None for "eager", which the modeling files have themselves, and where nothing is registered)."""
+    name = getattr(config, "_attn_implementation", None)
+    modeling = sys.modules.get("transformers.modeling_utils")
+    return name, None if modeling is None else modeling.ALL_ATTENTION_FUNCTIONS.get(name)
 
 
 def _hooks_of_the_user(module: nn.Module) -> list[Any]:
@@ -125,8 +164,12 @@ def _hooks_of_the_user(module: nn.Module) -> list[Any]:
     return [hook for hook in hooks if getattr(hook, "__module__", None) != _CAPTURE]
 
 
-def _may_drop(module: nn.Module) -> bool:
+def _has_dropout(module: nn.Module) -> bool:
     """Return whether a module is a dropout, or has one, whose probability it may use itself."""
+    return any(isinstance(part, nn.Dropout) for part in (module, *module.children()))
+
+
+def _may_drop(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Dropout) and part.p > 0 for part in (module, *module.children()))
 
 
@@ -195,4 +238,19 @@ def _was_written_there(name: str, owner: type) -> bool:
         in_class
         and getattr(method, "__module__", None) == owner.__module__
         and qualified.startswith(f"{owner.__qualname__}.")
+        and is_code_of_its_package(method)
     )
+
+
+def is_code_of_its_package(function: Any) -> bool:
+    """Return whether the code of a function lies in the package that its module belongs to, or is a wrapper of torch or
+    Transformers.
+
+    What somebody put around it with `functools.wraps` has its name and its module, and computes something else.
+    """
+    code, own = getattr(function, "__code__", None), str(getattr(function, "__module__", "")).partition(".")[0]
+    packages = [sys.modules.get(name) for name in (own, "torch", "transformers")]
+    if code is None or not hasattr(packages[0], "__path__"):  # compiled, or of a module that is in no package
+        return True
+    folders = [folder for package in packages for folder in getattr(package, "__path__", ())]
+    return any(code.co_filename.startswith(f"{folder}{os.sep}") for folder in folders)

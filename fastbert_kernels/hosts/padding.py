@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Of calls that a model's own forward answers.
+PADDING_FIRST = "padding at the first position, which the model reads its answer from (pad on the right)"
+
 
 @dataclass(frozen=True)
 class ValidTokens:

@@ -22,7 +22,7 @@ from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import full_depth
 from fastbert_kernels.engine.weights import PooledHeadWeights
 from fastbert_kernels.hosts import guard
-from fastbert_kernels.hosts.backbones import Tokens, embed
+from fastbert_kernels.hosts.backbones import Tokens, embed, embedding_differences
 from fastbert_kernels.hosts.base import Host, OwnForward
 from fastbert_kernels.hosts.bert_layers import (
     activation_name,
@@ -32,7 +32,7 @@ from fastbert_kernels.hosts.bert_layers import (
     layer_weights,
 )
 from fastbert_kernels.hosts.derived import Derived
-from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
+from fastbert_kernels.hosts.padding import PADDING_FIRST, ValidTokens, has_gaps
 from fastbert_kernels.hosts.parameters import ParameterGroups, linear_parameters
 from fastbert_kernels.hosts.scores import scores
 from fastbert_kernels.hosts.structure import differences, refuse
@@ -53,7 +53,7 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
     from fastbert_hf.classifiers import plain_head
 
     head = plain_head(model)
-    if head is None:
+    if head is None or not guard.is_code_of_its_package(type(model).forward):
         raise ValueError(f"{type(model).__name__} has a forward of its own, so it cannot be patched")
     backbone = model.base_model
     if type(backbone).__module__ != type(model).forward.__module__:
@@ -67,7 +67,8 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
     activation = _activation(model, head.activation)
     layers = list(layers_of(backbone))
     parts = dict(model.named_children())
-    refuse(model, HOST.name, guard.differences(parts, _PACKAGES, [*map(activation_of, layers)]))
+    changed = guard.differences(parts, _PACKAGES, [*map(activation_of, layers)])
+    refuse(model, HOST.name, changed + embedding_differences(backbone))
     linear = [model.get_submodule(path) for path in (head.dense, head.classifier)]
     of_layers = [layer_parameters(layer, backbone) for layer in layers]
     groups = ParameterGroups(of_layers, [linear_parameters(linear)])
@@ -136,7 +137,7 @@ def forward(model: Any, encoder: Encoder, *args: Any, **kwargs: Any) -> Any:
         segments = None
     valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask != 0
     if not bool(valid[:, 0].all()):
-        raise OwnForward("padding at the first position, which the model reads its answer from (pad on the right)")
+        raise OwnForward(PADDING_FIRST)
     if has_position_bias(model.base_model) and has_gaps(valid):
         raise OwnForward("padding between tokens, whose distance it changes")
     results = encoder.run(pack(model, encoder, ids, valid, segments, positions), full_depth(encoder.num_labels))

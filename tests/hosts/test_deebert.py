@@ -96,6 +96,16 @@ def test_a_highway_may_be_a_linear_itself():
     assert torch.equal(got[0], want[0]) and torch.equal(got[-1], want[-1]) and got[-1].unique().numel() > 1
 
 
+def test_a_text_that_begins_with_padding_is_answered_by_the_model_itself():
+    """Which reads its answer from there."""
+    model = HighwayModel().eval().set_thresholds(*THRESHOLDS["never"])
+    batch = {name: tensor[1:].flip(1) for name, tensor in make_batch([9, 5]).items()}
+    want = run(model, batch)
+    with pytest.warns(RuntimeWarning, match="own forward, not the fast path, answers calls with padding at the first"):
+        got = run(fastbert_kernels.patch(model), batch)
+    assert torch.equal(got[0], want[0])
+
+
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("always", [1.001 * LARGEST, math.log(2 * LABELS), 100.0, math.inf])
 def test_a_threshold_above_the_largest_entropy_lets_everybody_out_even_the_evenly_undecided(pooled, always):

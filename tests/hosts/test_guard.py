@@ -4,12 +4,15 @@ unpatched one gives, or refuses; and where its own forward has to answer, it say
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertLayer
 
 import fastbert_kernels
@@ -191,6 +194,23 @@ def activation_of_exit_head(model):
     model.heads[0].activation = "identity"
 
 
+def activation_for_a_dropout(model):
+    model.layers[1].output.dropout = nn.Tanh()
+
+
+def activation_for_a_dropout_of_embeddings(model):
+    model.backbone.embeddings.dropout = nn.Sequential(nn.Tanh())
+
+
+def buffer_of_segments(model):
+    model.backbone.embeddings.token_type_ids.fill_(1)
+
+
+def transposed_view_of_a_weight(model):
+    dense = model.layers[1].attention.output.dense
+    dense.weight = nn.Parameter(dense.weight.detach().t())
+
+
 # change -> whether the engine still computes such a model
 CHANGES = {
     "relu": (set_activation(nn.ReLU), True),
@@ -220,6 +240,10 @@ CHANGES = {
     "scaling": (scaling, False),
     "size of the attention heads": (size_of_heads, True),
     "renormalized words": (renormalized_words, False),
+    "activation for a dropout": (activation_for_a_dropout, False),
+    "activation for the dropout of the embeddings": (activation_for_a_dropout_of_embeddings, False),
+    "buffer of segments": (buffer_of_segments, False),
+    "transposed view of a weight": (transposed_view_of_a_weight, True),
     "heads of an exit head": (heads_of_exit_head, True),
     "activation of an exit head": (activation_of_exit_head, True),
 }
@@ -327,12 +351,14 @@ def test_a_deep_copy_is_checked_anew():
     assert_close(answers(copied, batch), answers(fastbert_kernels.unpatch(model), batch))
 
 
+@pytest.mark.parametrize("wrapped", [False, True], ids=["another", "wrapped"])
 @pytest.mark.parametrize(("kind", "name"), [(nn.Linear, "forward"), (BertLayer, "feed_forward_chunk")])
-def test_a_method_replaced_on_a_class(kind, name):
+def test_a_method_replaced_on_a_class(kind, name, wrapped):
     model, batch = spread_model(), padded_batch([5, 9, 3])
     fastbert_kernels.patch(model)
     own = getattr(kind, name)
-    setattr(kind, name, lambda self, x: 2 * own(self, x))
+    doubled = functools.wraps(own)(lambda self, x: 2 * own(self, x)) if wrapped else lambda self, x: 2 * own(self, x)
+    setattr(kind, name, doubled)
     try:
         got, want = answers(model, batch), answers(fastbert_kernels.unpatch(copy.deepcopy(model)), batch)
         with pytest.raises(ValueError, match="replaced on the class"):
@@ -369,6 +395,41 @@ def test_a_layer_in_train_mode():
         got = run(model, batch, speed=SPEED)
     torch.manual_seed(0)
     assert_close(got, run(fastbert_kernels.unpatch(model), batch, speed=SPEED))
+
+
+def test_a_dropout_that_gets_its_probability_later():
+    model, batch = spread_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), padded_batch([5, 9, 3])
+    fastbert_kernels.patch(model)
+    dropout = model.layers[0].output.dropout.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # one that drops nothing is as in eval mode
+        run(model, batch, speed=SPEED)
+    dropout.p = 0.9
+    torch.manual_seed(0)
+    with pytest.warns(RuntimeWarning, match="train mode, where dropout is active"):
+        got = run(model, batch, speed=SPEED)
+    torch.manual_seed(0)
+    assert_close(got, run(fastbert_kernels.unpatch(model), batch, speed=SPEED))
+
+
+def doubled_attention(module, query, key, value, mask, scaling, **options):
+    return 2 * F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2), None
+
+
+@pytest.mark.parametrize("name", ["mine", "sdpa"])
+def test_attention_that_is_not_of_transformers(monkeypatch, name):
+    model, batch = spread_model(), padded_batch([5, 9, 3])
+    fastbert_kernels.patch(model)
+    before = run(model, batch, speed=SPEED)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, name, doubled_attention)
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, "mine", sdpa_mask)
+    model.set_attn_implementation(name)
+    with pytest.warns(RuntimeWarning, match=f"changed after patch.*attn_implementation='{name}' may compute something"):
+        got = run(model, batch, speed=SPEED)
+    assert_close(got, run(fastbert_kernels.unpatch(model), batch, speed=SPEED))
+    assert not torch.allclose(got.logits, before.logits, atol=1e-2)
+    with pytest.raises(ValueError, match="may compute something else than attention"):
+        fastbert_kernels.patch(model)
 
 
 def test_autocast_is_said_to_change_nothing():

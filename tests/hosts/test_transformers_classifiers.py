@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import warnings
 
@@ -396,6 +397,20 @@ def adapter(model):
     model.classifier = nn.Sequential(inner, nn.Linear(2, 2))
 
 
+def norm_for_the_dropout(model):
+    model.dropout = nn.Sequential(nn.LayerNorm(32), nn.Dropout(0.1))
+    nn.init.normal_(model.dropout[0].bias)
+    model.eval()
+
+
+def positions_from_behind(model):
+    model.bert.embeddings.position_ids = torch.arange(LONGEST).flip(0)[None]
+
+
+def a_layer_more(model):
+    model.bert.encoder.layer.append(copy.deepcopy(model.bert.encoder.layer[0]))
+
+
 def instance_forward(model):
     own = model.forward
     model.forward = lambda *args, **kwargs: SequenceClassifierOutput(logits=-own(*args, **kwargs).logits)
@@ -409,8 +424,11 @@ def instance_forward(model):
         (forward_of_the_backbone, "bert has a forward of its own"),
         (forward_of_the_pooler, "bert.pooler has a forward of its own"),
         (adapter, "classifier is a Sequential, not a Linear"),
+        (norm_for_the_dropout, "dropout is a Sequential, and the engine takes it for a dropout"),
+        (positions_from_behind, "embeddings.position_ids does not count from 0"),
+        (a_layer_more, None),
     ],
-    ids=["relu", "hardtanh", "backbone", "pooler", "adapter"],
+    ids=["relu", "hardtanh", "backbone", "pooler", "adapter", "norm", "positions", "a layer more"],
 )
 def test_what_a_user_did_to_the_modules_is_computed_or_refused(change, message):
     model, batch = make_model(), make_batch()
@@ -440,7 +458,7 @@ def test_hooks_are_heeded():
     assert_hooks_are_heeded(make_model, lambda model: run(model, batch).logits, *places)
 
 
-def test_a_forward_of_the_users_own_is_not_passed_over():
+def test_a_forward_of_the_users_own_is_not_passed_over(monkeypatch):
     class Mine(BertForSequenceClassification):
         def forward(self, *args, **kwargs):
             return super().forward(*args, **kwargs)
@@ -458,6 +476,12 @@ def test_a_forward_of_the_users_own_is_not_passed_over():
     instance_forward(model)
     with pytest.raises(ValueError, match="Plain has a forward of its own on the instance"):
         fastbert_kernels.patch(model)
+    with monkeypatch.context() as patch:
+        own = BertForSequenceClassification.forward
+        tempered = functools.wraps(own)(lambda *args, **kwargs: own(*args, **kwargs))  # say, logits by a temperature
+        patch.setattr(BertForSequenceClassification, "forward", tempered)
+        with pytest.raises(ValueError, match="has a forward of its own, so it cannot be patched"):
+            fastbert_kernels.patch(make_model())
 
 
 def test_what_is_not_of_this_structure_is_refused():
