@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,15 @@ from fastbert_hf.modeling import FastBertForSequenceClassification
 _REFUSED = "cannot be adopted"
 # Classes of activations that compute what a pooled head's does.
 _ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu", "GELUActivation": "gelu"}
+# What checkpoints of classifiers have beside the classifier, which no forward of theirs reads.
+_NOT_READ = re.compile(
+    r"(^|\.)(pooler|lm_head|cls|discriminator_predictions|vocab_\w+)\.|(^|\.)(position|token_type)_ids$"
+)
+# Random texts on which the answers before and after are compared: how many, and the tokens of the longest.
+_TEXTS, _TOKENS = 4, 24
+# What differs at most, over the largest logit: rounding. In 16 bits the order of a few operations may differ.
+_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4}
+_ROUNDING_16 = 0.05
 
 
 def adopt(
@@ -40,14 +51,26 @@ def adopt(
         mode.
 
     Raises:
+        TypeError: `classifier` is none of these, such as a wrapper of a model.
         ValueError: a model that cannot be adopted, with the reason; the pickle of one that would run code.
         RuntimeError: the checkpoint has no classifier, only a backbone.
     """
+    if not isinstance(classifier, str | Path | PreTrainedModel):
+        kind = f"{type(classifier).__module__}.{type(classifier).__qualname__}"
+        raise TypeError(
+            f"classifier must be a folder, a name on the hub or a model of Transformers, not a {kind}; of a wrapper, "
+            "give the model in it"
+        )
     model: Any = classifier if isinstance(classifier, PreTrainedModel) else _load(str(classifier))
     head = _head_of(model)
     dense, last = (_linear(model, path) for path in (head.dense, head.classifier))
+    if last.out_features != model.num_labels or len(model.config.id2label) != model.num_labels:
+        raise ValueError(
+            f"this {type(model).__name__} {_REFUSED}: its {head.classifier} has {last.out_features} outputs, and its "
+            f"configuration names {len(model.config.id2label)} classes; set config.id2label to what is there"
+        )
     config = FastBertConfig(
-        backbone_config=copy.deepcopy(model.base_model.config),
+        backbone_config=_config_of_backbone(model),
         head_type="pooled",
         head_hidden_size=dense.out_features,
         head_pooling="first",
@@ -62,7 +85,9 @@ def adopt(
     for exit_head in adopted.heads:
         exit_head.dense[0].load_state_dict(dense.state_dict())
         exit_head.classifier.load_state_dict(last.state_dict())
-    return adopted.to(last.weight.dtype).to(last.weight.device).eval()
+    adopted = adopted.to(last.weight.dtype).to(last.weight.device).eval()
+    _check_same_answers(model, adopted)
+    return adopted
 
 
 def export_classifier(model: FastBertForSequenceClassification) -> PreTrainedModel:
@@ -75,8 +100,10 @@ def export_classifier(model: FastBertForSequenceClassification) -> PreTrainedMod
         ValueError: the teacher classifier is not of the kind that the backbone's classifier in Transformers has.
     """
     config = copy.deepcopy(model.config.backbone_config)
+    # Of a score, the original's stays: by it Transformers' pipeline decides whether to take the sigmoid.
+    if not (model.config.gives_scores and config.num_labels == 1):
+        config.problem_type = model.config.problem_type
     config.id2label, config.label2id = model.config.id2label, model.config.label2id
-    config.problem_type = model.config.problem_type
     plain: Any = AutoModelForSequenceClassification.from_config(config)
     head, teacher = plain_head(plain), model.teacher_classifier
     if (
@@ -110,7 +137,63 @@ def _load(name_or_path: str) -> PreTrainedModel:
             f"{name_or_path} has no trained classifier to adopt: it lacks {', '.join(sorted(info['missing_keys']))}. "
             "`fastbert train --backbone` makes a classifier of a backbone, from labelled texts"
         )
+    unknown = sorted(name for name in info["unexpected_keys"] if not _NOT_READ.search(name))
+    if unknown:
+        raise ValueError(
+            f"{name_or_path} {_REFUSED}: its weights have {', '.join(unknown[:3])}, of which a {type(model).__name__} "
+            "of Transformers knows nothing, so that it would answer otherwise than the model that was saved"
+        )
     return model
+
+
+def _config_of_backbone(model: Any) -> Any:
+    """Return a copy of the backbone's configuration, which says what the modules of the model do now."""
+    config = copy.deepcopy(model.base_model.config)
+    # RoBERTa's family counts positions from it; a configuration may have been given another one since.
+    padding_id = getattr(model.base_model.embeddings, "padding_idx", None)
+    if padding_id is not None:
+        config.pad_token_id = padding_id
+    return config
+
+
+def _check_same_answers(model: Any, adopted: FastBertForSequenceClassification) -> None:
+    """Raise `ValueError` where full depth does not give some random texts the logits that the original gives them."""
+    kind, modes = type(model).__name__, [(module, module.training) for module in model.modules()]
+    texts = _random_texts(adopted)
+    # With autograd on, whoever accelerates the model leaves the answer to its own modules, and may say so.
+    autograd = not any(parameter.is_inference() for parameter in model.parameters())
+    try:
+        model.eval()
+        with torch.inference_mode(not autograd), torch.set_grad_enabled(autograd), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            want = model(**texts, return_dict=True).logits.detach()
+    finally:
+        for module, training in modes:
+            module.training = training
+    with torch.no_grad():
+        got = adopted(**texts, speed=0.0).logits
+    difference, largest = float((got - want).abs().max()), max(1.0, float(want.abs().max()))
+    if not difference <= _ROUNDING.get(adopted.dtype, _ROUNDING_16) * largest:  # NaN neither
+        raise ValueError(
+            f"this {kind} {_REFUSED}: without its modules' own code it answers otherwise (a logit differs by "
+            f"{difference:.2g}), so something in it is not as its configuration says: a hook, a forward, an activation "
+            "or another part that was changed"
+        )
+
+
+def _random_texts(model: FastBertForSequenceClassification) -> dict[str, torch.Tensor]:
+    """Return a padded batch: ids, mask and, where the backbone has segments, those."""
+    generator = torch.Generator().manual_seed(0)
+    length = min(_TOKENS, model.config.max_position_embeddings)
+    ids = torch.randint(model.config.vocab_size, (_TEXTS, length), generator=generator)
+    padding = model.config.backbone_config.pad_token_id or 0
+    ids[ids == padding] = 1 if padding == 0 else 0  # RoBERTa's family counts no position for it
+    lengths = torch.linspace(length, 1, _TEXTS).round()[:, None]
+    mask = (torch.arange(length) < lengths).long()
+    texts = {"input_ids": ids.where(mask == 1, padding), "attention_mask": mask}
+    if backbones.num_segments(model.backbone) > 1:
+        texts["token_type_ids"] = torch.randint(2, mask.shape, generator=generator) * mask
+    return {name: tensor.to(model.device) for name, tensor in texts.items()}
 
 
 def _head_of(model: Any) -> PlainHead:
@@ -164,10 +247,15 @@ def _copy_weights(source: nn.Module, target: nn.Module, kind: str) -> None:
     def without_pooler(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: value for name, value in state.items() if not name.startswith("pooler.")}
 
-    state = without_pooler(source.state_dict())
-    differing = sorted(state.keys() ^ without_pooler(target.state_dict()).keys())
+    state, expected = without_pooler(source.state_dict()), without_pooler(target.state_dict())
+    differing = sorted(state.keys() ^ expected.keys())
     if differing:
         raise ValueError(
             f"{kind} {_REFUSED}: its backbone has or lacks {', '.join(differing[:3])}; merge adapters first"
+        )
+    sizes = [f"{name} {list(value.shape)}" for name, value in state.items() if value.shape != expected[name].shape]
+    if sizes:
+        raise ValueError(
+            f"{kind} {_REFUSED}: its configuration describes other sizes than {', '.join(sizes[:3])}; set them in it"
         )
     target.load_state_dict(state, strict=False)

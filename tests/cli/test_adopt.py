@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from fastbert_hf import FastBertForSequenceClassification
-from helpers.cli import QUICK_DISTIL, assert_complaint, invoke, succeed
+from helpers.cli import QUICK_DISTIL, assert_complaint, command_to_go_on, interrupt_at, invoke, succeed
 
 QUICK = [*QUICK_DISTIL, "--max-length", 16, "--precision", "fp32"]
 NAMES = {0: "no", 1: "yes", 2: "perhaps"}
@@ -58,6 +58,21 @@ def test_answers_at_full_depth_stay_and_the_classifier_comes_back(classifier, da
     again = AutoModelForSequenceClassification.from_pretrained(plain)
     assert torch.equal(logits_of(again, AutoTokenizer.from_pretrained(plain)), want)
     assert_complaint(invoke("export", fast / "model", "--to", plain), "export", "exists; choose another name")
+
+
+def test_an_interrupted_run_does_not_go_on_with_another_classifier(classifier, data, tmp_path, monkeypatch):
+    """The checkpoint has the weights of the one before, whose answers full depth would give."""
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        stopped = invoke("adopt", classifier, "--texts", data / "texts.txt", "--out", tmp_path / "out", *QUICK)
+    assert stopped.exit_code == 130
+    model = AutoModelForSequenceClassification.from_pretrained(classifier)
+    with torch.no_grad():
+        model.classifier.weight.neg_()
+    model.save_pretrained(classifier)
+    resumed = invoke(*command_to_go_on(stopped.stderr))
+    assert resumed.exit_code == 2 and not (tmp_path / "out" / "model").exists()
+    assert "began with other weights of the model, which have changed since" in resumed.stderr
 
 
 def test_complaints(classifier, tiny_backbone, trained, data, tmp_path):

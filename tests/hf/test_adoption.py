@@ -13,6 +13,7 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.adoption import adopt, export_classifier
@@ -85,7 +86,7 @@ def test_a_model_in_memory_is_copied_in_its_precision():
     assert all(parameter.abs().max() > 0 for parameter in original.classifier.parameters())
 
 
-@pytest.mark.parametrize("problem_type", [None, "regression"])
+@pytest.mark.parametrize("problem_type", [None, "regression", MULTI])
 def test_a_model_with_one_output(problem_type, tmp_path):
     original = make_classifier("roberta", problem_type, num_labels=1)
     adopted = adopt(original)
@@ -94,7 +95,10 @@ def test_a_model_with_one_output(problem_type, tmp_path):
     adopted.save_pretrained(tmp_path)
     loaded = FastBertForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(logits_of(loaded, speed=0.5), logits_of(adopted, speed=0.5))
-    assert torch.equal(logits_of(export_classifier(loaded)), logits_of(original))
+    exported = export_classifier(loaded)
+    assert torch.equal(logits_of(exported), logits_of(original))
+    # By which Transformers' pipeline takes the sigmoid or not.
+    assert (exported.config.problem_type, exported.config.num_labels) == (problem_type, 1)
 
 
 def several_scores():
@@ -127,6 +131,50 @@ def own_forward():
     return Mine(make_backbone_config("bert"))
 
 
+def hook_in_a_layer():
+    model = make_classifier()
+    model.bert.encoder.layer[1].register_forward_hook(lambda module, args, output: 2 * output)
+    return model
+
+
+def activation_in_the_layers():
+    model = make_classifier()
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.intermediate_act_fn = nn.ReLU()
+    return model
+
+
+def norm_for_the_dropout():
+    model = make_classifier()
+    model.dropout = nn.Sequential(nn.LayerNorm(32), model.dropout)
+    return model
+
+
+def forward_of_the_instance():
+    model = make_classifier()
+    own = model.forward
+    model.forward = lambda *args, **kwargs: SequenceClassifierOutput(logits=-own(*args, **kwargs).logits)
+    return model
+
+
+def other_positions():
+    model = make_classifier()
+    model.bert.embeddings.position_ids = torch.arange(24).flip(0)[None]
+    return model
+
+
+def more_outputs():
+    model = make_classifier()
+    model.classifier = nn.Linear(32, 5)
+    return model
+
+
+def more_segments():
+    model = make_classifier("roberta")
+    model.roberta.embeddings.token_type_embeddings = nn.Embedding(2, 32)
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -135,11 +183,48 @@ def own_forward():
         (adapter, "its classifier is no torch.nn.Linear"),
         (adapter_in_a_layer, "has or lacks encoder.layer.0.output.extra.*merge adapters"),
         (own_forward, "Mine cannot be adopted: its head is not known"),
+        (hook_in_a_layer, "without its modules' own code it answers otherwise"),
+        (activation_in_the_layers, "without its modules' own code it answers otherwise"),
+        (norm_for_the_dropout, "without its modules' own code it answers otherwise"),
+        (forward_of_the_instance, "without its modules' own code it answers otherwise"),
+        (other_positions, "without its modules' own code it answers otherwise"),
+        (more_outputs, "its classifier has 5 outputs, and its configuration names 3 classes"),
+        (more_segments, "other sizes than embeddings.token_type_embeddings.weight .2, 32."),
     ],
 )
 def test_what_cannot_be_adopted_is_told_why(make, message):
     with pytest.raises(ValueError, match=message):
         adopt(make())
+
+
+def test_the_padding_that_positions_count_from_is_that_of_the_modules():
+    original = make_classifier("roberta")
+    want = logits_of(original)
+    original.config.pad_token_id = 0  # of a tokenizer, say; the embeddings were made with 1
+    torch.testing.assert_close(logits_of(adopt(original)), want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_in_train_mode_stays_in_it():
+    original = make_classifier().train()
+    original.bert.encoder.layer[1].eval()
+    adopt(original)
+    assert original.training and not original.bert.encoder.layer[1].training and original.classifier.training
+
+
+def test_a_checkpoint_with_more_than_the_class_knows(tmp_path):
+    model = make_classifier("roberta")
+    state = model.state_dict()
+    unread = {"roberta.pooler.dense.weight": torch.ones(32, 32), "roberta.embeddings.position_ids": torch.ones(1, 3)}
+    model.save_pretrained(tmp_path / "unread", state_dict=state | unread)
+    assert torch.equal(logits_of(adopt(tmp_path / "unread")), logits_of(adopt(model)))
+    model.save_pretrained(tmp_path / "more", state_dict=state | {"classifier.norm.weight": torch.ones(32)})
+    with pytest.raises(ValueError, match="its weights have classifier.norm.weight, of which a RobertaForSequenceC"):
+        adopt(tmp_path / "more")
+
+
+def test_a_wrapper_is_no_model():
+    with pytest.raises(TypeError, match="not a torch.nn.parallel.*DataParallel; of a wrapper, give the model in it"):
+        adopt(nn.DataParallel(make_classifier()))
 
 
 def test_folders_without_a_classifier(tmp_path):

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from fastbert_cli.data_table import DataTable
 from fastbert_cli.distill.command import DistillConfig
-from fastbert_cli.errors import faults_explained
+from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import Loaded, label_names_of, longest_text, passages
 from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.texts import read_labelled, read_unlabelled
 from fastbert_hf.data import TextData, check_passages, join_texts
+from fastbert_hf.exits.fingerprint import full_depth_fingerprint
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training import distill
 from fastbert_hf.training.checks import check_vocabulary
@@ -25,7 +26,8 @@ def run_distill(output: OutputFolder[DistillConfig], load: Callable[[], Loaded])
         load: returns the model, whose teacher classifier and backbone are trained.
 
     Raises:
-        CommandError: options that do not fit together, no saved model, or step 2 cannot run.
+        CommandError: options that do not fit together, no saved model, a run to resume whose model has changed since,
+            or step 2 cannot run.
         DataFileError: a file or data set cannot be used.
         KeyboardInterrupt: after Ctrl-C; the last checkpoint is there.
     """
@@ -54,7 +56,13 @@ def run_distill(output: OutputFolder[DistillConfig], load: Callable[[], Loaded])
     console.rule(f"Step 2: student classifiers, in {config.run.precision}")
     with output.faults_explained("step 2"):
         settings = config.distillation(output.folder / "distil")
+        before = full_depth_fingerprint(model)
         result = distill(model, tokenizer, texts, settings, dev=dev, **output.of_step("distil"))
+        if full_depth_fingerprint(model) != before:  # a checkpoint brings the weights that its run began with
+            raise CommandError(
+                f"{output.folder} holds a run that began with other weights of the model, which have changed since; "
+                "choose another --out for the new ones"
+            )
     numbers = {"classes": label_names_of(model), "texts": len(texts), "dev": 0 if dev is None else len(dev)}
     output.finish(model, tokenizer, dev, {"distil": result}, numbers)
 
