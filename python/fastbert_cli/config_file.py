@@ -11,7 +11,7 @@ import yaml
 
 from fastbert_cli.config_values import StrictLoader, describe, fits
 from fastbert_cli.errors import CommandError
-from fastbert_cli.training import CONFIG_FILE, Step, TrainingConfig
+from fastbert_cli.training import CONFIG_FILE, RESULTS_FILE, Step, TrainingConfig
 from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import computes_in_bfloat16
 
@@ -25,6 +25,8 @@ _FREE = (
 )
 
 Config = TypeVar("Config", bound=TrainingConfig)
+
+_HEADER = "# Repeat this run with: "  # with which the configuration of a run begins
 
 
 def read_config(kind: type[Config], file: Path | None, flags: Mapping[str, Any]) -> Config:
@@ -70,7 +72,7 @@ def look_at_config(kind: type[Config], file: Path | None, flags: Mapping[str, An
 def write_config(config: TrainingConfig, file: Path, command: str) -> None:
     """Write the complete configuration as YAML, with how to repeat the run as a comment."""
     text = yaml.safe_dump(as_sections(config), sort_keys=False, allow_unicode=True)
-    write_atomically(file, f"# Repeat this run with: {command}\n{text}")
+    write_atomically(file, f"{_HEADER}{command}\n{text}")
 
 
 def as_sections(config: TrainingConfig) -> dict[str, dict[str, Any]]:
@@ -171,6 +173,8 @@ def run_to_begin(
         raise CommandError(f"{folder} holds no run to go on with (no {CONFIG_FILE}); start one without --resume")
     if not resume and holds_run(folder):
         raise CommandError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
+    if not resume and (name := _file_of_others(folder)) is not None:
+        raise CommandError(f"--out {folder}: has a {name} that no run wrote, and this one would; choose another name")
     file = stored if resume and config_file is None else config_file
     return look_at_config(kind, file, flags), file
 
@@ -178,3 +182,11 @@ def run_to_begin(
 def holds_run(folder: Path) -> bool:
     """Return True if there is something in the folder that a new run would spoil."""
     return (folder / "model").exists() or any(folder.glob("*/checkpoint-*"))
+
+
+def _file_of_others(folder: Path) -> str | None:
+    """Return the name of a file that a run would write over and that is of no run."""
+    stored = folder / CONFIG_FILE
+    if stored.is_file() and stored.read_bytes().startswith(_HEADER.encode()):
+        return None
+    return next((name for name in (CONFIG_FILE, RESULTS_FILE) if (folder / name).exists()), None)

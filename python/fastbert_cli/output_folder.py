@@ -19,7 +19,7 @@ from fastbert_cli.config_file import Config, as_sections, check_same, read_confi
 from fastbert_cli.errors import CommandError, faults_explained, is_disk_full, shell_command
 from fastbert_cli.options import SPEEDS
 from fastbert_cli.texts import note_cut_off
-from fastbert_cli.training import CONFIG_FILE, command_to_go_on
+from fastbert_cli.training import CONFIG_FILE, RESULTS_FILE, command_to_go_on
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.files import folder_written_atomically, sole_writer, write_atomically
 from fastbert_hf.machine import describe_machine
@@ -167,11 +167,11 @@ class OutputFolder(Generic[Config]):
                     metrics_note=f"Scores on {data['dev']} labelled texts that the best epoch was chosen by. "
                     "FLOPs: those of Linear layers, as the paper counts them.",
                 )
-            write_atomically(self.folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+            write_atomically(self.folder / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         if rows:
             scores.show(self.console, rows)
             scores.show_layers(self.console, training)
             scores.note_losses(rows)
         else:
             self.console.print("no scores: give labelled texts with --dev, or use fastbert evaluate", soft_wrap=True)
-        self.console.print(f"written: {self.folder}/model, results.json, {CONFIG_FILE}", soft_wrap=True)
+        self.console.print(f"written: {self.folder}/model, {RESULTS_FILE}, {CONFIG_FILE}", soft_wrap=True)

@@ -19,7 +19,7 @@ MODEL = "Model"
 STEP_1 = "Step 1: backbone and teacher classifier"
 STEP_2 = "Step 2: student classifiers"
 RUN = "Run"
-CONFIG_FILE = "config.yaml"  # of a run, in its folder
+CONFIG_FILE, RESULTS_FILE = "config.yaml", "results.json"  # of a run, in its folder
 
 Dev = Annotated[
     str | None,

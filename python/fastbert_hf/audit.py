@@ -123,7 +123,8 @@ class Audit:
         promised: share of answers that may differ; `None` where nothing is promised about them.
         calibrated_exit_counts: how many samples of the calibration left after each layer, [L], or `None`.
         confidence: of the interval and of each warning, in (0, 1).
-        seed: of the draw. The same texts in the same order are drawn again with the same seed.
+        seed: of the draw. The same texts in the same order are drawn again with the same seed; `None`: a draw that
+            nobody can foresee, and another one for every audit.
         multi_label: the model's classes are decisions of their own.
 
     Raises:
@@ -138,7 +139,7 @@ class Audit:
         promised: float | None = None,
         calibrated_exit_counts: Sequence[int] | None = None,
         confidence: float = 0.95,
-        seed: int = 0,
+        seed: int | None = None,
         multi_label: bool = False,
     ) -> None:
         if not 0 < share <= 1:
@@ -163,7 +164,7 @@ class Audit:
         speed: Speed | None = None,
         speedup: float | None = None,
         confidence: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> Audit:
         """Return an audit of what the calibrated setting of a FastBERT model promises.
 
@@ -173,12 +174,17 @@ class Audit:
             speed: as in the calls of the model; where it is given, the setting is not used, and nothing is promised.
             speedup: the same.
             confidence: of the interval and of each warning; `None`: that of the calibration, or 0.95.
-            seed: of the draw.
+            seed: of the draw; `None`: one that nobody can foresee.
 
         Raises:
-            ValueError: neither a setting, nor a Speed or a speed-up: all texts run to full depth; or numbers out of
-                range.
+            ValueError: neither a setting, nor a Speed or a speed-up: all texts run to full depth; a model with one
+                output; or numbers out of range.
         """
+        if model.config.gives_scores:
+            raise ValueError(
+                "an audit compares labels, and this model has one output, a score; compare its scores with those of "
+                "speed=0"
+            )
         setting = model.calibrated_setting
         by_setting = speed is None and speedup is None
         if by_setting and setting is None:

@@ -164,6 +164,14 @@ def test_what_is_finished_is_not_done_again(whole, tmp_path, monkeypatch):
     assert_complaint(changed, "train", "fine_tune.learning_rate is 0.005 there and 0.001 now")
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "results.json"])
+def test_files_of_others_are_not_written_over(tiny_backbone, data, tmp_path, name):
+    (tmp_path / name).write_text("mine: 1\n")
+    refused = invoke("train", *options_of(data, tiny_backbone), "--out", tmp_path)
+    assert_complaint(refused, "train", f"has a {name} that no run wrote, and this one would; choose another name")
+    assert (tmp_path / name).read_text() == "mine: 1\n" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_ctrl_c_in_a_terminal(tiny_backbone, data, tmp_path):
     out = tmp_path / "out"
     options = [*options_of(data, tiny_backbone), *QUICK, "--epochs", 10_000, "--no-distil", "--out", out]

@@ -101,6 +101,18 @@ def test_what_cannot_be_audited_is_refused(model) -> None:
         Audit(0.1, 4, calibrated_exit_counts=[3])
 
 
+def test_scores_have_no_labels_to_compare() -> None:
+    scores = make_model(num_labels=1, problem_type="regression")
+    with pytest.raises(ValueError, match="an audit compares labels, and this model has one output"):
+        Audit.of(scores, 0.1, speed=0.5)
+
+
+def test_nobody_foresees_the_draw_without_a_seed() -> None:
+    draws = [Audit(0.5, 2).draw(64).tolist() for _ in range(2)]
+    assert draws[0] != draws[1], "equal once in 2^64"
+    assert Audit(0.5, 2, seed=0).draw(64).tolist() == Audit(0.5, 2, seed=0).draw(64).tolist()
+
+
 def test_a_setting_of_before_has_nothing_to_compare_exit_layers_with(model) -> None:
     setting = model.calibrated_setting
     old = replace(setting, figures=replace(setting.figures, exit_counts=None))

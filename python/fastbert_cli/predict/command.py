@@ -97,7 +97,9 @@ class Predict(Command):
     audit: Annotated[
         float | None, Option("Share of texts to run to full depth as well, as 0.01, to watch the promise.")
     ] = None
-    audit_seed: Annotated[int | None, Option("Of the draw of --audit. Default: 0.", min=0)] = None
+    audit_seed: Annotated[int | None, Option("Of the draw of --audit. Default: another draw in each run.", min=0)] = (
+        None
+    )
     max_tokens: Annotated[int | None, Option("Tokens per batch. Default: 4096 on a CPU, 16384 on a GPU.", min=1)] = None
     max_length: options.CutOff = None
     stride: options.Passages = "trained"

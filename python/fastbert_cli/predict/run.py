@@ -131,7 +131,7 @@ def _write_empty(waiting: deque[InputRow], write: Write) -> None:
 def _audit(options: Predict, model: FastBertForSequenceClassification) -> Audit | None:
     if options.audit is None:
         return None
-    return Audit.of(model, options.audit, speed=options.speed, speedup=options.speedup, seed=options.audit_seed or 0)
+    return Audit.of(model, options.audit, speed=options.speed, speedup=options.speedup, seed=options.audit_seed)
 
 
 def _audited(report: AuditReport) -> list[str]:
