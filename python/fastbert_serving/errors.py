@@ -17,6 +17,10 @@ class Refusal(Exception):
         super().__init__(message)
         self.status, self.kind, self.message, self.retry_after = status, kind, message, retry_after
 
+    def __reduce__(self) -> tuple[type[Refusal], tuple[int, str, str, int | None]]:
+        """Let a refusal go to another process."""
+        return Refusal, (self.status, self.kind, self.message, self.retry_after)
+
 
 def overloaded(message: str) -> Refusal:
     """Return the refusal of a request that may come again in a second."""

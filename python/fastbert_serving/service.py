@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -48,6 +48,30 @@ class TextAnswers:
     tokens: int
 
 
+class TextPool(Protocol):
+    """Answers rows of tokens, as `fastbert_kernels.ModelPool` does."""
+
+    @property
+    def in_flight(self) -> tuple[int, int]:
+        """Rows and their tokens that have no answer yet."""
+
+    def submit(
+        self,
+        input_ids: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        token_type_ids: torch.Tensor | None,
+        /,
+        *,
+        speed: float | None,
+        speedup: float | None,
+        deadlines: Sequence[float | None],
+    ) -> list[Future[Answer]]:
+        """Let rows in."""
+
+    def close(self) -> None:
+        """Return when everybody in flight has an answer."""
+
+
 @dataclass(frozen=True)
 class _Submitted:
     """Rows in the pool: texts, or passages of long ones."""
@@ -61,13 +85,22 @@ class _Submitted:
 class Service:
     """A patched model, its tokenizer and the pool between them."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: Settings,
+        metrics: Metrics,
+        pool: TextPool | None = None,
+    ) -> None:
         """
         Args:
             model: a patched `FastBertForSequenceClassification` in eval mode.
             tokenizer: the one it was trained with.
             settings: limits.
             metrics: that are told of steps and answers.
+            pool: another engine that answers in the model's place, closed with the service, by which the model is
+                measured against others behind the same server; `None`: a pool of the model.
 
         Raises:
             ValueError: `settings.max_length` does not fit, a model with one output, or one that has no pool.
@@ -78,7 +111,7 @@ class Service:
         self.max_length = resolve_max_length(model, tokenizer, settings.max_length)
         self._stride = resolve_stride(model, tokenizer, self.max_length, "trained")
         self._vocabulary = model.get_input_embeddings().num_embeddings
-        self._pool = fastbert_kernels.pool(
+        self._pool: TextPool = pool or fastbert_kernels.pool(
             model, max_tokens=settings.max_tokens, max_samples=settings.max_samples, observer=metrics.step
         )
         metrics.watch_pool(lambda: self._pool.in_flight)
