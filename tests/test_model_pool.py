@@ -174,8 +174,8 @@ def test_a_forked_child_is_told_to_make_its_own(model, texts):
 
 
 def test_a_full_pool_refuses(model, texts):
-    waiting = threading.Event()
-    with fastbert_kernels.pool(model, cost=COST, max_samples=2, observer=lambda step: waiting.wait(60)) as pool:
+    waiting, slow = threading.Event(), LayerCost((1,), (1.0,))  # so that a step is one layer, behind which nobody left
+    with fastbert_kernels.pool(model, cost=slow, max_samples=2, observer=lambda step: waiting.wait(60)) as pool:
         first = pool.submit(*packed(texts[:2]), speed=0.0)
         with pytest.raises(PoolFullError):
             pool.submit(*packed(texts[:1]))

@@ -21,6 +21,9 @@ NEAR_BEST = 1.05
 # What a step takes beside its layer, about: states merged, answers given to their futures, in Python.
 STEP_SECONDS = 5e-4
 
+# A step of a pool runs more than one layer before it would be shorter than this, so that STEP_SECONDS are little of it.
+WORTHWHILE_SECONDS = 8 * STEP_SECONDS
+
 _SMALLEST, _LARGEST = 32, 8192  # tokens of the batches that are measured
 _BUDGET_SECONDS = 0.05
 
@@ -57,6 +60,11 @@ class LayerCost:
             return self.seconds[-1] * tokens / self.tokens[-1]
         (low, high), (before, after) = self.tokens[place - 1 : place + 1], self.seconds[place - 1 : place + 1]
         return before + (after - before) * (tokens - low) / (high - low)
+
+    def layers_of_a_step(self, tokens: int) -> int:
+        """Return the fewest layers that are worth a step of `tokens`, at least 1."""
+        alone = self(tokens) - STEP_SECONDS
+        return 1 if alone >= WORTHWHILE_SECONDS else math.ceil(WORTHWHILE_SECONDS / max(alone, 1e-6))
 
     @property
     def full(self) -> int:

@@ -135,7 +135,7 @@ class Pool:
         """
         if max_tokens < 1 or max_samples < 1:
             raise ValueError(f"a pool needs room for a sample, got max_tokens {max_tokens}, max_samples {max_samples}")
-        self._encoder, self._clock, self._observer = encoder, clock, observer
+        self._encoder, self._cost, self._clock, self._observer = encoder, cost, clock, observer
         self._max_tokens, self._max_samples = max_tokens, max_samples
         self._schedule: Schedule[_Bundle] = Schedule(encoder.depth, cost, patience)
         self._count = 0  # samples that were let in so far
@@ -326,8 +326,8 @@ class Pool:
         self._observer(Step(layer, until, len(numbers), tokens, len(leavers), end - begin))
 
     def _next_stop(self, state: PackedState) -> int:
-        """Return the next layer behind which the rule may let somebody out."""
-        later = range(state.layer + 1, self._encoder.depth)
+        """Return the next layer that is worth a step and behind which the rule may let somebody out."""
+        later = range(state.layer + self._cost.layers_of_a_step(state.tokens), self._encoder.depth)
         return next((layer for layer in later if state.rule.asks(layer)), self._encoder.depth)
 
     def _deliver(self, left: Left, numbers: list[int]) -> None:

@@ -1,9 +1,10 @@
 """Which samples of a pool run next: one rule, on numbers alone, so that it can be run against any clock.
 
 Samples that move together are a *bundle*. Bundles that stand behind one layer and leave by one rule form a *group*, and
-a step advances some bundles of one group, as one batch, to the next layer that their rule asks. A step is *full* from
-`cost.full` tokens on, where more make no token much cheaper. A bundle is due at the first deadline of its samples, and
-as old as the oldest of them.
+a step advances some bundles of one group, as one batch, to the next layer that their rule asks, or to a later one where
+that step would be too short to be worth its while (`LayerCost.layers_of_a_step`). A step is *full* from `cost.full`
+tokens on, where more make no token much cheaper. A bundle is due at the first deadline of its samples, and as old as
+the oldest of them.
 
 The rule:
 
@@ -13,7 +14,9 @@ The rule:
    then ran to the last layer. Where any is, the one whose deadline is first goes.
 3. Otherwise the deepest group that fills a step goes: its samples are the nearest to their answers, and few survive so
    far, so that down there full batches are rare.
-4. Otherwise the group behind the least layer goes, so that its survivors catch up with those who wait further on.
+4. Otherwise the deepest group goes: its samples have waited for longest, and whoever comes meanwhile gathers in front
+   of the first layer. To let those catch up would fill the steps to come, but while none can be filled, that is worth
+   less than what it costs the samples that are passed over (`tests/engine/test_schedule.py` has such a load).
 
 By 2 to 4 the bundles that are due first are taken first, then the oldest. They are taken until the step is full; one
 with which it would have more than twice as many tokens stays behind, so that no bundle ever has more (but for a single
@@ -39,7 +42,7 @@ import math
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
-from fastbert_kernels.engine.layer_cost import LayerCost
+from fastbert_kernels.engine.layer_cost import WORTHWHILE_SECONDS, LayerCost
 
 
 class Movable(Protocol):
@@ -88,8 +91,10 @@ class Schedule(Generic[Bundle]):
             ValueError: negative patience.
         """
         self.full = cost.full
-        self._depth, self._step_seconds = depth, cost(2 * self.full)
-        self.patience = depth * self._step_seconds if patience is None else patience
+        self._depth, self._layer_seconds = depth, cost(2 * self.full)
+        # Of several layers where they are short.
+        self._step_seconds = max(self._layer_seconds, min(2 * WORTHWHILE_SECONDS, depth * self._layer_seconds))
+        self.patience = depth * self._layer_seconds if patience is None else patience
         if not self.patience >= 0:
             raise ValueError(f"patience must be at least 0 seconds, got {patience}")
         self._groups: dict[tuple[int, Hashable], _Group[Bundle]] = {}
@@ -134,12 +139,10 @@ class Schedule(Generic[Bundle]):
         if pressed:
             return min(pressed, key=lambda item: item[1].due)
         full = [item for item in groups if item[1].tokens >= self.full]
-        if full:
-            return max(full, key=lambda item: (item[1].layer, -item[1].age))
-        return min(groups, key=lambda item: (item[1].layer, item[1].age))
+        return max(full or groups, key=lambda item: (item[1].layer, -item[1].age))
 
     def _latest_start(self, group: _Group[Bundle]) -> float:
-        return group.due - (self._depth - group.layer + 1) * self._step_seconds
+        return group.due - (self._depth - group.layer) * self._layer_seconds - self._step_seconds
 
 
 class _Group(Generic[Bundle]):

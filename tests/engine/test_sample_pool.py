@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastbert_kernels.criteria import Criterion
-from fastbert_kernels.engine.layer_cost import LayerCost
+from fastbert_kernels.engine.layer_cost import STEP_SECONDS, WORTHWHILE_SECONDS, LayerCost
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.pool import DeadlineError, Pool, PoolFullError
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
@@ -124,27 +124,42 @@ def test_answers_do_not_depend_on_many_more_arrivals(seed):
     random_arrivals(seed, 5000)
 
 
-def test_an_answer_is_out_when_its_sample_leaves_and_a_late_arrival_catches_up():
-    """Two of three survive the first layer, meet the next arrival behind it, and share the layers to come."""
+def test_an_answer_is_out_when_its_sample_leaves_and_late_arrivals_that_fill_a_step_catch_up():
+    """Two of three survive the first layer, meet the next arrivals behind it, and share the layers to come."""
     steps = []
     pool = pool_of(clock=lambda: 0.0, observer=steps.append)
     early = next(case for case, want in answers_of(ENTROPY_RULE).items() if int(want.exit_layer) == 1)
-    deep = [case for case, want in answers_of(ENTROPY_RULE).items() if int(want.exit_layer) == DEPTH][:3]
+    deep = [case for case, want in answers_of(ENTROPY_RULE).items() if int(want.exit_layer) == DEPTH]
+    late = [next(case for case in deep if len(texts()[case[0]]) >= COST.full / 2)] * 2
     first = pool.submit(batch_of(*zip(early, *deep[:2], strict=True)), ENTROPY_RULE)
     assert pool.step()
     assert [future.done() for future in first] == [True, False, False]
-    second = pool.submit(batch_of(*zip(deep[2], strict=True)), ENTROPY_RULE)
+    second = pool.submit(batch_of(*zip(*late, strict=True)), ENTROPY_RULE)
     while pool.step():
         pass
     assert [(step.layer, step.until, step.samples, step.left) for step in steps] == [
         (0, 1, 3, 1),
-        (0, 1, 1, 0),
-        (1, 2, 3, 0),
-        (2, 3, 3, 0),
-        (3, 4, 3, 0),
-        (4, 5, 3, 3),
+        (0, 1, 2, 0),
+        (1, 2, 4, 0),
+        (2, 3, 4, 0),
+        (3, 4, 4, 0),
+        (4, 5, 4, 4),
     ]
     assert all(future.done() for future in (*first, *second))
+
+
+def test_layers_that_take_no_time_are_run_in_one_step():
+    """An answer may then be out some milliseconds after its sample left, with the layer at which it did."""
+    steps = []
+    cost = LayerCost((16, 999), (STEP_SECONDS + 1.5e-3,) * 2)
+    pool = Pool(encoder(), cost, **ROOMY, observer=steps.append)
+    cases = [case for case in answers_of(ENTROPY_RULE) if case[0] == 5]
+    futures = pool.submit(batch_of(*zip(*cases, strict=True)), ENTROPY_RULE)
+    while pool.step():
+        pass
+    assert WORTHWHILE_SECONDS == 4e-3 and [(step.layer, step.until) for step in steps] == [(0, 3), (3, 5)]
+    for future, (number, speed) in zip(futures, cases, strict=True):
+        assert_answer(future, ENTROPY_RULE, number, speed)
 
 
 def test_layers_without_a_question_are_run_in_one_step():
