@@ -14,9 +14,9 @@ from torch import nn
 
 from fastbert_kernels.engine.layer_cost import LayerCost, measure_layer_cost
 from fastbert_kernels.engine.packed import PackedBatch
-from fastbert_kernels.engine.pool import Answer, Pool, Step
-from fastbert_kernels.engine.spans import Encoder
-from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.engine.pool import Answer, Pool, Step, answers_of
+from fastbert_kernels.engine.spans import Encoder, Left
+from fastbert_kernels.hosts.base import Entry, Host
 from fastbert_kernels.patching import patch_of
 
 MAX_TOKENS, MAX_SAMPLES = 65536, 4096
@@ -79,10 +79,32 @@ class ModelPool:
             raise RuntimeError("the model's weights have changed since its pool was made; close it and make another")
         assert self._host.enter is not None
         with torch.no_grad():
-            batch, rule = self._host.enter(self._model, self._encoder, *inputs, **options)
+            entry = self._host.enter(self._model, self._encoder, *inputs, **options)
         now = self._pool.now()
         moments = None if deadlines is None else [None if given is None else now + given for given in deadlines]
-        return self._pool.submit(batch, rule, deadlines=moments, timeout=timeout)
+        if entry.left is None:
+            assert entry.batch is not None
+            return self._pool.submit(entry.batch, entry.rule, deadlines=moments, timeout=timeout)
+        return self._submit_rest(entry, entry.left, moments, timeout)
+
+    def _submit_rest(
+        self, entry: Entry, left: Left, moments: Sequence[float | None] | None, timeout: float | None
+    ) -> list[Future[Answer]]:
+        """Let those in who were not answered before the first layer, and return the futures of all."""
+        answered = dict(zip(left.indices.tolist(), answers_of(left), strict=True))
+        size = len(answered) + (0 if entry.batch is None else len(entry.batch))
+        if moments is not None and len(moments) != size:
+            raise ValueError(f"{len(moments)} deadlines for {size} samples")
+        staying = [place for place in range(size) if place not in answered]
+        rest: list[Future[Answer]] = []
+        if entry.batch is not None:
+            kept = None if moments is None else [moments[place] for place in staying]
+            rest = self._pool.submit(entry.batch, entry.rule, deadlines=kept, timeout=timeout)
+        futures = dict(zip(staying, rest, strict=True))
+        for place, answer in answered.items():
+            futures[place] = Future()
+            futures[place].set_result(answer)
+        return [futures[place] for place in range(size)]
 
     def close(self) -> None:
         """Let nobody in from now on, and return when everybody in flight has an answer or is gone."""

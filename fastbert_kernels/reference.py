@@ -241,6 +241,48 @@ def _first_rows(rows: Tensor, begins: Tensor, has_tokens: Tensor) -> Tensor:
     return first
 
 
+def hashed_bag(
+    table: Tensor,
+    bias: Tensor,
+    input_ids: Tensor,
+    cu_seqlens: Tensor,
+    speed: Tensor,
+    *,
+    criterion: str = "entropy",
+    parameter: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Classify texts by their hashed tokens and pairs of neighbours; see `ops.hashed_bag`.
+
+    The row for a token is that of `hashed_buckets(token, 0)`, for a pair that of `hashed_buckets(first, 1 + second)`.
+    """
+    tokens, buckets = input_ids.shape[0], table.shape[0]
+    last = check_bounds(cu_seqlens, tokens)
+    ids, (sample, _, has_tokens) = input_ids[:last].long(), _samples(cu_seqlens, last)
+    sums = bias.new_zeros(len(speed), len(bias)).index_add(0, sample, table[hashed_buckets(ids, 0, buckets)])
+    pairs = table[hashed_buckets(ids[:-1], ids[1:] + 1, buckets)]
+    neighbours = sample[1:] == sample[:-1]
+    sums = sums.index_add(0, sample[1:][neighbours], pairs[neighbours])
+    counts = 2 * cu_seqlens.diff() - 1
+    logits = sums / counts.clamp(min=1).to(sums.dtype).sqrt()[:, None] + bias
+    logits = torch.where(has_tokens[:, None], logits, math.nan)
+    return (logits, *decide(logits, speed, None, criterion, parameter))
+
+
+def hashed_buckets(token: Tensor, following: Tensor | int, buckets: int) -> Tensor:
+    """Return rows of a hashed bag's table, int64 in 0..buckets - 1: a mix of both numbers, 32 bits without sign.
+
+    Args:
+        token: int64.
+        following: int64, or 0.
+        buckets: a power of 2.
+    """
+    bits = 0xFFFFFFFF
+    x = (token * 0x9E3779B1 + following * 0x85EBCA77) & bits
+    x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & bits
+    x = ((x ^ (x >> 12)) * 0x297A2D39) & bits
+    return (x ^ (x >> 15)) & (buckets - 1)
+
+
 def embed(
     input_ids: Tensor,
     position_ids: Tensor,

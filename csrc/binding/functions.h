@@ -12,6 +12,7 @@ namespace fastbert::binding {
 
 void bind_compact(pybind11::module_& module);
 void bind_embed(pybind11::module_& module);
+void bind_hashed_bag(pybind11::module_& module);
 void bind_heads(pybind11::module_& module);
 void bind_encoder(pybind11::module_& module);
 void bind_processor(pybind11::module_& module);

@@ -50,6 +50,7 @@ PYBIND11_MODULE(_C, module) {
   bind_compact(module);
   bind_embed(module);
   bind_encoder(module);
+  bind_hashed_bag(module);
   bind_heads(module);
   bind_processor(module);
 #ifdef FASTBERT_WITH_CUDA

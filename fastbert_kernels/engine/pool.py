@@ -41,12 +41,18 @@ class Answer:
         logits: float32 [N], on the CPU.
         uncertainty: that the rule's criterion compares (its entropy for PATIENCE and at full depth); NaN where the
             logits are not finite.
-        exit_layer: number of layers executed, 1..L.
+        exit_layer: number of layers executed, 1..L; 0 where it left before the first.
     """
 
     logits: Tensor
     uncertainty: float
     exit_layer: int
+
+
+def answers_of(left: Left) -> list[Answer]:
+    """Return the answer of each sample that has left."""
+    rows = zip(left.logits.cpu(), left.uncertainty.tolist(), left.exit_layer.tolist(), strict=True)
+    return [Answer(*row) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -331,8 +337,7 @@ class Pool:
         return next((layer for layer in later if state.rule.asks(layer)), self._encoder.depth)
 
     def _deliver(self, left: Left, numbers: list[int]) -> None:
-        answers = zip(left.logits.cpu(), left.uncertainty.tolist(), left.exit_layer.tolist(), strict=True)
-        of_number = {number: Answer(*answer) for number, answer in zip(numbers, answers, strict=True)}
+        of_number = dict(zip(numbers, answers_of(left), strict=True))
         self._let_go(numbers, of_number.__getitem__)
 
     def _let_go(self, numbers: Sequence[int], result: Callable[[int], Answer | BaseException]) -> None:

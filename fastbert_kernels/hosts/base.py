@@ -13,12 +13,28 @@ from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import Rule
+from fastbert_kernels.engine.spans import Left
 from fastbert_kernels.hosts.derived import Derived
 
 
 class OwnForward(Exception):
     """Raised by a host's `forward` for a call that the model's own forward has to answer; the message says what of the
     call it is, and is passed on to the user once."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Samples as they come to a pool.
+
+    Attributes:
+        batch: those that run through layers, in order; None for nobody.
+        rule: by which they leave.
+        left: those that were answered before the first layer, by their places among all; None for nobody.
+    """
+
+    batch: PackedBatch | None
+    rule: Rule
+    left: Left | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +59,8 @@ class Host:
             the host are so.
         calibrated_in: model -> the precision, as "float32", on whose answers the exits that it takes by default were
             chosen, or None.
-        enter: (model, encoder, *inputs, **options) -> the batch as of `pack`, of any number of samples, and the rule by
-            which they leave, for a pool. None where an answer of the model is more than its row of the results.
+        enter: (model, encoder, *inputs, **options) -> any number of samples for a pool, whose batch is as of `pack`.
+            None where an answer of the model is more than its row of the results.
         methods: name -> (model, encoder, *args, **kwargs) -> result, which `patch` adds to the instance as methods
             called without `encoder`, and `unpatch` removes. A model that has such an attribute already is refused.
         own_ways: name of a method -> (model, *args, **kwargs) -> the same result in the host's own way, which is taken
@@ -63,7 +79,7 @@ class Host:
     probe: Callable[[Any, Sequence[int], torch.Generator], Sequence[Any]] | None = None
     scores: Callable[[Any, Tensor], Tensor | None] | None = None
     calibrated_in: Callable[[Any], str | None] | None = None
-    enter: Callable[..., tuple[PackedBatch, Rule]] | None = None
+    enter: Callable[..., Entry] | None = None
     methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     own_ways: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     inference_only: bool = False

@@ -20,9 +20,10 @@ from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.backbones import Tokens, embed, embedding_differences
-from fastbert_kernels.hosts.base import Host, OwnForward
+from fastbert_kernels.hosts.base import Entry, Host, OwnForward
 from fastbert_kernels.hosts.bert_layers import activation_of, has_position_bias, layer_parameters, layer_weights
 from fastbert_kernels.hosts.derived import Derived
+from fastbert_kernels.hosts.exit_zero import ask_exit_zero, logits_at_zero, staying
 from fastbert_kernels.hosts.guard import differences, is_code_of_its_package
 from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
 from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
@@ -51,8 +52,15 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
             f"layers {config.exit_layers}, so it cannot be patched; set backbone_config.num_hidden_layers and "
             "exit_layers to what is there"
         )
-    backbone = model.backbone
-    parts = ParameterGroups([layer_parameters(layer, backbone) for layer in layers], [*map(head_parameters, heads)])
+    if model.exit_zero is not None and model.device.type != "cpu":
+        raise ValueError(
+            f"exit zero is served on a CPU only, and this model is on {model.device}, so it cannot be patched; move it "
+            "to the CPU, or call it unpatched"
+        )
+    backbone, layer_heads = model.backbone, model.layer_heads
+    parts = ParameterGroups(
+        [layer_parameters(layer, backbone) for layer in layers], [*map(head_parameters, layer_heads)]
+    )
     replaced = {"backbone.embeddings": backbone.embeddings, "layers": layers, "heads": heads}
     if has_position_bias(backbone):
         replaced["backbone.encoder"] = backbone.encoder
@@ -63,7 +71,7 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
         of_layers, of_heads = parts.split(tensors)
         precision = hidden_dtype(dtype, tensors[0].dtype)
         exit_heads: list[ExitHead | None] = [None] * len(layers)
-        for number, head, group in zip(config.exit_layers, heads, of_heads, strict=True):
+        for number, head, group in zip(_behind_layers(config.exit_layers), layer_heads, of_heads, strict=True):
             exit_heads[number - 1] = _head_weights(head, group, precision)
         return prepare_encoder(
             [layer_weights(layer, group, backbone) for layer, group in zip(layers, of_layers, strict=True)],
@@ -146,7 +154,10 @@ def _all_exits(model: Any, encoder: Encoder, tokens: Tokens, resolved: Any) -> A
     from fastbert_hf.outputs import warn_if_not_finite
     from fastbert_hf.passes import output_of
 
-    all_logits = encoder.every_exit(_embedded(model, encoder, tokens, 0.0), model.config.exit_layers)
+    layers = _behind_layers(model.config.exit_layers)
+    all_logits = encoder.every_exit(_embedded(model, encoder, tokens, 0.0), layers)
+    if model.exit_zero is not None:
+        all_logits = torch.cat([logits_at_zero(model, encoder, tokens)[:, None], all_logits], dim=1)
     output = output_of(model, resolved, all_logits)
     warn_if_not_finite(output.uncertainty)
     return output
@@ -296,7 +307,7 @@ def enter(
     token_type_ids: Tensor | None = None,
     speed: Any = None,
     speedup: float | None = None,
-) -> tuple[PackedBatch, Rule]:
+) -> Entry:
     """Embed texts whose tokens lie one text behind the other, and say when they leave.
 
     Args:
@@ -308,7 +319,14 @@ def enter(
     """
     tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
     resolved = model.resolve_speed(speed, speedup, cu_seqlens.shape[0] - 1)
-    return _embedded(model, encoder, tokens, resolved.sample_speeds), _rule(resolved, model.config.exit_layers)
+    rule = _rule(resolved, model.config.exit_layers)
+    if not resolved.asks(0) or cu_seqlens.shape[0] == 1:
+        return Entry(_embedded(model, encoder, tokens, resolved.sample_speeds), rule)
+    at_zero = ask_exit_zero(model, encoder, tokens, resolved)
+    if not bool(at_zero.stays.any()):
+        return Entry(None, rule, at_zero.left())
+    rest = _embedded(model, encoder, staying(tokens, at_zero.stays), resolved.sample_speeds[at_zero.stays])
+    return Entry(at_zero.hand_on(rest), rule, at_zero.left())
 
 
 def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -389,18 +407,29 @@ def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_
 
 def _run(model: Any, encoder: Encoder, tokens: Tokens, resolved: Any) -> Results:
     """Run B >= 1 samples; `resolved` is of the model's `resolve_speed`."""
-    batch = _embedded(model, encoder, tokens, resolved.sample_speeds)
-    return encoder.run(batch, _rule(resolved, model.config.exit_layers))
+    rule = _rule(resolved, model.config.exit_layers)
+    if not resolved.asks(0):
+        return encoder.run(_embedded(model, encoder, tokens, resolved.sample_speeds), rule)
+    at_zero = ask_exit_zero(model, encoder, tokens, resolved)
+    if not bool(at_zero.stays.any()):
+        return at_zero.merged(None)
+    rest = _embedded(model, encoder, staying(tokens, at_zero.stays), resolved.sample_speeds[at_zero.stays])
+    return at_zero.merged(encoder.run(at_zero.hand_on(rest), rule))
 
 
 def _rule(resolved: Any, exit_layers: list[int]) -> Rule:
-    """Return the engine's rule for a `fastbert_hf.exits.resolution.ResolvedSpeed`."""
+    """Return the engine's rule, of the heads behind layers, for a `fastbert_hf.exits.resolution.ResolvedSpeed`."""
     if resolved.is_full_depth:
         return Rule(resolved.criterion, resolved.parameter, early_exits=False)
     speeds = resolved.layer_speeds
     # Where every head is asked and none has a Speed of its own, all calls share the rule, and what is recorded for it.
-    unlimited = all(speeds[layer - 1] == math.inf for layer in exit_layers[:-1])
+    unlimited = all(speeds[layer - 1] == math.inf for layer in _behind_layers(exit_layers)[:-1])
     return Rule(resolved.criterion, resolved.parameter, None if unlimited else speeds)
+
+
+def _behind_layers(exit_layers: list[int]) -> list[int]:
+    """Return the exit layers without that of exit zero, which the engine does not know."""
+    return [layer for layer in exit_layers if layer > 0]
 
 
 def _output(results: Results) -> Any:

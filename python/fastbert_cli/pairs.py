@@ -52,7 +52,7 @@ _DISTILLATION = (
 )
 _OF_STEP_2 = (
     *("--unlabelled", "--distil-epochs", "--distil-learning-rate", "--distil-batch-size", "--objective"),
-    *("--temperature", "--targets", "--hard-weight", "--cache", "--cache-limit-gb", "--cache-dtype"),
+    *("--temperature", "--targets", "--hard-weight", "--exit-zero", "--cache", "--cache-limit-gb", "--cache-dtype"),
 )
 _RUNNING = (
     _excludes("--dtype", "--backend", "none", reason="only patched models run in another precision"),

@@ -100,6 +100,15 @@ class Distil(Step):
         Option("Learn from the teacher (soft), from labels (hard) or from both (mixed).", panel=STEP_2),
     ] = "soft"
     hard_weight: Annotated[float, Option("Share of the labels in mixed targets.", panel=STEP_2)] = 0.5
+    exit_zero: Annotated[
+        bool,
+        Option(
+            "Also add a student before the first layer, a bag of hashed tokens and pairs, so that the easiest texts "
+            "cost no layer.",
+            "--exit-zero/--no-exit-zero",
+            STEP_2,
+        ),
+    ] = False
     cache: Annotated[
         bool,
         Option(
@@ -119,6 +128,7 @@ class Distil(Step):
         from fastbert_hf.training import DistillationSettings
 
         values = self.values(shared)
+        del values["exit_zero"]  # which is distilled behind the others
         folder = str(cache_dir) if values.pop("cache") else None
         return DistillationSettings(**values, cache_dir=folder)
 

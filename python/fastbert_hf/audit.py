@@ -39,7 +39,7 @@ class Shift:
     """The layer by which another share of texts has left than in the calibration, beyond chance.
 
     Attributes:
-        layer: 1-based.
+        layer: 1-based; 0 for exit zero.
         calibrated: share that had left after it, or before, in the calibration.
         calibrated_interval: of that share.
         seen: the same of the texts of the audit.
@@ -65,7 +65,7 @@ class AuditReport:
         disagreement_interval: of that share among all texts; holds with `confidence` at all times at once.
         promised: share that the calibrated setting promised at most; `None` where it promised none.
         confidence: of the interval and of each warning.
-        exit_counts: how many texts left after each layer, [L].
+        exit_counts: how many texts left after each layer, [L]; of a model with exit zero [L + 1], from layer 0 on.
         calibrated_exit_counts: the same of the samples of the calibration; `None` where that is not known.
         total_variation: half of the sum over the layers of the differences between the shares of both, in [0, 1];
             chance alone makes it larger than 0. `None` without texts or without the counts of the calibration.
@@ -122,6 +122,7 @@ class Audit:
         num_layers: L of the model.
         promised: share of answers that may differ; `None` where nothing is promised about them.
         calibrated_exit_counts: how many samples of the calibration left after each layer, [L], or `None`.
+        first_layer: 0 for a model with exit zero, whose counts are [L + 1], from layer 0 on.
         confidence: of the interval and of each warning, in (0, 1).
         seed: of the draw. The same texts in the same order are drawn again with the same seed; `None`: a draw that
             nobody can foresee, and another one for every audit.
@@ -138,6 +139,7 @@ class Audit:
         *,
         promised: float | None = None,
         calibrated_exit_counts: Sequence[int] | None = None,
+        first_layer: int = 1,
         confidence: float = 0.95,
         seed: int | None = None,
         multi_label: bool = False,
@@ -146,12 +148,13 @@ class Audit:
             raise ValueError(f"the share of texts to audit must be above 0 and at most 1, got {share:g} (1 % is 0.01)")
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
-        if calibrated_exit_counts is not None and len(calibrated_exit_counts) != num_layers:
-            raise ValueError(f"{num_layers} layers have as many exit counts, got {len(calibrated_exit_counts)}")
+        counts = num_layers + 1 - first_layer
+        if calibrated_exit_counts is not None and len(calibrated_exit_counts) != counts:
+            raise ValueError(f"{counts} layers have as many exit counts, got {len(calibrated_exit_counts)}")
         self.share, self.promised, self.confidence, self.multi_label = share, promised, confidence, multi_label
         self._calibrated = None if calibrated_exit_counts is None else tuple(calibrated_exit_counts)
         self._generator = np.random.default_rng(seed)
-        self._exits = np.zeros(num_layers, dtype=np.int64)
+        self._first_layer, self._exits = first_layer, np.zeros(counts, dtype=np.int64)
         self._audited = self._disagreements = 0
         self._lock = threading.Lock()
 
@@ -199,6 +202,7 @@ class Audit:
             model.config.num_hidden_layers,
             promised=setting.objective.max_disagreement if by_setting else None,
             calibrated_exit_counts=setting.figures.exit_counts if by_setting else None,
+            first_layer=model.config.first_exit,
             confidence=confidence,
             seed=seed,
             multi_label=model.config.multi_label,
@@ -210,8 +214,8 @@ class Audit:
             return torch.from_numpy(self._generator.random(texts) < self.share)
 
     def add_exits(self, exit_layer: torch.Tensor) -> None:
-        """Count the exit layers of texts, int64 [n] in 1..L."""
-        counts = np.bincount(exit_layer.cpu().numpy(), minlength=len(self._exits) + 1)[1:]
+        """Count the exit layers of texts, int64 [n] in 1..L, or 0 at exit zero."""
+        counts = np.bincount(exit_layer.cpu().numpy() - self._first_layer, minlength=len(self._exits))
         with self._lock:
             self._exits += counts
 
@@ -248,11 +252,13 @@ class Audit:
             exit_counts=exits,
             calibrated_exit_counts=calibrated,
             total_variation=variation,
-            shift=None if variation is None else find_shift(calibrated or (), exits, self.confidence),
+            shift=None
+            if variation is None
+            else find_shift(calibrated or (), exits, self.confidence, self._first_layer),
         )
 
 
-def find_shift(calibrated: Sequence[int], seen: Sequence[int], confidence: float) -> Shift | None:
+def find_shift(calibrated: Sequence[int], seen: Sequence[int], confidence: float, first_layer: int = 1) -> Shift | None:
     """Return the largest difference between two distributions of exit layers that chance does not explain.
 
     Where both are drawn from one distribution, something is found with probability at most 1 - confidence, even if
@@ -262,6 +268,7 @@ def find_shift(calibrated: Sequence[int], seen: Sequence[int], confidence: float
         calibrated: how many samples of the calibration left after each layer, [L].
         seen: the same of texts since, [L].
         confidence: in (0, 1).
+        first_layer: that the counts begin with.
     """
     cuts = len(seen) - 1
     if cuts == 0 or not sum(calibrated) or not sum(seen):
@@ -269,9 +276,8 @@ def find_shift(calibrated: Sequence[int], seen: Sequence[int], confidence: float
     each = 1 - (1 - confidence) / (2 * cuts)
     before, now = sum(calibrated), sum(seen)
     found = []
-    for layer, (left_before, left_now) in enumerate(zip(accumulate(calibrated), accumulate(seen), strict=True), 1):
-        if layer > cuts:
-            break
+    by_layer = list(zip(accumulate(calibrated), accumulate(seen), strict=True))
+    for layer, (left_before, left_now) in enumerate(by_layer[:cuts], first_layer):
         intervals = share_interval(left_before, before, each), share_over_time(left_now, now, each)
         if intervals[0][1] < intervals[1][0] or intervals[1][1] < intervals[0][0]:
             found.append(Shift(layer, left_before / before, intervals[0], left_now / now, intervals[1]))

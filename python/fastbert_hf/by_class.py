@@ -19,7 +19,8 @@ class ClassScores:
         recall: part of its texts that are predicted as this class; `None`: no text has it.
         f1: 2 true positives over the texts that have it and those predicted so; `None`: there are neither.
         mean_exit_layer: of the texts that have it; `None`: no text has it.
-        exit_layers: how many of the texts that have it leave after each layer, from 1 to L.
+        exit_layers: how many of the texts that have it leave after each layer, from 1 to L; of a model with exit zero
+            from 0 on.
     """
 
     name: str
@@ -37,15 +38,17 @@ def scores_by_class(
     exit_layers: torch.Tensor,
     names: Sequence[str],
     num_layers: int,
+    first_layer: int = 1,
 ) -> list[ClassScores]:
     """Return the scores of all N classes.
 
     Args:
         labels: int64 [n], or [n, N] of 0 and 1 for a multi-label model.
         predictions: int64 [n], or bool [n, N].
-        exit_layers: int64 [n], in 1..L.
+        exit_layers: int64 [n], in 1..L, or 0 at exit zero.
         names: of the classes, in the order of their ids.
         num_layers: L.
+        first_layer: 0 for a model with exit zero.
     """
     true, predicted = (_of_classes(values, len(names)) for values in (labels, predictions))
     scores = []
@@ -61,7 +64,7 @@ def scores_by_class(
                 recall=right / texts if texts else None,
                 f1=2 * right / (texts + answers) if texts + answers else None,
                 mean_exit_layer=layers.double().mean().item() if texts else None,
-                exit_layers=tuple(torch.bincount(layers, minlength=num_layers + 1)[1:].tolist()),
+                exit_layers=tuple(torch.bincount(layers, minlength=num_layers + 1)[first_layer:].tolist()),
             )
         )
     return scores

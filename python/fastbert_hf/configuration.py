@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 from fastbert_hf.backbones import ATTENTION, check_backbone_config, fault_of_attention, longest_input, read_field
+from fastbert_hf.bag import DEFAULT_BUCKETS, MOST_BUCKETS
 from fastbert_hf.heads import ACTIVATIONS, ATTENTIVE_ACTIVATIONS, POOLINGS
 
 HEAD_TYPES = ("attentive", "pooled")
@@ -44,8 +45,10 @@ class FastBertConfig(PreTrainedConfig):
             the linear highway of DeeBERT (Xin et al. 2020), 1 with "tanh" is BERT's pooler and classifier.
         head_activation: behind every dense layer of a pooled head: "tanh", "relu" or "gelu"; in an attentive head
             "tanh", the paper's, or "identity" for none.
-        exit_layers: layers (1-based, ascending, L among them) that have an exit head; `None` means all. Reads as a
-            list afterwards.
+        exit_layers: layers (1-based, ascending, L among them) that have an exit head; `None` means all. A 0 in front
+            is exit zero: a hashed bag (`fastbert_hf.bag`) that stands before the first layer. Reads as a list
+            afterwards.
+        exit_zero_buckets: rows of the table of exit zero, a power of 2.
         trained_max_length: tokens at which texts were cut off in training, which is where they are cut off afterwards
             unless a call says otherwise; `None`: the model was not trained here.
         trained_stride: tokens that passages of longer texts shared in training, which is how such texts are read
@@ -77,6 +80,7 @@ class FastBertConfig(PreTrainedConfig):
         head_num_dense_layers: int = 1,
         head_activation: str = "tanh",
         exit_layers: Sequence[int] | None = None,
+        exit_zero_buckets: int = DEFAULT_BUCKETS,
         trained_max_length: int | None = None,
         trained_stride: int | None = None,
         **kwargs: Any,
@@ -107,6 +111,7 @@ class FastBertConfig(PreTrainedConfig):
         self.head_num_dense_layers = head_num_dense_layers
         self.head_activation = head_activation
         self.exit_layers = list(range(1, self.num_hidden_layers + 1) if exit_layers is None else exit_layers)
+        self.exit_zero_buckets = exit_zero_buckets
 
         self.trained_max_length = trained_max_length
         self.trained_stride = trained_stride
@@ -160,13 +165,21 @@ class FastBertConfig(PreTrainedConfig):
     def _check_exit_layers(self) -> None:
         layers, depth = self.exit_layers, self.num_hidden_layers
         if (
-            not all(_is_integer(layer, 1) for layer in layers)
+            not all(_is_integer(layer, 0) for layer in layers)
             or any(layer >= following for layer, following in itertools.pairwise(layers))
             or layers[-1:] != [depth]
         ):
             raise ValueError(
                 f"exit_layers must be ascending layers of 1..{depth} and end with the last, {depth}, whose head is the "
-                f"teacher classifier; got {layers}"
+                f"teacher classifier (0 in front for exit zero); got {layers}"
+            )
+        buckets = self.exit_zero_buckets
+        if not _is_integer(buckets, 1) or buckets > MOST_BUCKETS or buckets & (buckets - 1):
+            raise ValueError(f"exit_zero_buckets must be a power of 2 of at most 2^31, got {buckets!r}")
+        if self.has_exit_zero and self.gives_scores:
+            raise ValueError(
+                "exit zero is for models with classes: a bag of tokens has no score that one output could be compared "
+                "with; leave 0 out of exit_layers"
             )
 
     @staticmethod
@@ -188,6 +201,16 @@ class FastBertConfig(PreTrainedConfig):
     def multi_label(self) -> bool:
         """Whether every class is a decision of its own, so that a sample may have several of them, or none."""
         return self.problem_type == "multi_label_classification"
+
+    @property
+    def has_exit_zero(self) -> bool:
+        """Whether a hashed bag stands before the first layer."""
+        return self.exit_layers[:1] == [0]
+
+    @property
+    def first_exit(self) -> int:
+        """The layer at which counts of exit layers begin: 0 with exit zero, else 1, whether it has a head or not."""
+        return 0 if self.has_exit_zero else 1
 
     @property
     def gives_scores(self) -> bool:

@@ -10,8 +10,9 @@ One multiply-add counts as 2 FLOPs. There are two conventions:
     Linear layer of the exit head.
 
 Both count the attentive exit head as the paper has it, with attention from every token to every token, whatever an
-implementation saves by computing less. Embeddings (and ELECTRA's projection of them), pooling, LayerNorm, activations,
-softmax and biases count as nothing.
+implementation saves by computing less. The hashed bag at layer 0 is one Linear layer on a row with 2 n - 1 entries,
+which both count, though it is the last one of its head: else a sample that leaves there would cost nothing.
+Embeddings (and ELECTRA's projection of them), pooling, LayerNorm, activations, softmax and biases count as nothing.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ class ModelShape:
     num_labels: int
     head_type: str = "attentive"
     head_num_dense_layers: int = 1  # of a pooled head
-    exit_layers: tuple[int, ...] | None = None  # ascending, the last layer among them; None: all layers
+    # Ascending, the last layer among them, and 0 where a hashed bag stands before the first; None: all layers, no bag.
+    exit_layers: tuple[int, ...] | None = None
 
     @classmethod
     def from_config(cls, config: FastBertConfig) -> ModelShape:
         """Return the shape of the model that `config` describes."""
+        every_layer = list(range(1, config.num_hidden_layers + 1))
         return cls(
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
@@ -54,7 +57,7 @@ class ModelShape:
             num_labels=len(config.id2label or {}),
             head_type=config.head_type,
             head_num_dense_layers=config.head_num_dense_layers,
-            exit_layers=None if len(config.exit_layers) == config.num_hidden_layers else tuple(config.exit_layers),
+            exit_layers=None if config.exit_layers == every_layer else tuple(config.exit_layers),
         )
 
     def asking(self, layers: Iterable[int]) -> ModelShape:
@@ -88,7 +91,8 @@ def layer_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Conventio
 
 
 def head_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
-    """Return the FLOPs of one exit head for samples of n tokens; arguments, result and errors as in `layer_flops`.
+    """Return the FLOPs of one exit head behind an encoder layer, for samples of n tokens; arguments, result and errors
+    as in `layer_flops`.
 
     Attentive head. Linear layers: the projection (H C multiply-adds) and query, key, value and output (4 C^2) for every
     token, then one C x C layer for the first token. Attention: n^2 C for each of QK^T and PV. Last layer: C N.
@@ -110,36 +114,50 @@ def head_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention
     return np.full_like(n, per_sample)
 
 
-def partial_flops(
-    shape: ModelShape,
-    layers: npt.ArrayLike,
-    heads: npt.ArrayLike,
-    lengths: npt.ArrayLike,
-    convention: Convention = "paper",
+def exit_head_flops(
+    shape: ModelShape, layer: int, lengths: npt.ArrayLike, convention: Convention = "paper"
 ) -> Integers:
-    """Return the FLOPs of so many encoder layers and exit heads: what every figure of early exit is made of.
+    """Return the FLOPs of the exit head at `layer`: of the hashed bag at layer 0, else as `head_flops`.
+
+    The bag has N multiply-adds for each of the n tokens and n - 1 pairs of neighbours.
+    """
+    if layer > 0:
+        return head_flops(shape, lengths, convention)
+    _counts_attention(convention)
+    return 2 * (2 * _check_lengths(lengths) - 1) * shape.num_labels
+
+
+def first_layers_flops(
+    shape: ModelShape, layer: int, lengths: npt.ArrayLike, convention: Convention = "paper"
+) -> Integers:
+    """Return the FLOPs of the first `layer` layers alone with the exit head behind them, no other; arguments and result
+    as in `exit_head_flops`."""
+    return layer * layer_flops(shape, lengths, convention) + exit_head_flops(shape, layer, lengths, convention)
+
+
+def leaving_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
+    """Return the FLOPs of leaving at each of the E exit heads of `shape`, when those before it were asked, too.
 
     Args:
-        shape: sizes of the model.
-        layers: number of encoder layers, integers.
-        heads: number of exit heads, integers.
-        lengths: n of every sample, integers >= 1.
+        shape: sizes of the model, with the exit heads that are asked (`ModelShape.asking`).
+        lengths: n of every sample, integers [B].
         convention: which products count.
 
     Returns:
-        int64, of the shape to which `layers`, `heads` and `lengths` broadcast.
+        int64 [E, B].
 
     Raises:
         ValueError: as `layer_flops`.
     """
-    per_layer, per_head = layer_flops(shape, lengths, convention), head_flops(shape, lengths, convention)
-    return np.asarray(layers, dtype=np.int64) * per_layer + np.asarray(heads, dtype=np.int64) * per_head
+    layers = _layers_with_head(shape)
+    heads = np.stack([exit_head_flops(shape, layer, lengths, convention) for layer in layers.tolist()])
+    return layers[:, None] * layer_flops(shape, lengths, convention) + heads.cumsum(axis=0)
 
 
 def full_depth_flops(shape: ModelShape, lengths: npt.ArrayLike, convention: Convention = "paper") -> Integers:
     """Return the FLOPs of all L layers and the teacher classifier, no students; arguments and result as in
     `layer_flops`."""
-    return partial_flops(shape, shape.num_layers, 1, lengths, convention)
+    return first_layers_flops(shape, shape.num_layers, lengths, convention)
 
 
 def exit_flops(
@@ -149,7 +167,7 @@ def exit_flops(
 
     Args:
         shape: sizes of the model, with the exit heads that are asked (`ModelShape.asking`).
-        exit_layers: exit layer of every sample, integers [B] in 1..L, each a layer that has an exit head.
+        exit_layers: exit layer of every sample, integers [B] in 0..L, each a layer that has an exit head.
         lengths: n of every sample, integers [B], or one integer for all.
         convention: which products count.
 
@@ -160,8 +178,9 @@ def exit_flops(
         ValueError: as `layer_flops`, exit layers without an exit head, or arrays of different lengths.
     """
     depth, n = _broadcast(shape, exit_layers, lengths)
-    heads = np.searchsorted(_layers_with_head(shape), depth, side="right")
-    return partial_flops(shape, depth, heads, n, convention)
+    place = np.searchsorted(_layers_with_head(shape), depth)
+    every = leaving_flops(shape, n.ravel(), convention)
+    return every[place.ravel(), np.arange(n.size)].reshape(depth.shape)
 
 
 def executed_flops(
@@ -210,9 +229,11 @@ def _layers_with_head(shape: ModelShape) -> Integers:
 
 def _broadcast(shape: ModelShape, exit_layers: npt.ArrayLike, lengths: npt.ArrayLike) -> tuple[Integers, Integers]:
     depth, n = _as_integers("exit_layers", exit_layers), _check_lengths(lengths)
-    if ((depth < 1) | (depth > shape.num_layers)).any():
-        raise ValueError(f"exit layers must lie in 1..{shape.num_layers}")
-    if not np.isin(depth, _layers_with_head(shape)).all():
+    known = _layers_with_head(shape)
+    first = min(1, int(known[0]))  # 0 with a hashed bag
+    if ((depth < first) | (depth > shape.num_layers)).any():
+        raise ValueError(f"exit layers must lie in {first}..{shape.num_layers}")
+    if not np.isin(depth, known).all():
         raise ValueError(f"exit layers must be layers that have an exit head, {list(shape.exit_layers or ())}")
     if n.ndim and n.shape != depth.shape:
         raise ValueError(f"got {depth.shape} exit layers but {n.shape} lengths")

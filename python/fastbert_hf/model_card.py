@@ -74,8 +74,10 @@ def write_model_card(
 def _describe(config: FastBertConfig, base_model: str | None) -> str:
     kind = config.backbone_config.model_type
     origin = f" (from `{base_model}`)" if base_model else ""
-    layers = config.exit_layers
+    layers = [layer for layer in config.exit_layers if layer > 0]
     where = "every layer" if len(layers) == config.num_hidden_layers else f"layers {', '.join(map(str, layers))}"
+    if config.has_exit_zero:
+        where += f"; before the first layer a hashed bag of tokens and pairs ({config.exit_zero_buckets:,} buckets)"
     names = list((config.id2label or {}).values())
     shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     labels = "several classes at once, or none" if config.multi_label else "one class"

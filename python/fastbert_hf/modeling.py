@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, initialization
 
 from fastbert_hf import backbones, passes
+from fastbert_hf.bag import HashedBag
 from fastbert_hf.beside import file_beside_weights
 from fastbert_hf.configuration import FastBertConfig
 from fastbert_hf.data.seen import SEEN_FILE, SeenTexts
@@ -32,6 +33,7 @@ _BACKBONE_OVERRIDES = (
     "head_num_dense_layers",
     "head_activation",
     "exit_layers",
+    "exit_zero_buckets",
     "id2label",
     "label2id",
     "problem_type",
@@ -44,7 +46,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     `backbone` is an encoder of Transformers without pooler (`backbones.py` says which); `heads` holds one exit head for
     each entry of `config.exit_layers`, of which the last is the teacher classifier and the others are the student
-    classifiers. Made with `from_backbone` from a pretrained encoder, or with `from_pretrained` from a saved FastBERT.
+    classifiers; that at 0, exit zero, is a `HashedBag`, which reads token ids. Made with `from_backbone` from a
+    pretrained encoder, or with `from_pretrained` from a saved FastBERT.
 
     `calibrated_setting` is what a calibration chose for these weights, or `None`: how samples leave when a call names
     no Speed. `seen_texts` are the texts that the training steps trained on and chose epochs by, as numbers. Both are
@@ -67,7 +70,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         config.check()
         self.num_labels = cast(int, config.num_labels)
         self.backbone = backbones.build_backbone(config.backbone_config)
-        self.heads = nn.ModuleList(_make_head(config) for _ in config.exit_layers)
+        self.heads = nn.ModuleList(_make_head(config, layer) for layer in config.exit_layers)
         # Of `freeze_for_distillation`: what required gradients before, by name.
         self._flags_before_freezing: dict[str, bool] | None = None
         self.calibrated_setting: CalibratedSetting | None = None
@@ -83,6 +86,9 @@ class FastBertForSequenceClassification(PreTrainedModel):
         """
         if isinstance(module, nn.Linear):
             initialization.xavier_uniform_(module.weight)
+            initialization.zeros_(module.bias)
+        elif isinstance(module, HashedBag):
+            initialization.zeros_(module.table)
             initialization.zeros_(module.bias)
 
     @classmethod
@@ -215,8 +221,18 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     @property
     def student_classifiers(self) -> nn.ModuleList:
-        """The exit heads (`AttentiveHead` or `PooledHead`) before the last layer."""
+        """The exit heads before the last layer: `AttentiveHead` or `PooledHead`, and `exit_zero` where there is one."""
         return self.heads[:-1]
+
+    @property
+    def layer_heads(self) -> nn.ModuleList:
+        """The exit heads behind encoder layers: all but `exit_zero`."""
+        return self.heads[1:] if self.config.has_exit_zero else self.heads
+
+    @property
+    def exit_zero(self) -> HashedBag | None:
+        """The student classifier before the first layer, which `training.distill_exit_zero` adds."""
+        return cast(HashedBag, self.heads[0]) if self.config.has_exit_zero else None
 
     @property
     def teacher_classifier(self) -> nn.Module:
@@ -296,7 +312,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
                 `calibrated_setting`.
             position_ids: int64 or int32 [B, L] or [1, L], rows of the backbone's position table; `None`: counted from
                 each row's first valid token.
-            inputs_embeds: float [B, L, E], in place of `input_ids`.
+            inputs_embeds: float [B, L, E], in place of `input_ids`, without which exit zero cannot be asked.
             output_hidden_states: also return the hidden states of all layers, which then run on every sample. What
                 `speed` selects stays the same. `None`: as the configuration says, and so the next two.
             output_attentions: the same for the attention probabilities; needs eager attention.
@@ -378,14 +394,14 @@ class FastBertForSequenceClassification(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
-        """What the exit heads get: the hidden states [B, L, H] behind each exit layer in turn.
+        """What the exit heads behind encoder layers get: the hidden states [B, L, H] behind each of them in turn.
 
         The backbone runs layer by layer as they are asked for; no exit head runs. Arguments and errors as in `forward`.
         """
         batch = self.check_batch(input_ids, attention_mask, token_type_ids)
         if input_ids.shape[0] == 0:
             empty = torch.zeros(*input_ids.shape, self.config.hidden_size, dtype=self.dtype, device=input_ids.device)
-            return iter([empty] * len(self.heads))
+            return iter([empty] * len(self.layer_heads))
         return passes.exit_states(self, batch)
 
     def check_batch(
@@ -436,8 +452,10 @@ def _or_default(given: bool | None, default: bool | None) -> bool:
     return bool(default if given is None else given)
 
 
-def _make_head(config: FastBertConfig) -> nn.Module:
+def _make_head(config: FastBertConfig, layer: int) -> nn.Module:
     num_labels = cast(int, config.num_labels)
+    if layer == 0:
+        return HashedBag(config.exit_zero_buckets, num_labels)
     if config.head_type == "attentive":
         return AttentiveHead(
             config.hidden_size,

@@ -24,7 +24,7 @@ class FastBertOutput(ModelOutput):
         uncertainty: float32 [B] in [0, 1], of `logits` by the criterion of the call (`exits.criteria`; mean
             binary entropy for a multi-label model); NaN where they are not finite. Of a model with one output the
             change of the score since the exit head before, infinity where none was asked.
-        exit_layer: int64 [B], number of encoder layers executed for the sample, 1..L.
+        exit_layer: int64 [B], number of encoder layers executed for the sample, 1..L; 0 at exit zero.
         all_logits: float32 [B, E, N], of all E exit heads, those of `config.exit_layers`; only with
             `output_all_exits=True`.
         all_uncertainty: float32 [B, E]; only with `output_all_exits=True`.

@@ -34,6 +34,11 @@ class PaddedBatch:
     position_ids: torch.Tensor
     inputs_embeds: torch.Tensor | None = None
 
+    def rows(self, stays: torch.Tensor) -> PaddedBatch:
+        """Return some of the samples, bool [B], as a batch of their own."""
+        kept = {name: None if value is None else value[stays] for name, value in vars(self).items()}
+        return PaddedBatch(**kept)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -76,7 +81,8 @@ def run_whole(model: Any, batch: PaddedBatch, speed: ResolvedSpeed, asked: Asked
         else:
             hidden = _run_layer(model, layer, hidden, layer_mask)
         states.append(hidden)
-    answers = dict(_answer_at_exits(model, batch, speed, [states[number] for number in model.config.exit_layers]))
+    behind = [states[number] for number in model.config.exit_layers if number > 0]
+    answers = dict(_answer_at_exits(model, batch, speed, behind))
     if not asked.all_exits:
         del answers["all_logits"], answers["all_uncertainty"]
     return FastBertOutput(
@@ -94,10 +100,19 @@ def run_all_exits(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastB
 def _answer_at_exits(
     model: Any, batch: PaddedBatch, speed: ResolvedSpeed, states: Iterable[torch.Tensor]
 ) -> FastBertOutput:
-    all_logits = torch.stack(
-        [head(hidden, batch.valid).float() for head, hidden in zip(model.heads, states, strict=True)], dim=1
-    )
-    return output_of(model, speed, all_logits)
+    answers = [head(hidden, batch.valid).float() for head, hidden in zip(model.layer_heads, states, strict=True)]
+    if model.exit_zero is not None:
+        answers.insert(0, _answer_at_zero(model, batch))
+    return output_of(model, speed, torch.stack(answers, dim=1))
+
+
+def _answer_at_zero(model: Any, batch: PaddedBatch) -> torch.Tensor:
+    """The logits [B, N] of exit zero."""
+    if batch.input_ids is None:
+        raise ValueError(
+            "exit zero reads token ids and inputs_embeds has none; give input_ids, or an ExitRule without layer 0"
+        )
+    return model.exit_zero(batch.input_ids, batch.valid).float()
 
 
 def output_of(model: Any, speed: ResolvedSpeed, all_logits: torch.Tensor) -> FastBertOutput:
@@ -124,6 +139,14 @@ def run_adaptive(model: Any, batch: PaddedBatch, speed: ResolvedSpeed) -> FastBe
     decision = ExitDecision(speed)
     heads = dict(zip(model.config.exit_layers, model.heads, strict=True))
     alive = torch.arange(batch_size, device=device)  # input row of every survivor
+    if decision.asks(0):
+        logits = _answer_at_zero(model, batch)
+        uncertainties, exits = decision.leaves(0, logits, alive)
+        exit_layer[exits] = 0  # of the others all three are written later
+        alive = alive[~exits]
+        if alive.numel() == 0:
+            return FastBertOutput(logits=logits, uncertainty=uncertainties, exit_layer=exit_layer)
+        batch = batch.rows(~exits)
     hidden, valid = _embed(model, batch), batch.valid
     layer_mask = backbones.make_layer_mask(model.backbone, hidden, valid)
     for number, layer in enumerate(model.layers, start=1):

@@ -40,7 +40,7 @@ class Predictions:
         start: position in the input of the first of these texts; 0 where they are all.
         logits: float32 [n, N], of the exit head at which each text left.
         uncertainty: float32 [n] of `logits`, in [0, 1]; NaN where the logits are not finite.
-        exit_layer: int64 [n], number of encoder layers executed for the text, 1..L.
+        exit_layer: int64 [n], number of encoder layers executed for the text, 1..L; 0 at exit zero.
         truncated: bool [n], whether the text has more tokens than the model was given.
         id2label: name of every class.
         multi_label: a text has any number of classes instead of exactly one.

@@ -48,6 +48,22 @@ def test_texts_alone_teach_the_students_and_leave_the_teacher(trained, data, tmp
     assert_same_weights(out, again)
 
 
+def test_exit_zero_is_added_and_trained_anew(trained, data, tmp_path):
+    out, texts = tmp_path / "out", ["--texts", data / "texts.txt", "--texts", data / "train.tsv"]
+    options = ["--exit-zero", "--dev", data / "dev.tsv", "--out", out]
+    result = succeed("distill", trained / "model", *texts, *options, *QUICK)
+    assert "of 262,144 buckets from 60 texts" in result.stdout
+    model = FastBertForSequenceClassification.from_pretrained(out / "model")
+    assert model.config.exit_layers == [0, 1, 2, 3] and bool(model.exit_zero.table.any())
+    answers = tmp_path / "answers.tsv"
+    told = succeed("predict", out / "model", data / "texts.txt", "--speed", 1, "--out", answers)
+    assert "mean exit layer 0.00 of 3" in told.stderr
+    assert {line.split("\t")[3] for line in answers.read_text().splitlines()[1:]} == {"0"}
+    again = tmp_path / "again"
+    assert "exit zero:" in succeed("distill", out / "model", *texts[:2], "--out", again, *QUICK).stdout
+    assert "heads.0.table" in changed_parameters(out, again)
+
+
 def test_students_become_like_their_teacher(trained, data, tmp_path):
     out = tmp_path / "out"
     options = ["--texts", data / "train.tsv", "--distil-epochs", 20, "--temperature", 2]

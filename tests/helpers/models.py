@@ -37,6 +37,19 @@ def spread_model(seed: int = 0, **config):
     return model
 
 
+def with_exit_zero(model, buckets: int = 256, gain: float = 2.0):
+    """The model with a random hashed bag before its first layer, whose uncertainties spread too."""
+    from fastbert_hf.bag import HashedBag
+
+    bag = HashedBag(buckets, model.num_labels).to(model.dtype)
+    with torch.no_grad():
+        for parameter in bag.parameters():
+            parameter.normal_(0, gain)
+    model.heads = torch.nn.ModuleList([bag, *model.heads]).train(model.training)
+    model.config.exit_layers, model.config.exit_zero_buckets = [0, *model.config.exit_layers], buckets
+    return model
+
+
 def padded_batch(lengths: list[int], vocabulary: int = 97) -> dict[str, Tensor]:
     """Random token ids [B, longest] with padding on the right."""
     size, longest = len(lengths), max(lengths, default=0)

@@ -11,10 +11,14 @@ from fastbert_hf.flops import (
     Convention,
     ModelShape,
     executed_flops,
+    exit_flops,
+    exit_head_flops,
+    first_layers_flops,
     flops_speedup,
     full_depth_flops,
     head_flops,
     layer_flops,
+    leaving_flops,
 )
 
 BERT_BASE = ModelShape(hidden_size=768, intermediate_size=3072, num_layers=12, head_hidden_size=128, num_labels=2)
@@ -51,6 +55,23 @@ def test_attention_convention_adds_products_and_the_last_layer() -> None:
     n = 7
     assert layer_flops(TINY, n, "attention") - layer_flops(TINY, n) == 2 * (n * n * 8) * 2
     assert head_flops(TINY, n, "attention") - head_flops(TINY, n) == 2 * (n * n * 4) * 2 + 2 * 4 * 5
+
+
+def test_exit_zero_costs_a_row_for_each_token_and_pair() -> None:
+    shape = replace(TINY, exit_layers=(0, 1, 2, 3))
+    bag = 2 * 5 * (7 + 6)
+    assert exit_head_flops(shape, 0, 7) == exit_head_flops(shape, 0, 7, "attention") == bag
+    layer, head = int(layer_flops(TINY, 7)), int(head_flops(TINY, 7))
+    assert exit_flops(shape, [0, 2, 3], 7).tolist() == [bag, bag + 2 * (layer + head), bag + 3 * (layer + head)]
+    assert leaving_flops(shape.asking([0, 2]), [7]).ravel().tolist() == [
+        bag,
+        bag + 2 * layer + head,
+        bag + 3 * layer + 2 * head,
+    ]
+    assert full_depth_flops(shape, 7) == full_depth_flops(TINY, 7) == first_layers_flops(TINY, 3, 7)
+    assert flops_speedup(shape, [0], 7) == (3 * layer + head) / bag
+    with pytest.raises(ValueError, match=r"exit layers must lie in 1\.\.3"):
+        exit_flops(TINY, [0], 7)
 
 
 def test_executed_flops_sum_over_samples() -> None:

@@ -105,6 +105,9 @@ CALLS: dict[str, Callable[[], list]] = {
     ],
     "pool": lambda: [*rows(), "first", torch.empty(B, H)],
     "attention_pooling": lambda: [*rows(), torch.randn(B, HEADS, H), torch.empty(B, HEADS, H)],
+    "hashed_bag": lambda: [
+        *(torch.randn(16, N), torch.randn(N), torch.arange(T), rows()[1], torch.rand(B), results(), *RULE)
+    ],
     "decide": lambda: [torch.randn(B, N), torch.rand(B), results(), history(), *RULE],
 }
 # They take neither tensors nor what is made of tensors.

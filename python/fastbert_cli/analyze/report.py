@@ -181,7 +181,7 @@ def _facts(source: Source, analysis: Analysis, data: ClassificationData, machine
 
 
 def _layers(analysis: Analysis) -> str:
-    if len(analysis.exit_layers) == analysis.num_layers:
+    if analysis.exit_layers == tuple(range(1, analysis.num_layers + 1)):
         return "all of them"
     return f"layers {', '.join(map(str, analysis.exit_layers))}"
 

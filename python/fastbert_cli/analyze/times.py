@@ -122,7 +122,7 @@ def time_models(
 
 def depths_to_time(exit_layers: Sequence[int]) -> list[int]:
     """The last layer, and at most `_MOST_DEPTHS` of the others, evenly spread."""
-    *students, last = exit_layers
+    *students, last = (layer for layer in exit_layers if layer > 0)  # exit zero alone has no layer to time
     chosen = np.unique(np.linspace(0, len(students) - 1, min(len(students), _MOST_DEPTHS)).round().astype(np.int64))
     return [*(students[place] for place in chosen), last]
 

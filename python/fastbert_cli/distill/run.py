@@ -8,6 +8,7 @@ from dataclasses import replace
 from fastbert_cli.data_table import DataTable
 from fastbert_cli.distill.command import DistillConfig
 from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.exit_zero import fit_exit_zero
 from fastbert_cli.models import Loaded, label_names_of, longest_text, passages
 from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.texts import read_labelled, read_unlabelled
@@ -63,6 +64,7 @@ def run_distill(output: OutputFolder[DistillConfig], load: Callable[[], Loaded])
                 f"{output.folder} holds a run that began with other weights of the model, which have changed since; "
                 "choose another --out for the new ones"
             )
+    fit_exit_zero(output, model, tokenizer, texts)
     numbers = {"classes": label_names_of(model), "texts": len(texts), "dev": 0 if dev is None else len(dev)}
     output.finish(model, tokenizer, dev, {"distil": result}, numbers)
 

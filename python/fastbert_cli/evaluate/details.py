@@ -32,11 +32,12 @@ class Details:
     Args:
         data: the texts.
         num_layers: of the model.
+        first_layer: 0 for a model with exit zero.
     """
 
-    def __init__(self, data: ClassificationData, num_layers: int) -> None:
+    def __init__(self, data: ClassificationData, num_layers: int, first_layer: int = 1) -> None:
         self._data = data
-        self._num_layers = num_layers
+        self._num_layers, self._first_layer = num_layers, first_layer
         self._found: list[tuple[str, EvaluationResult]] = []
 
     def add(self, row: Row, result: EvaluationResult) -> None:
@@ -50,7 +51,12 @@ class Details:
 
     def _scores(self, result: EvaluationResult) -> list[ClassScores]:
         return scores_by_class(
-            result.labels, result.predictions, result.exit_layers, self._data.label_names, self._num_layers
+            result.labels,
+            result.predictions,
+            result.exit_layers,
+            self._data.label_names,
+            self._num_layers,
+            self._first_layer,
         )
 
     def as_values(self) -> list[dict[str, Any]]:

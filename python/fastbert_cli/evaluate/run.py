@@ -45,7 +45,7 @@ def run_evaluate(options: Evaluate) -> None:
     note_seen(seen)
     unpatched = copy.deepcopy(model) if options.agreement else None
     patched = place_and_patch(model, options.patching)
-    details = Details(data, model.config.num_hidden_layers)
+    details = Details(data, model.config.num_hidden_layers, model.config.first_exit)
     with faults_explained(), scores.progress_bars() as advance:
         dataset = TokenisedDataset(data, tokenizer, max_length, stride)
         note_cut_off(dataset.truncated, max_length)

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fastbert_cli.data_table import DataTable
 from fastbert_cli.errors import CommandError, faults_explained
+from fastbert_cli.exit_zero import fit_exit_zero
 from fastbert_cli.models import check_max_length, make_model
 from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.texts import read_labelled, read_unlabelled
@@ -70,7 +71,7 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
             check_passages(tokenizer, config.model.max_length, config.model.stride, pairs=pairs)
     with faults_explained(f"backbone {config.model.backbone or 'packaged'}"):
         check_vocabulary(model, tokenizer, data.train, data.dev, to_distil)
-    if config.run.steps == "both" and len(model.student_classifiers) == 0:
+    if config.run.steps == "both" and len(model.layer_heads) == 1:
         raise CommandError("no student classifier to distill behind one exit layer; name more, or add --no-distil")
     output.begin()
     if output.writes:
@@ -115,6 +116,7 @@ def train_model(
             options = output.of_step("distil")
             settings = config.distillation(output.folder / "distil")
             results["distil"] = distill(model, tokenizer, data.to_distil, settings, dev=data.dev, **options)
+        fit_exit_zero(output, model, tokenizer, data.to_distil)
     return results
 
 

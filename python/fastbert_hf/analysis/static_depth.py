@@ -22,6 +22,8 @@ def cut_to_depth(model: FastBertForSequenceClassification, layer: int) -> FastBe
     Raises:
         ValueError: the layer has no exit head.
     """
+    if layer == 0:
+        raise ValueError("exit zero alone is no model of fewer layers; name a layer of 1 or more")
     if layer not in model.config.exit_layers:
         raise ValueError(f"layer {layer} has no exit head; those of this model are at {model.config.exit_layers}")
     # What deepcopy finds in its memo it takes as it is.

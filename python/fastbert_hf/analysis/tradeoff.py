@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from fastbert_hf.analysis.bag_of_words import Unit
 from fastbert_hf.calibration import CalibratedSetting, ExitRecords, ExitRule, SpeedCurve, simulate, speed_curve
 from fastbert_hf.calibration.intervals import share_interval
-from fastbert_hf.flops import full_depth_flops, partial_flops
+from fastbert_hf.flops import first_layers_flops, full_depth_flops
 
 Kind: TypeAlias = Literal["speed", "depth", "calibrated"]
 # `kind` and `value` of a `Point`.
@@ -140,14 +140,16 @@ def tradeoff(
     return Tradeoff(
         curve=replace(curve, flops_speedup=tuple(scale * speedup for speedup in curve.flops_speedup)),
         speeds=tuple(of_rule("speed", speed, ExitRule.one_speed(records.student_layers, speed)) for speed in speeds),
-        depths=tuple(_static(records, head, base, confidence) for head in range(len(records.exit_layers))),
+        depths=tuple(
+            _static(records, head, base, confidence) for head, layer in enumerate(records.exit_layers) if layer > 0
+        ),
         calibrated=None if setting is None else of_rule("calibrated", None, setting.rule),
     )
 
 
 def _static(records: ExitRecords, head: int, base: int, confidence: float) -> Point:
     layer, lengths = records.exit_layers[head], records.lengths.numpy()
-    flops = int(partial_flops(records.shape, layer, 1, lengths).sum())
+    flops = int(first_layers_flops(records.shape, layer, lengths).sum())
     right = int(records.right[:, head].sum())
     return Point(
         kind="depth",

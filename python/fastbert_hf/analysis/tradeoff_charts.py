@@ -35,6 +35,7 @@ _PLACES = [
 ]
 
 _TICKS = (0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48)
+_FASTEST_SHOWN = 64
 
 Speedup = Callable[[Point], float | None]
 
@@ -66,6 +67,10 @@ def _chart(analysis: Analysis, horizontal: str, speedup_of: Speedup, *, curves: 
     labels = _draw(axes, analysis.tradeoff, _ANALYSED, "analyzed model: " if several else "", speedup_of, curves)
     if analysis.compared is not None:
         labels += _draw(axes, analysis.compared, _COMPARED, "compared model: ", speedup_of, curves)
+    drawn = [float(x) for line in axes.get_lines() for x in np.ravel(line.get_xdata())]
+    if max(drawn) > _FASTEST_SHOWN:  # exit zero alone costs next to nothing
+        axes.set_xscale("log")
+        axes.set_xlim(right=_FASTEST_SHOWN)
     return finished(figure, axes, horizontal, labels)
 
 

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from fastbert_hf.calibration import ExitRecords, ExitRule
 from fastbert_hf.calibration.curve import candidate_speeds, exit_flops, running_minimum
 from fastbert_hf.calibration.simulation import exit_heads, uncertainties
-from fastbert_hf.flops import partial_flops
+from fastbert_hf.flops import exit_flops as flops_of_exits
+from fastbert_hf.flops import first_layers_flops
 
 ALLOWED_DROP = 0.01
 CONFIDENCE = 0.95
@@ -79,7 +80,7 @@ class Verdict:
         if self.winner == "early exit":
             return f"Early exit pays here: {grounds}."
         if self.winner == "first layers":
-            verb = "is" if self.layers == 1 else "are"
+            verb = "is" if self.layers <= 1 else "are"
             return f"{_layers(self.layers).capitalize()} alone {verb} as good here: {grounds}."
         if self.winner == "full depth":
             return f"Early exit does not pay here, nor do fewer layers: {grounds}."
@@ -196,15 +197,14 @@ def _one_speed(records: ExitRecords) -> list[_Contender]:
 def _by_rule(records: ExitRecords, rule: ExitRule) -> _Contender:
     exits, lengths = exit_heads(records, rule), records.lengths.numpy()
     layers = np.asarray(records.exit_layers)[exits]
-    asked = np.searchsorted(np.asarray(sorted(rule.layers)), layers, side="right")
-    asked = asked + (layers == records.exit_layers[-1])  # the teacher classifier
-    return records.right[np.arange(len(records)), exits], partial_flops(records.shape, layers, asked, lengths)
+    flops = flops_of_exits(records.shape.asking(rule.layers), layers, lengths)
+    return records.right[np.arange(len(records)), exits], flops
 
 
 def _first_layers(records: ExitRecords, head: int) -> _Contender:
-    flops = partial_flops(records.shape, records.exit_layers[head], 1, records.lengths.numpy())
+    flops = first_layers_flops(records.shape, records.exit_layers[head], records.lengths.numpy())
     return records.right[:, head], flops
 
 
 def _layers(number: int) -> str:
-    return "1 layer" if number == 1 else f"{number} layers"
+    return {0: "the hashed bag before the first layer", 1: "1 layer"}.get(number, f"{number} layers")

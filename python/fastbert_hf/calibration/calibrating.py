@@ -205,6 +205,7 @@ def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figur
     lengths, depths = records.lengths.numpy(), result.exit_layers
     executed = exit_flops(records.shape.asking(rule.layers), depths, lengths)
     right = None if records.labels is None else int(records.right[rows, exits].sum())
+    first = min(1, records.exit_layers[0])  # 0 with exit zero
     differs = ~records.without_labels().right[rows, exits]
     has_class = _classes(records, records.predictions[:, -1])
     lost = has_class & ~_classes(records, torch.from_numpy(result.predictions))
@@ -218,7 +219,7 @@ def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figur
         mean_exit_layer=result.mean_exit_layer,
         disagreement=float(differs.mean()),
         disagreement_interval=share_interval(int(differs.sum()), samples, confidence),
-        exit_counts=tuple(np.bincount(depths, minlength=records.shape.num_layers + 1)[1:].tolist()),
+        exit_counts=tuple(np.bincount(depths, minlength=records.shape.num_layers + 1)[first:].tolist()),
         class_counts=tuple(has_class.sum(dim=0).tolist()),
         class_losses=tuple(lost.sum(dim=0).tolist()),
     )

@@ -11,7 +11,7 @@ from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.simulation import indices_of, uncertainties
 from fastbert_hf.exits.calibrated_setting import SpeedCurve
 from fastbert_hf.exits.criteria import default_criterion
-from fastbert_hf.flops import full_depth_flops, partial_flops
+from fastbert_hf.flops import full_depth_flops, leaving_flops
 
 Doubles = npt.NDArray[np.float64]
 
@@ -77,9 +77,8 @@ def running_minimum(uncertainty: npt.NDArray[np.float32]) -> npt.NDArray[np.floa
 
 def exit_flops(records: ExitRecords, asked: list[int]) -> Doubles:
     """Return the FLOPs of samples that leave at each of the heads `asked` and at the teacher, [n, len(asked) + 1]."""
-    lengths = records.lengths.numpy()
-    depths = np.asarray(records.exit_layers)[[*asked, -1]]
-    return partial_flops(records.shape, depths, np.arange(1, len(depths) + 1), lengths[:, None]).astype(np.float64)
+    shape = records.shape.asking(records.exit_layers[head] for head in asked)
+    return leaving_flops(shape, records.lengths.numpy()).T.astype(np.float64)
 
 
 def sweep(

@@ -13,7 +13,7 @@ from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import SEARCHED_SPEEDS, FoundRule
 from fastbert_hf.calibration.simulation import Floats, first_exits, measure, uncertainties
 from fastbert_hf.exits.rule import ExitRule
-from fastbert_hf.flops import partial_flops
+from fastbert_hf.flops import exit_head_flops, layer_flops
 
 Booleans = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -121,15 +121,15 @@ def _found(records: ExitRecords, uncertainty: Floats, thresholds: Doubles, crite
 
 
 class _Costs:
-    """FLOPs of each sample: of the layers before each head since the one before it, [E, n], and of a head, [n]."""
+    """FLOPs of each sample: of the layers before each head since the one before it, and of each head, both [E, n]."""
 
     def __init__(self, records: ExitRecords) -> None:
         shape, lengths = records.shape, records.lengths.numpy()
         layers = np.diff(np.asarray([0, *records.exit_layers]))
-        self.layers = partial_flops(shape, layers[:, None], 0, lengths).astype(np.float64)
-        self.head = partial_flops(shape, 0, 1, lengths).astype(np.float64)
+        self.layers = (layers[:, None] * layer_flops(shape, lengths)).astype(np.float64)
+        self.heads = np.stack([exit_head_flops(shape, layer, lengths) for layer in records.exit_layers]).astype(float)
         self.least = float(self.layers[0].sum())
-        self.most = float(self.layers.sum() + self.head.sum() * len(records.exit_layers))
+        self.most = float(self.layers.sum() + self.heads.sum())
 
 
 def _single_speeds(records: ExitRecords, uncertainty: Floats, costs: _Costs) -> Doubles:
@@ -172,7 +172,7 @@ class _Beam:
             self._pass_head(head)
         left = self.survivors.astype(np.float64)
         right = self.right + left @ self.good[:, -1]
-        flops = self.flops + left @ (self.costs.layers[-1] + self.costs.head)
+        flops = self.flops + left @ (self.costs.layers[-1] + self.costs.heads[-1])
         front = undominated(right, flops)
         return self.thresholds[front], right[front], flops[front]
 
@@ -187,7 +187,7 @@ class _Beam:
         parent = np.concatenate([np.arange(len(left)), state])  # first all states with the head not asked
         choice = np.concatenate([np.full(len(left), -1), speed])
         right = np.concatenate([self.right, self.right[state] + gained[state, speed]])
-        flops = np.concatenate([flops, flops[state] + (left @ self.costs.head)[state]])
+        flops = np.concatenate([flops, flops[state] + (left @ self.costs.heads[head])[state]])
         kept = np.arange(len(parent))
         if len(parent) > self.width:
             coming_right, coming_flops = (self._coming(left, leaves, part) for part in self.prospects[head])
@@ -220,13 +220,13 @@ class _Beam:
     def _prospects(self, policies: Doubles) -> list[tuple[Doubles, Doubles]]:
         """Return right answers and FLOPs that a sample adds that stays behind each head, by policy, [n, policies]."""
         right = np.repeat(self.good[:, -1:], len(policies), axis=1)
-        flops = np.repeat((self.costs.layers[-1] + self.costs.head)[:, None], len(policies), axis=1)
+        flops = np.repeat((self.costs.layers[-1] + self.costs.heads[-1])[:, None], len(policies), axis=1)
         behind = [(right, flops)]
         for head in range(self.uncertainty.shape[1] - 1, 0, -1):
             threshold = policies[:, head]
             leaves = self.uncertainty[:, head, None] < threshold.astype(np.float32)
             right = np.where(leaves, self.good[:, head, None], right)
-            asking = self.costs.head[:, None] * (threshold != _NOT_ASKED)
+            asking = self.costs.heads[head][:, None] * (threshold != _NOT_ASKED)
             flops = self.costs.layers[head][:, None] + asking + np.where(leaves, 0.0, flops)
             behind.append((right, flops))
         return behind[::-1]

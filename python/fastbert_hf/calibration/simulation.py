@@ -24,7 +24,7 @@ class Simulation:
     """What an exit rule does on n recorded samples.
 
     Attributes:
-        exit_layers: int64 [n], in 1..L.
+        exit_layers: int64 [n], in 1..L, or 0 at exit zero.
         predictions: int64 [n], class ids at the exit; of a multi-label model bool [n, N].
         accuracy: part of the samples whose answer at the exit is right (`ExitRecords` says when).
         drop: accuracy at full depth less `accuracy`; negative when early exits help.

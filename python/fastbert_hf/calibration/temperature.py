@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from scipy import optimize, special
 
+from fastbert_hf.bag import HashedBag
 from fastbert_hf.calibration.guarantee import split_rows
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import rules_of
@@ -136,10 +137,17 @@ def fold_temperatures(model: FastBertForSequenceClassification, temperatures: Se
         raise ValueError(f"{len(model.heads)} exit heads need as many temperatures, got {len(temperatures)}")
     check_foldable(model)
     for head, temperature in zip(model.heads, temperatures, strict=True):
-        classifier = cast(torch.nn.Linear, head.classifier)
-        for parameter in (classifier.weight, classifier.bias):
+        for parameter in _last_linear(head):
             parameter.copy_(parameter.double() / temperature)
     model.calibrated_setting = None
+
+
+def _last_linear(head: torch.nn.Module) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+    """Return weight and bias of what gives an exit head's logits."""
+    if isinstance(head, HashedBag):
+        return head.table, head.bias
+    classifier = cast(torch.nn.Linear, head.classifier)
+    return classifier.weight, classifier.bias
 
 
 def check_foldable(model: FastBertForSequenceClassification) -> None:

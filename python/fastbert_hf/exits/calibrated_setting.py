@@ -131,7 +131,7 @@ class Figures:
         disagreement: part of the samples whose answer at the rule's exit is another than full depth's; of a multi-label
             model in any class. `None` in a setting of before, as what follows.
         disagreement_interval: Clopper-Pearson.
-        exit_counts: how many samples left after each layer, [L].
+        exit_counts: how many samples left after each layer, [L]; of a model with exit zero [L + 1], from layer 0 on.
         class_counts: how many samples full depth gives each class, [N].
         class_losses: how many of them do not have that class at the rule's exit, [N].
     """

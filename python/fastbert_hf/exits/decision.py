@@ -54,7 +54,7 @@ class ExitDecision:
         """Take the answers of the student classifier behind `layer`, which is asked.
 
         Args:
-            layer: 1-based.
+            layer: 1-based; 0 for exit zero.
             logits: float32 [S, N], of the samples that are still there.
             samples: int64 [S], their places in the batch.
 

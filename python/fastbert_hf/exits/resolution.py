@@ -36,26 +36,31 @@ class ResolvedSpeed:
             where the samples' own alone decides. `None` for the last layer, where everybody leaves.
         criterion: as in `ExitRule`.
         parameter: as in `ExitRule`.
+        zero_speed: as one of `layer_speeds`, of the student classifier before the first layer.
     """
 
     sample_speeds: torch.Tensor
     layer_speeds: tuple[float | None, ...]
     criterion: str = "entropy"
     parameter: int = 0
+    zero_speed: float | None = None
 
     @property
     def is_full_depth(self) -> bool:
         """Return True where no student classifier is asked, so that every sample runs through all layers."""
-        return all(speed is None for speed in self.layer_speeds)
+        return all(speed is None for speed in (self.zero_speed, *self.layer_speeds))
 
     def asks(self, layer: int) -> bool:
-        """Return True if the student classifier behind `layer` (1-based) is asked."""
-        return self.layer_speeds[layer - 1] is not None
+        """Return True if the student classifier behind `layer` is asked; 0 is that before the first one."""
+        return self._speed_of(layer) is not None
 
     def thresholds(self, layer: int) -> torch.Tensor:
         """Return the threshold of every sample at `layer`, whose student classifier is asked, float32 [B]."""
         # As a tensor: a Python number would be compared in float64.
-        return torch.minimum(self.sample_speeds, self.sample_speeds.new_tensor(self.layer_speeds[layer - 1]))
+        return torch.minimum(self.sample_speeds, self.sample_speeds.new_tensor(self._speed_of(layer)))
+
+    def _speed_of(self, layer: int) -> float | None:
+        return self.zero_speed if layer == 0 else self.layer_speeds[layer - 1]
 
 
 def resolve_speed(
@@ -74,7 +79,7 @@ def resolve_speed(
             numbers, one for each student classifier; an `ExitRule`; or `None` for full depth.
         batch_size: B.
         device: where the Speeds have to be.
-        exit_layers: the layers, ascending, that have an exit head; the last is L.
+        exit_layers: the layers, ascending, that have an exit head, 0 for exit zero; the last is L.
         problem_type: of the model's configuration. It says by which criterion numbers decide, and which an `ExitRule`
             may name.
 
@@ -98,7 +103,7 @@ def resolve_speed(
         if not isinstance(samples, torch.Tensor):
             samples = torch.full((batch_size,), samples, dtype=torch.float32, device=device)
         layers = tuple(asked.get(layer) for layer in range(1, exit_layers[-1] + 1))
-        return ResolvedSpeed(samples, layers, criterion, parameter)
+        return ResolvedSpeed(samples, layers, criterion, parameter, asked.get(0))
 
     if speed is None:
         return resolved(math.inf, {})

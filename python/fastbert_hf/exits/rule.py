@@ -13,7 +13,7 @@ class ExitRule:
     """When a sample leaves. The teacher classifier always lets everybody out and is not named.
 
     Attributes:
-        layers: the layers, ascending, whose student classifier is asked at all; empty for full depth.
+        layers: the layers, ascending, whose student classifier is asked at all, 0 for exit zero; empty for full depth.
         speeds: one Speed for each of `layers`; empty for a criterion that compares with none ("patience").
         criterion: "entropy", the paper's (Liu et al. 2020, section 3.3): normalised entropy below Speed;
             "top_k_entropy": the same over the `parameter` most likely classes, renormalised; "confidence": 1 - the

@@ -1,7 +1,8 @@
 """Training: fine-tune the backbone and the teacher classifier, then distill the student classifiers.
 
-`fine_tune` and `distil` are the two steps, `train_jointly` is the ablation that does without the second; the third of
-the paper's steps, adaptive inference, needs no training. All run on `transformers.Trainer`.
+`fine_tune` and `distill` are the two steps, `train_jointly` is the ablation that does without the second; the third of
+the paper's steps, adaptive inference, needs no training. All run on `transformers.Trainer`. `distill_exit_zero` adds a
+student before the first layer, which no gradient step trains.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fastbert_hf.training.settings import (
 if TYPE_CHECKING:
     from fastbert_hf.training.distillation import DistillationTrainer, distill
     from fastbert_hf.training.evaluation import EvaluationResult, evaluate
+    from fastbert_hf.training.exit_zero import ExitZeroResult, distill_exit_zero
     from fastbert_hf.training.fine_tuning import FineTuningTrainer, fine_tune
     from fastbert_hf.training.joint import JointTrainer, train_jointly
     from fastbert_hf.training.objectives import distillation_loss, label_loss
@@ -30,6 +32,7 @@ else:  # not for type checkers, which would take any name for one that is there
         __name__,
         {
             "distillation": ("DistillationTrainer", "distill"),
+            "exit_zero": ("ExitZeroResult", "distill_exit_zero"),
             "evaluation": ("EvaluationResult", "evaluate"),
             "fine_tuning": ("FineTuningTrainer", "fine_tune"),
             "joint": ("JointTrainer", "train_jointly"),
@@ -45,6 +48,7 @@ __all__ = [
     "DistillationSettings",
     "DistillationTrainer",
     "EvaluationResult",
+    "ExitZeroResult",
     "FineTuningTrainer",
     "JointTrainer",
     "LabelSettings",
@@ -52,6 +56,7 @@ __all__ = [
     "TrainingResult",
     "TrainingSettings",
     "distill",
+    "distill_exit_zero",
     "distillation_loss",
     "evaluate",
     "fine_tune",

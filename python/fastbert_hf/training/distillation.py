@@ -25,12 +25,13 @@ def distill(
     settings: DistillationSettings = DISTILLATION,
     **run: Unpack[RunOptions],
 ) -> TrainingResult:
-    """Distill all student classifiers together from the teacher classifier: step 2 (Liu et al. 2020, section 3.2.3).
+    """Distill the student classifiers behind encoder layers together from the teacher classifier: step 2 (Liu et al.
+    2020, section 3.2.3).
 
     Backbone and teacher classifier are frozen and in eval mode throughout, so that the teacher's signal carries no
     dropout, and the backbone runs once per batch without autograd (with `settings.cache_dir`, once per sample in all).
-    A student with `requires_grad=False` is not changed. Afterwards the model is in eval mode, and frozen or not as it
-    was before.
+    A student with `requires_grad=False` is not changed, nor is exit zero, which `distill_exit_zero` trains. Afterwards
+    the model is in eval mode, and frozen or not as it was before.
 
     Args:
         model: changed in place.
@@ -51,9 +52,13 @@ def distill(
     if settings.targets != "soft":
         check_labels(model, data, f"targets={settings.targets!r} learns from labels: the data")
     check_dev(model, data, run.get("dev"))
-    if len(model.student_classifiers) == 0:
-        raise ValueError("a model with one exit head has no student classifier to distill")
-    with training_only(model, [model.student_classifiers]) as frozen:
+    students = model.layer_heads[:-1]
+    if len(students) == 0:
+        raise ValueError(
+            "a model with one exit head behind its layers has no student classifier to distill; "
+            "distill_exit_zero trains that before the first layer"
+        )
+    with training_only(model, [students]) as frozen:
         model.freeze_for_distillation()
         return run_step(DistillationTrainer, model, tokenizer, data, settings, frozen, **run)
 
@@ -76,7 +81,7 @@ class Students(nn.Module):
             hidden_states: S tensors [B, L, H].
             attention_mask: [B, L], non-zero where a token is valid.
         """
-        pairs = zip(self.heads[:-1], hidden_states, strict=True)
+        pairs = zip(self._model[0].layer_heads[:-1], hidden_states, strict=True)
         return torch.stack([head(hidden, attention_mask).float() for head, hidden in pairs], dim=1)
 
     def train(self, mode: bool = True) -> Students:
@@ -117,8 +122,8 @@ class DistillationTrainer(StepTrainer):
 
     @staticmethod
     def scored_layers(model: FastBertForSequenceClassification) -> list[int]:
-        """Return all but the last layer that has an exit head."""
-        return model.config.exit_layers[:-1]
+        """Return all but the last layer that has an exit head behind it."""
+        return [layer for layer in model.config.exit_layers[:-1] if layer > 0]
 
     def loss_and_logits(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """As in the base class, of the students, and of the teacher behind them."""

@@ -29,6 +29,11 @@ def train_jointly(
     It takes the place of both steps. Arguments and errors as in `fine_tune`; scores on `dev` are means over all heads.
     """
     check_labelled(model, data, settings, run.get("dev"))
+    if model.exit_zero is not None:
+        raise ValueError(
+            "exit zero does not learn with the other heads: train jointly without 0 in exit_layers, then distill it "
+            "(distill_exit_zero)"
+        )
     trainer = partial(JointTrainer, data=data)
     with training_only(model, [model.backbone, model.heads]) as frozen:
         return run_step(trainer, model, tokenizer, data, settings, frozen, **run)

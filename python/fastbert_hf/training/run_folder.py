@@ -32,6 +32,7 @@ _FREE_MODEL_FIELDS = (
     "dtype",
     "trained_max_length",
     "trained_stride",
+    "exit_zero_buckets",  # no step trains exit zero
 )
 
 

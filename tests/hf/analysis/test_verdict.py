@@ -11,7 +11,7 @@ import torch
 from fastbert_hf.analysis.verdict import ALLOWED_DROP, verdict
 from fastbert_hf.calibration import ExitRecords, ExitRule, simulate
 from fastbert_hf.calibration.simulation import uncertainties
-from fastbert_hf.flops import ModelShape, full_depth_flops, partial_flops
+from fastbert_hf.flops import ModelShape, first_layers_flops, full_depth_flops
 from helpers.analysis import make_records
 
 LAYERS = 4
@@ -117,7 +117,7 @@ def test_figures_are_those_of_plain_python() -> None:
     full = int(full_depth_flops(records.shape, lengths).sum())
     target = records.full_depth_accuracy - ALLOWED_DROP - 1e-9
     alone = [
-        (full / int(partial_flops(records.shape, layer, 1, lengths).sum()), layer)
+        (full / int(first_layers_flops(records.shape, layer, lengths).sum()), layer)
         for head, layer in enumerate(records.exit_layers)
         if records.right[:, head].mean() >= target
     ]
