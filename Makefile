@@ -3,12 +3,13 @@
 # make proofs  the slow ones: kernels without their hardware (interpreted, compiled for every GPU, under sanitizers, on a
 #              model of tiles) and work in several processes
 # make bench   the comparisons with other engines and the profile, about 35 minutes on two cores; BENCH="--full" compares more
+# make bench-serve  the server under load, beside full-depth engines behind the same server, about 15 minutes on two cores
 # make lint    ruff, clang-format and mypy
 # Each does its own set-up (a virtual environment in .venv).
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: setup demo test proofs bench lint clean
+.PHONY: setup demo test proofs bench bench-serve lint clean
 
 setup:
 	@VENV=$(VENV) scripts/setup_env.sh
@@ -34,6 +35,9 @@ bench: $(VENV)/.fastbert-bench
 	$(PYTHON) benchmarks/comparison.py $(BENCH)
 	$(PYTHON) benchmarks/plain_classifiers.py
 	$(PYTHON) benchmarks/profile_encoder.py
+
+bench-serve: $(VENV)/.fastbert-bench
+	$(PYTHON) benchmarks/serve.py $(BENCH)
 
 lint: setup
 	$(PYTHON) -m ruff check .

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from documents import demo, parts, plain, rates
 from documents.agreement import agreement
+from documents.serving import served
 from families import results_by_family
 from harness import RESULTS
 
@@ -36,6 +37,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "agreement": agreement(results_by_family(folder, "agreement")),
         "parts": parts.parts(profiles),
         "bounds": parts.bounds(profiles),
+        "served": served(results_by_family(folder, "serving")),
     }
 
 

