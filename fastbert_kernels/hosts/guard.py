@@ -158,10 +158,16 @@ def _hooks_of_the_user(module: nn.Module) -> list[Any]:
     """Return the hooks of a module that may change what it computes, or that somebody waits for.
 
     Transformers leaves hooks on the layers of a model that was asked for all hidden states or attentions once, which do
-    nothing in other calls. No packed engine answers a call in which they do something.
+    nothing in other calls, and one on the word embeddings of a model that trains with gradient checkpointing, which
+    changes no number. No packed engine answers a call in which they do something.
     """
     hooks = [hook for name in _HOOKS for hook in module.__dict__[name].values()]
-    return [hook for hook in hooks if getattr(hook, "__module__", None) != _CAPTURE]
+    return [hook for hook in hooks if not _is_left_by_transformers(hook)]
+
+
+def _is_left_by_transformers(hook: Any) -> bool:
+    module, name = str(getattr(hook, "__module__", "")), str(getattr(hook, "__qualname__", ""))
+    return module == _CAPTURE or (module.startswith("transformers.") and name.endswith(".make_inputs_require_grads"))
 
 
 def _has_dropout(module: nn.Module) -> bool:

@@ -291,6 +291,17 @@ def test_train_mode_and_autograd_are_the_models_own():
     assert_close(run_fast(fast, batch).logits, 2 * run(model.eval(), batch).logits)
 
 
+def test_gradient_checkpointing_is_for_training():
+    model, batch = make_model(), make_batch()
+    want = run(model, batch).logits
+    fast = fastbert_kernels.patch(copy.deepcopy(model))
+    for each in (model, fast):  # before and after
+        each.gradient_checkpointing_enable()
+    assert_close(run(fast, batch).logits, want)  # looks at the model anew
+    assert_close(run_fast(fast, batch).logits, want)
+    assert_close(run_fast(fastbert_kernels.patch(model), batch).logits, want)
+
+
 def test_bad_input_is_refused_as_by_the_unpatched_model(family):
     model, batch = make_model(family), make_batch()
     ids, mask = batch.values()
