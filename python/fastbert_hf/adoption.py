@@ -34,7 +34,10 @@ _ROUNDING_16 = 0.05
 
 
 def adopt(
-    classifier: str | Path | PreTrainedModel, *, exit_layers: Sequence[int] | None = None
+    classifier: str | Path | PreTrainedModel,
+    *,
+    exit_layers: Sequence[int] | None = None,
+    students: bool = True,
 ) -> FastBertForSequenceClassification:
     """Put student classifiers on a fine-tuned classifier of Transformers, for which no labels are needed.
 
@@ -45,6 +48,7 @@ def adopt(
     Args:
         classifier: folder or hub name of a saved classifier, or the model itself, which is copied.
         exit_layers: layers that get a head, as in `FastBertConfig`; `None` means all.
+        students: False: none, whatever `exit_layers` says, so that every text runs to full depth.
 
     Returns:
         A model with the classifier's labels and kind of problem, in its precision (a saved one in float32), in eval
@@ -69,14 +73,15 @@ def adopt(
             f"this {type(model).__name__} {_REFUSED}: its {head.classifier} has {last.out_features} outputs, and its "
             f"configuration names {len(model.config.id2label)} classes; set config.id2label to what is there"
         )
+    backbone_config = _config_of_backbone(model)
     config = FastBertConfig(
-        backbone_config=_config_of_backbone(model),
+        backbone_config=backbone_config,
         head_type="pooled",
         head_hidden_size=dense.out_features,
         head_pooling="first",
         head_num_dense_layers=1,
         head_activation=_activation_of(model, head),
-        exit_layers=exit_layers,
+        exit_layers=exit_layers if students else [backbone_config.num_hidden_layers],
         id2label=model.config.id2label,
         problem_type="regression" if model.num_labels == 1 else model.config.problem_type,
     )

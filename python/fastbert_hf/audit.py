@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from fastbert_hf.calibration.intervals import share_interval, share_over_time
-from fastbert_hf.exits.calibrated_setting import Interval
+from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Interval
 from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.outputs import same_predictions
 
@@ -195,15 +195,46 @@ class Audit:
                 "an audit compares answers of early exits with full depth's, and this model is not calibrated, so that "
                 "all texts run to full depth; calibrate it first, or give a speed"
             )
-        if confidence is None:
-            confidence = setting.evidence.confidence if by_setting else 0.95
+        if setting is not None and by_setting:
+            return cls.of_setting(model, setting, share, confidence=confidence, seed=seed)
         return cls(
             share,
             model.config.num_hidden_layers,
-            promised=setting.objective.max_disagreement if by_setting else None,
-            calibrated_exit_counts=setting.figures.exit_counts if by_setting else None,
             first_layer=model.config.first_exit,
-            confidence=confidence,
+            confidence=0.95 if confidence is None else confidence,
+            seed=seed,
+            multi_label=model.config.multi_label,
+        )
+
+    @classmethod
+    def of_setting(
+        cls,
+        model: Any,
+        setting: CalibratedSetting,
+        share: float,
+        *,
+        confidence: float | None = None,
+        seed: int | None = None,
+    ) -> Audit:
+        """Return an audit of what one setting of a FastBERT model promises, whether the model has it or another.
+
+        Args:
+            model: a FastBERT model.
+            setting: by whose rule the texts leave.
+            share: of the texts that are drawn, in (0, 1].
+            confidence: of the interval and of each warning; `None`: that of the calibration.
+            seed: of the draw; `None`: one that nobody can foresee.
+
+        Raises:
+            ValueError: numbers out of range, or a setting for another number of layers.
+        """
+        return cls(
+            share,
+            model.config.num_hidden_layers,
+            promised=setting.objective.max_disagreement,
+            calibrated_exit_counts=setting.figures.exit_counts,
+            first_layer=model.config.first_exit,
+            confidence=setting.evidence.confidence if confidence is None else confidence,
             seed=seed,
             multi_label=model.config.multi_label,
         )

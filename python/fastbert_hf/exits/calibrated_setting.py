@@ -244,10 +244,18 @@ class CalibratedSetting:
             ValueError: the file is not one that `save` wrote.
         """
         path = folder / SETTING_FILE
+        return cls.read(path) if path.exists() else None
+
+    @classmethod
+    def read(cls, path: Path) -> CalibratedSetting:
+        """Return the setting that is saved in a file of any name.
+
+        Raises:
+            ValueError: the file is not one that `save` wrote.
+            OSError: it cannot be read.
+        """
         if path.is_dir():
             raise ValueError(f"{path} is a folder, not a calibration; take it away, or calibrate again")
-        if not path.exists():
-            return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             found = content.pop("format")
