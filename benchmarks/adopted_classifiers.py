@@ -7,15 +7,14 @@ FOLDER holds one folder per task with train.tsv, dev.tsv and test.tsv (header `l
 For each task Transformers' own trainer fine-tunes a classifier on half of the training texts, as its owner would have.
 Then it is adopted: students learn from others of these texts, and the exit rule is calibrated, on the development texts
 and half of the test texts, to at most 1 % other labels than at full depth. No label is read in either step. The other
-half of the test texts is timed and counted. The folder --run keeps the models, so that a stopped run goes on. Writes
-adopted_classifiers_cpu_FAMILY.json and .md (families.py).
+half of the test texts is timed and counted. The folder --run keeps the models and what was measured of them, so that
+a stopped run goes on. Writes adopted_classifiers_cpu_FAMILY.json and .md (families.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,20 +34,23 @@ QUICK_TEXTS, QUICK_DISAGREEMENT = 64, 0.2  # so few texts can promise no less
 
 
 def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what adoption is worth for one task; its models are made, or taken from the folder of the run."""
+    """Return what adoption is worth for one task; its models are made, or taken from the folder of the run, as is what
+    was measured of them with as many rounds and the same promise."""
     task, folder = TASKS[name], options.run / name
     folder.mkdir(parents=True, exist_ok=True)
+    measured = folder / f"measured_{options.rounds}_rounds_{options.max_disagreement:g}.json"
+    if measured.exists():
+        return json.loads(measured.read_text())
     texts = Texts.read(options.data / name, QUICK_TEXTS if options.quick else None)
     classifier = fine_tuned(folder / "classifier", options.backbone or packaged_backbone(), texts.labelled, task)
     model, seconds = adopted(folder / "adopted", classifier, texts.traffic, task)
     kept = folder / "seconds.json"
     if seconds is not None:
         write_atomically(kept, json.dumps({"adopting": seconds}) + "\n")
-    return {
+    case = {
         "task": name,
         "labelled": len(texts.labelled),
         "traffic": len(texts.traffic),
-        # Not a benchmark: beside other work.
         "seconds_of_adopting": json.loads(kept.read_text())["adopting"],
         **measure(
             classifier,
@@ -60,6 +62,9 @@ def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
             max_disagreement=options.max_disagreement,
         ),
     }
+    if not options.quick:
+        write_atomically(measured, json.dumps(case, indent=2) + "\n")
+    return case
 
 
 def table(result: dict[str, Any]) -> str:
@@ -69,7 +74,7 @@ def table(result: dict[str, Any]) -> str:
         f"Batches of {BATCH} in the order in which the texts came, padded; {result['rounds']} rounds, interleaved and "
         "shuffled; ratios are medians of the ratios within a round. Promised, with 95 % confidence: at most "
         f"{result['max_disagreement']:.0%} other labels than the same model gives at full depth. "
-        f"{result['threads']} threads, load of the machine before the run {result['load'][0]:.1f}.",
+        f"{result['threads']} threads.",
     ]
     for case in result["tasks"]:
         lines = []
@@ -89,7 +94,7 @@ def table(result: dict[str, Any]) -> str:
         parts += [
             f"## {case['task']}: {case['texts']} new texts of {case['mean_tokens']:.0f} tokens",
             markdown_table(lines),
-            f"Adopted on {case['traffic']} texts in {case['seconds_of_adopting'] / 60:.1f} minutes, beside other work.",
+            f"Adopted on {case['traffic']} texts in {case['seconds_of_adopting'] / 60:.1f} minutes.",
         ]
     return "\n\n".join(parts)
 
@@ -127,7 +132,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "max_disagreement": options.max_disagreement,
         "rounds": options.rounds,
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg(),
         "tasks": [],
     }
     for name in options.tasks:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from documents import demo, parts, plain, rates
+from documents.adopted import adopted
 from documents.agreement import agreement
 from documents.serving import served
 from families import results_by_family
@@ -29,6 +30,7 @@ def blocks(folder: Path) -> dict[str, str]:
     return {
         "demo": demo.sections(results_by_family(folder, "demo")),
         "plain classifiers": plain.tables(results_by_family(folder, "plain_classifiers"), comparisons),
+        "adopted classifiers": adopted(results_by_family(folder, "adopted_classifiers")),
         "sources": rates.sources(comparisons, profiles),
         "charts": rates.charts(comparisons),
         "rates": rates.rates(comparisons),

@@ -54,7 +54,7 @@ def test_from_a_backbone_to_the_table(data, tmp_path, monkeypatch):
     assert early["contestant"] == "adopted, float32" and early["calibration_texts"] == benchmark.QUICK_TEXTS
     assert early["other_labels_than_own_full_depth"] <= case["texts"] and early["flops_speedup"] > 0
     assert len(auto) == 2 and case["texts"] == 40 and case["traffic"] == benchmark.QUICK_TEXTS
-    page = benchmark.table({"rounds": 1, "threads": 1, "load": [0.0], "max_disagreement": 0.2, "tasks": [case]})
+    page = benchmark.table({"rounds": 1, "threads": 1, "max_disagreement": 0.2, "tasks": [case]})
     assert "| adopted, float32 |" in page and "at most 20% other labels" in page
 
 
