@@ -54,6 +54,18 @@ def look_at_model(folder: Path) -> Classes | None:
     return _classes_of(config)
 
 
+def look_at_servable(folder: Path) -> None:
+    """Raise `CommandError` for a folder that holds neither a FastBERT nor a classifier of Transformers."""
+    if not folder.is_dir():
+        raise CommandError(f"{folder}: no such folder; {_CLASSIFIER_REMEDY}")
+    _read_config(folder, _CLASSIFIER_REMEDY)
+
+
+def is_fastbert(folder: Path) -> bool:
+    """Return True if the configuration in `folder` is that of a FastBERT."""
+    return _read_config(folder, MODEL_REMEDY).get("model_type") == "fastbert"
+
+
 def look_at_classifier(name: Path) -> Classes | None:
     """Return the classes of the classifier in a folder, which is no FastBERT yet.
 

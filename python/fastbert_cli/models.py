@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 import fastbert_kernels
 from fastbert_cli.errors import CommandError, faults_explained, foreign_files
-from fastbert_cli.inputs import MODEL_REMEDY, look_at_model
+from fastbert_cli.inputs import MODEL_REMEDY, is_fastbert, look_at_model
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_hf.adoption import adopt
 from fastbert_hf.data import ClassificationData
@@ -104,6 +104,18 @@ def load_model(folder: Path) -> Loaded:
         with _warnings_as_notes(UserWarning):
             model = FastBertForSequenceClassification.from_pretrained(folder)
         return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def load_servable(folder: Path) -> Loaded:
+    """A saved FastBERT, as `load_model` loads it, or a plain classifier, which is one without student classifiers.
+
+    Raises:
+        CommandError: another thing in the folder.
+    """
+    if is_fastbert(folder):
+        return load_model(folder)
+    with faults_explained(f"classifier {folder}"), foreign_files():
+        return adopt(folder, students=False), _tokenizer_beside(str(folder))
 
 
 def load_classifier(folder: Path) -> Loaded:

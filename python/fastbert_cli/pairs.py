@@ -106,6 +106,11 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
         _excludes("--audit", "--full-depth", True, reason="it compares answers of early exits with full depth's"),
         _needs("--audit-seed", "--audit", reason="it is of the draw of these texts"),
     ),
+    "serve": (
+        *_RUNNING,
+        _needs("--fast-setting", "--target-p99-ms", reason="it says from when on texts leave by that setting"),
+        _needs("--target-p99-ms", "--fast-setting", reason="without a second setting speed follows no load"),
+    ),
     "demo": (
         _needs("--train", "--dev", reason="one file is trained on, the other measured on"),
         _needs("--dev", "--train", reason="one file is trained on, the other measured on"),

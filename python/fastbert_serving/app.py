@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 import fastbert_kernels
+from fastbert_hf.data import Text
+from fastbert_serving import rows
 from fastbert_serving.errors import Refusal, invalid, overloaded, too_large
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.middleware import Guarded, Observed, refusal_response
-from fastbert_serving.schema import Answer, ErrorBody, Info, PredictRequest, Score, read_inputs
+from fastbert_serving.schema import (
+    Answer,
+    Asked,
+    ErrorBody,
+    Info,
+    PredictRequest,
+    Rank,
+    RerankRequest,
+    read_inputs,
+)
 from fastbert_serving.service import Service, TextAnswers
 from fastbert_serving.settings import Settings
 
@@ -45,7 +57,7 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await service.answer(["warm up"], truncate=True)
+        await service.answer([("warm", "up") if service.gives_scores else "warm up"], speed=0.0, truncate=True)
         server.ready = True
         yield
         server.ready = False
@@ -58,27 +70,29 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
     app.add_exception_handler(RequestValidationError, server.not_valid)
     app.add_exception_handler(HTTPException, server.http_error)
     app.add_exception_handler(Exception, server.failed)
-    config = service.model.config
-    info = Info(
-        model_id=model_id,
-        model_dtype=precision,
-        model_type={"classifier": {"id2label": config.id2label, "label2id": config.label2id}},
-        num_layers=config.num_hidden_layers,
-        exit_layers=list(config.exit_layers),
-        calibrated=service.model.calibrated_setting is not None,
-        max_input_length=service.max_length,
-        max_client_batch_size=settings.max_texts,
-        max_concurrent_requests=settings.max_concurrent,
-        max_batch_tokens=settings.max_tokens,
-        version=fastbert_kernels.__version__,
-    )
+    info = _info(service, settings, model_id, precision)
+    # `Guarded` asks for the key; this says so in the OpenAPI document.
+    locked = [] if settings.api_key is None else [Depends(HTTPBearer(auto_error=False))]
 
-    @app.post("/predict", response_model=Answer | list[Answer], responses=_REFUSALS)
-    async def predict(body: PredictRequest, request: Request) -> Any:
-        """Classify a text, a pair, or a batch of either."""
-        return JSONResponse(await server.predict(body, request))
+    if service.gives_scores:
 
-    @app.get("/info", responses={401: _REFUSALS[401]})
+        @app.post("/rerank", response_model=list[Rank], responses=_REFUSALS, dependencies=locked)
+        async def rerank(body: RerankRequest, request: Request) -> Any:
+            """Put texts in the order of their scores as answers to a query, the best first."""
+            return JSONResponse(await server.rerank(body, request))
+
+    else:
+
+        @app.post("/predict", response_model=Answer | list[Answer], responses=_REFUSALS, dependencies=locked)
+        async def predict(body: PredictRequest, request: Request) -> Any:
+            """Classify a text, a pair, or a batch of either."""
+            return JSONResponse(await server.predict(body, request))
+
+    @app.post("/predict" if service.gives_scores else "/rerank", include_in_schema=False)
+    async def of_other_models() -> None:
+        raise Refusal(404, "NotFound", _OF_CLASSIFIERS if service.gives_scores else _OF_RERANKERS)
+
+    @app.get("/info", responses={401: _REFUSALS[401]}, dependencies=locked)
     async def show_info() -> Info:
         """What is served, and its limits."""
         return info
@@ -89,12 +103,38 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
         server.check_ready()
         return Response()
 
-    @app.get("/metrics", response_class=Response, responses={401: _REFUSALS[401]})
-    async def show_metrics() -> Response:
+    @app.get("/metrics", response_class=Response, responses={401: _REFUSALS[401]}, dependencies=locked)
+    def show_metrics() -> Response:  # in a thread: intervals of the audit take milliseconds
         """The measures, in Prometheus's text format."""
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+_OF_RERANKERS = "this model has classes, and /rerank is for models with one output, a score; send texts to /predict"
+_OF_CLASSIFIERS = (
+    "this model has one output, a score, and /predict is for models with classes; send a query and texts to /rerank"
+)
+
+
+def _info(service: Service, settings: Settings, model_id: str, precision: str) -> Info:
+    config = service.model.config
+    names = {"id2label": config.id2label, "label2id": config.label2id}
+    return Info(
+        model_id=model_id,
+        model_dtype=precision,
+        model_type={"reranker" if service.gives_scores else "classifier": names},
+        num_layers=config.num_hidden_layers,
+        exit_layers=list(config.exit_layers),
+        calibrated=service.model.calibrated_setting is not None,
+        audit=settings.audit,
+        target_p99_ms=None if settings.target_p99 is None else 1000 * settings.target_p99,
+        max_input_length=service.max_length,
+        max_client_batch_size=settings.max_texts,
+        max_concurrent_requests=settings.max_concurrent,
+        max_batch_tokens=settings.max_tokens,
+        version=fastbert_kernels.__version__,
+    )
 
 
 class _Server:
@@ -110,14 +150,31 @@ class _Server:
             raise Refusal(503, "Unhealthy", "the server is starting or ending", retry_after=1)
 
     async def predict(self, body: PredictRequest, request: Request) -> Any:
-        self.check_ready()
         texts, is_batch = read_inputs(body.inputs)
+        answers = await self._answer(texts, body.speed, body, request)
+        config = self._service.model.config
+        found = rows.predicted(
+            answers,
+            config.id2label,
+            raw=body.raw_scores,
+            multi_label=config.multi_label,
+            details=body.details,
+        )
+        return found if is_batch else found[0]
+
+    async def rerank(self, body: RerankRequest, request: Request) -> Any:
+        answers = await self._answer([(body.query, text) for text in body.texts], body.speed, body, request)
+        return rows.ranked(answers, body.texts if body.return_text else None, raw=body.raw_scores, details=body.details)
+
+    async def _answer(self, texts: Sequence[Text], speed: float | None, asked: Asked, request: Request) -> TextAnswers:
+        """Answer the texts of a request, as long as its client is there and there is room for it."""
+        self.check_ready()
         facts = request.state.facts = {"texts": len(texts)}
         if len(texts) > self._settings.max_texts:
             raise too_large(
                 f"the request has {len(texts)} texts, more than {self._settings.max_texts}; send them in parts"
             )
-        if body.speed is not None and body.speedup is not None:
+        if speed is not None and asked.speedup is not None:
             raise invalid("give either speed or speedup, not both")
         if self._active >= self._settings.max_concurrent:
             raise overloaded(f"{self._active} requests are being answered, as many as there may be")
@@ -126,39 +183,19 @@ class _Server:
             answers = await self._unless_disconnected(
                 self._service.answer(
                     texts,
-                    speed=body.speed,
-                    speedup=body.speedup,
-                    seconds=None if body.deadline_ms is None else body.deadline_ms / 1000,
-                    truncate=body.truncate,
+                    speed=speed,
+                    speedup=asked.speedup,
+                    seconds=None if asked.deadline_ms is None else asked.deadline_ms / 1000,
+                    truncate=asked.truncate,
                 ),
                 request,
             )
         finally:
             self._active -= 1
         facts |= {"tokens": answers.tokens, "mean_exit_layer": sum(answers.exit_layer) / len(texts)}
-        rows = self._rows(answers, body)
-        return rows if is_batch else rows[0]
-
-    def _rows(self, answers: TextAnswers, body: PredictRequest) -> list[Any]:
-        config = self._service.model.config
-        logits = answers.logits.double()
-        scores = logits if body.raw_scores else logits.sigmoid() if config.multi_label else logits.softmax(dim=-1)
-        names = config.id2label
-        rows: list[Any] = []
-        for number, values in enumerate(scores.tolist()):
-            best_first = sorted(range(len(values)), key=lambda index: -values[index])
-            predictions = [Score(label=names[index], score=values[index]).model_dump() for index in best_first]
-            rows.append(
-                {
-                    "predictions": predictions,
-                    "exit_layer": answers.exit_layer[number],
-                    "uncertainty": answers.uncertainty[number],
-                    "truncated": answers.truncated[number],
-                }
-                if body.details
-                else predictions
-            )
-        return rows
+        if self._settings.fast_setting is not None:
+            facts["setting"] = answers.setting
+        return answers
 
     async def _unless_disconnected(self, answers: Awaitable[T], request: Request) -> T:
         """Await the answers of a request; when its client leaves first, let its texts go."""
@@ -190,8 +227,10 @@ class _Server:
 
     async def http_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if error.status_code == 400:  # a body that breaks the parser, such as a thousand brackets
+            return await self.refused(request, invalid("the body cannot be read as JSON"))
         kind = _KINDS.get(error.status_code, "Validation")
-        return await self.refused(request, Refusal(error.status_code, kind, str(error.detail)))
+        return await self.refused(request, Refusal(error.status_code, kind, str(error.detail), headers=error.headers))
 
     async def failed(self, request: Request, error: Exception) -> Response:
         """Say no more than that it was the server's own fault."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class Refusal(Exception):
     """A request that gets no answer.
@@ -11,15 +13,24 @@ class Refusal(Exception):
         kind: one word, for programs and metrics.
         message: what is wrong, and the remedy.
         retry_after: seconds after which the request may be sent again; `None` where that changes nothing.
+        headers: of the answer, beside that one.
     """
 
-    def __init__(self, status: int, kind: str, message: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.kind, self.message, self.retry_after = status, kind, message, retry_after
+        self.headers = {} if headers is None else dict(headers)
 
-    def __reduce__(self) -> tuple[type[Refusal], tuple[int, str, str, int | None]]:
+    def __reduce__(self) -> tuple[type[Refusal], tuple[int, str, str, int | None, dict[str, str]]]:
         """Let a refusal go to another process."""
-        return Refusal, (self.status, self.kind, self.message, self.retry_after)
+        return Refusal, (self.status, self.kind, self.message, self.retry_after, self.headers)
 
 
 def overloaded(message: str) -> Refusal:

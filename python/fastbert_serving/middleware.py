@@ -22,16 +22,15 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOG = logging.getLogger("fastbert_serving")
-_ENDPOINTS = ("/predict", "/info", "/health", "/metrics")
+_ENDPOINTS = ("/predict", "/rerank", "/info", "/health", "/metrics")
 _OPEN = ("/health", "/docs", "/openapi.json")
 
 
 def refusal_response(refusal: Refusal) -> JSONResponse:
     """Return the answer that says why there is none."""
-    headers = None if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
-    return JSONResponse(
-        {"error": refusal.message, "error_type": refusal.kind}, status_code=refusal.status, headers=headers
-    )
+    again = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
+    body = {"error": refusal.message, "error_type": refusal.kind}
+    return JSONResponse(body, status_code=refusal.status, headers=refusal.headers | again)
 
 
 class Observed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -15,14 +16,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 import fastbert_kernels
+from fastbert_hf.audit import Audit
 from fastbert_hf.data import Text
-from fastbert_hf.exits.criteria import ONE_OUTPUT
+from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.passages import Answers, answers_of_texts
 from fastbert_hf.prediction import resolve_max_length, resolve_stride
-from fastbert_hf.text_windows import WindowTokeniser
-from fastbert_kernels.engine.pool import Answer, DeadlineError, PoolFullError
+from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser
+from fastbert_kernels.engine.pool import Answer, DeadlineError, PoolFullError, Step
 from fastbert_kernels.threads import processors
 from fastbert_serving.errors import Refusal, invalid, overloaded, too_large
+from fastbert_serving.leaving import FULL_DEPTH, Choice, Leaving, check_fast_setting
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.settings import Settings
 
@@ -39,6 +42,7 @@ class TextAnswers:
         exit_layer: n numbers.
         truncated: n flags, whether the text was cut off.
         tokens: of all texts.
+        setting: by which they left, as in `leaving.Leaving`.
     """
 
     logits: torch.Tensor
@@ -46,6 +50,7 @@ class TextAnswers:
     exit_layer: list[int]
     truncated: list[bool]
     tokens: int
+    setting: str | None
 
 
 class TextPool(Protocol):
@@ -62,7 +67,7 @@ class TextPool(Protocol):
         token_type_ids: torch.Tensor | None,
         /,
         *,
-        speed: float | None,
+        speed: Speed | None,
         speedup: float | None,
         deadlines: Sequence[float | None],
     ) -> list[Future[Answer]]:
@@ -73,13 +78,41 @@ class TextPool(Protocol):
 
 
 @dataclass(frozen=True)
-class _Submitted:
+class _Rows:
     """Rows in the pool: texts, or passages of long ones."""
 
     futures: list[Future[Answer]]
     text_of_row: torch.Tensor
+    texts: int
+
+    def cancel(self) -> None:
+        for future in self.futures:
+            future.cancel()
+
+
+@dataclass(frozen=True)
+class _Audited:
+    """The rows of texts that were drawn, on their way to full depth; `drawn` is bool [n], of all texts."""
+
+    audit: Audit
+    drawn: torch.Tensor
+    rows: _Rows
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    """The texts of a request in the pool."""
+
+    rows: _Rows
     truncated: list[bool]
     tokens: int
+    leaving: Leaving
+    audited: _Audited | None
+
+    def cancel(self) -> None:
+        self.rows.cancel()
+        if self.audited is not None:
+            self.audited.rows.cancel()
 
 
 class Service:
@@ -103,18 +136,23 @@ class Service:
                 measured against others behind the same server; `None`: a pool of the model.
 
         Raises:
-            ValueError: `settings.max_length` does not fit, a model with one output, or one that has no pool.
+            ValueError: `settings.max_length` does not fit, a model that has no pool, or an audit or a fast setting that
+                cannot be.
         """
-        if model.config.problem_type == ONE_OUTPUT:
-            raise ValueError("answers are classes and their probabilities, and this model has one output, a score")
         self.model, self.metrics, self._settings = model, metrics, settings
+        self.gives_scores: bool = model.config.gives_scores
         self.max_length = resolve_max_length(model, tokenizer, settings.max_length)
-        self._stride = resolve_stride(model, tokenizer, self.max_length, "trained")
+        self._stride = None if self.gives_scores else resolve_stride(model, tokenizer, self.max_length, "trained")
+        if settings.fast_setting is not None:
+            check_fast_setting(model, settings.fast_setting, self.max_length, self._stride is not None)
+        self._choice = Choice(model.calibrated_setting, settings.fast_setting, settings.target_p99)
+        self._audits = {} if settings.audit is None else self._make_audits(settings.audit)
+        self._comparisons: set[asyncio.Task[None]] = set()
         self._vocabulary = model.get_input_embeddings().num_embeddings
         self._pool: TextPool = pool or fastbert_kernels.pool(
-            model, max_tokens=settings.max_tokens, max_samples=settings.max_samples, observer=metrics.step
+            model, max_tokens=settings.max_tokens, max_samples=settings.max_samples, observer=self._step
         )
-        metrics.watch_pool(lambda: self._pool.in_flight)
+        metrics.watch(lambda: self._pool.in_flight, self._audits, self._choice.load)
         tokenizers = [copy.deepcopy(tokenizer) for _ in range(min(processors(), _MOST_TOKENISERS))]
         self._own = threading.local()  # .tokenizer, since none is safe in two threads
         self._threads = ThreadPoolExecutor(
@@ -146,33 +184,88 @@ class Service:
         """
         begin = time.monotonic()
         deadline = None if seconds is None else begin + seconds
-        job = self._threads.submit(self._submit, texts, speed, speedup, deadline, truncate)
+        job = self._threads.submit(self._submit, texts, speed, speedup, begin, deadline, truncate)
         try:
             submitted = await asyncio.wrap_future(job)
         except asyncio.CancelledError:
-            job.add_done_callback(_cancel_all)  # it may have begun
+            job.add_done_callback(self._let_go_behind)  # it may have begun
             raise
         entered = time.monotonic()
-        self.metrics.stage_seconds.labels("tokenise").observe(entered - begin)
         self.metrics.tokens.inc(submitted.tokens)
         try:
-            rows = await asyncio.gather(*map(asyncio.wrap_future, submitted.futures))
-        except DeadlineError:
-            raise Refusal(504, "Deadline", "the deadline passed before there was an answer") from None
-        finally:
-            for future in submitted.futures:
-                future.cancel()
+            answers = await self._answers(submitted.rows, submitted.leaving)
+            _check_finite(answers)
+        except BaseException as error:
+            self._let_go(submitted)
+            if isinstance(error, DeadlineError):
+                raise Refusal(504, "Deadline", "the deadline passed before there was an answer") from None
+            raise
+        self._choice.leave(submitted.leaving, answered=True)
         self.metrics.stage_seconds.labels("pool").observe(time.monotonic() - entered)
-        return self._answers(rows, submitted, len(texts), speed, speedup)
+        self._audit(submitted, answers)
+        # What the criterion of scores compares is their change, which is in no range.
+        uncertainty = [] if self.gives_scores else answers.uncertainty.tolist()
+        exit_layer = answers.exit_layer.tolist()
+        self.metrics.answered(exit_layer, uncertainty, submitted.leaving.setting)
+        return TextAnswers(
+            answers.logits,
+            uncertainty,
+            exit_layer,
+            submitted.truncated,
+            submitted.tokens,
+            submitted.leaving.setting,
+        )
 
     def close(self) -> None:
         """Answer everybody in flight, and end the threads."""
         self._threads.shutdown()
         self._pool.close()
 
+    def _make_audits(self, share: float) -> dict[str, Audit]:
+        if self.gives_scores:
+            raise ValueError("an audit counts labels that full depth would not give, and this model gives scores")
+        if not self._choice.settings:
+            raise ValueError(
+                "an audit compares answers of early exits with full depth's, and this model is not calibrated, so that "
+                "texts run to full depth unless a request says otherwise; calibrate it first"
+            )
+        seed = secrets.randbits(32)  # of which nobody can know what is drawn
+        return {
+            name: Audit.of_setting(self.model, setting, share, seed=seed + number)
+            for number, (name, setting) in enumerate(self._choice.settings.items())
+        }
+
+    def _step(self, step: Step) -> None:
+        self.metrics.step(step)
+        if self._choice.load is not None:
+            self._choice.load.computed(step.seconds)
+
     def _submit(
-        self, texts: Sequence[Text], speed: float | None, speedup: float | None, deadline: float | None, truncate: bool
+        self,
+        texts: Sequence[Text],
+        speed: float | None,
+        speedup: float | None,
+        begin: float,
+        deadline: float | None,
+        truncate: bool,
     ) -> _Submitted:
+        started = time.monotonic()
+        window = self._tokenised(texts, truncate)
+        now, tokens = time.monotonic(), len(window.input_ids)
+        self.metrics.stage_seconds.labels("wait").observe(started - begin)
+        self.metrics.stage_seconds.labels("tokenise").observe(now - started)
+        leaving = self._choice.enter(speed, speedup, tokens, begin)
+        try:
+            rows = self._enter(window, leaving, None if deadline is None else deadline - now)
+            audited = self._enter_drawn(window, leaving.setting)
+        except BaseException:
+            self._choice.leave(leaving, answered=False)
+            raise
+        truncated = torch.zeros(len(texts), dtype=torch.bool)
+        truncated[window.order] = window.truncated
+        return _Submitted(rows, truncated.tolist(), tokens, leaving, audited)
+
+    def _tokenised(self, texts: Sequence[Text], truncate: bool) -> TokenisedWindow:
         tokenise = WindowTokeniser(self._own.tokenizer, self.max_length, self._vocabulary, self._stride)
         try:
             window = tokenise(texts, 0)
@@ -186,56 +279,85 @@ class Service:
                 f"text {position} (counted from 0) has more than {self.max_length} tokens; shorten it, or send "
                 '"truncate": true to have it cut off'
             )
-        window, tokens = window.to(self.model.device), len(window.input_ids)
+        tokens = len(window.input_ids)
         if tokens > self._settings.max_tokens or len(window) > self._settings.max_samples:
             raise too_large(f"{len(window)} texts with {tokens} tokens are too many at once; send them in parts")
-        remaining = None if deadline is None else deadline - time.monotonic()
+        return window.to(self.model.device)
+
+    def _enter(self, window: TokenisedWindow, leaving: Leaving, seconds: float | None) -> _Rows:
+        """Let the rows of a window into the pool, with a deadline in so many seconds, or none."""
         bounds = torch.cat((window.lengths.new_zeros(1), window.lengths.cumsum(0)))
         try:
             futures = self._pool.submit(
                 window.input_ids,
                 bounds,
                 window.token_type_ids,
-                speed=speed,
-                speedup=speedup,
-                deadlines=[remaining] * len(window),
+                speed=leaving.speed,
+                speedup=leaving.speedup,
+                deadlines=[seconds] * len(window),
             )
         except PoolFullError as error:
             raise overloaded(str(error)) from None
         except ValueError as error:  # speed and speedup
             raise invalid(str(error)) from None
-        truncated = torch.zeros(len(texts), dtype=torch.bool)
-        truncated[window.order] = window.truncated
-        return _Submitted(futures, window.order, truncated.tolist(), tokens)
+        return _Rows(futures, window.order, window.num_texts)
 
-    def _answers(
-        self, rows: Sequence[Answer], submitted: _Submitted, texts: int, speed: float | None, speedup: float | None
-    ) -> TextAnswers:
+    def _enter_drawn(self, window: TokenisedWindow, setting: str | None) -> _Audited | None:
+        """Let those texts that are drawn run to full depth as well, where there is room."""
+        audit = self._audits.get(setting) if setting is not None else None
+        if audit is None:
+            return None
+        drawn = audit.draw(window.num_texts)
+        if not drawn.any():
+            return None
+        try:
+            return _Audited(audit, drawn, self._enter(window.of_texts(drawn), FULL_DEPTH, None))
+        except (Refusal, RuntimeError):  # no room, or the pool is closing
+            self.metrics.audit_skipped.inc(int(drawn.sum()))
+            return None
+
+    async def _answers(self, rows: _Rows, leaving: Leaving) -> Answers:
+        answers = await asyncio.gather(*map(asyncio.wrap_future, rows.futures))
         of_rows = Answers(
-            torch.stack([row.logits for row in rows]),
-            torch.tensor([row.uncertainty for row in rows]),
-            torch.tensor([row.exit_layer for row in rows]),
+            torch.stack([row.logits for row in answers]),
+            torch.tensor([row.uncertainty for row in answers]),
+            torch.tensor([row.exit_layer for row in answers]),
         )
-        of_texts = answers_of_texts(self.model, of_rows, submitted.text_of_row, texts, speed, speedup)
-        if not bool(of_texts.logits.isfinite().all()):
-            position = int((~of_texts.logits.isfinite().all(dim=1)).nonzero()[0])
-            raise Refusal(
-                500,
-                "NotFinite",
-                f"the answer of text {position} (counted from 0) is not finite: NaN or inf in the weights",
-            )
-        answers = TextAnswers(
-            of_texts.logits,
-            of_texts.uncertainty.tolist(),
-            of_texts.exit_layer.tolist(),
-            submitted.truncated,
-            submitted.tokens,
-        )
-        self.metrics.answered(answers.exit_layer, answers.uncertainty)
-        return answers
+        return answers_of_texts(self.model, of_rows, rows.text_of_row, rows.texts, leaving.speed, leaving.speedup)
+
+    def _audit(self, submitted: _Submitted, answers: Answers) -> None:
+        """Count where the texts left, and compare those that were drawn when full depth has answered them."""
+        audit = self._audits.get(submitted.leaving.setting or "")
+        if audit is not None:
+            audit.add_exits(answers.exit_layer)
+        if submitted.audited is not None:
+            task = asyncio.ensure_future(self._compare(submitted.audited, answers.logits))
+            self._comparisons.add(task)  # or it might be forgotten before it is done
+            task.add_done_callback(self._comparisons.discard)
+
+    async def _compare(self, audited: _Audited, logits: torch.Tensor) -> None:
+        try:
+            full_depth = await self._answers(audited.rows, FULL_DEPTH)
+        except Exception:  # of the encoder, which the next request meets, too
+            self.metrics.audit_skipped.inc(audited.rows.texts)
+        else:
+            audited.audit.add_answers(logits[audited.drawn], full_depth.logits)
+
+    def _let_go(self, submitted: _Submitted) -> None:
+        submitted.cancel()
+        self._choice.leave(submitted.leaving, answered=False)
+
+    def _let_go_behind(self, job: Future[_Submitted]) -> None:
+        if not job.cancelled() and job.exception() is None:
+            self._let_go(job.result())
 
 
-def _cancel_all(job: Future[_Submitted]) -> None:
-    if not job.cancelled() and job.exception() is None:
-        for future in job.result().futures:
-            future.cancel()
+def _check_finite(answers: Answers) -> None:
+    finite = answers.logits.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        position = int((~finite).nonzero()[0])
+        raise Refusal(
+            500,
+            "NotFinite",
+            f"the answer of text {position} (counted from 0) is not finite: NaN or inf in the weights",
+        )

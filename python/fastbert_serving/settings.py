@@ -1,13 +1,15 @@
-"""Limits of a server, each with the status that a request beyond it gets."""
+"""Limits of a server, each with the status that a request beyond it gets, and what it does beside answering."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastbert_hf.exits.calibrated_setting import CalibratedSetting
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server allows.
+    """What a server allows and does.
 
     Attributes:
         api_key: that requests must bring as `Authorization: Bearer KEY` (401); `None`: none is asked for.
@@ -17,6 +19,10 @@ class Settings:
         max_tokens: tokens of all texts in flight together (429).
         max_length: texts end at this many tokens; `None`: where those of the training did.
         max_samples: texts in flight together, or passages of long ones (429).
+        audit: share of the texts that run to full depth as well, in (0, 1]; `None`: none.
+        fast_setting: that texts get while the predicted p99 is above `target_p99`; `None`: never another than the
+            model's own.
+        target_p99: seconds; together with `fast_setting`.
     """
 
     api_key: str | None = None
@@ -26,3 +32,6 @@ class Settings:
     max_tokens: int = 65_536
     max_length: int | None = None
     max_samples: int = 8192
+    audit: float | None = None
+    fast_setting: CalibratedSetting | None = None
+    target_p99: float | None = None

@@ -28,28 +28,14 @@ def reranker(tmp_path_factory):
         ("compare", "MODEL", "MODEL", "--data", "LABELLED"),
         ("analyze", "MODEL", "--data", "LABELLED"),
         ("calibrate", "MODEL", "--data", "TEXTS", "--max-disagreement", 0.1),
-        ("serve", "MODEL", "--port", 0),
     ],
     ids=lambda words: words[0],
 )
 def test_a_model_of_scores_is_refused(reranker, tmp_path, words):
     """Its one logit would have the probability 1 for every text."""
-    if words[0] == "serve":
-        pytest.importorskip("fastapi", reason="the server is not installed: pip install 'fastbert-kernels[serve]'")
     texts, labelled = tmp_path / "texts.txt", tmp_path / "labelled.tsv"
     texts.write_text("".join(f"a good film {number}\n" for number in range(100)))
     labelled.write_text("label\ttext\nLABEL_0\ta good film\nLABEL_0\ta bad film\n")
     named = {"MODEL": reranker, "TEXTS": texts, "LABELLED": labelled}
     result = invoke(*(named.get(word, word) for word in words))
     assert_complaint(result, words[0], "one output, a score")
-
-
-def test_the_server_refuses_it_too():
-    pytest.importorskip("fastapi", reason="the server is not installed: pip install 'fastbert-kernels[serve]'")
-    from fastbert_serving.metrics import Metrics
-    from fastbert_serving.service import Service
-    from fastbert_serving.settings import Settings
-
-    model = spread_model(**SCORES)
-    with pytest.raises(ValueError, match="one output, a score"):
-        Service(model, None, Settings(), Metrics(3))

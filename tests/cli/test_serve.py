@@ -95,3 +95,42 @@ def test_what_is_refused(saved, tmp_path):
         taken.listen()
         assert_complaint(invoke("serve", saved, "--socket", path), "serve", f"cannot listen at {path}")
         assert path.exists()
+
+
+def test_a_plain_classifier_is_served_at_full_depth(tmp_path):
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    import fastbert_kernels
+    from fastbert_cli.models import load_servable
+    from helpers.serving import running, tiny_tokenizer
+
+    torch.manual_seed(0)
+    size = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64)
+    plain = BertForSequenceClassification(BertConfig(vocab_size=30, num_labels=3, **size)).eval()
+    plain.save_pretrained(tmp_path)
+    tiny_tokenizer(tmp_path).save_pretrained(tmp_path)
+    model, tokenizer = load_servable(tmp_path)
+    assert model.config.exit_layers == [3]
+    with running(fastbert_kernels.patch(model), tokenizer) as server:
+        (answer,) = server.predict([["a good film"]], details=True, speed=0.9)
+    with torch.no_grad():
+        want = plain(**tokenizer("a good film", return_tensors="pt")).logits[0].double().softmax(dim=-1)
+    got = {each["label"]: each["score"] for each in answer["predictions"]}
+    assert [got[f"LABEL_{index}"] for index in range(3)] == pytest.approx(want.tolist(), abs=1e-6)
+    assert answer["exit_layer"] == 3
+
+
+def test_options_of_a_second_setting_and_an_audit(saved, tmp_path):
+    missing = tmp_path / "none.json"
+    both = "--target-p99-ms", 50
+    assert_complaint(
+        invoke("serve", saved, "--fast-setting", missing), "serve", "--fast-setting is for --target-p99-ms"
+    )
+    assert_complaint(invoke("serve", saved, *both), "serve", "--target-p99-ms is for --fast-setting")
+    assert_complaint(invoke("serve", saved, "--fast-setting", missing, *both), "serve", "no such file")
+    missing.write_text("{}")
+    faulty = invoke("serve", saved, "--port", 0, "--fast-setting", missing, *both)
+    assert_complaint(faulty, "serve", "not a calibration that can be read")
+    assert_complaint(invoke("serve", saved, "--audit", 0), "serve", "no text would be drawn")
+    assert_complaint(invoke("serve", saved, "--port", 0, "--audit", 0.1), "serve", "this model is not calibrated")

@@ -7,12 +7,15 @@ import http.client
 import json
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import BertTokenizerFast
 
 import fastbert_kernels
+from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Evidence, Figures, Objective, SpeedCurve
+from fastbert_hf.exits.fingerprint import model_fingerprint
+from fastbert_hf.exits.rule import ExitRule
 from fastbert_serving.app import create_app
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.server import Server, bind
@@ -86,8 +89,22 @@ def running(model, tokenizer, **settings):
         assert not thread.is_alive()
 
 
-def patched_model():
-    return fastbert_kernels.patch(spread_model())
+def patched_model(**config):
+    return fastbert_kernels.patch(spread_model(**config))
+
+
+def setting_of(model, speed, flops_speedup, *, exit_counts=None, **fields):
+    """A calibrated setting of a model, as if one Speed for all layers had been found and guaranteed."""
+    figures = Figures(None, None, None, None, flops_speedup, (flops_speedup, flops_speedup), 2.0)
+    values = dict(
+        rule=ExitRule.one_speed(model.config.exit_layers[:-1], speed),
+        objective=Objective(max_disagreement=0.3),
+        figures=replace(figures, exit_counts=exit_counts),
+        evidence=Evidence(100, 100, 0.95, "chosen", "at most 30 % of new texts differ", 0.01),
+        fingerprint=model_fingerprint(model),
+        curve=SpeedCurve((0.0,), (1.0,), (1.0,)),
+    )
+    return CalibratedSetting(**(values | fields))
 
 
 def send_and_leave(address, inputs, when=lambda: None, **fields):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import socket
+import sys
+import tempfile
 import threading
 import time
 
@@ -77,6 +80,9 @@ def test_long_texts(server, tokenizer):
 SECRET = "confidential"
 BAD = [
     (b"{", 422, "the body is not a JSON object"),
+    (b"[" * 15_000, 422, "the body cannot be read"),
+    (b'{"inputs": "confidential \\ud800"}', 422, "text 0 (counted from 0)"),
+    (b'{"inputs": "confidential", "speed": NaN}', 422, "speed"),
     ([SECRET], 422, "Content-Type: application/json"),
     ({}, 422, "inputs: Field required"),
     ({"inputs": []}, 422, "at least one"),
@@ -90,7 +96,8 @@ BAD = [
     ({"inputs": [[SECRET]] * 9}, 413, "9 texts, more than 8"),
     ({"inputs": SECRET * 3000}, 413, "more than 20000 bytes"),
     ({"inputs": SECRET, "speed": 1.5}, 422, "speed: "),
-    ({"inputs": SECRET, "speed": "fast"}, 422, "speed: "),
+    ({"inputs": SECRET, "speed": "0.5"}, 422, "speed: "),
+    ({"inputs": SECRET, "truncate": "yes"}, 422, "truncate: "),
     ({"inputs": SECRET, "speedup": 3}, 422, "speedup needs a calibrated model"),
     ({"inputs": SECRET, "speed": 0.5, "speedup": 3}, 422, "either speed or speedup"),
     ({"inputs": SECRET, "deadline_ms": 0}, 422, "deadline_ms: "),
@@ -104,11 +111,13 @@ def test_refusals_say_where_and_why_and_repeat_no_text(server, body, status, mes
     assert got == status, answer
     assert answer.keys() == {"error", "error_type"} and message in answer["error"]
     assert SECRET not in json.dumps(answer)
+    assert not any(place in answer["error"] for place in (os.getcwd(), sys.prefix, tempfile.gettempdir(), ".py"))
 
 
 def test_other_paths_and_methods(server):
     assert server.request("GET", "/nowhere")[0] == 404
-    assert server.request("GET", "/predict")[0] == 405
+    status, headers, _ = server.request("GET", "/predict")
+    assert (status, headers["allow"]) == (405, "POST")
 
 
 def test_a_body_in_chunks_has_a_limit_too(server):
@@ -285,7 +294,7 @@ def test_who_was_let_in_has_an_answer_when_the_server_ends(tokenizer, monkeypatc
 
 def test_a_fault_says_no_more_than_that_it_is_one(server, monkeypatch, caplog):
     def fail(*arguments):
-        raise ZeroDivisionError("a good film")
+        raise ZeroDivisionError(f"a good film, in {os.getcwd()}")
 
     with monkeypatch.context() as patched:
         patched.setattr(type(server.service), "_submit", fail)

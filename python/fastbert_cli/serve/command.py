@@ -13,17 +13,24 @@ from fastbert_cli.errors import CommandError
 
 @dataclass(frozen=True)
 class Serve(Command):
-    """Answer texts over HTTP with a saved FastBERT, on the fast kernels.
+    """Answer texts over HTTP with a saved model, on the fast kernels.
 
     \b
     Texts of all requests share batches that stay full: who is sure early has
     an answer early, and makes room for others. No answer depends on who else
-    is served.
+    is served. A classifier of Transformers that is no FastBERT yet is served
+    at full depth.
 
     \b
     POST /predict takes what text-embeddings-inference takes, and beside it
-    speed, speedup, deadline_ms and details. GET /info, /health and /metrics
-    (for Prometheus) say how it goes, /docs shows all of it.
+    speed, speedup, deadline_ms and details; of a model with one output, a
+    reranker, POST /rerank does. GET /info, /health and /metrics (for
+    Prometheus) say how it goes, /docs shows all of it.
+
+    \b
+    With --fast-setting and --target-p99-ms texts leave by a second calibrated
+    setting while many are waiting. With --audit a share of the texts runs to
+    full depth as well, and /metrics says whether the promise is kept.
 
     \b
     The server listens when it is ready. SIGTERM and Ctrl-C end it when those
@@ -38,7 +45,7 @@ class Serve(Command):
     """
 
     extra: ClassVar[str] = "serve"
-    model: options.SavedModel
+    model: Annotated[Path, Option("Folder of a saved FastBERT, or classifier, and its tokenizer.", metavar="MODEL_DIR")]
     host: Annotated[str, Option("Name or address to listen at.")] = "127.0.0.1"
     port: Annotated[int, Option("Port to listen at; 0: any that is free.", min=0, max=65535)] = 8080
     socket: Annotated[Path | None, Option("Listen at a Unix socket instead.")] = None
@@ -49,6 +56,18 @@ class Serve(Command):
     max_body: Annotated[int, Option("Bytes of a request, at most.", min=1)] = 2_000_000
     max_concurrent: Annotated[int, Option("Requests that are answered together, at most.", min=1)] = 512
     max_tokens: Annotated[int, Option("Tokens of all texts in flight together, at most.", min=1)] = 65_536
+    audit: Annotated[
+        float | None,
+        Option("Share of texts that run to full depth as well, to be compared, as 0.01.", min=0, max=1),
+    ] = None
+    fast_setting: Annotated[
+        Path | None,
+        Option("Calibration (fastbert_calibration.json) of this model by which texts leave under load."),
+    ] = None
+    target_p99_ms: Annotated[
+        float | None,
+        Option("Texts leave by --fast-setting while the p99 of their time, as predicted, is above this.", min=0),
+    ] = None
     api_key: Annotated[
         str | None,
         Option("Key that requests must bring. Default: that of the variable FASTBERT_API_KEY, if there is one."),
@@ -61,7 +80,14 @@ class Serve(Command):
         inputs.check_patching(self.patching)
         if self.patching.backend == options.UNPATCHED:
             raise CommandError(f"--backend {options.UNPATCHED}: only a patched model is served; leave it out")
-        inputs.look_at_model(self.model)
+        if self.audit == 0:
+            raise CommandError("--audit 0: no text would be drawn; give a share above 0, or leave it out")
+        if self.fast_setting is not None and not self.fast_setting.is_file():
+            raise CommandError(
+                f"--fast-setting {self.fast_setting}: no such file; name a copy of the fastbert_calibration.json "
+                "that fastbert calibrate wrote for this model with a larger loss allowed"
+            )
+        inputs.look_at_servable(self.model)
 
     def run(self) -> None:
         """Serve until told to end."""

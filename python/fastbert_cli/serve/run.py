@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from fastbert_cli.errors import CommandError, faults_explained
-from fastbert_cli.models import load_classifier, place_and_patch, precision_of
+from fastbert_cli.models import load_servable, place_and_patch, precision_of
 from fastbert_cli.serve.command import Serve
+from fastbert_hf.exits.calibrated_setting import CalibratedSetting
 from fastbert_serving.app import create_app
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.server import Server, bind, bind_unix, log_on_stderr, name_of
@@ -31,9 +32,11 @@ def run_serve(options: Serve) -> None:
         torch.set_num_threads(options.threads)
     bound = _bind(options)
     try:
-        model, tokenizer = load_classifier(options.model)
+        model, tokenizer = load_servable(options.model)
         if not place_and_patch(model, options.patching):
             raise CommandError("only a model that the fast kernels run is served; fastbert predict runs this one")
+        with faults_explained("--fast-setting"):
+            fast = None if options.fast_setting is None else CalibratedSetting.read(options.fast_setting)
         settings = Settings(
             api_key=options.api_key or os.environ.get("FASTBERT_API_KEY") or None,
             max_body=options.max_body,
@@ -41,6 +44,9 @@ def run_serve(options: Serve) -> None:
             max_concurrent=options.max_concurrent,
             max_tokens=options.max_tokens,
             max_length=options.max_length,
+            audit=options.audit,
+            fast_setting=fast,
+            target_p99=None if options.target_p99_ms is None else options.target_p99_ms / 1000,
         )
         metrics = Metrics(model.config.num_hidden_layers)
         with faults_explained(str(options.model)):
