@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -229,11 +228,7 @@ class Service:
                 "an audit compares answers of early exits with full depth's, and this model is not calibrated, so that "
                 "texts run to full depth unless a request says otherwise; calibrate it first"
             )
-        seed = secrets.randbits(32)  # of which nobody can know what is drawn
-        return {
-            name: Audit.of_setting(self.model, setting, share, seed=seed + number)
-            for number, (name, setting) in enumerate(self._choice.settings.items())
-        }
+        return {name: Audit.of_setting(self.model, setting, share) for name, setting in self._choice.settings.items()}
 
     def _step(self, step: Step) -> None:
         self.metrics.step(step)
