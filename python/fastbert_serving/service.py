@@ -49,7 +49,7 @@ class TextAnswers:
     exit_layer: list[int]
     truncated: list[bool]
     tokens: int
-    setting: str | None
+    setting: str | None = None
 
 
 class TextPool(Protocol):
