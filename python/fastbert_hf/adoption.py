@@ -38,17 +38,20 @@ def adopt(
     *,
     exit_layers: Sequence[int] | None = None,
     students: bool = True,
+    student_pooling: str = "mean",
 ) -> FastBertForSequenceClassification:
     """Put student classifiers on a fine-tuned classifier of Transformers, for which no labels are needed.
 
     Embeddings, encoder layers, pooler and classifier stay as they are: full depth answers as the original does. The
-    students are heads of the same kind, dense layer and classifier on the first token, and begin as copies of it.
+    students are heads of the same kind, dense layer and classifier, and begin as copies of it, but look at the mean of
+    all tokens: before the last layers the first one carries little.
     `training.distill` trains them on texts alone (Liu et al. 2020, section 3.2, step 2).
 
     Args:
         classifier: folder or hub name of a saved classifier, or the model itself, which is copied.
         exit_layers: layers that get a head, as in `FastBertConfig`; `None` means all.
         students: False: none, whatever `exit_layers` says, so that every text runs to full depth.
+        student_pooling: of the students: "mean", "max", or "first" for that of the classifier.
 
     Returns:
         A model with the classifier's labels and kind of problem, in its precision (a saved one in float32), in eval
@@ -82,6 +85,7 @@ def adopt(
         head_num_dense_layers=1,
         head_activation=_activation_of(model, head),
         exit_layers=exit_layers if students else [backbone_config.num_hidden_layers],
+        student_pooling=student_pooling,
         id2label=model.config.id2label,
         problem_type="regression" if model.num_labels == 1 else model.config.problem_type,
     )

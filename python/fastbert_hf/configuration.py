@@ -45,6 +45,9 @@ class FastBertConfig(PreTrainedConfig):
             the linear highway of DeeBERT (Xin et al. 2020), 1 with "tanh" is BERT's pooler and classifier.
         head_activation: behind every dense layer of a pooled head: "tanh", "relu" or "gelu"; in an attentive head
             "tanh", the paper's, or "identity" for none.
+        student_pooling: of the pooled student heads, where it is another than that of the teacher classifier; `None`:
+            all heads pool as `head_pooling` says. For classifiers that were adopted: theirs looks at the first token,
+            which carries little before the last layers.
         exit_layers: layers (1-based, ascending, L among them) that have an exit head; `None` means all. A 0 in front
             is exit zero: a hashed bag (`fastbert_hf.bag`) that stands before the first layer. Reads as a list
             afterwards.
@@ -79,6 +82,7 @@ class FastBertConfig(PreTrainedConfig):
         head_pooling: str = "first",
         head_num_dense_layers: int = 1,
         head_activation: str = "tanh",
+        student_pooling: str | None = None,
         exit_layers: Sequence[int] | None = None,
         exit_zero_buckets: int = DEFAULT_BUCKETS,
         trained_max_length: int | None = None,
@@ -110,6 +114,7 @@ class FastBertConfig(PreTrainedConfig):
         self.head_pooling = head_pooling
         self.head_num_dense_layers = head_num_dense_layers
         self.head_activation = head_activation
+        self.student_pooling = student_pooling
         self.exit_layers = list(range(1, self.num_hidden_layers + 1) if exit_layers is None else exit_layers)
         self.exit_zero_buckets = exit_zero_buckets
 
@@ -137,6 +142,9 @@ class FastBertConfig(PreTrainedConfig):
             raise ValueError(f"this model is not loaded: {fault_of_attention(self)}")
         self._check_choice("head_type", self.head_type, HEAD_TYPES)
         self._check_choice("head_pooling", self.head_pooling, POOLINGS)
+        self._check_choice("student_pooling", self.student_pooling, (None, *POOLINGS))
+        if self.head_type == "attentive" and self.student_pooling is not None:
+            raise ValueError("student_pooling is for pooled heads; leave it out with head_type 'attentive'")
         activations = ATTENTIVE_ACTIVATIONS if self.head_type == "attentive" else ACTIVATIONS
         self._check_choice("head_activation", self.head_activation, tuple(activations))
         self._check_choice("problem_type", self.problem_type, PROBLEM_TYPES)

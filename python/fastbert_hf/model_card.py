@@ -99,7 +99,10 @@ def _describe_head(config: FastBertConfig) -> str:
         return f"attentive, width {width}, {config.head_num_attention_heads} attention heads"
     dense = config.head_num_dense_layers
     hidden = f"{dense} dense layer(s) of width {width} with {config.head_activation}" if dense else "no dense layer"
-    return f"pooled ({config.head_pooling}), {hidden}"
+    pooling = config.head_pooling
+    if config.student_pooling is not None:
+        pooling = f"students {config.student_pooling}, teacher {pooling}"
+    return f"pooled ({pooling}), {hidden}"
 
 
 def _describe_use(config: FastBertConfig) -> str:

@@ -32,6 +32,7 @@ _BACKBONE_OVERRIDES = (
     "head_pooling",
     "head_num_dense_layers",
     "head_activation",
+    "student_pooling",
     "exit_layers",
     "exit_zero_buckets",
     "id2label",
@@ -464,11 +465,12 @@ def _make_head(config: FastBertConfig, layer: int) -> nn.Module:
             num_labels,
             activation=config.head_activation,
         )
+    is_student = layer < config.exit_layers[-1]
     return PooledHead(
         config.hidden_size,
         config.head_hidden_size,
         num_labels,
-        pooling=config.head_pooling,
+        pooling=(config.student_pooling if is_student else None) or config.head_pooling,
         num_dense_layers=config.head_num_dense_layers,
         activation=config.head_activation,
     )

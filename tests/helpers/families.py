@@ -43,6 +43,7 @@ HEADS = {
         for pooling, activation in _ACTIVATIONS.items()
         for layers in (0, 1, 2)
     },
+    "first, students mean": {"head_type": "pooled", "student_pooling": "mean"},
 }
 
 

@@ -189,6 +189,9 @@ def test_model_card_without_extras_and_of_a_multi_label_model(tmp_path: Path) ->
     assert "pooled (max), no dense layer, behind every layer" in text
     assert "several classes at once, or none of 3" in text
     assert "answers.logits.sigmoid()" in text and "patch(model)" in text
+    model = make_model("bert", head_type="pooled", student_pooling="mean")
+    text = write_model_card(tmp_path, model=model).read_text(encoding="utf-8")
+    assert "pooled (students mean, teacher first), 1 dense layer(s) of width 16 with tanh" in text
 
 
 @pytest.mark.parametrize("option", ["default", "multi-label"])

@@ -140,6 +140,7 @@ HEADS: list[dict[str, Any]] = [
     {"head_type": "pooled", "head_pooling": "first", "head_num_dense_layers": 0},
     {"head_type": "pooled", "head_pooling": "mean", "head_activation": "gelu"},
     {"head_type": "pooled", "head_pooling": "max", "head_num_dense_layers": 2, "head_activation": "relu"},
+    {"head_type": "pooled", "student_pooling": "mean"},
 ]
 
 

@@ -186,6 +186,8 @@ def test_configuration_errors_and_defaults() -> None:
     [
         ({"head_type": "linear"}, "head_type must be one of attentive, pooled; got 'linear'"),
         ({"head_pooling": "last"}, "head_pooling must be one of first, mean, max; got 'last'"),
+        ({"student_pooling": "last"}, "student_pooling must be one of None, first, mean, max; got 'last'"),
+        ({"student_pooling": "mean"}, "student_pooling is for pooled heads; leave it out with head_type 'attentive'"),
         ({"head_activation": "relu"}, "head_activation must be one of tanh, identity; got 'relu'"),
         (
             {"head_type": "pooled", "head_activation": "identity"},
@@ -199,7 +201,7 @@ def test_configuration_errors_and_defaults() -> None:
         ({"exit_layers": [1, 2]}, "end with the last, 12"),
         ({"exit_layers": []}, "end with the last, 12"),
         ({"exit_layers": [2, 2, 12]}, "ascending"),
-        ({"exit_layers": [0, 12]}, "1..12"),
+        ({"exit_layers": [-1, 12]}, "1..12"),
         ({"exit_layers": [1.0, 12]}, "1..12"),
         ({"exit_layers": [12, 13]}, "1..12"),
     ],
