@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from fastbert_hf.calibration.intervals import share_interval, share_over_time
-from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Interval
+from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Interval, check_score_change
 from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.outputs import same_predictions
 
@@ -60,7 +60,8 @@ class AuditReport:
     Attributes:
         texts: how many were answered.
         audited: how many of them ran to full depth as well.
-        disagreements: how many of those were answered otherwise at their exit; of a multi-label model in any class.
+        disagreements: how many of those were answered otherwise at their exit; of a multi-label model in any class, of
+            one with one output by more than `max_score_change`.
         disagreement: their share; `None` before the first.
         disagreement_interval: of that share among all texts; holds with `confidence` at all times at once.
         promised: share that the calibrated setting promised at most; `None` where it promised none.
@@ -70,6 +71,7 @@ class AuditReport:
         total_variation: half of the sum over the layers of the differences between the shares of both, in [0, 1];
             chance alone makes it larger than 0. `None` without texts or without the counts of the calibration.
         shift: what shows that the traffic has changed; `None` when nothing does.
+        max_score_change: from where on a score is another answer; `None` for a model with classes.
     """
 
     texts: int
@@ -83,6 +85,7 @@ class AuditReport:
     calibrated_exit_counts: tuple[int, ...] | None
     total_variation: float | None
     shift: Shift | None
+    max_score_change: float | None = None
 
     @property
     def promise_broken(self) -> bool:
@@ -127,6 +130,8 @@ class Audit:
         seed: of the draw. The same texts in the same order are drawn again with the same seed; `None`: a draw that
             nobody can foresee, and another one for every audit.
         multi_label: the model's classes are decisions of their own.
+        max_score_change: of a model with one output, how far a score may be from full depth's and still be the same
+            answer; `None` for a model with classes.
 
     Raises:
         ValueError: numbers out of range, or counts of another number of layers.
@@ -143,6 +148,7 @@ class Audit:
         confidence: float = 0.95,
         seed: int | None = None,
         multi_label: bool = False,
+        max_score_change: float | None = None,
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"the share of texts to audit must be above 0 and at most 1, got {share:g} (1 % is 0.01)")
@@ -151,7 +157,9 @@ class Audit:
         counts = num_layers + 1 - first_layer
         if calibrated_exit_counts is not None and len(calibrated_exit_counts) != counts:
             raise ValueError(f"{counts} layers have as many exit counts, got {len(calibrated_exit_counts)}")
+        check_score_change(max_score_change)
         self.share, self.promised, self.confidence, self.multi_label = share, promised, confidence, multi_label
+        self.max_score_change = max_score_change
         self._calibrated = None if calibrated_exit_counts is None else tuple(calibrated_exit_counts)
         self._generator = np.random.default_rng(seed)
         self._first_layer, self._exits = first_layer, np.zeros(counts, dtype=np.int64)
@@ -168,6 +176,7 @@ class Audit:
         speedup: float | None = None,
         confidence: float | None = None,
         seed: int | None = None,
+        max_score_change: float | None = None,
     ) -> Audit:
         """Return an audit of what the calibrated setting of a FastBERT model promises.
 
@@ -178,16 +187,13 @@ class Audit:
             speedup: the same.
             confidence: of the interval and of each warning; `None`: that of the calibration, or 0.95.
             seed: of the draw; `None`: one that nobody can foresee.
+            max_score_change: as in the class, for a model with one output that has no setting; `None`: that of the
+                setting.
 
         Raises:
-            ValueError: neither a setting, nor a Speed or a speed-up: all texts run to full depth; a model with one
-                output; or numbers out of range.
+            ValueError: neither a setting, nor a Speed or a speed-up: all texts run to full depth; a score, of which
+                nobody said from where on it is another answer; or numbers out of range.
         """
-        if model.config.gives_scores:
-            raise ValueError(
-                "an audit compares labels, and this model has one output, a score; compare its scores with those of "
-                "speed=0"
-            )
         setting = model.calibrated_setting
         by_setting = speed is None and speedup is None
         if by_setting and setting is None:
@@ -195,8 +201,12 @@ class Audit:
                 "an audit compares answers of early exits with full depth's, and this model is not calibrated, so that "
                 "all texts run to full depth; calibrate it first, or give a speed"
             )
+        if setting is not None and max_score_change is None:
+            max_score_change = setting.objective.max_score_change
         if setting is not None and by_setting:
-            return cls.of_setting(model, setting, share, confidence=confidence, seed=seed)
+            return cls.of_setting(
+                model, setting, share, confidence=confidence, seed=seed, max_score_change=max_score_change
+            )
         return cls(
             share,
             model.config.num_hidden_layers,
@@ -204,6 +214,7 @@ class Audit:
             confidence=0.95 if confidence is None else confidence,
             seed=seed,
             multi_label=model.config.multi_label,
+            max_score_change=_distance(model, max_score_change),
         )
 
     @classmethod
@@ -215,6 +226,7 @@ class Audit:
         *,
         confidence: float | None = None,
         seed: int | None = None,
+        max_score_change: float | None = None,
     ) -> Audit:
         """Return an audit of what one setting of a FastBERT model promises, whether the model has it or another.
 
@@ -224,10 +236,14 @@ class Audit:
             share: of the texts that are drawn, in (0, 1].
             confidence: of the interval and of each warning; `None`: that of the calibration.
             seed: of the draw; `None`: one that nobody can foresee.
+            max_score_change: as in the class; `None`: that of the setting.
 
         Raises:
-            ValueError: numbers out of range, or a setting for another number of layers.
+            ValueError: numbers out of range, a score of which nobody said from where on it is another answer, or a
+                setting for another number of layers.
         """
+        if max_score_change is None:
+            max_score_change = setting.objective.max_score_change
         return cls(
             share,
             model.config.num_hidden_layers,
@@ -237,6 +253,7 @@ class Audit:
             confidence=setting.evidence.confidence if confidence is None else confidence,
             seed=seed,
             multi_label=model.config.multi_label,
+            max_score_change=_distance(model, max_score_change),
         )
 
     def draw(self, texts: int) -> torch.Tensor:
@@ -257,7 +274,11 @@ class Audit:
             logits: float [m, N], at their exits.
             full_depth: float [m, N], of the same texts at full depth.
         """
-        differ = int((~same_predictions(logits, full_depth, self.multi_label)).sum())
+        if self.max_score_change is None:
+            same = same_predictions(logits, full_depth, self.multi_label)
+        else:
+            same = (logits - full_depth).abs()[:, 0] <= self.max_score_change
+        differ = int((~same).sum())
         with self._lock:
             self._audited += len(logits)
             self._disagreements += differ
@@ -286,7 +307,20 @@ class Audit:
             shift=None
             if variation is None
             else find_shift(calibrated or (), exits, self.confidence, self._first_layer),
+            max_score_change=self.max_score_change,
         )
+
+
+def _distance(model: Any, max_score_change: float | None) -> float | None:
+    """Return from where on a score is another answer; `None` for a model with classes."""
+    if not model.config.gives_scores:
+        return None
+    if max_score_change is None:
+        raise ValueError(
+            "this model has one output, a score, and an audit has to know from where on it is another answer: say "
+            "max_score_change=0.1, or calibrate the model with it first"
+        )
+    return max_score_change
 
 
 def find_shift(calibrated: Sequence[int], seen: Sequence[int], confidence: float, first_layer: int = 1) -> Shift | None:

@@ -103,7 +103,7 @@ def test_what_cannot_be_audited_is_refused(model) -> None:
 
 def test_scores_have_no_labels_to_compare() -> None:
     scores = make_model(num_labels=1, problem_type="regression")
-    with pytest.raises(ValueError, match="an audit compares labels, and this model has one output"):
+    with pytest.raises(ValueError, match="an audit has to know from where on it is another answer"):
         Audit.of(scores, 0.1, speed=0.5)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fastbert_hf.calibration.curve import speed_curve
@@ -68,7 +70,8 @@ def calibrate(
 
     `max_drop` and `max_disagreement` come with the guarantee that `guarantee` describes; for the second no label is
     looked at. `min_speedup` comes with none: the most accurate rule that has the speed-up on all samples, or without
-    labels the one that agrees most with full depth. `max_latency_ms` needs a clock, see `calibrate_to_latency`.
+    labels the one that agrees most with full depth. `max_latency_ms` needs a clock, see `calibrate_to_latency`. For a
+    model with one output `max_score_change` says from where on a score disagrees with full depth's.
 
     Args:
         records: samples that the model was not trained on, neither was it distilled on them.
@@ -109,7 +112,9 @@ def calibrate_and_compare(
     """Return the best setting, as `calibrate` does, with the comparison of the criteria."""
     if objective.max_latency_ms is not None:
         raise ValueError("a latency has to be measured: use calibrate_to_latency (or fastbert calibrate --latency-ms)")
-    records.check_classes()
+    if objective.max_score_change is not None:
+        records = records.with_max_score_change(objective.max_score_change)
+    records.check_comparable()
     if objective.max_disagreement is not None:
         records = records.without_labels()
     check_samples(len(records), records.labels, objective, confidence, search, temperatures_fitted)
@@ -207,8 +212,8 @@ def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figur
     right = None if records.labels is None else int(records.right[rows, exits].sum())
     first = min(1, records.exit_layers[0])  # 0 with exit zero
     differs = ~records.without_labels().right[rows, exits]
-    has_class = _classes(records, records.predictions[:, -1])
-    lost = has_class & ~_classes(records, torch.from_numpy(result.predictions))
+    changes = records.score_changes[rows, exits] if records.gives_scores else None
+    classes = None if records.gives_scores else _classes_kept(records, torch.from_numpy(result.predictions))
     return Figures(
         full_depth_accuracy=None if right is None else records.full_depth_accuracy,
         accuracy=None if right is None else result.accuracy,
@@ -220,9 +225,23 @@ def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figur
         disagreement=float(differs.mean()),
         disagreement_interval=share_interval(int(differs.sum()), samples, confidence),
         exit_counts=tuple(np.bincount(depths, minlength=records.shape.num_layers + 1)[first:].tolist()),
-        class_counts=tuple(has_class.sum(dim=0).tolist()),
-        class_losses=tuple(lost.sum(dim=0).tolist()),
+        class_counts=None if classes is None else classes[0],
+        class_losses=None if classes is None else classes[1],
+        mean_score_change=None if changes is None else _of_finite(changes, np.mean),
+        largest_score_change=None if changes is None else _of_finite(changes, np.max),
     )
+
+
+def _of_finite(values: torch.Tensor, what: Callable[[npt.NDArray[np.float64]], Any]) -> float:
+    finite = values[values.isfinite()].double().numpy()
+    return float(what(finite)) if len(finite) else 0.0
+
+
+def _classes_kept(records: ExitRecords, answers: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return how many samples full depth gives each class, and how many of them `answers` do not, [N] each."""
+    has_class = _classes(records, records.predictions[:, -1])
+    lost = has_class & ~_classes(records, answers)
+    return tuple(has_class.sum(dim=0).tolist()), tuple(lost.sum(dim=0).tolist())
 
 
 def _classes(records: ExitRecords, answers: torch.Tensor) -> torch.Tensor:
@@ -268,7 +287,9 @@ def _with_guarantee(certificate: Certificate, objective: Objective, search: Sear
         if chosen_with:
             how += f", tested on the samples that fitted no temperature ({chosen_with} did)"
     sure, at_most = f"{certificate.confidence:.4g}", f"{certificate.max_risk:g}"
-    if objective.max_disagreement is not None:
+    if objective.max_score_change is not None:
+        promise = f"have a score at their exit that is more than {objective.max_score_change:g} from full depth's"
+    elif objective.max_disagreement is not None:
         promise = "get another answer at their exit than at full depth"
     else:
         promise = "are right at full depth and wrong at their exit, so accuracy falls by at most as much"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.simulation import indices_of, uncertainties
 from fastbert_hf.exits.calibrated_setting import SpeedCurve
-from fastbert_hf.exits.criteria import default_criterion
+from fastbert_hf.exits.criteria import CRITERIA, default_criterion
 from fastbert_hf.flops import full_depth_flops, leaving_flops
 
 Doubles = npt.NDArray[np.float64]
@@ -35,10 +36,11 @@ def speed_curve(
         parameter: the number that belongs to it.
         limit: Speeds of the curve, at least 2.
     """
-    asked = indices_of(records, records.student_layers if layers is None else tuple(layers))
+    layers = records.student_layers if layers is None else tuple(layers)
+    asked = indices_of(records, layers)
     criterion = default_criterion(records.problem_type) if criterion is None else criterion
-    uncertainty = uncertainties(records, criterion, parameter)[:, asked]
-    speeds = candidate_speeds(running_minimum(uncertainty), limit)
+    uncertainty = uncertainties(records, criterion, parameter, layers)[:, :-1]
+    speeds = candidate_speeds(running_minimum(uncertainty), limit, CRITERIA[criterion].largest_speed)
     right, flops = sweep(uncertainty, speeds, [records.right[:, [*asked, -1]], exit_flops(records, asked)])
     full = float(full_depth_flops(records.shape, records.lengths.numpy()).sum())
     return SpeedCurve(
@@ -48,19 +50,24 @@ def speed_curve(
     )
 
 
-def candidate_speeds(uncertainty: npt.NDArray[np.float32], limit: int) -> Doubles:
-    """Return Speeds that tell all values of `uncertainty` apart: 0, and the middle of each two neighbours up to 1.
+def candidate_speeds(uncertainty: npt.NDArray[np.float32], limit: int, largest: float = 1.0) -> Doubles:
+    """Return Speeds that tell all values of `uncertainty` apart: 0, and the middle of each two neighbours up to the
+    largest Speed.
 
     The middle is furthest from both, so that another precision changes few exits. Every Speed is a float32.
 
     Args:
         uncertainty: of any shape; NaN and infinities are left out.
         limit: when there are more Speeds, this many evenly spaced ones among them, the first and the last included.
+        largest: of the criterion; infinity where there is none, for which twice the largest value stands.
 
     Returns:
         float64 [K], ascending.
     """
-    values = np.unique(np.append(uncertainty[np.isfinite(uncertainty)], np.float32(1)).astype(np.float32))
+    finite = uncertainty[np.isfinite(uncertainty)]
+    if math.isinf(largest):
+        largest = 2 * max(float(finite.max(initial=0)), float(np.finfo(np.float32).tiny))
+    values = np.unique(np.append(finite, np.float32(largest)).astype(np.float32))
     below, above = values[:-1].astype(np.float64), values[1:].astype(np.float64)
     middle = ((below + above) / 2).astype(np.float32)
     middle = np.where(middle > values[:-1], middle, values[1:])  # neighbouring floats have no middle

@@ -7,6 +7,9 @@ over the population is the risk R. What right is depends on the records:
   share of samples that early exits correct, so it is at most R (`max_drop`).
 - Without labels, an answer is right when it is full depth's; of a multi-label model, in every class. R is then the
   share of samples whose answer is another than full depth's (`max_disagreement`). A drop of accuracy is at most that.
+- A score of a model with one output is right when it is at most `max_score_change` from full depth's. R is then the
+  share of samples with |score at the exit - score at full depth| above it: the probability of a large change, and not
+  the mean change, so that nothing has to be known about how large a score can be.
 
 What is guaranteed: with probability at least `confidence` over the drawing of the tested samples, the rule that comes
 out has R <= `max_risk` on new samples from the same distribution. The samples must be drawn independently from that
@@ -20,7 +23,8 @@ Clopper-Pearson bound. The rules are tested in an order fixed beforehand, from c
 `max_risk` for all that passed together, so that the fastest of them may be chosen; or full depth, whose R is 0. The
 order may come from anything but the samples of the test. Two ways to get one are here:
 
-- `certify_one_speed`: a grid of Speeds written down in this file (or every patience), tested on all samples.
+- `certify_one_speed`: a grid of Speeds written down in this file (or every patience), tested on all samples. Speeds of
+  a score are multiples of `max_score_change`, which the user chose, as it has no scale of its own.
 - `certify_searched`: one part of the samples, drawn at random, chooses criterion, heads and Speeds per layer, a Pareto
   front of which, behind more careful versions of its first rule, is the order; the other part tests it
   (Laufer-Goldshtein, Fisch, Barzilay and Jaakkola 2023, "Efficiently controlling multiple risks with Pareto testing",
@@ -49,6 +53,8 @@ from fastbert_hf.exits.rule import ExitRule
 
 # The grid of `certify_one_speed`, fixed here, never fitted to data. Fine near 0, where a sure model has its samples.
 FIXED_SPEEDS = np.union1d(np.geomspace(1e-6, 1e-2, 41), np.linspace(0.01, 1, 100))
+# The same where Speeds are changes of a score, in multiples of how far one may be from full depth's.
+FIXED_MULTIPLES = np.geomspace(1e-3, 1e3, 121)
 # Rules of a searched front that are tested; a longer way has more places to fail at by chance.
 TESTED_RULES = 40
 # Before them the first one with lower Speeds, in so many steps.
@@ -92,7 +98,7 @@ def certify_one_speed(
     criterion: str | None = None,
     parameter: int = 0,
 ) -> Certificate:
-    """Return the fastest single Speed of `FIXED_SPEEDS`, all heads asked, that keeps the promise; or full depth.
+    """Return the fastest single Speed of the fixed grid, all heads asked, that keeps the promise; or full depth.
 
     Args:
         records: the samples, all of them tested.
@@ -107,13 +113,18 @@ def certify_one_speed(
     """
     _check(records, max_risk, confidence, tested_share=1.0)
     criterion = default_criterion(records.problem_type) if criterion is None else criterion
-    if not criterion_of(criterion, parameter).compares_speed:
+    known = criterion_of(criterion, parameter)
+    if not known.compares_speed:
         rules = _patient_first(records, criterion, parameter, records.student_layers)
         return certify(records, rules, max_risk, confidence)
+    speeds = FIXED_SPEEDS
+    if known.compares_heads:
+        assert records.max_score_change is not None  # or no answer is right or wrong
+        speeds = records.max_score_change * FIXED_MULTIPLES
     uncertainty = uncertainties(records, criterion, parameter)[:, :-1]
-    losses = sweep(uncertainty, FIXED_SPEEDS, [spoilt(records)])[0].round().astype(np.int64)
+    losses = sweep(uncertainty, speeds, [spoilt(records)])[0].round().astype(np.int64)
     passed, tested = fixed_sequence(losses, len(records), max_risk, confidence)
-    rules = [ExitRule.one_speed(records.student_layers, float(speed), criterion, parameter) for speed in FIXED_SPEEDS]
+    rules = [ExitRule.one_speed(records.student_layers, float(speed), criterion, parameter) for speed in speeds]
     rows = torch.arange(len(records))
     # The last is the fastest of them: with a higher Speed no sample leaves later.
     return _certificate(records, rules[:passed][-1:], max_risk, confidence, tested, rows)
@@ -258,6 +269,7 @@ def check_enough_samples(
 
 
 def _check(records: ExitRecords, max_risk: float, confidence: float, tested_share: float) -> None:
+    records.check_comparable()
     labelled = records.labels is not None
     check_enough_samples(len(records), max_risk, confidence, tested_share, labelled=labelled)
     if records.labels is not None:

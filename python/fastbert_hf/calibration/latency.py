@@ -44,7 +44,7 @@ def calibrate_to_latency(
     enough is taken. No accuracy is guaranteed.
 
     Args:
-        records: samples that the model was not trained on.
+        records: samples that the model was not trained on; of a model with one output `with_max_score_change`.
         max_latency_ms: above 0.
         clock: measures times; `Clock.of` makes one.
         confidence: of the intervals, in (0, 1).
@@ -54,7 +54,9 @@ def calibrate_to_latency(
     Raises:
         ValueError: even the fastest rule is slower, or as `calibrate`.
     """
-    objective = Objective(max_latency_ms=max_latency_ms)
+    records.check_comparable()
+    same = {"max_score_change": records.max_score_change}
+    objective = Objective(max_latency_ms=max_latency_ms, **same)
     check_samples(len(records), records.labels, objective, confidence, search)
     ladder = _ladder(candidate_rules(records, search, criterion))
     times = list(clock.measure([found.rule for found in ladder]))
@@ -82,7 +84,7 @@ def calibrate_to_latency(
     for _ in range(_TRIES):
         needed = speedup_needed(points, goal) * (1 - 1e-9)  # rounding must not put the fastest rule out of reach
         calibration = calibrate_and_compare(
-            records, Objective(min_speedup=needed), confidence=confidence, search=search, criterion=criterion
+            records, Objective(min_speedup=needed, **same), confidence=confidence, search=search, criterion=criterion
         )
         setting = calibration.setting
         full_depth, milliseconds = clock.measure([ExitRule.full_depth(), setting.rule])

@@ -12,6 +12,7 @@ from fastbert_hf.calibration.curve import Doubles, candidate_speeds, exit_flops,
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import SEARCHED_SPEEDS, FoundRule
 from fastbert_hf.calibration.simulation import Floats, first_exits, measure, uncertainties
+from fastbert_hf.exits.criteria import CRITERIA
 from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.flops import exit_head_flops, layer_flops
 
@@ -63,6 +64,9 @@ def pareto_front(
     approximation: rules that look bad until a late head may be missed, and at each head only Speeds at
     `speeds_per_layer` even steps through the samples and those of the known rules are tried.
 
+    By a criterion that compares heads ("stability"), each head is compared with the student classifier right before it,
+    which is then asked too, with the Speed 0 where it lets nobody leave. Rules that skip one are not among these.
+
     A round takes of the order of beam width x Speeds x policies (24) x n x E multiply-adds.
 
     Args:
@@ -76,16 +80,17 @@ def pareto_front(
     """
     uncertainty = uncertainties(records, criterion, parameter)[:, :-1]  # [n, E - 1]
     good = (records.right if quality == "accuracy" else ~spoilt(records)).astype(np.float64)
-    costs = _Costs(records)
-    policies = _single_speeds(records, uncertainty, costs)  # [policies, heads]
-    every = [candidate_speeds(column, len(column) + 2) for column in uncertainty.T]
+    costs, largest = _Costs(records), CRITERIA[criterion].largest_speed
+    policies = _single_speeds(records, uncertainty, costs, largest)  # [policies, heads]
+    every = [candidate_speeds(column, len(column) + 2, largest) for column in uncertainty.T]
+    few = [candidate_speeds(column, speeds_per_layer, largest) for column in uncertainty.T]
     speeds = [
-        some if len(some) <= speeds_per_layer else np.union1d(candidate_speeds(column, speeds_per_layer), known)
-        for some, column, known in zip(every, uncertainty.T, policies.T, strict=True)
+        some if len(some) <= speeds_per_layer else np.union1d(fewer, known)
+        for some, fewer, known in zip(every, few, policies.T, strict=True)
     ]
     tried = []
     for _ in range(_ROUNDS):
-        beam = _Beam(uncertainty, good, speeds, costs, policies, beam_width)
+        beam = _Beam(uncertainty, good, speeds, costs, policies, beam_width, CRITERIA[criterion].compares_heads)
         thresholds, right, flops = beam.run()
         tried.append((thresholds, right, flops))
         if not beam.was_cut:
@@ -113,10 +118,13 @@ def undominated(quality: Doubles, flops: Doubles) -> Integers:
 
 
 def _found(records: ExitRecords, uncertainty: Floats, thresholds: Doubles, criterion: str, parameter: int) -> FoundRule:
-    asked = np.flatnonzero(thresholds != _NOT_ASKED).tolist()
+    lets_out = thresholds != _NOT_ASKED
+    compared = CRITERIA[criterion].compares_heads & np.append(lets_out[1:], False)
+    asked = np.flatnonzero(lets_out | compared).tolist()
     layers = tuple(records.exit_layers[head] for head in asked)
-    rule = ExitRule(layers, tuple(thresholds[asked].tolist()), criterion, parameter)
-    leaves = uncertainty[:, asked] < thresholds[asked].astype(np.float32)
+    speeds = np.where(lets_out, thresholds, 0.0)[asked]
+    rule = ExitRule(layers, tuple(speeds.tolist()), criterion, parameter)
+    leaves = uncertainty[:, asked] < speeds.astype(np.float32)
     return FoundRule.of(rule, measure(records, layers, first_exits(leaves, asked, len(records.exit_layers))))
 
 
@@ -132,10 +140,10 @@ class _Costs:
         self.most = float(self.layers.sum() + self.heads.sum())
 
 
-def _single_speeds(records: ExitRecords, uncertainty: Floats, costs: _Costs) -> Doubles:
+def _single_speeds(records: ExitRecords, uncertainty: Floats, costs: _Costs, largest: float) -> Doubles:
     """Return single Speeds for all heads, spread over the FLOPs, [policies, heads]."""
     heads = uncertainty.shape[1]
-    speeds = candidate_speeds(running_minimum(uncertainty), SEARCHED_SPEEDS)
+    speeds = candidate_speeds(running_minimum(uncertainty), SEARCHED_SPEEDS, largest)
     (flops,) = sweep(uncertainty, speeds, [exit_flops(records, list(range(heads)))])
     return np.repeat(speeds[_spread(flops)][:, None], heads, axis=1)
 
@@ -157,8 +165,10 @@ class _Beam:
         costs: _Costs,
         policies: Doubles,
         width: int,
+        compares_heads: bool,
     ) -> None:
         self.uncertainty, self.good, self.speeds, self.costs, self.width = uncertainty, good, speeds, costs, width
+        self.compares_heads = compares_heads
         self.prospects = self._prospects(policies)
         self.survivors = np.ones((1, len(good)), dtype=bool)
         self.right = np.zeros(1)
@@ -187,7 +197,10 @@ class _Beam:
         parent = np.concatenate([np.arange(len(left)), state])  # first all states with the head not asked
         choice = np.concatenate([np.full(len(left), -1), speed])
         right = np.concatenate([self.right, self.right[state] + gained[state, speed]])
-        flops = np.concatenate([flops, flops[state] + (left @ self.costs.heads[head])[state]])
+        cost = left @ self.costs.heads[head]  # [S]
+        if self.compares_heads and head > 0:  # the one before is asked, too
+            cost += (self.thresholds[:, -1] == _NOT_ASKED) * (left @ self.costs.heads[head - 1])
+        flops = np.concatenate([flops, flops[state] + cost[state]])
         kept = np.arange(len(parent))
         if len(parent) > self.width:
             coming_right, coming_flops = (self._coming(left, leaves, part) for part in self.prospects[head])

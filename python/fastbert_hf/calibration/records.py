@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fastbert_hf.data import TokenisedDataset
-from fastbert_hf.exits.criteria import MULTI_LABEL
+from fastbert_hf.exits.calibrated_setting import check_score_change
+from fastbert_hf.exits.criteria import MULTI_LABEL, ONE_OUTPUT
 from fastbert_hf.exits.fingerprint import model_fingerprint
 from fastbert_hf.files import write_atomically
 from fastbert_hf.flops import ModelShape
@@ -30,21 +31,23 @@ class ExitRecords:
     """Logits of all E exit heads on n samples; every tensor is on the CPU, in the order of the data.
 
     An answer is right when it is the label; in records without labels, when it is the answer of full depth, so that all
-    accuracies are shares of samples that agree with it.
+    accuracies are shares of samples that agree with it. A score is when it is at most `max_score_change` from full
+    depth's.
 
     Attributes:
         logits: float32 [n, E, N]; the last head is the teacher classifier.
-        labels: int64 [n], class ids in 0..N-1, or `None`. Those of a multi-label model are not kept.
+        labels: int64 [n], class ids in 0..N-1, or `None`. Those of a multi-label model are not kept, a score has none.
         lengths: int64 [n], tokens of every sample, at least 1.
         shape: sizes of the model, which decide the FLOPs.
         fingerprint: `model_fingerprint` of the model; "" when the logits come from elsewhere.
         texts: `TokenisedDataset.fingerprint` of the samples; "" for logits from elsewhere and for a part of them.
         precision: of the encoder that answered, as "float32" or "int8"; `None` where that is not known.
         multi_label: the classes are decisions of their own, and an answer is a set of them.
+        max_score_change: of a model with one output, see `with_max_score_change`; it is not saved.
 
     Raises:
         ValueError: no sample, tensors whose dtypes or shapes are not those above, labels that the model does not know,
-            or labels of a multi-label model.
+            or labels of a multi-label model or of one with one output.
     """
 
     logits: torch.Tensor
@@ -55,6 +58,7 @@ class ExitRecords:
     texts: str = ""
     precision: str | None = None
     multi_label: bool = False
+    max_score_change: float | None = None
 
     def __post_init__(self) -> None:
         size, num_labels = len(self.lengths), self.shape.num_labels
@@ -72,6 +76,8 @@ class ExitRecords:
             raise ValueError("nothing to calibrate on: there are no samples")
         if self.labels is not None and self.multi_label:
             raise ValueError("records of a multi-label model take no labels: answers are compared with full depth's")
+        if self.labels is not None and self.gives_scores:
+            raise ValueError("records of a model with one output take no labels: scores are compared with full depth's")
         if self.labels is not None:
             check_labels(self.labels, num_labels)
         if bool((self.lengths < 1).any()):
@@ -88,19 +94,43 @@ class ExitRecords:
     @property
     def problem_type(self) -> str | None:
         """Return that of the model's configuration, which says by which criteria samples may leave."""
+        if self.gives_scores:
+            return ONE_OUTPUT
         return MULTI_LABEL if self.multi_label else None
+
+    @property
+    def gives_scores(self) -> bool:
+        """Return True for a model with one output, which is a score and no class."""
+        return self.shape.num_labels == 1 and not self.multi_label
 
     @property
     def student_layers(self) -> tuple[int, ...]:
         """Return the layers of the student classifiers: all exit layers but the last."""
         return self.exit_layers[:-1]
 
-    def check_classes(self) -> None:
-        """Raise `ValueError` for the records of a model with one output, which is a score and no class."""
-        if self.shape.num_labels == 1 and not self.multi_label:
+    def with_max_score_change(self, distance: float) -> ExitRecords:
+        """Return the same, in which a score is another answer than full depth's when it is further from it than this.
+
+        Args:
+            distance: above 0, on the scale of the score.
+
+        Raises:
+            ValueError: a model with classes, or a distance out of range.
+        """
+        if not self.gives_scores:
             raise ValueError(
-                "this model has one output, a score, and no label that could differ from full depth's: "
-                "max_disagreement is for models with classes; run this one at full depth"
+                f"max_score_change is for models with one output, a score, and this one has {self.shape.num_labels} "
+                "classes; leave it out"
+            )
+        check_score_change(distance)
+        return replace(self, max_score_change=distance)
+
+    def check_comparable(self) -> None:
+        """Raise `ValueError` where nobody said from where on a score is another answer."""
+        if self.gives_scores and self.max_score_change is None:
+            raise ValueError(
+                "this model has one output, a score, and no label that could differ from full depth's: say how far a "
+                "score may be from it, max_score_change=0.1 (fastbert calibrate --max-score-change 0.1)"
             )
 
     @property
@@ -112,20 +142,31 @@ class ExitRecords:
 
     @cached_property
     def predictions(self) -> torch.Tensor:
-        """Return `predictions_of` every exit head, int64 [n, E], or of a multi-label model bool [n, E, N]."""
-        return predictions_of(self.logits, self.multi_label)
+        """Return `predictions_of` every exit head, int64 [n, E], or of a multi-label model bool [n, E, N]; of a model
+        with one output its scores, float32 [n, E]."""
+        return self.logits[..., 0] if self.gives_scores else predictions_of(self.logits, self.multi_label)
 
     @cached_property
     def right(self) -> npt.NDArray[np.bool_]:
         """Return whether the answer of every exit head is right, bool [n, E].
 
         Raises:
-            ValueError: as of `check_classes`.
+            ValueError: as of `check_comparable`.
         """
-        self.check_classes()
+        self.check_comparable()
+        if self.max_score_change is not None:
+            right = (self.score_changes <= self.max_score_change).numpy()
+            right[:, -1] = True  # also where it is not finite, from which then every other answer differs
+            return right
         if self.labels is not None:
             return (self.predictions == self.labels[:, None]).numpy()
         return same_predictions(self.logits, self.logits[:, -1:], self.multi_label).numpy()
+
+    @cached_property
+    def score_changes(self) -> torch.Tensor:
+        """Return how far the scores of every exit head are from full depth's, float32 [n, E]; NaN where one is."""
+        scores = self.logits[..., 0]
+        return (scores - scores[:, -1:]).abs()
 
     @property
     def full_depth_accuracy(self) -> float:
@@ -146,6 +187,7 @@ class ExitRecords:
             self.fingerprint,
             precision=self.precision,
             multi_label=self.multi_label,
+            max_score_change=self.max_score_change,
         )
 
     def save(self, path: Path) -> None:
@@ -199,7 +241,7 @@ def record_exits(
         model: patched or not, run in eval mode and left in the mode it was in. The records keep the precision in which
             it answers.
         dataset: tokenised texts with or without labels, none of them divided into passages. Labels of a multi-label
-            model are not kept.
+            model are not kept, nor are those of one with one output.
         batch_size: samples per forward pass.
         progress: is told of the step "every exit of every text" after every batch.
 
@@ -215,7 +257,7 @@ def record_exits(
         )
     lengths = torch.tensor(dataset.lengths)
     labels = None
-    if dataset.label_ids is not None and not model.config.multi_label:
+    if dataset.label_ids is not None and not (model.config.multi_label or model.config.gives_scores):
         labels = torch.tensor(dataset.label_ids)
         check_labels(labels, model.num_labels)
     logits = torch.empty(len(dataset), len(model.heads), model.num_labels, dtype=torch.float32)

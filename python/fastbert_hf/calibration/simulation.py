@@ -25,7 +25,8 @@ class Simulation:
 
     Attributes:
         exit_layers: int64 [n], in 1..L, or 0 at exit zero.
-        predictions: int64 [n], class ids at the exit; of a multi-label model bool [n, N].
+        predictions: int64 [n], class ids at the exit; of a multi-label model bool [n, N]; of one with one output its
+            scores, float32 [n].
         accuracy: part of the samples whose answer at the exit is right (`ExitRecords` says when).
         drop: accuracy at full depth less `accuracy`; negative when early exits help.
         flops_speedup: FLOPs at full depth over FLOPs executed, heads that are not asked costing nothing.
@@ -103,18 +104,28 @@ def first_exits(leaves: npt.NDArray[np.bool_], asked: list[int], num_heads: int)
     return every.argmax(axis=1)  # the first of equal maxima
 
 
-def uncertainties(records: ExitRecords, criterion: str, parameter: int = 0) -> Floats:
-    """Return what Speed is compared with, float32 [n, E]; NaN where the logits are not finite.
+def uncertainties(
+    records: ExitRecords, criterion: str, parameter: int = 0, layers: tuple[int, ...] | None = None
+) -> Floats:
+    """Return what Speed is compared with, float32 [n, heads]; NaN where the logits are not finite.
+
+    Args:
+        records: the samples.
+        criterion: one that compares with Speed.
+        parameter: the number that belongs to it.
+        layers: of the student classifiers that are asked, whose columns stand before that of the teacher classifier;
+            `None` for all. "stability" compares each with the one before it among them.
 
     Raises:
         ValueError: a criterion that compares nothing with Speed ("patience"), or as `criterion_of`.
     """
     known = criterion_of(criterion, parameter)
-    if not known.compares_speed or known.compares_heads:
+    if not known.compares_speed:
         raise ValueError(f"{criterion} has no uncertainty to compare with Speed")
     if criterion not in criteria_for(records.problem_type):
         raise ValueError(f"{criterion} is for models of the problem_type {known.problem_type}, which these are not")
-    return known.uncertainty(records.logits, parameter, None).numpy()
+    asked = indices_of(records, records.student_layers if layers is None else layers)
+    return known.of_all_heads(records.logits[:, [*asked, -1]], parameter).numpy()
 
 
 def indices_of(records: ExitRecords, layers: tuple[int, ...]) -> list[int]:

@@ -20,17 +20,18 @@ from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.files import write_atomically
 
 SETTING_FILE = "fastbert_calibration.json"
-_FORMAT = 5
+_FORMAT = 6
 # Format 1 had no latency, as a target or measured; formats 1 and 2 had a `top_k` and a `patience` for each criterion;
-# format 3 had no precision; format 4 nothing about answers other than full depth's, and how many samples left where.
-_READABLE = (1, 2, 3, 4, _FORMAT)
+# format 3 had no precision; format 4 nothing about answers other than full depth's, and how many samples left where;
+# format 5 nothing of models with one output.
+_READABLE = (1, 2, 3, 4, 5, _FORMAT)
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The target of a calibration; exactly one of the four.
+    """The target of a calibration: exactly one of the first four, and for a model with one output the last one, too.
 
     Attributes:
         max_drop: accuracy that may be lost against full depth, in [0, 1), for which the fastest rule is searched.
@@ -38,6 +39,8 @@ class Objective:
             fastest rule is searched. Needs no labels.
         min_speedup: FLOPs speed-up to reach, above 0, for which the most accurate rule is searched.
         max_latency_ms: milliseconds per text, above 0, on the machine that calibrates; also for the most accurate rule.
+        max_score_change: of a model with one output, how far the score may be from full depth's and still be the same
+            answer; above 0, on the scale of the score. It says what disagreement is where there are no classes.
 
     Raises:
         ValueError: none or several are given, or one is out of range.
@@ -47,11 +50,21 @@ class Objective:
     max_disagreement: float | None = None
     min_speedup: float | None = None
     max_latency_ms: float | None = None
+    max_score_change: float | None = None
 
     def __post_init__(self) -> None:
         targets = (self.max_drop, self.max_disagreement, self.min_speedup, self.max_latency_ms)
-        if sum(target is not None for target in targets) != 1:
+        given = sum(target is not None for target in targets)
+        if given == 0 and self.max_score_change is not None:
+            raise ValueError(
+                "max_score_change says from where on a score is another answer; say how many may be, too: "
+                "max_disagreement=0.01"
+            )
+        if given != 1:
             raise ValueError("ask for exactly one of max_drop, max_disagreement, min_speedup and max_latency_ms")
+        check_score_change(self.max_score_change)
+        if self.max_score_change is not None and self.max_drop is not None:
+            raise ValueError("max_drop is about labels, which a score has none of; use max_disagreement")
         for name in ("max_drop", "max_disagreement"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -65,6 +78,12 @@ class Objective:
     def max_risk(self) -> float | None:
         """Return the part of the samples that may be lost, of a target that comes with a guarantee."""
         return self.max_drop if self.max_disagreement is None else self.max_disagreement
+
+
+def check_score_change(value: float | None) -> None:
+    """Raise `ValueError` for what cannot be the distance from which on a score is another answer."""
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"max_score_change is a distance between scores, above 0; got {value:g}")
 
 
 @dataclass(frozen=True)
@@ -88,8 +107,11 @@ class SpeedCurve:
         for name, values in (("speeds", self.speeds), ("flops_speedup", self.flops_speedup)):
             if any(second < first for first, second in itertools.pairwise(values)):
                 raise ValueError(f"the curve's {name} must not fall")
-        if not all(0 <= value <= 1 for value in (*self.speeds, *self.accuracy)) or self.flops_speedup[0] <= 0:
-            raise ValueError("Speeds and accuracies of the curve must lie in [0, 1], and speed-ups above 0")
+        in_range = all(0 <= speed < math.inf for speed in self.speeds) and all(0 <= one <= 1 for one in self.accuracy)
+        if not in_range or self.flops_speedup[0] <= 0:
+            raise ValueError(
+                "Speeds of the curve must be at least 0 and finite, accuracies lie in [0, 1], and speed-ups above 0"
+            )
 
     def speed_for_speedup(self, flops_speedup: float) -> float:
         """Return the Speed whose FLOPs speed-up on the recorded samples is `flops_speedup`.
@@ -129,11 +151,15 @@ class Figures:
         flops_speedup_interval: approximate.
         mean_exit_layer: layers executed per sample.
         disagreement: part of the samples whose answer at the rule's exit is another than full depth's; of a multi-label
-            model in any class. `None` in a setting of before, as what follows.
+            model in any class, of a model with one output further away than `Objective.max_score_change`. `None` in a
+            setting of before, as what follows.
         disagreement_interval: Clopper-Pearson.
         exit_counts: how many samples left after each layer, [L]; of a model with exit zero [L + 1], from layer 0 on.
-        class_counts: how many samples full depth gives each class, [N].
-        class_losses: how many of them do not have that class at the rule's exit, [N].
+        class_counts: how many samples full depth gives each class, [N]; `None` for a model with one output.
+        class_losses: how many of them do not have that class at the rule's exit, [N]; `None` as before.
+        mean_score_change: mean of |score at the rule's exit - score at full depth|, of a model with one output; of the
+            samples for which it is finite, 0 where it is for none.
+        largest_score_change: the largest of these.
     """
 
     full_depth_accuracy: float | None
@@ -148,6 +174,8 @@ class Figures:
     exit_counts: tuple[int, ...] | None = None
     class_counts: tuple[int, ...] | None = None
     class_losses: tuple[int, ...] | None = None
+    mean_score_change: float | None = None
+    largest_score_change: float | None = None
 
     def __post_init__(self) -> None:
         if min((0, *(self.exit_counts or ()), *(self.class_counts or ()), *(self.class_losses or ()))) < 0:

@@ -63,6 +63,13 @@ class Criterion:
     problem_type: str = SINGLE_LABEL
     candidates: Callable[[int], tuple[int, ...]] = lambda num_labels: (0,)
 
+    def of_all_heads(self, all_logits: torch.Tensor, parameter: int) -> torch.Tensor:
+        """Return the uncertainty of E heads as if all were asked, [..., E], of their logits [..., E, N]."""
+        before = None
+        if self.compares_heads:
+            before = torch.cat([torch.full_like(all_logits[..., :1, :], math.nan), all_logits[..., :-1, :]], dim=-2)
+        return self.uncertainty(all_logits, parameter, before)
+
 
 LARGEST_PARAMETER = 2**31 - 1  # what a kernel takes
 

@@ -45,10 +45,7 @@ class ExitDecision:
 
     def every_uncertainty(self, all_logits: torch.Tensor) -> torch.Tensor:
         """Return the uncertainty of all E heads as if all were asked, float32 [B, E], of their logits [B, E, N]."""
-        before = None
-        if self._criterion.compares_heads:
-            before = torch.cat([torch.full_like(all_logits[:, :1], math.nan), all_logits[:, :-1]], dim=1)
-        return self._criterion.uncertainty(all_logits, self._speed.parameter, before)
+        return self._criterion.of_all_heads(all_logits, self._speed.parameter)
 
     def leaves(self, layer: int, logits: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Take the answers of the student classifier behind `layer`, which is asked.

@@ -84,8 +84,8 @@ def resolve_speed(
             may name.
 
     Returns:
-        Full depth with `None`, 0, or a rule that asks no student classifier. One that has the Speed 0 is not asked: no
-        uncertainty is below.
+        Full depth with `None`, 0, or a rule that lets nobody leave early. A student classifier that has the Speed 0 is
+        not asked, since no uncertainty is below; by a criterion that compares heads it is, for the next one.
 
     Raises:
         TypeError: none of these.
@@ -116,10 +116,13 @@ def resolve_speed(
         return resolved(value, dict.fromkeys(students, math.inf) if value > 0 else {})
     rule = speed if isinstance(speed, ExitRule) else _rule_of_numbers(speed, exit_layers, problem_type)
     _check_fits(rule, exit_layers, problem_type)
-    compares_speed = criterion_of(rule.criterion, rule.parameter).compares_speed
-    speeds = rule.speeds if compares_speed else (math.inf,) * len(rule.layers)
-    asked = {layer: value for layer, value in zip(rule.layers, speeds, strict=True) if value > 0}
-    return resolved(math.inf, asked, rule.criterion, rule.parameter) if asked else resolved(math.inf, {})
+    criterion = criterion_of(rule.criterion, rule.parameter)
+    speeds = rule.speeds if criterion.compares_speed else (math.inf,) * len(rule.layers)
+    if not any(value > 0 for value in speeds):
+        return resolved(math.inf, {})
+    everyone = criterion.compares_heads
+    asked = {layer: value for layer, value in zip(rule.layers, speeds, strict=True) if everyone or value > 0}
+    return resolved(math.inf, asked, rule.criterion, rule.parameter)
 
 
 def _per_sample(speed: torch.Tensor, batch_size: int, criterion: str) -> torch.Tensor:

@@ -14,7 +14,8 @@ class ExitRule:
 
     Attributes:
         layers: the layers, ascending, whose student classifier is asked at all, 0 for exit zero; empty for full depth.
-        speeds: one Speed for each of `layers`; empty for a criterion that compares with none ("patience").
+        speeds: one Speed for each of `layers`; empty for a criterion that compares with none ("patience"). Where it is
+            0 nobody leaves, and the classifier is asked only by a criterion that compares heads ("stability").
         criterion: "entropy", the paper's (Liu et al. 2020, section 3.3): normalised entropy below Speed;
             "top_k_entropy": the same over the `parameter` most likely classes, renormalised; "confidence": 1 - the
             largest probability below Speed; "patience": `parameter` heads in a row, of those asked, predicted the same

@@ -330,7 +330,7 @@ def test_figures_count_answers_by_layer_and_class() -> None:
 
 def test_a_score_has_no_label_that_could_differ() -> None:
     records = ExitRecords(torch.randn(400, 3, 1), None, torch.full((400,), 9), ModelShape(256, 1024, 3, 16, 1))
-    with pytest.raises(ValueError, match="one output, a score, and no label.*run this one at full depth"):
+    with pytest.raises(ValueError, match="one output, a score, and no label.*say how far a score may be from it"):
         calibrate(records, Objective(max_disagreement=0.05))
 
 
@@ -418,7 +418,7 @@ def test_setting_says_what_was_found_and_survives_its_file(wish, search, tmp_pat
     loaded = CalibratedSetting.load(tmp_path)
     assert loaded == setting
     content = json.loads(path.read_text())
-    for broken in (content | {"format": 6}, content | {"rule": {"layers": [2, 1]}}, [], {"format": 1}):
+    for broken in (content | {"format": 7}, content | {"rule": {"layers": [2, 1]}}, [], {"format": 1}):
         path.write_text(json.dumps(broken))
         with pytest.raises(ValueError, match=r"fastbert_calibration.json is not a calibration that can be read"):
             CalibratedSetting.load(tmp_path)
