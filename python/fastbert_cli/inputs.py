@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +25,11 @@ class Classes(NamedTuple):
 
     names: Sequence[str]
     multi_label: bool
+
+    @property
+    def gives_scores(self) -> bool:
+        """Return True for a model with one output, which is a score and no class."""
+        return len(self.names) == 1 and not self.multi_label
 
 
 class Columns(Protocol):
@@ -77,7 +83,7 @@ def look_at_classifier(name: Path) -> Classes | None:
 
     Raises:
         CommandError: a name on the hub, which cannot be reached; no configuration of a classifier, or that of a
-            FastBERT or of a model with one output.
+            FastBERT.
     """
     if not name.is_dir():
         if name.is_absolute() or len(name.parts) > 2 or name.exists():
@@ -87,13 +93,7 @@ def look_at_classifier(name: Path) -> Classes | None:
     config = _read_config(name, _CLASSIFIER_REMEDY)
     if config.get("model_type") == "fastbert":
         raise CommandError(f"{name}: is a FastBERT already; fastbert distill trains its students on")
-    classes = _classes_of(config)
-    if classes is not None and len(classes.names) == 1:
-        raise CommandError(
-            f"{name}: has one output, a score, which has no uncertainty to leave by; fastbert_kernels.patch(model) "
-            "runs it at full depth"
-        )
-    return classes
+    return _classes_of(config)
 
 
 def _read_config(folder: Path, remedy: str) -> dict[str, Any]:
@@ -180,6 +180,15 @@ def check_subset(columns: Columns, *sources: str | None) -> None:
     """Raise `CommandError` for a subset when all of `sources` are files, which have none."""
     if columns.subset is not None and all(source is None or Path(source).is_file() for source in sources):
         raise CommandError(f"--subset {columns.subset} is for data sets, and there are files only; leave it out")
+
+
+def check_speeds(classes: Classes | None, speeds: Iterable[float]) -> None:
+    """Raise `CommandError` for a Speed that is none for a model with these classes, or with one output."""
+    largest = math.inf if classes is not None and classes.gives_scores else 1
+    for speed in speeds:
+        if not 0 <= speed <= largest or math.isinf(speed):
+            allowed = "from 0 to 1" if largest == 1 else "a change of the score, finite and at least 0"
+            raise CommandError(f"--speed {speed:g}: a Speed of this model is {allowed}")
 
 
 def check_patching(patching: Patching) -> None:

@@ -127,8 +127,8 @@ def load_classifier(folder: Path) -> Loaded:
     model, tokenizer = load_model(folder)
     if model.config.problem_type == ONE_OUTPUT:
         raise CommandError(
-            f"{folder}: a model with one output, a score, and this command is for classes and their probabilities; in "
-            "Python, fastbert_hf.predict(...).scores and fastbert_hf.rank run it"
+            f"{folder}: a model with one output, a score, and this command is for classes and their probabilities; "
+            "fastbert calibrate --max-score-change and fastbert predict take it, and in Python fastbert_hf.rank"
         )
     return model, tokenizer
 

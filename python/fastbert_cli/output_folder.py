@@ -172,6 +172,8 @@ class OutputFolder(Generic[Config]):
             scores.show(self.console, rows)
             scores.show_layers(self.console, training)
             scores.note_losses(rows)
+        elif model.config.gives_scores:
+            self.console.print("next: fastbert calibrate --max-score-change", soft_wrap=True)
         else:
             self.console.print("no scores: give labelled texts with --dev, or use fastbert evaluate", soft_wrap=True)
         self.console.print(f"written: {self.folder}/model, {RESULTS_FILE}, {CONFIG_FILE}", soft_wrap=True)

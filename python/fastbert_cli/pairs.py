@@ -88,7 +88,10 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
             reason="it changes the weights after they were recorded; scale first, then calibrate again with --dtype",
         ),
         _excludes("--temperature-scaling", "--max-disagreement", reason="it fits to labels, which are not read then"),
+        _excludes("--temperature-scaling", "--max-score-change", reason="a score has no temperature"),
         _excludes("--label-column", "--max-disagreement", reason="labels are not read then"),
+        _excludes("--label-column", "--max-score-change", reason="labels are not read then"),
+        _excludes("--max-drop", "--max-score-change", reason="a score has no accuracy to lose"),
     ),
     "evaluate": (
         *_COLUMNS,

@@ -40,10 +40,14 @@ def describe_objective(objective: Objective) -> str:
         allowed = f"{100 * objective.max_drop:.4g}"
         return f"lose at most {allowed} {'point' if allowed == '1' else 'points'} of accuracy"
     if objective.max_disagreement is not None:
-        return f"at most {100 * objective.max_disagreement:.4g} % of answers other than at full depth"
+        share = f"at most {100 * objective.max_disagreement:.4g} % of"
+        if objective.max_score_change is not None:
+            return f"{share} scores more than {objective.max_score_change:g} from full depth's"
+        return f"{share} answers other than at full depth"
+    same = f", most scores within {objective.max_score_change:g}" if objective.max_score_change is not None else ""
     if objective.min_speedup is not None:
-        return f"a FLOPs speed-up of {objective.min_speedup:.4g}x or more"
-    return f"at most {objective.max_latency_ms:.4g} ms per text"
+        return f"a FLOPs speed-up of {objective.min_speedup:.4g}x or more{same}"
+    return f"at most {objective.max_latency_ms:.4g} ms per text{same}"
 
 
 def describe_measured(setting: CalibratedSetting) -> str:

@@ -236,6 +236,8 @@ def test_a_promise_for_several_labels(folder, original) -> None:
     texts, wish = original.parent / "texts.txt", ("--max-disagreement", 0.5)
     shown = succeed("calibrate", folder, "--data", texts, *wish).stdout
     assert "at most 0.5 of new samples" in shown and "setting: a text leaves when the mean binary entropy" in shown
+    fast = succeed("calibrate", folder, "--data", texts, "--min-speedup", 1.2).stdout
+    assert "answers other than at full depth: " in fast and "no guarantee: the target is a speed-up" in fast
     refused = invoke("calibrate", folder, "--data", texts, *wish, "--criterion", "confidence")
     assert_complaint(refused, "calibrate", "unknown criterion 'confidence'; choose one of auto, binary_entropy")
 
@@ -431,11 +433,11 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_model_runs(folder, d
 def test_models_that_cannot_be_calibrated(folder, dev) -> None:
     labels = {"id2label": dict(enumerate(LABELS)), "num_labels": 3}
     for settings, message in (
-        ({"problem_type": "multi_label_classification"}, "model is multi-label, and --min-speedup is for models"),
+        ({"problem_type": "multi_label_classification"}, "model is multi-label, and --max-drop is for models"),
         ({"exit_layers": [4]}, "no student classifiers, so no text can leave early"),
     ):
         make_family_model("bert", **labels, **settings).save_pretrained(folder)
-        assert_complaint(invoke("calibrate", folder, "--data", dev, "--min-speedup", 2), "calibrate", message)
+        assert_complaint(invoke("calibrate", folder, "--data", dev, "--max-drop", 0.1), "calibrate", message)
     make_family_model("bert", **labels).bfloat16().save_pretrained(folder)
     options = ("--data", dev, "--min-speedup", 1.1, "--temperature-scaling")
     assert_complaint(invoke("calibrate", folder, *options), "calibrate", "must be float32")

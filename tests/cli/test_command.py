@@ -286,7 +286,11 @@ def test_mistakes_are_told_before_the_libraries_are_imported(tmp_path):
             2,
             "absent: no such folder; name a folder into",
         ),
-        (["adopt", "{folder}/score", "--texts", "{folder}/texts.txt"], 2, "has one output, a score, which has no"),
+        (
+            ["adopt", "{folder}/score", "--texts", "{folder}/texts.txt", "--dev", "{folder}/labels.tsv"],
+            2,
+            "--dev takes labels, and this model has one output, a score; leave it out",
+        ),
         (["adopt", "{folder}/bert"], 2, "no texts to distill from; name a file with --texts"),
         (["export", "{folder}/bert", "--to", "{folder}/x"], 2, "holds a model of the type 'bert', not 'fastbert'"),
         (["demo", "--train", "{folder}/labels.tsv"], 2, "--train is for --dev: one file is trained on"),

@@ -23,11 +23,9 @@ def reranker(tmp_path_factory):
 @pytest.mark.parametrize(
     "words",
     [
-        ("predict", "MODEL", "TEXTS"),
         ("evaluate", "MODEL", "--data", "LABELLED"),
         ("compare", "MODEL", "MODEL", "--data", "LABELLED"),
         ("analyze", "MODEL", "--data", "LABELLED"),
-        ("calibrate", "MODEL", "--data", "TEXTS", "--max-disagreement", 0.1),
     ],
     ids=lambda words: words[0],
 )

@@ -23,7 +23,8 @@ class Adopt(Distill):
     Embeddings, encoder layers, pooler and classifier stay as they are: at full
     depth the answers are those of the original. Student classifiers are added
     and learn to give the same answers earlier. Labels, tokenizer and kind of
-    problem are carried over.
+    problem are carried over. A model with one output, a score, as rerankers
+    have it, is taken too; its texts are pairs where it was trained on pairs.
 
     \b
     Writes into --out: model/, results.json (scores on --dev, if given),
@@ -36,6 +37,8 @@ class Adopt(Distill):
       fastbert adopt my-classifier --texts traffic.txt --out fast
       fastbert adopt owner/name --texts a.txt --texts b.csv --dev dev.tsv \\
           --distil-epochs 10 --cache --out fast
+      fastbert adopt my-reranker --texts queries.tsv --text-column query \\
+          --pair-column document --out fast
     """
 
     model: Annotated[

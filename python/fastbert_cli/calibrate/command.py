@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastbert_cli import options
 from fastbert_cli.command import Command, Option
 from fastbert_cli.errors import CommandError
 from fastbert_cli.options import DATA
 
+if TYPE_CHECKING:
+    from fastbert_cli.inputs import Classes
+
 TARGET = "Target: exactly one"
 CHOICE = "Choice"
 RUNNING = "What answers the texts"
 CLOCK = "With --latency-ms"
+_DISAGREEMENT = 0.01  # where --max-score-change alone is given
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class CalibrationTexts(options.LabelledTexts):
         str,
         Option(
             "Labelled texts that the model was not trained on: .tsv, .csv, .jsonl, .parquet, a folder or a name of "
-            "datasets. For --max-disagreement without labels, as .txt too.",
+            "datasets. Without labels, as .txt too, for all targets but --max-drop.",
             panel=DATA,
         ),
     ]
@@ -52,9 +56,15 @@ class Calibrate(Command):
     docs/calibration.md has the exact words.
 
     \b
+    A model with one output, a score, has no labels: --max-score-change says
+    how far a score may be from full depth's, and --max-disagreement how many
+    may be further away.
+
+    \b
     Examples:
       fastbert calibrate reviews/model --data own.tsv --max-drop 0.01
       fastbert calibrate fast/model --data own.txt --max-disagreement 0.01
+      fastbert calibrate reranker/model --data pairs.tsv --max-score-change 0.1
       fastbert calibrate reviews/model --data own.tsv --min-speedup 4 --dry-run
       fastbert calibrate reviews/model --data own.tsv --latency-ms 5
     """
@@ -68,6 +78,14 @@ class Calibrate(Command):
         float | None,
         Option(
             "Share of texts that may get another label than at full depth, guaranteed; 0.01 is 1 %. Reads no labels.",
+            panel=TARGET,
+        ),
+    ] = None
+    max_score_change: Annotated[
+        float | None,
+        Option(
+            "Of a model with one output: how far a score may be from full depth's, and still be the same answer. With "
+            f"--max-disagreement (default: {_DISAGREEMENT:g}), --min-speedup or --latency-ms.",
             panel=TARGET,
         ),
     ] = None
@@ -165,10 +183,31 @@ class Calibrate(Command):
             "--latency-ms": self.latency_ms,
         }
         given = [name for name, value in targets.items() if value is not None]
+        if not given and self.max_score_change is not None:
+            return "--max-disagreement"
         if len(given) != 1:
             what = "no target" if not given else " and ".join(given) + " at once"
             raise CommandError(f"{what}; give exactly one of {', '.join(targets)}")
         return given[0]
+
+    @property
+    def allowed_disagreement(self) -> float | None:
+        """Share of texts that may get another answer; `None` for another target."""
+        given = self.max_disagreement is not None or self.target != "--max-disagreement"
+        return self.max_disagreement if given else _DISAGREEMENT
+
+    def reads_labels(self, one_label: bool) -> bool:
+        """Return True if the target is about labels: accuracy, of models that give a text one of several.
+
+        Args:
+            one_label: the model is one of these.
+        """
+        from fastbert_hf.data.files import PLAIN
+
+        if self.target == "--max-drop":
+            return True
+        plain = Path(self.texts.data).suffix.lower() in PLAIN
+        return one_label and not plain and self.target != "--max-disagreement"
 
     def look(self) -> None:
         """Look at the options, the model's folder and the texts."""
@@ -178,13 +217,18 @@ class Calibrate(Command):
         assert self.target  # which raises unless there is exactly one
         inputs.check_patching(self.patching)
         inputs.check_file_to_write("--records", self.records)
-        if self.max_disagreement is not None:
-            classes = inputs.look_at_texts(self.model, self.texts)
-            if classes is not None and len(classes.names) == 1:
-                raise CommandError(
-                    f"{self.model}: has one output, a score, and no label that could differ from full depth's; "
-                    "--max-disagreement is for models with classes, this one runs at full depth"
-                )
+        classes = inputs.look_at_model(self.model)
+        self._check_kind(classes)
+        if not self.reads_labels(classes is None or not (classes.multi_label or classes.gives_scores)):
+            for option, given in (
+                ("--temperature-scaling", self.temperature_scaling),
+                ("--label-column", self.texts.label_column is not None),
+            ):
+                if given:
+                    raise CommandError(
+                        f"{option} is about labels, and of this model or file none are read; leave it out"
+                    )
+            inputs.look_at_texts(self.model, self.texts)
         elif Path(self.texts.data).suffix.lower() in PLAIN:
             raise CommandError(
                 f"--data {self.texts.data}: has no labels, which {self.target} needs; add them, or use "
@@ -192,6 +236,21 @@ class Calibrate(Command):
             )
         else:
             inputs.look_at_labelled(self.model, self.texts)
+
+    def _check_kind(self, classes: Classes | None) -> None:
+        if classes is None:
+            return
+        if not classes.gives_scores:
+            if self.max_score_change is not None:
+                raise CommandError(
+                    f"{self.model}: has {len(classes.names)} classes, and --max-score-change is for models with one "
+                    "output, a score; leave it out"
+                )
+        elif self.max_score_change is None:
+            raise CommandError(
+                f"{self.model}: has one output, a score, and no label that could differ from full depth's; say how far "
+                "a score may be from it: --max-score-change 0.1" + (", in place of --max-drop" if self.max_drop else "")
+            )
 
     def run(self) -> None:
         """Calibrate the model."""

@@ -81,6 +81,8 @@ def _lines(setting: CalibratedSetting, student_layers: tuple[int, ...], class_na
         lines.append(f"guarantee: {evidence.guarantee} (p = {evidence.p_value:.3g}; {evidence.method})")
     else:
         allowed = "--max-drop" if setting.objective.max_drop is not None else "--max-disagreement"
+        if setting.objective.max_score_change is not None:
+            allowed = "--max-score-change"
         lines.append(
             f"no early exit could be shown at {sure} confidence to keep the promise, so only full depth does, and no "
             f"time is saved; more texts, a larger {allowed} or less --confidence may help"
@@ -96,6 +98,11 @@ def _answers(figures: Figures, class_names: Sequence[str]) -> list[str]:
         return [f"accuracy: {figures.accuracy:.2%} ({low:.2%} to {high:.2%}), full depth {full:.2%}"]
     assert figures.disagreement is not None and figures.disagreement_interval is not None
     low, high = figures.disagreement_interval
+    if figures.mean_score_change is not None:
+        return [
+            f"scores further from full depth's than that: {figures.disagreement:.2%} ({low:.2%} to {high:.2%}); "
+            f"change {figures.mean_score_change:.3g} on average, {figures.largest_score_change:.3g} at most"
+        ]
     lines = [f"answers other than at full depth: {figures.disagreement:.2%} ({low:.2%} to {high:.2%})"]
     classes = zip(class_names, figures.class_counts or (), figures.class_losses or (), strict=True)
     worst = sorted((one for one in classes if one[2]), key=lambda one: one[2] / one[1], reverse=True)[:_CLASSES_SHOWN]

@@ -20,7 +20,7 @@ from fastbert_cli.calibrate.unseen import unseen_texts
 from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.models import (
     label_names_of,
-    load_classifier,
+    load_model,
     longest_text,
     passages,
     place,
@@ -64,7 +64,7 @@ def run_calibrate(options: Calibrate) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     objective = _objective(options)
-    model, tokenizer = load_classifier(options.model)
+    model, tokenizer = load_model(options.model)
     if not options.dry_run and not os.access(options.model, os.W_OK):  # known before the work, not after it
         raise CommandError(
             f"{options.model}: cannot be written into; copy the model, or see the setting with --dry-run"
@@ -109,29 +109,29 @@ def _objective(options: Calibrate) -> Objective:
     with faults_explained(options.target):
         return Objective(
             max_drop=options.max_drop,
-            max_disagreement=options.max_disagreement,
+            max_disagreement=options.allowed_disagreement,
             min_speedup=options.min_speedup,
             max_latency_ms=options.latency_ms,
+            max_score_change=options.max_score_change,
         )
 
 
 def _read(options: Calibrate, model: FastBertForSequenceClassification) -> tuple[TextData, torch.Tensor | None]:
-    """Return the texts, and the class id of each for a target that needs labels, int64 [texts]."""
+    """Return the texts, and the class id of each where the target is about labels, int64 [texts]."""
     source, leave_out = options.texts.data, options.leave_out_seen
-    if options.max_disagreement is not None:
+    guaranteed = options.target in ("--max-drop", "--max-disagreement")
+    if not options.reads_labels(not (model.config.multi_label or model.config.gives_scores)):
         texts = read_without_labels(options.texts)
-        return unseen_texts(model, texts, source, guaranteed=True, leave_out=leave_out), None
-    labelled = unseen_texts(
-        model, read_for(model, options.texts), source, guaranteed=options.max_drop is not None, leave_out=leave_out
-    )
+        return unseen_texts(model, texts, source, guaranteed=guaranteed, leave_out=leave_out), None
+    labelled = unseen_texts(model, read_for(model, options.texts), source, guaranteed=guaranteed, leave_out=leave_out)
     return labelled, torch.tensor(labelled.label_ids)
 
 
 def _check_model(model: FastBertForSequenceClassification, options: Calibrate) -> None:
-    if model.config.multi_label and options.max_disagreement is None:
+    if model.config.multi_label and options.target == "--max-drop":
         raise CommandError(
-            f"this model is multi-label, and {options.target} is for models that give a text exactly one class; use "
-            "--max-disagreement, or choose a Speed with fastbert evaluate"
+            "this model is multi-label, and --max-drop is for models that give a text exactly one class; use "
+            "--max-disagreement, which bounds what any accuracy can lose"
         )
     if len(model.student_classifiers) == 0:
         raise CommandError(
@@ -183,6 +183,8 @@ def _calibrate(
             temperatures_fitted=options.temperature_scaling,
             seed=options.seed,
         )
+    if objective.max_score_change is not None:
+        records = records.with_max_score_change(objective.max_score_change)
     with progress_bars() as advance:
         return calibrate_to_latency(
             records,

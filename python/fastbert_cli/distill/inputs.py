@@ -35,6 +35,13 @@ def look(config: DistillConfig, look_at_model: Callable[[], Classes | None]) -> 
     if classes is None:
         return
     names, multi_label = classes
+    if classes.gives_scores:
+        for option, given in (("--dev", section.dev is not None), (f"--targets {targets}", targets != "soft")):
+            if given:
+                raise CommandError(
+                    f"{option} takes labels, and this model has one output, a score; leave it out: students learn the "
+                    "scores of full depth, and fastbert calibrate --max-score-change says how near they come"
+                )
     labelled = [(section.dev, section.dev_split)] if section.dev is not None else []
     if targets != "soft":
         labelled.append((section.texts[0], None))

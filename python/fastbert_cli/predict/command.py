@@ -19,7 +19,9 @@ class Predict(Command):
     Writes one row per text, in their order: the columns to keep, label, its
     probability, the uncertainty at which the text left, and the exit layer. A
     multi-label model writes all labels of a text, and their probabilities,
-    with | between. Of several files, the first column has the name.
+    with | between; a model with one output the score alone, and as uncertainty
+    its change since the exit head before. Of several files, the first column
+    has the name.
 
     \b
     Few texts are in memory at a time, so files may be of any size. They are
@@ -86,10 +88,9 @@ class Predict(Command):
     speed: Annotated[
         float | None,
         Option(
-            "A text leaves at the first layer whose uncertainty is below it. Default: the setting of fastbert "
-            "calibrate, or full depth where the model has none.",
+            "A text leaves at the first layer whose uncertainty is below it: from 0 to 1, or a change of the score. "
+            "Default: the setting of fastbert calibrate, or full depth where the model has none.",
             min=0,
-            max=1,
         ),
     ] = None
     speedup: Annotated[float | None, Option("Instead, the FLOPs speed-up wanted of a calibrated model, as 4.")] = None

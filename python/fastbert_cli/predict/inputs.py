@@ -58,7 +58,10 @@ def look(options: Predict) -> None:
             for _ in islice(texts.rows(), FIRST_ROWS):
                 pass
             texts.check()
-    inputs.look_at_model(options.model)
+    classes = inputs.look_at_model(options.model)
+    inputs.check_speeds(classes, [] if options.speed is None else [options.speed])
+    if classes is not None and classes.gives_scores and options.probabilities:
+        raise CommandError(f"{options.model}: has one output, a score, and no probabilities; leave --probabilities out")
 
 
 def reads_standard_input(options: Predict) -> bool:
@@ -102,7 +105,7 @@ class Texts:
     @property
     def columns(self) -> list[str]:
         """Names of what is copied into the output."""
-        ours = ("file", "label", "probability", "uncertainty", "exit_layer", "probabilities")
+        ours = ("file", "label", "probability", "score", "uncertainty", "exit_layer", "probabilities")
         kept = [f"input_{name}" if name in ours else name for name in self.options.keep]
         return ["file", *kept] if self._several else kept
 

@@ -14,7 +14,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from fastbert_cli.errors import CommandError
-from fastbert_cli.models import label_names_of, load_classifier, place_and_patch, precision_of
+from fastbert_cli.models import label_names_of, load_model, place_and_patch, precision_of
 from fastbert_cli.predict.command import Predict
 from fastbert_cli.predict.inputs import InputRow, Texts, files_of, reads_standard_input
 from fastbert_cli.predict.writing import Layout, Row, Write, output
@@ -40,7 +40,7 @@ def run_predict(options: Predict) -> None:
     # All of the files is looked at before the model is, so that a bad last line does not cost the work before it.
     streaming = reads_standard_input(options)
     found = None if streaming else _look_at_all(options)
-    model, tokenizer = load_classifier(options.model)
+    model, tokenizer = load_model(options.model)
     place_and_patch(model, options.patching)
 
     begin = time.perf_counter()
@@ -48,7 +48,8 @@ def run_predict(options: Predict) -> None:
     texts = Texts(options, files_of(options))
     kinds = [str] * len(texts.columns) if found is None else found.kinds
     classes = label_names_of(model) if options.probabilities else []
-    layout = Layout(texts.columns, kinds, classes, model.config.multi_label, options.safe_tables)
+    kind = {"multi_label": model.config.multi_label, "scores": model.config.gives_scores}
+    layout = Layout(texts.columns, kinds, classes, **kind, safe=options.safe_tables)
     waiting: deque[InputRow] = deque()
     try:
         audit = _audit(options, model)
@@ -141,7 +142,8 @@ def _audited(report: AuditReport) -> list[str]:
         parts = [f"audit: none of the {report.texts:,} texts was drawn; give --audit a larger share"]
     else:
         parts = [
-            f"audit: {report.disagreements:,} of {report.audited:,} texts got another answer than at full depth "
+            f"audit: {report.disagreements:,} of {report.audited:,} texts got another answer than at full depth"
+            f"{'' if report.max_score_change is None else f', more than {report.max_score_change:g} from it'} "
             f"({report.disagreement:.2%}; of all texts {low:.2%} to {high:.2%}, {report.confidence:.4g} confidence)"
         ]
     if report.promised is not None:
@@ -192,13 +194,18 @@ def _rows(parts: Iterable[Predictions], num_classes: int, counts: _Counts) -> It
         counts.layers += int(part.exit_layer.sum())
         counts.truncated += int(part.truncated.sum())
         names, values = _labels(part)
-        every = part.probabilities[:, :num_classes].double().round(decimals=6).tolist()
+        every: list[list[float]] = [[]] * len(part)
+        if num_classes:
+            every = part.probabilities[:, :num_classes].double().round(decimals=6).tolist()
         uncertainty = part.uncertainty.double().round(decimals=6).tolist()
         yield from map(Row._make, zip(names, values, uncertainty, part.exit_layer.tolist(), every, strict=True))
 
 
 def _labels(part: Predictions) -> tuple[list[list[str]], list[list[float]]]:
-    """The label of every text and its probability; of a multi-label model all labels, possibly none, and theirs."""
+    """The label of every text and its probability; of a multi-label model all labels, possibly none, and theirs; of a
+    model with one output no label, and the score."""
+    if part.logits.shape[-1] == 1:
+        return [[] for _ in range(len(part))], [[score] for score in part.scores.double().tolist()]
     probabilities = part.probabilities.double().round(decimals=6)
     if part.multi_label:
         chosen = [row[which].tolist() for row, which in zip(probabilities, part.labels, strict=True)]

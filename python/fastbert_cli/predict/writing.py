@@ -18,7 +18,8 @@ from fastbert_hf.data.labels import SEPARATOR, join_labels
 from fastbert_hf.data.parquet import PARQUET
 from fastbert_hf.files import OutputInUseError, bytes_written_atomically, file_written_atomically
 
-COLUMNS = ("label", "probability", "uncertainty", "exit_layer")
+_COLUMNS = ("label", "probability", "uncertainty", "exit_layer")
+_SCORE_COLUMNS = ("score", "uncertainty", "exit_layer")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # spreadsheets take what begins with one for a formula
 _ROWS_AT_ONCE = 8192
 
@@ -27,8 +28,8 @@ class Row(NamedTuple):
     """What is written of a text.
 
     Attributes:
-        labels: its class; of a multi-label model all of its classes.
-        probabilities: of each of them.
+        labels: its class; of a multi-label model all of its classes; of one with one output none.
+        probabilities: of each of them; of a model with one output the score.
         uncertainty: at which it left.
         exit_layer: at which it left.
         every: probabilities of all classes that were asked for.
@@ -50,6 +51,7 @@ class Layout:
         kinds: type of each, as far as it is known: int, float, bool or str.
         classes: names of all classes, to write the probabilities of all.
         multi_label: a text has any number of classes.
+        scores: a text has a score in place of classes.
         safe: what looks like a formula is marked as text; `None`: labels in `.csv`.
     """
 
@@ -57,7 +59,13 @@ class Layout:
     kinds: Sequence[type] = ()
     classes: Sequence[str] = ()
     multi_label: bool = False
+    scores: bool = False
     safe: bool | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of those that every answer has."""
+        return _SCORE_COLUMNS if self.scores else _COLUMNS
 
 
 class Write(Protocol):
@@ -106,7 +114,7 @@ def _tsv_writer(file: TextIO) -> Callable[[Sequence[str]], Any]:
 
 
 def _table_writer(write_row: Callable[[Sequence[str]], Any], layout: Layout, *, safe: bool) -> Write:
-    answer = [*COLUMNS, *(f"probability of {name}" for name in layout.classes)]
+    answer = [*layout.columns, *(f"probability of {name}" for name in layout.classes)]
     write_row([*layout.kept, *answer])
 
     def marked(text: str, wanted: bool) -> str:
@@ -121,8 +129,8 @@ def _table_writer(write_row: Callable[[Sequence[str]], Any], layout: Layout, *, 
         write_row(
             [
                 *cells,
-                marked(_label(row, layout), safe),
-                SEPARATOR.join(f"{x:.6f}" for x in row.probabilities),
+                *([] if layout.scores else [marked(_label(row, layout), safe)]),
+                SEPARATOR.join(f"{x:.7g}" if layout.scores else f"{x:.6f}" for x in row.probabilities),
                 f"{row.uncertainty:.6f}",
                 str(row.exit_layer),
                 *(f"{x:.6f}" for x in row.every),
@@ -145,12 +153,13 @@ def _label(row: Row, layout: Layout) -> str:
 def _json_writer(file: TextIO, layout: Layout) -> Write:
     def write(kept: Sequence[Any], row: Row | None) -> None:
         record: dict[str, Any] = dict(zip(layout.kept, map(_for_json, kept), strict=True))
-        record |= dict.fromkeys(COLUMNS)
+        record |= dict.fromkeys(layout.columns)
         if row is not None:
             probabilities = [_for_json(x) for x in row.probabilities]
             probability = probabilities if layout.multi_label else probabilities[0]
-            answer = (_label(row, layout), probability, _for_json(row.uncertainty), row.exit_layer)
-            record |= dict(zip(COLUMNS, answer, strict=True))
+            label = () if layout.scores else (_label(row, layout),)
+            answer = (*label, probability, _for_json(row.uncertainty), row.exit_layer)
+            record |= dict(zip(layout.columns, answer, strict=True))
         if layout.classes:
             every = None if row is None else dict(zip(layout.classes, map(_for_json, row.every), strict=True))
             record["probabilities"] = every
@@ -176,8 +185,8 @@ def _parquet_writer(file: BinaryIO, layout: Layout) -> Iterator[Write]:
     schema = pyarrow.schema(
         [
             *((name, kinds.get(kind, pyarrow.string())) for name, kind in zip(layout.kept, layout.kinds, strict=True)),
-            ("label", several(pyarrow.string())),
-            ("probability", several(pyarrow.float64())),
+            *([] if layout.scores else [("label", several(pyarrow.string()))]),
+            ("score" if layout.scores else "probability", several(pyarrow.float64())),
             ("uncertainty", pyarrow.float64()),
             ("exit_layer", pyarrow.int32()),
             *((f"probability of {name}", pyarrow.float64()) for name in layout.classes),
@@ -197,11 +206,11 @@ def _parquet_writer(file: BinaryIO, layout: Layout) -> Iterator[Write]:
             for value, kind in zip(kept, layout.kinds, strict=True)
         ]
         if row is None:
-            values += [None] * (len(COLUMNS) + len(layout.classes))
+            values += [None] * (len(layout.columns) + len(layout.classes))
         elif layout.multi_label:
             values += [row.labels, row.probabilities, row.uncertainty, row.exit_layer, *row.every]
         else:
-            values += [row.labels[0], row.probabilities[0], row.uncertainty, row.exit_layer, *row.every]
+            values += [*row.labels, *row.probabilities, row.uncertainty, row.exit_layer, *row.every]
         waiting.append(values)
         if len(waiting) == _ROWS_AT_ONCE:
             flush()
