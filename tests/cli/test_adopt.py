@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from transformers import (
 )
 
 from fastbert_hf import FastBertForSequenceClassification
-from helpers.cli import QUICK_DISTIL, assert_complaint, command_to_go_on, interrupt_at, invoke, succeed
+from helpers.cli import QUICK_DISTIL, assert_complaint, command_to_go_on, interrupt_at, invoke, succeed, text_of
 
 QUICK = [*QUICK_DISTIL, "--max-length", 16, "--precision", "fp32"]
 NAMES = {0: "no", 1: "yes", 2: "perhaps"}
@@ -87,11 +89,45 @@ def test_complaints(classifier, tiny_backbone, trained, data, tmp_path):
     assert not (tmp_path / "out").exists() and not (tmp_path / "plain").exists()
 
 
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "adopting.md").read_text()
+
+
 def test_the_documented_example(classifier, data, tmp_path, monkeypatch):
-    page = (Path(__file__).resolve().parents[2] / "docs" / "adopting.md").read_text()
-    example, _ranking = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    example, _ranking = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     classifier.rename(tmp_path / "my-classifier")
     (tmp_path / "traffic.txt").write_text((data / "texts.txt").read_text())
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "the example of docs/adopting.md", "exec"), {"__name__": "example"})
     assert FastBertForSequenceClassification.from_pretrained(tmp_path / "fast").config.id2label == NAMES
+
+
+def test_the_documented_commands_and_the_ranking(classifier, tiny_backbone, tmp_path, monkeypatch):
+    """From first command to answers; the server has tests of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-classifier", "my-guard"):
+        shutil.copytree(classifier, name)
+    torch.manual_seed(0)
+    BertForSequenceClassification.from_pretrained(tiny_backbone, num_labels=1).save_pretrained("my-reranker")
+    AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained("my-reranker")
+    for number, name in enumerate(("traffic", "new", "later-traffic")):
+        texts = [f"{text_of(row)} {row}" for row in range(400 * number, 400 * number + (400 if number == 2 else 9))]
+        Path(f"{name}.txt").write_text("\n".join(texts) + "\n")
+        pairs = ["query\tdocument", *(f"{text}\t{text_of(row)}" for row, text in enumerate(texts))]
+        Path(f"{name.replace('traffic', 'pairs')}.tsv").write_text("\n".join(pairs) + "\n")
+    Path("new.tsv").rename("new-pairs.tsv")
+    lines = "\n".join(re.findall(r"```\n(fastbert.*?)```", PAGE, flags=re.DOTALL)).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line) for line in lines if line]
+    assert [words[1] for words in commands] == ["adopt", "calibrate", "predict"] + 2 * [
+        *("adopt", "calibrate", "predict", "serve")
+    ]
+    for _, *words in commands:
+        if words[0] != "serve":
+            succeed(*words)
+    assert Path("labels.tsv").read_text().startswith("label\t") and Path("scores.tsv").read_text().startswith(
+        "query\tsc"
+    )
+    _, ranking = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    documents = [text_of(row) for row in range(12)]
+    values = {"old_queries": [(text_of(row), documents) for row in range(40)], "query": "good", "documents": documents}
+    exec(compile(ranking, "the ranking of docs/adopting.md", "exec"), values)
+    assert len(values["found"].documents) == 10
