@@ -1,4 +1,4 @@
-"""Writes the figures of README.md and docs/performance.md, between their markers, from the files in benchmarks/results.
+"""Writes the figures of README.md and pages of docs, between their markers, from the files in benchmarks/results.
 
 python benchmarks/document_numbers.py            rewrites the documents
 python benchmarks/document_numbers.py --check    exits with 1 when a document is not what the result files say
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from documents import demo, parts, plain, rates
+from documents import demo, parts, plain, rates, reranking
 from documents.adopted import adopted
 from documents.agreement import agreement
 from documents.serving import served
@@ -20,7 +20,7 @@ from families import results_by_family
 from harness import RESULTS
 
 ROOT = RESULTS.parent.parent
-DOCUMENTS = ("README.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/adopting.md")
 _BLOCK = re.compile(r"(<!-- numbers: (?P<name>[a-z ]+) -->\n).*?(\n<!-- end of numbers -->)", re.DOTALL)
 
 
@@ -40,6 +40,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "parts": parts.parts(profiles),
         "bounds": parts.bounds(profiles),
         "served": served(results_by_family(folder, "serving")),
+        "reranking": reranking.sections(results_by_family(folder, "reranking")),
     }
 
 
