@@ -110,6 +110,7 @@ def measure_case(
     return {
         "subject": bench.subject.name,
         "arrivals": kind,
+        "planned": bench.subject.speeds is not None,
         **summary(facts),
         "checks": checks,
         "searches": searches,

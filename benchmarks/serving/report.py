@@ -62,7 +62,8 @@ def goodput_table(case: dict[str, Any]) -> str:
             base = median_goodput(case["searches"], NO_REFILL, limit) if NO_REFILL in case["checks"] else 0.0
             cells[f"p99 <= {key} ms"] = f"{own:.0f}" + (f" ({own / base:.2f}x)" if base else "")
         cells["always enough to do"] = f"{check['capacity']:.0f}"
-        cells["labels of full depth"] = f"{check['labels_of_full_depth'] / check['texts']:.1%}"
+        same = check["labels_of_full_depth"] / check["texts"]
+        cells["labels of full depth"] = "-" if case["planned"] else f"{same:.1%}"  # random weights have no opinion
         rows.append(cells)
     return markdown_table(rows)
 

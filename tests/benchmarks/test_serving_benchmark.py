@@ -54,8 +54,10 @@ def test_the_order_of_texts_is_one_for_all_contestants():
 class Stub:
     """A server that answers requests as `reply` says: (number of the request, from 0) -> status, or None to hang up."""
 
-    def __init__(self, reply):
-        self._reply, self._numbers = reply, itertools.count()
+    cpu_seconds = staticmethod(float)  # as of a server in a process of its own
+
+    def __init__(self, reply, answer=None):
+        self._reply, self._answer_body, self._numbers = reply, answer, itertools.count()
         self._ready = threading.Event()
 
     def __enter__(self):
@@ -84,6 +86,7 @@ class Stub:
                 status = await self._reply(next(self._numbers))
                 if status is None:
                     break
+                body = self._answer_body or body
                 answer = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
                 writer.write(answer[:7])  # in two parts, as the network may
                 await writer.drain()
@@ -292,6 +295,30 @@ def test_contestants_answer_as_the_model_does(subject, name, tmp_path):
     assert [answer.exit_layer[0] for answer in answers] == wanted.exit_layer.tolist()
 
 
+def test_a_bench_counts_labels_and_searches():
+    from pathlib import Path
+
+    from serving.measure import Bench, at_equal_load, check_answers, generator_cost, search
+    from serving.subjects import Facts, Subject
+
+    async def reply(number):
+        return 200
+
+    subject = Subject("a model", Path(), Path(), ["a", "b"], [0.1, 0.2])
+    facts = Facts([Text(3, 1)] * 2, ["yes", "no"], ["yes", "yes"], Machine(COST, (1,)))
+    with Stub(reply, b'[{"label": "yes"}]') as server:
+        bench = Bench({"stub": server}, subject, send, 0.02, fewest=4)
+        check = check_answers(bench, "stub", facts)
+        found = search(bench, "stub", "bursty", check["capacity"], 0)
+        equal = at_equal_load(bench, "stub", "Poisson", 50.0, 0)
+    assert (check["texts"], check["labels_of_exits"], check["labels_of_full_depth"]) == (2, 1, 2)
+    assert check["capacity"] > 0 and 0 <= found["goodput"]["25"] <= found["goodput"]["100"] <= check["capacity"]
+    rates = [one["rate"] for one in found["tried"]]
+    assert rates == sorted(rates) and all(one["requests"] >= 4 for one in found["tried"])
+    assert equal["contestant"] == "stub" and equal["cpu_seconds_per_1000"] == 0
+    assert bench.sent >= 4 and generator_cost(bench)["p99_lateness"] >= 0
+
+
 # The page.
 
 
@@ -305,6 +332,7 @@ def case_of(refill, no_refill, onnx):
     return {
         "subject": "a model",
         "arrivals": "Poisson",
+        "planned": False,
         "mean_tokens": 20.0,
         "mean_exit_layer": 2.0,
         "depth": 6,
@@ -337,6 +365,7 @@ def test_the_page_holds_the_marks_against_what_was_measured():
     assert "goodput over ONNX Runtime int8: above 0, where it has none within 25 ms" in text
     assert f"0.50 of that without refill (mark {MARKS['p50 over no refill']:g}; simulated 0.75)" in text
     assert "overloaded" in text and "300 and 200 (1.50x)" in text and "400 and 0" in text
+    assert "| 500 | - |" in "".join(case_parts(case_of(300.0, 200.0, 0.0) | {"planned": True}, {}))
     assert "lose 2.0x at most" in text and "a peer: not available: no module" in text
 
 
