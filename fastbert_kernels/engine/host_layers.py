@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,7 +83,12 @@ class HostEncoder(LayeredEncoder):
     def _run_span(self, state: PackedState, until: int) -> Results:
         padding = _Padding(state.batch)
         layers = [HostLayer(layer, self.call_layer, padding, self.dtype) for layer in self.layers]
-        return LayerLoop(layers, self.heads, self.backend)._run_span(state, until)
+        return self._loop.with_layers(layers)._run_span(state, until)
+
+    @cached_property
+    def _loop(self) -> LayerLoop:
+        """Keep what a loop has of the heads, whose layers are those of one call."""
+        return LayerLoop([], self.heads, self.backend)
 
 
 @dataclass(frozen=True)

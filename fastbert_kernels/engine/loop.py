@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,8 +48,12 @@ class LayerLoop(LayeredEncoder):
     layers: Sequence[Layer]
     heads: Sequence[ExitHead | None]
     backend: str
-    _cuda_heads: CudaHeads = field(default_factory=CudaHeads, init=False, repr=False, compare=False)
-    _host_counts: HostCountsPool = field(default_factory=HostCountsPool, init=False, repr=False, compare=False)
+    _cuda_heads: CudaHeads = field(default_factory=CudaHeads, repr=False, compare=False)
+    _host_counts: HostCountsPool = field(default_factory=HostCountsPool, repr=False, compare=False)
+
+    def with_layers(self, layers: Sequence[Layer]) -> LayerLoop:
+        """Return a loop of other layers with the same heads, which shares what this one keeps of them."""
+        return replace(self, layers=layers)
 
     @property
     def dtype(self) -> torch.dtype:
