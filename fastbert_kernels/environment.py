@@ -10,9 +10,11 @@ import torch
 from fastbert_kernels import _extension, threads
 from fastbert_kernels._version import __version__
 from fastbert_kernels.backends import BACKENDS
+from fastbert_kernels.engine.attention import attention_choice
 from fastbert_kernels.product_rates import product_rates
 
 _WIDTHS = (384, 768)  # of MiniLM and BERT-base
+_HEADS = 12  # of both
 
 
 def info() -> dict[str, Any]:
@@ -24,8 +26,9 @@ def info() -> dict[str, Any]:
         (name -> "in use", "available" or the reason why not), cpu_tile_rows (operand -> depth of a product -> the
         fewest rows that tile registers multiply, as measured; None without them), cpu_product_rates (hidden size of a
         layer -> precision -> GFLOP/s that a core was measured to reach in its products, some 40 ms the first time; None
-        without the module), cuda_version and cuda_architectures (of the compiled kernels; None without), device (of
-        CUDA, or None), backends (name -> "available" or the reason why not).
+        without the module), cuda_version and cuda_architectures (of the compiled kernels; None without), gpu_attention
+        (hidden size of a layer in bfloat16 -> batch -> way to compute its attention -> microseconds, measured the first
+        time; None without a GPU), device (of CUDA, or None), backends (name -> "available" or the reason why not).
     """
     thread_count, processor_count = threads.limits()
     module, detail = _extension.load()
@@ -44,10 +47,15 @@ def info() -> dict[str, Any]:
         else None,
         "cuda_version": module.cuda_version if module else None,
         "cuda_architectures": module.cuda_architectures if module else None,
+        "gpu_attention": _gpu_attention(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "backends": {name: backend.unavailable() or "available" for name, backend in BACKENDS.items()},
     }
 
 
-def _product_rates() -> dict[str, dict[str, float]]:
-    return {str(width): product_rates(width, 4 * width).as_dict() for width in _WIDTHS}
+def _gpu_attention() -> dict[str, Any] | None:
+    if not torch.cuda.is_available():
+        return None
+    device = torch.device("cuda", torch.cuda.current_device())
+    choices = {width: attention_choice(device, torch.bfloat16, _HEADS, width // _HEADS) for width in _WIDTHS}
+    return {str(width): choice.as_dict() for width, choice in choices.items()}

@@ -43,6 +43,7 @@ class Patch:
     backend: str
     precision: Precision
     warm_up: tuple[tuple[int, int, int], ...] = ()
+    attention: Any = None  # as of `Encoder.attention`
     warm: Encoder | None = None  # the one that was warmed up
     previous: dict[str, Any] = field(default_factory=dict)  # attributes that the instance itself, not its class, had
     said: set[str] = field(default_factory=set)  # warnings, each of which is given once
@@ -91,6 +92,7 @@ class Patch:
             self.backend,
             self.precision,
             self.warm_up,
+            self.attention,
             previous=copy.deepcopy(self.previous, memo),
             said=set(self.said),
         )
@@ -110,6 +112,7 @@ def patch(
     dtype: torch.dtype | Literal["auto"] | None = None,
     probe: Sequence[Any] | None = None,
     bfloat16_products: Collection[str] = (),
+    tanh_gelu: bool = False,
     warm_up: Collection[tuple[int, int, int]] = (),
 ) -> Model:
     """Makes this one model run on the packed engine, with fused exit heads and compaction.
@@ -135,6 +138,9 @@ def patch(
         bfloat16_products: products of every layer that dtype=torch.int8 leaves in bfloat16, for answers closer to those
             in float32: some of "qkv", "attention_output", "intermediate" and "output", the best first try. "auto" tries
             int8 without and with ("output",).
+        tanh_gelu: whether GELU by tanh takes the place of the one by the error function, at most 4.8e-4 from it, on a
+            GPU, where it is a part of the product: a pass over the widest rows less. What that does to answers is for
+            you to measure (`fastbert evaluate --agreement`). A model whose own GELU is by tanh has it without this.
         warm_up: (tokens, samples, longest sample) of batches for which a GPU's CUDA graphs are recorded now, in front
             of traffic, by the paper's rule and at full depth. Then no call records any: what has none is launched
             kernel by kernel. Empty: a graph is recorded when a batch of its size first comes.
@@ -153,7 +159,7 @@ def patch(
     backends.resolve(backend, next(model.parameters()).device)
     _check_forward(model)
     _check_methods(model, host)
-    settled = settle(model, host, dtype, backend, probe, bfloat16_products)
+    settled = settle(model, host, dtype, backend, probe, bfloat16_products, tanh_gelu)
     chosen_in = None if host.calibrated_in is None else host.calibrated_in(model)
     if chosen_in not in (None, settled.runs_in):
         warnings.warn(
@@ -165,9 +171,9 @@ def patch(
         )
 
     unpatch(model)
-    state = Patch(host, settled.encoder, backend, settled.precision, tuple(warm_up))
-    if warm_up:
-        state.warmed(settled.encoder.get())
+    encoder = settled.encoder.get()
+    state = Patch(host, settled.encoder, backend, settled.precision, tuple(warm_up), encoder.attention)
+    state.warmed(encoder)
     state.previous = {name: model.__dict__[name] for name in state.replaced if name in model.__dict__}
     functions = {
         "forward": _make_forward(model),
@@ -212,7 +218,8 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
     """Return how a model is patched, as plain values that print and serialise; None for one that is not patched.
 
     Returns:
-        A dict with the keys backend (as asked for), dtype (such as "int8"; None is that of the weights),
+        A dict with the keys backend (as asked for), attention (on a GPU: batch -> way to compute it -> microseconds that
+        were measured, or the way that FASTBERT_ATTENTION names; None where there is no choice), dtype (such as "int8"; None is that of the weights),
         bfloat16_products (those beside int8 ones), precision (both in words, as calibrated settings name it), automatic
         (whether it was chosen for dtype="auto"), rates (precision -> GFLOP/s of a core in the products of a layer; None
         where nothing was measured for a choice) and reason (for the choice; empty for the caller's own).
@@ -223,6 +230,7 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
     chosen = state.precision
     return {
         "backend": state.backend,
+        "attention": state.attention,
         "dtype": None if chosen.dtype is None else "int8" if chosen.bfloat16_products else chosen.name,
         "bfloat16_products": chosen.bfloat16_products,
         "precision": None if chosen.dtype is None else chosen.name,

@@ -14,7 +14,7 @@ from torch import nn
 
 from fastbert_kernels import backends
 from fastbert_kernels.engine.compiled import CompiledEncoder
-from fastbert_kernels.engine.dtypes import EncoderDtype, MixedInt8, with_bfloat16_products
+from fastbert_kernels.engine.dtypes import EncoderDtype, MixedInt8, TanhGelu, with_bfloat16_products, with_tanh_gelu
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import full_depth
@@ -85,6 +85,7 @@ def settle(
     backend: str,
     probe: Sequence[Any] | None,
     bfloat16_products: Collection[str],
+    tanh_gelu: bool = False,
 ) -> Settled:
     """Return the encoder of a model in the precision asked for, or for "auto" in the one chosen.
 
@@ -95,14 +96,20 @@ def settle(
         backend: as in `patch`.
         probe: as in `patch`.
         bfloat16_products: as in `patch`.
+        tanh_gelu: as in `patch`.
 
     Raises:
         ValueError: dtype, probe or bfloat16_products are not what `patch` takes, or as `Host.encoder`.
     """
-    wanted = with_bfloat16_products(dtype, bfloat16_products) if bfloat16_products else dtype
+    wanted: EncoderDtype | Literal["auto"] | None = dtype
+    if bfloat16_products:
+        wanted = with_bfloat16_products(dtype, bfloat16_products)
+    if tanh_gelu:
+        wanted = with_tanh_gelu(dtype)
     if wanted == "auto":
         return _fastest(model, host, backend, probe)
-    if not isinstance(wanted, MixedInt8) and wanted not in (None, *DTYPES):
+    plain = wanted.dtype if isinstance(wanted, TanhGelu) else wanted
+    if not isinstance(plain, MixedInt8) and plain not in (None, *DTYPES):
         raise ValueError(f"dtype must be None, 'auto' or one of {', '.join(map(str, DTYPES))}, not {dtype!r}")
     if probe is not None:
         raise ValueError("probe is what dtype='auto' compares answers on; leave it out with another dtype")

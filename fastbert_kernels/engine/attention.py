@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastbert_kernels.engine.attention_choice import (
+    DENSE,
+    PADDED,
+    UNMEASURED,
+    VARLEN,
+    AttentionChoice,
+    choice_for,
+)
+
 
 def packed_attention(
-    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, num_heads: int, position_bias: Tensor | None = None
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    num_heads: int,
+    position_bias: Tensor | None = None,
+    choice: AttentionChoice = UNMEASURED,
 ) -> Tensor:
     """Compute softmax(Q K^T / sqrt(d) + p) V within each sample, where p depends on the distance of key and query.
 
@@ -24,19 +39,55 @@ def packed_attention(
         num_heads: divides H.
         position_bias: p [num_heads, 2P - 1] of the distances 1 - P to P - 1 from query to key, in the dtype of `qkv`;
             a greater distance counts as the greatest. None is no p.
+        choice: of the kernels on a GPU.
 
     Returns:
         [T, H].
     """
     tokens, width = qkv.shape
-    query, key, value = qkv.view(tokens, 3, num_heads, width // (3 * num_heads)).unbind(1)  # [T, heads, d] each
+    heads = qkv.view(tokens, 3, num_heads, width // (3 * num_heads))  # [T, 3, heads, d]
+    query, key, value = heads.unbind(1)
     if not qkv.is_cuda:
         return _per_sample(query, key, value, cu_seqlens, position_bias)
     if qkv.shape[0] == 0:  # only samples without tokens are left
         return query.flatten(1)
-    if position_bias is None and _varlen_takes(qkv.dtype, query.shape[2]):
+    samples, biased = cu_seqlens.shape[0] - 1, position_bias is not None
+    way = choice.way(tokens, samples, max_seqlen, qkv.dtype, heads.shape[3], biased=biased)
+    return attend_by(way, query, key, value, cu_seqlens, max_seqlen, position_bias)
+
+
+def attention_choice(device: torch.device, dtype: torch.dtype, num_heads: int, head_size: int) -> AttentionChoice:
+    """Return the choice of kernels for layers with such heads, measured on the device where it is a GPU."""
+
+    def make_call(way: str, shape: tuple[int, int]) -> Callable[[], Tensor]:
+        tokens, length = shape
+        generator = torch.Generator(device).manual_seed(0)  # the caller's own stays where it was
+        qkv = torch.randn(tokens, 3, num_heads, head_size, dtype=dtype, device=device, generator=generator)
+        query, key, value = qkv.unbind(1)
+        bounds = torch.arange(0, tokens + 1, length, dtype=torch.int32, device=device)
+        return partial(attend_by, way, query, key, value, bounds, length)
+
+    with torch.inference_mode():
+        return choice_for(device, dtype, num_heads, head_size, make_call)
+
+
+def attend_by(
+    way: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    position_bias: Tensor | None = None,
+) -> Tensor:
+    """Compute attention on a GPU in one of `attention_choice.WAYS`; from [T, heads, d] to [T, H]."""
+    if way == VARLEN:
         return _varlen(query, key, value, cu_seqlens, max_seqlen).flatten(1)
-    return _padded(query, key, value, cu_seqlens, max_seqlen, position_bias)
+    if way == DENSE:
+        return _dense(query, key, value, cu_seqlens.shape[0] - 1, position_bias)
+    if way == PADDED:
+        return _padded(query, key, value, cu_seqlens, max_seqlen, position_bias)
+    raise ValueError(f"there is no way {way!r} to compute attention")
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
@@ -73,12 +124,6 @@ def _flash_is_as_known() -> bool:
     )
 
 
-def _varlen_takes(dtype: torch.dtype, head_size: int) -> bool:
-    """Return whether the FlashAttention kernels behind `varlen_attn` have such heads; only
-    `scaled_dot_product_attention` pads other sizes, and only it adds to the scores."""
-    return dtype in (torch.float16, torch.bfloat16) and head_size % 8 == 0 and head_size <= 256
-
-
 def _per_sample(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, position_bias: Tensor | None = None
 ) -> Tensor:
@@ -87,13 +132,19 @@ def _per_sample(
     lengths = {end - begin for begin, end in itertools.pairwise(bounds)}
     added = {n: None if position_bias is None else _by_position(position_bias, n) for n in lengths}
     if len(lengths) == 1:
-        queries, keys, values = (x.unflatten(0, (len(bounds) - 1, -1)) for x in (query, key, value))
-        return _attend(queries, keys, values, added[lengths.pop()]).flatten(0, 1).flatten(1)
+        return _dense(query, key, value, len(bounds) - 1, position_bias)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for begin, end in itertools.pairwise(bounds):
         queries, keys, values = (x[None, begin:end] for x in (query, key, value))
         out[begin:end] = _attend(queries, keys, values, added[end - begin])[0]
     return out.flatten(1)
+
+
+def _dense(query: Tensor, key: Tensor, value: Tensor, samples: int, position_bias: Tensor | None) -> Tensor:
+    """Samples that are equally long, so that nothing is moved."""
+    queries, keys, values = (x.unflatten(0, (samples, -1)) for x in (query, key, value))
+    added = None if position_bias is None else _by_position(position_bias, queries.shape[1])
+    return _attend(queries, keys, values, added).flatten(0, 1).flatten(1)
 
 
 def _padded(
@@ -114,7 +165,7 @@ def _padded(
     rows = torch.where(valid, begins[:, None] + column, own)
     mask = valid[:, None, None, :]
     if position_bias is not None:
-        mask = torch.where(mask, _by_position(position_bias, max_seqlen), -math.inf)  # [B, heads, L, L]
+        mask = _by_position(position_bias, max_seqlen).masked_fill(~mask, -math.inf)  # [B, heads, L, L]
     attended = _attend(query[rows], key[rows], value[rows], mask)  # [B, L, heads, d]
     tokens = torch.arange(query.shape[0], device=query.device)
     sample = torch.repeat_interleave(torch.arange(batch, device=query.device), lengths, output_size=query.shape[0])

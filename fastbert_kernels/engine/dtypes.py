@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 PRODUCTS = ("qkv", "attention_output", "intermediate", "output")  # of a layer
+TANH_GELU = "GELU by tanh"  # in the name of a precision
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,21 @@ class MixedInt8:
         return 1 - sum(work[name] for name in self.bfloat16_products) / sum(work.values())
 
 
-EncoderDtype = torch.dtype | MixedInt8
+@dataclass(frozen=True)
+class TanhGelu:
+    """A precision in which GELU by tanh takes the place of the one by the error function.
+
+    Attributes:
+        dtype: of the hidden states; None keeps that of the weights.
+    """
+
+    dtype: torch.dtype | None
+
+    def __str__(self) -> str:
+        return TANH_GELU if self.dtype is None else f"{self.dtype} with {TANH_GELU}"
+
+
+EncoderDtype = torch.dtype | MixedInt8 | TanhGelu
 
 
 def hidden_dtype(dtype: EncoderDtype | None, weights: torch.dtype) -> torch.dtype:
@@ -42,6 +57,8 @@ def hidden_dtype(dtype: EncoderDtype | None, weights: torch.dtype) -> torch.dtyp
 
     With int8 products, what lies between them is bfloat16: its rounding is small beside that of the products.
     """
+    if isinstance(dtype, TanhGelu):
+        dtype = dtype.dtype
     if dtype is None:
         return weights
     return torch.bfloat16 if dtype == torch.int8 or isinstance(dtype, MixedInt8) else dtype
@@ -89,3 +106,17 @@ def with_bfloat16_products(dtype: torch.dtype | str | None, products: Collection
     if chosen == PRODUCTS:
         raise ValueError("bfloat16_products are all products of a layer; take dtype=torch.bfloat16")
     return MixedInt8(chosen)
+
+
+def with_tanh_gelu(dtype: torch.dtype | str | None) -> TanhGelu:
+    """Return a precision with GELU by tanh.
+
+    Args:
+        dtype: that `patch` was given.
+
+    Raises:
+        ValueError: int8, which GPUs do not have here, or "auto".
+    """
+    if isinstance(dtype, str) or dtype == torch.int8:
+        raise ValueError(f"tanh_gelu goes with a floating point dtype or None, not {dtype!r}; leave it out")
+    return TanhGelu(dtype)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from fastbert_kernels import backends
+from fastbert_kernels.engine.attention import attention_choice
 from fastbert_kernels.engine.compiled import CompiledEncoder
-from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype, int8_products
+from fastbert_kernels.engine.dtypes import EncoderDtype, TanhGelu, hidden_dtype, int8_products
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import NoLayer, TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.spans import Encoder
-from fastbert_kernels.engine.weights import ExitHead, LayerWeights
+from fastbert_kernels.engine.weights import GELU_BY_TANH, ExitHead, LayerWeights
 
 
 def prepare_encoder(
@@ -29,7 +30,8 @@ def prepare_encoder(
         backend: as in `patch`.
 
     Raises:
-        ValueError: dtype int8, which only the compiled CPU kernels have.
+        ValueError: dtype int8, which only the compiled CPU kernels have; GELU by tanh where nothing has it for free, or
+            in place of another activation.
     """
     first = layers[0]
     assert first is not None
@@ -37,6 +39,10 @@ def prepare_encoder(
     target = hidden_dtype(dtype, weight.dtype)
     reason = CompiledEncoder.unsupported(target, first, heads)
     resolved = backends.resolve(backend, weight.device)
+    if isinstance(dtype, TanhGelu):
+        _check_tanh_gelu(first, resolved)
+        layers = [None if layer is None else layer.by_tanh() for layer in layers]
+        first = first.by_tanh()
     if resolved == "cpu" and reason is None:
         return CompiledEncoder(layers, heads, target, int8_products(dtype))
     if int8_products(dtype):
@@ -44,8 +50,25 @@ def prepare_encoder(
         raise ValueError(f"dtype=torch.int8 needs the compiled CPU kernels, but {detail}; take torch.bfloat16 instead")
     kind = _layer_kind(resolved, target, first)
     loop = GraphedLoop if _on_gpu(resolved) else LayerLoop
-    made = [NoLayer(target) if layer is None else kind.cast(layer, target) for layer in layers]
+    heads_of_first, width = first.num_attention_heads, weight.shape[1]
+    attention = attention_choice(weight.device, target, heads_of_first, width // heads_of_first)
+    made = [NoLayer(target) if layer is None else kind.cast(layer, target, attention) for layer in layers]
     return loop(made, list(heads), backend)
+
+
+def _check_tanh_gelu(first: LayerWeights, backend: str) -> None:
+    if not _on_gpu(backend):
+        raise ValueError(
+            f"tanh_gelu spares a GPU a pass over its memory; for backend {backend!r} on {first.qkv_weight.device.type} "
+            "it has no use: leave it out"
+        )
+    if first.activation_name == GELU_BY_TANH:
+        raise ValueError("this model's own GELU is the one by tanh: leave tanh_gelu out, which changes nothing")
+    if first.activation_name != "gelu":
+        raise ValueError(
+            f"tanh_gelu takes the place of GELU by the error function, and this model has {first.activation_name!r}: "
+            "leave it out"
+        )
 
 
 def _on_gpu(backend: str) -> bool:

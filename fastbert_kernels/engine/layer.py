@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastbert_kernels.engine.attention import packed_attention
+from fastbert_kernels.engine.attention_choice import UNMEASURED, AttentionChoice
 from fastbert_kernels.engine.weights import LayerWeights
 from fastbert_kernels.layer_norm import LAYER_NORMS
 
@@ -29,29 +30,43 @@ class Layer(Protocol):
 
 @dataclass(frozen=True)
 class TorchLayer:
-    """In plain PyTorch calls, for every device, dtype and activation."""
+    """In plain PyTorch calls, for every device, dtype and activation.
+
+    Attributes:
+        weights: of the layer.
+        attention: how a kernel of the attention is chosen.
+    """
 
     weights: LayerWeights
+    attention: AttentionChoice = UNMEASURED
 
     @classmethod
-    def cast(cls, weights: LayerWeights, dtype: torch.dtype) -> TorchLayer:
+    def cast(cls, weights: LayerWeights, dtype: torch.dtype, attention: AttentionChoice = UNMEASURED) -> TorchLayer:
+        """Make a layer that computes in `dtype`."""
         tensors: dict[str, Any] = {
             field.name: value.to(dtype)
             for field in dataclasses.fields(weights)
             if isinstance(value := getattr(weights, field.name), Tensor)
         }
-        return cls(dataclasses.replace(weights, **tensors))
+        return cls(dataclasses.replace(weights, **tensors), attention)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.weights.qkv_weight.dtype
+
+    def attend(self, qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        """Compute the attention [T, H] of query, key and value [T, 3H]; the others as of a call."""
+        weights = self.weights
+        return packed_attention(
+            qkv, cu_seqlens, max_seqlen, weights.num_attention_heads, weights.position_bias, self.attention
+        )
 
     def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """[T, H] in and out; cu_seqlens [B + 1] int32; max_seqlen an upper bound of the sample lengths."""
         weights = self.weights
         layer_norm, eps = LAYER_NORMS[weights.layer_norm], weights.layer_norm_eps
         qkv = F.linear(hidden, weights.qkv_weight, weights.qkv_bias)
-        context = packed_attention(qkv, cu_seqlens, max_seqlen, weights.num_attention_heads, weights.position_bias)
+        context = self.attend(qkv, cu_seqlens, max_seqlen)
         attended = F.linear(context, weights.attention_output_weight, weights.attention_output_bias)
         attended = layer_norm(attended + hidden, weights.attention_norm_weight, weights.attention_norm_bias, eps)
         intermediate = weights.activation(F.linear(attended, weights.intermediate_weight, weights.intermediate_bias))

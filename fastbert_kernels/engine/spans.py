@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels.criteria import Criterion
-from fastbert_kernels.engine.dtypes import precision_name
+from fastbert_kernels.engine.dtypes import TANH_GELU, precision_name
+from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule, default_criterion, full_depth
 from fastbert_kernels.engine.weights import ExitHead, teacher_classifier
@@ -135,6 +136,11 @@ class Encoder(abc.ABC):
     def precision(self) -> str:
         """The precision of the products as people write it, such as "bfloat16"."""
         return precision_name(self.dtype, ())
+
+    @property
+    def attention(self) -> dict[str, dict[str, float]] | str | None:
+        """What a kernel of the attention is chosen by, see `AttentionChoice.as_dict`; None where there is no choice."""
+        return None
 
     @property
     @abc.abstractmethod
@@ -292,6 +298,17 @@ class LayeredEncoder(Encoder):
     @property
     def depth(self) -> int:
         return len(self.layers)
+
+    @property
+    def precision(self) -> str:
+        first, name = self.layers[0], precision_name(self.dtype, ())
+        by_tanh = isinstance(first, TorchLayer) and first.weights.approximates_gelu
+        return f"{name} with {TANH_GELU}" if by_tanh else name
+
+    @property
+    def attention(self) -> dict[str, dict[str, float]] | str | None:
+        first = self.layers[0]
+        return first.attention.as_dict() if isinstance(first, TorchLayer) else None
 
     @property
     def num_labels(self) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastbert_kernels.ops import AttentiveHeadTensors
+
+GELU_BY_TANH = "gelu_pytorch_tanh"  # x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), by whatever name
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class LayerWeights:
     num_attention_heads: int
     layer_norm_eps: float
     activation: Callable[[Tensor], Tensor]
-    activation_name: str  # as Transformers calls it; "gelu" is the one by the error function
+    activation_name: str  # as Transformers calls it; "gelu" is the one by the error function, and see GELU_BY_TANH
     qkv_weight: Tensor  # [3H, H]: query, key and value in one product
     qkv_bias: Tensor  # [3H]
     attention_output_weight: Tensor  # [H, H]
@@ -36,6 +40,15 @@ class LayerWeights:
     # [heads, 2P - 1] for samples of up to P tokens: what attention adds to the score of a key that is d places behind
     # its query is in column P - 1 + d. None adds nothing.
     position_bias: Tensor | None = field(default=None, kw_only=True)
+    # Whether the activation is GELU by tanh in place of the model's own by the error function, at most 4.8e-4 from it.
+    approximates_gelu: bool = field(default=False, kw_only=True)
+
+    def by_tanh(self) -> LayerWeights:
+        """Return the same layer with GELU by tanh in place of the one by the error function; other activations stay."""
+        if self.activation_name != "gelu":
+            return self
+        by_tanh = partial(F.gelu, approximate="tanh")
+        return replace(self, activation=by_tanh, activation_name=GELU_BY_TANH, approximates_gelu=True)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastbert_kernels.engine.weights import LayerWeights
+from fastbert_kernels.engine.weights import GELU_BY_TANH, LayerWeights
 from fastbert_kernels.hosts.guard import attention_of, is_as_its_class
 from fastbert_kernels.hosts.parameters import Parameters, linear_parameters
 from fastbert_kernels.hosts.structure import find
@@ -206,13 +207,29 @@ def activation_name(activation: Callable[[Tensor], Tensor]) -> str:
     if is_as_its_class(activation):
         if kind is nn.ReLU:
             return "relu"
-        if kind is nn.GELU and activation.approximate == "none":
-            return "gelu"
-        if (kind.__module__, kind.__qualname__) == ("transformers.activations", "GELUActivation"):
-            inner: Any = activation.act
-            if inner is F.gelu or getattr(inner, "__func__", None) is kind._gelu_python:
+        if kind is nn.GELU and activation.approximate in ("none", "tanh"):
+            return "gelu" if activation.approximate == "none" else GELU_BY_TANH
+        if kind.__module__ == "transformers.activations":
+            inner: Any = getattr(activation, "act", None)
+            plain = getattr(inner, "__func__", None)
+            if kind.__qualname__ == "GELUActivation" and (inner is F.gelu or plain is kind._gelu_python):
                 return "gelu"
+            if kind.__qualname__ in _GELUS_BY_TANH and inner is None:
+                return GELU_BY_TANH
+            if kind.__qualname__ == "GELUTanh" and (_is_gelu_by_tanh(inner) or plain is kind._gelu_tanh_python):
+                return GELU_BY_TANH
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+_GELUS_BY_TANH = ("NewGELUActivation", "FastGELUActivation")  # of Transformers: gelu_new and gelu_fast, one formula
+
+
+def _is_gelu_by_tanh(function: Any) -> bool:
+    return isinstance(function, partial) and (function.func, function.args, function.keywords) == (
+        F.gelu,
+        (),
+        {"approximate": "tanh"},
+    )
 
 
 def _attention_heads(attention: Any, query_weight: Tensor) -> int:

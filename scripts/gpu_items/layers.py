@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from fastbert_kernels.engine.attention import packed_attention
+from fastbert_kernels.engine.attention import attend_by, attention_choice, packed_attention
+from fastbert_kernels.engine.attention_choice import WAYS
 from fastbert_kernels.engine.layer import TorchLayer
 from gpu_items.device import Device
 from helpers.op_inputs import cu_seqlens_of, layer_weights
@@ -18,7 +19,7 @@ LENGTH = 128
 
 
 def encoder_layer(tokens: int, device: Device) -> dict[str, Any]:
-    """Time a layer on samples of 128 tokens, and what GELU as the product's epilogue would save."""
+    """Time a layer on samples of 128 tokens, the ways of its attention, and GELU as the product's epilogue."""
     torch.manual_seed(0)
     tokens = 2 * LENGTH if device.is_small else tokens
     weights = TorchLayer.cast(layer_weights(768, 3072, 12), torch.bfloat16).weights
@@ -34,11 +35,6 @@ def encoder_layer(tokens: int, device: Device) -> dict[str, Any]:
         "qkv": device.time(lambda: linear(hidden, weights.qkv_weight, weights.qkv_bias)),
         "attention": device.time(lambda: packed_attention(qkv, cu_seqlens, LENGTH, 12)),
         "intermediate": device.time(lambda: linear(hidden, weights.intermediate_weight)),
-        "intermediate_with_gelu": device.time(
-            lambda: torch._addmm_activation(
-                weights.intermediate_bias, hidden, weights.intermediate_weight.t(), use_gelu=True
-            )
-        ),
     }
     if device.is_gpu:
         figures |= _fused(weights, hidden, cu_seqlens, plain, device)
@@ -46,14 +42,21 @@ def encoder_layer(tokens: int, device: Device) -> dict[str, Any]:
 
 
 def _fused(weights: Any, hidden: Tensor, cu_seqlens: Tensor, plain: TorchLayer, device: Device) -> dict[str, Any]:
-    from fastbert_kernels.engine.fused_layer import FusedLayer  # it needs Triton
+    from fastbert_kernels.engine.fused_layer import FusedLayer, linear_gelu_by_tanh  # they need Triton
     from fastbert_kernels.triton import elementwise
 
-    fused = FusedLayer(weights)
-    difference = (fused(hidden, cu_seqlens, LENGTH) - plain(hidden, cu_seqlens, LENGTH)).abs().max()
+    fused, by_tanh = FusedLayer(weights), FusedLayer(weights.by_tanh())
+    want = plain(hidden, cu_seqlens, LENGTH)
+    differences = [float((layer(hidden, cu_seqlens, LENGTH) - want).abs().max()) for layer in (fused, by_tanh)]
     inner = linear(hidden, weights.intermediate_weight)
+    product = weights.intermediate_weight, weights.intermediate_bias
+    heads = linear(hidden, weights.qkv_weight, weights.qkv_bias).view(-1, 3, 12, 64).unbind(1)
     return {
-        "ok": float(difference) < 0.1,
+        "ok": max(differences) < 0.1,
         "fused": device.time(lambda: fused(hidden, cu_seqlens, LENGTH)),
+        "fused_by_tanh": device.time(lambda: by_tanh(hidden, cu_seqlens, LENGTH)),
+        "intermediate_with_gelu": device.time(lambda: linear_gelu_by_tanh(hidden, *product)),
         "gelu": device.time(lambda: elementwise.bias_activation_(inner, weights.intermediate_bias, "gelu")),
+        "ways": {way: device.time(lambda way=way: attend_by(way, *heads, cu_seqlens, LENGTH)) for way in WAYS},
+        "choice": attention_choice(hidden.device, torch.bfloat16, 12, 64).as_dict(),
     }

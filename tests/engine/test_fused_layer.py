@@ -15,10 +15,12 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 
 from fastbert_kernels import backends
 from fastbert_kernels.engine import encoder
+from fastbert_kernels.engine.dtypes import TanhGelu, hidden_dtype
 from fastbert_kernels.engine.encoder import prepare_encoder
-from fastbert_kernels.engine.fused_layer import FusedLayer
+from fastbert_kernels.engine.fused_layer import FusedLayer, linear_gelu_by_tanh
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
+from fastbert_kernels.engine.weights import GELU_BY_TANH
 from helpers.accuracy import FLOOR, assert_accurate
 from helpers.op_inputs import cu_seqlens_of, layer_weights
 from helpers.rounding import rivals
@@ -43,7 +45,7 @@ class TestInterpreted:
     __test__ = INTERPRETING
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("activation", ["gelu", "relu"])
+    @pytest.mark.parametrize("activation", ["gelu", "relu", GELU_BY_TANH])
     @pytest.mark.parametrize(
         ("sizes", "lengths"),
         [((32, 64, 4), [1]), ((60, 35, 3), [5, 0, 1, 33, 2]), ((384, 1536, 12), [7, 7]), ((520, 260, 8), [5, 0, 1, 9])],
@@ -121,6 +123,27 @@ def test_torch_compile_sees_the_kernels_in_one_graph(monkeypatch, dynamic):
     assert len(graphs) == (1 if dynamic else 2)
 
 
+@pytest.mark.skipif(INTERPRETING, reason="interpreted kernels take no tensors without values")
+def test_gelu_by_tanh_is_a_part_of_the_product():
+    with FakeTensorMode(), mock.patch.object(torch, "_addmm_activation", wraps=torch._addmm_activation) as product:
+        rows = torch.empty(5, 64, dtype=torch.bfloat16, device="cuda")
+        weight, bias = (torch.empty(*shape, dtype=torch.bfloat16, device="cuda") for shape in ((128, 64), (128,)))
+        assert linear_gelu_by_tanh(rows, weight, bias).shape == (5, 128)
+        assert linear_gelu_by_tanh(rows[:0], weight, bias).shape == (0, 128)
+    (arguments,) = product.call_args_list
+    assert arguments.kwargs == {"use_gelu": True} and arguments.args[2].shape == (64, 128)
+
+
+def test_gelu_by_tanh_is_as_near_as_it_is_said_to_be():
+    layer = layer_weights(32, 64, 4)
+    x = torch.linspace(-9, 9, 200_001, dtype=torch.float64)
+    difference = (layer.by_tanh().activation(x) - layer.activation(x)).abs().max()
+    assert 4.6e-4 < difference < 4.8e-4
+    rows, weight, bias = torch.randn(3, 5), torch.randn(7, 5), torch.randn(7)
+    want = layer.by_tanh().activation(rows @ weight.T + bias)
+    torch.testing.assert_close(linear_gelu_by_tanh(rows, weight, bias), want)
+
+
 @pytest.mark.skipif(INTERPRETING, reason="about the choice, not the kernels")
 class TestChoice:
     HERE = backends.Backend("triton", "cuda", lambda: None)
@@ -137,24 +160,30 @@ class TestChoice:
         with FakeTensorMode(allow_non_fake_inputs=True), mock.patch.object(encoder, "GraphedLoop", note):
             loop = prepare_encoder([on_cuda(weights) if where == "cuda" else weights] * 2, [], dtype, backend)
         (kind,) = {type(layer) for layer in loop.layers}
-        assert loop.dtype == (weights.qkv_weight.dtype if dtype is None else dtype)
+        assert loop.dtype == hidden_dtype(dtype, weights.qkv_weight.dtype)
+        assert loop.precision.endswith("with GELU by tanh") == isinstance(dtype, TanhGelu)
         assert bool(graphed) == (where == "cuda" and backend != "reference")
         return kind
 
     @pytest.mark.parametrize("dtype", [None, *DTYPES])
-    @pytest.mark.parametrize("activation", ["gelu", "relu"])
+    @pytest.mark.parametrize("activation", ["gelu", "relu", GELU_BY_TANH])
     @pytest.mark.parametrize("backend", ["triton", "cuda"])
     def test_fused_on_cuda(self, monkeypatch, dtype, activation, backend):
         monkeypatch.setitem(backends.BACKENDS, "cuda", backends.Backend("cuda", "cuda", lambda: None))
         monkeypatch.setitem(backends.BACKENDS, "triton", self.HERE)
         weights = TorchLayer.cast(layer_weights(32, 64, 4, activation), torch.float32).weights
         assert self.kind(weights, dtype, backend) is FusedLayer
+        if activation == "gelu":
+            assert self.kind(weights, TanhGelu(dtype), backend) is FusedLayer
+        else:
+            with pytest.raises(ValueError, match="own GELU is the one by tanh|this model has 'relu'"):
+                self.kind(weights, TanhGelu(dtype), backend)
 
     @pytest.mark.parametrize(
         ("dtype", "sizes", "activation"),
         [
             (torch.float64, (32, 64, 4), "gelu"),
-            (torch.float32, (32, 64, 4), "gelu_new"),
+            (torch.float32, (32, 64, 4), "silu"),
             (torch.float32, (8200, 1, 4), "relu"),
         ],
     )

@@ -16,6 +16,7 @@ import fastbert_kernels
 from fastbert_kernels.backends import BACKENDS
 from fastbert_kernels.engine.fused_layer import FusedLayer
 from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.weights import GELU_BY_TANH
 from fastbert_kernels.hosts import fastbert_hf as host
 from fastbert_kernels.triton.elementwise import add_layer_norm_, bias_activation_
 from helpers.accuracy import FLOOR, assert_accurate, floor
@@ -98,7 +99,7 @@ def test_rows_beyond_two_to_the_31_elements():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", FUNCTIONS)
+@pytest.mark.parametrize("activation", [*FUNCTIONS, GELU_BY_TANH])
 @pytest.mark.parametrize("sizes", [(384, 1536, 12), (768, 3072, 12), (72, 130, 9)])
 @pytest.mark.parametrize("lengths", [[1], [128] * 8, ODD_LENGTHS])
 def test_layer(poisoned_memory, dtype, activation, sizes, lengths):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def layer_weights(
     `positions`."""
     from torch.nn import functional as F
 
-    from fastbert_kernels.engine.weights import LayerWeights
+    from fastbert_kernels.engine.weights import GELU_BY_TANH, LayerWeights
 
     def vector(size: int, around: float = 0.0) -> Tensor:
         return around + 0.1 * torch.randn(size, dtype=torch.float64)
@@ -90,7 +91,7 @@ def layer_weights(
     return LayerWeights(
         num_attention_heads=heads,
         layer_norm_eps=1e-6 if layer_norm == "unbiased" else 1e-12,
-        activation={"gelu": F.gelu, "relu": F.relu}[activation],
+        activation={"gelu": F.gelu, "relu": F.relu, GELU_BY_TANH: partial(F.gelu, approximate="tanh")}[activation],
         activation_name=activation,
         qkv_weight=2 * linear_weight(3 * hidden_size, hidden_size),
         qkv_bias=vector(3 * hidden_size),

@@ -6,12 +6,16 @@ import copy
 
 import pytest
 import torch
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
 
 import fastbert_kernels
 from fastbert_hf import ExitRule, FastBertForSequenceClassification
 from fastbert_hf.exits.criteria import MULTI_LABEL
 from fastbert_hf.exits.uncertainty import mean_binary_entropy
 from fastbert_hf.outputs import same_predictions
+from fastbert_kernels.engine.weights import GELU_BY_TANH
+from fastbert_kernels.hosts.bert_layers import activation_name
 from helpers.models import padded_batch, spread_model
 from helpers.patched import assert_same_answers, only_the_fast_path, run
 
@@ -86,3 +90,15 @@ def test_a_forward_of_the_users_own_is_not_passed_over():
     with pytest.raises(ValueError, match="Mine has a forward of its own, so it cannot be patched"):
         fastbert_kernels.patch(Mine(config))
     assert fastbert_kernels.is_patched(fastbert_kernels.patch(Plain(config)))
+
+
+def test_gelus_by_tanh_have_one_name():
+    x = torch.linspace(-6, 6, 1001)
+    for name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh"):
+        assert activation_name(ACT2FN[name]) == GELU_BY_TANH
+        torch.testing.assert_close(ACT2FN[name](x), F.gelu(x, approximate="tanh"), rtol=0, atol=1e-6)
+    assert activation_name(torch.nn.GELU("tanh")) == GELU_BY_TANH
+    changed = ACT2FN["gelu_pytorch_tanh"]
+    changed.act = F.gelu
+    others = [changed, *(ACT2FN[name] for name in ("gelu", "gelu_10", "quick_gelu", "silu"))]
+    assert GELU_BY_TANH not in map(activation_name, others)
