@@ -189,7 +189,7 @@ def loops(depth: int) -> dict[str, Callable[[], Any]]:
     heads, batch = [exit_head() for _ in range(depth)], batch_of_four()
     plain = LayerLoop(layers, heads, "cuda")
     ends = LayerLoop([NoLayer(torch.float32)] * depth, heads, "cuda")
-    graphed = GraphedLoop(layers, heads, "cuda", recorder=ReplayAtOnce(), whole_depth_samples=0)
+    graphed = GraphedLoop(layers, heads, "cuda", recorder=ReplayAtOnce(), on_demand=True, whole_depth_samples=0)
     return {
         name: lambda loop=loop: loop.run(copy.copy(batch), ENTROPY_RULE)
         for name, loop in (

@@ -26,6 +26,8 @@ from fastbert_kernels.threads import survives_fork
 Model = TypeVar("Model", bound=nn.Module)
 
 _PATCH = "_fastbert_patch"  # where a patched instance carries its Patch
+ON_DEMAND: Literal["on demand"] = "on demand"  # of `warm_up`
+WarmUp = tuple[tuple[int, int, int], ...] | Literal["on demand"]
 _ONE_GRAPH = (
     "a tracer or exporter needs one graph for all inputs, but here the data decides which layers run. Serve the "
     "patched model from Python; or unpatch(model) and export it at full depth (fastbert_hf: without speed), or its "
@@ -42,7 +44,7 @@ class Patch:
     encoder: Derived[Encoder] | None  # None: to be made at the next call
     backend: str
     precision: Precision
-    warm_up: tuple[tuple[int, int, int], ...] = ()
+    warm_up: WarmUp = ()
     attention: Any = None  # as of `Encoder.attention`
     warm: Encoder | None = None  # the one that was warmed up
     previous: dict[str, Any] = field(default_factory=dict)  # attributes that the instance itself, not its class, had
@@ -70,12 +72,17 @@ class Patch:
             raise ValueError(
                 "a layer or exit head within it is in train mode, where dropout is active; call model.eval()"
             )
-        return self.warmed(self.encoder.get())
+        return self.warmed(model, self.encoder.get())
 
-    def warmed(self, encoder: Encoder) -> Encoder:
-        """Return an encoder, warmed up, if that was asked for."""
+    def warmed(self, model: nn.Module, encoder: Encoder) -> Encoder:
+        """Return an encoder of the model, warmed up, if that was asked for."""
         if self.warm_up and encoder is not self.warm:
-            encoder.warm_up(self.warm_up)
+            if isinstance(self.warm_up, str):
+                encoder.record_on_demand()
+            else:
+                rules = () if self.host.usual_rules is None else self.host.usual_rules(model)
+                entrance = None if self.host.entrance is None else self.host.entrance(model)
+                encoder.warm_up(self.warm_up, rules, entrance)
             self.warm = encoder
         return encoder
 
@@ -113,7 +120,7 @@ def patch(
     probe: Sequence[Any] | None = None,
     bfloat16_products: Collection[str] = (),
     tanh_gelu: bool = False,
-    warm_up: Collection[tuple[int, int, int]] = (),
+    warm_up: Collection[tuple[int, int, int]] | Literal["on demand"] = (),
 ) -> Model:
     """Makes this one model run on the packed engine, with fused exit heads and compaction.
 
@@ -142,23 +149,27 @@ def patch(
             GPU, where it is a part of the product: a pass over the widest rows less. What that does to answers is for
             you to measure (`fastbert evaluate --agreement`). A model whose own GELU is by tanh has it without this.
         warm_up: (tokens, samples, longest sample) of batches for which a GPU's CUDA graphs are recorded now, in front
-            of traffic, by the paper's rule and at full depth. Then no call records any: what has none is launched
-            kernel by kernel. Empty: a graph is recorded when a batch of its size first comes.
+            of traffic: for one Speed for all layers, for full depth, and for the calibrated setting where the model
+            has one. A batch runs in the smallest that holds it; no call records any, and what has none is launched
+            kernel by kernel, as all batches are without `warm_up`. "on demand": a call records the graphs of its size
+            and rule when the first of these comes, which takes seconds. For padded texts count the padding, too: up to
+            8 texts with up to 512 tokens together are answered in one launch then. On a CPU nothing is recorded.
 
     Returns:
         The same object.
 
     Raises:
         TypeError: not a model that can be patched.
-        ValueError: unknown backend, dtype or product, or one that this device, model or backend does not have; or a
-            model of a known implementation that the kernels do not serve (with layers or heads of its own, or
-            with an attribute where a method is to be added). The message says why and what to do.
+        ValueError: unknown backend, dtype, product or `warm_up`, or one that this device, model or backend does not
+            have; or a model of a known implementation that the kernels do not serve (with layers or heads of its own,
+            or with an attribute where a method is to be added). The message says why and what to do.
         RuntimeError: the named backend is not available.
     """
     host = find_host(model)
     backends.resolve(backend, next(model.parameters()).device)
     _check_forward(model)
     _check_methods(model, host)
+    wanted_graphs = _check_warm_up(warm_up)
     settled = settle(model, host, dtype, backend, probe, bfloat16_products, tanh_gelu)
     chosen_in = None if host.calibrated_in is None else host.calibrated_in(model)
     if chosen_in not in (None, settled.runs_in):
@@ -172,8 +183,8 @@ def patch(
 
     unpatch(model)
     encoder = settled.encoder.get()
-    state = Patch(host, settled.encoder, backend, settled.precision, tuple(warm_up), encoder.attention)
-    state.warmed(encoder)
+    state = Patch(host, settled.encoder, backend, settled.precision, wanted_graphs, encoder.attention)
+    state.warmed(model, encoder)
     state.previous = {name: model.__dict__[name] for name in state.replaced if name in model.__dict__}
     functions = {
         "forward": _make_forward(model),
@@ -218,11 +229,12 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
     """Return how a model is patched, as plain values that print and serialise; None for one that is not patched.
 
     Returns:
-        A dict with the keys backend (as asked for), attention (on a GPU: batch -> way to compute it -> microseconds that
-        were measured, or the way that FASTBERT_ATTENTION names; None where there is no choice), dtype (such as "int8"; None is that of the weights),
-        bfloat16_products (those beside int8 ones), precision (both in words, as calibrated settings name it), automatic
-        (whether it was chosen for dtype="auto"), rates (precision -> GFLOP/s of a core in the products of a layer; None
-        where nothing was measured for a choice) and reason (for the choice; empty for the caller's own).
+        A dict with the keys backend and warm_up (as asked for), attention (on a GPU: batch -> way to compute it ->
+        microseconds that were measured, or the way that FASTBERT_ATTENTION names; None where there is no choice), dtype
+        (such as "int8"; None is that of the weights), bfloat16_products (those beside int8 ones), precision (both in
+        words, as calibrated settings name it), automatic (whether it was chosen for dtype="auto"), rates (precision ->
+        GFLOP/s of a core in the products of a layer; None where nothing was measured for a choice) and reason (for the
+        choice; empty for the caller's own).
     """
     state: Patch | None = model.__dict__.get(_PATCH)
     if state is None:
@@ -230,6 +242,7 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
     chosen = state.precision
     return {
         "backend": state.backend,
+        "warm_up": state.warm_up,
         "attention": state.attention,
         "dtype": None if chosen.dtype is None else "int8" if chosen.bfloat16_products else chosen.name,
         "bfloat16_products": chosen.bfloat16_products,
@@ -238,6 +251,18 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
         "rates": chosen.rates,
         "reason": chosen.reason,
     }
+
+
+def _check_warm_up(warm_up: Collection[tuple[int, int, int]] | str) -> WarmUp:
+    if warm_up == ON_DEMAND:
+        return ON_DEMAND
+    shapes = () if isinstance(warm_up, str) else tuple(warm_up)
+    if isinstance(warm_up, str) or not all(len(shape) == 3 and min(shape) >= 1 for shape in shapes):
+        raise ValueError(
+            f"warm_up must be triples (tokens, samples, longest sample) of numbers from 1, or {ON_DEMAND!r}, not "
+            f"{warm_up!r}"
+        )
+    return shapes
 
 
 def _check_forward(model: nn.Module) -> None:

@@ -16,7 +16,7 @@ smoke machine triton_head_bf16 triton_head_fp32 triton_linear_bf16 triton_compac
 wait $building
 note "Triton's kernels tried"
 smoke cuda_head_bf16 cuda_head_fp16 cuda_head_fp32 cuda_head_c256 cuda_linear_fp32 cuda_compact cuda_compact_int8 \
-  cuda_pooled graph_stages graph_chain
+  cuda_pooled graph_stages graph_chain calls_at_once
 note "kernels and graphs tried: $(grep -c '"ok": true' "$work/smoke.jsonl") right, $(grep -c '"ok": false' "$work/smoke.jsonl") not"
 if [ "$device" = cuda ]; then
   step gpu_tests 110 "$python" -m pytest -v -m gpu tests/gpu -n 8 -p no:cacheprovider --maxfail=60 --durations=15

@@ -78,7 +78,7 @@ def test_what_a_plan_starts_exists(plan):
     files = re.findall(r"(?:benchmarks|tests|scripts)/[\w/]+(?:\.py|\.sh)?", text)
     assert files and all((ROOT / file).exists() for file in files)
     known = run_script("gpu_smoke.py", "--help").stdout.split("items:")[1].split()
-    words = set(re.findall(r"\b(?:triton|cuda|graph|layer|profile)_[a-z0-9_]+\b", (SCRIPTS / plan).read_text()))
+    words = set(re.findall(r"\b(?:triton|cuda|graph|calls|layer|profile)_[a-z0-9_]+\b", (SCRIPTS / plan).read_text()))
     assert words and words <= {*known}
 
 

@@ -107,7 +107,7 @@ def test_memory_does_not_grow_over_a_thousand_batches():
 def test_a_warm_up_comes_with_the_patch_and_with_every_new_encoder(monkeypatch):
     """Not with a call, unless weights were changed: then its first is that of a new encoder."""
     warmed = []
-    monkeypatch.setattr(Encoder, "warm_up", lambda encoder, shapes: warmed.append((encoder, shapes)))
+    monkeypatch.setattr(Encoder, "warm_up", lambda encoder, shapes, *others: warmed.append((encoder, shapes)))
     model, batch = spread_model(), padded_batch([5, 9])
     fastbert_kernels.patch(model, warm_up=[(100, 4, 64)])
     assert [shapes for _, shapes in warmed] == [((100, 4, 64),)]

@@ -28,7 +28,9 @@ def unpatched(dtype: str, device: str) -> Entry:
 def patched(dtype: str) -> Entry:
     def build(setup: Setup) -> Contestant:
         try:
-            return _contestant(fastbert_kernels.patch(copy.deepcopy(setup.model), dtype=TORCH_DTYPES[dtype]))
+            return _contestant(
+                fastbert_kernels.patch(copy.deepcopy(setup.model), dtype=TORCH_DTYPES[dtype], warm_up="on demand")
+            )
         except (ValueError, RuntimeError) as error:
             raise NotAvailable(str(error)) from error
 

@@ -8,20 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Fewer rows than one tile of a matrix product save nothing, and equal steps waste less than powers of two: at most 6 us
-# of products a layer, about one launch. At 2048 tokens (49 us a layer) the launches of the plain loop, 75 us, are about
-# to disappear behind the work; beyond, a graph has nothing to give.
-TOKENS = (64, 128, *range(256, 2049, 256))
+# Every step is recorded by itself, so few of them: at most half of the rows, and 511, are computed for nobody, by count
+# 12 us of products a layer. Fewer rows than one tile of a matrix product save nothing. At 2048 tokens (49 us a layer)
+# the launches of the plain loop begin to disappear behind the work; beyond, a graph has less and less to give.
+TOKENS = (64, 128, 256, 512, 768, 1024, 1536, 2048)
 # An empty sample is a block that finds nothing to do, so coarse steps; but all blocks of a head should run at once, and
 # a GPU has room for about a hundred.
-SAMPLES = (1, 8, 32, 64, 128)
+SAMPLES = (8, 32, 128)
 MAX_SAMPLES = SAMPLES[-1]
+# Of the longest sample. A tile of the attention has 64 or 128 queries, and one behind the end of its sample finds
+# nothing to do either.
+LENGTHS = (128, 512, 2048)
 # Batches for which the device itself decides whether the next layer runs. They stay in one bucket to the end, so the
 # work of a layer should be no more than its launches: at 512 tokens it is 12 us of products, and a layer has about 12
 # kernels of 1 us and more each. By count, not measured.
 WHOLE_DEPTH_SAMPLES = 8
 WHOLE_DEPTH_TOKENS = 512
-SHORTEST = 64  # queries in a tile of the attention: what is shorter takes as long
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,15 @@ class Bucket:
 
     @classmethod
     def smallest(cls, tokens: int, samples: int, max_seqlen: int) -> Bucket | None:
-        """That holds such a batch; None where it is too large for a graph to help."""
+        """Return the one for such a batch, None where it is too large for a graph to help."""
         if tokens > TOKENS[-1] or samples > SAMPLES[-1]:
             return None
         rows = TOKENS[bisect.bisect_left(TOKENS, tokens)]
-        longest = max(SHORTEST, 1 << (max_seqlen - 1).bit_length())
+        longest = LENGTHS[bisect.bisect_left(LENGTHS, min(max_seqlen, rows))]
         return cls(rows, SAMPLES[bisect.bisect_left(SAMPLES, samples)], min(longest, rows))
 
     def holds(self, other: Bucket) -> bool:
+        """Return whether whatever fits `other` fits here."""
         return self.tokens >= other.tokens and self.samples >= other.samples and self.max_seqlen >= other.max_seqlen
 
     @property

@@ -17,55 +17,49 @@ once, but has fixed addresses and sizes. Hence:
   a layer is read from a small tensor, which is filled before a replay, so that another one needs no new recording; the
   smaller of it and a dummy's is still 0. Patience looks at no Speed, so dummies would leave: it has no plan, and goes
   through the plain loop.
+- No call records anything unless that was asked for: what has no graph goes through the plain loop. `warm_up` records
+  ahead of traffic, in `engine.recordings`.
 - For up to 8 short samples the stages of a bucket are *chained* to one graph, in which the device itself decides after
   each whether the next one runs (conditional nodes, csrc/cuda/depth_graph.cu): one launch, and no host in between.
-  Where that is not available, the host starts stage after stage.
+  Where that is not available, the host starts stage after stage. In front of them may stand an *entry*, which packs and
+  embeds padded texts (`engine.entrance`): then one launch is all that happens between a call's copies.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import threading
-import warnings
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from fastbert_kernels.engine.buckets import (
-    COUNTED,
-    MAX_SAMPLES,
-    WHOLE_DEPTH_SAMPLES,
-    WHOLE_DEPTH_TOKENS,
-    Bucket,
-    MoveCost,
-)
-from fastbert_kernels.engine.host_copies import HostCopy, HostCounts, HostCountsPool
+from fastbert_kernels.engine.answers import Answered
+from fastbert_kernels.engine.buckets import COUNTED, MAX_SAMPLES, WHOLE_DEPTH_SAMPLES, Bucket, MoveCost
+from fastbert_kernels.engine.entrance import NUMBERS, Entrance, PaddedCall
+from fastbert_kernels.engine.host_copies import HostCopy, HostCounts, HostCountsPool, HostLink
 from fastbert_kernels.engine.layer import NoLayer, TorchLayer
-from fastbert_kernels.engine.loop import LayerLoop, bound_to_stay, let_out
+from fastbert_kernels.engine.loop import LayerLoop, bound_to_stay
 from fastbert_kernels.engine.packed import PackedBatch, Results
-from fastbert_kernels.engine.plans import Place, Plan, StageLayers
-from fastbert_kernels.engine.recorders import CudaRecorder, Recorder, RunLayers, Stage
-from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
+from fastbert_kernels.engine.plans import Place, Plan
+from fastbert_kernels.engine.recorders import Recorder
+from fastbert_kernels.engine.recordings import NotRecorded, Recordings
+from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule, default_criterion, full_depth
 from fastbert_kernels.engine.spans import LayeredEncoder, PackedState
 from fastbert_kernels.engine.weights import ExitHead
 
 
-class _NotRecorded(Exception):
-    """The recorder could not; the message says why."""
-
-
 class GraphedLoop(LayeredEncoder):
-    """`LayerLoop` with its small batches in CUDA graphs, recorded when a bucket is first used.
+    """`LayerLoop` with its small batches in CUDA graphs.
 
     A larger batch goes through the plain loop until so many samples have left that the others fit a bucket. Rules
-    without a plan, batches for which there is no bucket any more, calls during a call of another thread, and everything
-    after a capture that failed, go through the plain loop to the end. The graphs read the weights where they are, so
-    writes in place are seen. Memory: a bucket holds T x H elements per layer, 40 MB at most for BERT-base in 16 bits.
+    without a plan, batches for which there is no graph, calls during a call of another thread, and everything after a
+    capture that failed, go through the plain loop to the end. The graphs read the weights where they are, so writes in
+    place are seen. Memory: a bucket holds T x H elements per layer, 40 MB at most for BERT-base in 16 bits.
 
     Attributes:
         layers, heads, backend, dtype: as of `LayerLoop`.
+        recordings: the graphs.
     """
 
     def __init__(
@@ -75,6 +69,7 @@ class GraphedLoop(LayeredEncoder):
         backend: str,
         *,
         recorder: Recorder | None = None,
+        on_demand: bool = False,
         move: MoveCost = COUNTED,
         late: int = 1,
         whole_depth_samples: int = WHOLE_DEPTH_SAMPLES,
@@ -83,6 +78,7 @@ class GraphedLoop(LayeredEncoder):
         """
         Args:
             recorder: None takes CUDA graphs, and where the weights are not on a GPU warns and runs the plain loop.
+            on_demand: whether a call records the graphs that it lacks.
             late: how many stages are queued before the survivor count of the first of them is waited for. With 0 the
                 device waits for the host behind every layer, with 1 it computes a layer too many at the end.
             whole_depth_samples: batches of up to so many short samples go through one graph of all layers.
@@ -90,82 +86,107 @@ class GraphedLoop(LayeredEncoder):
         """
         self.layers, self.heads, self.backend = layers, heads, backend
         self._plain = LayerLoop(layers, heads, backend)
-        self._move, self._late, self._max_buckets = move, late, max_buckets
-        first = layers[0]
-        assert isinstance(first, TorchLayer)
-        self._weight = first.weights.qkv_weight
-        self._device, self._hidden_size = self._weight.device, self._weight.shape[1]
-        self._whole_depth_samples = whole_depth_samples
-        self._places: dict[tuple[Bucket, Plan], Place] = {}
-        with torch.inference_mode(False):
-            self._layer_speeds = torch.zeros(len(layers), dtype=torch.float32, device=self._device)
-        self._filled: tuple[float, ...] | None = None  # what is in there, or on its way
-        self._results: Results | None = None
-        self._recording_is_over = False
-        self._lock = threading.Lock()
+        self._move, self._late = move, late
+        self._filled: tuple[float, ...] | None = None  # what the Speeds of layers are, or will be
         self._host_counts = HostCountsPool()
-        self._recorder = recorder
-        if recorder is None and self._device.type == "cuda":
-            self._recorder = CudaRecorder(self._device)
-        elif recorder is None:
-            self._give_up(f"the weights are on {self._device}, not on a GPU")
+        self._links: list[HostLink] = []
+        self.recordings = Recordings(
+            layers,
+            heads,
+            backend,
+            recorder,
+            on_demand=on_demand,
+            whole_depth_samples=whole_depth_samples,
+            max_buckets=max_buckets,
+        )
 
     @property
     def dtype(self) -> torch.dtype:
         return self._plain.dtype
 
-    def warm_up(self, shapes: Collection[tuple[int, int, int]]) -> None:
-        """Record ahead what batches of these (tokens, samples, longest sample) need by the paper's rule and at full
-        depth, and nothing in any call to come: what has no graph by then is launched."""
-        self.prepare(shapes)
-        with self._lock:
-            if self._recorder is not None:
-                try:
-                    with self._recorder.turn():
-                        for place in self._places.values():
-                            self._all_stages(place)
-                            self._stage(place, StageLayers(0, self.depth, asks=True))
-                except _NotRecorded as error:
-                    self._give_up(str(error))
-            self._recording_is_over = True
+    def warm_up(
+        self,
+        shapes: Collection[tuple[int, int, int]],
+        rules: Sequence[Rule] = (),
+        entrance: Entrance | None = None,
+    ) -> None:
+        for rule in rules or [Rule(default_criterion(self.num_labels))]:
+            # Of a rule that no graph serves, those of full depth are left.
+            plan = Plan.of(rule, self.heads) or Plan.of(full_depth(self.num_labels), self.heads)
+            assert plan is not None
+            self.recordings.record_ahead(shapes, plan, entrance, full_depth=rule.layer_speeds is None)
+
+    def record_on_demand(self) -> None:
+        self.recordings.on_demand = True
 
     def prepare(self, shapes: Iterable[tuple[int, int, int]], rule: Rule = ENTROPY_RULE) -> None:
-        """Records ahead what batches of these (tokens, samples, longest sample) need by such a rule, whatever Speeds it
-        has: the largest first, in whose memory the others find room."""
-        plan = Plan.of(rule, self.heads)
-        if plan is None:
-            return
-        buckets = {bucket for shape in shapes if (bucket := Bucket.smallest(*shape))}
-        with self._lock:
-            if self._recorder is None:
-                return
-            try:
-                with self._recorder.turn():  # what is run once beforehand writes to memory that runs share
-                    self._record(buckets, plan)
-            except _NotRecorded as error:
-                self._give_up(str(error))
+        """Record ahead what batches of these (tokens, samples, longest sample) need by such a rule, whatever Speeds it
+        has; nothing where it has no plan."""
+        if (plan := Plan.of(rule, self.heads)) is not None:
+            self.recordings.record_ahead(shapes, plan, None, full_depth=False)
 
-    def _record(self, buckets: Iterable[Bucket], plan: Plan) -> None:
-        for bucket in sorted(buckets, key=lambda bucket: (bucket.tokens, bucket.slots), reverse=True):
-            if place := self._place(bucket, plan):
-                self._all_stages(place)
-                self._chain(place)
+    def takes_padded(self, samples: int, length: int) -> bool:
+        bucket, recordings = Bucket.smallest(samples * length, samples, length), self.recordings
+        return bucket is not None and recordings.is_whole(bucket) and recordings.has_entries
+
+    @torch.compiler.disable
+    def answer_padded(self, call: PaddedCall, entrance: Entrance, rule: Rule) -> Answered | None:
+        """See `Encoder`. Up to five copies and launches, six with Speeds that lie on the device, and one wait."""
+        recordings, plan, wanted = self.recordings, Plan.of(rule, self.heads), call.bucket
+        if plan is None or wanted is None or call.ids.device != recordings.device:
+            return None
+        if not recordings.lock.acquire(blocking=False):
+            return None
+        try:
+            place = None if recordings.recorder is None else recordings.place_for(wanted, plan)
+            entry = None if place is None else recordings.entry(place, entrance, rule.early_exits)
+            if recordings.recorder is None or entry is None:
+                return None
+            link = self._link()
+            on_host = call.speed if not isinstance(call.speed, Tensor) or not call.speed.is_cuda else None
+            numbers = [*call.ids.shape, int(call.mask is not None), int(call.types is not None)]
+            with recordings.recorder.turn():
+                if rule.layer_speeds is not None:
+                    self._fill_layer_speeds(rule.limits(self.depth))
+                link.send(numbers, on_host, len(call), entry.inputs.control)
+                entry.inputs.load(call)
+                entry.replays[rule.early_exits]()
+                answers = recordings.answers.copy()
+                link.read(answers.memory[: answers.read_bytes])
+        except NotRecorded as error:
+            recordings.give_up(str(error))
+            return None
+        finally:
+            recordings.lock.release()
+        read = link.wait()
+        uncertainty, fault = answers.uncertainty(read).tolist(), answers.fault_in(read).tolist()
+        self._links.append(link)
+        return Answered(_of_samples(answers.results, len(call)), uncertainty[1 : len(call) + 1], fault != [0])
+
+    def _link(self) -> HostLink:
+        """Return one that no call has at present."""
+        try:
+            return self._links.pop()
+        except IndexError:
+            read_bytes = self.recordings.answers.read_bytes
+            return HostLink(self.recordings.device, NUMBERS + MAX_SAMPLES, read_bytes)
 
     @torch.compiler.disable
     def _run_span(self, state: PackedState, until: int) -> Results:
         """See `Encoder`. The results and the batch of the samples that are left are the caller's own."""
-        batch = state.batch
+        batch, recordings = state.batch, self.recordings
         plan = Plan.of(state.rule, self.heads)
-        fits = batch.hidden.device == self._device and batch.hidden.dtype == self.dtype
-        whole = state.layer == 0 and until == self.depth
-        if plan is None or not fits or self._recorder is None or (self._recording_is_over and not whole):
+        fits = batch.hidden.device == recordings.device and batch.hidden.dtype == self.dtype
+        # Of a span, stages may be missing that nobody could foresee.
+        foreseen = recordings.on_demand or (state.layer == 0 and until == self.depth)
+        if plan is None or not fits or recordings.recorder is None or not foreseen:
             return self._plain._run_span(state, until)
-        if Bucket.smallest(state.tokens, len(state), batch.max_seqlen) is not None:
-            return self._run_small(state, until, plan)
 
         def small(tokens: int, samples: int) -> bool:
-            return Bucket.smallest(tokens, samples, batch.max_seqlen) is not None
+            return recordings.holds(Bucket.smallest(tokens, samples, batch.max_seqlen), plan)
 
+        if small(state.tokens, len(state)):
+            return self._run_small(state, until, plan)
         results, layer = self._plain.run_some(state, until, small)
         if layer == until or len(batch) == 0:
             return results
@@ -179,22 +200,23 @@ class GraphedLoop(LayeredEncoder):
         return results
 
     def _run_small(self, state: PackedState, until: int, plan: Plan) -> Results:
-        """Run a span of a batch for which there is a bucket."""
+        """Run a span of a batch for which there may be a place."""
+        recordings = self.recordings
         wanted = Bucket.smallest(state.tokens, len(state), state.batch.max_seqlen)
-        if wanted is not None and self._lock.acquire(blocking=False):
+        if wanted is not None and recordings.lock.acquire(blocking=False):
             try:
-                place = self._place_for(wanted, plan)
-                if self._recorder is not None and place is not None:
-                    with self._recorder.turn():
+                place = None if recordings.recorder is None else recordings.place_for(wanted, plan)
+                if recordings.recorder is not None and place is not None:
+                    with recordings.recorder.turn():
                         return self._replay(state, until, place)
-            except _NotRecorded as error:
-                self._give_up(str(error))  # and once more from the start: `state` is as it came
+            except NotRecorded as error:
+                recordings.give_up(str(error))  # and once more from the start: `state` is as it came
             finally:
-                self._lock.release()
+                recordings.lock.release()
         return self._plain._run_span(state, until)
 
     def _replay(self, state: PackedState, until: int, place: Place) -> Results:
-        batch, rule = state.batch, state.rule
+        batch, rule, recordings = state.batch, state.rule, self.recordings
         size = survivors = len(batch)
         tokens, depth, position = state.tokens, self.depth, state.layer
         bound = None if rule.early_exits else size
@@ -203,10 +225,10 @@ class GraphedLoop(LayeredEncoder):
         if rule.layer_speeds is not None:
             self._fill_layer_speeds(rule.limits(depth))
         whole = position == 0 and until == depth
-        if whole and rule.early_exits and (chain := self._chain(place)) is not None:
-            _load(place.stages[place.plan.stages()[0]].inputs, source, size, tokens)
+        if whole and rule.early_exits and (chain := recordings.chain(place)) is not None:
+            _load(place.start, source, size, tokens)
             chain()
-            return self._answers(size)
+            return self._own_answers(size)
         speed = HostCopy(batch.speed) if rule.early_exits else None
 
         def count() -> None:
@@ -218,10 +240,10 @@ class GraphedLoop(LayeredEncoder):
 
         while survivors:
             layers = place.plan.next_layers(position, until, nobody_leaves=survivors == bound)
-            if self._recording_is_over and rule.early_exits and layers not in place.stages:
+            if rule.early_exits and not recordings.has(place, layers):
                 # Those who are left are let out by no head, if it is asked.
                 layers = place.plan.next_layers(position, until, nobody_leaves=False)
-            stage = self._stage(place, layers)
+            stage = recordings.stage(place, layers)
             if source is not stage.inputs:
                 _load(stage.inputs, source, survivors, tokens)
             stage.replay()
@@ -229,9 +251,9 @@ class GraphedLoop(LayeredEncoder):
             if position == depth:
                 for _, host in counts:  # what nobody waits for; a later copy comes behind it
                     self._host_counts.give_back(host)
-                return self._answers(size)
+                return self._own_answers(size)
             if stage.counts is not None:
-                host = self._host_counts.take(self._device)
+                host = self._host_counts.take(recordings.device)
                 host.copy(stage.counts)
                 host.mark()
                 counts.append((place.bucket, host))
@@ -250,118 +272,34 @@ class GraphedLoop(LayeredEncoder):
             _keep(batch, source, survivors, tokens)
         else:
             batch.cut(0, 0)
-        return self._answers(size)
+        return self._own_answers(size)
 
     def _fill_layer_speeds(self, speeds: tuple[float, ...]) -> None:
         """For the replays to come; those before are done with what was there, see `Recorder.turn`."""
         if speeds != self._filled:
-            source = torch.tensor(speeds, dtype=torch.float32, device="cpu", pin_memory=self._layer_speeds.is_cuda)
-            self._layer_speeds.copy_(source, non_blocking=True)
+            target = self.recordings.layer_speeds
+            source = torch.tensor(speeds, dtype=torch.float32, device="cpu", pin_memory=target.is_cuda)
+            target.copy_(source, non_blocking=True)
             self._filled = speeds
 
-    def _answers(self, size: int) -> Results:
-        assert self._results is not None
-        return Results(*(getattr(self._results, name)[1 : size + 1].clone() for name in _RESULTS))
-
-    def _all_stages(self, place: Place) -> list[Stage]:
-        return [self._stage(place, layers) for layers in place.plan.stages()]
-
-    def _chain(self, place: Place) -> Callable[[], None] | None:
-        """The graph of all layers at `place`, made now or before; None where it is not for it or not available."""
-        if place.bucket.samples > self._whole_depth_samples or place.bucket.tokens > WHOLE_DEPTH_TOKENS:
-            return None
-        if place.chain is None:
-            assert self._recorder is not None
-            stages = self._all_stages(place)
-            try:
-                place.chain = self._recorder.chain(stages)
-            except RuntimeError as error:
-                self._whole_depth_samples = 0
-                warnings.warn(
-                    f"no CUDA graph of all layers, the host starts layer after layer: {error}",
-                    RuntimeWarning,
-                    stacklevel=5,
-                )
-        return place.chain
-
-    def _place(self, bucket: Bucket, plan: Plan) -> Place | None:
-        """In use, now or already; None where there are no more to be had."""
-        if (bucket, plan) not in self._places:
-            if self._recording_is_over or len(self._places) >= self._max_buckets:
-                return None
-            with torch.inference_mode(False):
-                self._places[bucket, plan] = Place(bucket, plan, bucket.limits(self._device))
-        return self._places[bucket, plan]
-
-    def _place_for(self, wanted: Bucket, plan: Plan) -> Place | None:
-        if place := self._place(wanted, plan):
-            return place
-        larger = (place for place in self._places.values() if place.plan == plan and place.bucket.holds(wanted))
-        return min(larger, key=lambda place: (place.bucket.tokens, place.bucket.slots), default=None)
+    def _own_answers(self, size: int) -> Results:
+        return _of_samples(self.recordings.answers.copy().results, size)
 
     def _shrink(self, place: Place, tokens: int, samples: int, layers: int) -> Place:
         """For the `layers` layers to come. The longest sample may be among those who stay."""
         smaller = Bucket.smallest(tokens, samples, place.bucket.max_seqlen)
-        if smaller is None or not self._move.pays(place.bucket.tokens - smaller.tokens, layers, self._hidden_size):
+        hidden_size = self.recordings.hidden_size
+        if smaller is None or not self._move.pays(place.bucket.tokens - smaller.tokens, layers, hidden_size):
             return place
-        return self._place(smaller, place.plan) or place
-
-    def _stage(self, place: Place, layers: StageLayers) -> Stage:
-        """Return the stage of these layers at `place`, recorded now or before."""
-        assert self._recorder is not None
-        if layers not in place.stages:
-            # Memory that lives on must be of the ordinary kind, which may be written in and outside inference mode.
-            with torch.inference_mode(False), torch.no_grad():
-                before = place.plan.layers_before(layers.first)
-                idle = self._idle(place.bucket, layers.first)
-                inputs = (
-                    self._idle(place.bucket, layers.first) if before is None else self._stage(place, before).outputs
-                )
-                try:
-                    stage = self._recorder.record(self._runner(place, layers), inputs, idle)
-                except RuntimeError as error:
-                    name = f"layers {layers.first + 1} to {layers.end}"
-                    raise _NotRecorded(f"{name} could not be recorded ({error})") from error
-            place.stages[layers] = stage
-        return place.stages[layers]
-
-    def _runner(self, place: Place, layers: StageLayers) -> RunLayers:
-        (lower, upper), plan = place.limits, place.plan
-        last = layers.end == self.depth
-        head = self.heads[layers.end - 1] if layers.asks else None
-        layer_speed = self._layer_speeds[layers.end - 1] if plan.limited and not last else None
-        if self._results is None:
-            self._results = Results.empty(self._weight, MAX_SAMPLES + 1, self.num_labels)
-        results = self._results
-
-        def run(inputs: PackedBatch) -> tuple[PackedBatch, Tensor | None]:
-            batch = dataclasses.replace(inputs, cu_seqlens=torch.clamp(inputs.cu_seqlens, lower, upper))
-            for layer in self.layers[layers.first : layers.end]:
-                batch.hidden = layer(batch.hidden, batch.cu_seqlens, batch.max_seqlen)
-            if head is None:
-                return batch, None
-            return batch, let_out(head, batch, results, layers.end, last, plan.decision, layer_speed, self.backend)
-
-        return run
-
-    def _idle(self, bucket: Bucket, first: int) -> PackedBatch:
-        """Dummies only, as they stand in front of layer `first`."""
-        like, slots = self._weight, bucket.slots
-        return PackedBatch(
-            hidden=like.new_zeros(bucket.tokens, self._hidden_size, dtype=self.dtype),
-            cu_seqlens=like.new_zeros(slots + 1, dtype=torch.int32),
-            sample_index=like.new_zeros(slots, dtype=torch.int32),
-            speed=like.new_zeros(slots, dtype=torch.float32),
-            max_seqlen=bucket.max_seqlen,
-            history=like.new_zeros(slots, 2, dtype=torch.int32) if first else None,
-        )
-
-    def _give_up(self, reason: str) -> None:
-        self._recorder = None
-        warnings.warn(f"no CUDA graphs, every kernel is launched by itself: {reason}", RuntimeWarning, stacklevel=4)
+        return self.recordings.place(smaller, place.plan) or place
 
 
 _RESULTS = [field.name for field in dataclasses.fields(Results)]
+
+
+def _of_samples(results: Results, size: int) -> Results:
+    """Return the rows of so many samples, behind that of the dummies."""
+    return Results(*(getattr(results, name)[1 : size + 1] for name in _RESULTS))
 
 
 def _load(target: PackedBatch, source: PackedBatch, samples: int, tokens: int) -> None:

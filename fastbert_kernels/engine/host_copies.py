@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -74,3 +76,52 @@ class HostCountsPool:
     def give_back(self, counts: HostCounts) -> None:
         """Let another run have it."""
         self._free.append(counts)
+
+
+class HostLink:
+    """Memory for what a call sends to the device and for what it reads at its end; for one call at a time."""
+
+    def __init__(self, device: torch.device, numbers: int, read_bytes: int) -> None:
+        """
+        Args:
+            device: of the encoder.
+            numbers: how many are sent.
+            read_bytes: how many bytes are read.
+        """
+        on_gpu = device.type == "cuda"
+        with torch.inference_mode(False):  # memory that lives on is written in and outside of it
+            self._sent = torch.zeros(numbers, dtype=torch.int32, device="cpu", pin_memory=on_gpu)
+            self._received = torch.empty(read_bytes, dtype=torch.uint8, device="cpu", pin_memory=on_gpu)
+        self._numbers = self._sent.numpy()
+        self._fractions = self._numbers.view("float32")
+        self._arrived = torch.cuda.Event() if on_gpu else None
+        self._device = device
+
+    def send(self, numbers: Sequence[int], fractions: float | Tensor | None, count: int, target: Tensor) -> None:
+        """Queue a copy of numbers to `target` int32.
+
+        Args:
+            numbers: the first ones.
+            fractions: bits of `count` of them in float32 behind these, from a number or from [count] on the host; None
+                leaves whatever was there.
+            count: of the fractions.
+            target: as many as there is room for.
+        """
+        first = len(numbers)
+        self._numbers[:first] = numbers
+        if fractions is not None:
+            given = fractions.detach().float().numpy() if isinstance(fractions, Tensor) else fractions
+            self._fractions[first : first + count] = given
+        target.copy_(self._sent, non_blocking=True)
+
+    def read(self, source: Tensor) -> None:
+        """Queue a copy of uint8 [read_bytes], for which `wait` waits."""
+        self._received.copy_(source, non_blocking=True)
+        if self._arrived is not None:
+            self._arrived.record(torch.cuda.current_stream(self._device))
+
+    def wait(self) -> Tensor:
+        """Return what was read, on the host, when what was queued before is done."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._received

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fastbert_kernels.criteria import WITH_HISTORY
 from fastbert_kernels.engine.buckets import Bucket
+from fastbert_kernels.engine.entrance import EntryInputs
+from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.recorders import Stage
 from fastbert_kernels.engine.rule import Rule, asked_layers
 from fastbert_kernels.engine.weights import ExitHead
@@ -80,6 +82,23 @@ class Plan:
         return StageLayers(position, min(until, exit_behind), asks=until >= exit_behind)
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A stage in front of the first layer, into which padded calls are copied.
+
+    Attributes:
+        key: of the entrance that it has recorded.
+        inputs: what a call is copied to.
+        stage: packs and embeds it.
+        replays: starts the stage and all layers behind it, with early exits (True) and without.
+    """
+
+    key: tuple[object, ...]
+    inputs: EntryInputs
+    stage: Stage
+    replays: dict[bool, Callable[[], None]] = field(default_factory=dict)
+
+
 @dataclass(eq=False)
 class Place:
     """Where a batch runs: what is recorded of one bucket by one plan.
@@ -88,12 +107,16 @@ class Place:
         bucket: its capacity.
         plan: its rule.
         limits: see `Bucket.limits`.
+        start: the batch in front of the first layer.
         stages: by their layers.
         chain: replays all of them.
+        entry: of padded calls.
     """
 
     bucket: Bucket
     plan: Plan
     limits: tuple[Tensor, Tensor]
+    start: PackedBatch
     stages: dict[StageLayers, Stage] = field(default_factory=dict)
     chain: Callable[[], None] | None = None
+    entry: Entry | None = None

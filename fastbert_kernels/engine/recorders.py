@@ -20,30 +20,30 @@ class Stage:
     """Recorded layers.
 
     Attributes:
-        inputs: what `replay` reads, always the same memory.
+        inputs: what `replay` reads, always the same memory: a batch, or of an entry a padded call.
         replay: runs the layers.
         outputs: what it writes.
         counts: int32 [2], survivors and their tokens, as it writes them; None where no head is asked behind the layers.
         recording: what the recorder made.
     """
 
-    inputs: PackedBatch
+    inputs: Any
     replay: Callable[[], None]
     outputs: PackedBatch
     counts: Tensor | None
     recording: Any = None
 
 
-# Replaces the tensors of a copy of its argument by those of the survivors; with their counts, if a head is asked.
-RunLayers = Callable[[PackedBatch], tuple[PackedBatch, Tensor | None]]
+# From the inputs of a stage to the batch behind it, with the counts of the survivors if a head is asked.
+RunLayers = Callable[[Any], tuple[PackedBatch, Tensor | None]]
 
 
 class Recorder(Protocol):
     """How layers become a stage."""
 
-    def record(self, run: RunLayers, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
-        """Computes nothing from `inputs`, whose content may be anything; `stand_in` is a valid batch without real
-        samples. Raises RuntimeError where it cannot."""
+    def record(self, run: RunLayers, inputs: Any, stand_in: Any) -> Stage:
+        """Computes nothing from `inputs`, whose content may be anything; `stand_in` is of the same kind and valid, a
+        batch without real samples. Raises RuntimeError where it cannot."""
 
     def chain(self, stages: Sequence[Stage]) -> Callable[[], None]:
         """A call that replays stages of which each reads what the one before writes, until no real sample is left:
@@ -66,7 +66,7 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
         self._done = torch.cuda.Event()
 
-    def record(self, run: RunLayers, inputs: PackedBatch, stand_in: PackedBatch) -> Stage:
+    def record(self, run: RunLayers, inputs: Any, stand_in: Any) -> Stage:
         stream = torch.cuda.current_stream(self._device)
         with self._capturing:
             # Once as it is: kernels are compiled and loaded and library handles made, which a capture must not do. What

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.engine.answers import Answered
 from fastbert_kernels.engine.dtypes import TANH_GELU, precision_name
+from fastbert_kernels.engine.entrance import Entrance, PaddedCall
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule, default_criterion, full_depth
@@ -167,12 +169,39 @@ class Encoder(abc.ABC):
             A row per sample. Those of samples that are left are undefined.
         """
 
-    def warm_up(self, shapes: Collection[tuple[int, int, int]]) -> None:  # noqa: B027 (most have nothing to do)
-        """Do now what the first batches of these shapes would have to wait for, such as recording CUDA graphs.
+    def warm_up(  # noqa: B027 (most have nothing to do)
+        self,
+        shapes: Collection[tuple[int, int, int]],
+        rules: Sequence[Rule] = (),
+        entrance: Entrance | None = None,
+    ) -> None:
+        """Do now what calls with batches of these shapes are to be spared, such as recording CUDA graphs.
 
         Args:
             shapes: tokens, samples and longest sample of batches.
+            rules: by which samples leave; none is the paper's. One without Speeds of layers stands for full depth, too.
+            entrance: how the model embeds padded texts; None where it does so in front of the encoder.
         """
+
+    def record_on_demand(self) -> None:  # noqa: B027 (most have nothing to record)
+        """Let calls record the CUDA graphs that they lack, each the first of its size."""
+
+    def takes_padded(self, samples: int, length: int) -> bool:
+        """Return whether `answer_padded` may answer a call of so many texts, padded to `length`."""
+        return False
+
+    def answer_padded(self, call: PaddedCall, entrance: Entrance, rule: Rule) -> Answered | None:
+        """Answer a call from its ids on, where that takes less of the host than to pack and embed in front of `run`.
+
+        Args:
+            call: its shapes, dtypes and devices are checked, its values are not.
+            entrance: how the model embeds.
+            rule: when a head lets a sample out.
+
+        Returns:
+            None where the call has to be packed.
+        """
+        return None
 
     def start(self, batch: PackedBatch, rule: Rule, indices: Tensor | None = None) -> PackedState:
         """Return the samples of a batch as they stand in front of the first layer.

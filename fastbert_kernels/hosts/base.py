@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
+from fastbert_kernels.engine.entrance import Entrance
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.spans import Left
@@ -61,6 +62,10 @@ class Host:
             chosen, or None.
         enter: (model, encoder, *inputs, **options) -> any number of samples for a pool, whose batch is as of `pack`.
             None where an answer of the model is more than its row of the results.
+        usual_rules: model -> the rules by which its samples leave as a rule, for which graphs are recorded in front of
+            traffic. None: that of the paper.
+        entrance: model -> how it embeds padded texts, for encoders that do so in a recorded graph; None for a model
+            that cannot. None where no model of the host can.
         methods: name -> (model, encoder, *args, **kwargs) -> result, which `patch` adds to the instance as methods
             called without `encoder`, and `unpatch` removes. A model that has such an attribute already is refused.
         own_ways: name of a method -> (model, *args, **kwargs) -> the same result in the host's own way, which is taken
@@ -80,6 +85,8 @@ class Host:
     scores: Callable[[Any, Tensor], Tensor | None] | None = None
     calibrated_in: Callable[[Any], str | None] | None = None
     enter: Callable[..., Entry] | None = None
+    usual_rules: Callable[[Any], Sequence[Rule]] | None = None
+    entrance: Callable[[Any], Entrance | None] | None = None
     methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     own_ways: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     inference_only: bool = False

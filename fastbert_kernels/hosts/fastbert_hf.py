@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
+from fastbert_kernels.hosts.at_once import answer_at_once, behind_layers, entrance, rule_of, usual_rules
 from fastbert_kernels.hosts.backbones import Tokens, embed, embedding_differences
 from fastbert_kernels.hosts.base import Entry, Host, OwnForward
 from fastbert_kernels.hosts.bert_layers import activation_of, has_position_bias, layer_parameters, layer_weights
@@ -71,7 +71,7 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
         of_layers, of_heads = parts.split(tensors)
         precision = hidden_dtype(dtype, tensors[0].dtype)
         exit_heads: list[ExitHead | None] = [None] * len(layers)
-        for number, head, group in zip(_behind_layers(config.exit_layers), layer_heads, of_heads, strict=True):
+        for number, head, group in zip(behind_layers(config.exit_layers), layer_heads, of_heads, strict=True):
             exit_heads[number - 1] = _head_weights(head, group, precision)
         return prepare_encoder(
             [layer_weights(layer, group, backbone) for layer, group in zip(layers, of_layers, strict=True)],
@@ -129,6 +129,9 @@ def forward(
     of_all_layers = model.config.output_hidden_states or model.config.output_attentions
     if others or of_all_layers or input_ids is None:
         return NotImplemented
+    inputs = input_ids, attention_mask, token_type_ids
+    if not output_all_exits and (output := answer_at_once(model, encoder, *inputs, speed, speedup)) is not None:
+        return model.finished_output(output, labels, return_dict)
     padded = model.check_batch(input_ids, attention_mask, token_type_ids)
     resolved = model.resolve_speed(speed, speedup, input_ids.shape[0])
     if input_ids.shape[0] == 0:
@@ -154,7 +157,7 @@ def _all_exits(model: Any, encoder: Encoder, tokens: Tokens, resolved: Any) -> A
     from fastbert_hf.outputs import warn_if_not_finite
     from fastbert_hf.passes import output_of
 
-    layers = _behind_layers(model.config.exit_layers)
+    layers = behind_layers(model.config.exit_layers)
     all_logits = encoder.every_exit(_embedded(model, encoder, tokens, 0.0), layers)
     if model.exit_zero is not None:
         all_logits = torch.cat([logits_at_zero(model, encoder, tokens)[:, None], all_logits], dim=1)
@@ -319,7 +322,7 @@ def enter(
     """
     tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
     resolved = model.resolve_speed(speed, speedup, cu_seqlens.shape[0] - 1)
-    rule = _rule(resolved, model.config.exit_layers)
+    rule = rule_of(resolved, model.config.exit_layers)
     if not resolved.asks(0) or cu_seqlens.shape[0] == 1:
         return Entry(_embedded(model, encoder, tokens, resolved.sample_speeds), rule)
     at_zero = ask_exit_zero(model, encoder, tokens, resolved)
@@ -407,7 +410,7 @@ def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_
 
 def _run(model: Any, encoder: Encoder, tokens: Tokens, resolved: Any) -> Results:
     """Run B >= 1 samples; `resolved` is of the model's `resolve_speed`."""
-    rule = _rule(resolved, model.config.exit_layers)
+    rule = rule_of(resolved, model.config.exit_layers)
     if not resolved.asks(0):
         return encoder.run(_embedded(model, encoder, tokens, resolved.sample_speeds), rule)
     at_zero = ask_exit_zero(model, encoder, tokens, resolved)
@@ -415,21 +418,6 @@ def _run(model: Any, encoder: Encoder, tokens: Tokens, resolved: Any) -> Results
         return at_zero.merged(None)
     rest = _embedded(model, encoder, staying(tokens, at_zero.stays), resolved.sample_speeds[at_zero.stays])
     return at_zero.merged(encoder.run(at_zero.hand_on(rest), rule))
-
-
-def _rule(resolved: Any, exit_layers: list[int]) -> Rule:
-    """Return the engine's rule, of the heads behind layers, for a `fastbert_hf.exits.resolution.ResolvedSpeed`."""
-    if resolved.is_full_depth:
-        return Rule(resolved.criterion, resolved.parameter, early_exits=False)
-    speeds = resolved.layer_speeds
-    # Where every head is asked and none has a Speed of its own, all calls share the rule, and what is recorded for it.
-    unlimited = all(speeds[layer - 1] == math.inf for layer in _behind_layers(exit_layers)[:-1])
-    return Rule(resolved.criterion, resolved.parameter, None if unlimited else speeds)
-
-
-def _behind_layers(exit_layers: list[int]) -> list[int]:
-    """Return the exit layers without that of exit zero, which the engine does not know."""
-    return [layer for layer in exit_layers if layer > 0]
 
 
 def _output(results: Results) -> Any:
@@ -453,6 +441,8 @@ HOST = Host(
     scores=scores,
     calibrated_in=calibrated_in,
     enter=enter,
+    usual_rules=usual_rules,
+    entrance=entrance,
     methods={
         "forward_packed": forward_packed,
         "score_packed": score_packed,

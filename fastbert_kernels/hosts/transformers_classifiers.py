@@ -18,10 +18,12 @@ from torch.nn import functional as F
 
 from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
 from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
+from fastbert_kernels.engine.entrance import Entrance, PaddedCall
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import full_depth
 from fastbert_kernels.engine.weights import PooledHeadWeights
 from fastbert_kernels.hosts import guard
+from fastbert_kernels.hosts.at_once import can_be_copied, entrance_of
 from fastbert_kernels.hosts.backbones import Tokens, embed, embedding_differences
 from fastbert_kernels.hosts.base import Host, OwnForward
 from fastbert_kernels.hosts.bert_layers import (
@@ -135,14 +137,44 @@ def forward(model: Any, encoder: Encoder, *args: Any, **kwargs: Any) -> Any:
         if _segment_count(model) == 1 and bool((segments != 0).any()):
             return NotImplemented
         segments = None
+    inputs = ids, mask, segments, positions
+    last = getattr(model.classifier, "out_proj", model.classifier).weight  # [N, H]
+    if (logits := _answer_at_once(model, encoder, *inputs)) is not None:
+        return _output(model, logits.to(last.dtype), call.get("labels"), call.get("return_dict"))
     valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask != 0
     if not bool(valid[:, 0].all()):
         raise OwnForward(PADDING_FIRST)
     if has_position_bias(model.base_model) and has_gaps(valid):
         raise OwnForward("padding between tokens, whose distance it changes")
     results = encoder.run(pack(model, encoder, ids, valid, segments, positions), full_depth(encoder.num_labels))
-    last = getattr(model.classifier, "out_proj", model.classifier).weight  # [N, H]
     return _output(model, results.logits.to(last.dtype), call.get("labels"), call.get("return_dict"))
+
+
+def entrance(model: Any) -> Entrance | None:
+    """Return how a model embeds padded texts. Such as are not padded on the right are packed by the host, who knows
+    which of them the model's own forward has to answer."""
+    words, padding = model.base_model.embeddings.word_embeddings, _padding_of_positions(model)
+    if not isinstance(words, nn.Embedding):
+        return None
+    first, ids = (0, -1) if padding is None else (padding + 1, padding)
+    sizes = words.num_embeddings, _segment_count(model), first, longest_input(model)
+    return entrance_of(model.base_model, *sizes, from_the_left=True, padding=ids)
+
+
+def _answer_at_once(
+    model: Any, encoder: Encoder, ids: Tensor, mask: Tensor | None, segments: Tensor | None, positions: Tensor | None
+) -> Tensor | None:
+    """Return the logits of a call that one graph answers from its ids on, None for one that has to be packed."""
+    if not encoder.takes_padded(*ids.shape) or positions is not None or not can_be_copied(mask):
+        return None
+    given = [tensor for tensor in (ids, mask, segments) if tensor is not None]
+    if any(tensor.device != ids.device or tensor.is_floating_point() for tensor in given):
+        return None
+    if (way_in := entrance(model)) is None:
+        return None
+    call = PaddedCall(ids, mask, segments, 0.0)
+    answered = encoder.answer_padded(call, way_in, full_depth(encoder.num_labels))
+    return None if answered is None or answered.fault else answered.results.logits
 
 
 def pack(
@@ -248,4 +280,4 @@ def _argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
 _NAME = (
     "classifiers of Transformers (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ERNIE, data2vec, MPNet)"
 )
-HOST = Host(_NAME, matches, encoder, forward, pack, probe, scores)
+HOST = Host(_NAME, matches, encoder, forward, pack, probe, scores, entrance=entrance)

@@ -176,7 +176,13 @@ def place_and_patch(model: FastBertForSequenceClassification, patching: Patching
         return False
     try:
         with _warnings_as_notes(RuntimeWarning):
-            fastbert_kernels.patch(model, backend=backend, dtype=DTYPES[dtype], bfloat16_products=patching.bf16_product)
+            fastbert_kernels.patch(
+                model,
+                backend=backend,
+                dtype=DTYPES[dtype],
+                bfloat16_products=patching.bf16_product,
+                warm_up="on demand",  # thousands of texts come in few sizes
+            )
     except (TypeError, ValueError, RuntimeError) as error:
         if backend == "auto" and dtype == "weights" and not isinstance(error, RuntimeError):
             print(f"note: this model runs without the fast kernels: {error}", file=sys.stderr)

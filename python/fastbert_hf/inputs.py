@@ -46,6 +46,34 @@ def check_inputs(
             and 1, a row without a valid token, token types other than 0 for a backbone without segments, or ids and
             token types outside their tables (where they are looked at; see above).
     """
+    given = check_forms(input_ids, attention_mask, token_type_ids, max_length, inputs_embeds=inputs_embeds)
+    valid = torch.ones_like(given, dtype=torch.bool) if attention_mask is None else attention_mask != 0
+    faults = _faults_of_values(valid, attention_mask, token_type_ids, num_segments)
+    if faults or _is_read_for_free(given):
+        faults += _outside_tables(input_ids, token_type_ids, vocabulary, num_segments)
+    _raise_first(faults)
+    return valid
+
+
+def check_forms(
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    token_type_ids: torch.Tensor | None,
+    max_length: int,
+    *,
+    inputs_embeds: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Check kinds, shapes and devices of a padded batch, but no values; nobody waits for a device.
+
+    Args:
+        input_ids: as in `check_inputs`, and so the others.
+
+    Returns:
+        A tensor [B, L] on the device of the batch: the ids, or one number of every embedding.
+
+    Raises:
+        TypeError, ValueError: as `check_inputs`.
+    """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give either input_ids or inputs_embeds")
     if input_ids is not None:
@@ -61,43 +89,38 @@ def check_inputs(
             f"input length {length} exceeds the backbone's {max_length} positions; truncate the input, "
             f"for example tokenizer(..., truncation=True, max_length={max_length})"
         )
-    faults: list[_Fault] = []
     if token_type_ids is not None:
         _check_ids("token_type_ids", token_type_ids)
         _check_like("token_type_ids", token_type_ids, given)
-        if num_segments <= 1:
-            faults.append(
-                (
-                    (token_type_ids != 0).any(),
-                    lambda: "token_type_ids must be 0: this backbone does not tell segments apart; leave them out",
-                )
-            )
     if attention_mask is None:
         if batch_size > 0 and length == 0:
             raise ValueError(f"no valid token in row(s) {list(range(batch_size))}: input_ids has length 0")
-        valid = torch.ones_like(given, dtype=torch.bool)
     else:
         if not isinstance(attention_mask, torch.Tensor):
             raise TypeError(f"attention_mask must be a tensor, got {type(attention_mask).__name__}")
         _check_like("attention_mask", attention_mask, given)
-        valid = attention_mask != 0
-        empty_rows = ~valid.any(dim=1)
-        # A mask in the additive convention (0 = valid, -10000 = padding) would be read the wrong way round.
-        other_values = valid & (attention_mask != 1)
-        faults += [
-            (other_values.any(), lambda: "attention_mask must hold only 1 (valid token) and 0 (padding)"),
-            (
-                empty_rows.any(),
-                lambda: (
-                    f"no valid token in row(s) {empty_rows.nonzero().flatten().tolist()}: attention_mask is 0 "
-                    "throughout; leave these samples out or give them at least one token"
-                ),
-            ),
-        ]
-    if faults or _is_read_for_free(given):
-        faults += _outside_tables(input_ids, token_type_ids, vocabulary, num_segments)
-    _raise_first(faults)
-    return valid
+    return given
+
+
+def check_values(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    token_type_ids: torch.Tensor | None,
+    *,
+    num_segments: int,
+    vocabulary: int | None,
+) -> None:
+    """Check the values of a padded batch, wherever it is; the host waits for the device.
+
+    Args:
+        input_ids: as in `check_inputs`, and so the others; their forms are checked.
+
+    Raises:
+        ValueError: as `check_inputs`.
+    """
+    valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
+    faults = _faults_of_values(valid, attention_mask, token_type_ids, num_segments)
+    _raise_first(faults + _outside_tables(input_ids, token_type_ids, vocabulary, num_segments))
 
 
 def check_packed_ids(
@@ -207,6 +230,35 @@ def _rows_of(inputs_embeds: torch.Tensor | None) -> torch.Tensor:
 def _is_read_for_free(tensor: torch.Tensor) -> bool:
     """Return whether values can be looked at without waiting for a device or breaking what is being recorded."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def _faults_of_values(
+    valid: torch.Tensor, attention_mask: torch.Tensor | None, token_type_ids: torch.Tensor | None, num_segments: int
+) -> list[_Fault]:
+    """Look for what mask and token types must not hold; `valid` is the mask as bool [B, L]."""
+    faults: list[_Fault] = []
+    if token_type_ids is not None and num_segments <= 1:
+        faults.append(
+            (
+                (token_type_ids != 0).any(),
+                lambda: "token_type_ids must be 0: this backbone does not tell segments apart; leave them out",
+            )
+        )
+    if attention_mask is not None:
+        empty_rows = ~valid.any(dim=1)
+        # A mask in the additive convention (0 = valid, -10000 = padding) would be read the wrong way round.
+        other_values = valid & (attention_mask != 1)
+        faults += [
+            (other_values.any(), lambda: "attention_mask must hold only 1 (valid token) and 0 (padding)"),
+            (
+                empty_rows.any(),
+                lambda: (
+                    f"no valid token in row(s) {empty_rows.nonzero().flatten().tolist()}: attention_mask is 0 "
+                    "throughout; leave these samples out or give them at least one token"
+                ),
+            ),
+        ]
+    return faults
 
 
 def _outside_tables(

@@ -20,7 +20,14 @@ from fastbert_hf.data.seen import SEEN_FILE, SeenTexts
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting, find_setting
 from fastbert_hf.exits.resolution import ResolvedSpeed, Speed, resolve_speed
 from fastbert_hf.heads import AttentiveHead, PooledHead
-from fastbert_hf.inputs import check_class_ids, check_inputs, check_position_ids, make_position_ids
+from fastbert_hf.inputs import (
+    check_class_ids,
+    check_forms,
+    check_inputs,
+    check_position_ids,
+    check_values,
+    make_position_ids,
+)
 from fastbert_hf.loadable import check_loadable
 from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
 
@@ -430,6 +437,30 @@ class FastBertForSequenceClassification(PreTrainedModel):
             positions = check_position_ids(position_ids, valid, self.backbone.config.max_position_embeddings)
         segments = token_type_ids if num_segments > 1 else None
         return passes.PaddedBatch(input_ids, valid, segments, positions, inputs_embeds)
+
+    def check_forms(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> None:
+        """Raise what `check_batch` raises for kinds, shapes and devices of the inputs, without a look at values."""
+        check_forms(input_ids, attention_mask, token_type_ids, self.config.max_position_embeddings)
+
+    def check_values(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> None:
+        """Raise what `check_batch` raises for the values of the inputs, also of ids on a GPU; the host waits."""
+        check_values(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            num_segments=backbones.num_segments(self.backbone),
+            vocabulary=backbones.vocabulary(self.backbone),
+        )
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.config.gives_scores:

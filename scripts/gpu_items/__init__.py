@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gpu_items import graphs, kernels, layers, machine, profiles
+from gpu_items import calls, graphs, kernels, layers, machine, profiles
 from gpu_items.device import Device
 
 Item = Callable[[Device], dict[str, Any]]
@@ -33,6 +33,7 @@ ITEMS: dict[str, Item] = {
     "cuda_pooled": partial(kernels.pooled_exit_head, "cuda", _BFLOAT16, "max"),
     "graph_stages": partial(graphs.loop, chained=False),
     "graph_chain": partial(graphs.loop, chained=True),
+    "calls_at_once": calls.at_once,
     "layer_2048": partial(layers.encoder_layer, 2048),
     "layer_16384": partial(layers.encoder_layer, 16384),
     "profile_b1": partial(profiles.patched, 1, "mixed"),

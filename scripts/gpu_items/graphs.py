@@ -22,7 +22,7 @@ def loop(device: Device, *, chained: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     depth, width = (3, 64) if device.is_small else (12, 768)
     plain = random_loop(depth=depth, hidden_size=width, dtype=torch.bfloat16, device=device.name, backend="auto")
-    options: dict[str, Any] = {} if chained else {"whole_depth_samples": 0}
+    options: dict[str, Any] = {"on_demand": True, **({} if chained else {"whole_depth_samples": 0})}
     if not device.is_gpu:
         options["recorder"] = EagerRecorder()
     graphed = GraphedLoop(plain.layers, plain.heads, "auto", **options)
@@ -42,6 +42,6 @@ def loop(device: Device, *, chained: bool) -> dict[str, Any]:
             "graphed": device.time(lambda batch=batch: graphed.run(copy.copy(batch), ENTROPY_RULE), 20),
             "plain": device.time(lambda batch=batch: plain.run(copy.copy(batch), ENTROPY_RULE), 10),
         }
-    chains = [place.chain is not None for place in graphed._places.values()]
+    chains = [place.chain is not None for place in graphed.recordings.places.values()]
     right = all(one["error"] < 0.6 and one["same_exits"] > 0.8 for one in figures.values())
     return {"ok": right and any(chains) == chained, "chains": chains, **figures}

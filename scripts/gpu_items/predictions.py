@@ -47,6 +47,13 @@ PREDICTIONS: dict[str, list[Prediction]] = {
         Prediction("b32.graphed.us", 900, "stages of 12 layers at 1,440 tokens, 35 us of products each"),
         Prediction("b1.record_seconds", 2, "recording belongs in front of traffic, the more the longer it takes"),
     ],
+    "calls_at_once": [
+        Prediction("b1.launches", 5, "numbers, ids and mask, graph, answers, and their copy: what else is there?"),
+        Prediction("b1.waits", 1, "at the end; any other is one that the test with doubles does not see"),
+        Prediction("b1.at_once.us", 420, "up to 12 layers of 30 us, and a dozen small kernels in front"),
+        Prediction("b1.packed.us", 800, "fifty operations and a wait for the number of tokens in front of the same"),
+        Prediction("b8.at_once.us", 600, "512 rows, of which 360 are tokens"),
+    ],
     "layer_2048": [
         Prediction("fused.us", 90, "49 us of products; the rest is attention and three element-wise kernels"),
         Prediction("fused.host_us", 60, _HOST),
@@ -57,11 +64,14 @@ PREDICTIONS: dict[str, list[Prediction]] = {
         Prediction("intermediate.us", 130, "77 GFLOP"),
         Prediction("intermediate_with_gelu.us", 135, "the epilogue is free, or the library has none for this shape"),
         Prediction("gelu.us", 47, "201 MB"),
-        Prediction("attention.us", 40, "FlashAttention 2 at 128 tokens a sample; another choice may be faster"),
+        Prediction("fused_by_tanh.us", 440, "the same without a pass over 201 MB"),
+        Prediction("ways.varlen.us", 40, "FlashAttention 2 at 128 tokens a sample"),
+        Prediction("ways.dense.us", 30, "cuDNN, where PyTorch takes it by itself; the host's share is 236 us if so"),
+        Prediction("ways.padded.us", 120, "rows are gathered and put back: 75 MB each way, in a dozen launches"),
     ],
     "profile_b1": [
-        Prediction("adaptive.us", 350, "four layers of one graph, and 50 operations and three waits around it"),
-        Prediction("full_depth.us", 600, "the same with twelve layers"),
+        Prediction("adaptive.us", 250, "four layers of one graph, and four launches and one wait around it"),
+        Prediction("full_depth.us", 500, "the same with twelve layers"),
     ],
     "profile_b128_mixed": [
         Prediction("full_depth.us", 2000, "device: 12 layers of 5,600 tokens, 150 us each. Host: 12 layers of 60 us"),

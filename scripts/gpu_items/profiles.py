@@ -28,7 +28,7 @@ def patched(batch: int, kind: str, device: Device) -> dict[str, Any]:
     answers = workload.reference_answers(model, samples, batch)
     exits = workload.planned_exits(answers.uncertainty, 4.0)
     (request,) = samples.requests(batch, torch.device(device.name), exits.speed)
-    fastbert_kernels.patch(model, dtype=torch.bfloat16)
+    fastbert_kernels.patch(model, dtype=torch.bfloat16, warm_up="on demand")
     with torch.inference_mode():
 
         def adaptive() -> Any:

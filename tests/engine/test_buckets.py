@@ -16,12 +16,17 @@ def test_smallest_bucket(samples):
     for tokens, longest in itertools.product(sizes, [0, 1, 64, 65, 100, 512, 4096]):
         bucket = Bucket.smallest(tokens, samples, longest)
         assert bucket.tokens >= tokens and bucket.samples >= samples and bucket.max_seqlen >= min(longest, tokens)
-        assert bucket.tokens == 64 or bucket.tokens - tokens < min(256, tokens)
+        assert bucket.tokens == 64 or bucket.tokens - tokens < min(512, tokens)
         assert bucket.slots <= bucket.samples + bucket.tokens // 64
         lower, upper = bucket.limits(torch.device("cpu"))
         assert lower.shape == upper.shape == (bucket.slots + 1,)
         assert not lower[: bucket.samples + 1].any() and lower[-1] == upper[-1] == bucket.tokens
         assert lower.diff().max() <= bucket.max_seqlen
+
+
+def test_there_are_few_buckets():
+    sizes = itertools.product(range(1, TOKENS[-1] + 1, 21), range(1, MAX_SAMPLES + 1, 7), (1, 65, 129, 300, 512))
+    assert len({Bucket.smallest(*size) for size in sizes}) <= 42
 
 
 def test_no_bucket_beyond_the_limits():

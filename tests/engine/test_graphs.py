@@ -148,9 +148,9 @@ def test_only_few_short_samples_are_chained():
     loop, recorder = graphed(plain, Counting(), whole_depth_samples=WHOLE_DEPTH_SAMPLES)
     for lengths, chained in (
         ([5], 1),
-        ([9], 1),
-        ([5, 9], 2),
-        ([1] * WHOLE_DEPTH_SAMPLES, 2),
+        ([5, 9], 1),
+        ([1] * WHOLE_DEPTH_SAMPLES, 1),
+        ([60, 5], 2),
         ([WHOLE_DEPTH_TOKENS], 3),
         ([1] * (WHOLE_DEPTH_SAMPLES + 1), 3),
         ([WHOLE_DEPTH_TOKENS + 1], 3),
@@ -182,10 +182,22 @@ def test_every_stage_is_recorded_once_and_when_first_used():
     plain = random_loop(depth=DEPTH)
     loop, recorder = graphed(plain, late=0)
     sizes = []
-    for lengths in ([60], [61], [30, 30], [5, 50], [10], [64]):
+    for lengths in ([60], [61, 2], [60, 60], [5, 70, 3, 1], [10], [128]):
         assert_equal_runs(loop, plain, random_batch(lengths, 1e-6))
         sizes.append(len(recorder.recorded))
     assert sizes == [DEPTH, DEPTH, 2 * DEPTH, 2 * DEPTH, 2 * DEPTH, 2 * DEPTH]
+
+
+def test_no_call_records_what_it_was_not_asked_to():
+    plain = random_loop(depth=DEPTH)
+    for whole_depth_samples in (0, 8):
+        loop, recorder = graphed(plain, on_demand=False, whole_depth_samples=whole_depth_samples)
+        for lengths in ([5, 9], [300, 5, 200] * 4):
+            assert_equal_runs(loop, plain, random_batch(lengths, 0.6))
+        assert not recorder.recorded
+        loop.record_on_demand()
+        assert_equal_runs(loop, plain, random_batch([5, 9], 0.6))
+        assert recorder.replayed
 
 
 def test_prepare_records_the_largest_first():
@@ -201,7 +213,7 @@ def test_prepare_records_the_largest_first():
 @pytest.mark.parametrize("whole_depth_samples", [0, 8])
 def test_behind_a_warm_up_nothing_is_recorded(whole_depth_samples):
     plain = random_loop(depth=DEPTH, layer=CheckedLayer)
-    loop, recorder = graphed(plain, whole_depth_samples=whole_depth_samples, move=ALWAYS_MOVE)
+    loop, recorder = graphed(plain, on_demand=False, whole_depth_samples=whole_depth_samples, move=ALWAYS_MOVE)
     loop.warm_up([(100, 4, 64), (300, 4, 64)])
     recorded = len(recorder.recorded)
     assert recorded == 2 * (DEPTH + 1)

@@ -157,7 +157,7 @@ def test_every_sample_leaves_where_it_would_alone(poisoned_memory, kind, layer_s
     for speed in SPEEDS.values():
         assert_as_walked(encoder, rule, speed)
     if kind in GRAPHED:
-        assert bool(encoder._recorder.replayed) is (rule.criterion not in WITH_HISTORY)
+        assert bool(encoder.recordings.recorder.replayed) is (rule.criterion not in WITH_HISTORY)
 
 
 def test_the_cases_tell_rules_apart():

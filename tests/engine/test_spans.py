@@ -328,7 +328,7 @@ def test_graphs_record_what_spans_need():
             state = encoder.start(batch_of(kind, [5, 9], 1e-9, 1), Rule())
             for end in ends:
                 encoder.advance(state, end)
-        (place,) = encoder._places.values()
+        (place,) = encoder.recordings.places.values()
         found = sorted((layers.first, layers.end) for layers in place.stages)
         assert found == [(0, 1), (1, 2), (2, 3), (2, 4), (3, 4), (4, 5), (5, 6)]
 

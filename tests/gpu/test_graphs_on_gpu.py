@@ -40,7 +40,7 @@ def loops(backend, dtype=torch.bfloat16, layer=TorchLayer, **options):
     """With no head behind layers 2 and 5."""
     plain = random_loop(depth=6, hidden_size=128, dtype=dtype, device="cuda", backend=backend, layer=layer)
     plain.heads[1] = plain.heads[4] = None
-    return plain, GraphedLoop(plain.layers, plain.heads, backend, **options)
+    return plain, GraphedLoop(plain.layers, plain.heads, backend, on_demand=True, **options)
 
 
 def batch_of(lengths, speed, dtype=torch.bfloat16):
@@ -112,7 +112,7 @@ def test_rules_recorded_equal_launched(backend, options, criterion):
             batch = batch_of(lengths, torch.linspace(0.3, 1, len(lengths)))
             got = graphed.run(copy.copy(batch), rule)
             assert_same_answers(got, plain.run(copy.copy(batch), rule), batch, rule=rule)
-    assert len({place.plan for place in graphed._places.values()}) == 3
+    assert len({place.plan for place in graphed.recordings.places.values()}) == 3
 
 
 def test_patience_is_launched(backend):
@@ -120,7 +120,7 @@ def test_patience_is_launched(backend):
     batch = batch_of([9, 64, 3, 30], 0.5)
     rule = Rule("patience", 2, (math.inf, None, math.inf, None, None, None))
     assert torch.equal(graphed.run(copy.copy(batch), rule).exit_layer, plain.run(copy.copy(batch), rule).exit_layer)
-    assert not graphed._places
+    assert not graphed.recordings.places
 
 
 def test_two_hundred_batches_and_steady_memory(backend):
@@ -160,7 +160,7 @@ def test_the_device_ends_the_graph_of_all_layers(backend):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a chain that failed would be told
         graphed.run(batch_of([9, 30, 4], 1e-6), ENTROPY_RULE)
-    (place,) = graphed._places.values()
+    (place,) = graphed.recordings.places.values()
     stages = [stage for _, stage in sorted(place.stages.items())]
     assert len(stages) == 4  # up to the heads behind layers 1, 3, 4 and 6
     for speeds, needed in (([2.0, 2.0, 2.0], 1), ([2.0, 1e-6, 2.0], 4), ([2.0, 2.0, 2.0], 1)):

@@ -67,7 +67,7 @@ class HostileRecorder(EagerRecorder):
         self.replayed = []
 
     def record(self, run, inputs, stand_in):
-        if inputs.history is None:  # a first stage, which is loaded once it is recorded
+        if getattr(inputs, "history", None) is None:  # an entry or first stage, which is loaded once it is recorded
             poison(inputs)
         stage = super().record(run, inputs, stand_in)
         self.recorded.append(stage)
@@ -94,7 +94,7 @@ def poison(batch, kept=()):
 def graphed(plain, recorder=None, whole_depth_samples=0, **options):
     """Stage by stage, if not told otherwise."""
     recorder = HostileRecorder() if recorder is None else recorder
-    options = {"recorder": recorder, "whole_depth_samples": whole_depth_samples, **options}
+    options = {"recorder": recorder, "on_demand": True, "whole_depth_samples": whole_depth_samples, **options}
     return GraphedLoop(plain.layers, plain.heads, plain.backend, **options), recorder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -31,19 +32,31 @@ class ResolvedSpeed:
     at no threshold, only at whether a head is asked.
 
     Attributes:
-        sample_speeds: float32 [B], on the device of the batch; infinity where `layer_speeds` alone decides.
+        samples: the Speed of all samples, infinity where `layer_speeds` alone decides; or floating point [B], where the
+            caller had it.
         layer_speeds: for each of the L layers `None`, where no student classifier is asked; else a Speed, infinity
             where the samples' own alone decides. `None` for the last layer, where everybody leaves.
         criterion: as in `ExitRule`.
         parameter: as in `ExitRule`.
         zero_speed: as one of `layer_speeds`, of the student classifier before the first layer.
+        batch_size: B.
+        device: of the batch.
     """
 
-    sample_speeds: torch.Tensor
+    samples: float | torch.Tensor
     layer_speeds: tuple[float | None, ...]
-    criterion: str = "entropy"
-    parameter: int = 0
-    zero_speed: float | None = None
+    criterion: str
+    parameter: int
+    zero_speed: float | None
+    batch_size: int
+    device: torch.device | str
+
+    @cached_property
+    def sample_speeds(self) -> torch.Tensor:
+        """Return `samples` as float32 [B] on the device of the batch."""
+        if isinstance(self.samples, torch.Tensor):
+            return self.samples.to(device=self.device, dtype=torch.float32)
+        return torch.full((self.batch_size,), self.samples, dtype=torch.float32, device=self.device)
 
     @property
     def is_full_depth(self) -> bool:
@@ -100,15 +113,13 @@ def resolve_speed(
         criterion: str = default_criterion(problem_type),
         parameter: int = 0,
     ) -> ResolvedSpeed:
-        if not isinstance(samples, torch.Tensor):
-            samples = torch.full((batch_size,), samples, dtype=torch.float32, device=device)
         layers = tuple(asked.get(layer) for layer in range(1, exit_layers[-1] + 1))
-        return ResolvedSpeed(samples, layers, criterion, parameter, asked.get(0))
+        return ResolvedSpeed(samples, layers, criterion, parameter, asked.get(0), batch_size, device)
 
     if speed is None:
         return resolved(math.inf, {})
     if isinstance(speed, torch.Tensor):
-        samples = _per_sample(speed, batch_size, default_criterion(problem_type)).to(device=device, dtype=torch.float32)
+        samples = _per_sample(speed, batch_size, default_criterion(problem_type))
         return resolved(samples, dict.fromkeys(students, math.inf))
     if isinstance(speed, Real) and not isinstance(speed, bool):
         value = float(speed)
