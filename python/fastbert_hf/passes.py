@@ -36,7 +36,7 @@ class PaddedBatch:
 
     def rows(self, stays: torch.Tensor) -> PaddedBatch:
         """Return some of the samples, bool [B], as a batch of their own."""
-        kept = {name: None if value is None else value[stays] for name, value in vars(self).items()}
+        kept: dict[str, Any] = {name: None if value is None else value[stays] for name, value in vars(self).items()}
         return PaddedBatch(**kept)
 
 

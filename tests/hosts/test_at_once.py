@@ -137,7 +137,7 @@ def test_forms_are_checked_in_front(monkeypatch):
         run(model, {**batch, "attention_mask": batch["attention_mask"][:1]})
     with pytest.raises(TypeError, match="input_ids must be int64 or int32"):
         run(model, {**batch, "input_ids": batch["input_ids"].float()})
-    with pytest.raises(ValueError, match=r"speed must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"speed must lie in \[0, 1\]"):
         run(model, batch, speed=2.0)
     with pytest.raises(ValueError, match="attention_mask must hold only 1"):
         run(model, {**batch, "attention_mask": batch["attention_mask"] * 0.5})
