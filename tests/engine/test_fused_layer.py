@@ -129,7 +129,6 @@ def test_gelu_by_tanh_is_a_part_of_the_product():
         rows = torch.empty(5, 64, dtype=torch.bfloat16, device="cuda")
         weight, bias = (torch.empty(*shape, dtype=torch.bfloat16, device="cuda") for shape in ((128, 64), (128,)))
         assert linear_gelu_by_tanh(rows, weight, bias).shape == (5, 128)
-        assert linear_gelu_by_tanh(rows[:0], weight, bias).shape == (0, 128)
     (arguments,) = product.call_args_list
     assert arguments.kwargs == {"use_gelu": True} and arguments.args[2].shape == (64, 128)
 
