@@ -7,8 +7,8 @@ FOLDER holds one folder per task with train.tsv, dev.tsv and test.tsv (header `l
 For each task Transformers' own trainer fine-tunes a classifier on half of the training texts, as its owner would have.
 Then it is adopted: students learn from others of these texts, and the exit rule is calibrated, on the development texts
 and half of the test texts, to at most 1 % other labels than at full depth. No label is read in either step. The other
-half of the test texts is timed and counted. The folder --run keeps the models and what was measured of them, so that
-a stopped run goes on. Writes adopted_classifiers_cpu_FAMILY.json and .md (families.py).
+half of the test texts is counted, and 1,000 of it timed. The folder --run keeps the models and what was measured of
+them, so that a stopped run goes on. Writes adopted_classifiers_cpu_FAMILY.json and .md (families.py).
 """
 
 from __future__ import annotations
