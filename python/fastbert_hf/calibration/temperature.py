@@ -142,7 +142,7 @@ def fold_temperatures(model: FastBertForSequenceClassification, temperatures: Se
     model.calibrated_setting = None
 
 
-def _last_linear(head: torch.nn.Module) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+def _last_linear(head: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weight and bias of what gives an exit head's logits."""
     if isinstance(head, HashedBag):
         return head.table, head.bias
