@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from transformers import BertConfig, BertModel
 
@@ -12,38 +10,20 @@ from adopting.models import TASKS, Texts
 from helpers.training import make_tokenizer
 
 
-@pytest.fixture
-def data(tmp_path):
-    """Texts of two classes, all different: words of one class are rare in the other."""
-    draw, folder = random.Random(0), tmp_path / "data" / "sst2"
-    folder.mkdir(parents=True)
-    seen = set()
-    for part, count in (("train", 160), ("dev", 60), ("test", 80)):
-        lines = ["label\ttext"]
-        while len(lines) <= count:
-            label = draw.randrange(2)
-            text = " ".join(draw.choice(["very", "film", ("bad", "good")[label]]) for _ in range(12))
-            if text not in seen:
-                seen.add(text)
-                lines.append(f"{label}\t{text}")
-        (folder / f"{part}.tsv").write_text("\n".join(lines) + "\n")
-    return tmp_path / "data"
-
-
-def test_no_text_has_two_parts(data):
-    texts = Texts.read(data / "sst2")
+def test_no_text_has_two_parts(two_class_data):
+    texts = Texts.read(two_class_data / "sst2")
     parts = (texts.labelled, texts.traffic, texts.calibration, texts.new)
     assert [len(part) for part in parts] == [80, 80, 100, 40]
     assert len({text for part in parts for text in part.texts}) == 300
 
 
-def test_from_a_backbone_to_the_table(data, tmp_path, monkeypatch):
+def test_from_a_backbone_to_the_table(two_class_data, tmp_path, monkeypatch):
     backbone, tokenizer = tmp_path / "backbone", make_tokenizer()
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
     BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(backbone)
     tokenizer.save_pretrained(backbone)
     monkeypatch.chdir(tmp_path)
-    arguments = ["--data", str(data), "--tasks", "sst2", "--backbone", str(backbone), "--quick"]
+    arguments = ["--data", str(two_class_data), "--tasks", "sst2", "--backbone", str(backbone), "--quick"]
     benchmark.main([*arguments, "--out", str(tmp_path / "results")])
     assert not (tmp_path / "results").exists()
     options = benchmark.parse_arguments(arguments)

@@ -1,0 +1,1 @@
+"""What the benchmark of exit zero chooses Speeds by."""

@@ -1,0 +1,60 @@
+"""The benchmark of exit zero: its rules against the library's simulation, and a run to the table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+import exit_zero as benchmark
+from fastbert_hf.calibration import ExitRecords, simulate
+from fastbert_hf.flops import ModelShape
+from helpers.training import make_tokenizer
+from zero.rules import Family, best_rule, splits
+
+
+@pytest.fixture
+def records():
+    shape = ModelShape(8, 16, 3, 4, 2, exit_layers=(0, 1, 2, 3))
+    labels = torch.randint(2, (200,))
+    logits = torch.randn(200, 4, 2) + torch.nn.functional.one_hot(labels, 2)[:, None] * torch.arange(1, 5)[:, None]
+    return ExitRecords(logits, labels, torch.randint(3, 20, (200,)), shape)
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_rules_do_what_the_simulation_says(records, zero):
+    family = Family.of(records, zero=zero)
+    assert any(0 in rule.layers for rule in family.rules) == zero
+    for place in range(0, len(family.rules), 37):
+        result = simulate(records, family.rules[place])
+        assert family.right[:, place].mean() == pytest.approx(result.accuracy)
+        assert family.full.sum() / family.flops[:, place].sum(dtype=float) == pytest.approx(result.flops_speedup, 1e-5)
+
+
+def test_the_other_half_measures(records):
+    families = {"with": Family.of(records, zero=True), "without": Family.of(records, zero=False)}
+    slow, fast = splits(families, [1.5, 30.0], 3)
+    assert fast["without"] is None and fast["with"]["flops_speedup"] > 10  # a layer less than no layer at all
+    assert slow["with"]["accuracy"] > 0.5 and slow["without"]["flops_speedup"] > 1
+    rule = best_rule(families["with"], 2.0, np.arange(100))
+    assert simulate(records.rows(torch.arange(100)), rule).flops_speedup >= 2
+
+
+def test_from_a_backbone_to_the_table(two_class_data, tmp_path, monkeypatch):
+    backbone, tokenizer = tmp_path / "backbone", make_tokenizer()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(backbone)
+    tokenizer.save_pretrained(backbone)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data", str(two_class_data), "--tasks", "sst2", "--backbone", str(backbone), "--quick"]
+    benchmark.main([*arguments, "--out", "results"])
+    assert not (tmp_path / "results").exists()
+    options = benchmark.parse_arguments(arguments)
+    case = benchmark.run_task("sst2", options)  # of the models that are there
+    rows = {row["setting"]: row for row in case["times"]["rows"]}
+    assert rows[benchmark.ALONE]["mean_exit_layer"] == 0 and rows[benchmark.ALONE]["left_at_layer_0"] == 1
+    assert rows[benchmark.FULL_DEPTH]["mean_exit_layer"] == 3 and rows[benchmark.FULL_DEPTH]["over_full_depth"] == 1
+    assert case["fit"] is None and [*case["accuracy_by_head"]] == ["0", "1", "2", "3"]
+    page = benchmark.table({"rounds": 1, "threads": 1, "load": [0.0], "splits": 3, "tasks": [case]})
+    assert "| layer 0 alone |" in page and "Calibrated to at most 20% other answers" in page
