@@ -28,7 +28,7 @@ VALUES = {
     **{"--objective": "ce", "--targets": "soft", "--cache-dtype": "float32", "--pooling": "mean", "--head": "pooled"},
     **{"--best-by": "macro_f1", "--dtype": "bf16", "--bf16-product": "output", "--backend": "none"},
     **{"--timed-texts": "64", "--max-epochs": "9", "--max-disagreement": "0.1", "--label-column": "label"},
-    **{"--audit": "0.1", "--audit-seed": "3", "--max-score-change": "1"},
+    **{"--audit": "0.1", "--audit-seed": "3", "--max-score-change": "1", "--max-drop": "0.1"},
 }
 
 
