@@ -97,6 +97,7 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
         *_COLUMNS,
         *_RUNNING,
         _excludes("--agreement", "--backend", "none", reason="it compares a patched model with the unpatched one"),
+        _needs("--confusion", "--by-class", True, reason="it is a picture of its table"),
     ),
     "analyze": (
         *_COLUMNS,

@@ -22,7 +22,7 @@ from helpers.families import make_model
 
 CHARTS = {
     *("accuracy_by_uncertainty", "uncertainty_by_layer", "exit_layers"),
-    *("accuracy_and_flops", "accuracy_and_time", "changed_predictions"),
+    *("accuracy_and_flops", "accuracy_and_time", "changed_predictions", "confusion"),
 }
 SPEEDS = [0.2, 0.6, 0.9]
 OPTIONS = [word for speed in SPEEDS for word in ("--speed", speed)]
@@ -70,7 +70,7 @@ def test_figures_are_those_of_evaluate_and_everything_is_written(trained, data, 
     assert tradeoff["depths"][-1]["accuracy"] == full["accuracy"]
     for point, row in zip(tradeoff["speeds"], adaptive, strict=True):
         assert point["value"] == row["speed"]
-        for name in ("accuracy", "mean_exit_layer", "flops_speedup"):
+        for name in ("accuracy", "macro_f1", "mean_exit_layer", "flops_speedup"):
             assert point[name] == pytest.approx(row[name])
     for point in tradeoff["speeds"] + tradeoff["depths"]:
         assert point["wall_clock"]["speedup"] > 0 and len(point["wall_clock"]["speedup_rounds"]) == 3
@@ -81,7 +81,14 @@ def test_figures_are_those_of_evaluate_and_everything_is_written(trained, data, 
 
     lines = [line.split("\t") for line in (data / "dev.tsv").read_text().splitlines()[1:]]
     shown = found["examples"]["easiest"] + found["examples"]["hardest"]
-    assert len(shown) == 20 and found["examples"]["speed"] == 0.6
+    assert len(shown) == 20 and (found["examples"]["setting"], found["examples"]["speed"]) == ("speed", 0.6)
+    by_class = json.loads(
+        succeed(
+            "evaluate", trained / "model", "--data", data / "dev.tsv", "--speed", 0.6, "--by-class", "--json"
+        ).stdout
+    )["by_class"]
+    assert found["figures"]["by_class"]["confusion"] == by_class[1]["confusion"]
+    assert found["figures"]["by_class"]["at_exits"] == by_class[1]["classes"]
     for example in shown:
         label, text = lines[example["number"] - 1]
         assert (example["label"], example["texts"]) == (label, [text])

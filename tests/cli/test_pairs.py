@@ -29,6 +29,7 @@ VALUES = {
     **{"--best-by": "macro_f1", "--dtype": "bf16", "--bf16-product": "output", "--backend": "none"},
     **{"--timed-texts": "64", "--max-epochs": "9", "--max-disagreement": "0.1", "--label-column": "label"},
     **{"--audit": "0.1", "--audit-seed": "3", "--max-score-change": "1", "--max-drop": "0.1"},
+    **{"--confusion": "confusion.png"},
 }
 
 

@@ -13,7 +13,8 @@ from fastbert_cli.analyze.command import FIGURES, REPORT, RESULTS
 from fastbert_cli.errors import faults_explained
 from fastbert_hf.analysis import Analysis, Baseline, Example, captions
 from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
-from fastbert_hf.analysis.page import Page, Picture, ShownExample, render
+from fastbert_hf.analysis.class_charts import confusion_chart
+from fastbert_hf.analysis.page import Page, Picture, ShownExample, class_rows, render
 from fastbert_hf.analysis.tradeoff_charts import flops_chart, wall_clock_chart
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.files import folder_written_atomically
@@ -24,6 +25,8 @@ from fastbert_hf.scoring import FLOPS_CONVENTION
 ANALYZED = "analyzed"
 # Of classes that the page names.
 _MOST_CLASSES = 12
+# Of classes in its table.
+_MOST_ROWS = 30
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,15 @@ def write(
     machine = describe_machine()
     machine["versions"]["matplotlib"] = importlib.metadata.version("matplotlib")
     easiest, hardest = (_shown(examples, data, with_texts) for examples in (analysis.easiest, analysis.hardest))
-    pictures = _pictures(analysis)
+    pictures, classes = _pictures(analysis), class_rows(analysis.by_class, _MOST_ROWS)
     page = Page(
         title=f"Early exits of {source.model}",
         facts=_facts(source, analysis, data, machine),
         verdict=analysis.verdict.sentence,
         summary=captions.summary(analysis),
         pictures=pictures,
+        classes=classes,
+        classes_caption=captions.by_class(analysis, len(classes) - 1),
         examples_caption=captions.examples(analysis),
         easiest=easiest,
         hardest=hardest,
@@ -85,7 +90,7 @@ def write(
         "timing": timing,
         "figures": figures,
         "examples": {
-            **{"speed": analysis.example_speed, "texts_shown": with_texts},
+            **{"setting": analysis.leading.kind, "speed": analysis.leading.value, "texts_shown": with_texts},
             "easiest": [asdict(example) for example in easiest],
             "hardest": [asdict(example) for example in hardest],
         },
@@ -157,6 +162,16 @@ def _pictures(analysis: Analysis) -> list[Picture]:
             "Share of texts that the last layer corrects and spoils, by layer and by Speed",
             captions.changes(analysis),
             changes_chart(analysis),
+        )
+    )
+    names = [score.name for score in analysis.by_class.at_exits]
+    pictures.append(
+        Picture(
+            "confusion",
+            "Which class is taken for which?",
+            "Confusion matrix: texts of each class by the class that they are taken for",
+            captions.confusion(analysis),
+            confusion_chart(analysis.by_class.confusion, names),
         )
     )
     return pictures

@@ -80,6 +80,7 @@ def run_analyze(options: Analyze) -> None:
             compared=records.get(_COMPARED),
             compared_setting=None if other is None else other[0].calibrated_setting,
             bag=None if bag is None else bag.answers(data),
+            class_names=class_names,
         )
         timing: dict[str, Any] | None = None
         if options.timed:
@@ -180,12 +181,14 @@ def _table(analysis: Analysis) -> list[Row]:
         row: Row = {
             "setting": _name(point, tradeoff.full_depth),
             "accuracy": point.accuracy,
+            "macro_f1": point.macro_f1,
             "mean_exit_layer": point.mean_exit_layer,
             "flops_speedup": point.flops_speedup,
         }
         rows.append(row | _times(point.wall_clock))
     if baseline is not None:
-        rows.append({"setting": f"bag of {baseline.unit}", "accuracy": baseline.accuracy} | _times(baseline.wall_clock))
+        scored = {"accuracy": baseline.accuracy, "macro_f1": baseline.macro_f1}
+        rows.append({"setting": f"bag of {baseline.unit}"} | scored | _times(baseline.wall_clock))
     return rows
 
 

@@ -16,7 +16,7 @@ from fastbert_hf.analysis.charts import BLUE, GREEN, ORANGE, VERMILLION, new_fig
 from fastbert_hf.analysis.exits import easiest_and_hardest
 from fastbert_hf.analysis.page import ShownExample
 from fastbert_hf.analysis.tradeoff_charts import finished, label
-from fastbert_hf.calibration import ExitRecords
+from fastbert_hf.calibration import ExitRecords, ExitRule
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import name_machine
@@ -37,7 +37,7 @@ Examples = dict[str, list[ShownExample]]
 
 def write(console: Console, out: Path, results: dict[str, Any], records: ExitRecords, test: ClassificationData) -> None:
     """Write results.json, examples.json, report.md and curve.png into `out`, and print the tables."""
-    pair = easiest_and_hardest(records, _EXAMPLE_SPEED, _EXAMPLES)
+    pair = easiest_and_hardest(records, ExitRule.one_speed(records.student_layers, _EXAMPLE_SPEED), _EXAMPLES)
     examples: Examples = {
         kind: [ShownExample.of(one, test.label_names, [test.texts[one.row]]) for one in found]
         for kind, found in zip(("easiest", "hardest"), pair, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -66,6 +67,9 @@ class Evaluate(Command):
         Path | None,
         Option("File for the texts that are answered wrong there: .tsv, .csv or .jsonl, the surest errors first."),
     ] = None
+    confusion: Annotated[
+        Path | None, Option("File for the confusion matrix of --by-class as a picture: .png (extra demo).")
+    ] = None
     patching: options.Patching = field(default_factory=options.Patching)
     as_json: options.AsJson = False
     out: Annotated[Path | None, Option("File to write the JSON into, too.")] = None
@@ -86,6 +90,12 @@ class Evaluate(Command):
         inputs.check_file_to_write("--errors", self.errors)
         if self.errors is not None and self.errors.suffix.lower() not in (*TABLES, *JSON_LINES):
             raise CommandError(f"--errors {self.errors}: unknown ending; name it {', '.join((*TABLES, *JSON_LINES))}")
+        if self.confusion is not None:
+            inputs.check_file_to_write("--confusion", self.confusion)
+            if self.confusion.suffix.lower() != ".png":
+                raise CommandError(f"--confusion {self.confusion}: unknown ending; name it .png")
+            if importlib.util.find_spec("matplotlib") is None:
+                raise CommandError("--confusion: matplotlib is missing; pip install 'fastbert-kernels[demo]' has it")
         inputs.look_at_labelled(self.model, self.texts)
 
     def run(self) -> None:

@@ -18,7 +18,7 @@ from fastbert_cli.errors import faults_explained
 from fastbert_hf.by_class import ClassScores, confusion, scores_by_class
 from fastbert_hf.data import JSON_LINES, ClassificationData
 from fastbert_hf.data.labels import join_labels
-from fastbert_hf.files import file_written_atomically
+from fastbert_hf.files import file_written_atomically, write_atomically
 from fastbert_hf.scoring import Row
 from fastbert_hf.training import EvaluationResult
 
@@ -129,6 +129,18 @@ class Details:
                 csv.writer(out, lineterminator="\n").writerows(rows)
             else:  # .tsv has no quoting
                 out.writelines("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
+
+    def write_confusion(self, file: Path) -> None:
+        """Draw the confusion matrix.
+
+        Raises:
+            CommandError: the file cannot be written.
+        """
+        from fastbert_hf.analysis.class_charts import confusion_chart
+
+        picture = confusion_chart(self._confusion(self._setting[1]).tolist(), self._data.label_names)
+        with faults_explained(f"--confusion {file}"):
+            write_atomically(file, picture)
 
     @property
     def _text_columns(self) -> tuple[str, ...]:

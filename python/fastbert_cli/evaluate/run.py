@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers.utils import logging
 
 from fastbert_cli import scores
-from fastbert_cli.errors import faults_explained
+from fastbert_cli.errors import CommandError, faults_explained
 from fastbert_cli.evaluate.command import Evaluate
 from fastbert_cli.evaluate.details import Details
 from fastbert_cli.models import load_classifier, longest_text, passages, place, place_and_patch, precision_of
@@ -34,6 +34,8 @@ def run_evaluate(options: Evaluate) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model, tokenizer = load_classifier(options.model)
+    if options.confusion is not None and model.config.multi_label:
+        raise CommandError("--confusion: a text of a multi-label model is taken for no one class; leave it out")
     with faults_explained():
         for speedup in options.speedup:  # what is wrong with it is said before the data is read
             model.resolve_speed(None, speedup, 1)
@@ -92,6 +94,8 @@ def run_evaluate(options: Evaluate) -> None:
             write_atomically(options.out, text)
     if options.errors is not None:
         details.write_errors(options.errors)
+    if options.confusion is not None:
+        details.write_confusion(options.confusion)
     if options.as_json:
         print(text, end="")
         return
@@ -105,7 +109,7 @@ def run_evaluate(options: Evaluate) -> None:
         console.print(_in_words(agreement, compared, options), markup=False)
     if options.by_class:
         details.show(console)
-    for written in (options.out, options.errors):
+    for written in (options.out, options.errors, options.confusion):
         if written is not None:
             console.print(f"written: {written}", markup=False)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fastbert_hf.analysis.analyzing import Analysis, analyze, check_model, check_samples
 from fastbert_hf.analysis.bag_of_words import BagAnswers, BagOfWords, train_bag_of_words
+from fastbert_hf.analysis.classes import ByClass, by_class
 from fastbert_hf.analysis.exits import (
     Changes,
     Example,
@@ -36,6 +37,7 @@ __all__ = [
     "BagAnswers",
     "BagOfWords",
     "Baseline",
+    "ByClass",
     "Changes",
     "Example",
     "ExitDistribution",
@@ -52,6 +54,7 @@ __all__ = [
     "WallClock",
     "accuracy_by_uncertainty",
     "analyze",
+    "by_class",
     "changes_at_speed",
     "changes_by_layer",
     "check_model",

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from fastbert_hf.analysis import exits
 from fastbert_hf.analysis.bag_of_words import BagAnswers
+from fastbert_hf.analysis.classes import ByClass, by_class
 from fastbert_hf.analysis.exits import Example, ExitDistribution, LayerChanges, SpeedChanges
-from fastbert_hf.analysis.tradeoff import Baseline, Tradeoff, tradeoff
+from fastbert_hf.analysis.tradeoff import Baseline, Point, Tradeoff, tradeoff
 from fastbert_hf.analysis.uncertainty import (
     HeadAccuracy,
     UncertaintyAtSpeed,
@@ -18,8 +20,9 @@ from fastbert_hf.analysis.uncertainty import (
     uncertainty_at_speed,
 )
 from fastbert_hf.analysis.verdict import Verdict, verdict
-from fastbert_hf.calibration import CalibratedSetting, ExitRecords
+from fastbert_hf.calibration import CalibratedSetting, ExitRecords, ExitRule
 from fastbert_hf.calibration.intervals import share_interval
+from fastbert_hf.training.evaluation import scores_of
 
 CONFIDENCE = 0.95
 EXAMPLES = 10
@@ -50,8 +53,9 @@ class Analysis:
         verdict: what serves these samples best.
         changes_by_layer: if everybody left behind one layer.
         changes_at_speed: at every one of `speeds`.
-        example_speed: the middle one of `speeds`, that of the examples.
-        easiest, hardest: samples.
+        middle_speed: the middle one of `speeds`.
+        by_class: at the point that leads.
+        easiest, hardest: samples, at the point that leads.
     """
 
     samples: int
@@ -70,9 +74,16 @@ class Analysis:
     verdict: Verdict
     changes_by_layer: tuple[LayerChanges, ...]
     changes_at_speed: tuple[SpeedChanges, ...]
-    example_speed: float
+    middle_speed: float
+    by_class: ByClass
     easiest: list[Example]
     hardest: list[Example]
+
+    @property
+    def leading(self) -> Point:
+        """What the model will run with, as far as is known: its calibrated setting, or else the middle Speed."""
+        at_middle = next(point for point in self.tradeoff.speeds if point.value == self.middle_speed)
+        return self.tradeoff.calibrated or at_middle
 
 
 def check_model(exit_layers: Sequence[int], multi_label: bool) -> None:
@@ -110,6 +121,7 @@ def analyze(
     compared: ExitRecords | None = None,
     compared_setting: CalibratedSetting | None = None,
     bag: BagAnswers | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Analysis:
     """Every figure; times come in with `Tradeoff.timed`.
 
@@ -120,10 +132,12 @@ def analyze(
         compared: the same samples recorded with a second model.
         compared_setting: of that model, if it has one.
         bag: what a bag of words answers for the same samples.
+        class_names: in the order of their ids; `None`: the ids.
     """
     distributions = (0.0, *[speed for speed in speeds if speed > 0][-_SPEEDS_OF_DISTRIBUTIONS:])
-    example_speed = speeds[len(speeds) // 2]
-    easiest, hardest = exits.easiest_and_hardest(records, example_speed, EXAMPLES)
+    middle = speeds[len(speeds) // 2]
+    leading = ExitRule.one_speed(records.student_layers, middle) if setting is None else setting.rule
+    easiest, hardest = exits.easiest_and_hardest(records, leading, EXAMPLES)
     other = None
     if compared is not None:
         other = tradeoff(compared, speeds, CONFIDENCE, setting=compared_setting, baseline=records)
@@ -148,7 +162,8 @@ def analyze(
         ),
         changes_by_layer=exits.changes_by_layer(records),
         changes_at_speed=tuple(exits.changes_at_speed(records, speed) for speed in speeds),
-        example_speed=example_speed,
+        middle_speed=middle,
+        by_class=by_class(records, leading, class_names),
         easiest=easiest,
         hardest=hardest,
     )
@@ -157,4 +172,5 @@ def analyze(
 def _baseline(records: ExitRecords, bag: BagAnswers) -> Baseline:
     right = int((bag.predictions == records.known_labels.numpy()).sum())
     interval = share_interval(right, len(records), CONFIDENCE)
-    return Baseline(bag.unit, bag.trained_on, right / len(records), interval)
+    scores = scores_of(torch.from_numpy(bag.predictions), records.known_labels, records.shape.num_labels)
+    return Baseline(bag.unit, bag.trained_on, right / len(records), interval, scores["macro_f1"])

@@ -25,17 +25,18 @@ def texts(number: int) -> str:
 
 
 def summary(analysis: Analysis) -> str:
-    """The result in a sentence or two, at the middle Speed."""
-    full = analysis.tradeoff.full_depth
-    point = _middle(analysis)
+    """The result in a sentence or two, at the calibrated setting, or else at the middle Speed."""
+    full, point = analysis.tradeoff.full_depth, analysis.leading
     speedup = point.flops_speedup
     faster = f"{speedup:.2f} times fewer FLOPs" if speedup >= 1 else f"{1 / speedup:.2f} times the FLOPs"
     if point.wall_clock is not None:
         faster += f" and a measured speed-up of {point.wall_clock.speedup:.2f}"
     return (
-        f"At full depth the model is right on {percent(full.accuracy, 1)} of {texts(analysis.samples)}. At Speed "
-        f"{point.value:g} a text runs through {point.mean_exit_layer:.2f} of {analysis.num_layers} layers on average: "
-        f"{faster}, with an accuracy of {percent(point.accuracy, 1)}, {_compared(point.accuracy - full.accuracy)}."
+        f"At full depth the model is right on {percent(full.accuracy, 1)} of {texts(analysis.samples)}. "
+        f"{_where_it_leads(point)} a text runs through {point.mean_exit_layer:.2f} of {analysis.num_layers} layers on "
+        f"average: {faster}, with an accuracy of {percent(point.accuracy, 1)}, "
+        f"{_compared(point.accuracy - full.accuracy)}, and a macro F1 of {point.macro_f1:.3f} "
+        f"({full.macro_f1:.3f} at full depth)."
     )
 
 
@@ -144,18 +145,51 @@ def changes(analysis: Analysis) -> str:
     )
 
 
+def by_class(analysis: Analysis, shown: int) -> str:
+    """Of the scores of every class, of which so many are shown."""
+    scores = analysis.by_class.at_exits
+    words = f"{_where_it_leads(analysis.leading)}: scores of every class, and their F1 at full depth."
+    if shown < len(scores):
+        words = f"{_where_it_leads(analysis.leading)}: the {shown} of {len(scores)} classes with the lowest F1."
+    pairs = zip(analysis.by_class.full_depth, scores, strict=True)
+    falls = [(whole.f1 - score.f1, score) for whole, score in pairs if whole.f1 is not None and score.f1 is not None]
+    most, worst = max(falls, key=lambda fall: fall[0])
+    if most < 0.0005:
+        return f"{words} No class has a lower F1 than at full depth."
+    return f"{words} The F1 of {worst.name} falls the most, by {most:.3f}."
+
+
+def confusion(analysis: Analysis) -> str:
+    """Of the confusion matrix."""
+    matrix = np.asarray(analysis.by_class.confusion)
+    wrong = matrix - np.diag(np.diag(matrix))
+    words = (
+        "Rows are the classes that texts have, columns those that they are taken for; a cell is darker the larger its "
+        "part of the row. "
+    )
+    if not wrong.any():
+        return f"{words}No text is taken for another class."
+    row, column = (int(place) for place in np.unravel_index(wrong.argmax(), wrong.shape))
+    names = [score.name for score in analysis.by_class.at_exits]
+    return f"{words}Most often {names[row]} is taken for {names[column]} ({texts(int(wrong[row, column]))})."
+
+
 def examples(analysis: Analysis) -> str:
     """Of the two tables of texts."""
     wrong = [sum(one.label != one.prediction for one in group) for group in (analysis.easiest, analysis.hardest)]
     return (
-        f"At Speed {analysis.example_speed:g}: texts that leave first, the surest first, and those that leave last, "
+        f"{_where_it_leads(analysis.leading)}: texts that leave first, the surest first, and those that leave last, "
         f"the least sure first. {wrong[0]} of the {len(analysis.easiest)} easiest and {wrong[1]} of the "
         f"{len(analysis.hardest)} hardest are answered wrong."
     )
 
 
 def _middle(analysis: Analysis) -> Point:
-    return next(point for point in analysis.tradeoff.speeds if point.value == analysis.example_speed)
+    return next(point for point in analysis.tradeoff.speeds if point.value == analysis.middle_speed)
+
+
+def _where_it_leads(point: Point) -> str:
+    return "With the calibrated setting" if point.kind == "calibrated" else f"At Speed {point.value:g}"
 
 
 def _compared(difference: float) -> str:
@@ -228,7 +262,7 @@ def _calibrated(analysis: Analysis) -> str:
 def _against_other(analysis: Analysis) -> str:
     if analysis.compared is None:
         return ""
-    speed = analysis.example_speed
+    speed = analysis.middle_speed
     other = next(point for point in analysis.compared.speeds if point.value == speed)
     return (
         f"At Speed {speed:g} the compared model has {percent(other.accuracy, 1)} at {other.flops_speedup:.2f}x, the "

@@ -73,7 +73,7 @@ class Example:
     Attributes:
         row: position in the records, from 0.
         exit_layer: 1..L.
-        uncertainty: at the exit, in [0, 1]; `None` when it is not known.
+        uncertainty: entropy at the exit, in [0, 1], whatever the criterion; `None` when it is not known.
         label, prediction: class ids.
     """
 
@@ -116,15 +116,15 @@ def changes_at_speed(records: ExitRecords, speed: float) -> SpeedChanges:
     return SpeedChanges(speed, tuple(leaving), _changes(at_exit, records.right[:, -1]))
 
 
-def easiest_and_hardest(records: ExitRecords, speed: float, number: int) -> tuple[list[Example], list[Example]]:
+def easiest_and_hardest(records: ExitRecords, rule: ExitRule, number: int) -> tuple[list[Example], list[Example]]:
     """The samples that leave first, surest first, and those that leave last, least sure first.
 
     Args:
         records: the samples.
-        speed: one for all layers, in [0, 1].
+        rule: when samples leave.
         number: of samples in each of the two; no sample is in both when there are 2 `number` or more.
     """
-    exits = _exits(records, speed)
+    exits = exit_heads(records, rule)
     every = np.arange(len(records))
     layers = np.asarray(records.exit_layers)[exits]
     uncertainty = uncertainties(records, "entropy")[every, exits]

@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from fastbert_hf.analysis.analyzing import Analysis
 from fastbert_hf.analysis.captions import percent
+from fastbert_hf.analysis.classes import ByClass
 from fastbert_hf.analysis.exits import Example
 from fastbert_hf.analysis.template import TEMPLATE
 from fastbert_hf.analysis.tradeoff import Baseline, Point, Tradeoff, WallClock
@@ -84,6 +85,8 @@ class Page:
         verdict: whether early exit pays, in a sentence.
         summary: the result in a sentence or two.
         pictures: in their order.
+        classes: rows of the table of classes, the first of them its header.
+        classes_caption: of that table.
         examples_caption: of the tables of texts.
         easiest, hardest: rows of these tables.
         notes: how it was measured, a paragraph each.
@@ -94,6 +97,8 @@ class Page:
     verdict: str
     summary: str
     pictures: Sequence[Picture]
+    classes: Sequence[Sequence[str]]
+    classes_caption: str
     examples_caption: str
     easiest: Sequence[ShownExample]
     hardest: Sequence[ShownExample]
@@ -121,6 +126,29 @@ def _in_its_order(value: Any) -> Any:
     return value
 
 
+def class_rows(by_class: ByClass, most: int) -> list[list[str]]:
+    """Return the rows of the table of classes, its header first: all, or `most` of the lowest F1 at the exits."""
+
+    def cell(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    pairs = list(zip(by_class.at_exits, by_class.full_depth, strict=True))
+    if len(pairs) > most:
+        pairs = sorted(pairs, key=lambda pair: 2.0 if pair[0].f1 is None else pair[0].f1)[:most]
+    rows = [["class", "texts", "precision", "recall", "F1", "F1, full depth", "mean exit layer"]]
+    for score, whole in pairs:
+        figures = (score.precision, score.recall, score.f1, whole.f1)
+        rows.append(
+            [
+                score.name,
+                f"{score.texts:,}",
+                *(cell(figure, ".3f") for figure in figures),
+                cell(score.mean_exit_layer, ".2f"),
+            ]
+        )
+    return rows
+
+
 def _tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
     """Title and rows, the first of them the header, of the summary of every model."""
     if analysis.compared is None:
@@ -135,11 +163,11 @@ def _tables(analysis: Analysis) -> list[tuple[str, list[list[str]]]]:
 
 
 def _rows(tradeoff: Tradeoff, confidence: float, baseline: Baseline | None = None) -> list[list[str]]:
-    points = [tradeoff.full_depth, *tradeoff.speeds, *([tradeoff.calibrated] if tradeoff.calibrated else [])]
+    points = [tradeoff.full_depth, *([tradeoff.calibrated] if tradeoff.calibrated else []), *tradeoff.speeds]
     timed = any(point.wall_clock for point in points)
     # A hyphen that no line is broken at.
     speedup = "speed\u2011up"
-    header = ["", "accuracy", f"{percent(confidence)} interval", "mean exit layer", f"FLOPs {speedup}"]
+    header = ["", "accuracy", f"{percent(confidence)} interval", "macro F1", "mean exit layer", f"FLOPs {speedup}"]
     rows = [header + ([f"measured {speedup}", "ms per text"] if timed else [])]
     for point in points:
         row = [_name(point), *_accuracy(point), f"{point.mean_exit_layer:.2f}", f"{point.flops_speedup:.2f}x"]
@@ -152,7 +180,7 @@ def _rows(tradeoff: Tradeoff, confidence: float, baseline: Baseline | None = Non
 
 def _accuracy(of: Point | Baseline) -> list[str]:
     low, high = of.accuracy_interval
-    return [percent(of.accuracy, 1), f"{100 * low:.1f} to {percent(high, 1)}"]
+    return [percent(of.accuracy, 1), f"{100 * low:.1f} to {percent(high, 1)}", f"{of.macro_f1:.3f}"]
 
 
 def _times(clock: WallClock | None) -> list[str]:

@@ -13,6 +13,7 @@ TEMPLATE = """\
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 54rem; background: #fff; color: #1b1b1b;
+  overflow-wrap: break-word;
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .75rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; line-height: 1.3; margin: 2.5rem 0 .75rem; padding-top: 1rem; border-top: 1px solid #d0d0d0; }
@@ -39,6 +40,7 @@ td.text { min-width: 14rem; overflow-wrap: anywhere; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .4rem; }
   th, td { padding: .3rem .35rem; }
+  tbody th { white-space: normal; min-width: 6rem; overflow-wrap: anywhere; }
   .examples, .examples tbody { display: block; }
   .examples thead { display: none; }
   .examples tr { display: block; padding: .5rem 0; border-bottom: 1px solid #e2e2e2; }
@@ -99,6 +101,20 @@ td.text { min-width: 14rem; overflow-wrap: anywhere; }
 <figcaption>{{ picture.caption }}</figcaption>
 </figure>
 {% endfor %}
+</section>
+<section>
+<h2>How do the classes fare?</h2>
+<p class="caption">{{ page.classes_caption }}</p>
+<div class="wide">
+<table>
+<thead><tr>{% for cell in page.classes[0] %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in page.classes[1:] %}
+<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
 </section>
 <section>
 <h2>The easiest and the hardest texts</h2>

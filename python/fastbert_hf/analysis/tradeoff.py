@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+import torch
+
 from fastbert_hf.analysis.bag_of_words import Unit
 from fastbert_hf.calibration import CalibratedSetting, ExitRecords, ExitRule, SpeedCurve, simulate, speed_curve
 from fastbert_hf.calibration.intervals import share_interval
 from fastbert_hf.flops import first_layers_flops, full_depth_flops
+from fastbert_hf.training.evaluation import scores_of
 
 Kind: TypeAlias = Literal["speed", "depth", "calibrated"]
 # `kind` and `value` of a `Point`.
@@ -41,6 +44,7 @@ class Point:
         value: the Speed or the layer; `None` for the calibrated setting.
         accuracy: part of the samples that are predicted right.
         accuracy_interval: of Clopper and Pearson.
+        macro_f1: mean over the classes of their F1.
         mean_exit_layer: layers executed per sample.
         flops_speedup: FLOPs of the analyzed model at full depth over FLOPs executed, paper's convention.
         wall_clock: `None` when it was not measured.
@@ -50,6 +54,7 @@ class Point:
     value: float | None
     accuracy: float
     accuracy_interval: tuple[float, float]
+    macro_f1: float
     mean_exit_layer: float
     flops_speedup: float
     wall_clock: WallClock | None = None
@@ -64,6 +69,7 @@ class Baseline:
         trained_on: texts.
         accuracy: part of the samples that are predicted right.
         accuracy_interval: of Clopper and Pearson.
+        macro_f1: mean over the classes of their F1.
         wall_clock: `None` when it was not measured.
     """
 
@@ -71,6 +77,7 @@ class Baseline:
     trained_on: int
     accuracy: float
     accuracy_interval: tuple[float, float]
+    macro_f1: float
     wall_clock: WallClock | None = None
 
 
@@ -135,7 +142,15 @@ def tradeoff(
         result = simulate(records, rule)
         right = round(result.accuracy * len(records))
         interval = share_interval(right, len(records), confidence)
-        return Point(kind, value, result.accuracy, interval, result.mean_exit_layer, scale * result.flops_speedup)
+        return Point(
+            kind,
+            value,
+            accuracy=result.accuracy,
+            accuracy_interval=interval,
+            macro_f1=_macro_f1(records, torch.from_numpy(result.predictions)),
+            mean_exit_layer=result.mean_exit_layer,
+            flops_speedup=scale * result.flops_speedup,
+        )
 
     return Tradeoff(
         curve=replace(curve, flops_speedup=tuple(scale * speedup for speedup in curve.flops_speedup)),
@@ -156,9 +171,14 @@ def _static(records: ExitRecords, head: int, base: int, confidence: float) -> Po
         value=layer,
         accuracy=right / len(records),
         accuracy_interval=share_interval(right, len(records), confidence),
+        macro_f1=_macro_f1(records, records.predictions[:, head]),
         mean_exit_layer=float(layer),
         flops_speedup=base / flops,
     )
+
+
+def _macro_f1(records: ExitRecords, predictions: torch.Tensor) -> float:
+    return scores_of(predictions, records.known_labels, records.shape.num_labels)["macro_f1"]
 
 
 def _full_depth_total(records: ExitRecords) -> int:

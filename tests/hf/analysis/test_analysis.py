@@ -146,7 +146,7 @@ def test_changes_by_layer_are_those_of_counting(records):
 @given(some_records, some_speed, st.integers(1, 12))
 def test_examples_are_the_ends_of_a_sorted_list(records, speed, number):
     rows = plain_rows(records, speed)
-    easiest, hardest = easiest_and_hardest(records, speed, number)
+    easiest, hardest = easiest_and_hardest(records, ExitRule.one_speed(records.student_layers, speed), number)
     keys = sorted((layer, uncertainty) for _, layer, uncertainty, *_ in rows)
     assert [(one.exit_layer, one.uncertainty) for one in easiest] == keys[:number]
     assert [(one.exit_layer, one.uncertainty) for one in hardest] == keys[::-1][:number]
@@ -164,7 +164,7 @@ def test_uncertainties_that_are_not_known_are_counted_apart_and_hardest():
     assert sum(interval.samples for interval in first.intervals) == 48
     layer = uncertainty_at_speed(records, 0.5).layers[0]
     assert (layer.arriving, layer.unknown, sum(layer.counts)) == (50, 2, 48)
-    _, hardest = easiest_and_hardest(records, 1.0, 1)
+    _, hardest = easiest_and_hardest(records, ExitRule.one_speed(records.student_layers, 1.0), 1)
     assert (hardest[0].row, hardest[0].uncertainty) == (8, None)
     records.logits[:] = math.nan
     assert uncertainty_at_speed(records, 0.5).layers[0].quartiles is None
@@ -250,7 +250,7 @@ def test_an_analysis_has_all_figures(speeds, distributions, middle):
     for figures in (found.exits, found.changes_at_speed):
         assert [one.speed for one in figures] == list(speeds)
     assert [point.value for point in found.compared.speeds] == list(speeds)
-    assert found.example_speed == middle and len(found.easiest) == len(found.hardest) == 10
+    assert found.middle_speed == middle and len(found.easiest) == len(found.hardest) == 10
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from matplotlib import image
 
 from fastbert_hf.analysis import Analysis, BagAnswers, WallClock, analyze, captions, verdict
 from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
-from fastbert_hf.analysis.page import Page, Picture, ShownExample, render, shortened
+from fastbert_hf.analysis.class_charts import confusion_chart
+from fastbert_hf.analysis.page import Page, Picture, ShownExample, class_rows, render, shortened
 from fastbert_hf.analysis.tradeoff_charts import flops_chart, wall_clock_chart
-from fastbert_hf.calibration import Objective, calibrate
+from fastbert_hf.calibration import Objective, calibrate, simulate
 from helpers.analysis import make_records, read_page
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)
@@ -53,6 +54,8 @@ def make_page(analysis: Analysis, text: str | None) -> str:
             verdict=analysis.verdict.sentence,
             summary=captions.summary(analysis),
             pictures=[Picture("a", "First", "a chart", EVIL, png), Picture("b", "", "another", "words", png)],
+            classes=class_rows(analysis.by_class, 30),
+            classes_caption=captions.by_class(analysis, 3),
             examples_caption="examples",
             easiest=[ShownExample.of(one, names, texts) for one in analysis.easiest],
             hardest=[ShownExample.of(one, names, texts) for one in analysis.hardest],
@@ -91,7 +94,7 @@ def test_the_page_is_whole_and_needs_nothing_else(compared):
     assert not re.search(r"@import|url\(|https?:|://", re.sub(r'src="data:[^"]*"', "", html))
     text = "".join(reader.text)
     assert text.count("<script>alert('x')</script>") > 20 and "\ufffd" not in text
-    assert names.count("table") == 3 + compared and names.count("h1") == 1
+    assert names.count("table") == 4 + compared and names.count("h1") == 1
     assert ("Compared model" in text) == compared and "calibrated setting" in text
 
 
@@ -113,6 +116,59 @@ def test_texts_cannot_turn_around_what_is_shown():
     records = make_records(120)
     html = make_page(analyze(records, SPEEDS), "good\u202e\u2066 \u05d0\u05d1")
     assert "good\\u202e\\u2066 \u05d0\u05d1" in html and not {"\u202e", "\u2066"} & set(html)
+
+
+def test_the_page_leads_with_the_calibrated_setting():
+    records = make_records(300)
+    setting = calibrate(records, Objective(max_drop=0.2), search="one_speed")
+    analysis = analyze(records, SPEEDS, setting=setting)
+    point = analysis.tradeoff.calibrated
+    assert analysis.leading == point and analyze(records, SPEEDS).leading.value == 0.5
+    words = f"With the calibrated setting a text runs through {point.mean_exit_layer:.2f} of 4 layers"
+    assert words in captions.summary(analysis) and "At Speed" not in captions.summary(analysis)
+    assert captions.examples(analysis).startswith("With the calibrated setting: texts that leave first")
+    table = make_page(analysis, None).partition("<h2>Summary</h2>")[2]
+    rows = re.findall(r'<th scope="row">(.*?)</th>', table)
+    assert rows[:3] == ["full depth", "calibrated setting", "Speed 0.1"]
+
+
+def test_classes_are_those_of_the_setting():
+    records = make_records(300)
+    setting = calibrate(records, Objective(max_drop=0.2), search="one_speed")
+    found = analyze(records, SPEEDS, setting=setting, class_names=["a", "b", "c"]).by_class
+    answers = simulate(records, setting.rule).predictions.tolist()
+    pairs = list(zip(records.labels.tolist(), answers, strict=True))
+    assert found.confusion == tuple(tuple(pairs.count((row, column)) for column in range(3)) for row in range(3))
+    worst = min(found.at_exits, key=lambda score: score.f1)
+    header, row = class_rows(found, 1)
+    assert (header[0], row[0], row[4]) == ("class", worst.name, f"{worst.f1:.3f}")
+    assert [row[0] for row in class_rows(found, 3)] == ["class", "a", "b", "c"]
+
+
+@pytest.mark.parametrize("classes", [2, 12, 96])
+def test_confusions_are_drawn_for_any_number_of_classes(classes, recwarn):
+    names = ["$x$", "\u4e0d\u597d", *(f"a name that is long {number}" for number in range(classes - 2))]
+    matrix = [[7 * (row == column) + (row < column) for column in range(classes)] for row in range(classes)]
+    matrix[0] = [0] * classes  # a class without texts
+    width, height = size_of(confusion_chart(matrix, names))
+    assert width == 1152 and 400 < height < 1300 and not recwarn.list
+
+
+def test_the_page_fits_a_phone():
+    """Nothing is wider than a narrow screen but tables, and these scroll in an element of their own."""
+    reader = read_page(make_page(analyze(make_records(120), SPEEDS, compared=make_records(120, seed=1)), "text"))
+    metas = [attributes for tag, attributes in reader.tags if tag == "meta"]
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in metas
+    tags = [tag for tag, _ in reader.tags]
+    for place, tag in enumerate(tags):
+        if tag == "table":
+            assert reader.tags[place - 1] == ("div", {"class": "wide"})
+    assert not any({"width", "style"} & set(attributes) for _, attributes in reader.tags)
+    style = "".join(reader.text)
+    assert ".wide { overflow-x: auto; }" in style
+    assert re.search(r"img \{[^}]*width: 100%; height: auto;", style)
+    widths = re.findall(r"(?<!max-)width: ([\d.]+)rem", style)
+    assert all(float(width) * 16 <= 420 for width in widths)
 
 
 def test_private_texts_stay_out():
