@@ -121,6 +121,7 @@ class OutputFolder(Generic[Config]):
         training: dict[str, TrainingResult],
         data: dict[str, Any],
         base_model: str | None = None,
+        bag: Row | None = None,
     ) -> None:
         """Score the model on `dev`, write model, card and results.json, and show the scores.
 
@@ -131,6 +132,7 @@ class OutputFolder(Generic[Config]):
             training: what the steps reported, by their name.
             data: for results.json: numbers of texts, classes.
             base_model: hub name of the backbone, for the card.
+            bag: what a bag of words scores on `dev`, if there is one; shown below the model.
 
         Raises:
             CommandError: something cannot be written.
@@ -154,6 +156,7 @@ class OutputFolder(Generic[Config]):
             "training": {name: asdict(result) for name, result in training.items()},
             "flops_convention": FLOPS_CONVENTION,
             "dev": rows,
+            "bag_of_words": bag,
         }
         with self.faults_explained("saving the model"):
             with folder_written_atomically(self.folder / "model") as folder:
@@ -169,9 +172,11 @@ class OutputFolder(Generic[Config]):
                 )
             write_atomically(self.folder / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         if rows:
-            scores.show(self.console, rows)
+            scores.show(self.console, rows if bag is None else [*rows, bag])
             scores.show_layers(self.console, training)
             scores.note_losses(rows)
+            if bag is not None:
+                scores.note_baseline(rows, bag)
         elif model.config.gives_scores:
             self.console.print("next: fastbert calibrate --max-score-change", soft_wrap=True)
         else:

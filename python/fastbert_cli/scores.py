@@ -86,6 +86,19 @@ def note_losses(rows: Sequence[Row]) -> None:
         )
 
 
+def note_baseline(rows: Sequence[Row], bag: Row) -> None:
+    """Say on stderr that full depth, the first of `rows`, is worse than the bag of words, if it is."""
+    whole = rows[0]
+    if whole["accuracy"] >= bag["accuracy"]:
+        return
+    print(
+        f"note: full depth is right on {whole['accuracy']:.2%} of --dev, a {bag['setting']} on {bag['accuracy']:.2%} "
+        f"after {bag['seconds_of_training']:.1f} s of training: the teacher has learnt too little, or these texts need "
+        "no encoder; try more --epochs, another --learning-rate or another --backbone",
+        file=sys.stderr,
+    )
+
+
 def for_card(rows: Sequence[Row]) -> list[dict[str, str]]:
     """Return `rows` with the headings and figures of the table."""
     columns = _columns_of(rows)

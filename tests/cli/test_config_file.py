@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -13,9 +13,9 @@ from fastbert_cli.config_file import as_sections, check_same, read_config, write
 from fastbert_cli.config_values import describe, fits
 from fastbert_cli.distill.command import DistillConfig
 from fastbert_cli.errors import CommandError
-from fastbert_cli.train.command import TrainConfig
+from fastbert_cli.train.command import FineTune, TrainConfig
 from fastbert_hf.configuration import FastBertConfig
-from fastbert_hf.training import DISTILLATION, FINE_TUNING
+from fastbert_hf.training import DISTILLATION, FINE_TUNING, schedule_for
 
 # Another value than the default, for every kind of key.
 OTHER = {
@@ -90,6 +90,16 @@ def test_defaults_of_the_steps_are_those_of_the_library(tmp_path):
     assert TrainConfig().distil.settings() == DISTILLATION
 
 
+def test_what_is_not_said_comes_from_texts_and_classes():
+    rule = schedule_for(3_000, 77, 384, 32)
+    chosen = FineTune().completed(3_000, 77, 384, 1)
+    assert (chosen.epochs, chosen.learning_rate, chosen.max_epochs) == (rule.epochs, rule.learning_rate, 18)
+    assert FineTune(batch_size=8).completed(3_000, 77, 384, 4) == replace(chosen, batch_size=8)
+    said = FineTune(epochs=2, learning_rate=1e-3, max_epochs=5)
+    assert said.completed(3_000, 77, 384, 1) == said
+    assert FineTune(epochs=2).completed(3_000, 77, 384, 1).max_epochs == 12
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -100,8 +110,8 @@ def test_defaults_of_the_steps_are_those_of_the_library(tmp_path):
         ("fine_tune: {seed: 3}", "unknown key fine_tune.seed; known"),
         ("distil: {cache_dir: x}", "unknown key distil.cache_dir; known"),
         ("tune: {}", "unknown section tune; known are data, model, fine_tune, distil, run"),
-        ("fine_tune: {epochs: three}", "fine_tune.epochs must be a number, got 'three'"),
-        ("fine_tune: {epochs: true}", "fine_tune.epochs must be a number, got True"),
+        ("fine_tune: {epochs: three}", "fine_tune.epochs must be a number or null, got 'three'"),
+        ("fine_tune: {epochs: true}", "fine_tune.epochs must be a number or null, got True"),
         ("fine_tune: {batch_size: 8.5}", "fine_tune.batch_size must be an integer, got 8.5"),
         ("fine_tune: {epochs: 0}", "fine_tune.epochs must be above 0, got 0"),
         ("fine_tune: {epochs: .nan}", "fine_tune.epochs must be a finite number, got nan"),

@@ -66,6 +66,8 @@ def test_from_files_to_a_finished_model(trained, data):
     assert results["training"]["fine_tune"]["steps"] == 20 and results["training"]["distil"]["steps"] == 16
     assert [row["speed"] for row in results["dev"]] == [None, 0.1, 0.3, 0.5, 0.8]
     assert results["dev"][0]["accuracy"] > 0.8
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["fine_tune"]["max_epochs"] == 12 and results["config"] == config
     lines = [line.split("\t") for line in (data / "dev.tsv").read_text().splitlines()[1:]]
     for row in results["dev"]:
         answers = predict(model, tokenizer, [text for _, text in lines], speed=row["speed"])
@@ -76,6 +78,18 @@ def test_from_files_to_a_finished_model(trained, data):
     assert seen.trained_on.tolist() == [True, False]
     card = (trained / "model" / "README.md").read_text()
     assert "| full depth |" in card and "21 labelled texts" in card and "base_model" not in card
+
+
+def test_a_teacher_below_a_bag_of_words_is_told(tiny_backbone, data, tmp_path):
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    slow = options_of(data, tiny_backbone, **{"--learning-rate": 1e-9, "--epochs": 1, "--out": tmp_path / "out"})
+    result = succeed("train", *slow, "--no-distil", "--quiet")
+    whole, bag = results_of(tmp_path / "out")["dev"][0], results_of(tmp_path / "out")["bag_of_words"]
+    assert bag["accuracy"] > whole["accuracy"] and bag["setting"] == "bag of words"
+    told = (
+        f"note: full depth is right on {whole['accuracy']:.2%} of --dev, a bag of words on {bag['accuracy']:.2%} after"
+    )
+    assert told in result.stderr
 
 
 def test_the_configuration_of_a_run_repeats_it(trained, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +16,9 @@ from fastbert_cli.training import MODEL, RUN, STEP_1, STEP_2, Distil, Step, Trai
 
 if TYPE_CHECKING:
     from fastbert_hf.training import LabelSettings
+
+
+FEWEST_MOST_EPOCHS = 12  # of all rounds of step 1, where --max-epochs is not given
 
 
 def layers_of(text: str) -> tuple[int, ...]:
@@ -104,17 +107,22 @@ class NewModel:
 class FineTune(Step):
     """Step 1, or joint training in its place."""
 
-    epochs: Annotated[float, Option("Passes over the labelled texts.", panel=STEP_1)] = 3
-    learning_rate: Annotated[float, Option("Highest learning rate.", panel=STEP_1)] = 5e-5
+    epochs: Annotated[
+        float | None,
+        Option("Passes over the labelled texts. Default: by the number of texts and classes.", panel=STEP_1),
+    ] = None
+    learning_rate: Annotated[
+        float | None, Option("Highest learning rate. Default: by the width of the backbone.", panel=STEP_1)
+    ] = None
     batch_size: Annotated[int, Option("Texts per step, of all devices together.", panel=STEP_1)] = 32
     max_epochs: Annotated[
-        float,
+        float | None,
         Option(
             "Train on from there, in rounds of --epochs, while the last epoch is the best on --dev by half a point, up "
-            "to this many in all.",
+            "to this many in all. Default: 12, and at least two rounds.",
             panel=STEP_1,
         ),
-    ] = 12
+    ] = None
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     best_by: Annotated[training.Score, Option("Score on --dev that the best epoch has.", panel=STEP_1)] = "accuracy"
@@ -131,12 +139,35 @@ class FineTune(Step):
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def settings(self, **shared: Any) -> LabelSettings:
-        """Return the library's settings."""
+        """Return the library's settings; what is not said is as there."""
         from fastbert_hf.training import LabelSettings
 
         values = self.values(shared)
         del values["max_epochs"]  # which is that of the rounds
+        for name in ("epochs", "learning_rate"):
+            if values[name] is None:  # before the texts are read
+                del values[name]
         return LabelSettings(**values)
+
+    def completed(self, texts: int, classes: int, hidden_size: int, batches_per_step: int) -> FineTune:
+        """Return the section with what is not said yet, by the rule of `fastbert_hf.training.schedule_for`.
+
+        Args:
+            texts: to train on.
+            classes: of the labels.
+            hidden_size: width of the backbone.
+            batches_per_step: of gradient accumulation.
+        """
+        from fastbert_hf.training import schedule_for
+
+        schedule = schedule_for(texts, classes, hidden_size, self.batch_size * batches_per_step)
+        epochs = schedule.epochs if self.epochs is None else self.epochs
+        return replace(
+            self,
+            epochs=epochs,
+            learning_rate=schedule.learning_rate if self.learning_rate is None else self.learning_rate,
+            max_epochs=max(FEWEST_MOST_EPOCHS, 2 * epochs) if self.max_epochs is None else self.max_epochs,
+        )
 
 
 @dataclass(frozen=True)

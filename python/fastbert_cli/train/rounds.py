@@ -40,6 +40,7 @@ def fine_tune_in_rounds(
         The result of every round, by the name of its folder.
     """
     settings, limit = output.config.fine_tuning(), output.config.fine_tune.max_epochs
+    assert limit is not None  # once the texts are read
     results: dict[str, TrainingResult] = {}
     scores: list[float] = []  # of all epochs
     while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +13,7 @@ from fastbert_cli.exit_zero import fit_exit_zero
 from fastbert_cli.models import check_max_length, make_model
 from fastbert_cli.output_folder import OutputFolder
 from fastbert_cli.texts import read_labelled, read_unlabelled
+from fastbert_cli.train.baseline import bag_of_words_row
 from fastbert_cli.train.command import TrainConfig
 from fastbert_cli.train.inputs import has_unlabelled
 from fastbert_cli.train.rounds import fine_tune_in_rounds
@@ -64,6 +65,7 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
     with faults_explained():
         class_weights_of(config.fine_tuning(), data.train)  # what is wrong with them is said before any model is made
     model, tokenizer = make_model(config.model.backbone, data.train, config.run.seed, **config.model.of_the_heads())
+    config = output.config = _completed(config, data.train, model)
     check_max_length(model, config.model.max_length)
     if config.model.stride is not None:
         with faults_explained("--stride"):
@@ -77,6 +79,7 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
     if output.writes:
         table.show(console, tokenizer, config.model.max_length, config.model.stride)
     training = train_model(output, model, tokenizer, data)
+    bag = bag_of_words_row(data.train, data.dev) if output.writes and data.dev is not None else None
     backbone = config.model.backbone
     output.finish(
         model,
@@ -90,7 +93,15 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
             "unlabelled": 0 if data.unlabelled is None else len(data.unlabelled),
         },
         base_model=None if backbone is None or Path(backbone).exists() else backbone,
+        bag=bag,
     )
+
+
+def _completed(config: TrainConfig, train: ClassificationData, model: FastBertForSequenceClassification) -> TrainConfig:
+    """Return the configuration with the epochs and the learning rate of step 1 that nobody named."""
+    batches = config.run.gradient_accumulation
+    section = config.fine_tune.completed(len(train), len(train.label_names), model.config.hidden_size, batches)
+    return replace(config, fine_tune=section)
 
 
 def train_model(
@@ -101,13 +112,16 @@ def train_model(
 ) -> dict[str, TrainingResult]:
     """The steps, in the folders of their names; returns what they report."""
     config, console = output.config, output.console
-    precision = config.run.precision
+    precision, step = config.run.precision, config.fine_tune
+    length = f"{step.epochs:g} epochs, learning rate {step.learning_rate:g}"
     if config.run.steps == "joint":
         console.rule(f"Joint training of all exit heads, in {precision}")
+        console.print(length)
         with output.faults_explained("joint training"):
             options = output.of_step("joint")
             return {"joint": train_jointly(model, tokenizer, data.train, config.fine_tuning(), dev=data.dev, **options)}
     console.rule(f"Step 1: backbone and teacher classifier, in {precision}")
+    console.print(length)
     with output.faults_explained("step 1"):
         results = fine_tune_in_rounds(output, model, tokenizer, data.train, data.dev)
     if config.run.steps == "both":

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastbert_hf.deferred import deferred_names
+from fastbert_hf.training.schedule import Schedule, schedule_for
 from fastbert_hf.training.settings import (
     DISTILLATION,
     FINE_TUNING,
@@ -53,6 +54,7 @@ __all__ = [
     "JointTrainer",
     "LabelSettings",
     "RunOptions",
+    "Schedule",
     "TrainingResult",
     "TrainingSettings",
     "distill",
@@ -61,5 +63,6 @@ __all__ = [
     "evaluate",
     "fine_tune",
     "label_loss",
+    "schedule_for",
     "train_jointly",
 ]
