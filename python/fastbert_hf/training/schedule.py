@@ -34,8 +34,7 @@ def schedule_for(texts: int, classes: int, hidden_size: int, batch_size: int = 3
       run that is too short ends before it has learnt.
     - Learning rate: 1e-4 for backbones narrower than 512, else 3e-5.
 
-    `benchmarks/training_rules.py` compares the rule with a grid of both numbers; docs/training.md says what has been
-    measured so far.
+    `benchmarks/training_rules.py` compares the rule with a grid of both numbers, which docs/training.md is to have.
 
     Args:
         texts: to train on, 1 or more.
