@@ -82,8 +82,8 @@ def test_from_files_to_a_finished_model(trained, data):
 
 def test_a_teacher_below_a_bag_of_words_is_told(tiny_backbone, data, tmp_path):
     pytest.importorskip("sklearn", reason="needs scikit-learn")
-    slow = options_of(data, tiny_backbone, **{"--learning-rate": 1e-9, "--epochs": 1, "--out": tmp_path / "out"})
-    result = succeed("train", *slow, "--no-distil", "--quiet")
+    slow = options_of(data, tiny_backbone, **{"--learning-rate": 1e-9, "--epochs": 1, "--max-length": 16})
+    result = succeed("train", *slow, "--no-distil", "--quiet", "--out", tmp_path / "out")
     whole, bag = results_of(tmp_path / "out")["dev"][0], results_of(tmp_path / "out")["bag_of_words"]
     assert bag["accuracy"] > whole["accuracy"] and bag["setting"] == "bag of words"
     told = (
