@@ -37,9 +37,9 @@ def by_class(records: ExitRecords, rule: ExitRule, names: Sequence[str] | None =
     names = [str(number) for number in range(records.shape.num_labels)] if names is None else names
     labels, depth, result = records.known_labels, records.shape.num_layers, simulate(records, rule)
     answers = torch.from_numpy(result.predictions)
-    whole = torch.full((len(records),), depth)
+    whole, first = torch.full((len(records),), depth), min(1, records.exit_layers[0])  # 0 with exit zero
     return ByClass(
-        full_depth=tuple(scores_by_class(labels, records.predictions[:, -1], whole, names, depth)),
-        at_exits=tuple(scores_by_class(labels, answers, torch.from_numpy(result.exit_layers), names, depth)),
+        full_depth=tuple(scores_by_class(labels, records.predictions[:, -1], whole, names, depth, first)),
+        at_exits=tuple(scores_by_class(labels, answers, torch.from_numpy(result.exit_layers), names, depth, first)),
         confusion=tuple(map(tuple, confusion(labels, answers, len(names)).tolist())),
     )
