@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -30,7 +31,7 @@ def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> by
     if classes <= _MOST_COUNTED:
         for row, column in np.argwhere(counts > 0):
             dark = shares[row, column] > 0.5
-            style = {"color": "white" if dark else "black", "fontsize": 10 if classes <= 6 else 8}
+            style: dict[str, Any] = {"color": "white" if dark else "black", "fontsize": 10 if classes <= 6 else 8}
             axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", **style)
     if classes <= _MOST_NAMED:
         size = 10 if classes <= 6 else 8 if classes <= 20 else 5.5
