@@ -12,7 +12,7 @@ from fastbert_hf.exits.calibrated_setting import Objective
 
 # A search spends half of the texts on choosing. With fewer than so many times the texts that a guarantee takes at
 # least, one Speed tested on all of them lets through faster rules. Seen on two models (500 texts at 0.01, 600 at 0.02);
-# where the border lies exactly has not been measured (benchmarks/calibration_power.py does, on recorded exits).
+# where the border lies exactly has not been measured.
 FEW = 6
 
 
