@@ -179,7 +179,7 @@ def test_settings_of_before_are_read_and_written_anew(tmp_path, criterion, numbe
     assert setting.max_length == (64 if number == 2 else None)
     setting.save(tmp_path)
     written = json.loads((tmp_path / SETTING_FILE).read_text())
-    assert written["format"] == 5
+    assert written["format"] == 6
     assert written["rule"].keys() == {"layers", "speeds", "criterion", "parameter"}
     assert CalibratedSetting.load(tmp_path) == setting
 
