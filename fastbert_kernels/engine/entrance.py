@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastbert_kernels import backends
 from fastbert_kernels.engine.buckets import MAX_SAMPLES, Bucket
 from fastbert_kernels.engine.packed import PackedBatch
 
@@ -134,33 +133,8 @@ def enter(inputs: EntryInputs, target: PackedBatch, bucket: Bucket, entrance: En
         fault: int32 [1], receives whether an id or token type is outside its table, the mask holds something else than
             0 and 1, a sample has no token, or what the entrance says.
     """
-    if _has_kernel(inputs.cells, bucket):
-        from fastbert_kernels.triton.pack_padded import pack_padded  # it imports Triton
-
-        words, positions, segments = pack_padded(
-            inputs.cells,
-            inputs.control[:NUMBERS],
-            inputs.control.view(torch.float32)[NUMBERS : NUMBERS + bucket.samples],
-            (target.cu_seqlens, target.sample_index, target.speed),
-            fault,
-            vocabulary=entrance.vocabulary,
-            num_segments=entrance.num_segments,
-            first_position=entrance.first_position,
-            longest=entrance.longest,
-            from_the_left=entrance.from_the_left,
-            padding=entrance.padding,
-        )
-    else:
-        words, positions, segments = pack(inputs, target, bucket, entrance, fault)
+    words, positions, segments = pack(inputs, target, bucket, entrance, fault)
     target.hidden.copy_(entrance.embed(words, positions, None if entrance.num_segments == 1 else segments))
-
-
-def _has_kernel(cells: Tensor, bucket: Bucket) -> bool:
-    if not cells.is_cuda or backends.BACKENDS["triton"].unavailable() is not None:
-        return False
-    from fastbert_kernels.triton.pack_padded import takes
-
-    return takes(bucket.tokens, bucket.samples)
 
 
 def pack(

@@ -121,7 +121,6 @@ def compile_for(architecture: int) -> None:
     from fastbert_kernels.triton import configs
     from fastbert_kernels.triton.attentive_head import _attentive_head_kernel, constants_of
     from fastbert_kernels.triton.compact import _move_kernel, _place_kernel
-    from fastbert_kernels.triton.pack_padded import MOST_CELLS, MOST_SAMPLES, NUM_WARPS, _pack_padded_kernel
     from fastbert_kernels.triton.pooled_exit_head import _pooled_exit_head_kernel
 
     index_types = dict.fromkeys(("cu_seqlens_ptr", "history_ptr", "new_history_ptr"), "*i32")
@@ -210,12 +209,6 @@ def compile_for(architecture: int) -> None:
         most = min(triton.next_power_of_2(labels), 1024)
         values = {"ROW_WORDS": 384, "BLOCK_WORDS": compact.block_words, "BLOCK_LABELS": most}
         resources(architecture, f"compact_move {word}", _move_kernel, types, "*i32", values, compact.num_warps)
-
-    types = dict.fromkeys(("cells_ptr", "words_ptr", "positions_ptr", "segments_ptr"), "*i64")
-    types |= dict.fromkeys(("vocabulary", "num_segments", "first_position", "longest", "padding"), "i32")
-    types |= dict.fromkeys(("speeds_ptr", "speed_ptr"), "*fp32")
-    values = {"FROM_THE_LEFT": True, "CELLS": MOST_CELLS, "SAMPLES": MOST_SAMPLES, "SLOTS": 12, "BLOCK_SLOTS": 4}
-    resources(architecture, "pack_padded", _pack_padded_kernel, types, "*i32", values, NUM_WARPS)
 
 
 def resources(architecture, name, kernel, types, other_pointers, constants, num_warps, num_stages=3) -> None:
