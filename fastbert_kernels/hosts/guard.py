@@ -12,6 +12,7 @@ import inspect
 import itertools
 import os
 import sys
+import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
@@ -109,6 +110,8 @@ class Guard:
         configurations = [getattr(module, "config", None) for module in modules]
         self._configurations = list({id(one): one for one in configurations if one is not None}.values())
         self._attentions = [*map(attention_of, self._configurations)]
+        # Weak: what the engine made of a model shall not keep it.
+        self._model, self._exit_layers = weakref.ref(model), _exit_layers_of(model)
 
     def intact(self) -> bool:
         """Return whether the modules, their classes, hooks, settings, methods and buffers are as they were."""
@@ -123,6 +126,7 @@ class Guard:
             and [getattr(kind, name) for kind, name in self._methods] == self._functions
             and self._look_at_buffers() == self._states_of_buffers
             and [*map(attention_of, self._configurations)] == self._attentions
+            and _exit_layers_of(self._model()) == self._exit_layers
         )
 
     def _look_at_buffers(self) -> list[tuple[int, int]]:
@@ -152,6 +156,12 @@ def attention_of(config: Any) -> tuple[object, object]:
     name = getattr(config, "_attn_implementation", None)
     modeling = sys.modules.get("transformers.modeling_utils")
     return name, None if modeling is None else modeling.ALL_ATTENTION_FUNCTIONS.get(name)
+
+
+def _exit_layers_of(model: nn.Module | None) -> list[int] | None:
+    """Return the layers behind which a model has exit heads, where its configuration says so, in a list of its own."""
+    layers = getattr(getattr(model, "config", None), "exit_layers", None)
+    return None if layers is None else [*layers]
 
 
 def _hooks_of_the_user(module: nn.Module) -> list[Any]:
