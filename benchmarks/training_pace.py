@@ -35,7 +35,7 @@ def steps_here(steps: int) -> list[float]:
     import torch
     from transformers import BertConfig
 
-    from fastbert_cli.models import packaged_backbone
+    from adopting.models import packaged_backbone
     from fastbert_hf import FastBertForSequenceClassification
 
     torch.manual_seed(0)

@@ -49,6 +49,8 @@ def embedding_differences(backbone: Any) -> list[str]:
         if not found and (own.LayerNorm.weight is None or own.LayerNorm.bias is None):
             found.append("embeddings.LayerNorm has no weight or no bias")
     positions, segments = (getattr(own, name, None) for name in ("position_ids", "token_type_ids"))
+    if not is_plain(buffer for buffer in (positions, segments) if buffer is not None):
+        return [*found, f"embeddings.position_ids is a {type(positions).__name__}, whose numbers cannot be read"]
     if positions is not None and not torch.equal(positions, torch.arange(positions.numel()).to(positions)[None]):
         found.append("embeddings.position_ids does not count from 0")
     if segments is not None and bool(segments.any()):

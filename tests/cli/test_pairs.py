@@ -16,6 +16,7 @@ CALLS = {
     "evaluate": ["absent", "--data", "absent.tsv"],
     "analyze": ["absent", "--data", "absent.tsv"],
     "predict": ["absent", "absent.txt"],
+    "serve": ["absent"],
     "demo": [],
 }
 # Of options that any value will do for; the others are switches.
@@ -29,7 +30,7 @@ VALUES = {
     **{"--best-by": "macro_f1", "--dtype": "bf16", "--bf16-product": "output", "--backend": "none"},
     **{"--timed-texts": "64", "--max-epochs": "9", "--max-disagreement": "0.1", "--label-column": "label"},
     **{"--audit": "0.1", "--audit-seed": "3", "--max-score-change": "1", "--max-drop": "0.1"},
-    **{"--confusion": "confusion.png"},
+    **{"--confusion": "confusion.png", "--fast-setting": "absent.json", "--target-p99-ms": "9"},
 }
 
 
