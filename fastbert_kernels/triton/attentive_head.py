@@ -116,8 +116,8 @@ def pool_projected(
         tl.debug_barrier()
 
     for offset in range(0, pooled_size, NARROW_SIZE):
-        # Of a sample without tokens nothing was written there.
-        pooled = tl.load(pooled_ptr + offset + narrow, mask=(narrow < NARROW_SIZE) & (length > 0), other=0.0)
+        # Of a sample without tokens nothing was written there: the mask is empty then, and full otherwise.
+        pooled = tl.load(pooled_ptr + offset + narrow, mask=narrow < length * NARROW_SIZE, other=0.0)
         pooled /= tl.sum(tl.where(head == offset // NARROW_SIZE, total, 0.0))
         tl.debug_barrier()
         tl.store(pooled_ptr + offset + narrow, pooled)  # c_i
