@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${VENV:-.venv}/bin/python
 folder=build/triton-3.6.0
-if [ ! -d "$folder/triton" ]; then
+if [ ! -d "$folder/triton" ] || [ ! -d "$folder/numpy" ]; then
   # Its interpreter takes arrays of one element for numbers, which NumPy allows no longer.
   "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder.partial" triton==3.6.0 "numpy<2.4"
   rm -rf "$folder"
