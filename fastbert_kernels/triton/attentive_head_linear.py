@@ -172,9 +172,8 @@ def pool_unprojected(
         tl.debug_barrier()
 
     contexts_ptr += (tl.cdiv(length, BLOCK_TOKENS) + 1) % 2 * context_size  # those of the last tile
-    pooled = _project(
-        contexts_ptr, total, num_heads, projection_weight_ptr, HIDDEN_SIZE, NARROW_SIZE, BLOCK_HIDDEN, WIDEN
-    )
+    heads = num_heads * tl.minimum(length, 1)  # of a sample without tokens there are none
+    pooled = _project(contexts_ptr, total, heads, projection_weight_ptr, HIDDEN_SIZE, NARROW_SIZE, BLOCK_HIDDEN, WIDEN)
     tl.store(scorer_ptr + head * NARROW_SIZE + narrow, pooled + projection_bias, mask=is_head)
     tl.debug_barrier()
     return scorer_ptr
