@@ -80,6 +80,7 @@ class ModelPool:
         assert self._host.enter is not None
         with torch.no_grad():
             entry = self._host.enter(self._model, self._encoder, *inputs, **options)
+        self._pool.check_open()  # nor does it answer those who need no layer
         now = self._pool.now()
         moments = None if deadlines is None else [None if given is None else now + given for given in deadlines]
         if entry.left is None:

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kBlockSamples = 8;
 
-// Fewer are done before another thread is awake.
+// By count, not measured: so few are done before another thread is awake.
 constexpr int64_t kFewestTokens = 2048;
 
 // out [N] = the sum of the rows of a text's tokens and pairs; `rows` has room for them.

@@ -194,6 +194,7 @@ class Pool:
             deadlines = [None] * size
         if len(deadlines) != size:
             raise ValueError(f"{len(deadlines)} deadlines for {size} samples")
+        self.check_open()  # of nobody, too
         if size == 0:
             return []
         if not rule.early_exits and rule.criterion not in WITH_HISTORY:
@@ -249,6 +250,11 @@ class Pool:
             self._closed = True
             self._changed.notify_all()
 
+    def check_open(self) -> None:
+        """Raise `RuntimeError` where the pool is closed."""
+        if self._closed:
+            raise RuntimeError("this pool is closed and lets nobody in")
+
     def abandon(self, error: BaseException) -> None:
         """Close the pool, and let everybody in flight go with an error."""
         self.close()
@@ -268,8 +274,7 @@ class Pool:
             return fits or self._closed
 
         there_is = self._changed.wait_for(settled, timeout)
-        if self._closed:
-            raise RuntimeError("this pool is closed and lets nobody in")
+        self.check_open()
         if not there_is:
             raise PoolFullError(
                 f"no room for {samples} samples with {tokens} tokens: {len(self._samples)} of {self._max_samples} "

@@ -44,7 +44,7 @@ def adopt(
 
     Embeddings, encoder layers, pooler and classifier stay as they are: full depth answers as the original does. The
     students are heads of the same kind, dense layer and classifier, and begin as copies of it, but look at the mean of
-    all tokens: before the last layers the first one carries little.
+    all tokens: the first one was trained to sum up a text for the last layer only.
     `training.distill` trains them on texts alone (Liu et al. 2020, section 3.2, step 2).
 
     Args:

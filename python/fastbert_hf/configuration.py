@@ -47,7 +47,7 @@ class FastBertConfig(PreTrainedConfig):
             "tanh", the paper's, or "identity" for none.
         student_pooling: of the pooled student heads, where it is another than that of the teacher classifier; `None`:
             all heads pool as `head_pooling` says. For classifiers that were adopted: theirs looks at the first token,
-            which carries little before the last layers.
+            which was trained to sum up a text for the last layer only.
         exit_layers: layers (1-based, ascending, L among them) that have an exit head; `None` means all. A 0 in front
             is exit zero: a hashed bag (`fastbert_hf.bag`) that stands before the first layer. Reads as a list
             afterwards.

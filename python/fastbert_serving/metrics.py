@@ -62,7 +62,7 @@ class Metrics:
         self.exit_layer = Histogram(
             "fastbert_exit_layer",
             "Layers that ran for a text",
-            buckets=tuple(range(1, depth + 1)),
+            buckets=tuple(range(depth + 1)),  # 0 of those that exit zero answered
             registry=registry,
         )
         self.uncertainty = Histogram(

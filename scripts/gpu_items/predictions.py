@@ -50,7 +50,9 @@ PREDICTIONS: dict[str, list[Prediction]] = {
     "calls_at_once": [
         Prediction("b1.launches", 5, "numbers, ids and mask, graph, answers, and their copy: what else is there?"),
         Prediction("b1.waits", 1, "at the end; any other is one that the test with doubles does not see"),
-        Prediction("b1.at_once.us", 420, "up to 12 layers of 30 us, and a dozen small kernels in front"),
+        Prediction(
+            "b1.at_once.us", 420, "up to 12 layers of 30 us, and some forty small kernels in front, in one graph"
+        ),
         Prediction("b1.packed.us", 800, "fifty operations and a wait for the number of tokens in front of the same"),
         Prediction("b8.at_once.us", 600, "512 rows, of which 360 are tokens"),
     ],

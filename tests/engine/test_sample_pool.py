@@ -268,6 +268,8 @@ def test_a_closed_pool_lets_nobody_in_and_ends_when_it_is_empty():
     (future,) = pool.submit(batch_of([10], [0.0]), ENTROPY_RULE)
     pool.close()
     with pytest.raises(RuntimeError, match="this pool is closed"):
+        pool.check_open()
+    with pytest.raises(RuntimeError, match="this pool is closed"):
         pool.submit(batch_of([10], [0.0]), ENTROPY_RULE)
     while pool.wait_for_work():
         pool.step()

@@ -89,3 +89,5 @@ def test_a_pool_answers_them_at_once():
                 assert torch.equal(answer.logits, want.logits[row]) and answer.exit_layer == int(want.exit_layer[row])
             with pytest.raises(ValueError, match="7 deadlines for 8 samples"):
                 pool.submit(ids, bounds.cumsum(0), speed=rule, deadlines=[None] * 7)
+        with pytest.raises(RuntimeError, match="this pool is closed"):  # also where nobody needs a layer
+            pool.submit(ids, bounds.cumsum(0), speed=rule)
