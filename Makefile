@@ -4,12 +4,13 @@
 #              model of tiles) and work in several processes
 # make bench   the comparisons with other engines and the profile, about 35 minutes on two cores; BENCH="--full" compares more
 # make bench-serve  the server under load, beside full-depth engines behind the same server, about 15 minutes on two cores
+# make results  figures, tables and the picture of the documents again, from the committed result files (seconds; measures nothing)
 # make lint    ruff, clang-format and mypy
 # Each does its own set-up (a virtual environment in .venv).
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: setup demo test proofs bench bench-serve lint clean
+.PHONY: setup demo test proofs bench bench-serve results lint clean
 
 setup:
 	@VENV=$(VENV) scripts/setup_env.sh
@@ -38,6 +39,9 @@ bench: $(VENV)/.fastbert-bench
 
 bench-serve: $(VENV)/.fastbert-bench
 	$(PYTHON) benchmarks/serve.py $(BENCH)
+
+results: setup
+	$(PYTHON) benchmarks/document_numbers.py
 
 lint: setup
 	$(PYTHON) -m ruff check .

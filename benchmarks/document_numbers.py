@@ -1,4 +1,5 @@
-"""Writes the figures of README.md and pages of docs, between their markers, from the files in benchmarks/results.
+"""Writes the figures of README.md and pages of docs, between their markers, from the files in benchmarks/results, and
+the picture of accuracy against time.
 
 python benchmarks/document_numbers.py            rewrites the documents
 python benchmarks/document_numbers.py --check    exits with 1 when a document is not what the result files say
@@ -12,15 +13,18 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from documents import demo, parts, plain, rates, reranking
+from documents import accuracy_and_time, demo, parts, plain, rates, reranking
 from documents.adopted import adopted
 from documents.agreement import agreement
 from documents.serving import served
 from families import results_by_family
 from harness import RESULTS
+from measured import chart
+from measured.readers import read_points
 
 ROOT = RESULTS.parent.parent
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/adopting.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/adopting.md", "docs/accuracy_and_time.md")
+PICTURE = "docs/pictures/accuracy_and_time.png"
 _BLOCK = re.compile(r"(<!-- numbers: (?P<name>[a-z ]+) -->\n).*?(\n<!-- end of numbers -->)", re.DOTALL)
 
 
@@ -40,6 +44,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "parts": parts.parts(profiles),
         "bounds": parts.bounds(profiles),
         "served": served(results_by_family(folder, "serving")),
+        "accuracy and time": accuracy_and_time.sections(read_points(folder)),
         "reranking": reranking.sections(results_by_family(folder, "reranking")),
     }
 
@@ -67,6 +72,11 @@ def main(argv: list[str] | None = None) -> int:
             stale.append(name)
             if not check:
                 path.write_text(wanted, encoding="utf-8")
+    points, picture = read_points(RESULTS), ROOT / PICTURE
+    if not chart.is_of(picture, points):
+        stale.append(PICTURE)
+        if not check:
+            chart.draw(points, picture)
     if check and stale:
         print(f"not what benchmarks/results says: {', '.join(stale)}; run python benchmarks/document_numbers.py")
     return int(check and bool(stale))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def results_by_family(folder: Path, benchmark: str) -> dict[str, dict[str, Any]]
     start = f"{benchmark}_cpu_"
     files = sorted(folder.glob(f"{start}*.json"))
     return {path.stem.removeprefix(start): json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+
+def unit_in_words(extensions: Collection[str]) -> str:
+    """Return ", " and the widest unit of a processor by its extensions; "" where it has none of ours."""
+    known = (words for unit, words in _UNITS_IN_WORDS.items() if any(name.startswith(unit) for name in extensions))
+    return next((f", {words}" for words in known), "")
 
 
 def in_words(family: str, result: dict[str, Any]) -> str:

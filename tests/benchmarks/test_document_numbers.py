@@ -12,6 +12,7 @@ import document_numbers
 from documents import rates
 from families import results_by_family
 from harness import RESULTS
+from measured import chart
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +78,14 @@ def test_stale_and_new_figures(monkeypatch, tmp_path, capsys):
     results.mkdir()
     for path in RESULTS.glob("*_cpu_amd_avx512.json"):
         shutil.copy(path, results)
+    (tmp_path / "docs" / "pictures").mkdir(parents=True)
+    monkeypatch.setattr(chart, "draw", lambda points, path: path.write_text(chart.mark(points)))
     (tmp_path / "README.md").write_text("before\n<!-- numbers: demo -->\nold\n<!-- end of numbers -->\nafter\n")
     for name, value in (("RESULTS", results), ("ROOT", tmp_path), ("DOCUMENTS", ("README.md",))):
         monkeypatch.setattr(document_numbers, name, value)
-    assert document_numbers.main(["--check"]) == 1 and "README.md" in capsys.readouterr().out
+    assert document_numbers.main(["--check"]) == 1
+    said = capsys.readouterr().out
+    assert "README.md" in said and "accuracy_and_time.png" in said
     assert document_numbers.main([]) == 0 and document_numbers.main(["--check"]) == 0
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
