@@ -217,9 +217,18 @@ def certified(test: ExitRecords, certificate: Any) -> dict[str, Any]:
 
 
 class Curve:
-    """Accuracy against FLOPs speed-up of one Speed for all heads, on samples that are drawn again and again."""
+    """Accuracy against FLOPs speed-up of one Speed for all heads, on samples that are drawn again and again.
 
-    def __init__(self, records: ExitRecords, contender: Contender) -> None:
+    Args:
+        records: the samples.
+        contender: the criterion.
+        compared: speed-ups that accuracies are averaged over.
+    """
+
+    def __init__(
+        self, records: ExitRecords, contender: Contender, compared: npt.NDArray[np.float64] = _COMPARED
+    ) -> None:
+        self._compared = compared
         heads = list(range(len(records.student_layers)))
         self._uncertainty = uncertainties(records, contender.criterion, contender.parameter)[:, heads]
         self._speeds = candidate_speeds(running_minimum(self._uncertainty), _CURVE_SPEEDS)
@@ -230,14 +239,14 @@ class Curve:
         return len(self._right)
 
     def mean_accuracy(self, rows: npt.NDArray[np.int64]) -> float:
-        """Mean over the speed-ups `_COMPARED` of the accuracy on the samples `rows`."""
+        """Return the mean over the compared speed-ups of the accuracy on the samples `rows`."""
         right, flops = sweep(self._uncertainty[rows], self._speeds, [self._right[rows], self._flops[rows]])
-        return float(np.interp(_COMPARED, self._full[rows].sum() / flops, right / len(rows)).mean())
+        return float(np.interp(self._compared, self._full[rows].sum() / flops, right / len(rows)).mean())
 
 
 def differences(curves: dict[str, Curve], baseline: str) -> dict[str, dict[str, Any]]:
-    """Mean accuracy between speed-ups of 1.5 and 2.5, and its difference to that of the curve `baseline` with a
-    bootstrap interval over the samples (percentiles, 95 %)."""
+    """Return the mean accuracy of every curve over its speed-ups, and its difference to that of the curve `baseline`
+    with a bootstrap interval over the samples (percentiles, 95 %)."""
     everything = np.arange(len(curves[baseline]))
     draw = np.random.default_rng(0)
     resamples = [draw.integers(len(everything), size=len(everything)) for _ in range(_RESAMPLES)]

@@ -28,7 +28,11 @@ DEMO = "docstrings of 5 libraries"
 SMALL = "MiniLM, 6 layers"
 _CHARACTERS = "characters, 6 layers, random weights"
 _VARIANTS = {"distilled": "self-distilled", "hard": "students from labels", "joint": "no self-distillation"}
-_STUDENTS = {"soft": "students from unlabeled texts", "hard": "students from labels"}
+_STUDENTS = {
+    "soft": "students from the teacher on all texts",
+    "soft_labelled": "students from the teacher on the labelled texts",
+    "hard": "students from labels",
+}
 _COMPARED_BATCH = 32
 
 
@@ -107,8 +111,19 @@ def few_labels(result: Result, source: str) -> Iterator[Point]:
     """Yield the models of few_labels.py; none was timed."""
     for row in result["rows"]:
         backbone = SMALL if row["backbone"] == "small" else row["backbone"]
-        series = f"{backbone}, few labels, {_STUDENTS[row['students']]}, seed {row['seed']}"
+        series = f"{backbone}, {row['labels']} labels, {_STUDENTS[row['students']]}, seed {row['seed']}"
         yield from _trained(row, series, source)
+    for bag in result["bags"]:
+        yield Point(
+            SETS[bag["task"]],
+            Kind.BAG,
+            f"TF-IDF, logistic regression, {bag['labels']} labels, seed {bag['seed']}",
+            "",
+            source,
+            bag["accuracy"],
+            bag["samples"]["test"],
+            bag["labels"],
+        )
 
 
 def demo(result: Result, source: str) -> Iterator[Point]:
