@@ -190,8 +190,8 @@ def table(result: dict[str, Any]) -> str:
         f"AG News, {result['rows'][0]['samples']['test']:,} test texts. Teachers: {sizes['teacher_steps']} steps or "
         f"{FEWEST_EPOCHS} epochs on the labelled texts, students {sizes['student_steps']} steps each, from the same "
         "fresh heads; no development texts. Accuracy at a FLOPs speed-up (paper's convention), on straight lines "
-        "between Speeds; the last column is the mean accuracy between 1.5x and 4x less that of the students from labels, with "
-        "a 95 % interval over the test texts.",
+        "between Speeds; the last column is the mean accuracy between 1.5x and 4x less that of the students from "
+        "labels, with a 95 % interval over the test texts.",
     ]
     for labels, seed, backbone in dict.fromkeys(
         (row["labels"], row["seed"], row["backbone"]) for row in result["rows"]
