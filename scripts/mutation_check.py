@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mutation_faults import FAULTS, CheckError, Fault
+from faults import FAULTS, CheckError, Fault
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ["CMakeLists.txt", "README.md", "pyproject.toml", "setup.py", "csrc", "fastbert_kernels", "python", "tests"]
@@ -123,14 +123,16 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the faults, check their texts, and stop")
     arguments = parser.parse_args()
     suites = arguments.suite or list(FOLDERS)
-    faults = [fault for fault in FAULTS if fault.suite in suites and arguments.only in fault.name]
-    if not faults:
+    faults = {suite: [fault for fault in FAULTS[suite] if arguments.only in fault.name] for suite in suites}
+    count = sum(map(len, faults.values()))
+    if not count:
         parser.error("no fault fits")
     try:
-        for fault in faults:
-            fault.planted_in((ROOT / fault.file).read_text())
-            if arguments.list:
-                print(f"{fault.suite:9}  {fault.name:43}  {fault.file}")
+        for suite, own in faults.items():
+            for fault in own:
+                fault.planted_in((ROOT / fault.file).read_text())
+                if arguments.list:
+                    print(f"{suite:9}  {fault.name:43}  {fault.file}")
         if arguments.list:
             return 0
         began = time.monotonic()
@@ -142,15 +144,14 @@ def main() -> int:
                     shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
                 else:
                     shutil.copy(ROOT / name, copy / name)
-            for suite in suites:
+            for suite, own in faults.items():
                 if suite == "reference":
                     build_cpu(copy)  # the tests compare with the C++ kernels as they should be
-                own = [fault for fault in faults if fault.suite == suite]
                 survived += check_suite(suite, own, copy) if own else 0
     except CheckError as error:
         print(f"mutation_check: {error}", file=sys.stderr)
         return 2
-    print(f"{len(faults) - survived} of {len(faults)} faults caught, {time.monotonic() - began:.0f} s")
+    print(f"{count - survived} of {count} faults caught, {time.monotonic() - began:.0f} s")
     return 1 if survived else 0
 
 
