@@ -5,10 +5,10 @@
 
 Docstring search: a query is the first sentence of a docstring, a document the rest of one, of the installed torch,
 sympy, numpy and networkx and of the standard library; BM25 gives the candidates. A cross-encoder of the packaged
-6-layer MiniLM with one output is fine-tuned with plain PyTorch on some of the queries (is this the docstring that the
-sentence is from?), adopted, and its students learn from pairs of query and candidate without labels. Other queries
-calibrate the bounds (`ScoreBounds.from_scores`), and on the last ones the top 10 is compared with that of full depth,
-and timed: the plain model in Transformers, patched full depth, and patched with documents that leave.
+6-layer MiniLM with one output is fine-tuned with plain PyTorch on some of the queries (which of four documents is from
+the docstring of the sentence?), adopted, and its students learn from pairs of query and candidate without labels.
+Other queries calibrate the bounds (`ScoreBounds.from_scores`), and on the last ones the top 10 is compared with that of
+full depth, and timed: the plain model in Transformers, patched full depth, and patched with documents that leave.
 
 The folder --run keeps the docstrings, the models and the scores that calibrate, so that a stopped run goes on. Writes
 reranking_cpu_FAMILY.json and .md (families.py).
@@ -37,7 +37,7 @@ from fastbert_hf.data import TextData
 from fastbert_hf.files import write_atomically
 from harness import RESULTS, save
 from ranking.measure import EAGER, Reranker, measure
-from ranking.models import MAX_LENGTH, adopted, fine_tuned, triples_of
+from ranking.models import MAX_LENGTH, adopted, choices_of, fine_tuned
 from ranking.search import Bm25, Pair, Search, read_pairs, searches
 
 
@@ -60,8 +60,8 @@ class Sizes:
     documents: int = 6000
     candidates: int = 100
     top_k: int = 10
-    training: int = 640
-    pairs: int = 2560
+    training: int = 3200
+    pairs: int = 5120
     calibration: int = 60
     test: int = 50
     timed: int = 5
@@ -124,7 +124,7 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
         lambda: fine_tuned(
             run / "classifier",
             options.backbone or packaged_backbone(),
-            triples_of(pairs, bm25, known, options.seed),
+            choices_of(pairs, bm25, known, sizes.candidates, options.seed),
             options.seed,
         ),
     )

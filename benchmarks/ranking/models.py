@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -23,48 +24,62 @@ from fastbert_hf.training import DistillationSettings, distill
 from ranking.search import Bm25, Pair
 
 MAX_LENGTH = 64
-NEGATIVES = 3  # for each query, among its best candidates
-_HARD = 20  # candidates of which they are drawn
-_BATCH, _RATE = 32, 1e-4
-_SHOWN = 10  # steps between two lines
+NEGATIVES = 3  # for each query, among its candidates
+_QUERIES, _RATE = 8, 1e-4  # of a step
+_SHOWN = 20  # steps between two lines
 
 
-def triples_of(pairs: Sequence[Pair], bm25: Bm25, numbers: range, seed: int) -> list[tuple[str, str, float]]:
-    """Return (query, document, 1 where both are of one docstring, else 0), in random order."""
-    draw, triples = random.Random(seed), []
+@dataclass(frozen=True)
+class Choice:
+    """A query, and documents of which the first is that of its own docstring."""
+
+    query: str
+    documents: list[str]
+
+
+def choices_of(pairs: Sequence[Pair], bm25: Bm25, numbers: range, candidates: int, seed: int) -> list[Choice]:
+    """Return what the reranker learns from, in random order: each query with negatives out of its candidates."""
+    draw, choices = random.Random(seed), []
     for number in numbers:
-        triples.append((pairs[number].query, pairs[number].document, 1.0))
-        others = [other for other in bm25.best(pairs[number].query, _HARD) if other != number]
-        chosen = draw.sample(others, min(NEGATIVES, len(others)))
-        triples += [(pairs[number].query, pairs[other].document, 0.0) for other in chosen]
-    draw.shuffle(triples)
-    return triples
+        others = [other for other in bm25.best(pairs[number].query, candidates) if other != number]
+        if len(others) >= NEGATIVES:
+            chosen = [number, *draw.sample(others, NEGATIVES)]
+            choices.append(Choice(pairs[number].query, [pairs[one].document for one in chosen]))
+    draw.shuffle(choices)
+    return choices
 
 
-def fine_tuned(folder: Path, backbone: str, triples: Sequence[tuple[str, str, float]], seed: int) -> Path:
-    """Return the folder of a cross-encoder: a plain classifier of Transformers with one output, made now or before."""
+def fine_tuned(folder: Path, backbone: str, choices: Sequence[Choice], seed: int) -> Path:
+    """Return the folder of a cross-encoder: a plain classifier of Transformers with one output, made now or before.
+
+    It learns which of a query's documents is its own: cross entropy over their scores.
+    """
     if folder.exists():
         return folder
     set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     model = AutoModelForSequenceClassification.from_pretrained(backbone, num_labels=1).train()
-    batches = [triples[begin : begin + _BATCH] for begin in range(0, len(triples), _BATCH)]
+    batches = [choices[begin : begin + _QUERIES] for begin in range(0, len(choices), _QUERIES)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE)
     schedule = get_linear_schedule_with_warmup(optimizer, len(batches) // 10, len(batches))
-    begin = time.perf_counter()
+    begin, right, seen = time.perf_counter(), 0, 0
     for step, batch in enumerate(batches, 1):
-        queries, documents, labels = (list(column) for column in zip(*batch, strict=True))
+        queries = [choice.query for choice in batch for _ in choice.documents]
+        documents = [document for choice in batch for document in choice.documents]
         inputs = tokenizer(
             queries, documents, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
         )
-        loss = binary_cross_entropy_with_logits(model(**inputs).logits[:, 0], torch.tensor(labels))
+        scores = model(**inputs).logits.view(len(batch), 1 + NEGATIVES)
+        loss = cross_entropy(scores, torch.zeros(len(batch), dtype=torch.long))
         loss.backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        right, seen = right + int((scores.argmax(dim=1) == 0).sum()), seen + len(batch)
         if step % _SHOWN == 0 or step == len(batches):
             seconds = time.perf_counter() - begin
-            print(f"fine-tuning: step {step} of {len(batches)}, loss {loss.item():.3f}, {seconds:.0f} s", flush=True)
+            print(f"fine-tuning: step {step} of {len(batches)}, {right / seen:.0%} right, {seconds:.0f} s", flush=True)
+            right, seen = 0, 0
     model.eval()
     with folder_written_atomically(folder) as written:
         model.save_pretrained(written)
