@@ -112,8 +112,7 @@ def pool_unprojected(
         tl.store(keys_ptr + column, x.to(tl.float32), mask=column < HIDDEN_SIZE)
     tl.debug_barrier()
     first = _project(keys_ptr, 1.0, 1, projection_weight_ptr, HIDDEN_SIZE, NARROW_SIZE, BLOCK_HIDDEN, WIDEN)
-    projection_bias = tl.load(projection_bias_ptr + narrow)
-    tl.store(first_ptr + head + narrow, first + projection_bias, mask=head == 0)
+    tl.store(first_ptr + head + narrow, first + tl.load(projection_bias_ptr + narrow), mask=head == 0)
     tl.debug_barrier()
     score_vectors(first_ptr, query_ptr, query_bias_ptr, scorer_ptr, pooled_size, NARROW_SIZE, BLOCK_ROWS)
     tl.debug_barrier()
@@ -131,7 +130,8 @@ def pool_unprojected(
 
     largest = tl.full([1, MAX_HEADS], -float("inf"), tl.float32)
     total = tl.zeros([1, MAX_HEADS], tl.float32)
-    for start in range(0, length, BLOCK_TOKENS):
+    # A sample without tokens has a tile, too, of nothing: its contexts are NaN then, instead of never written.
+    for start in range(0, tl.maximum(length, 1), BLOCK_TOKENS):
         token = start + tl.arange(0, BLOCK_TOKENS)
         in_sample = token < length
         scores = tl.zeros([BLOCK_TOKENS, MAX_HEADS], tl.float32)
@@ -171,9 +171,11 @@ def pool_unprojected(
             tl.store(after_ptr + place, contexts, mask=inside & is_head)
         tl.debug_barrier()
 
-    contexts_ptr += (tl.cdiv(length, BLOCK_TOKENS) + 1) % 2 * context_size  # those of the last tile
-    heads = num_heads * tl.minimum(length, 1)  # of a sample without tokens there are none
-    pooled = _project(contexts_ptr, total, heads, projection_weight_ptr, HIDDEN_SIZE, NARROW_SIZE, BLOCK_HIDDEN, WIDEN)
-    tl.store(scorer_ptr + head * NARROW_SIZE + narrow, pooled + projection_bias, mask=is_head)
+    contexts_ptr += (tl.maximum(length, 1) - 1) // BLOCK_TOKENS % 2 * context_size  # those of the last tile
+    pooled = _project(
+        contexts_ptr, total, num_heads, projection_weight_ptr, HIDDEN_SIZE, NARROW_SIZE, BLOCK_HIDDEN, WIDEN
+    )
+    pooled += tl.load(projection_bias_ptr + narrow)  # again: kept since Z_0 it would take registers of every tile
+    tl.store(scorer_ptr + head * NARROW_SIZE + narrow, pooled, mask=is_head)
     tl.debug_barrier()
     return scorer_ptr
