@@ -5,10 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from fastbert_hf.bag import HashedBag
+
+if TYPE_CHECKING:
+    from fastbert_hf.configuration import FastBertConfig  # which imports the names of poolings and activations
 
 POOLINGS = ("first", "mean", "max")
 ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -171,3 +177,27 @@ def _first_valid(states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """The first valid token [B, C] of every row of `states` [B, L, C]; with left padding it is not at index 0."""
     rows = torch.arange(states.shape[0], device=states.device)
     return states[rows, valid.int().argmax(dim=1)]  # argmax returns the first of equal maxima
+
+
+def make_head(config: FastBertConfig, layer: int) -> nn.Module:
+    """Return a fresh exit head for behind `layer` (0: before the first) of a model."""
+    num_labels = cast(int, config.num_labels)
+    if layer == 0:
+        return HashedBag(config.exit_zero_buckets, num_labels)
+    if config.head_type == "attentive":
+        return AttentiveHead(
+            config.hidden_size,
+            config.head_hidden_size,
+            config.head_num_attention_heads,
+            num_labels,
+            activation=config.head_activation,
+        )
+    is_student = layer < config.exit_layers[-1]
+    return PooledHead(
+        config.hidden_size,
+        config.head_hidden_size,
+        num_labels,
+        pooling=(config.student_pooling if is_student else None) or config.head_pooling,
+        num_dense_layers=config.head_num_dense_layers,
+        activation=config.head_activation,
+    )

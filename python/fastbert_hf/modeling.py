@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn import functional
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, initialization
+from transformers import AutoConfig, AutoModelForSequenceClassification, initialization
 
 from fastbert_hf import backbones, passes
 from fastbert_hf.bag import HashedBag
-from fastbert_hf.beside import file_beside_weights
 from fastbert_hf.configuration import FastBertConfig
-from fastbert_hf.data.seen import SEEN_FILE, SeenTexts
-from fastbert_hf.exits.calibrated_setting import CalibratedSetting, find_setting
+from fastbert_hf.data.seen import SeenTexts
+from fastbert_hf.exits.calibrated_setting import CalibratedSetting
 from fastbert_hf.exits.resolution import ResolvedSpeed, Speed, resolve_speed
-from fastbert_hf.heads import AttentiveHead, PooledHead
+from fastbert_hf.heads import make_head
 from fastbert_hf.inputs import (
-    check_class_ids,
     check_forms,
     check_inputs,
     check_position_ids,
     check_values,
     make_position_ids,
 )
-from fastbert_hf.loadable import check_loadable
+from fastbert_hf.losses import loss_of
 from fastbert_hf.outputs import FastBertOutput, warn_if_not_finite
+from fastbert_hf.saving import SavedModel
 
 # What from_backbone may set besides the backbone and the number of classes.
 _BACKBONE_OVERRIDES = (
@@ -46,10 +42,9 @@ _BACKBONE_OVERRIDES = (
     "label2id",
     "problem_type",
 )
-_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # what other modules put before the names of a model's parameters
 
 
-class FastBertForSequenceClassification(PreTrainedModel):
+class FastBertForSequenceClassification(SavedModel):
     """Text classifier whose samples may leave after any encoder layer that has an exit head (Liu et al., ACL 2020).
 
     `backbone` is an encoder of Transformers without pooler (`backbones.py` says which); `heads` holds one exit head for
@@ -78,7 +73,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         config.check()
         self.num_labels = cast(int, config.num_labels)
         self.backbone = backbones.build_backbone(config.backbone_config)
-        self.heads = nn.ModuleList(_make_head(config, layer) for layer in config.exit_layers)
+        self.heads = nn.ModuleList(make_head(config, layer) for layer in config.exit_layers)
         # Of `freeze_for_distillation`: what required gradients before, by name.
         self._flags_before_freezing: dict[str, bool] | None = None
         self.calibrated_setting: CalibratedSetting | None = None
@@ -139,80 +134,6 @@ class FastBertForSequenceClassification(PreTrainedModel):
         model = cls(config)
         model.backbone.load_state_dict(backbone.state_dict())
         return model.eval()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a saved FastBERT; arguments as in `PreTrainedModel.from_pretrained`.
-
-        Raises:
-            RuntimeError: the checkpoint and the model do not have the same parameters. Transformers alone would
-                warn and go on with random weights.
-            ValueError: the weights are a pickle that would have to run code to be loaded, or the calibrated setting or
-                the seen texts beside the checkpoint cannot be read.
-
-        Warns:
-            UserWarning: the calibrated setting was made for other weights, and is left out.
-        """
-        want_info = kwargs.pop("output_loading_info", False)
-        with backbones.pickles_refused(pretrained_model_name_or_path):
-            loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-        model, info = loaded
-        problems = [
-            f"{kind} parameters {sorted(info[key])}"
-            for kind, key in (("missing", "missing_keys"), ("unexpected", "unexpected_keys"))
-            if info[key]
-        ]
-        if problems:
-            remedy = "A plain backbone is loaded with from_backbone."
-            if any(_WRAPPERS.match(name) for name in info["unexpected_keys"]):
-                remedy = (
-                    "It was saved from a module that wraps the model; save the model inside, as with "
-                    "accelerator.unwrap_model(model).save_pretrained(folder)."
-                )
-            raise RuntimeError(
-                f"{pretrained_model_name_or_path} is not a checkpoint of this model: {'; '.join(problems)}. {remedy}"
-            )
-        model.calibrated_setting = find_setting(pretrained_model_name_or_path, model, kwargs)
-        seen = file_beside_weights(pretrained_model_name_or_path, SEEN_FILE, kwargs)
-        if seen is not None:
-            model.seen_texts = SeenTexts.load(seen)
-        return (model, info) if want_info else model
-
-    def save_pretrained(
-        self,
-        save_directory: Any,
-        is_main_process: bool = True,
-        state_dict: dict[str, torch.Tensor] | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        """Save the model so that `from_pretrained` loads it; arguments as in `PreTrainedModel.save_pretrained`.
-
-        The calibrated setting, if there is one, and the seen texts are saved too. The names in `state_dict` may be
-        those of a module that wraps the model (`torch.compile`, `DataParallel`).
-
-        Raises:
-            ValueError: the parameters are not those that the configuration describes, so that what would be written
-                could not be loaded: layers were taken out, or classes renumbered, in one of them only.
-        """
-        if state_dict is not None:
-            state_dict = {_WRAPPERS.sub("", name): value for name, value in state_dict.items()}
-        if is_main_process:
-            check_loadable(self, state_dict)
-        super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
-        self._save_beside(save_directory)
-
-    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
-        # With push_to_hub=True, save_pretrained of the base class uploads before these files are in the folder.
-        self._save_beside(working_dir)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
-
-    def _save_beside(self, folder: Any) -> None:
-        if self.calibrated_setting is not None:
-            self.calibrated_setting.save(Path(folder))
-        self.seen_texts.save(Path(folder))
 
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
         """Resize the backbone's table of positions, where its family can (DistilBERT)."""
@@ -366,7 +287,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         """
         if labels is not None:
             # Made anew, so that the loss comes first.
-            output = FastBertOutput(loss=self._loss(output.logits, labels), **output)
+            output = FastBertOutput(loss=loss_of(self.config, output.logits, labels), **output)
         return output if _or_default(return_dict, self.config.return_dict) else output.to_tuple()
 
     def resolve_speed(self, speed: Speed | None, speedup: float | None, batch_size: int) -> ResolvedSpeed:
@@ -462,49 +383,9 @@ class FastBertForSequenceClassification(PreTrainedModel):
             vocabulary=backbones.vocabulary(self.backbone),
         )
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if self.config.gives_scores:
-            if labels.shape not in (logits.shape, logits.shape[:1]) or not labels.is_floating_point():
-                raise ValueError(
-                    f"the labels of a model with one output must be floating point [{len(logits)}] (scores), got "
-                    f"{labels.dtype} {list(labels.shape)}"
-                )
-            return functional.mse_loss(logits.flatten(), labels.float().flatten())
-        if not self.config.multi_label:
-            return functional.cross_entropy(logits, check_class_ids(labels, logits))
-        if labels.shape != logits.shape or not labels.is_floating_point():
-            raise ValueError(
-                f"the labels of a multi-label model must be floating point {list(logits.shape)} (samples, classes), "
-                f"got {labels.dtype} {list(labels.shape)}"
-            )
-        return functional.binary_cross_entropy_with_logits(logits, labels.float())
-
 
 def _or_default(given: bool | None, default: bool | None) -> bool:
     return bool(default if given is None else given)
-
-
-def _make_head(config: FastBertConfig, layer: int) -> nn.Module:
-    num_labels = cast(int, config.num_labels)
-    if layer == 0:
-        return HashedBag(config.exit_zero_buckets, num_labels)
-    if config.head_type == "attentive":
-        return AttentiveHead(
-            config.hidden_size,
-            config.head_hidden_size,
-            config.head_num_attention_heads,
-            num_labels,
-            activation=config.head_activation,
-        )
-    is_student = layer < config.exit_layers[-1]
-    return PooledHead(
-        config.hidden_size,
-        config.head_hidden_size,
-        num_labels,
-        pooling=(config.student_pooling if is_student else None) or config.head_pooling,
-        num_dense_layers=config.head_num_dense_layers,
-        activation=config.head_activation,
-    )
 
 
 AutoModelForSequenceClassification.register(FastBertConfig, FastBertForSequenceClassification, exist_ok=True)
