@@ -16,6 +16,7 @@ from pathlib import Path
 from documents import accuracy_and_time, demo, parts, plain, rates, reranking
 from documents.adopted import adopted
 from documents.agreement import agreement
+from documents.exit_zero import exit_zero
 from documents.serving import served
 from families import results_by_family
 from harness import RESULTS
@@ -23,7 +24,7 @@ from measured import chart
 from measured.readers import read_points
 
 ROOT = RESULTS.parent.parent
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/adopting.md", "docs/accuracy_and_time.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/adopting.md", "docs/results.md", "docs/accuracy_and_time.md")
 PICTURE = "docs/pictures/accuracy_and_time.png"
 _BLOCK = re.compile(r"(<!-- numbers: (?P<name>[a-z ]+) -->\n).*?(\n<!-- end of numbers -->)", re.DOTALL)
 
@@ -45,6 +46,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "bounds": parts.bounds(profiles),
         "served": served(results_by_family(folder, "serving")),
         "accuracy and time": accuracy_and_time.sections(read_points(folder)),
+        "exit zero": exit_zero(results_by_family(folder, "exit_zero")),
         "reranking": reranking.sections(results_by_family(folder, "reranking")),
     }
 

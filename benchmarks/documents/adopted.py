@@ -7,7 +7,7 @@ from typing import Any
 from families import in_words
 from harness import markdown_table
 
-_NAMES = {"sst2": "SST-2", "ag_news": "AG News", "mrpc": "MRPC"}
+NAMES = {"sst2": "SST-2", "ag_news": "AG News", "mrpc": "MRPC"}
 
 Result = dict[str, Any]
 
@@ -25,10 +25,10 @@ def _table(family: str, result: Result) -> str:
     for rows in zip(*(case["rows"] for case in cases), strict=True):
         cells = {"texts per second": _contestant(rows[0]["contestant"])}
         for case, row in zip(cases, rows, strict=True):
-            cells[_NAMES[case["task"]]] = _cell(case, row)
+            cells[NAMES[case["task"]]] = _cell(case, row)
         lines.append(cells)
     sizes = ", ".join(
-        f"{_NAMES[case['task']]} {case['texts']} texts of {case['mean_tokens']:.0f} tokens" for case in cases
+        f"{NAMES[case['task']]} {case['texts']} texts of {case['mean_tokens']:.0f} tokens" for case in cases
     )
     return (
         f"Measured by `benchmarks/adopted_classifiers.py` on {machine['threads']} cores, {in_words(family, result)} "

@@ -1,0 +1,48 @@
+"""What a student before the first layer is worth, for docs/results.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from documents.adopted import NAMES
+from families import in_words
+from harness import markdown_table
+
+Result = dict[str, Any]
+
+
+def exit_zero(results: dict[str, Result]) -> str:
+    """Return a paragraph and a table for every family: a row for each setting, columns for each classifier."""
+    return "\n\n".join(_section(family, result) for family, result in results.items()) or "Not measured yet."
+
+
+def _section(family: str, result: Result) -> str:
+    machine, tasks = result["machine"], result["tasks"]
+    rows = []
+    for settings in zip(*(task["times"]["rows"] for task in tasks), strict=True):
+        cells = {"ms per 1,000 texts": settings[0]["setting"]}
+        for task, row in zip(tasks, settings, strict=True):
+            cells[NAMES[task["task"]]] = (
+                f"{row['microseconds_per_text']:,.0f} ({row['over_full_depth']:.3g}x, {row['accuracy']:.1%}, "
+                f"{row['left_at_layer_0']:.0%} at layer 0)"
+            )
+        rows.append(cells)
+    bags = {NAMES[task["task"]]: f"{task['bag_of_words']:.1%}" for task in tasks}
+    rows.append({"ms per 1,000 texts": "TF-IDF and logistic regression", **bags})
+    calibrated = ", ".join(f"{NAMES[task['task']]} {_calibrated(task)}" for task in tasks)
+    return (
+        f"Measured by `benchmarks/exit_zero.py` on {machine['threads']} cores, {in_words(family, result)} "
+        f"({machine['date'][:10]}, torch {machine['versions']['torch']}): adopted 6-layer MiniLM classifiers with a "
+        f"bag before layer 1, float32, batches of {tasks[0]['times']['batch']} padded texts, from token ids on, "
+        f"{result['rounds']} interleaved rounds. In brackets: over full depth; accuracy; texts that left at layer 0. "
+        "Speeds have about that FLOPs speed-up on other texts.\n\n"
+        f"{markdown_table(rows)}\n\n"
+        f"Calibrated to at most {tasks[0]['calibrated']['max_disagreement']:.0%} other answers than at full depth: "
+        f"{calibrated}. Raw figures: `benchmarks/results/exit_zero_cpu_{family}.json`."
+    )
+
+
+def _calibrated(task: Result) -> str:
+    calibrated = task["calibrated"]
+    asked = "with" if 0 in calibrated["layers"] and calibrated["exit_counts"][0] else "without"
+    return f"{calibrated['flops_speedup']:.3g}x in FLOPs {asked} layer 0"
