@@ -94,4 +94,18 @@ FAULTS = [
         "    begin = end + 1;",
         "test_encoder_layer.py",
     ),
+    Fault(
+        "hashed bag: pairs reach into the next text",
+        "csrc/cpu/hashed_bag.cpp",
+        "if (i + 1 < n) want",
+        "if (i + 1 <= n) want",
+        "test_hashed_bag.py",
+    ),
+    Fault(
+        "hashed bag: a pair with token 0 is a token alone",
+        "csrc/cpu/hashed_bag.cpp",
+        "static_cast<uint32_t>(ids[i + 1]) + 1u);",
+        "static_cast<uint32_t>(ids[i + 1]));",
+        "test_hashed_bag.py",
+    ),
 ]
