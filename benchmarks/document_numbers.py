@@ -16,7 +16,7 @@ from pathlib import Path
 from documents import accuracy_and_time, demo, parts, plain, rates, reranking
 from documents.adopted import adopted
 from documents.agreement import agreement
-from documents.exit_zero import exit_zero
+from documents.exit_zero import exit_zero, sentences
 from documents.serving import served
 from families import results_by_family
 from harness import RESULTS
@@ -46,6 +46,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "bounds": parts.bounds(profiles),
         "served": served(results_by_family(folder, "serving")),
         "accuracy and time": accuracy_and_time.sections(read_points(folder)),
+        "exit zero sentences": sentences(results_by_family(folder, "exit_zero")),
         "exit zero": exit_zero(results_by_family(folder, "exit_zero")),
         "reranking": reranking.sections(results_by_family(folder, "reranking")),
     }

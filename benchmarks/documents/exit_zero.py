@@ -16,6 +16,26 @@ def exit_zero(results: dict[str, Result]) -> str:
     return "\n\n".join(_section(family, result) for family, result in results.items()) or "Not measured yet."
 
 
+def sentences(results: dict[str, Result]) -> str:
+    """Return a sentence for every family, for README: what the fastest setting that asks layers gains and costs."""
+    return "\n\n".join(_sentence(family, result) for family, result in results.items()) or "Not measured yet."
+
+
+def _sentence(family: str, result: Result) -> str:
+    gains = []
+    for task in result["tasks"]:
+        whole, last = task["times"]["rows"][0], task["times"]["rows"][-1]
+        gains.append(
+            f"{NAMES[task['task']]} {last['over_full_depth']:.2g}x over our own full depth at {last['accuracy']:.1%} "
+            f"instead of {whole['accuracy']:.1%} (TF-IDF and logistic regression {task['bag_of_words']:.1%})"
+        )
+    setting = result["tasks"][0]["times"]["rows"][-1]["setting"].partition(",")[0]
+    return (
+        f"At {setting}: {'; '.join(gains)}. {result['machine']['threads']} cores, {in_words(family, result)}, "
+        f"{result['machine']['date'][:10]}: `benchmarks/results/exit_zero_cpu_{family}.json`."
+    )
+
+
 def _section(family: str, result: Result) -> str:
     machine, tasks = result["machine"], result["tasks"]
     rows = []
