@@ -33,8 +33,9 @@ class Entrance:
         first_position: row of the position table that the first token of a sample takes.
         longest: most tokens of a sample for which there are positions.
         from_the_left: whether it is a fault, too, where the tokens of a sample do not fill its row from the left
-            without a gap, or one of them has the id `padding`.
-        padding: id of padding, -1 where it does not matter.
+            without a gap.
+        padding: id of padding over which positions do not count, masked or not, and whose own row is the one before
+            `first_position`; -1 where they count columns.
     """
 
     embed: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -160,7 +161,7 @@ def pack(
     sample = torch.arange(size, device=device)
     before = torch.cat((ends.new_zeros(1), ends))  # tokens in front of a cell
     if entrance.from_the_left:
-        wrong = wrong | (valid & ((column != ends - 1 - before[row * length]) | (ids == entrance.padding)))
+        wrong = wrong | (valid & (column != ends - 1 - before[row * length]))
     bounds = before[torch.cat((sample, sample[-1:] + 1)).minimum(samples) * length]  # [samples + 1]
     real = sample < samples
     has_fault = wrong.any() | (real & (bounds.diff() == 0)).any()
@@ -178,9 +179,13 @@ def pack(
     # The cell of each packed row, the first one where there is no token; those that are none are put behind the rows.
     place = (ends - 1).masked_fill(~valid, bucket.tokens)
     cells = torch.zeros_like(before).scatter_(0, place, cell)[: bucket.tokens]
-    columns = column[cells]
-    begins = columns[bounds[:-1].clamp(max=bucket.tokens - 1)]  # of each sample the column of its first token
-    positions = (columns - begins[row[cells]]).clamp(0, entrance.longest - 1) + entrance.first_position
+    by_ids = entrance.padding >= 0
+    counts = (ids != entrance.padding).long()
+    numbers = (counts.cumsum(0) - counts if by_ids else column)[cells]
+    begins = numbers[bounds[:-1].clamp(max=bucket.tokens - 1)]  # of each sample the number of its first token
+    positions = (numbers - begins[row[cells]]).clamp(0, entrance.longest - 1) + entrance.first_position
+    if by_ids:
+        positions = positions.masked_fill(counts[cells] == 0, entrance.first_position - 1)
     words, segments = ids[cells].clamp(0, entrance.vocabulary - 1), types[cells].clamp(0, entrance.num_segments - 1)
     return words, positions, segments
 

@@ -17,15 +17,16 @@ from fastbert_kernels.hosts.derived import is_plain
 
 def entrance(model: Any) -> Entrance | None:
     """Return how a model of `fastbert_hf` embeds padded texts; None where nobody knows its vocabulary."""
-    from fastbert_hf.backbones import first_position, num_segments, vocabulary
+    from fastbert_hf.backbones import num_segments, uncounted_id, vocabulary
 
     backbone = model.backbone
     if (known := vocabulary(backbone)) is None:
         return None
-    start, longest = first_position(backbone.config), model.config.max_position_embeddings
+    uncounted = uncounted_id(backbone)
+    first, padding = (0, -1) if uncounted is None else (uncounted + 1, uncounted)
+    sizes = known, num_segments(backbone), first, model.config.max_position_embeddings
     # Between tokens whose distance counts there must be no padding.
-    gaps_count = has_position_bias(backbone)
-    return entrance_of(backbone, known, num_segments(backbone), start, longest, from_the_left=gaps_count)
+    return entrance_of(backbone, *sizes, from_the_left=has_position_bias(backbone), padding=padding)
 
 
 def entrance_of(

@@ -356,7 +356,7 @@ def _precision_of_weights(model: Any) -> str:
 
 
 def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> Tokens:
-    from fastbert_hf.backbones import first_position, num_segments, vocabulary
+    from fastbert_hf.backbones import num_segments, uncounted_id, vocabulary
     from fastbert_hf.inputs import check_packed_ids
 
     if model.training:
@@ -403,8 +403,14 @@ def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_
         return torch.tensor(numbers, dtype=dtype, pin_memory=on_gpu).to(input_ids.device, non_blocking=True)
 
     begins = send(bounds[:-1], torch.int64).repeat_interleave(send(lengths, torch.int64), output_size=count)
-    start = first_position(model.backbone.config)
-    positions = torch.arange(start, start + count, device=input_ids.device) - begins
+    uncounted = uncounted_id(model.backbone)
+    if uncounted is None:
+        positions = torch.arange(count, device=input_ids.device) - begins
+    else:
+        counted = input_ids != uncounted
+        numbers = counted.cumsum(dim=0)  # of each token, from 1, if it counts
+        before = torch.cat((numbers.new_zeros(1), numbers))[begins]
+        positions = (numbers - before) * counted + uncounted
     return Tokens(input_ids, positions, token_type_ids, send(bounds, torch.int32), longest)
 
 

@@ -224,8 +224,9 @@ def longest_input(model: Any) -> int:
 
 def _padding_of_positions(model: Any) -> int | None:
     """Return the id of padding where positions begin behind it, as in RoBERTa's family; None where they begin at 0."""
-    padding: int | None = getattr(model.base_model.embeddings, "padding_idx", None)
-    return padding
+    from fastbert_hf.backbones import uncounted_id
+
+    return uncounted_id(model.base_model)
 
 
 def _segment_count(model: Any) -> int:

@@ -132,6 +132,20 @@ def first_position(config: PreTrainedConfig) -> int:
     return (config.pad_token_id if padding_id is None else padding_id) + 1
 
 
+def uncounted_id(backbone: PreTrainedModel) -> int | None:
+    """Return the id of padding where positions count from it, as in RoBERTa's family; None where they begin at 0.
+
+    Such a backbone goes by the ids: a token of this id counts as none, even in the middle of a text (a literal
+    "<pad>"). Its own position is the row of this number, and that of the first other token is the next row.
+
+    Args:
+        backbone: of a supported kind. Its modules have the id they were made with, whatever its configuration was
+            given since.
+    """
+    padding_id: int | None = getattr(backbone.embeddings, "padding_idx", None)
+    return padding_id
+
+
 def longest_input(config: PreTrainedConfig) -> int:
     """The longest input, in tokens, that the backbone has positions for."""
     return config.max_position_embeddings - first_position(config)

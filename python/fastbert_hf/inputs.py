@@ -186,22 +186,31 @@ def check_class_ids(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return labels
 
 
-def make_position_ids(attention_mask: torch.Tensor, first_position: int = 0) -> torch.Tensor:
-    """Positions counted from each row's first valid token, so that padding on the left does not move a sample.
+def make_position_ids(
+    valid: torch.Tensor, first_position: int = 0, counted: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return positions counted from each row's first valid token, so that padding on the left does not move a sample.
 
     Args:
-        attention_mask: bool [B, L].
+        valid: the attention mask, bool [B, L].
         first_position: position of the first valid token; see `backbones.first_position`.
+        counted: bool [B, L], False where a token has the row before the first one and moves no other
+            (`backbones.uncounted_id`); `None`: all of them count.
 
     Returns:
-        int64 [B, L]; `first_position` on the padding before the first valid token too. Equal to 0..L-1 where the row
-        starts with a valid token and the first position is 0, which is what BERT uses.
+        int64 [B, L]; the first position or the row before it on the padding before the first valid token. Equal to
+        0..L-1 where the row starts with a valid token, the first position is 0 and all are counted: what BERT uses.
     """
-    columns = torch.arange(first_position, first_position + attention_mask.shape[1], device=attention_mask.device)
-    if attention_mask.numel() == 0:
-        return columns.expand(attention_mask.shape)
-    first = attention_mask.int().argmax(dim=1, keepdim=True)  # [B, 1]
-    return (columns - first).clamp(min=first_position)
+    shape, device = valid.shape, valid.device
+    if valid.numel() == 0:
+        return torch.zeros(shape, dtype=torch.int64, device=device)
+    first = valid.int().argmax(dim=1, keepdim=True)  # [B, 1]
+    if counted is None:
+        columns = torch.arange(first_position, first_position + shape[1], device=device)
+        return (columns - first).clamp(min=first_position)
+    numbers = counted.cumsum(dim=1)
+    numbers = numbers - numbers.gather(1, first) + counted.gather(1, first)  # 1 for the first that counts
+    return numbers.clamp(min=1) * counted + (first_position - 1)
 
 
 def _check_ids(name: str, ids: torch.Tensor) -> None:

@@ -240,7 +240,7 @@ class FastBertForSequenceClassification(SavedModel):
             speedup: instead of `speed`, the FLOPs speed-up wanted: the Speed that has it according to
                 `calibrated_setting`.
             position_ids: int64 or int32 [B, L] or [1, L], rows of the backbone's position table; `None`: counted from
-                each row's first valid token.
+                each row's first valid token, and in RoBERTa's family over the ids that are not its padding's.
             inputs_embeds: float [B, L, E], in place of `input_ids`, without which exit zero cannot be asked.
             output_hidden_states: also return the hidden states of all layers, which then run on every sample. What
                 `speed` selects stays the same. `None`: as the configuration says, and so the next two.
@@ -353,7 +353,9 @@ class FastBertForSequenceClassification(SavedModel):
             inputs_embeds=inputs_embeds,
         )
         if position_ids is None:
-            positions = make_position_ids(valid, backbones.first_position(self.backbone.config))
+            uncounted = backbones.uncounted_id(self.backbone)
+            counted = None if uncounted is None or input_ids is None else input_ids != uncounted
+            positions = make_position_ids(valid, 0 if uncounted is None else uncounted + 1, counted)
         else:
             positions = check_position_ids(position_ids, valid, self.backbone.config.max_position_embeddings)
         segments = token_type_ids if num_segments > 1 else None

@@ -36,10 +36,17 @@ def packed(call, entrance):
     rows, lengths = [], []
     for sample in range(len(call)):
         tokens = [c for c in range(call.ids.shape[1]) if call.mask is None or int(call.mask[sample, c])]
-        places = torch.tensor([FIRST + column - tokens[0] for column in tokens])
+        ids = call.ids[sample].tolist()
+        counted = [[other != entrance.padding for other in ids[tokens[0] : column]] for column in tokens]
+        places = [
+            FIRST - 1 if ids[column] == entrance.padding else FIRST + sum(before)
+            for column, before in zip(tokens, counted, strict=True)
+        ]
         types = torch.zeros(len(tokens), dtype=torch.int64) if call.types is None else call.types[sample, tokens].long()
         rows.append(
-            entrance.embed(call.ids[sample, tokens].long(), places, None if entrance.num_segments == 1 else types)
+            entrance.embed(
+                call.ids[sample, tokens].long(), torch.tensor(places), None if entrance.num_segments == 1 else types
+            )
         )
         lengths.append(len(tokens))
     return PackedBatch.of(torch.cat(rows), cu_seqlens_of(lengths), max(lengths), call.speed)
@@ -117,7 +124,6 @@ def test_a_fault_runs_no_layer_and_spoils_no_later_call(rule, name, value):
     ("ids", "mask", "fault"),
     [
         ([7, 8, 9, 0, 0], [1, 1, 1, 0, 0], False),
-        ([7, 8, 9, 0, 0], [1, 1, 1, 1, 0], True),  # a token with the id of padding
         ([7, 8, 9, 3, 3], [0, 1, 1, 0, 0], True),
         ([7, 8, 9, 3, 3], [1, 0, 1, 0, 0], True),
     ],
@@ -125,13 +131,26 @@ def test_a_fault_runs_no_layer_and_spoils_no_later_call(rule, name, value):
 def test_where_tokens_have_to_begin_at_the_left(ids, mask, fault):
     plain, loop, _ = whole_loop()
     anywhere = entrance_of()
-    strict = dataclasses.replace(anywhere, from_the_left=True, padding=0)
+    strict = dataclasses.replace(anywhere, from_the_left=True)
     ids, mask = torch.tensor([[5, 6, 7, 8, 9], ids]), torch.tensor([[1, 1, 1, 1, 1], mask])
     call = PaddedCall(ids, mask, None, 0.5)
     assert loop.answer_padded(call, strict, ENTROPY_RULE).fault == fault
     assert_answers(loop, plain, call, anywhere, ENTROPY_RULE)
     if not fault:
         assert_answers(loop, plain, call, strict, ENTROPY_RULE)
+
+
+def test_positions_that_go_by_the_ids():
+    """As RoBERTa's family counts: a token with the id of padding is none, wherever it stands."""
+    plain, loop, _ = whole_loop()
+    columns = entrance_of()
+    by_ids = dataclasses.replace(columns, padding=3)
+    ids = torch.tensor([[3, 3, 7, 8, 3, 9, 3], [7, 3, 3, 8, 9, 3, 3], [3, 7, 8, 3, 3, 3, 9]])
+    call = PaddedCall(ids, None, None, 0.5)
+    assert not torch.equal(packed(call, by_ids).hidden, packed(call, columns).hidden)
+    for mask in (None, ids != 3, (ids == 9) | (ids == 7), torch.ones_like(ids).cumsum(1) > 1):
+        for given in (ids, ids.masked_fill(ids == 3, 6).where(mask, 3) if mask is not None else ids):
+            assert_answers(loop, plain, PaddedCall(given, mask, None, 0.5), by_ids, ENTROPY_RULE)
 
 
 def test_what_lies_behind_a_shorter_call_is_not_looked_at():

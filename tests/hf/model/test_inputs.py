@@ -71,3 +71,12 @@ def test_too_long_input_names_the_remedy() -> None:
 def test_positions_start_at_the_first_valid_token() -> None:
     mask = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1]], dtype=torch.bool)
     assert make_position_ids(mask).tolist() == [[0, 1, 2, 3], [0, 0, 0, 1], [0, 0, 1, 2]]
+
+
+def test_positions_that_go_by_the_ids() -> None:
+    mask = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1], [1, 1, 1, 1]], dtype=torch.bool)
+    counted = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], dtype=torch.bool)
+    expected = [[2, 1, 3, 1], [1, 1, 2, 3], [1, 2, 1, 3], [1, 2, 1, 3]]
+    assert make_position_ids(mask, 2, counted).tolist() == expected
+    unlike_padding = torch.ones_like(mask)  # ids of the caller's own under a mask of 0 move no text
+    assert torch.equal(make_position_ids(mask, 2, unlike_padding), make_position_ids(mask, 2))
