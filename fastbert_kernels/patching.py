@@ -47,13 +47,14 @@ class Patch:
     warm_up: WarmUp = ()
     attention: Any = None  # as of `Encoder.attention`
     warm: Encoder | None = None  # the one that was warmed up
+    forward: Any = None  # of the model's class, for which the host's answers
+    functions: dict[str, Any] = field(default_factory=dict)  # what the instance has as methods, beside the patch
     previous: dict[str, Any] = field(default_factory=dict)  # attributes that the instance itself, not its class, had
     said: set[str] = field(default_factory=set)  # warnings, each of which is given once
 
-    @property
-    def replaced(self) -> tuple[str, ...]:
-        """Names of the attributes that a patched instance has, beside the patch."""
-        return ("forward", "extra_repr", *self.host.methods, *self.host.training_methods)
+    def added(self, model: nn.Module, name: str) -> bool:
+        """Return whether an attribute of the instance is the patch's; somebody may have put another in its place."""
+        return getattr(model.__dict__.get(name), "__func__", None) is self.functions[name]
 
     def own(self, model: nn.Module, name: str) -> Any:
         """The method that this patch took the place of."""
@@ -66,6 +67,8 @@ class Patch:
         Raises:
             ValueError: modules were changed so that only they themselves know what they compute.
         """
+        if getattr(type(model), "forward", None) is not self.forward:
+            raise ValueError(f"the forward of {type(model).__name__} was replaced on the class")
         if self.encoder is None or not self.encoder.guard.intact():
             self.encoder = self.host.encoder(model, self.precision.dtype, self.backend)
         if not self.host.inference_only and self.encoder.guard.in_train_mode():
@@ -100,6 +103,8 @@ class Patch:
             self.precision,
             self.warm_up,
             self.attention,
+            forward=self.forward,
+            functions=self.functions,
             previous=copy.deepcopy(self.previous, memo),
             said=set(self.said),
         )
@@ -183,28 +188,37 @@ def patch(
 
     unpatch(model)
     encoder = settled.encoder.get()
-    state = Patch(host, settled.encoder, backend, settled.precision, wanted_graphs, encoder.attention)
+    state = Patch(
+        host,
+        settled.encoder,
+        backend,
+        settled.precision,
+        wanted_graphs,
+        encoder.attention,
+        forward=type(model).forward,
+        functions={
+            "forward": _make_forward(model),
+            "extra_repr": _extra_repr,
+            **{name: _make_method(function, host.own_ways.get(name)) for name, function in host.methods.items()},
+            **{name: _make_training_method(model, name) for name in host.training_methods},
+        },
+    )
     state.warmed(model, encoder)
-    state.previous = {name: model.__dict__[name] for name in state.replaced if name in model.__dict__}
-    functions = {
-        "forward": _make_forward(model),
-        "extra_repr": _extra_repr,
-        **{name: _make_method(function, host.own_ways.get(name)) for name, function in host.methods.items()},
-        **{name: _make_training_method(model, name) for name in host.training_methods},
-    }
+    state.previous = {name: model.__dict__[name] for name in state.functions if name in model.__dict__}
     model.__dict__[_PATCH] = state
-    model.__dict__.update({name: types.MethodType(function, model) for name, function in functions.items()})
+    model.__dict__.update({name: types.MethodType(function, model) for name, function in state.functions.items()})
     return model
 
 
 def unpatch(model: Model) -> Model:
-    """Restores the model as it was before `patch`; does nothing to a model that is not patched. Returns the same
-    object."""
-    state = model.__dict__.get(_PATCH)
+    """Restores the model as it was before `patch`, but for methods that it was given since; does nothing to a model
+    that is not patched. Returns the same object."""
+    state: Patch | None = model.__dict__.get(_PATCH)
     if state is not None:
-        for name in (*state.replaced, _PATCH):
-            model.__dict__.pop(name, None)
-        model.__dict__.update(state.previous)
+        for name in filter(functools.partial(state.added, model), state.functions):
+            del model.__dict__[name]
+            model.__dict__.update({name: state.previous[name]} if name in state.previous else {})
+        del model.__dict__[_PATCH]
     return model
 
 
@@ -267,8 +281,9 @@ def _check_warm_up(warm_up: Collection[tuple[int, int, int]] | str) -> WarmUp:
 
 def _check_forward(model: nn.Module) -> None:
     """Raise ValueError where somebody gave this instance another forward than its class has."""
-    state = model.__dict__.get(_PATCH)
-    own = (model.__dict__ if state is None else state.previous).get("forward")
+    state: Patch | None = model.__dict__.get(_PATCH)
+    ours = state is not None and state.added(model, "forward")
+    own = (state.previous if state is not None and ours else model.__dict__).get("forward")
     if own is not None and getattr(own, "__func__", None) is not type(model).forward:
         raise ValueError(
             f"this {type(model).__name__} has a forward of its own on the instance, which a patched model would pass "
@@ -330,7 +345,9 @@ def _dressed(method: Any, original: Callable[..., Any], parameters: Sequence[ins
 
 
 def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    state: Patch = model.__dict__[_PATCH]
+    state: Patch | None = model.__dict__.get(_PATCH)
+    if state is None:  # unpatched by now, and called by what somebody put around this forward
+        return type(model).forward(model, *args, **kwargs)
     _refuse_tracers(args, kwargs)
     if state.host.inference_only or not (model.training or torch.is_grad_enabled()):
         result = _fast(model, state, state.host.forward, args, kwargs)

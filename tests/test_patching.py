@@ -200,6 +200,21 @@ def test_unpatch_restores_bit_for_bit():
     assert fastbert_kernels.unpatch(model) is model  # nothing to undo
 
 
+def test_a_forward_given_after_patch_is_called_and_stays():
+    model, batch = spread_model(), padded_batch(MIXED[7])
+    own = run(model, batch).logits
+    inner = fastbert_kernels.patch(model).forward
+    fast = run(model, batch).logits
+    model.forward = lambda *args, **kwargs: 2 * inner(*args, **kwargs).logits
+    assert torch.equal(run(model, batch), 2 * fast)
+    with pytest.raises(ValueError, match="has a forward of its own on the instance"):
+        fastbert_kernels.patch(model)
+    fastbert_kernels.unpatch(model)
+    assert torch.equal(run(model, batch), 2 * own)
+    del model.forward
+    assert torch.equal(run(fastbert_kernels.patch(model), batch).logits, fast)
+
+
 def test_a_second_model_is_untouched():
     first, second, batch = spread_model(0), spread_model(1), padded_batch(MIXED[7])
     attributes, before = dict(second.__dict__), run(second, batch, speed=0.5)

@@ -221,7 +221,12 @@ def _methods_of_the_instance(module: nn.Module) -> list[str]:
 def _methods_replaced_on_the_class(kind: type[nn.Module]) -> list[str]:
     """Return the methods that are other functions than those that were written in the class, or in one it derives
     from."""
-    return [name for name in _methods(kind) if not _was_written_there(name, _owner(kind, name))]
+    return [name for name in _methods(kind) if was_replaced(kind, name)]
+
+
+def was_replaced(kind: type[nn.Module], name: str) -> bool:
+    """Return whether a method of a class is another function than the one that was written there."""
+    return not _was_written_there(name, _owner(kind, name))
 
 
 def _methods(kind: type[nn.Module]) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from fastbert_kernels.hosts.guard import was_replaced
+
 
 def find(model: nn.Module, path: str) -> nn.Module | None:
     """The submodule at `path`, None where there is none."""
@@ -35,8 +37,10 @@ def unknown_parameters(model: nn.Module, known: tuple[str, ...], prefix: str = "
 
 
 def differences_of_call(model: nn.Module, forward: Callable[..., Any]) -> list[str]:
-    """Whether the model's own forward takes otherwise than `forward(model, encoder, ...)` of its host, in whose place
-    that will be called."""
+    """Return whether the model's own forward is another than its class was written with, or takes otherwise than
+    `forward(model, encoder, ...)` of its host, in whose place that will be called."""
+    if was_replaced(type(model), "forward"):
+        return [f"the forward of {type(model).__name__} was replaced on the class"]
     _self, *own = inspect.signature(type(model).forward).parameters
     _model, _encoder, *expected = inspect.signature(forward).parameters
     return [] if own == expected else [f"forward takes ({', '.join(own)}), not ({', '.join(expected)})"]

@@ -28,7 +28,7 @@ from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from fastbert_kernels.engine.weights import AttentiveHeadWeights, ExitHead
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
-from fastbert_kernels.hosts.guard import differences
+from fastbert_kernels.hosts.guard import differences, is_code_of_its_package
 from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
 from fastbert_kernels.hosts.structure import refuse
 from fastbert_kernels.hosts.uer_layers import attention_parameters, check_kinds, layer_parameters, layer_weights
@@ -54,7 +54,8 @@ def check_methods(model: Any, module: str, **owners: str) -> None:
     """ValueError where a method (by name) is not the one of the class in `module`, so that answers may be others."""
     for name, owner in owners.items():
         function = getattr(type(model), name)
-        if (function.__module__, function.__qualname__) != (module, f"{owner}.{name}"):
+        written = (function.__module__, function.__qualname__) == (module, f"{owner}.{name}")
+        if not written or not is_code_of_its_package(function):
             raise ValueError(f"{type(model).__name__} has a {name} of its own, so it cannot be patched")
 
 

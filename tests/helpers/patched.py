@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import fastbert_kernels
+from fastbert_kernels import patching
 from fastbert_kernels.engine import loop
 from fastbert_kernels.engine.cuda_ends import CudaEnds
 
@@ -87,17 +88,19 @@ def record_asked_layers(monkeypatch):
     return layers
 
 
-def _own_forward(self, *args, **kwargs):
-    raise AssertionError(f"the own forward of {type(self).__name__} answered, not the patch")
-
-
 @contextlib.contextmanager
 def only_the_fast_path(model, without=None):
-    """Meanwhile the own forward of the class of `model`, which is patched, fails; so does every Linear in `without`."""
+    """Meanwhile patched models of the class of `model` cannot call their own forward, nor any Linear in `without`."""
+    own, kind = patching.Patch.own, type(model)
     linear = set() if without is None else {part for part in without.modules() if isinstance(part, nn.Linear)}
     call = nn.Module.__call__
 
-    # Not by hooks, which a patched model notices.
+    # Not by hooks or another forward, which a patched model notices.
+    def checked_own(state, module, name):
+        if name == "forward" and type(module) is kind:
+            raise AssertionError(f"the own forward of {kind.__name__} answered, not the patch")
+        return own(state, module, name)
+
     def checked_call(module, *args, **kwargs):
         if module in linear:
             raise AssertionError(
@@ -106,7 +109,7 @@ def only_the_fast_path(model, without=None):
         return call(module, *args, **kwargs)
 
     with (
-        unittest.mock.patch.object(type(model), "forward", _own_forward),
+        unittest.mock.patch.object(patching.Patch, "own", checked_own),
         unittest.mock.patch.object(nn.Module, "__call__", checked_call),
     ):
         yield model

@@ -11,12 +11,16 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import BertForSequenceClassification
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertLayer
 
 import fastbert_kernels
+from doubles.branchy_bert import BranchyBert
+from doubles.highway_bert import HighwayModel
 from fastbert_kernels.hosts.guard import Guard
+from helpers.families import make_backbone_config
 from helpers.models import padded_batch, spread_model
 from helpers.patched import only_the_fast_path, run
 
@@ -366,6 +370,32 @@ def test_a_method_replaced_on_a_class(kind, name, wrapped):
     finally:
         setattr(kind, name, own)
     assert_close(got, want)
+
+
+def plain_classifier():
+    torch.manual_seed(0)
+    return BertForSequenceClassification(make_backbone_config("bert")).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (spread_model, {}),
+        (plain_classifier, {}),
+        (HighwayModel, {}),
+        (BranchyBert, {"inference": True, "inference_speed": 0.5}),
+    ],
+    ids=["own", "plain", "DeeBERT", "BitVoyage"],
+)
+def test_the_forward_of_the_models_class_replaced(monkeypatch, make, options):
+    model, batch = fastbert_kernels.patch(make().eval()), {"input_ids": torch.ones(1, 3).long(), **options}
+    kind = type(model)
+    run(model, batch)
+    monkeypatch.setattr(kind, "forward", functools.wraps(kind.forward)(lambda self, *args, **kwargs: "mine"))
+    with pytest.warns(RuntimeWarning, match=f"changed after patch.*the forward of {kind.__name__} was replaced"):
+        assert run(model, batch) == "mine"
+    with pytest.raises(ValueError, match="a forward of its own|the forward of .* was replaced on the class"):
+        fastbert_kernels.patch(make().eval())
 
 
 def test_a_hook_for_all_modules():
