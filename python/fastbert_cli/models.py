@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 import fastbert_kernels
 from fastbert_cli.errors import CommandError, faults_explained, foreign_files
 from fastbert_cli.inputs import MODEL_REMEDY, is_fastbert, look_at_model
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_hf.adoption import adopt
+from fastbert_hf.backbones import check_backbone_config, read_field
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.exits.criteria import ONE_OUTPUT
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -115,7 +116,10 @@ def load_servable(folder: Path) -> Loaded:
     if is_fastbert(folder):
         return load_model(folder)
     with faults_explained(f"classifier {folder}"), foreign_files():
-        return adopt(folder, students=False), _tokenizer_beside(str(folder))
+        config = AutoConfig.from_pretrained(folder)
+        check_backbone_config(config)
+        last_layer = read_field(config, "num_hidden_layers")
+        return adopt(folder, exit_layers=[last_layer]), _tokenizer_beside(str(folder))
 
 
 def load_classifier(folder: Path) -> Loaded:

@@ -37,7 +37,6 @@ def adopt(
     classifier: str | Path | PreTrainedModel,
     *,
     exit_layers: Sequence[int] | None = None,
-    students: bool = True,
     student_pooling: str = "mean",
 ) -> FastBertForSequenceClassification:
     """Put student classifiers on a fine-tuned classifier of Transformers, for which no labels are needed.
@@ -49,8 +48,8 @@ def adopt(
 
     Args:
         classifier: folder or hub name of a saved classifier, or the model itself, which is copied.
-        exit_layers: layers that get a head, as in `FastBertConfig`; `None` means all.
-        students: False: none, whatever `exit_layers` says, so that every text runs to full depth.
+        exit_layers: layers that get a head, as in `FastBertConfig`; `None` means all. The last one alone: no student,
+            so that every text runs to full depth.
         student_pooling: of the students: "mean", "max", or "first" for that of the classifier.
 
     Returns:
@@ -84,17 +83,18 @@ def adopt(
         head_pooling="first",
         head_num_dense_layers=1,
         head_activation=_activation_of(model, head),
-        exit_layers=exit_layers if students else [backbone_config.num_hidden_layers],
+        exit_layers=exit_layers,
         student_pooling=student_pooling,
         id2label=model.config.id2label,
         problem_type="regression" if model.num_labels == 1 else model.config.problem_type,
     )
     adopted: Any = FastBertForSequenceClassification(config)
+    adopted = adopted.to(last.weight.dtype)  # before numbers are copied, which are not to be rounded
     _copy_weights(model.base_model, adopted.backbone, type(model).__name__)
     for exit_head in adopted.heads:
         exit_head.dense[0].load_state_dict(dense.state_dict())
         exit_head.classifier.load_state_dict(last.state_dict())
-    adopted = adopted.to(last.weight.dtype).to(last.weight.device).eval()
+    adopted = adopted.to(last.weight.device).eval()
     _check_same_answers(model, adopted)
     return adopted
 
@@ -114,6 +114,7 @@ def export_classifier(model: FastBertForSequenceClassification) -> PreTrainedMod
         config.problem_type = model.config.problem_type
     config.id2label, config.label2id = model.config.id2label, model.config.label2id
     plain: Any = AutoModelForSequenceClassification.from_config(config)
+    plain = plain.to(model.dtype)  # before numbers are copied, which are not to be rounded
     head, teacher = plain_head(plain), model.teacher_classifier
     if (
         head is None
@@ -129,7 +130,7 @@ def export_classifier(model: FastBertForSequenceClassification) -> PreTrainedMod
     _copy_weights(model.backbone, plain.base_model, type(plain).__name__)
     _linear(plain, head.dense).load_state_dict(teacher.dense[0].state_dict())
     _linear(plain, head.classifier).load_state_dict(teacher.classifier.state_dict())
-    return plain.to(model.dtype).to(model.device).eval()
+    return plain.to(model.device).eval()
 
 
 def _load(name_or_path: str) -> PreTrainedModel:
@@ -159,7 +160,7 @@ def _config_of_backbone(model: Any) -> Any:
     """Return a copy of the backbone's configuration, which says what the modules of the model do now."""
     config = copy.deepcopy(model.base_model.config)
     # RoBERTa's family counts positions from it; a configuration may have been given another one since.
-    padding_id = getattr(model.base_model.embeddings, "padding_idx", None)
+    padding_id = backbones.uncounted_id(model.base_model)
     if padding_id is not None:
         config.pad_token_id = padding_id
     return config
@@ -179,10 +180,15 @@ def _check_same_answers(model: Any, adopted: FastBertForSequenceClassification) 
     finally:
         for module, training in modes:
             module.training = training
+    if not bool(want.isfinite().all()):
+        raise ValueError(
+            f"this {kind} {_REFUSED}: its answers to random texts are not finite numbers; look for NaN or infinity in "
+            "its weights"
+        )
     with torch.no_grad():
         got = adopted(**texts, speed=0.0).logits
     difference, largest = float((got - want).abs().max()), max(1.0, float(want.abs().max()))
-    if not difference <= _ROUNDING.get(adopted.dtype, _ROUNDING_16) * largest:  # NaN neither
+    if not difference <= _ROUNDING.get(adopted.dtype, _ROUNDING_16) * largest:
         raise ValueError(
             f"this {kind} {_REFUSED}: without its modules' own code it answers otherwise (a logit differs by "
             f"{difference:.2g}), so something in it is not as its configuration says: a hook, a forward, an activation "
@@ -196,7 +202,7 @@ def _random_texts(model: FastBertForSequenceClassification) -> dict[str, torch.T
     length = min(_TOKENS, model.config.max_position_embeddings)
     ids = torch.randint(model.config.vocab_size, (_TEXTS, length), generator=generator)
     padding = model.config.backbone_config.pad_token_id or 0
-    ids[ids == padding] = 1 if padding == 0 else 0  # RoBERTa's family counts no position for it
+    ids[0, length // 2] = padding  # a token that RoBERTa's family counts no position for
     lengths = torch.linspace(length, 1, _TEXTS).round()[:, None]
     mask = (torch.arange(length) < lengths).long()
     texts = {"input_ids": ids.where(mask == 1, padding), "attention_mask": mask}

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.adoption import adopt, export_classifier
-from helpers.families import make_backbone_config, make_batch
+from helpers.families import PADDING_ID, make_backbone_config, make_batch
 from helpers.families import make_model as make_fastbert
 
 MULTI = "multi_label_classification"
@@ -75,6 +75,17 @@ def test_full_depth_is_the_original_and_comes_back(family, tmp_path):
     assert state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "data2vec-text", "mpnet"])
+def test_a_literal_padding_token_in_a_text_counts_as_in_the_original(family):
+    original, (ids, mask) = make_classifier(family), make_batch()
+    ids[:, 3], ids[0, 5:7] = PADDING_ID, PADDING_ID
+    adopted = adopt(original)
+    with torch.no_grad():
+        for given in ({"attention_mask": mask}, {}):
+            want = original(input_ids=ids, **given).logits
+            torch.testing.assert_close(adopted(input_ids=ids, **given).logits, want, rtol=1e-5, atol=1e-5)
+
+
 def test_students_look_at_all_tokens_and_the_teacher_where_the_original_does(tmp_path):
     original = make_classifier()
     adopted = adopt(original)
@@ -97,6 +108,22 @@ def test_a_model_in_memory_is_copied_in_its_precision():
             parameter.zero_()
     assert logits_of(original).abs().max() > 0
     assert all(parameter.abs().max() > 0 for parameter in original.classifier.parameters())
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.bfloat16])
+def test_weights_are_copied_without_rounding(default):
+    original = make_classifier().double()
+    with torch.no_grad():
+        original.bert.pooler.dense.bias += 1e-9  # lost in float32
+    try:
+        torch.set_default_dtype(default)
+        adopted = adopt(original)
+        exported = export_classifier(adopted)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(adopted.teacher_classifier.dense[0].bias, original.bert.pooler.dense.bias)
+    state = exported.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in original.state_dict().items())
 
 
 @pytest.mark.parametrize("problem_type", [None, "regression", MULTI])
@@ -188,9 +215,16 @@ def more_segments():
     return model
 
 
+def not_a_number():
+    model = make_classifier()
+    nn.init.constant_(model.bert.pooler.dense.bias, float("nan"))
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (not_a_number, "its answers to random texts are not finite numbers; look for NaN"),
         (several_scores, "it gives 3 scores, and early exits are for one.*patch.model. runs it as it is"),
         (other_activation, "the activation of its head .bert.pooler.activation. is Hardtanh"),
         (adapter, "its classifier is no torch.nn.Linear"),
