@@ -13,11 +13,13 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from fastbert_cli.errors import CommandError
+from fastbert_cli.texts import note_unknown
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.data.seen import text_keys
 from fastbert_hf.data.summary import DataSummary, refusal_of, summarize, suspicions
 
 _MOST_CLASSES = 20  # in a row each
+_FEW = 300  # texts without labels
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ class DataTable:
         if isinstance(train, ClassificationData):
             dev = self.summaries.get("dev")
             yield from suspicions(self.summaries["train"], dev, multi_label=train.multi_label)
+        elif len(train) < _FEW:
+            yield (
+                f"{len(train):,} text{'s are' if len(train) > 1 else ' is'} little for students to learn from, which "
+                "need no labels: give all the texts that you have, but for those that fastbert calibrate gets, 299 or "
+                "more of their own"
+            )
 
     def show(self, console: Console, tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int | None) -> None:
         """Print the table: texts, tokens, duplicates and classes of every part; say on stderr what looks wrong.
@@ -83,7 +91,8 @@ class DataTable:
         table.add_column("")
         for name in self.parts:
             table.add_column(name, justify="right")
-        tokens = [_Tokens.of(TokenisedDataset(part, tokenizer, max_length, stride)) for part in self.parts.values()]
+        datasets = [TokenisedDataset(part, tokenizer, max_length, stride) for part in self.parts.values()]
+        tokens = [*map(_Tokens.of, datasets)]
         every = list(self.summaries.values())
         table.add_row("texts", *(f"{each.texts:,}" for each in every))
         table.add_row("tokens, median", *(f"{each.median:,}" for each in tokens))
@@ -102,6 +111,7 @@ class DataTable:
         console.print(table)
         for note in self._notes():
             print(f"note: {note}", file=sys.stderr)
+        note_unknown(datasets[0], tokenizer)
 
     def _classes(self) -> list[tuple[str, list[str]]]:
         """Return a row for every class, or for what many classes have in common."""

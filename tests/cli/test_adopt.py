@@ -45,6 +45,8 @@ def test_answers_at_full_depth_stay_and_the_classifier_comes_back(classifier, da
     fast, plain = tmp_path / "fast", tmp_path / "plain"
     result = succeed("adopt", classifier, "--texts", data / "texts.txt", "--out", fast, *QUICK)
     assert ["texts", "20"] in map(str.split, result.stdout.splitlines())
+    assert "note: 20 texts are little for students to learn from, which need no labels: give all" in result.stderr
+    assert "unknown" not in result.stderr
     model = FastBertForSequenceClassification.from_pretrained(fast / "model")
     tokenizer = AutoTokenizer.from_pretrained(fast / "model")
     original = AutoModelForSequenceClassification.from_pretrained(classifier)
@@ -60,6 +62,12 @@ def test_answers_at_full_depth_stay_and_the_classifier_comes_back(classifier, da
     again = AutoModelForSequenceClassification.from_pretrained(plain)
     assert torch.equal(logits_of(again, AutoTokenizer.from_pretrained(plain)), want)
     assert_complaint(invoke("export", fast / "model", "--to", plain), "export", "exists; choose another name")
+
+
+def test_texts_in_another_language_are_told(classifier, tmp_path):
+    (tmp_path / "texts.txt").write_text("这部电影很好\n太差了\n还可以\n", encoding="utf-8")
+    result = succeed("adopt", classifier, "--texts", tmp_path / "texts.txt", "--out", tmp_path / "fast", *QUICK)
+    assert "of the tokens are unknown to the model's tokenizer: are the texts in another language" in result.stderr
 
 
 def test_an_interrupted_run_does_not_go_on_with_another_classifier(classifier, data, tmp_path, monkeypatch):

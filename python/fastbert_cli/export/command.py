@@ -38,11 +38,14 @@ class Export(Command):
 
     def run(self) -> None:
         """Write the folder."""
+        from transformers.utils import logging
+
         from fastbert_cli.errors import faults_explained
         from fastbert_cli.models import load_model
         from fastbert_hf.adoption import export_classifier
         from fastbert_hf.files import folder_written_atomically
 
+        logging.disable_progress_bar()
         model, tokenizer = load_model(self.model)
         with faults_explained(str(self.model)):
             plain = export_classifier(model)
