@@ -52,7 +52,8 @@ class ScoreBounds:
         `max_misses` (split conformal prediction; Vovk et al. 2005).
 
         Args:
-            scores: of each query, float [n, E], of its n documents by the E exit heads; the last one is full depth.
+            scores: of each query, float [n, E], of its n documents by the E exit heads; the last one is full depth. Of
+                the model as it runs later: patched or not, in its precision, with the same `max_length`.
             layers: of the student classifiers, E - 1, ascending.
             top_k: how many of the best documents have to be the same.
             max_misses: the share, in (0, 1).
