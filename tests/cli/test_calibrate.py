@@ -376,13 +376,14 @@ def test_latency_is_measured(folder, dev, monkeypatch) -> None:
         (["--max-drop", 1], "--max-drop: max_drop is a part of the samples, in [0, 1)"),
         (["--max-drop", 0], "cannot be shown with any number of samples"),
         (["--max-drop", 0.005], "400 samples cannot show with 0.95 confidence that at most 0.005 of accuracy is lost"),
-        (["--max-drop", 0.005], "1196 samples (598 to test with, the others to choose the setting) are enough if"),
+        (["--max-drop", 0.005], "598 samples are enough if"),  # all of them test
+        (["--max-drop", 0.005, "--no-one-speed"], "1196 samples (598 to test with, the others to choose the setting)"),
         (["--max-drop", 0.01, "--no-one-speed"], "enough for --one-speed, which needs 299 in all"),
         (
             ["--max-disagreement", 0.01, "--data", "{twelve}"],
             "12 samples cannot show with 0.95 confidence that at most",
         ),
-        (["--max-disagreement", 0.01, "--data", "{twelve}"], "598 samples (299 to test with, the others to choose"),
+        (["--max-disagreement", 0.01, "--data", "{twelve}"], ": 299 samples are enough if none of theirs differs"),
         (["--max-disagreement", 0.01, "--data", "{empty}"], "no samples; add some"),
         (["--max-disagreement", 0.01, "--data", "missing.txt"], "missing.txt"),
         (["--max-disagreement", 0, "--data", "{twelve}"], "cannot be shown with any number of samples"),

@@ -35,11 +35,12 @@ def with_search(options: Calibrate, objective: Objective, texts: int) -> Calibra
             f"{texts:,} texts are too few for a search, which tests on half of them and needs {needed:,} there, but "
             f"enough for --one-speed, which needs {needed:,} in all; leave --no-one-speed out, or give more texts"
         )
-    if options.one_speed is not None or options.temperature_scaling or not needed <= texts < FEW * needed:
+    if options.one_speed is not None or options.temperature_scaling or texts >= FEW * needed:
         return options
-    print(
-        f"note: one Speed for all layers, since {texts:,} texts are fewer than {FEW * needed:,}: a search would spend "
-        "half of them on choosing (--no-one-speed)",
-        file=sys.stderr,
-    )
+    if texts >= needed:  # fewer are refused, with the number that is enough for this way
+        print(
+            f"note: one Speed for all layers, since {texts:,} texts are fewer than {FEW * needed:,}: a search would "
+            "spend half of them on choosing (--no-one-speed)",
+            file=sys.stderr,
+        )
     return replace(options, one_speed=True)
