@@ -63,7 +63,7 @@ def take_turn(servers: Sequence[ServerProcess], key: str, questions: Any, client
         for server in servers:
             all_of_them.enter_context(asking(clients // len(servers), server.address, key, questions, ledger))
         time.sleep(seconds)
-        rate = ledger["answered"] / (time.monotonic() - begin)
+    rate = ledger["answered"] / (time.monotonic() - begin)  # with the last answers, for which all clients wait
     used = sum(server.cpu_seconds for server in servers) - used
     if ledger.faults or not ledger["answered"]:
         raise RuntimeError(f"not everything was answered right: {ledger.faults}")

@@ -53,6 +53,7 @@ MOST_GROWTH = 0.05  # of the memory, from the second fifth of the time to the la
 _TEXTS = 120
 _ROUND_SECONDS = 300.0
 _END_SECONDS = 1.5  # under load before the server is killed, and before it is told to end
+_MOST_WAIT_SECONDS = 300.0
 _PACKAGES = ("fastapi", "uvicorn", "h11", "httptools", "uvloop", "tokenizers")
 
 
@@ -105,17 +106,16 @@ class Soak:
             cpu_seconds = server.cpu_seconds
             rate = self.rounds[-1]["asked_per_second"]
             with self._asking(server, rate, may_break=True):
-                time.sleep(_END_SECONDS)
+                self._wait_for_answers()
                 server.kill()
                 server = self.start(server.address[1])
-                time.sleep(_END_SECONDS)
+                self._wait_for_answers()
             seconds_to_start = server.seconds_to_start
-            answered = self.ledger["answered"]
             with self._asking(server, rate, may_break=True):
-                time.sleep(_END_SECONDS)
+                self._wait_for_answers()
                 status = server.terminate()
-            if status != 0 or self.ledger["answered"] == answered:
-                self.ledger.fault(f"started again, the server answered nobody, or ended with status {status}")
+            if status != 0:
+                self.ledger.fault(f"told to end, the server ended with status {status}")
         finally:
             server.kill()
         statuses = [self._statuses_in(log) for log in self._logs]
@@ -173,6 +173,15 @@ class Soak:
                 self.memory.append(server.resident_bytes)
                 time.sleep(min(seconds / 50, 1.0))
             return (self.ledger["answered"] - before) / (time.monotonic() - begin)
+
+    def _wait_for_answers(self) -> None:
+        """Let the clients ask for a moment, and until one has an answer."""
+        before, begin = self.ledger["answered"], time.monotonic()
+        while time.monotonic() < begin + _END_SECONDS or self.ledger["answered"] == before:
+            if time.monotonic() > begin + _MOST_WAIT_SECONDS:
+                self.ledger.fault("under load before the end, or started again, the server answers nobody")
+                return
+            time.sleep(0.02)
 
     def _texts_in_flight(self, server: ServerProcess) -> float:
         connection = connect(server.address)

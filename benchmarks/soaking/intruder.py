@@ -33,7 +33,7 @@ class Intruder(threading.Thread):
         self._random, self._held = random.Random(1), list[socket.socket]()
 
     def run(self) -> None:
-        """Go through all kinds again and again until told to stop."""
+        """Go through all kinds, again and again until told to stop."""
         kinds: tuple[Callable[[], None], ...] = (
             self._leave,
             self._send_garbage,
@@ -50,8 +50,7 @@ class Intruder(threading.Thread):
                 with suppress(ConnectionError):
                     kind()
                 self._ledger.add(f"intruder: {kind.__name__.strip('_').replace('_', ' ')}")
-                if self._done.wait(self._random.expovariate(1 / _MEAN_PAUSE_SECONDS)):
-                    break
+                self._done.wait(self._random.expovariate(1 / _MEAN_PAUSE_SECONDS))
         for held in self._held:
             held.close()
 
