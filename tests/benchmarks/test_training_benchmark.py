@@ -15,9 +15,11 @@ from rich.console import Console
 from transformers import AutoModel
 
 import training
-from fastbert_hf.calibration import ExitRecords
-from fastbert_hf.data import ClassificationData
+from exit_course import ExitCourse
+from fastbert_hf.calibration import ExitRecords, ExitRule, record_exits, simulate
+from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.flops import ModelShape, flops_speedup
+from fastbert_hf.training import DistillationSettings, distill
 from helpers.families import make_backbone_config
 from helpers.training import make_data, make_model, make_tokenizer
 from training import Task
@@ -308,6 +310,28 @@ def test_every_variant_has_a_row(rows) -> None:
     assert rows["distilled"]["settings"]["distil"]["targets"] == "soft"
     assert list(rows["joint"]["settings"]) == ["joint"]
     assert "| mrpc | joint | 0 |" in training.tables({"rows": list(rows.values())})
+
+
+def test_the_course_goes_from_the_fresh_students_to_the_trained_ones(rows) -> None:
+    soft, hard = (rows[name]["course"] for name in ("distilled", "hard"))
+    assert [point["epoch"] for point in soft["points"]] == [0, 1] and soft["texts"] == 10
+    assert soft["points"][0] == hard["points"][0]  # the same fresh heads
+    assert soft["points"][1] != hard["points"][1]
+    assert all(1 <= point["mean_exit_layer"] <= 4 and point["flops_speedup"] > 0.5 for point in soft["points"])
+
+
+def test_following_the_course_changes_nothing() -> None:
+    found = []
+    for callbacks in ([], [None]):
+        model, tokenizer, data = make_model(), make_tokenizer(), make_data(12)
+        dataset = TokenisedDataset(data, tokenizer, 16)
+        watching = [ExitCourse(model, dataset, 0.5) for _ in callbacks]
+        distill(model, tokenizer, data, DistillationSettings(epochs=2, max_length=16), callbacks=watching)
+        found.append(model.student_classifiers[0].classifier.weight)
+    assert torch.equal(*found)
+    records = record_exits(model, dataset)
+    wanted = simulate(records, ExitRule.one_speed(records.student_layers, 0.5))
+    assert watching[0].points[-1]["flops_speedup"] == wanted.flops_speedup and len(watching[0].points) == 3
 
 
 def test_students_from_labels_share_the_teacher(rows) -> None:

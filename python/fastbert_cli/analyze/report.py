@@ -196,9 +196,10 @@ def _facts(source: Source, analysis: Analysis, data: ClassificationData, machine
 
 
 def _layers(analysis: Analysis) -> str:
-    if analysis.exit_layers == tuple(range(1, analysis.num_layers + 1)):
-        return "all of them"
-    return f"layers {', '.join(map(str, analysis.exit_layers))}"
+    layers = [layer for layer in analysis.exit_layers if layer > 0]
+    every = len(layers) == analysis.num_layers
+    before = " and before the first" if len(layers) < len(analysis.exit_layers) else ""
+    return ("all of them" if every else f"layers {', '.join(map(str, layers))}") + before
 
 
 def _notes(timing: dict[str, Any] | None, baseline: Baseline | None) -> list[str]:

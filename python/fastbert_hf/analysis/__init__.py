@@ -9,6 +9,7 @@ from __future__ import annotations
 from fastbert_hf.analysis.analyzing import Analysis, analyze, check_model, check_samples
 from fastbert_hf.analysis.bag_of_words import BagAnswers, BagOfWords, train_bag_of_words
 from fastbert_hf.analysis.classes import ByClass, by_class
+from fastbert_hf.analysis.equal_uncertainty import AtEqualUncertainty, Difference, at_equal_uncertainty
 from fastbert_hf.analysis.exits import (
     Changes,
     Example,
@@ -20,6 +21,7 @@ from fastbert_hf.analysis.exits import (
     easiest_and_hardest,
     exit_distribution,
 )
+from fastbert_hf.analysis.movement import UncertaintyStep, uncertainty_steps
 from fastbert_hf.analysis.static_depth import cut_to_depth
 from fastbert_hf.analysis.tradeoff import Baseline, Key, Point, Tradeoff, WallClock, tradeoff
 from fastbert_hf.analysis.uncertainty import (
@@ -34,11 +36,13 @@ from fastbert_hf.analysis.verdict import Verdict, verdict
 
 __all__ = [
     "Analysis",
+    "AtEqualUncertainty",
     "BagAnswers",
     "BagOfWords",
     "Baseline",
     "ByClass",
     "Changes",
+    "Difference",
     "Example",
     "ExitDistribution",
     "HeadAccuracy",
@@ -50,10 +54,12 @@ __all__ = [
     "Tradeoff",
     "UncertaintyAtSpeed",
     "UncertaintyInterval",
+    "UncertaintyStep",
     "Verdict",
     "WallClock",
     "accuracy_by_uncertainty",
     "analyze",
+    "at_equal_uncertainty",
     "by_class",
     "changes_at_speed",
     "changes_by_layer",
@@ -65,5 +71,6 @@ __all__ = [
     "tradeoff",
     "train_bag_of_words",
     "uncertainty_at_speed",
+    "uncertainty_steps",
     "verdict",
 ]

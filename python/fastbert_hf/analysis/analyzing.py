@@ -11,7 +11,9 @@ import torch
 from fastbert_hf.analysis import exits
 from fastbert_hf.analysis.bag_of_words import BagAnswers
 from fastbert_hf.analysis.classes import ByClass, by_class
+from fastbert_hf.analysis.equal_uncertainty import AtEqualUncertainty, at_equal_uncertainty
 from fastbert_hf.analysis.exits import Example, ExitDistribution, LayerChanges, SpeedChanges
+from fastbert_hf.analysis.movement import UncertaintyStep, uncertainty_steps
 from fastbert_hf.analysis.tradeoff import Baseline, Point, Tradeoff, tradeoff
 from fastbert_hf.analysis.uncertainty import (
     HeadAccuracy,
@@ -46,6 +48,8 @@ class Analysis:
         speeds: the marked ones, ascending.
         accuracy_by_uncertainty: of the first, a middle and the last head.
         uncertainty: at Speed 0 and the three highest of `speeds`.
+        uncertainty_steps: from each exit head to the next.
+        equal_uncertainty: every student against the teacher where both are equally unsure.
         exits: at every one of `speeds`.
         tradeoff: of the model.
         compared: of a second model on the same samples.
@@ -67,6 +71,8 @@ class Analysis:
     speeds: tuple[float, ...]
     accuracy_by_uncertainty: tuple[HeadAccuracy, ...]
     uncertainty: tuple[UncertaintyAtSpeed, ...]
+    uncertainty_steps: tuple[UncertaintyStep, ...]
+    equal_uncertainty: tuple[AtEqualUncertainty, ...]
     exits: tuple[ExitDistribution, ...]
     tradeoff: Tradeoff
     compared: Tradeoff | None
@@ -151,6 +157,8 @@ def analyze(
         speeds=tuple(speeds),
         accuracy_by_uncertainty=accuracy_by_uncertainty(records, CONFIDENCE),
         uncertainty=tuple(uncertainty_at_speed(records, speed) for speed in distributions),
+        uncertainty_steps=uncertainty_steps(records),
+        equal_uncertainty=at_equal_uncertainty(records),
         exits=tuple(exits.exit_distribution(records, speed) for speed in speeds),
         tradeoff=tradeoff(records, speeds, CONFIDENCE, setting=setting),
         compared=other,

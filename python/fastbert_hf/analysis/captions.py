@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastbert_hf.analysis.analyzing import Analysis
-from fastbert_hf.analysis.tradeoff import Point
+from fastbert_hf.analysis.equal_uncertainty import Difference
+from fastbert_hf.analysis.tradeoff import FASTEST_SHOWN, Point
 from fastbert_hf.analysis.uncertainty import ENOUGH_TEXTS, HeadAccuracy, UncertaintyInterval
 
 
@@ -64,6 +65,7 @@ def accuracy_by_uncertainty(analysis: Analysis) -> str:
         sentences.append(
             "In none of these heads are the surest texts right more often without overlap of the intervals."
         )
+    sentences += _at_equal_uncertainty(analysis)
     unknown = sum(head.unknown for head in heads)
     if unknown:
         sentences.append(f"{unknown:,} uncertainties are not finite and are left out.")
@@ -85,6 +87,7 @@ def uncertainty(analysis: Analysis) -> str:
             f"With nobody leaving, the median goes from {medians[0]:.2f} in layer {first.layer} to {medians[-1]:.2f} "
             f"in layer {last.layer}. "
         )
+    shown += _steps(analysis)
     second = fastest.layers[1]
     shown += (
         f"At Speed {fastest.speed:g}, {texts(second.arriving)} of {analysis.samples:,} "
@@ -98,9 +101,10 @@ def uncertainty(analysis: Analysis) -> str:
 def exits(analysis: Analysis) -> str:
     """Of the distributions of exit layers."""
     slow, fast = analysis.exits[0], analysis.exits[-1]
+    behind = _behind(slow.layers[0])
     first = ", ".join(f"{percent(one.samples[0] / analysis.samples)} at Speed {one.speed:g}" for one in analysis.exits)
     return (
-        f"Bars: share of the texts that leave behind each layer, in percent. Behind layer {slow.layers[0]} leave "
+        f"Bars: share of the texts that leave behind each layer, in percent. {behind[0].upper()}{behind[1:]} leave "
         f"{first}; {percent(slow.samples[-1] / analysis.samples)} still run through all layers at Speed {slow.speed:g} "
         f"and {percent(fast.samples[-1] / analysis.samples)} at Speed {fast.speed:g}."
     )
@@ -111,6 +115,7 @@ def flops(analysis: Analysis) -> str:
     return (
         "Further right is less work, further up is better; the axis of speed-up is logarithmic, that of accuracy does "
         "not begin at 0. "
+        + _beyond([(point.flops_speedup, point) for point in analysis.tradeoff.speeds])
         + _against_static(analysis, "FLOPs", [(p.flops_speedup, p) for p in analysis.tradeoff.depths])
         + _calibrated(analysis)
         + _against_other(analysis)
@@ -120,13 +125,13 @@ def flops(analysis: Analysis) -> str:
 def wall_clock(analysis: Analysis) -> str:
     """Of the chart of accuracy against measured speed-up."""
     depths = [(p.wall_clock.speedup, p) for p in analysis.tradeoff.depths if p.wall_clock is not None]
-    kept = []
-    for point in analysis.tradeoff.speeds:
-        if point.wall_clock is not None:
-            kept.append(f"{percent(point.wall_clock.speedup / point.flops_speedup)} at Speed {point.value:g}")
+    timed = [(p.wall_clock.speedup, p) for p in analysis.tradeoff.speeds if p.wall_clock is not None]
+    kept = [f"{percent(speedup / point.flops_speedup)} at Speed {point.value:g}" for speedup, point in timed]
     return (
         "The same against time measured on this machine, over the analyzed model at full depth. "
-        f"Of the FLOPs speed-up the clock shows {', '.join(kept)}. " + _against_static(analysis, "time", depths)
+        f"Of the FLOPs speed-up the clock shows {', '.join(kept)}. "
+        + _beyond(timed)
+        + _against_static(analysis, "time", depths)
     )
 
 
@@ -138,8 +143,8 @@ def changes(analysis: Analysis) -> str:
     lost, gained = total.wrong_then_right, total.right_then_wrong
     return (
         "Upwards: texts that are wrong at the exit and right at the last layer, what an early exit costs; downwards: "
-        "texts that the later layers spoil, what it gains; in percent of all texts. If every text left behind layer "
-        f"{first.layer}, {percent(first.changes.wrong_then_right / analysis.samples, 1)} would be lost and "
+        "texts that the later layers spoil, what it gains; in percent of all texts. If every text left "
+        f"{_behind(first.layer)}, {percent(first.changes.wrong_then_right / analysis.samples, 1)} would be lost and "
         f"{percent(first.changes.right_then_wrong / analysis.samples, 1)} gained; of what leaves at Speed "
         f"{point.value:g}, {texts(lost)} {'is' if lost == 1 else 'are'} lost and {texts(gained)} gained."
     )
@@ -184,6 +189,10 @@ def examples(analysis: Analysis) -> str:
     )
 
 
+def _behind(layer: int) -> str:
+    return "before layer 1" if layer == 0 else f"behind layer {layer}"
+
+
 def _middle(analysis: Analysis) -> Point:
     return next(point for point in analysis.tradeoff.speeds if point.value == analysis.middle_speed)
 
@@ -211,6 +220,37 @@ def _from_sure_to_unsure(head: HeadAccuracy, name: str) -> str:
     )
 
 
+def _at_equal_uncertainty(analysis: Analysis) -> list[str]:
+    """Return a sentence on the first student against the teacher where both are equally unsure, if they ever are."""
+    first = analysis.equal_uncertainty[0]
+    if first.as_is.value is None:
+        return []
+    words = f"Where both are equally unsure, the first student's accuracy is {_signed(first.as_is)} above the teacher's"
+    if first.scaled.value is not None:
+        words += (
+            f", and {_signed(first.scaled)} with the temperatures that make their probabilities right "
+            f"({first.temperatures[0]:.2f} and {first.temperatures[1]:.2f})"
+        )
+    return [f"{words}."]
+
+
+def _signed(difference: Difference) -> str:
+    assert difference.value is not None and difference.interval is not None
+    low, high = (100 * bound for bound in difference.interval)
+    return f"{100 * difference.value:+.1f} points (95\u00a0% interval {low:+.1f} to {high:+.1f})"
+
+
+def _steps(analysis: Analysis) -> str:
+    """Return a sentence on how the uncertainty of the same texts moves, over the first step and the last."""
+    steps = dict.fromkeys((analysis.uncertainty_steps[0], analysis.uncertainty_steps[-1]))
+    words = []
+    for step in steps:
+        if step.falls is not None:
+            order = "" if step.rank_correlation is None else f" (rank correlation {step.rank_correlation:.2f})"
+            words.append(f"from layer {step.from_layer} to {step.to_layer} for {percent(step.falls)} of them{order}")
+    return f"Of the same texts, uncertainty falls {' and '.join(words)}. " if words else ""
+
+
 def _where(interval: UncertaintyInterval) -> str:
     if interval.low == 0:
         return f"below uncertainty {interval.high:g}"
@@ -226,6 +266,16 @@ def _falls(head: HeadAccuracy) -> bool:
         return False
     first, *others = bands
     return any(band[1] < first[0] for band in others) and not any(band[0] > first[1] for band in others)
+
+
+def _beyond(marked: list[tuple[float, Point]]) -> str:
+    """Return a sentence on the marked Speeds that are too fast for the chart; "" where all are in it."""
+    words = [
+        f"Speed {point.value:g} ({percent(point.accuracy, 1)} at {speedup:,.0f}x)"
+        for speedup, point in marked
+        if speedup > FASTEST_SHOWN
+    ]
+    return f"Beyond the right edge lies {', '.join(words)}. " if words else ""
 
 
 def _against_static(analysis: Analysis, what: str, depths: list[tuple[float, Point]]) -> str:

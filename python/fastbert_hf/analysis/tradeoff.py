@@ -14,6 +14,7 @@ from fastbert_hf.calibration.intervals import share_interval
 from fastbert_hf.flops import first_layers_flops, full_depth_flops
 from fastbert_hf.training.evaluation import scores_of
 
+FASTEST_SHOWN = 64  # speed-up that a chart ends at; exit zero alone costs next to nothing
 Kind: TypeAlias = Literal["speed", "depth", "calibrated"]
 # `kind` and `value` of a `Point`.
 Key: TypeAlias = tuple[Kind, float | None]

@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 
 from fastbert_hf.analysis.analyzing import Analysis
 from fastbert_hf.analysis.charts import BLACK, BLUE, GREEN, PURPLE, VERMILLION, as_png, new_figure, tidy
-from fastbert_hf.analysis.tradeoff import Point, Tradeoff
+from fastbert_hf.analysis.tradeoff import FASTEST_SHOWN, Point, Tradeoff
 
 # Of a model: its exits, and its static models.
 _ANALYSED: tuple[dict[str, Any], dict[str, Any]] = (
@@ -35,7 +35,7 @@ _PLACES = [
 ]
 
 _TICKS = (0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48)
-_FASTEST_SHOWN = 64
+_FEW_TICKS, _MANY = (0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48), 16  # and from which ratio of the ends on
 
 Speedup = Callable[[Point], float | None]
 
@@ -68,9 +68,9 @@ def _chart(analysis: Analysis, horizontal: str, speedup_of: Speedup, *, curves: 
     if analysis.compared is not None:
         labels += _draw(axes, analysis.compared, _COMPARED, "compared model: ", speedup_of, curves)
     drawn = [float(x) for line in axes.get_lines() for x in np.ravel(line.get_xdata())]
-    if max(drawn) > _FASTEST_SHOWN:  # exit zero alone costs next to nothing
+    if max(drawn) > FASTEST_SHOWN:
         axes.set_xscale("log")
-        axes.set_xlim(right=_FASTEST_SHOWN)
+        axes.set_xlim(right=FASTEST_SHOWN)
     return finished(figure, axes, horizontal, labels)
 
 
@@ -86,7 +86,8 @@ def finished(figure: Figure, axes: Axes, horizontal: str, labels: Sequence[Annot
     axes.set_xlabel(horizontal)
     # The speed-ups of L / k layers lie evenly on it.
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(_TICKS))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(FixedLocator(_FEW_TICKS if high > _MANY * low else _TICKS))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.set_ylabel("accuracy")

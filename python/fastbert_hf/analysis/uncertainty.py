@@ -126,7 +126,7 @@ def _head_accuracy(
     records: ExitRecords, head: int, uncertainty: npt.NDArray[np.float32], confidence: float
 ) -> HeadAccuracy:
     known = np.isfinite(uncertainty)
-    place = _bins(uncertainty[known], INTERVALS)
+    place = interval_places(uncertainty[known], INTERVALS)
     samples = np.bincount(place, minlength=INTERVALS).tolist()
     right = np.bincount(place[records.right[known, head]], minlength=INTERVALS).tolist()
     return HeadAccuracy(
@@ -153,13 +153,13 @@ def _layer_uncertainty(layer: int, uncertainty: npt.NDArray[np.float32]) -> Laye
     return LayerUncertainty(
         layer=layer,
         arriving=len(uncertainty),
-        counts=tuple(np.bincount(_bins(known, BINS), minlength=BINS).tolist()),
+        counts=tuple(np.bincount(interval_places(known, BINS), minlength=BINS).tolist()),
         quartiles=(first, median, third) if len(known) else None,
         unknown=len(uncertainty) - len(known),
     )
 
 
-def _bins(uncertainty: npt.NDArray[np.float32], number: int) -> npt.NDArray[np.int64]:
-    """Which of `number` equal intervals of [0, 1] each value lies in; 1 lies in the last."""
+def interval_places(uncertainty: npt.NDArray[np.float32], number: int) -> npt.NDArray[np.int64]:
+    """Return which of `number` equal intervals of [0, 1] each value lies in, of the same shape; 1 lies in the last."""
     bounds = (np.arange(1, number) / number).astype(np.float32)
     return np.searchsorted(bounds, uncertainty, side="right").astype(np.int64)

@@ -231,7 +231,7 @@ def knowing(what: str) -> Analysis:
     return with_times(analyze(records, SPEEDS))
 
 
-@pytest.mark.parametrize("layers", [(1, 2), (3, 9, 12), tuple(range(1, 25))])
+@pytest.mark.parametrize("layers", [(1, 2), (0, 1, 2, 3), (3, 9, 12), tuple(range(1, 25))])
 @pytest.mark.parametrize("draw", CHARTS)
 def test_charts_are_drawn_for_models_of_every_depth(draw, layers):
     width, height = size_of(draw(compared_models(layers)))
@@ -275,6 +275,33 @@ def test_captions_say_what_the_figures_are():
     leave = analysis.exits[0].samples[0] / 400
     assert f"leave {100 * leave:.0f}\u00a0% at Speed 0.1" in captions.exits(analysis)
     assert "100\u00a0% at Speed 0.8" in captions.wall_clock(analysis)  # as long as the FLOPs say
+
+
+def test_exit_zero_has_words_of_its_own():
+    records = make_records(200, (0, 1, 2, 3))
+    records.logits[:, 0] = 40.0 * torch.nn.functional.one_hot(records.labels, 3)  # everybody leaves there
+    analysis = with_times(analyze(records, SPEEDS))
+    assert [point.value for point in analysis.tradeoff.depths] == [1, 2, 3]
+    speedup = analysis.tradeoff.speeds[0].flops_speedup
+    assert speedup > 64 and analysis.tradeoff.speeds[0].mean_exit_layer == 0
+    words = f"Beyond the right edge lies Speed 0.1 (100.0\u00a0% at {speedup:,.0f}x), Speed 0.3"
+    assert words in captions.flops(analysis)
+    assert "Before layer 1 leave 100\u00a0% at Speed 0.1" in captions.exits(analysis)
+    assert "If every text left before layer 1" in captions.changes(analysis)
+    usual = analyze(make_records(200), SPEEDS)
+    assert "Beyond" not in captions.flops(usual) and "Behind layer 1 leave" in captions.exits(usual)
+
+
+def test_captions_say_how_uncertainty_moves_and_what_it_is_worth():
+    analysis = analyze(make_records(400), SPEEDS)
+    first, *_, last = analysis.uncertainty_steps
+    for step in (first, last):
+        words = f"from layer {step.from_layer} to {step.to_layer} for {100 * step.falls:.0f}\u00a0% of them"
+        assert words in captions.uncertainty(analysis)
+    student = analysis.equal_uncertainty[0]
+    caption = captions.accuracy_by_uncertainty(analysis)
+    assert f"{100 * student.as_is.value:+.1f} points (95\u00a0% interval" in caption
+    assert f"{100 * student.scaled.value:+.1f} points (95\u00a0% interval" in caption
 
 
 def test_captions_do_not_claim_what_the_data_do_not_show():
