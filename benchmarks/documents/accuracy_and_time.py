@@ -58,7 +58,7 @@ def _timed_table(points: list[Point]) -> str:
                 "FLOPs speed-up": "-" if point.flops_speedup is None else f"{point.flops_speedup:.2f}x",
                 "labels": _count(point.labels),
                 "threads": str(point.threads),
-                "from": _link(point.source),
+                "from": _link(point.source) + ("" if point.load is None else f", load {point.load:.1f}"),
             }
         )
     return markdown_table(rows)

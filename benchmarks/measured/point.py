@@ -40,6 +40,7 @@ class Point:
         seconds: per 1,000 texts; None where it was not measured.
         processor: that the seconds are of; empty without seconds.
         threads: that ran.
+        load: of the machine before the run, over a minute; None where the file does not say.
     """
 
     data: str
@@ -54,6 +55,7 @@ class Point:
     seconds: float | None = None
     processor: str = ""
     threads: int = 0
+    load: float | None = None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -64,7 +66,7 @@ class Point:
 
 
 def clock(result: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Return seconds per 1,000 texts, and what they were measured on, from a result file that describes its machine."""
-    machine = result["machine"]
+    """Return seconds per 1,000 texts, and what they were measured on, from a result that describes its machine."""
+    machine, load = result["machine"], result.get("load", [None])[0]
     device = machine.get("cuda_device") or f"{machine['processor']}{unit_in_words(machine['extensions'])}"
-    return {"seconds": seconds, "processor": device, "threads": machine["threads"]}
+    return {"seconds": seconds, "processor": device, "threads": machine["threads"], "load": load}
