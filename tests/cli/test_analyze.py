@@ -178,7 +178,7 @@ def test_a_calibrated_setting_is_marked_unless_it_is_of_other_weights(trained, d
     shutil.copytree(trained / "model", folder)
     model = FastBertForSequenceClassification.from_pretrained(folder).eval()
     dataset = TokenisedDataset(read_classification_file(data / "dev.tsv"), AutoTokenizer.from_pretrained(folder), 32)
-    records = record_exits(model, dataset)
+    records = replace(record_exits(model, dataset), seen=None)  # these texts chose the epochs
     setting = calibrate(records, Objective(max_drop=0.3))
     setting.save(folder)
     _, found = analyze(folder, data / "dev.tsv", tmp_path / "out")

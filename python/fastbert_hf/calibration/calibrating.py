@@ -85,8 +85,8 @@ def calibrate(
         seed: of the split into samples that choose and samples that test.
 
     Raises:
-        ValueError: too few samples, `max_drop` without labels, labels of one class only, numbers out of range, or a
-            speed-up out of reach.
+        ValueError: too few samples, `max_drop` without labels, labels of one class only, numbers out of range, a
+            speed-up out of reach, or for a guarantee samples that the training saw (`ExitRecords.unseen`).
     """
     return calibrate_and_compare(
         records,

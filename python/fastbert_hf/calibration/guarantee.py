@@ -109,7 +109,7 @@ def certify_one_speed(
         parameter: the number that belongs to the criterion, as in `rules_of`.
 
     Raises:
-        ValueError: numbers out of range, too few samples, or samples of one class only.
+        ValueError: numbers out of range, too few samples, samples of one class only, or that the training saw.
     """
     _check(records, max_risk, confidence, tested_share=1.0)
     criterion = default_criterion(records.problem_type) if criterion is None else criterion
@@ -198,8 +198,9 @@ def certify(
         rows: what the certificate calls the samples; `None` for their positions.
 
     Raises:
-        ValueError: numbers out of range, or too few samples.
+        ValueError: numbers out of range, too few samples, or samples that the training saw.
     """
+    records.check_unseen()
     check_enough_samples(len(records), max_risk, confidence, labelled=records.labels is not None)
     lost = spoilt(records)
     losses = np.asarray([_losses(records, rule, lost) for rule in rules], dtype=np.int64)
@@ -270,6 +271,7 @@ def check_enough_samples(
 
 def _check(records: ExitRecords, max_risk: float, confidence: float, tested_share: float) -> None:
     records.check_comparable()
+    records.check_unseen()
     labelled = records.labels is not None
     check_enough_samples(len(records), max_risk, confidence, tested_share, labelled=labelled)
     if records.labels is not None:

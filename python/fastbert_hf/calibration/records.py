@@ -44,6 +44,8 @@ class ExitRecords:
         precision: of the encoder that answered, as "float32" or "int8"; `None` where that is not known.
         multi_label: the classes are decisions of their own, and an answer is a set of them.
         max_score_change: of a model with one output, see `with_max_score_change`; it is not saved.
+        seen: bool [n], the samples whose texts the training of the model saw, which promise nothing; `None` where
+            that is not known.
 
     Raises:
         ValueError: no sample, tensors whose dtypes or shapes are not those above, labels that the model does not know,
@@ -59,6 +61,7 @@ class ExitRecords:
     precision: str | None = None
     multi_label: bool = False
     max_score_change: float | None = None
+    seen: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         size, num_labels = len(self.lengths), self.shape.num_labels
@@ -66,6 +69,7 @@ class ExitRecords:
             "logits": (self.logits, torch.float32, (size, len(self.exit_layers), num_labels)),
             "labels": (self.labels, torch.int64, (size,)),
             "lengths": (self.lengths, torch.int64, (size,)),
+            "seen": (self.seen, torch.bool, (size,)),
         }
         for name, (tensor, dtype, shape) in wanted.items():
             if tensor is not None and (tensor.dtype != dtype or tuple(tensor.shape) != shape):
@@ -133,6 +137,19 @@ class ExitRecords:
                 "score may be from it, max_score_change=0.1 (fastbert calibrate --max-score-change 0.1)"
             )
 
+    def check_unseen(self) -> None:
+        """Raise `ValueError` where the training of the model saw some of the samples, so that they promise nothing."""
+        if self.seen is not None and (number := int(self.seen.sum())):
+            rest = "" if number == len(self) else f", or on records.unseen() ({len(self) - number:,} stay)"
+            raise ValueError(
+                f"{number:,} of {len(self):,} samples were seen in training, so nothing can be guaranteed by them; "
+                f"calibrate on samples of their own{rest}"
+            )
+
+    def unseen(self) -> ExitRecords:
+        """Return the samples that the training of the model did not see, as records of their own."""
+        return self if self.seen is None else self.rows(~self.seen)
+
     @property
     def known_labels(self) -> torch.Tensor:
         """Return the labels; raise `ValueError` where there are none."""
@@ -188,6 +205,7 @@ class ExitRecords:
             precision=self.precision,
             multi_label=self.multi_label,
             max_score_change=self.max_score_change,
+            seen=None if self.seen is None else self.seen[index],
         )
 
     def save(self, path: Path) -> None:
@@ -199,7 +217,7 @@ class ExitRecords:
             "precision": self.precision,
             "multi_label": self.multi_label,
         }
-        columns = {"logits": self.logits, "labels": self.labels, "lengths": self.lengths}
+        columns = {"logits": self.logits, "labels": self.labels, "lengths": self.lengths, "seen": self.seen}
         tensors = {name: tensor.contiguous() for name, tensor in columns.items() if tensor is not None}
         write_atomically(path, save(tensors, metadata={_METADATA_KEY: json.dumps(description)}))
 
@@ -215,7 +233,9 @@ class ExitRecords:
             with safe_open(path, framework="pt") as file:
                 description = json.loads((file.metadata() or {})[_METADATA_KEY])
                 tensors = {name: file.get_tensor(name) for name in ("logits", "lengths")}
-                labels = file.get_tensor("labels") if "labels" in set(file.keys()) else None
+                labels, seen = (
+                    file.get_tensor(name) if name in set(file.keys()) else None for name in ("labels", "seen")
+                )
             layers = description["shape"].pop("exit_layers")
             shape = ModelShape(**description["shape"], exit_layers=None if layers is None else tuple(layers))
             origin = {name: description[name] for name in ("fingerprint", "texts")}
@@ -223,7 +243,7 @@ class ExitRecords:
             origin |= {name: description[name] for name in ("precision", "multi_label") if name in description}
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} holds no exit records ({error}); record them again") from error
-        return cls(**tensors, labels=labels, shape=shape, **origin)
+        return cls(**tensors, labels=labels, seen=seen, shape=shape, **origin)
 
 
 @torch.inference_mode()
@@ -282,6 +302,7 @@ def record_exits(
         texts=dataset.fingerprint,
         precision=_precision_of(model),
         multi_label=model.config.multi_label,
+        seen=torch.from_numpy(model.seen_texts.among_keys(dataset.text_keys).any),
     )
 
 

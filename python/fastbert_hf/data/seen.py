@@ -74,7 +74,10 @@ class SeenTexts:
 
     def among(self, data: TextData) -> Seen:
         """Return which texts of `data` are among these."""
-        keys = text_keys(data)
+        return self.among_keys(text_keys(data))
+
+    def among_keys(self, keys: np.ndarray) -> Seen:
+        """Return the same of texts whose `text_keys` are `keys`, uint64 [texts]."""
         trained_on = np.isin(keys, self.trained_on)
         return Seen(trained_on, np.isin(keys, self.chose) & ~trained_on)
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from fastbert_hf.data.samples import ClassificationData, TextData
+from fastbert_hf.data.seen import text_keys
 
 # Of a text, as much is looked at as could be that many tokens. A word of text has about five characters.
 CHARACTERS_PER_TOKEN = 1000
@@ -38,6 +39,7 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
         text_of_sample: index of the text of every sample.
         label_ids: of every sample, that of its text in `ClassificationData`; else `None`.
         truncated: number of texts that are longer than `max_length` and were cut off.
+        text_keys: a number for every text, by which a model knows those of its training, see `seen.text_keys`.
         collate: pads a list of items to its longest; int64 tensors, and float32 [B, N] for multi-label `labels`.
 
     Raises:
@@ -55,6 +57,7 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
         if stride is not None:
             stride = check_passages(tokenizer, max_length, stride, pairs=data.pairs is not None)
         self.num_texts = len(data)
+        self.text_keys = text_keys(data)
         self.text_of_sample = list(range(len(data)))
         self.collate = DataCollatorWithPadding(tokenizer)
         self._encoded: dict[str, list[list[int]]] = {}

@@ -321,7 +321,7 @@ def _for_these_weights(setting: CalibratedSetting | None, found: str | Path, mod
         return setting
     warnings.warn(
         f"{found} was made for other weights than this model has now (it was trained on, or loaded in another dtype or "
-        "with other exit layers) and is left out: without a Speed every sample runs to full depth. Calibrate again",
+        "with another configuration) and is left out: without a Speed every sample runs to full depth. Calibrate again",
         stacklevel=4,
     )
     return None

@@ -17,6 +17,8 @@ from fastbert_hf.calibration import (
     ExitRule,
     Objective,
     best_rule,
+    calibrate,
+    certify,
     choose,
     compare_criteria,
     model_fingerprint,
@@ -28,7 +30,8 @@ from fastbert_hf.calibration import (
 )
 from fastbert_hf.calibration.curve import candidate_speeds
 from fastbert_hf.calibration.simulation import exit_heads, uncertainties
-from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
+from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset, select_texts
+from fastbert_hf.data.seen import SeenTexts
 from fastbert_hf.exits.criteria import CRITERIA, criteria_for
 from fastbert_hf.flops import ModelShape, flops_speedup
 from fastbert_hf.training import evaluate
@@ -129,7 +132,7 @@ def test_records_survive_a_file(recorded, tmp_path) -> None:
     path = tmp_path / "exits.safetensors"
     recorded.save(path)
     loaded = ExitRecords.load(path)
-    for name in ("logits", "labels", "lengths"):
+    for name in ("logits", "labels", "lengths", "seen"):
         assert torch.equal(getattr(loaded, name), getattr(recorded, name))
     assert (loaded.shape, loaded.fingerprint) == (recorded.shape, recorded.fingerprint)
     assert [file.name for file in tmp_path.iterdir()] == ["exits.safetensors"]
@@ -147,6 +150,53 @@ def test_fingerprint_knows_weights_not_patches(model) -> None:
     weight[0, 0] += 1
     assert model_fingerprint(model) != before
     weight[0, 0] -= 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("exit_layers", [1, 2, 5]),
+        ("head_activation", "identity"),
+        ("head_num_attention_heads", 8),
+        ("problem_type", "multi_label_classification"),
+        ("backbone_config.layer_norm_eps", 1e-3),
+        ("backbone_config.hidden_act", "relu"),
+        ("backbone_config.num_attention_heads", 1),
+        ("backbone_config.pad_token_id", 3),
+    ],
+)
+def test_fingerprint_knows_what_the_configuration_says_of_answers(model, monkeypatch, field, value) -> None:
+    before = model_fingerprint(model)
+    *parts, name = field.split(".")
+    config = getattr(model.config, *parts) if parts else model.config
+    assert getattr(config, name) != value
+    monkeypatch.setattr(config, name, value)
+    assert model_fingerprint(model) != before
+
+
+def test_fingerprint_does_not_know_what_answers_nothing(model, monkeypatch) -> None:
+    before = model_fingerprint(model)
+    monkeypatch.setattr(model.config, "id2label", {0: "no", 1: "yes"})
+    monkeypatch.setattr(model.config, "trained_max_length", 9)
+    monkeypatch.setattr(model.config.backbone_config, "hidden_dropout_prob", 0.7)
+    assert model_fingerprint(model) == before
+
+
+def test_samples_of_the_training_promise_nothing(model, monkeypatch) -> None:
+    data, own = make_data(400), TextData(["the", "of"], None)
+    monkeypatch.setattr(model, "seen_texts", SeenTexts().with_run(own, select_texts(data, [7, 7, 9])))
+    records = record_exits(model, TokenisedDataset(data, make_tokenizer(), 16))
+    seen = model.seen_texts.among(data).any  # make_data may have a text twice
+    assert records.seen.tolist() == seen.tolist() and 2 <= seen.sum() < 400
+    told = rf"{seen.sum()} of 400 samples were seen in training, .* or on records.unseen.. .{400 - seen.sum()} stay"
+    for search in ("one_speed", "searched"):
+        for objective in (Objective(max_drop=0.1), Objective(max_disagreement=0.1)):
+            with pytest.raises(ValueError, match=told):
+                calibrate(records, objective, search=search)
+            assert calibrate(records.unseen(), objective, search=search).evidence.guarantee is not None
+    assert calibrate(records, Objective(min_speedup=1.0)).evidence.guarantee is None
+    with pytest.raises(ValueError, match="calibrate on samples of their own$"):
+        certify(records.rows(records.seen), [ExitRule.full_depth()], 0.5, 0.5)
 
 
 def test_what_cannot_be_recorded_is_refused(model) -> None:
