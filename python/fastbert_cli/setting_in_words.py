@@ -39,6 +39,9 @@ def describe_objective(objective: Objective) -> str:
     if objective.max_drop is not None:
         allowed = f"{100 * objective.max_drop:.4g}"
         return f"lose at most {allowed} {'point' if allowed == '1' else 'points'} of accuracy"
+    if objective.max_f1_drop is not None:
+        allowed = f"{100 * objective.max_f1_drop:.4g}"
+        return f"lose at most {allowed} {'point' if allowed == '1' else 'points'} of F1 in any class"
     if objective.max_disagreement is not None:
         share = f"at most {100 * objective.max_disagreement:.4g} % of"
         if objective.max_score_change is not None:
@@ -60,6 +63,10 @@ def describe_measured(setting: CalibratedSetting) -> str:
     if setting.objective.max_drop is not None and figures.drop is not None:
         change = 100 * figures.drop
         return f"{change:.2f} points lost" if change >= 0 else f"{-change:.2f} points gained"
+    if setting.objective.max_f1_drop is not None and figures.macro_f1 is not None:
+        assert figures.full_depth_macro_f1 is not None
+        change = 100 * (figures.full_depth_macro_f1 - figures.macro_f1)
+        return f"{abs(change):.2f} points of macro F1 {'lost' if change >= 0 else 'gained'}"
     return f"{figures.flops_speedup:.2f}x"
 
 

@@ -70,6 +70,19 @@ def scores_by_class(
     return scores
 
 
+def macro_f1(true: torch.Tensor, predicted: torch.Tensor) -> float:
+    """Return the mean of F1 over the classes that occur; 1 where none does, since every answer is right then.
+
+    Args:
+        true: bool [n, N], which classes each text has.
+        predicted: bool [n, N], which ones it is predicted to have.
+    """
+    right = (predicted & true).sum(dim=0).double()
+    counted = predicted.sum(dim=0) + true.sum(dim=0)  # 2 true positives + false positives + false negatives
+    occurs = counted > 0
+    return (2 * right[occurs] / counted[occurs]).mean().item() if occurs.any() else 1.0
+
+
 def confusion(labels: torch.Tensor, predictions: torch.Tensor, num_labels: int) -> torch.Tensor:
     """Return how many texts of each class (rows) are predicted as each class (columns), int64 [N, N].
 

@@ -371,13 +371,20 @@ def test_latency_is_measured(folder, dev, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "no target; give exactly one of --max-drop, --max-disagreement, --min-speedup, --latency-ms"),
+        (
+            [],
+            "no target; give exactly one of --max-drop, --max-disagreement, --max-f1-drop, --min-speedup, --latency-ms",
+        ),
         (["--max-drop", 0.01, "--min-speedup", 2], "--max-drop and --min-speedup at once; give exactly one"),
         (["--max-drop", 1], "--max-drop: max_drop is a part of the samples, in [0, 1)"),
         (["--max-drop", 0], "cannot be shown with any number of samples"),
         (["--max-drop", 0.005], "400 samples cannot show with 0.95 confidence that at most 0.005 of accuracy is lost"),
         (["--max-drop", 0.005], "598 samples are enough if"),  # all of them test
         (["--max-drop", 0.005, "--no-one-speed"], "1196 samples (598 to test with, the others to choose the setting)"),
+        (["--max-f1-drop", 0], "--max-f1-drop: max_f1_drop is a difference of F1, in (0, 1)"),
+        (["--max-f1-drop", 0.4, "--no-one-speed"], "--max-f1-drop takes one Speed for all layers"),
+        (["--max-f1-drop", 0.1, "--data", "{few}"], "class 'perhaps' has 0 samples, and 56 are needed of each class"),
+        (["--max-f1-drop", 0.1, "--data", "{twelve}"], "has no labels, which --max-f1-drop needs"),
         (["--max-drop", 0.01, "--no-one-speed"], "enough for --one-speed, which needs 299 in all"),
         (
             ["--max-disagreement", 0.01, "--data", "{twelve}"],
@@ -512,6 +519,22 @@ def test_texts_of_the_training_promise_nothing(folder, dev) -> None:
     refused = invoke(*wish, "--leave-out-seen")
     assert_complaint(refused, "calibrate", "400 of 400 texts were seen in training (400 trained on), so nothing can be")
     assert "--leave-out-seen" not in refused.stderr
+
+
+def test_no_class_loses_more_f1_than_that(folder, dev) -> None:
+    shown = succeed("calibrate", folder, "--data", dev, "--max-f1-drop", 0.4).stdout
+    setting = CalibratedSetting.load(folder)
+    figures = setting.figures
+    assert setting.objective == Objective(max_f1_drop=0.4) and setting.evidence.samples == 400
+    for words in (
+        "target: lose at most 40 points of F1 in any class; measured: ",
+        f"macro F1: {figures.macro_f1:.4f}, full depth {figures.full_depth_macro_f1:.4f}",
+        # Early heads of this model know little of any class.
+        "only full depth does, and no time is saved; more texts, a larger --max-f1-drop or less --confidence may help",
+    ):
+        assert words in shown
+    rows = json.loads(succeed("evaluate", folder, "--data", dev, "--speed", 0.5, "--json").stdout)["rows"]
+    assert [row["macro_f1"] for row in rows[:2]] == pytest.approx([figures.full_depth_macro_f1, figures.macro_f1])
 
 
 def test_few_texts_have_one_speed_by_their_number_alone(folder, dev) -> None:

@@ -29,7 +29,7 @@ class CalibrationTexts(options.LabelledTexts):
         str,
         Option(
             "Labelled texts that the model was not trained on: .tsv, .csv, .jsonl, .parquet, a folder or a name of "
-            "datasets. Without labels, as .txt too, for all targets but --max-drop.",
+            "datasets. Without labels, as .txt too, for all targets but --max-drop and --max-f1-drop.",
             panel=DATA,
         ),
     ]
@@ -48,12 +48,12 @@ class Calibrate(Command):
 
     \b
     --max-disagreement needs no labels: at most so many new texts get another
-    label than full depth would give. With it and with --max-drop the loss is
-    guaranteed at --confidence, for new texts of the same kind. That takes a
-    file of its own: texts that the model was not trained or distilled on and
-    that did not choose its epochs (dev). The model's folder knows these texts
-    by number, and where --data has them the guarantee is refused.
-    docs/calibration.md has the exact words.
+    label than full depth would give. With it, --max-drop and --max-f1-drop
+    the loss is guaranteed at --confidence, for new texts of the same kind.
+    That takes a file of its own: texts that the model was not trained or
+    distilled on and that did not choose its epochs (dev). The model's folder
+    knows these texts by number, and where --data has them the guarantee is
+    refused. docs/calibration.md has the exact words.
 
     \b
     A model with one output, a score, has no labels: --max-score-change says
@@ -78,6 +78,13 @@ class Calibrate(Command):
         float | None,
         Option(
             "Share of texts that may get another label than at full depth, guaranteed; 0.01 is 1 %. Reads no labels.",
+            panel=TARGET,
+        ),
+    ] = None
+    max_f1_drop: Annotated[
+        float | None,
+        Option(
+            "By which F1 of any class may fall, and so macro F1, guaranteed; 0.02 is two points. Takes one Speed.",
             panel=TARGET,
         ),
     ] = None
@@ -179,6 +186,7 @@ class Calibrate(Command):
         targets = {
             "--max-drop": self.max_drop,
             "--max-disagreement": self.max_disagreement,
+            "--max-f1-drop": self.max_f1_drop,
             "--min-speedup": self.min_speedup,
             "--latency-ms": self.latency_ms,
         }
@@ -204,7 +212,7 @@ class Calibrate(Command):
         """
         from fastbert_hf.data.files import PLAIN
 
-        if self.target == "--max-drop":
+        if self.target in ("--max-drop", "--max-f1-drop"):
             return True
         plain = Path(self.texts.data).suffix.lower() in PLAIN
         return one_label and not plain and self.target != "--max-disagreement"
@@ -215,6 +223,11 @@ class Calibrate(Command):
         from fastbert_hf.data.files import PLAIN
 
         assert self.target  # which raises unless there is exactly one
+        if self.max_f1_drop is not None and self.one_speed is False:
+            raise CommandError(
+                "--max-f1-drop takes one Speed for all layers: each class has few texts, and none of them are spent on "
+                "choosing; leave --no-one-speed out"
+            )
         inputs.check_patching(self.patching)
         inputs.check_file_to_write("--records", self.records)
         classes = inputs.look_at_model(self.model)
@@ -249,7 +262,8 @@ class Calibrate(Command):
         elif self.max_score_change is None:
             raise CommandError(
                 f"{self.model}: has one output, a score, and no label that could differ from full depth's; say how far "
-                "a score may be from it: --max-score-change 0.1" + (", in place of --max-drop" if self.max_drop else "")
+                "a score may be from it: --max-score-change 0.1"
+                + (f", in place of {self.target}" if self.max_drop or self.max_f1_drop else "")
             )
 
     def run(self) -> None:

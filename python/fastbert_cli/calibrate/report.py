@@ -80,9 +80,9 @@ def _lines(setting: CalibratedSetting, student_layers: tuple[int, ...], class_na
     elif setting.rule.layers:
         lines.append(f"guarantee: {evidence.guarantee} (p = {evidence.p_value:.3g}; {evidence.method})")
     else:
-        allowed = "--max-drop" if setting.objective.max_drop is not None else "--max-disagreement"
-        if setting.objective.max_score_change is not None:
-            allowed = "--max-score-change"
+        targets = ("max_score_change", "max_drop", "max_f1_drop", "max_disagreement")
+        target = next(name for name in targets if getattr(setting.objective, name) is not None)
+        allowed = f"--{target.replace('_', '-')}"
         lines.append(
             f"no early exit could be shown at {sure} confidence to keep the promise, so only full depth does, and no "
             f"time is saved; more texts, a larger {allowed} or less --confidence may help"
@@ -95,7 +95,10 @@ def _answers(figures: Figures, class_names: Sequence[str]) -> list[str]:
     if figures.accuracy is not None and figures.accuracy_interval is not None:
         low, high = figures.accuracy_interval
         full = figures.full_depth_accuracy
-        return [f"accuracy: {figures.accuracy:.2%} ({low:.2%} to {high:.2%}), full depth {full:.2%}"]
+        return [
+            f"accuracy: {figures.accuracy:.2%} ({low:.2%} to {high:.2%}), full depth {full:.2%}; macro F1: "
+            f"{figures.macro_f1:.4f}, full depth {figures.full_depth_macro_f1:.4f}"
+        ]
     assert figures.disagreement is not None and figures.disagreement_interval is not None
     low, high = figures.disagreement_interval
     if figures.mean_score_change is not None:

@@ -42,7 +42,9 @@ from fastbert_hf.calibration import (
     model_fingerprint,
     record_exits,
     scale_temperatures,
+    split_rows,
 )
+from fastbert_hf.calibration.f1_guarantee import check_f1_samples
 from fastbert_hf.calibration.search import check_criterion
 from fastbert_hf.calibration.temperature import check_foldable
 from fastbert_hf.data import TextData, TokenisedDataset
@@ -77,6 +79,10 @@ def run_calibrate(options: Calibrate) -> None:
         options = with_search(options, objective, len(data))
         # Before the model runs over all of it.
         check_samples(len(data), labels, objective, options.confidence, options.search, options.temperature_scaling)
+        if objective.max_f1_drop is not None and labels is not None:
+            tested = labels[split_rows(len(labels), seed=options.seed)[1]] if options.temperature_scaling else labels
+            names = label_names_of(model)
+            check_f1_samples(tested, model.num_labels, objective.max_f1_drop, options.confidence, names)
         dataset = TokenisedDataset(data, tokenizer, max_length)
         stride = passages(model, tokenizer, max_length, options.stride)
         if stride is not None and dataset.truncated:
@@ -110,6 +116,7 @@ def _objective(options: Calibrate) -> Objective:
         return Objective(
             max_drop=options.max_drop,
             max_disagreement=options.allowed_disagreement,
+            max_f1_drop=options.max_f1_drop,
             min_speedup=options.min_speedup,
             max_latency_ms=options.latency_ms,
             max_score_change=options.max_score_change,
@@ -119,7 +126,7 @@ def _objective(options: Calibrate) -> Objective:
 def _read(options: Calibrate, model: FastBertForSequenceClassification) -> tuple[TextData, torch.Tensor | None]:
     """Return the texts, and the class id of each where the target is about labels, int64 [texts]."""
     source, leave_out = options.texts.data, options.leave_out_seen
-    guaranteed = options.target in ("--max-drop", "--max-disagreement")
+    guaranteed = options.target in ("--max-drop", "--max-disagreement", "--max-f1-drop")
     if not options.reads_labels(not (model.config.multi_label or model.config.gives_scores)):
         texts = read_without_labels(options.texts)
         return unseen_texts(model, texts, source, guaranteed=guaranteed, leave_out=leave_out), None
@@ -128,9 +135,9 @@ def _read(options: Calibrate, model: FastBertForSequenceClassification) -> tuple
 
 
 def _check_model(model: FastBertForSequenceClassification, options: Calibrate) -> None:
-    if model.config.multi_label and options.target == "--max-drop":
+    if model.config.multi_label and options.target in ("--max-drop", "--max-f1-drop"):
         raise CommandError(
-            "this model is multi-label, and --max-drop is for models that give a text exactly one class; use "
+            f"this model is multi-label, and {options.target} is for models that give a text exactly one class; use "
             "--max-disagreement, which bounds what any accuracy can lose"
         )
     if len(model.student_classifiers) == 0:

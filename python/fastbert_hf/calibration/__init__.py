@@ -2,9 +2,9 @@
 
 `record_exits` runs the model once. From its `ExitRecords`, without the model: `simulate` says what an `ExitRule` does,
 `speed_curve` what every Speed does, `compare_criteria` and `pareto_front` search, `certify_one_speed` and
-`certify_searched` give a rule with a guarantee, and `calibrate` turns a target into a `CalibratedSetting`, which is
-saved beside the model. `calibrate_to_latency` needs a clock as well. `scale_temperatures` makes the heads'
-probabilities comparable before.
+`certify_searched` give a rule with a guarantee, `certify_f1` one for the F1 of every class, and `calibrate` turns a
+target into a `CalibratedSetting`, which is saved beside the model. `calibrate_to_latency` needs a clock as well.
+`scale_temperatures` makes the heads' probabilities comparable before.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fastbert_hf.calibration.calibrating import (
     figures_of,
 )
 from fastbert_hf.calibration.curve import speed_curve
+from fastbert_hf.calibration.f1_guarantee import certify_f1
 from fastbert_hf.calibration.guarantee import Certificate, certify, certify_one_speed, certify_searched, split_rows
 from fastbert_hf.calibration.latency import calibrate_to_latency
 from fastbert_hf.calibration.pareto import ParetoFront, pareto_front
@@ -62,6 +63,7 @@ __all__ = [
     "calibrate_and_compare",
     "calibrate_to_latency",
     "certify",
+    "certify_f1",
     "certify_one_speed",
     "certify_searched",
     "check_samples",

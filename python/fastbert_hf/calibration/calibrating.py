@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastbert_hf.by_class import macro_f1
 from fastbert_hf.calibration.curve import speed_curve
+from fastbert_hf.calibration.f1_guarantee import certify_f1
 from fastbert_hf.calibration.guarantee import (
     TESTED_SHARE,
     Certificate,
@@ -69,9 +71,10 @@ def calibrate(
     """Return the best setting for `objective`, with its evidence.
 
     `max_drop` and `max_disagreement` come with the guarantee that `guarantee` describes; for the second no label is
-    looked at. `min_speedup` comes with none: the most accurate rule that has the speed-up on all samples, or without
-    labels the one that agrees most with full depth. `max_latency_ms` needs a clock, see `calibrate_to_latency`. For a
-    model with one output `max_score_change` says from where on a score disagrees with full depth's.
+    looked at. `max_f1_drop` comes with that of `f1_guarantee`, and always takes one Speed. `min_speedup` comes with
+    none: the most accurate rule that has the speed-up on all samples, or without labels the one that agrees most with
+    full depth. `max_latency_ms` needs a clock, see `calibrate_to_latency`. For a model with one output
+    `max_score_change` says from where on a score disagrees with full depth's.
 
     Args:
         records: samples that the model was not trained on, neither was it distilled on them.
@@ -118,6 +121,9 @@ def calibrate_and_compare(
     if objective.max_disagreement is not None:
         records = records.without_labels()
     check_samples(len(records), records.labels, objective, confidence, search, temperatures_fitted)
+    if objective.max_f1_drop is not None:
+        setting = _keeping_f1(records, objective, confidence, criterion, temperatures_fitted, seed)
+        return Calibration(setting, ())
     max_risk = objective.max_risk
     if max_risk is None:
         rule, compared = _fast_enough(records, objective, search, criterion)
@@ -126,7 +132,7 @@ def calibrate_and_compare(
         certificate = certify_searched(records, max_risk, confidence, criterion, seed=seed)
         rows = certificate.tested_rows
     else:
-        rows = split_rows(len(records), seed=seed)[1] if temperatures_fitted else torch.arange(len(records))
+        rows = _tested_rows(records, temperatures_fitted, seed)
         certificate = certify_one_speed(records.rows(rows), max_risk, confidence, *_fixed(criterion, records))
     setting = CalibratedSetting(
         rule=certificate.found.rule,
@@ -162,7 +168,7 @@ def check_samples(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
-    if objective.max_drop is not None and labels is None:
+    if labels is None and (objective.max_drop, objective.max_f1_drop) != (None, None):
         raise ValueError("a loss of accuracy cannot be seen without labels; use max_disagreement, which takes none")
     if objective.max_risk is not None:
         all_tested = search == "one_speed" and not temperatures_fitted
@@ -173,7 +179,7 @@ def check_samples(
             1.0 if all_tested else TESTED_SHARE,
             labelled=objective.max_drop is not None,
         )
-    elif samples < FEWEST_SAMPLES:
+    elif objective.max_f1_drop is None and samples < FEWEST_SAMPLES:
         raise ValueError(
             f"{samples} samples are too few to choose a setting by its accuracy; use at least {FEWEST_SAMPLES}"
         )
@@ -229,7 +235,13 @@ def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figur
         class_losses=None if classes is None else classes[1],
         mean_score_change=None if changes is None else _of_finite(changes, np.mean),
         largest_score_change=None if changes is None else _of_finite(changes, np.max),
+        full_depth_macro_f1=None if right is None else _macro_f1(records, records.predictions[:, -1]),
+        macro_f1=None if right is None else _macro_f1(records, torch.from_numpy(result.predictions)),
     )
+
+
+def _macro_f1(records: ExitRecords, answers: torch.Tensor) -> float:
+    return macro_f1(_classes(records, records.known_labels), _classes(records, answers))
 
 
 def _of_finite(values: torch.Tensor, what: Callable[[npt.NDArray[np.float64]], Any]) -> float:
@@ -276,6 +288,43 @@ def _fast_enough(
         return best.rule, compared
     front = pareto_front(records, best.rule.criterion, best.rule.parameter)
     return choose([best, *front.rules], objective).rule, compared
+
+
+def _tested_rows(records: ExitRecords, temperatures_fitted: bool, seed: int) -> torch.Tensor:
+    """Return the rows that test rules which no sample chose, int64."""
+    return split_rows(len(records), seed=seed)[1] if temperatures_fitted else torch.arange(len(records))
+
+
+def _keeping_f1(
+    records: ExitRecords,
+    objective: Objective,
+    confidence: float,
+    criterion: CriterionChoice,
+    temperatures_fitted: bool,
+    seed: int,
+) -> CalibratedSetting:
+    """Return the fastest Speed with which the F1 of no class falls by more than the target."""
+    assert objective.max_f1_drop is not None
+    tested = records.rows(_tested_rows(records, temperatures_fitted, seed))
+    certificate = certify_f1(tested, objective.max_f1_drop, confidence, *_fixed(criterion, records))
+    return CalibratedSetting(
+        rule=certificate.found.rule,
+        objective=objective,
+        figures=figures_of(tested, certificate.found.rule, confidence),
+        evidence=Evidence(
+            samples=len(tested),
+            samples_for_choosing=len(records) - len(tested),
+            confidence=confidence,
+            method="one Speed (or patience) of a grid fixed beforehand; Learn then Test, fixed-sequence testing with "
+            "exact binomial p-values, the largest of all classes for each rule",
+            guarantee=f"With {confidence:.4g} confidence, the F1 of no class falls by more than "
+            f"{objective.max_f1_drop:g} on new samples from the same distribution, and so macro F1 neither.",
+            p_value=certificate.p_value,
+        ),
+        fingerprint=records.fingerprint,
+        curve=speed_curve(records),
+        precision=records.precision,
+    )
 
 
 def _with_guarantee(certificate: Certificate, objective: Objective, search: Search, samples: int) -> Evidence:

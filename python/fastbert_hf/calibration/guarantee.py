@@ -34,7 +34,7 @@ order may come from anything but the samples of the test. Two ways to get one ar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,7 +46,7 @@ from fastbert_hf.calibration.curve import sweep
 from fastbert_hf.calibration.pareto import pareto_front, spoilt
 from fastbert_hf.calibration.records import ExitRecords, check_several_classes
 from fastbert_hf.calibration.search import CriterionChoice, FoundRule, compare_criteria, rules_of
-from fastbert_hf.calibration.simulation import exit_heads, simulate, uncertainties
+from fastbert_hf.calibration.simulation import Integers, exit_heads, first_exits, simulate, uncertainties
 from fastbert_hf.exits.calibrated_setting import Objective
 from fastbert_hf.exits.criteria import CRITERIA, criterion_of, default_criterion
 from fastbert_hf.exits.rule import ExitRule
@@ -113,21 +113,46 @@ def certify_one_speed(
     """
     _check(records, max_risk, confidence, tested_share=1.0)
     criterion = default_criterion(records.problem_type) if criterion is None else criterion
+    rules = one_speed_rules(records, criterion, parameter)
+    if not criterion_of(criterion, parameter).compares_speed:
+        return certify(records, rules, max_risk, confidence)
+    uncertainty = uncertainties(records, criterion, parameter)[:, :-1]
+    speeds = np.asarray([rule.speeds[0] for rule in rules])
+    losses = sweep(uncertainty, speeds, [spoilt(records)])[0].round().astype(np.int64)
+    passed, tested = fixed_sequence(losses, len(records), max_risk, confidence)
+    rows = torch.arange(len(records))
+    # The last is the fastest of them: with a higher Speed no sample leaves later.
+    return _certificate(records, rules[:passed][-1:], max_risk, confidence, tested, rows)
+
+
+def one_speed_rules(records: ExitRecords, criterion: str, parameter: int = 0) -> list[ExitRule]:
+    """Return the rules with one Speed (or patience) for all heads, from careful to fast; no sample has a say in them.
+
+    Args:
+        records: for the layers, and for how far a score may be from full depth's.
+        criterion: as in `certify_one_speed`, as is the next.
+        parameter: the number that belongs to it.
+    """
     known = criterion_of(criterion, parameter)
     if not known.compares_speed:
-        rules = _patient_first(records, criterion, parameter, records.student_layers)
-        return certify(records, rules, max_risk, confidence)
+        return _patient_first(records, criterion, parameter, records.student_layers)
     speeds = FIXED_SPEEDS
     if known.compares_heads:
         assert records.max_score_change is not None  # or no answer is right or wrong
         speeds = records.max_score_change * FIXED_MULTIPLES
-    uncertainty = uncertainties(records, criterion, parameter)[:, :-1]
-    losses = sweep(uncertainty, speeds, [spoilt(records)])[0].round().astype(np.int64)
-    passed, tested = fixed_sequence(losses, len(records), max_risk, confidence)
-    rules = [ExitRule.one_speed(records.student_layers, float(speed), criterion, parameter) for speed in speeds]
-    rows = torch.arange(len(records))
-    # The last is the fastest of them: with a higher Speed no sample leaves later.
-    return _certificate(records, rules[:passed][-1:], max_risk, confidence, tested, rows)
+    return [ExitRule.one_speed(records.student_layers, float(speed), criterion, parameter) for speed in speeds]
+
+
+def one_speed_exits(records: ExitRecords, rules: Sequence[ExitRule]) -> Iterator[Integers]:
+    """Yield `exit_heads` of each of the `one_speed_rules`, whose uncertainties are computed once."""
+    first = rules[0]
+    if not CRITERIA[first.criterion].compares_speed:
+        yield from (exit_heads(records, rule) for rule in rules)
+        return
+    uncertainty = uncertainties(records, first.criterion, first.parameter)[:, :-1]
+    asked, heads = list(range(uncertainty.shape[1])), len(records.exit_layers)
+    for rule in rules:
+        yield first_exits(uncertainty < np.float32(rule.speeds[0]), asked, heads)
 
 
 def certify_searched(
@@ -223,7 +248,7 @@ def fixed_sequence(losses: npt.NDArray[np.int64], samples: int, max_risk: float,
     return passed, min(passed + 1, len(losses))
 
 
-def p_values(losses: npt.ArrayLike, samples: int, max_risk: float) -> npt.NDArray[np.float64]:
+def p_values(losses: npt.ArrayLike, samples: npt.ArrayLike, max_risk: float) -> npt.NDArray[np.float64]:
     """Return P(Binomial(samples, max_risk) <= losses): how likely so few losses are at a risk of `max_risk`."""
     return special.bdtr(np.asarray(losses, dtype=np.float64), samples, max_risk)
 

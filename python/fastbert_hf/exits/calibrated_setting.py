@@ -20,23 +20,25 @@ from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.files import write_atomically
 
 SETTING_FILE = "fastbert_calibration.json"
-_FORMAT = 6
+_FORMAT = 7
 # Format 1 had no latency, as a target or measured; formats 1 and 2 had a `top_k` and a `patience` for each criterion;
 # format 3 had no precision; format 4 nothing about answers other than full depth's, and how many samples left where;
-# format 5 nothing of models with one output.
-_READABLE = (1, 2, 3, 4, 5, _FORMAT)
+# format 5 nothing of models with one output; format 6 nothing of F1.
+_READABLE = (1, 2, 3, 4, 5, 6, _FORMAT)
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The target of a calibration: exactly one of the first four, and for a model with one output the last one, too.
+    """The target of a calibration: exactly one of the first five, and for a model with one output the last one, too.
 
     Attributes:
         max_drop: accuracy that may be lost against full depth, in [0, 1), for which the fastest rule is searched.
         max_disagreement: part of the samples whose answer may be another than full depth's, in [0, 1), for which the
             fastest rule is searched. Needs no labels.
+        max_f1_drop: by which the F1 of any class may fall, and so macro F1 too, in (0, 1), for which the fastest Speed
+            is searched.
         min_speedup: FLOPs speed-up to reach, above 0, for which the most accurate rule is searched.
         max_latency_ms: milliseconds per text, above 0, on the machine that calibrates; also for the most accurate rule.
         max_score_change: of a model with one output, how far the score may be from full depth's and still be the same
@@ -48,12 +50,13 @@ class Objective:
 
     max_drop: float | None = None
     max_disagreement: float | None = None
+    max_f1_drop: float | None = None
     min_speedup: float | None = None
     max_latency_ms: float | None = None
     max_score_change: float | None = None
 
     def __post_init__(self) -> None:
-        targets = (self.max_drop, self.max_disagreement, self.min_speedup, self.max_latency_ms)
+        targets = (self.max_drop, self.max_disagreement, self.max_f1_drop, self.min_speedup, self.max_latency_ms)
         given = sum(target is not None for target in targets)
         if given == 0 and self.max_score_change is not None:
             raise ValueError(
@@ -61,14 +64,19 @@ class Objective:
                 "max_disagreement=0.01"
             )
         if given != 1:
-            raise ValueError("ask for exactly one of max_drop, max_disagreement, min_speedup and max_latency_ms")
+            raise ValueError(
+                "ask for exactly one of max_drop, max_disagreement, max_f1_drop, min_speedup and max_latency_ms"
+            )
         check_score_change(self.max_score_change)
-        if self.max_score_change is not None and self.max_drop is not None:
-            raise ValueError("max_drop is about labels, which a score has none of; use max_disagreement")
+        for name in ("max_drop", "max_f1_drop"):
+            if self.max_score_change is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is about labels, which a score has none of; use max_disagreement")
         for name in ("max_drop", "max_disagreement"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} is a part of the samples, in [0, 1); got {value} (1 % is 0.01)")
+        if self.max_f1_drop is not None and not 0 < self.max_f1_drop < 1:
+            raise ValueError(f"max_f1_drop is a difference of F1, in (0, 1); got {self.max_f1_drop} (a point is 0.01)")
         if self.min_speedup is not None and not self.min_speedup > 0:
             raise ValueError(f"min_speedup must be above 0, got {self.min_speedup}")
         if self.max_latency_ms is not None and not 0 < self.max_latency_ms < math.inf:
@@ -160,6 +168,9 @@ class Figures:
         mean_score_change: mean of |score at the rule's exit - score at full depth|, of a model with one output; of the
             samples for which it is finite, 0 where it is for none.
         largest_score_change: the largest of these.
+        full_depth_macro_f1: mean over the classes of their F1 at full depth; `None` without labels and in a setting of
+            before, as is the next.
+        macro_f1: the same at the rule's exits.
     """
 
     full_depth_accuracy: float | None
@@ -176,6 +187,8 @@ class Figures:
     class_losses: tuple[int, ...] | None = None
     mean_score_change: float | None = None
     largest_score_change: float | None = None
+    full_depth_macro_f1: float | None = None
+    macro_f1: float | None = None
 
     def __post_init__(self) -> None:
         if min((0, *(self.exit_counts or ()), *(self.class_counts or ()), *(self.class_losses or ()))) < 0:

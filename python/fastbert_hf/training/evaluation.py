@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fastbert_hf.by_class import macro_f1
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -113,11 +114,7 @@ def scores_of(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int) 
         predicted, true = predictions[:, None] == classes, labels[:, None] == classes
     else:
         predicted, true = predictions.bool(), labels.bool()
-    right = (predicted & true).sum(dim=0).double()
-    counted = predicted.sum(dim=0) + true.sum(dim=0)  # 2 true positives + false positives + false negatives
-    occurs = counted > 0
     return {
         "accuracy": (predicted == true).all(dim=1).double().mean().item(),
-        # Without any class on either side, every answer is right.
-        "macro_f1": (2 * right[occurs] / counted[occurs]).mean().item() if occurs.any() else 1.0,
+        "macro_f1": macro_f1(true, predicted),
     }

@@ -418,7 +418,7 @@ def test_setting_says_what_was_found_and_survives_its_file(wish, search, tmp_pat
     loaded = CalibratedSetting.load(tmp_path)
     assert loaded == setting
     content = json.loads(path.read_text())
-    for broken in (content | {"format": 7}, content | {"rule": {"layers": [2, 1]}}, [], {"format": 1}):
+    for broken in (content | {"format": 8}, content | {"rule": {"layers": [2, 1]}}, [], {"format": 1}):
         path.write_text(json.dumps(broken))
         with pytest.raises(ValueError, match=r"fastbert_calibration.json is not a calibration that can be read"):
             CalibratedSetting.load(tmp_path)

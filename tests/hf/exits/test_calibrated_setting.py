@@ -179,7 +179,7 @@ def test_settings_of_before_are_read_and_written_anew(tmp_path, criterion, numbe
     assert setting.max_length == (64 if number == 2 else None)
     setting.save(tmp_path)
     written = json.loads((tmp_path / SETTING_FILE).read_text())
-    assert written["format"] == 6
+    assert written["format"] == 7
     assert written["rule"].keys() == {"layers", "speeds", "criterion", "parameter"}
     assert CalibratedSetting.load(tmp_path) == setting
 
@@ -205,7 +205,7 @@ def test_a_setting_of_before_says_nothing_of_precision_or_disagreement(tmp_path,
     assert setting.objective.max_disagreement is setting.figures.disagreement is setting.figures.exit_counts is None
 
 
-@pytest.mark.parametrize("change", [{"format": 7}, {"format": None}, {"rule": {"layers": [1], "speeds": [0.5]}}])
+@pytest.mark.parametrize("change", [{"format": 8}, {"format": None}, {"rule": {"layers": [1], "speeds": [0.5]}}])
 def test_settings_of_no_known_format_are_errors(tmp_path, change) -> None:
     rule = {"layers": [1], "speeds": [0.5], "criterion": "entropy", "top_k": 2, "patience": 1}
     (tmp_path / SETTING_FILE).write_text(json.dumps({**written_before(rule, 2), **change}))
