@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,3 +108,18 @@ def command_to_go_on(stderr: str) -> list[str]:
     words = shlex.split(stderr.strip().splitlines()[-1].partition("go on with: ")[2])
     assert words[0] == "fastbert"
     return words[1:]
+
+
+def options_of(data: Path, backbone: Path, **changes: object) -> list[object]:
+    """Return the words of `train` for the files of `data`; `changes` are options in place of these or beside them."""
+    options: dict[str, object] = {
+        "--train": data / "train.tsv",
+        "--dev": data / "dev.tsv",
+        "--backbone": backbone,
+    } | changes
+    return [word for option in options.items() for word in option]
+
+
+def results_of(out: Path) -> dict[str, Any]:
+    """Return what a finished run wrote of itself."""
+    return json.loads((out / "results.json").read_text())
