@@ -8,12 +8,14 @@ python benchmarks/document_numbers.py --check    exits with 1 when a document is
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from documents import accuracy_and_time, demo, parts, plain, rates, reranking
+from documents import accuracy_and_time, calibration, demo, parts, plain, rates, reranking, training
 from documents.adopted import adopted
 from documents.agreement import agreement
 from documents.exit_zero import exit_zero, sentences
@@ -24,7 +26,15 @@ from measured import chart
 from measured.readers import read_points
 
 ROOT = RESULTS.parent.parent
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/adopting.md", "docs/results.md", "docs/accuracy_and_time.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/performance.md",
+    "docs/adopting.md",
+    "docs/results.md",
+    "docs/accuracy_and_time.md",
+    "docs/training.md",
+    "docs/calibration.md",
+)
 PICTURE = "docs/pictures/accuracy_and_time.png"
 _BLOCK = re.compile(r"(<!-- numbers: (?P<name>[a-z ]+) -->\n).*?(\n<!-- end of numbers -->)", re.DOTALL)
 
@@ -48,8 +58,17 @@ def blocks(folder: Path) -> dict[str, str]:
         "accuracy and time": accuracy_and_time.sections(read_points(folder)),
         "exit zero sentences": sentences(results_by_family(folder, "exit_zero")),
         "exit zero": exit_zero(results_by_family(folder, "exit_zero")),
+        "calibration power": calibration.power(_result(folder, "calibration_power")),
+        "walk": training.walked(_result(folder, "walk_cpu")),
+        "training rules": training.rules(_result(folder, "training_rules")),
         "reranking": reranking.sections(results_by_family(folder, "reranking")),
     }
+
+
+def _result(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return the result file of that name, one for all processors; `None` where there is none."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def fill(text: str, contents: Mapping[str, str]) -> str:

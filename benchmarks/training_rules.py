@@ -168,6 +168,19 @@ def train(cell: Cell, parts: Parts, seed: int) -> dict[str, Any]:
 
 def table(cells: Sequence[dict[str, Any]]) -> str:
     """Return the page beside the JSON file."""
+    return "\n\n".join(
+        [
+            "# Epochs and learning rate of step 1: the rule against a grid",
+            "Accuracy on dev texts after the last step (steps, learning rate). `cells` says how many of a grid of "
+            f"{len(RATES)} learning rates and {len(STEPS)} numbers of steps have been run; one seed, so that "
+            "differences below two points are chance. By `python benchmarks/training_rules.py`.",
+            rows(cells),
+        ]
+    )
+
+
+def rows(cells: Sequence[dict[str, Any]]) -> str:
+    """Return a row for every set and number of texts."""
     lines = []
     for backbone, name, texts in dict.fromkeys((one["backbone"], one["set"], one["texts"]) for one in cells):
         here = [one for one in cells if (one["backbone"], one["set"], one["texts"]) == (backbone, name, texts)]
@@ -186,15 +199,7 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
                 "3 epochs at 5e-05": _in_words(_at(here, default)),
             }
         )
-    return "\n\n".join(
-        [
-            "# Epochs and learning rate of step 1: the rule against a grid",
-            "Accuracy on dev texts after the last step (steps, learning rate). `cells` says how many of a grid of "
-            f"{len(RATES)} learning rates and {len(STEPS)} numbers of steps have been run; one seed, so that "
-            "differences below two points are chance. By `python benchmarks/training_rules.py`.",
-            markdown_table(lines),
-        ]
-    )
+    return markdown_table(lines)
 
 
 def _at(cells: Sequence[dict[str, Any]], wanted: Cell) -> dict[str, Any] | None:

@@ -23,10 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from documents.training import walk_page
 from fastbert_hf.analysis import train_bag_of_words
 from fastbert_hf.calibration.intervals import share_interval
 from fastbert_hf.data import ClassificationData, read_classification_file
-from harness import RESULTS, markdown_table, save
+from harness import RESULTS, save
 from module_docstrings import ModuleDocstrings, build_module_docstrings
 
 NAME = "walk_cpu"
@@ -131,43 +132,6 @@ def bag_of_words(folder: Path) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """Return the page beside the JSON file."""
-    bag, rows, config = result["bag_of_words"], result["walk"]["rows"], result["walk"]["training"]["config"]
-    step = config["fine_tune"]
-    lines = [
-        {
-            "setting": row["setting"],
-            "accuracy": f"{row['accuracy']:.1%}",
-            "macro F1": f"{row['macro_f1']:.3f}",
-            "FLOPs speed-up": f"{row['flops_speedup']:.2f}x",
-            "ms per text": f"{row['ms_per_text']:.2f}",
-        }
-        for row in rows
-    ]
-    low, high = bag["interval"]
-    lines.append(
-        {
-            "setting": "bag of words",
-            "accuracy": f"{bag['accuracy']:.1%}",
-            **dict.fromkeys(("macro F1", "FLOPs speed-up", "ms per text"), "-"),
-        }
-    )
-    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["walk"]["seconds"].items())
-    return "\n\n".join(
-        [
-            "# From files to served answers, with defaults alone",
-            f"{bag['classes']} classes (modules by their docstrings), {bag['train']:,} texts to train, {bag['test']:,} "
-            f"to test. `train` chose {step['epochs']:g} epochs at {step['learning_rate']:g}; "
-            f"{len(result['walk']['training']['training']) - 1} round(s) of them. `calibrate --max-drop {MAX_DROP:g}`. "
-            f"Bag of words: 95 % interval {100 * low:.1f} to {high:.1%}. By `python benchmarks/walk.py`.",
-            markdown_table(lines),
-            f"Time beside other work: {times}. The server answers as `predict` does: "
-            f"{'yes' if result['walk']['served_as_predicted'] else 'NO'}.",
-        ]
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, default=60, help="modules, those with the most docstrings")
@@ -180,8 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = {"bag_of_words": bag_of_words(options.run)}
     print(f"bag of words: {result['bag_of_words']['accuracy']:.1%}", flush=True)
     result["walk"] = walk(options.run)
-    print(table(result))
-    save(options.out, NAME, result, table(result))
+    print(walk_page(result))
+    save(options.out, NAME, result, walk_page(result))
     return 0 if result["walk"]["rows"][0]["accuracy"] > result["bag_of_words"]["accuracy"] else 1
 
 
