@@ -116,7 +116,8 @@ class _PipelineService(Service):
         model, tokenizer = _loaded(subject)
         plain: Any = AutoModelForSequenceClassification.from_pretrained(subject.plain).eval()
         classify = TextClassificationPipeline(model=plain, tokenizer=AutoTokenizer.from_pretrained(subject.plain))
-        depth, places = model.config.num_hidden_layers, plain.config.label2id
+        depth = model.config.num_hidden_layers
+        places = {label: place for place, label in plain.config.id2label.items()}  # `label2id` may not be set
 
         def run(texts: list[Text]) -> list[Answer]:
             found = classify(
