@@ -109,12 +109,14 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(trained, dat
         (["--texts", "{data}/train.tsv", "--texts", "{data}/dev.tsv", "--targets", "hard"], "give --texts once"),
         (["--texts", "{data}/texts.txt", "--dev", "{data}/several.tsv"], "no column label among: labels, text"),
         (["--texts", "{data}/texts.txt", "--max-length", "64"], "max_length is 64, but the model ends at 32 tokens"),
-        (["--texts", "{data}/texts.txt", "--cache", "--cache-limit-gb", "1e-9"], "step 2: the frozen hidden states"),
+        (["--texts", "{many}", "--cache", "--cache-limit-gb", "1e-9"], "step 2: the frozen hidden states"),
         (["--texts", "{data}/texts.txt", "--hard-weight", "2"], "distil.hard_weight must be at least 0 and at most 1"),
     ],
 )
 def test_complaints_are_one_line(trained, data, tmp_path, options, message):
-    words = [option.format(data=data) for option in options]
+    many = tmp_path / "many.txt"  # of fewer a note says that they are
+    many.write_text("good film\n" * 300)
+    words = [option.format(data=data, many=many) for option in options]
     result = invoke("distill", trained / "model", "--max-length", 16, *words, "--out", tmp_path / "out")
     assert_complaint(result, "distill", message)
 
