@@ -109,7 +109,7 @@ def test_complaints(adopted, trained, pairs, data, tmp_path):
         (("calibrate", adopted, *later, "--max-score-change", 0), "a distance between scores, above 0; got 0"),
         (("calibrate", adopted, *later, "--max-score-change", 1), "200 samples cannot show with 0.95 confidence"),
         (("calibrate", adopted, *later, "--max-score-change", 1, "--max-drop", 0.1), "a score has no accuracy to lose"),
-        (("calibrate", adopted, "--data", twelve, "--max-score-change", 1), "598 samples (299 to test with"),
+        (("calibrate", adopted, "--data", twelve, "--max-score-change", 1), "299 samples are enough if"),
         (("calibrate", adopted, "--data", empty, "--max-score-change", 1), "no samples; add some"),
         (("calibrate", classes, "--data", twelve, "--max-score-change", 1), "is for models with one output, a score"),
         (("predict", adopted, twelve, "--probabilities"), "no probabilities; leave --probabilities out"),
