@@ -53,7 +53,7 @@ class Machine:
 
     def next_stop(self, layer: int, tokens: int) -> int:
         """Return the next layer that is worth a step of the pool and behind which texts may leave."""
-        nearest = layer + self.cost.layers_of_a_step(tokens)
+        nearest = layer + self.cost.layers_of_a_step(tokens, self.depth - layer)
         return next((stop for stop in self.stops if stop >= nearest), self.depth)
 
     def run(self, layer: int, until: int, texts: Sequence[Text]) -> float:

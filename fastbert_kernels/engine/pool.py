@@ -338,7 +338,8 @@ class Pool:
 
     def _next_stop(self, state: PackedState) -> int:
         """Return the next layer that is worth a step and behind which the rule may let somebody out."""
-        later = range(state.layer + self._cost.layers_of_a_step(state.tokens), self._encoder.depth)
+        remaining = self._encoder.depth - state.layer
+        later = range(state.layer + self._cost.layers_of_a_step(state.tokens, remaining), self._encoder.depth)
         return next((layer for layer in later if state.rule.asks(layer)), self._encoder.depth)
 
     def _deliver(self, left: Left, numbers: list[int]) -> None:

@@ -1,10 +1,10 @@
 """Which samples of a pool run next: one rule, on numbers alone, so that it can be run against any clock.
 
 Samples that move together are a *bundle*. Bundles that stand behind one layer and leave by one rule form a *group*, and
-a step advances some bundles of one group, as one batch, to the next layer that their rule asks, or to a later one where
-that step would be too short to be worth its while (`LayerCost.layers_of_a_step`). A step is *full* from `cost.full`
-tokens on, where more make no token much cheaper. A bundle is due at the first deadline of its samples, and as old as
-the oldest of them.
+a step advances some bundles of one group, as one batch, to the next layer that their rule asks. It goes on to a later
+one where it would be too short to be worth its while, and to the last where few tokens are through all layers in no
+time (`LayerCost.layers_of_a_step`). A step is *full* from `cost.full` tokens on, where more make no token much cheaper.
+A bundle is due at the first deadline of its samples, and as old as the oldest of them.
 
 The rule:
 
@@ -42,7 +42,7 @@ import math
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
-from fastbert_kernels.engine.layer_cost import WORTHWHILE_SECONDS, LayerCost
+from fastbert_kernels.engine.layer_cost import WHOLE_SECONDS, LayerCost
 
 
 class Movable(Protocol):
@@ -93,7 +93,7 @@ class Schedule(Generic[Bundle]):
         self.full = cost.full
         self._depth, self._layer_seconds = depth, cost(2 * self.full)
         # Of several layers where they are short.
-        self._step_seconds = max(self._layer_seconds, min(2 * WORTHWHILE_SECONDS, depth * self._layer_seconds))
+        self._step_seconds = max(self._layer_seconds, min(WHOLE_SECONDS, depth * self._layer_seconds))
         self.patience = depth * self._layer_seconds if patience is None else patience
         if not self.patience >= 0:
             raise ValueError(f"patience must be at least 0 seconds, got {patience}")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastbert_kernels.criteria import Criterion
-from fastbert_kernels.engine.layer_cost import STEP_SECONDS, WORTHWHILE_SECONDS, LayerCost
+from fastbert_kernels.engine.layer_cost import STEP_SECONDS, WHOLE_SECONDS, WORTHWHILE_SECONDS, LayerCost
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.pool import DeadlineError, Pool, PoolFullError
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
@@ -148,16 +148,20 @@ def test_an_answer_is_out_when_its_sample_leaves_and_late_arrivals_that_fill_a_s
     assert all(future.done() for future in (*first, *second))
 
 
-def test_layers_that_take_no_time_are_run_in_one_step():
-    """An answer may then be out some milliseconds after its sample left, with the layer at which it did."""
-    steps = []
-    cost = LayerCost((16, 999), (STEP_SECONDS + 1.5e-3,) * 2)
-    pool = Pool(encoder(), cost, **ROOMY, observer=steps.append)
+@pytest.mark.parametrize(("more", "stops"), [(0, [(0, 3), (3, 5)]), (1, [(0, 5)])])
+def test_layers_that_take_no_time_are_run_in_one_step(more, stops):
+    """Full steps run some of them, others all; an answer may then be out some milliseconds after its sample left, with
+    the layer at which it did."""
+    assert (WORTHWHILE_SECONDS, WHOLE_SECONDS) == (4e-3, 0.02)
     cases = [case for case in answers_of(ENTROPY_RULE) if case[0] == 5]
-    futures = pool.submit(batch_of(*zip(*cases, strict=True)), ENTROPY_RULE)
+    batch = batch_of(*zip(*cases, strict=True))
+    cost = LayerCost((1, len(batch.hidden) + more), (STEP_SECONDS + 1.5e-3,) * 2)
+    steps = []
+    pool = Pool(encoder(), cost, **ROOMY, observer=steps.append)
+    futures = pool.submit(batch, ENTROPY_RULE)
     while pool.step():
         pass
-    assert WORTHWHILE_SECONDS == 4e-3 and [(step.layer, step.until) for step in steps] == [(0, 3), (3, 5)]
+    assert [(step.layer, step.until) for step in steps] == stops
     for future, (number, speed) in zip(futures, cases, strict=True):
         assert_answer(future, ENTROPY_RULE, number, speed)
 
