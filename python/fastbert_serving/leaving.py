@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting
-from fastbert_hf.exits.fingerprint import model_fingerprint
+from fastbert_hf.exits.fingerprint import is_of
 from fastbert_hf.exits.resolution import Speed
 from fastbert_serving.load import LoadController, Ticket
 
@@ -94,7 +94,7 @@ def check_fast_setting(model: Any, fast: CalibratedSetting, max_length: int, pas
     own = model.calibrated_setting
     if own is None:
         raise ValueError("the model has no calibrated setting that a faster one could stand in for; calibrate it first")
-    if fast.fingerprint != model_fingerprint(model):
+    if not is_of(fast.fingerprint, model):
         raise ValueError("the fast setting was made for other weights than these; calibrate this model")
     if passages:
         raise ValueError("the promise is for texts that are cut off, and this model reads long ones in passages")

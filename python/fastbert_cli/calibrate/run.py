@@ -48,6 +48,7 @@ from fastbert_hf.calibration.f1_guarantee import check_f1_samples
 from fastbert_hf.calibration.search import check_criterion
 from fastbert_hf.calibration.temperature import check_foldable
 from fastbert_hf.data import TextData, TokenisedDataset
+from fastbert_hf.exits.fingerprint import is_of
 from fastbert_hf.files import files_replaced
 from fastbert_hf.machine import describe_machine
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -158,7 +159,7 @@ def _records(options: Calibrate, model: FastBertForSequenceClassification, datas
             records = replace(records, labels=torch.tensor(dataset.label_ids))
         labels = None if records.labels is None or dataset.label_ids is None else records.labels.tolist()
         known = (labels, records.texts) == (dataset.label_ids, dataset.fingerprint)
-        other = "other weights than this model has" if records.fingerprint != model_fingerprint(model) else None
+        other = "other weights than this model has" if not is_of(records.fingerprint, model) else None
         if (records.precision or precision_of(model)) != precision_of(model):
             other = f"precision {records.precision}, and this run is in {precision_of(model)}"
         if not known:

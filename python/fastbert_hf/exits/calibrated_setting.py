@@ -7,14 +7,14 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastbert_hf.beside import file_beside_weights
-from fastbert_hf.exits.fingerprint import model_fingerprint
+from fastbert_hf.exits.fingerprint import is_of, model_fingerprint
 from fastbert_hf.exits.plain_values import made_from
 from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.files import write_atomically
@@ -328,10 +328,11 @@ def find_setting(name_or_path: str | Path | None, model: Any, options: Mapping[s
 
 
 def _for_these_weights(setting: CalibratedSetting | None, found: str | Path, model: Any) -> CalibratedSetting | None:
-    if setting is None or setting.fingerprint == model_fingerprint(model):
-        if setting is not None:
-            model.resolve_speed(setting.rule, None, 1)  # layers that the model has
-        return setting
+    if setting is None:
+        return None
+    if is_of(setting.fingerprint, model):
+        model.resolve_speed(setting.rule, None, 1)  # layers that the model has
+        return replace(setting, fingerprint=model_fingerprint(model))
     warnings.warn(
         f"{found} was made for other weights than this model has now (it was trained on, or loaded in another dtype or "
         "with another configuration) and is left out: without a Speed every sample runs to full depth. Calibrate again",

@@ -37,6 +37,14 @@ def model_fingerprint(model: Any) -> str:
     return _fingerprint_of(model.state_dict(), json.dumps(fields, sort_keys=True, default=str))
 
 
+def is_of(fingerprint: str, model: Any) -> bool:
+    """Return whether a `model_fingerprint` is of this model; of a file of before, which took nothing but exit layers,
+    parameters and buffers, whether those are."""
+    if fingerprint == model_fingerprint(model):
+        return True
+    return fingerprint == _fingerprint_of(model.state_dict(), repr(list(model.config.exit_layers)))
+
+
 def full_depth_fingerprint(model: Any) -> str:
     """Return the same of what full depth runs alone: the backbone and the teacher classifier."""
     parts = ("backbone.", f"heads.{len(model.heads) - 1}.")

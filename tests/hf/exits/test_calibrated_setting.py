@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -184,14 +185,28 @@ def test_settings_of_before_are_read_and_written_anew(tmp_path, criterion, numbe
     assert CalibratedSetting.load(tmp_path) == setting
 
 
+def fingerprint_of_before(model: FastBertForSequenceClassification) -> str:
+    """Return that of exit layers, parameters and buffers, without the configuration."""
+    digest = hashlib.sha256(str(list(model.config.exit_layers)).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def test_a_trained_folder_of_before_is_loaded_with_its_setting(model, batch, tmp_path) -> None:
     model.save_pretrained(tmp_path)
     rule = {"layers": [1, 4], "speeds": [0.4, 0.6], "criterion": "top_k_entropy", "top_k": 3, "patience": 1}
-    content = written_before(rule, 2, model_fingerprint(model))
+    content = written_before(rule, 2, fingerprint_of_before(model))
     (tmp_path / SETTING_FILE).write_text(json.dumps(content))
     loaded = FastBertForSequenceClassification.from_pretrained(tmp_path)
     expected = model(**batch, speed=ExitRule((1, 4), (0.4, 0.6), "top_k_entropy", 3))
     assert torch.equal(loaded(**batch).exit_layer, expected.exit_layer) and expected.exit_layer.unique().numel() > 1
+    assert loaded.calibrated_setting.fingerprint == model_fingerprint(model)
+    with torch.no_grad():
+        loaded.heads[0].classifier.bias += 1
+    loaded.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="made for other weights"):
+        assert FastBertForSequenceClassification.from_pretrained(tmp_path).calibrated_setting is None
 
 
 @pytest.mark.parametrize("number", [3, 4])
