@@ -213,10 +213,15 @@ def tiny_data() -> ModuleDocstrings:
     def part(size: int, seed: int) -> ClassificationData:
         draw = np.random.default_rng(seed)
         labels = [number % 3 for number in range(size)]
-        texts = [" ".join([*draw.choice(fillers, draw.integers(1, 6)), words[label]]) for label in labels]
+        texts = [
+            " ".join(
+                [*draw.choice(fillers, draw.integers(1, 6)), words[label], f"{seed}.{number}"]
+            )  # seen nowhere else
+            for number, label in enumerate(labels)
+        ]
         return ClassificationData(texts, None, labels, ["a", "b", "c"])
 
-    return ModuleDocstrings(part(48, 0), part(400, 1), part(60, 2), {"python": "3"})
+    return ModuleDocstrings(part(48, 0), part(800, 1), part(60, 2), {"python": "3"})
 
 
 class Command:

@@ -73,6 +73,8 @@ def test_attentions_that_nobody_computes_are_refused(model: FastBertForSequenceC
 def test_embeddings_and_positions_of_the_callers_own(family: str) -> None:
     model = make_family(family)
     ids, mask = make_batch(3)
+    # RoBERTa's family counts no position for a token with the id of padding, which embeddings do not tell.
+    ids[(ids == model.config.backbone_config.pad_token_id) & (mask == 1)] += 1
     expected = model(ids, mask, speed=0.9)
     positions = model.check_batch(ids, mask).position_ids
     for call in (model, fastbert_kernels.patch(model, backend="reference")):
