@@ -130,8 +130,7 @@ def pool_unprojected(
 
     largest = tl.full([1, MAX_HEADS], -float("inf"), tl.float32)
     total = tl.zeros([1, MAX_HEADS], tl.float32)
-    # A sample without tokens has a tile, too, of nothing: its contexts are NaN then, instead of never written.
-    for start in range(0, tl.maximum(length, 1), BLOCK_TOKENS):
+    for start in range(0, length, BLOCK_TOKENS):
         token = start + tl.arange(0, BLOCK_TOKENS)
         in_sample = token < length
         scores = tl.zeros([BLOCK_TOKENS, MAX_HEADS], tl.float32)
@@ -171,9 +170,12 @@ def pool_unprojected(
             tl.store(after_ptr + place, contexts, mask=inside & is_head)
         tl.debug_barrier()
 
-    contexts_ptr += (tl.maximum(length, 1) - 1) // BLOCK_TOKENS % 2 * context_size  # those of the last tile
+    # Those of the last tile; of a sample without tokens, whose answer is NaN, the keys, since they were written.
+    tiles = tl.cdiv(length, BLOCK_TOKENS)
+    total = tl.where(tiles > 0, total, float("nan"))
+    last_ptr = keys_ptr + tl.minimum(tiles, 1) * (1 + (tiles + 1) % 2) * context_size
     pooled = _project(
-        contexts_ptr, total, num_heads, projection_weight_ptr, HIDDEN_SIZE, NARROW_SIZE, BLOCK_HIDDEN, WIDEN
+        last_ptr, total, num_heads, projection_weight_ptr, HIDDEN_SIZE, NARROW_SIZE, BLOCK_HIDDEN, WIDEN
     )
     pooled += tl.load(projection_bias_ptr + narrow)  # again: kept since Z_0 it would take registers of every tile
     tl.store(scorer_ptr + head * NARROW_SIZE + narrow, pooled, mask=is_head)
