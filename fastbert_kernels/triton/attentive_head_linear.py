@@ -174,9 +174,7 @@ def pool_unprojected(
     tiles = tl.cdiv(length, BLOCK_TOKENS)
     total = tl.where(tiles > 0, total, float("nan"))
     last_ptr = keys_ptr + tl.minimum(tiles, 1) * (1 + (tiles + 1) % 2) * context_size
-    pooled = _project(
-        last_ptr, total, num_heads, projection_weight_ptr, HIDDEN_SIZE, NARROW_SIZE, BLOCK_HIDDEN, WIDEN
-    )
+    pooled = _project(last_ptr, total, num_heads, projection_weight_ptr, HIDDEN_SIZE, NARROW_SIZE, BLOCK_HIDDEN, WIDEN)
     pooled += tl.load(projection_bias_ptr + narrow)  # again: kept since Z_0 it would take registers of every tile
     tl.store(scorer_ptr + head * NARROW_SIZE + narrow, pooled, mask=is_head)
     tl.debug_barrier()

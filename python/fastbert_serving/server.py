@@ -17,6 +17,10 @@ from fastapi import FastAPI
 
 DRAIN_SECONDS = 30
 
+# So long one thread keeps the interpreter from others that want it. The thread that computes wants it back behind every
+# step of the pool; with the 5 ms of Python it stood still for longer than short steps take.
+SWITCH_SECONDS = 5e-4
+
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that is bound, so that a taken port is told before the model is loaded.
@@ -86,12 +90,19 @@ class Server(uvicorn.Server):
             )
         )
         self._ready = ready
+        self._switch_before = sys.getswitchinterval()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Warm up, then listen."""
         await super().startup(sockets)
         if self.started:
+            sys.setswitchinterval(SWITCH_SECONDS)
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let nobody in, and wait for those who are."""
+        await super().shutdown(sockets)
+        sys.setswitchinterval(self._switch_before)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

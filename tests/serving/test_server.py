@@ -292,6 +292,20 @@ def test_who_was_let_in_has_an_answer_when_the_server_ends(tokenizer, monkeypatc
         server.predict("bad")
 
 
+def test_threads_hand_over_sooner_while_a_server_runs(tokenizer):
+    from fastbert_serving.server import SWITCH_SECONDS
+    from helpers.serving import patched_model, running
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(3e-3)
+    try:
+        with running(patched_model(), tokenizer):
+            assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+        assert sys.getswitchinterval() == pytest.approx(3e-3)
+    finally:
+        sys.setswitchinterval(before)
+
+
 def test_a_fault_says_no_more_than_that_it_is_one(server, monkeypatch, caplog):
     def fail(*arguments):
         raise ZeroDivisionError(f"a good film, in {os.getcwd()}")
