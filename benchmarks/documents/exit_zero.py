@@ -31,7 +31,8 @@ def _sentence(family: str, result: Result) -> str:
         )
     setting = result["tasks"][0]["times"]["rows"][-1]["setting"].partition(",")[0]
     return (
-        f"At {setting}: {'; '.join(gains)}. {result['machine']['threads']} cores, {in_words(family, result)}, "
+        f"Adopted 6-layer MiniLM classifiers, at {setting}: {'; '.join(gains)}. "
+        f"{result['machine']['threads']} cores, {in_words(family, result)}, "
         f"{result['machine']['date'][:10]}: `benchmarks/results/exit_zero_cpu_{family}.json`."
     )
 

@@ -25,8 +25,8 @@ STEP_SECONDS = 5e-4
 WORTHWHILE_SECONDS = 8 * STEP_SECONDS
 
 # A step that is not full runs all layers that are left where those take no longer. Whoever comes meanwhile waits for so
-# long at most, and would seldom catch up: steps of a few texts through thin layers spent more on their ends than that
-# saves, and gave answers 1.05 to 1.2 times as late as batches that run to their end (`benchmarks/serve.py --simulate`).
+# long at most, and would seldom catch up: a few texts in steps through thin layers spend more on the ends of steps than
+# company saves, on a virtual clock too (`benchmarks/serve.py --simulate`).
 WHOLE_SECONDS = 0.02
 
 _SMALLEST, _LARGEST = 32, 8192  # tokens of the batches that are measured
