@@ -16,17 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
+from adopting import commands
 from adopting.measure import EAGER, measure
 from adopting.models import TASKS, Texts, adopted, fine_tuned, packaged_backbone
-from families import result_name
 from fastbert_hf.files import write_atomically
-from harness import RESULTS, markdown_table, save
+from harness import markdown_table
 
 BATCH = 32
 MAX_DISAGREEMENT = 0.01
@@ -104,41 +100,15 @@ def _share(count: int, texts: int) -> str:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--run", type=Path, default=Path("adopted-out"), help="folder of the models")
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--backbone", help="folder of a pretrained model; the packaged 6-layer MiniLM by default")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats; medians are reported")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
-    parser.add_argument("--quick", action="store_true", help="a few texts and one round; writes nothing")
-    options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error("--rounds must be 1 or more")
+    options = commands.parse_arguments(__doc__, argv)
     options.max_disagreement = QUICK_DISAGREEMENT if options.quick else MAX_DISAGREEMENT
-    if options.quick:
-        options.rounds = 1
-    missing = [str(options.data / name) for name in options.tasks if not (options.data / name / "train.tsv").exists()]
-    if missing:
-        parser.error(f"there is no {', '.join(missing)}; choose another --data, or tasks that are there with --tasks")
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_arguments(argv)
-    transformers.utils.logging.set_verbosity_error()
-    result: dict[str, Any] = {
-        "baseline": EAGER,
-        "max_disagreement": options.max_disagreement,
-        "rounds": options.rounds,
-        "threads": torch.get_num_threads(),
-        "tasks": [],
-    }
-    for name in options.tasks:
-        result["tasks"].append(run_task(name, options))
-        print(table(result), flush=True)
-        if not options.quick:
-            save(options.out, result_name("adopted_classifiers"), result, table(result))
+    settings = {"baseline": EAGER, "max_disagreement": options.max_disagreement}
+    commands.run_tasks("adopted_classifiers", options, settings, run_task, table)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from transformers import AutoTokenizer
 
 import fastbert_kernels
+from adopting import commands
 from adopting.measure import batches_of
 from adopting.models import TASKS, Texts, adopted, fine_tuned, packaged_backbone, tokenised
-from families import result_name
 from fastbert_hf import ExitRule, FastBertForSequenceClassification
 from fastbert_hf.analysis.bag_of_words import train_bag_of_words
 from fastbert_hf.calibration import ExitRecords, Objective, calibrate, record_exits
@@ -36,7 +35,7 @@ from fastbert_hf.data import join_texts
 from fastbert_hf.files import folder_written_atomically
 from fastbert_hf.timing import ratio, time_interleaved
 from fastbert_hf.training import distill_exit_zero
-from harness import RESULTS, markdown_table, save
+from harness import markdown_table
 from zero.rules import Family, best_rule, splits
 
 BATCH = 32
@@ -213,41 +212,16 @@ def _accuracy(found: dict[str, float] | None) -> str:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--run", type=Path, default=Path("adopted-out"), help="folder of the models")
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=["ag_news", "sst2", "mrpc"])
-    parser.add_argument("--backbone", help="folder of a pretrained model; the packaged 6-layer MiniLM by default")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats; medians are reported")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
-    parser.add_argument("--quick", action="store_true", help="a few texts, splits and one round; writes nothing")
-    options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error("--rounds must be 1 or more")
+    options = commands.parse_arguments(__doc__, argv, tasks=("ag_news", "sst2", "mrpc"))
     options.splits, options.timed, options.max_disagreement = SPLITS, TIMED, MAX_DISAGREEMENT
     if options.quick:
-        options.rounds, options.splits, options.timed, options.max_disagreement = 1, QUICK_SPLITS, TIMED[:1], 0.2
-    missing = [str(options.data / name) for name in options.tasks if not (options.data / name / "train.tsv").exists()]
-    if missing:
-        parser.error(f"there is no {', '.join(missing)}; choose another --data, or tasks that are there with --tasks")
+        options.splits, options.timed, options.max_disagreement = QUICK_SPLITS, TIMED[:1], 0.2
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_arguments(argv)
-    transformers.utils.logging.set_verbosity_error()
-    result: dict[str, Any] = {
-        "splits": options.splits,
-        "rounds": options.rounds,
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg(),
-        "tasks": [],
-    }
-    for name in options.tasks:
-        result["tasks"].append(run_task(name, options))
-        print(table(result), flush=True)
-        if not options.quick:
-            save(options.out, result_name("exit_zero"), result, table(result))
+    commands.run_tasks("exit_zero", options, {"splits": options.splits, "load": os.getloadavg()}, run_task, table)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import random
 import secrets
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -30,18 +29,14 @@ os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
 )  # the servers that wait take no core from those that have their turn
 
-import torch
-
 from families import result_name
 from fastbert_kernels.threads import processors
-from harness import RESULTS, markdown_table, save
-from serving.subjects import planned, synthetic_texts
+from harness import markdown_table, save
 from soaking.clients import asking
+from soaking.command_line import asked, parser_of
 from soaking.ledger import Ledger
 from soaking.process import ServerProcess
 from soaking.questions import questions_of
-
-_TEXTS = 120
 
 
 class Turn(NamedTuple):
@@ -125,17 +120,12 @@ def _page(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="One server process against one for each processor.")
+    parser = parser_of("One server process against one for each processor.", "MiniLM-L6")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
-    parser.add_argument("--clients", type=int, default=16, help="together, in each turn")
-    parser.add_argument("--shape", default="MiniLM-L6", choices=["tiny", "MiniLM-L6"], help="of the model")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result files")
     options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as name:
-        folder, texts = Path(name), sorted(set(synthetic_texts(_TEXTS)))
-        subject = planned(folder, options.shape, texts, torch.float32)
-        result = {"model": subject.name, **compare(subject.fastbert, folder, texts, options)}
+    with asked(options.shape) as (name, model, folder, texts):
+        result = {"model": name, **compare(model, folder, texts, options)}
     page = _page(result)
     print(page)
     save(options.out, result_name("server_processes"), result, page)

@@ -21,14 +21,12 @@ Writes soak_cpu_FAMILY.json and .md (families.py); the exit status is 1 where so
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
 import secrets
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -37,12 +35,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the server, the clients and others share the cores
 
-import torch
-
 from families import result_name
-from harness import RESULTS, markdown_table, save
-from serving.subjects import planned, synthetic_texts
+from harness import markdown_table, save
 from soaking.clients import asking
+from soaking.command_line import asked, parser_of
 from soaking.intruder import SECRET, Intruder
 from soaking.ledger import Ledger
 from soaking.process import ServerProcess, connect
@@ -50,7 +46,6 @@ from soaking.questions import Expected, questions_of
 
 LOAD = 0.8  # of what the server answers when each client asks again at once
 MOST_GROWTH = 0.05  # of the memory, from the second fifth of the time to the last
-_TEXTS = 120
 _ROUND_SECONDS = 300.0
 _END_SECONDS = 1.5  # under load before the server is killed, and before it is told to end
 _MOST_WAIT_SECONDS = 300.0
@@ -265,17 +260,11 @@ def _page(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="A server under load, beside a client that does what none should.")
+    parser = parser_of("A server under load, beside a client that does what none should.", "tiny")
     parser.add_argument("--minutes", type=float, default=30.0, help="under load, before it is killed")
-    parser.add_argument("--clients", type=int, default=16, help="that ask at the same time")
-    parser.add_argument("--shape", default="tiny", choices=["tiny", "MiniLM-L6"], help="of the model")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result files")
     options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as name:
-        folder, texts = Path(name), sorted(set(synthetic_texts(_TEXTS)))
-        subject = planned(folder, options.shape, texts, torch.float32)
-        soak = Soak(subject.fastbert, folder, texts, options.clients)
-        result = {"model": subject.name} | soak.run(60 * options.minutes)
+    with asked(options.shape) as (name, model, folder, texts):
+        result = {"model": name} | Soak(model, folder, texts, options.clients).run(60 * options.minutes)
     page = _page(result)
     print(page)
     save(options.out, result_name("soak"), result, page)

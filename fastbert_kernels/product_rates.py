@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from fastbert_kernels import _extension
+from fastbert_kernels.measured_once import MeasuredOnce
 from fastbert_kernels.ops.packing import product_operand
 
 VARIABLE = "FASTBERT_PRODUCT_RATES"
@@ -62,20 +62,8 @@ class ProductRates:
         return {name: round(self.of(name), 1) for name in ("float32", "bfloat16", "int8")}
 
 
-class _Measured:
-    """The rates of this process by the shape of the layers. Those of a parent hold in a forked child, too."""
-
-    def __init__(self) -> None:
-        self.rates: dict[tuple[int, int], ProductRates] = {}
-        self.renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self.lock = threading.Lock()
-
-
-_measured = _Measured()
+# By the hidden and intermediate size of the layers.
+_measured: MeasuredOnce[tuple[int, int], ProductRates] = MeasuredOnce()
 
 
 def product_rates(width: int, inner: int) -> ProductRates:
@@ -91,10 +79,7 @@ def product_rates(width: int, inner: int) -> ProductRates:
     """
     if (given := os.environ.get(VARIABLE)) is not None:
         return _from_variable(given, width, inner)
-    with _measured.lock:
-        if (width, inner) not in _measured.rates:
-            _measured.rates[width, inner] = _chosen(measure(width, inner))
-        return _measured.rates[width, inner]
+    return _measured.get((width, inner), lambda: _chosen(measure(width, inner)))
 
 
 def measure(width: int, inner: int) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import threading
 import warnings
 
@@ -14,6 +13,7 @@ import fastbert_kernels
 from fastbert_kernels import precision, product_rates
 from fastbert_kernels.engine.dtypes import PRODUCTS, MixedInt8
 from fastbert_kernels.engine.packed import Results
+from fastbert_kernels.measured_once import MeasuredOnce
 from helpers.models import padded_batch, spread_model
 
 if fastbert_kernels.backends._cpu_unavailable() is not None:
@@ -199,7 +199,7 @@ def test_the_faster_way_of_bfloat16_is_taken():
 
 def test_measured_once_for_each_shape_by_whatever_thread(monkeypatch):
     monkeypatch.delenv(product_rates.VARIABLE)
-    monkeypatch.setattr(product_rates, "_measured", product_rates._Measured())
+    monkeypatch.setattr(product_rates, "_measured", MeasuredOnce())
     asked = []
 
     def measure(width, inner):
@@ -215,16 +215,6 @@ def test_measured_once_for_each_shape_by_whatever_thread(monkeypatch):
     assert asked == [(384, 1536)]
     assert product_rates.product_rates(768, 3072).float32 == 82.0
     assert product_rates.product_rates(384, 1536).float32 == 81.0
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_child_forked_in_the_middle_of_a_measurement_measures(monkeypatch):
-    monkeypatch.delenv(product_rates.VARIABLE)
-    with product_rates._measured.lock:
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if product_rates._measured.lock.acquire(timeout=5) else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_every_way_of_this_processor_has_a_rate(monkeypatch):

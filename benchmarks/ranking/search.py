@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import random
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from fastbert_hf.docstrings import LIBRARIES, clean_paragraph, find_libraries, python_files
+from fastbert_hf.docstrings import DEFINITIONS, LIBRARIES, clean_paragraph, docstrings_of, find_libraries, python_files
 
 MOST_CHARACTERS = 600  # of a document
 _FEWEST_WORDS = {"query": 4, "document": 8}
@@ -54,7 +51,7 @@ def read_pairs(most: int, seed: int) -> list[Pair]:
     pairs: dict[str, Pair] = {}
     documents: set[str] = set()
     for file in files:
-        for docstring in _docstrings_of(file):
+        for docstring in docstrings_of(file, DEFINITIONS):
             pair = pair_of(docstring)
             if pair is not None and pair.query.lower() not in pairs and pair.document not in documents:
                 documents.add(pair.document)
@@ -74,17 +71,6 @@ def pair_of(docstring: str) -> Pair | None:
     pair = Pair(clean_paragraph(sentence), clean_paragraph(rest)[:MOST_CHARACTERS])
     enough = all(len(getattr(pair, part).split()) >= fewest for part, fewest in _FEWEST_WORDS.items())
     return pair if enough else None
-
-
-def _docstrings_of(file: Path) -> list[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's sources
-            tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # templates and deliberately broken files
-        return []
-    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    return [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
 
 
 class Bm25:

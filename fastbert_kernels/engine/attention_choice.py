@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+
+from fastbert_kernels.measured_once import MeasuredOnce
 
 VARIABLE = "FASTBERT_ATTENTION"
 
@@ -98,20 +99,8 @@ def _nearest(tokens: int, length: float) -> Shape:
     return (1024 if tokens < 4096 else 16384), (128 if length <= 256 else 512)
 
 
-class _Measured:
-    """The choices of this process by device, dtype, number and size of heads; a forked child has its parent's."""
-
-    def __init__(self) -> None:
-        self.choices: dict[tuple[object, ...], AttentionChoice] = {}
-        self.renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self.lock = threading.Lock()
-
-
-_measured = _Measured()
+# By device, dtype, number and size of heads.
+_measured: MeasuredOnce[tuple[torch.device, torch.dtype, int, int], AttentionChoice] = MeasuredOnce()
 
 
 def choice_for(
@@ -145,13 +134,12 @@ def choice_for(
         return UNMEASURED
     if wanted is not None:
         return AttentionChoice({}, wanted)
-    key = device, dtype, num_heads, head_size
-    with _measured.lock:
-        if key not in _measured.choices:
-            ways = [way for way in WAYS if way != VARLEN or varlen_takes(dtype, head_size)]
-            chosen_clock = partial(_device_seconds, device) if clock is None else clock
-            _measured.choices[key] = AttentionChoice(measure(ways, make_call, chosen_clock))
-        return _measured.choices[key]
+
+    def measured() -> AttentionChoice:
+        ways = [way for way in WAYS if way != VARLEN or varlen_takes(dtype, head_size)]
+        return AttentionChoice(measure(ways, make_call, partial(_device_seconds, device) if clock is None else clock))
+
+    return _measured.get((device, dtype, num_heads, head_size), measured)
 
 
 def measure(ways: list[str], make_call: MakeCall, clock: Clock) -> dict[Shape, dict[str, float]]:

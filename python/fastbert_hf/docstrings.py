@@ -18,6 +18,9 @@ from fastbert_hf.data import ClassificationData
 STANDARD_LIBRARY = "stdlib"
 LIBRARIES = ("networkx", "numpy", STANDARD_LIBRARY, "sympy", "torch")
 
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
 _MIN_WORDS = 5
 # A single huge module should not fill a split.
 _MAX_PER_MODULE = 60
@@ -128,22 +131,25 @@ def python_files(root: Path) -> Iterator[Path]:
 
 def unused_paragraphs(file: Path, used: set[str]) -> list[str]:
     """First paragraphs in `file` that are not in `used` yet, which they are added to."""
+    paragraphs = []
+    for docstring in docstrings_of(file, (ast.Module, *DEFINITIONS)):
+        paragraph = clean_paragraph(docstring)
+        key = re.sub(r"[^a-z]", "", paragraph.lower())
+        if len(paragraph.split()) >= _MIN_WORDS and key not in used:
+            used.add(key)
+            paragraphs.append(paragraph)
+    return paragraphs
+
+
+def docstrings_of(file: Path, kinds: tuple[type[Documented], ...]) -> list[str]:
+    """The docstrings in `file`, "" where there is none, of `kinds` of the nodes of `ast`; none if it does not parse."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's sources
             tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):  # templates and deliberately broken files
         return []
-    paragraphs = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        paragraph = clean_paragraph(ast.get_docstring(node) or "")
-        key = re.sub(r"[^a-z]", "", paragraph.lower())
-        if len(paragraph.split()) >= _MIN_WORDS and key not in used:
-            used.add(key)
-            paragraphs.append(paragraph)
-    return paragraphs
+    return [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
 
 
 def clean_paragraph(docstring: str) -> str:

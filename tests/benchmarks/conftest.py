@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+from transformers import BertConfig, BertModel
+
+from helpers.training import make_tokenizer
 
 
 @pytest.fixture
@@ -23,3 +26,15 @@ def two_class_data(tmp_path):
                 lines.append(f"{label}\t{text}")
         (folder / f"{part}.tsv").write_text("\n".join(lines) + "\n")
     return tmp_path / "data"
+
+
+@pytest.fixture
+def quick_run(two_class_data, tmp_path, monkeypatch):
+    """Arguments of a benchmark of adopted classifiers that runs quickly, from a backbone of 3 layers; the working
+    directory, where it puts its models, is a new one."""
+    backbone, tokenizer = tmp_path / "backbone", make_tokenizer()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(backbone)
+    tokenizer.save_pretrained(backbone)
+    monkeypatch.chdir(tmp_path)
+    return ["--data", str(two_class_data), "--tasks", "sst2", "--backbone", str(backbone), "--quick"]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from transformers import BertConfig, BertModel
 
 import adopted_classifiers as benchmark
 from adopting.models import TASKS, Texts
-from helpers.training import make_tokenizer
 
 
 def test_no_text_has_two_parts(two_class_data):
@@ -17,16 +15,10 @@ def test_no_text_has_two_parts(two_class_data):
     assert len({text for part in parts for text in part.texts}) == 300
 
 
-def test_from_a_backbone_to_the_table(two_class_data, tmp_path, monkeypatch):
-    backbone, tokenizer = tmp_path / "backbone", make_tokenizer()
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(backbone)
-    tokenizer.save_pretrained(backbone)
-    monkeypatch.chdir(tmp_path)
-    arguments = ["--data", str(two_class_data), "--tasks", "sst2", "--backbone", str(backbone), "--quick"]
-    benchmark.main([*arguments, "--out", str(tmp_path / "results")])
+def test_from_a_backbone_to_the_table(quick_run, tmp_path):
+    benchmark.main([*quick_run, "--out", str(tmp_path / "results")])
     assert not (tmp_path / "results").exists()
-    options = benchmark.parse_arguments(arguments)
+    options = benchmark.parse_arguments(quick_run)
     case = benchmark.run_task("sst2", options)  # of the models that are there
     eager, whole, early, *auto = case["rows"]
     assert eager["other_labels_than_eager"] == 0 and eager["over_eager"] == 1

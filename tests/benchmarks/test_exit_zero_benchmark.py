@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
 import exit_zero as benchmark
 from fastbert_hf.calibration import ExitRecords, simulate
 from fastbert_hf.flops import ModelShape
 from fastbert_hf.machine import describe_machine
-from helpers.training import make_tokenizer
 from measured import readers
 from zero.rules import Family, best_rule, splits
 
@@ -43,16 +41,10 @@ def test_the_other_half_measures(records):
     assert simulate(records.rows(torch.arange(100)), rule).flops_speedup >= 2
 
 
-def test_from_a_backbone_to_the_table(two_class_data, tmp_path, monkeypatch):
-    backbone, tokenizer = tmp_path / "backbone", make_tokenizer()
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(backbone)
-    tokenizer.save_pretrained(backbone)
-    monkeypatch.chdir(tmp_path)
-    arguments = ["--data", str(two_class_data), "--tasks", "sst2", "--backbone", str(backbone), "--quick"]
-    benchmark.main([*arguments, "--out", "results"])
+def test_from_a_backbone_to_the_table(quick_run, tmp_path):
+    benchmark.main([*quick_run, "--out", str(tmp_path / "results")])
     assert not (tmp_path / "results").exists()
-    options = benchmark.parse_arguments(arguments)
+    options = benchmark.parse_arguments(quick_run)
     case = benchmark.run_task("sst2", options)  # of the models that are there
     rows = {row["setting"]: row for row in case["times"]["rows"]}
     assert rows[benchmark.ALONE]["mean_exit_layer"] == 0 and rows[benchmark.ALONE]["left_at_layer_0"] == 1

@@ -7,6 +7,7 @@ import torch
 
 from fastbert_kernels.engine import attention, attention_choice
 from fastbert_kernels.engine.attention_choice import DENSE, PADDED, SHAPES, UNMEASURED, VARLEN, WAYS, AttentionChoice
+from fastbert_kernels.measured_once import MeasuredOnce
 from helpers.op_inputs import cu_seqlens_of
 
 GPU = torch.device("cuda", 0)
@@ -34,7 +35,7 @@ def make_call(way, shape):
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(attention_choice, "_measured", attention_choice._Measured())
+    monkeypatch.setattr(attention_choice, "_measured", MeasuredOnce())
     monkeypatch.delenv(attention_choice.VARIABLE, raising=False)
 
 

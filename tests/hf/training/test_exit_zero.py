@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -15,32 +16,21 @@ from fastbert_hf.calibration.simulation import simulate
 from fastbert_hf.data import TextData, TokenisedDataset
 from fastbert_hf.exits.calibrated_setting import Objective
 from fastbert_hf.exits.rule import ExitRule
-from fastbert_hf.training import distill, distill_exit_zero, fine_tune
+from fastbert_hf.training import distill, distill_exit_zero
 from fastbert_hf.training import exit_zero as module
 from helpers.training import (
-    QUICK,
     QUICK_DISTILLATION,
     changed,
     make_data,
-    make_model,
     make_multi_label_data,
     make_tokenizer,
     snapshot,
 )
 
 
-@pytest.fixture(scope="module")
-def fine_tuned() -> Any:
-    model = make_model()
-    fine_tune(model, make_tokenizer(), make_data(), replace(QUICK, epochs=8))
-    return model.state_dict()
-
-
 @pytest.fixture
 def model(fine_tuned: Any) -> Any:
-    fresh = make_model()
-    fresh.load_state_dict(fine_tuned)
-    return fresh.eval()
+    return copy.deepcopy(fine_tuned).eval()
 
 
 def logits_at(model: Any, data: TextData, head: int) -> torch.Tensor:

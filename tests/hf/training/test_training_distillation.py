@@ -29,13 +29,6 @@ from helpers.training import (
 )
 
 
-@pytest.fixture(scope="module")
-def fine_tuned() -> FastBertForSequenceClassification:
-    model = make_model()
-    fine_tune(model, make_tokenizer(), make_data(), replace(QUICK, epochs=8))
-    return model
-
-
 def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """Sum over the last dimension of p log(p / q)."""
     return (p * (p / q).log()).sum(-1)
