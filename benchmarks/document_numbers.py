@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from documents import accuracy_and_time, calibration, demo, parts, plain, rates, reranking, training
+from documents import accuracy_and_time, calibration, demo, many_classes, parts, plain, rates, reranking, training
 from documents.adopted import adopted
 from documents.agreement import agreement
 from documents.exit_zero import exit_zero, sentences
@@ -61,6 +61,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "calibration power": calibration.power(_result(folder, "calibration_power")),
         "walk": training.walked(_result(folder, "walk_cpu")),
         "training rules": training.rules(_result(folder, "training_rules")),
+        "many classes": many_classes.criteria(_result(folder, "many_classes_cpu")),
         "reranking": reranking.sections(results_by_family(folder, "reranking")),
     }
 
