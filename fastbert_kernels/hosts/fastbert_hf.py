@@ -25,6 +25,7 @@ from fastbert_kernels.hosts.bert_layers import activation_of, has_position_bias,
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.exit_zero import ask_exit_zero, logits_at_zero, staying
 from fastbert_kernels.hosts.guard import differences, is_code_of_its_package
+from fastbert_kernels.hosts.packed_inputs import packed_tokens, padded_inputs
 from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
 from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
 from fastbert_kernels.hosts.scores import scores
@@ -197,7 +198,7 @@ def forward_packed(
         ValueError: shapes do not fit, a text has no token or too many, or a Speed that `resolve_speed` refuses.
         RuntimeError: the model is in train mode.
     """
-    tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
+    tokens = packed_tokens(model, input_ids, cu_seqlens, token_type_ids)
     size = cu_seqlens.shape[0] - 1
     resolved = model.resolve_speed(speed, speedup, size)
     return NotImplemented if size == 0 else _output(_run(model, encoder, tokens, resolved))
@@ -229,7 +230,7 @@ def score_packed(
     Raises:
         TypeError, ValueError: as `forward_packed`.
     """
-    tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
+    tokens = packed_tokens(model, input_ids, cu_seqlens, token_type_ids)
     depth = encoder.depth
     # Nothing changes by less than 0, so that all stay, and what they remember is their score.
     speeds = tuple(0.0 if layer in layers else None for layer in range(1, depth + 1))
@@ -249,7 +250,9 @@ def _score_padded(
     """Answer a call of `score_packed` by the model's own layers."""
     from fastbert_hf.passes import run_while_kept
 
-    return run_while_kept(model, model.check_batch(*_padded(model, input_ids, cu_seqlens, token_type_ids)), **asked)
+    return run_while_kept(
+        model, model.check_batch(*padded_inputs(model, input_ids, cu_seqlens, token_type_ids)), **asked
+    )
 
 
 @torch.no_grad()
@@ -262,21 +265,7 @@ def _forward_padded(
     speedup: float | None = None,
 ) -> Any:
     """Answer a call of `forward_packed` by the model's `forward`."""
-    return model.forward(*_padded(model, input_ids, cu_seqlens, token_type_ids), speed=speed, speedup=speedup)
-
-
-def _padded(
-    model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return ids, mask and segments [B, L] of texts without padding, after their checks."""
-    tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
-    lengths = tokens.cu_seqlens.diff()
-    valid = torch.arange(tokens.max_seqlen, device=input_ids.device) < lengths[:, None]
-
-    def pad(ids: Tensor) -> Tensor:
-        return ids.new_zeros(valid.shape).masked_scatter_(valid, ids)
-
-    return pad(input_ids), valid.long(), None if token_type_ids is None else pad(token_type_ids)
+    return model.forward(*padded_inputs(model, input_ids, cu_seqlens, token_type_ids), speed=speed, speedup=speedup)
 
 
 def pack(
@@ -298,7 +287,7 @@ def pack(
     Raises:
         TypeError, ValueError: as `forward_packed`.
     """
-    return _embedded(model, encoder, _check_packed(model, input_ids, cu_seqlens, token_type_ids), speed)
+    return _embedded(model, encoder, packed_tokens(model, input_ids, cu_seqlens, token_type_ids), speed)
 
 
 @torch.no_grad()
@@ -320,7 +309,7 @@ def enter(
     Raises:
         TypeError, ValueError, RuntimeError: as `forward_packed`.
     """
-    tokens = _check_packed(model, input_ids, cu_seqlens, token_type_ids)
+    tokens = packed_tokens(model, input_ids, cu_seqlens, token_type_ids)
     resolved = model.resolve_speed(speed, speedup, cu_seqlens.shape[0] - 1)
     rule = rule_of(resolved, model.config.exit_layers)
     if not resolved.asks(0) or cu_seqlens.shape[0] == 1:
@@ -353,65 +342,6 @@ def inference_precision(model: Any, encoder: Encoder) -> str:
 
 def _precision_of_weights(model: Any) -> str:
     return str(model.dtype).removeprefix("torch.")
-
-
-def _check_packed(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> Tokens:
-    from fastbert_hf.backbones import num_segments, uncounted_id, vocabulary
-    from fastbert_hf.inputs import check_packed_ids
-
-    if model.training:
-        raise RuntimeError("rows without padding are answered in eval mode only; call model.eval() first")
-    given = {"input_ids": input_ids, "cu_seqlens": cu_seqlens, "token_type_ids": token_type_ids}
-    for name, tensor in given.items():
-        if tensor is None and name == "token_type_ids":
-            continue
-        if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.int64, torch.int32):
-            raise TypeError(
-                f"{name} must be an int64 or int32 tensor, not {getattr(tensor, 'dtype', type(tensor).__name__)}"
-            )
-        if tensor.dim() != 1:
-            raise ValueError(f"{name} must have one dimension, not shape {list(tensor.shape)}")
-    if cu_seqlens.device.type != "cpu":
-        raise ValueError(f"cu_seqlens must be in host memory, not on {cu_seqlens.device}: give cu_seqlens.cpu()")
-    count, bounds = input_ids.shape[0], cu_seqlens.tolist()
-    lengths = [end - begin for begin, end in itertools.pairwise(bounds)]
-    if not bounds or bounds[0] != 0 or bounds[-1] != count or min(lengths, default=1) < 1:
-        raise ValueError(
-            f"cu_seqlens must ascend from 0 to the number of tokens, {count}, with at least one token a text; it is "
-            f"{bounds if len(bounds) <= 10 else [*bounds[:10], '...']}"
-        )
-    longest, most = max(lengths, default=0), model.config.max_position_embeddings
-    if longest > most:
-        raise ValueError(
-            f"text {lengths.index(longest)} has {longest} tokens, which exceeds the backbone's {most} positions; "
-            "truncate it"
-        )
-    if token_type_ids is not None:
-        if token_type_ids.shape != input_ids.shape or token_type_ids.device != input_ids.device:
-            raise ValueError(
-                f"token_type_ids must be as input_ids, {list(input_ids.shape)} on {input_ids.device}, not "
-                f"{list(token_type_ids.shape)} on {token_type_ids.device}"
-            )
-        if num_segments(model.backbone) <= 1:
-            if bool((token_type_ids != 0).any()):
-                raise ValueError("token_type_ids must be 0: this backbone does not tell segments apart; leave them out")
-            token_type_ids = None
-    check_packed_ids(input_ids, token_type_ids, vocabulary(model.backbone), num_segments(model.backbone))
-
-    def send(numbers: list[int], dtype: torch.dtype) -> Tensor:
-        on_gpu = input_ids.is_cuda  # from pinned memory, so that nobody waits
-        return torch.tensor(numbers, dtype=dtype, pin_memory=on_gpu).to(input_ids.device, non_blocking=True)
-
-    begins = send(bounds[:-1], torch.int64).repeat_interleave(send(lengths, torch.int64), output_size=count)
-    uncounted = uncounted_id(model.backbone)
-    if uncounted is None:
-        positions = torch.arange(count, device=input_ids.device) - begins
-    else:
-        counted = input_ids != uncounted
-        numbers = counted.cumsum(dim=0)  # of each token, from 1, if it counts
-        before = torch.cat((numbers.new_zeros(1), numbers))[begins]
-        positions = (numbers - before) * counted + uncounted
-    return Tokens(input_ids, positions, token_type_ids, send(bounds, torch.int32), longest)
 
 
 def _run(model: Any, encoder: Encoder, tokens: Tokens, resolved: Any) -> Results:

@@ -1,0 +1,103 @@
+"""Texts of a `fastbert_hf` model whose tokens lie one text behind the other, as a caller gives them: checks, and the
+position of every token."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbert_kernels.hosts.backbones import Tokens
+
+
+def packed_tokens(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> Tokens:
+    """Return what the embeddings take; arguments and errors as in `fastbert_hf.forward_packed` of the hosts."""
+    from fastbert_hf.backbones import num_segments, uncounted_id, vocabulary
+    from fastbert_hf.inputs import check_packed_ids
+
+    if model.training:
+        raise RuntimeError("rows without padding are answered in eval mode only; call model.eval() first")
+    bounds, lengths = _check_shapes(input_ids, cu_seqlens, token_type_ids)
+    longest, most = max(lengths, default=0), model.config.max_position_embeddings
+    if longest > most:
+        raise ValueError(
+            f"text {lengths.index(longest)} has {longest} tokens, which exceeds the backbone's {most} positions; "
+            "truncate it"
+        )
+    if token_type_ids is not None:
+        if token_type_ids.shape != input_ids.shape or token_type_ids.device != input_ids.device:
+            raise ValueError(
+                f"token_type_ids must be as input_ids, {list(input_ids.shape)} on {input_ids.device}, not "
+                f"{list(token_type_ids.shape)} on {token_type_ids.device}"
+            )
+        if num_segments(model.backbone) <= 1:
+            if bool((token_type_ids != 0).any()):
+                raise ValueError("token_type_ids must be 0: this backbone does not tell segments apart; leave them out")
+            token_type_ids = None
+    check_packed_ids(input_ids, token_type_ids, vocabulary(model.backbone), num_segments(model.backbone))
+
+    def send(numbers: list[int], dtype: torch.dtype) -> Tensor:
+        on_gpu = input_ids.is_cuda  # from pinned memory, so that nobody waits
+        return torch.tensor(numbers, dtype=dtype, pin_memory=on_gpu).to(input_ids.device, non_blocking=True)
+
+    texts = send(lengths, torch.int64)
+    begins = send(bounds[:-1], torch.int64).repeat_interleave(texts, output_size=input_ids.shape[0])
+    positions = _positions(input_ids, begins, uncounted_id(model.backbone))
+    return Tokens(input_ids, positions, token_type_ids, send(bounds, torch.int32), longest)
+
+
+def _positions(input_ids: Tensor, begins: Tensor, uncounted: int | None) -> Tensor:
+    """Return the position of every token in its text, int64 [T].
+
+    Args:
+        input_ids: [T].
+        begins: int64 [T], where the text of each token begins.
+        uncounted: the id whose tokens count no position and have that number for theirs, behind which the others begin,
+            as in RoBERTa; None where all tokens count, from 0.
+    """
+    if uncounted is None:
+        return torch.arange(input_ids.shape[0], device=input_ids.device) - begins
+    counted = input_ids != uncounted
+    numbers = counted.cumsum(dim=0)  # of each token, from 1, if it counts
+    before = torch.cat((numbers.new_zeros(1), numbers))[begins]
+    return (numbers - before) * counted + uncounted
+
+
+def _check_shapes(input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> tuple[list[int], list[int]]:
+    """Return `cu_seqlens` as numbers, and the length of every text."""
+    given = {"input_ids": input_ids, "cu_seqlens": cu_seqlens, "token_type_ids": token_type_ids}
+    for name, tensor in given.items():
+        if tensor is None and name == "token_type_ids":
+            continue
+        if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.int64, torch.int32):
+            raise TypeError(
+                f"{name} must be an int64 or int32 tensor, not {getattr(tensor, 'dtype', type(tensor).__name__)}"
+            )
+        if tensor.dim() != 1:
+            raise ValueError(f"{name} must have one dimension, not shape {list(tensor.shape)}")
+    if cu_seqlens.device.type != "cpu":
+        raise ValueError(f"cu_seqlens must be in host memory, not on {cu_seqlens.device}: give cu_seqlens.cpu()")
+    count, bounds = input_ids.shape[0], cu_seqlens.tolist()
+    lengths = [end - begin for begin, end in itertools.pairwise(bounds)]
+    if not bounds or bounds[0] != 0 or bounds[-1] != count or min(lengths, default=1) < 1:
+        raise ValueError(
+            f"cu_seqlens must ascend from 0 to the number of tokens, {count}, with at least one token a text; it is "
+            f"{bounds if len(bounds) <= 10 else [*bounds[:10], '...']}"
+        )
+    return bounds, lengths
+
+
+def padded_inputs(
+    model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return ids, mask and segments [B, L] of texts without padding, after their checks."""
+    tokens = packed_tokens(model, input_ids, cu_seqlens, token_type_ids)
+    lengths = tokens.cu_seqlens.diff()
+    valid = torch.arange(tokens.max_seqlen, device=input_ids.device) < lengths[:, None]
+
+    def pad(ids: Tensor) -> Tensor:
+        return ids.new_zeros(valid.shape).masked_scatter_(valid, ids)
+
+    return pad(input_ids), valid.long(), None if token_type_ids is None else pad(token_type_ids)
