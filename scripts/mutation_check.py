@@ -26,7 +26,8 @@ from pathlib import Path
 from faults import FAULTS, CheckError, Fault
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ["CMakeLists.txt", "README.md", "pyproject.toml", "setup.py", "csrc", "fastbert_kernels", "python", "tests"]
+COPIED = ["CMakeLists.txt", "README.md", "pyproject.toml", "setup.py"]
+COPIED += ["benchmarks", "csrc", "fastbert_kernels", "python", "tests"]  # the tests have host doubles in benchmarks
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header"]
 HANGS = 5  # a test run that takes so many times what it takes without a fault hangs, which is a way to be caught
 FOLDERS = {

@@ -13,3 +13,11 @@ def test_every_fault_can_be_planted():
     listed = subprocess.run([sys.executable, str(SCRIPT), "--list"], capture_output=True, text=True, check=False)
     assert listed.returncode == 0, listed.stdout + listed.stderr
     assert len(listed.stdout.splitlines()) > 50
+
+
+def test_the_copy_has_what_the_tests_import(monkeypatch, pytestconfig):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from mutation_check import COPIED
+
+    roots = {path.name for path in pytestconfig.getini("pythonpath")}
+    assert {"csrc", "fastbert_kernels", "python", *roots} <= set(COPIED)

@@ -39,7 +39,7 @@ class Tokens:
 
 def embedding_differences(backbone: Any) -> list[str]:
     """Name what keeps `embed` from computing what the backbone's own embeddings do, one phrase for each."""
-    from fastbert_hf.backbones import SUPPORTED_BACKBONES
+    from fastbert_hf.backbone_families import SUPPORTED_BACKBONES
 
     own = backbone.embeddings
     found: list[str] = []
@@ -61,9 +61,10 @@ def embedding_differences(backbone: Any) -> list[str]:
 def embed(backbone: Any, encoder: Encoder, tokens: Tokens) -> Tensor:
     """Return what the first layer takes, [T, H] of the encoder's dtype."""
     from fastbert_hf import backbones
+    from fastbert_hf.backbone_families import SUPPORTED_BACKBONES
 
     words = backbone.embeddings.word_embeddings.weight
-    known = backbone.config.model_type in backbones.SUPPORTED_BACKBONES and is_plain(backbone.embeddings.parameters())
+    known = backbone.config.model_type in SUPPORTED_BACKBONES and is_plain(backbone.embeddings.parameters())
     if not known or not isinstance(encoder, CompiledEncoder) or words.dtype != torch.float32:
         # The host's own work token by token too.
         segments = None if tokens.segments is None else tokens.segments[None]

@@ -18,7 +18,8 @@ from fastbert_cli.errors import CommandError, faults_explained, foreign_files
 from fastbert_cli.inputs import MODEL_REMEDY, is_fastbert, look_at_model
 from fastbert_cli.options import UNPATCHED, Patching
 from fastbert_hf.adoption import adopt
-from fastbert_hf.backbones import check_backbone_config, read_field
+from fastbert_hf.backbone_families import read_field
+from fastbert_hf.backbone_faults import check_backbone_config
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.exits.criteria import ONE_OUTPUT
 from fastbert_hf.modeling import FastBertForSequenceClassification

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from fastbert_hf import backbones
+from fastbert_hf import backbone_faults, backbones
 from fastbert_hf.classifiers import PlainHead, plain_head
 from fastbert_hf.configuration import FastBertConfig
 from fastbert_hf.heads import PooledHead
@@ -137,7 +137,7 @@ def _load(name_or_path: str) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(name_or_path)
     if config.model_type == FastBertConfig.model_type:
         raise ValueError(f"{name_or_path} is a FastBERT already; `fastbert distill` trains its students on")
-    backbones.check_backbone_config(config)
+    backbone_faults.check_backbone_config(config)
     with backbones.pickles_refused(name_or_path):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name_or_path, config=config, dtype=torch.float32, output_loading_info=True
@@ -224,7 +224,7 @@ def _head_of(model: Any) -> PlainHead:
             f"{kind} {_REFUSED}: its head is not known. Known are the ...ForSequenceClassification of BERT, RoBERTa, "
             "XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ERNIE, data2vec and MPNet in Transformers"
         )
-    backbones.check_backbone_config(model.base_model.config)
+    backbone_faults.check_backbone_config(model.base_model.config)
     if model.num_labels > 1 and model.config.problem_type == "regression":
         raise ValueError(
             f"this {kind} {_REFUSED}: it gives {model.num_labels} scores, and early exits are for one. "

@@ -1,135 +1,24 @@
-"""Backbones: the one place that knows the families of encoders, their names for things and how they are called.
+"""Backbones: how encoders are built, loaded and called.
 
 A backbone is a text encoder of Transformers with BERT's embeddings (tokens, absolute positions, perhaps segments) and
-post-LayerNorm layers called as `layer(hidden, mask)`. The families in `SUPPORTED_BACKBONES` are known by name; any
-other type is judged by the parts of the model that `AutoModel` builds for it.
+post-LayerNorm layers called as `layer(hidden, mask)`. `backbone_families` knows where the
+families have their parts, `backbone_faults` what is no backbone.
 """
 
 from __future__ import annotations
 
-import inspect
 import pickle
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 
-SUPPORTED_BACKBONES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
-
-# Transformers' own. Others, which a configuration names like "owner/repository", it would fetch from the hub and run.
-ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
-
-# Position 0 of these is token padding_idx + 1 of the table.
-_POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "data2vec-text", "mpnet"})
-
-
-def _with_bias(*modules: str) -> frozenset[str]:
-    return frozenset(f"{module}.{name}" for module in modules for name in ("weight", "bias"))
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Where a kind of backbone has its layers, and what the fields of its configuration are called."""
-
-    layers: str
-    attention: str  # within a layer; it returns the probabilities behind the states
-    layer_parameters: frozenset[str]
-    field_names: Mapping[str, str] = field(default_factory=dict)  # where they differ from BERT's
-    constants: Mapping[str, Any] = field(default_factory=dict)  # what BERT's configuration has and this one has not
-    # Attention adds what the distance of two tokens says, from a table of the encoder that all layers share. Layers of
-    # that kind have eager attention only, and return its probabilities themselves.
-    relative_positions: bool = False
-    padding_id: int | None = None  # behind which positions count, where it is not the configuration's
-
-
-_BERT = _Family(
-    layers="encoder.layer",
-    attention="attention.self",
-    layer_parameters=_with_bias(
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "attention.output.LayerNorm",
-        "intermediate.dense",
-        "output.dense",
-        "output.LayerNorm",
-    ),
-)
-_DISTILBERT = _Family(
-    layers="transformer.layer",
-    attention="attention",
-    layer_parameters=_with_bias(
-        "attention.q_lin",
-        "attention.k_lin",
-        "attention.v_lin",
-        "attention.out_lin",
-        "sa_layer_norm",
-        "ffn.lin1",
-        "ffn.lin2",
-        "output_layer_norm",
-    ),
-    field_names={"intermediate_size": "hidden_dim", "hidden_act": "activation"},
-    constants={"layer_norm_eps": 1e-12},
-)
-_MPNET = _Family(
-    layers="encoder.layer",
-    attention="attention.attn",
-    layer_parameters=_with_bias(
-        "attention.attn.q",
-        "attention.attn.k",
-        "attention.attn.v",
-        "attention.attn.o",
-        "attention.LayerNorm",
-        "intermediate.dense",
-        "output.dense",
-        "output.LayerNorm",
-    ),
-    relative_positions=True,
-    padding_id=1,
-)
-_FAMILIES = {"distilbert": _DISTILBERT, "mpnet": _MPNET}  # the others are like BERT, or not supported
-_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "layer_norm_eps",
-    "hidden_act",
-    "max_position_embeddings",
-)
-
-
-def read_field(config: PreTrainedConfig, name: str) -> Any:
-    """A size or setting of the encoder layers by BERT's name for it, whatever the family calls it.
-
-    Args:
-        config: of a backbone that `check_backbone_config` lets pass.
-        name: `hidden_size`, `num_hidden_layers`, `num_attention_heads`, `intermediate_size`, `layer_norm_eps` or
-            `hidden_act`.
-    """
-    family = _family(config)
-    if name in family.constants:
-        return family.constants[name]
-    return getattr(config, family.field_names.get(name, name))
-
-
-def first_position(config: PreTrainedConfig) -> int:
-    """Row of the position table that the first token of a sample takes: 0, or padding_idx + 1 in RoBERTa's family."""
-    if config.model_type not in _POSITIONS_BEHIND_PADDING:
-        return 0
-    padding_id = _family(config).padding_id
-    return (config.pad_token_id if padding_id is None else padding_id) + 1
+from fastbert_hf.backbone_families import family_of, without_pooler
+from fastbert_hf.backbone_faults import fault_of_config, fault_of_structure, unsupported
 
 
 def uncounted_id(backbone: PreTrainedModel) -> int | None:
@@ -146,37 +35,19 @@ def uncounted_id(backbone: PreTrainedModel) -> int | None:
     return padding_id
 
 
-def longest_input(config: PreTrainedConfig) -> int:
-    """The longest input, in tokens, that the backbone has positions for."""
-    return config.max_position_embeddings - first_position(config)
-
-
-def check_backbone_config(config: PreTrainedConfig) -> None:
-    """Raise `ValueError`, with the reason, unless `config` describes an encoder that FastBERT can put exit heads on."""
-    try:
-        reason = _fault_of_config(config)
-        if reason is None and config.model_type not in SUPPORTED_BACKBONES:
-            with torch.device("meta"):
-                reason = _fault_of_structure(_build(config))
-    except Exception as error:  # Transformers has hundreds of types, and any may fail in its own way
-        reason = f"Transformers cannot build it here ({' '.join(str(error).split())})"
-    if reason is not None:
-        raise _unsupported(config, reason)
-
-
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """The backbone that `config` describes, without pooler, with random weights.
 
     Raises:
         ValueError: it is not an encoder that FastBERT can put exit heads on.
     """
-    reason = _fault_of_config(config)
+    reason = fault_of_config(config)
     if reason is not None:
-        raise _unsupported(config, reason)
-    backbone = _build(config)
-    reason = _fault_of_structure(backbone)
+        raise unsupported(config, reason)
+    backbone = AutoModel.from_config(config, **without_pooler(config))
+    reason = fault_of_structure(backbone)
     if reason is not None:
-        raise _unsupported(config, reason)
+        raise unsupported(config, reason)
     return backbone
 
 
@@ -196,7 +67,7 @@ def load_backbone(name_or_path: str, config: PreTrainedConfig) -> PreTrainedMode
     """
     with pickles_refused(name_or_path):
         backbone, info = AutoModel.from_pretrained(
-            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **_without_pooler(config)
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **without_pooler(config)
         )
     if info["missing_keys"]:
         raise RuntimeError(f"{name_or_path} lacks parameters of the backbone: {sorted(info['missing_keys'])}")
@@ -227,7 +98,7 @@ def pickles_refused(source: Any) -> Iterator[None]:
 
 def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
     """The encoder layers, first to last."""
-    return cast(nn.ModuleList, backbone.get_submodule(_family(backbone.config).layers))
+    return cast(nn.ModuleList, backbone.get_submodule(family_of(backbone.config).layers))
 
 
 def num_segments(backbone: PreTrainedModel) -> int:
@@ -253,7 +124,7 @@ def embed(
     Args:
         backbone: from `build_backbone`.
         input_ids: int64 or int32 [B, L]; `None` with `inputs_embeds`.
-        position_ids: int64 [B, L], rows of the position table; see `first_position`.
+        position_ids: int64 [B, L], rows of the position table; see `backbone_families.first_position`.
         token_type_ids: int64 or int32 [B, L], or `None` for 0; not looked at by a backbone without segments.
         inputs_embeds: float [B, L, E] in place of rows of the word embeddings.
 
@@ -279,7 +150,7 @@ def make_layer_mask(backbone: PreTrainedModel, hidden: torch.Tensor, valid: torc
         valid: bool [B, L].
     """
     mask = create_bidirectional_mask(backbone.config, hidden, valid)
-    if not _family(backbone.config).relative_positions:
+    if not family_of(backbone.config).relative_positions:
         return mask
     encoder: Any = backbone.encoder
     bias = encoder.compute_position_bias(hidden[:1])  # [1, heads, L, L]
@@ -305,128 +176,13 @@ def run_layer_with_attention(
         raise ValueError(
             f'{kind} attention has no probabilities to return; call model.set_attn_implementation("eager") first'
         )
-    if _family(backbone.config).relative_positions:
+    if family_of(backbone.config).relative_positions:
         return layer(hidden, layer_mask, output_attentions=True)
     found: list[torch.Tensor] = []
     # A layer keeps them to itself. Transformers' own hooks would stay, and a patched model give way to them for good.
-    attention = layer.get_submodule(_family(backbone.config).attention)
+    attention = layer.get_submodule(family_of(backbone.config).attention)
     handle = attention.register_forward_hook(lambda module, inputs, output: found.append(output[1]))
     try:
         return run_layer(layer, hidden, layer_mask), found[0]
     finally:
         handle.remove()
-
-
-def fault_of_attention(config: PreTrainedConfig) -> str:
-    """Return why the attention implementation that `config` names is not taken."""
-    known = ", ".join(map(str, ATTENTION[1:]))
-    return (
-        f"its configuration names the attention {config._attn_implementation!r}, which is none of Transformers' own "
-        f"({known}); take it out of config.json"
-    )
-
-
-def _family(config: PreTrainedConfig) -> _Family:
-    return _FAMILIES.get(config.model_type, _BERT)
-
-
-def _build(config: PreTrainedConfig) -> PreTrainedModel:
-    return AutoModel.from_config(config, **_without_pooler(config))
-
-
-def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    model_class: Any = MODEL_MAPPING[type(config)]  # of some types several classes, none of them with such a setting
-    parameters = inspect.signature(model_class).parameters if inspect.isclass(model_class) else {}
-    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
-
-
-def _unsupported(config: PreTrainedConfig, reason: str) -> ValueError:
-    model_type = config.model_type
-    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        reason = f"it is a decoder ({reason})"
-    return ValueError(
-        f"backbone type {model_type!r} is not supported: {reason}; supported are {', '.join(SUPPORTED_BACKBONES)} and "
-        "other encoders of text with BERT's embeddings and post-LayerNorm layers"
-    )
-
-
-def _fault_of_config(config: PreTrainedConfig) -> str | None:
-    if type(config) not in MODEL_MAPPING:
-        return "AutoModel does not know it"
-    family, attention = _family(config), config._attn_implementation
-    if attention not in ATTENTION:
-        return fault_of_attention(config)
-    if family.relative_positions and attention not in (None, "eager"):
-        return f"its attention uses relative positions, which {attention} attention has no place for; take eager"
-    if getattr(config, "is_encoder_decoder", False):
-        return "it is an encoder with a decoder"
-    if getattr(config, "is_decoder", False):
-        return "is_decoder is set, and the backbone must be an encoder"
-    if (
-        getattr(config, "position_embedding_type", "absolute") not in (None, "absolute")
-        or getattr(config, "relative_attention", False)
-        or (hasattr(config, "relative_attention_num_buckets") and not family.relative_positions)
-    ):
-        return "its attention uses relative positions"
-    missing = [
-        name
-        for name in _FIELDS
-        if name not in family.constants and not hasattr(config, family.field_names.get(name, name))
-    ]
-    if missing:
-        return f"its configuration has no {', '.join(missing)}"
-    if config.model_type in _POSITIONS_BEHIND_PADDING and config.pad_token_id is None:
-        return "its positions count from the padding token, and pad_token_id is not set"
-    return None
-
-
-def _fault_of_structure(backbone: PreTrainedModel) -> str | None:
-    config = backbone.config
-    family = _family(config)
-    layers: Any = dict(backbone.named_modules()).get(family.layers)
-    if not isinstance(layers, nn.ModuleList) or not len(layers):
-        return f"it has no encoder layers in {family.layers}"
-    for layer in layers:
-        reason = _fault_of_layer(layer, family)
-        if reason is not None:
-            return reason
-    tables = {"word_embeddings.weight", "position_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"}
-    embeddings: Any = getattr(backbone, "embeddings", None)
-    own = _parameter_names(embeddings) if isinstance(embeddings, nn.Module) else set()
-    missing = sorted(tables - own)
-    if missing:
-        return f"its embeddings lack {', '.join(missing)} (its positions are relative, or rotary, or its own)"
-    extra = sorted(own - tables - {"token_type_embeddings.weight"})
-    known: tuple[str, ...] = ("embeddings.", "embeddings_project.", f"{family.layers}.")
-    if family.relative_positions:
-        known += ("encoder.relative_attention_bias.",)
-    extra += sorted(name for name in _parameter_names(backbone) if not name.startswith(known))
-    if extra:
-        return f"it has parts that the encoders of text do not share: {', '.join(extra[:3])}"
-
-    if not backbone._supports_sdpa and not family.relative_positions:
-        return "its attention is of its own kind, not the one that Transformers' encoders share"
-    behind_padding = config.model_type in _POSITIONS_BEHIND_PADDING
-    if (embeddings.position_embeddings.padding_idx is not None) != behind_padding:
-        return "where its positions begin is not known"
-    return None
-
-
-def _fault_of_layer(layer: nn.Module, family: _Family) -> str | None:
-    own = _parameter_names(layer)
-    missing, extra = sorted(family.layer_parameters - own), sorted(own - family.layer_parameters)
-    if {"attention.output.LayerNorm.weight", "output.LayerNorm.weight"} & set(missing) and any(
-        re.search(r"(^|[._])(ln|layer_?norm)[._]", name, re.IGNORECASE) for name in extra
-    ):
-        return f"its layers are pre-LayerNorm ({', '.join(extra[:2])})"
-    if missing or extra:
-        return f"its layers are not BERT's (missing {missing[:3]}, in their place {extra[:3]})"
-    for module in layer.modules():
-        holds_parameters = any(True for _ in module.parameters(recurse=False))
-        if holds_parameters and not isinstance(module, nn.Linear | nn.LayerNorm):
-            return f"its layers are made of {type(module).__name__}, not of Linear and LayerNorm"
-    return None
-
-
-def _parameter_names(module: nn.Module) -> set[str]:
-    return {name for name, _ in module.named_parameters()}

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
-from fastbert_hf.backbones import ATTENTION, check_backbone_config, fault_of_attention, longest_input, read_field
+from fastbert_hf.backbone_families import longest_input, read_field
+from fastbert_hf.backbone_faults import ATTENTION, check_backbone_config, fault_of_attention
 from fastbert_hf.bag import DEFAULT_BUCKETS, MOST_BUCKETS
 from fastbert_hf.heads import ACTIVATIONS, ATTENTIVE_ACTIVATIONS, POOLINGS
 

@@ -193,7 +193,7 @@ def make_position_ids(
 
     Args:
         valid: the attention mask, bool [B, L].
-        first_position: position of the first valid token; see `backbones.first_position`.
+        first_position: position of the first valid token; see `backbone_families.first_position`.
         counted: bool [B, L], False where a token has the row before the first one and moves no other
             (`backbones.uncounted_id`); `None`: all of them count.
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, initialization
 
-from fastbert_hf import backbones, passes
+from fastbert_hf import backbone_faults, backbones, passes
 from fastbert_hf.bag import HashedBag
 from fastbert_hf.configuration import FastBertConfig
 from fastbert_hf.data.seen import SeenTexts
@@ -47,9 +47,9 @@ _BACKBONE_OVERRIDES = (
 class FastBertForSequenceClassification(SavedModel):
     """Text classifier whose samples may leave after any encoder layer that has an exit head (Liu et al., ACL 2020).
 
-    `backbone` is an encoder of Transformers without pooler (`backbones.py` says which); `heads` holds one exit head for
-    each entry of `config.exit_layers`, of which the last is the teacher classifier and the others are the student
-    classifiers; that at 0, exit zero, is a `HashedBag`, which reads token ids. Made with `from_backbone` from a
+    `backbone` is an encoder of Transformers without pooler (`backbone_faults.py` says which); `heads` holds one exit
+    head for each entry of `config.exit_layers`, of which the last is the teacher classifier and the others are the
+    student classifiers; that at 0, exit zero, is a `HashedBag`, which reads token ids. Made with `from_backbone` from a
     pretrained encoder, or with `from_pretrained` from a saved FastBERT.
 
     `calibrated_setting` is what a calibration chose for these weights, or `None`: how samples leave when a call names
@@ -123,7 +123,7 @@ class FastBertForSequenceClassification(SavedModel):
         if unknown:
             raise TypeError(f"unknown setting(s) {unknown}; from_backbone takes {list(_BACKBONE_OVERRIDES)}")
         backbone_config = AutoConfig.from_pretrained(name_or_path)
-        backbones.check_backbone_config(backbone_config)
+        backbone_faults.check_backbone_config(backbone_config)
         backbone = backbones.load_backbone(name_or_path, backbone_config)
         config = FastBertConfig(
             backbone_config=backbone_config,
