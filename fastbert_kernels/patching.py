@@ -2,118 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import inspect
 import types
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import fx, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch import nn
 
 from fastbert_kernels import backends
-from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts import find_host
-from fastbert_kernels.hosts.base import Host, OwnForward
-from fastbert_kernels.hosts.derived import Derived
-from fastbert_kernels.precision import Precision, settle
+from fastbert_kernels.hosts.base import Host
+from fastbert_kernels.patched_calls import (
+    ON_DEMAND,
+    PATCH,
+    Patch,
+    WarmUp,
+    extra_repr,
+    make_forward,
+    make_method,
+    make_training_method,
+)
+from fastbert_kernels.precision import settle
 from fastbert_kernels.threads import survives_fork
 
 Model = TypeVar("Model", bound=nn.Module)
-
-_PATCH = "_fastbert_patch"  # where a patched instance carries its Patch
-ON_DEMAND: Literal["on demand"] = "on demand"  # of `warm_up`
-WarmUp = tuple[tuple[int, int, int], ...] | Literal["on demand"]
-_ONE_GRAPH = (
-    "a tracer or exporter needs one graph for all inputs, but here the data decides which layers run. Serve the "
-    "patched model from Python; or unpatch(model) and export it at full depth (fastbert_hf: without speed), or its "
-    "backbone alone"
-)
-
-
-@dataclass
-class Patch:
-    """What a patched instance carries. It holds no module, parameter or buffer of its own: the state dict stays as it
-    was."""
-
-    host: Host
-    encoder: Derived[Encoder] | None  # None: to be made at the next call
-    backend: str
-    precision: Precision
-    warm_up: WarmUp = ()
-    attention: Any = None  # as of `Encoder.attention`
-    warm: Encoder | None = None  # the one that was warmed up
-    forward: Any = None  # of the model's class, for which the host's answers
-    functions: dict[str, Any] = field(default_factory=dict)  # what the instance has as methods, beside the patch
-    previous: dict[str, Any] = field(default_factory=dict)  # attributes that the instance itself, not its class, had
-    said: set[str] = field(default_factory=set)  # warnings, each of which is given once
-
-    def added(self, model: nn.Module, name: str) -> bool:
-        """Return whether an attribute of the instance is the patch's; somebody may have put another in its place."""
-        return getattr(model.__dict__.get(name), "__func__", None) is self.functions[name]
-
-    def own(self, model: nn.Module, name: str) -> Any:
-        """The method that this patch took the place of."""
-        return self.previous.get(name) or types.MethodType(getattr(type(model), name), model)
-
-    @torch.compiler.disable  # identities and counters mean nothing to a tracer
-    def current(self, model: nn.Module) -> Encoder:
-        """Return the encoder of the model as it is now.
-
-        Raises:
-            ValueError: modules were changed so that only they themselves know what they compute.
-        """
-        if getattr(type(model), "forward", None) is not self.forward:
-            raise ValueError(f"the forward of {type(model).__name__} was replaced on the class")
-        if self.encoder is None or not self.encoder.guard.intact():
-            self.encoder = self.host.encoder(model, self.precision.dtype, self.backend)
-        if not self.host.inference_only and self.encoder.guard.in_train_mode():
-            raise ValueError(
-                "a layer or exit head within it is in train mode, where dropout is active; call model.eval()"
-            )
-        return self.warmed(model, self.encoder.get())
-
-    def warmed(self, model: nn.Module, encoder: Encoder) -> Encoder:
-        """Return an encoder of the model, warmed up, if that was asked for."""
-        if self.warm_up and encoder is not self.warm:
-            if isinstance(self.warm_up, str):
-                encoder.record_on_demand()
-            else:
-                rules = () if self.host.usual_rules is None else self.host.usual_rules(model)
-                entrance = None if self.host.entrance is None else self.host.entrance(model)
-                encoder.warm_up(self.warm_up, rules, entrance)
-            self.warm = encoder
-        return encoder
-
-    def say_once(self, message: str) -> None:
-        """Warn the caller of the model, unless the same was said before."""
-        if message not in self.said:
-            self.said.add(message)
-            warnings.warn(message, RuntimeWarning, stacklevel=6)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Patch:
-        return Patch(
-            self.host,
-            None,  # of the copied model, whose modules nobody has looked at yet
-            self.backend,
-            self.precision,
-            self.warm_up,
-            self.attention,
-            forward=self.forward,
-            functions=self.functions,
-            previous=copy.deepcopy(self.previous, memo),
-            said=set(self.said),
-        )
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a patched model cannot be pickled: call fastbert_kernels.unpatch(model) first. "
-            "state_dict() and save_pretrained() work on a patched model"
-        )
 
 
 @survives_fork
@@ -197,15 +111,15 @@ def patch(
         encoder.attention,
         forward=type(model).forward,
         functions={
-            "forward": _make_forward(model),
-            "extra_repr": _extra_repr,
-            **{name: _make_method(function, host.own_ways.get(name)) for name, function in host.methods.items()},
-            **{name: _make_training_method(model, name) for name in host.training_methods},
+            "forward": make_forward(model),
+            "extra_repr": extra_repr,
+            **{name: make_method(function, host.own_ways.get(name)) for name, function in host.methods.items()},
+            **{name: make_training_method(model, name) for name in host.training_methods},
         },
     )
     state.warmed(model, encoder)
     state.previous = {name: model.__dict__[name] for name in state.functions if name in model.__dict__}
-    model.__dict__[_PATCH] = state
+    model.__dict__[PATCH] = state
     model.__dict__.update({name: types.MethodType(function, model) for name, function in state.functions.items()})
     return model
 
@@ -213,18 +127,18 @@ def patch(
 def unpatch(model: Model) -> Model:
     """Restores the model as it was before `patch`, but for methods that it was given since; does nothing to a model
     that is not patched. Returns the same object."""
-    state: Patch | None = model.__dict__.get(_PATCH)
+    state: Patch | None = model.__dict__.get(PATCH)
     if state is not None:
         for name in filter(functools.partial(state.added, model), state.functions):
             del model.__dict__[name]
             model.__dict__.update({name: state.previous[name]} if name in state.previous else {})
-        del model.__dict__[_PATCH]
+        del model.__dict__[PATCH]
     return model
 
 
 def is_patched(model: nn.Module) -> bool:
     """Whether `patch` is in force on this instance."""
-    return _PATCH in model.__dict__
+    return PATCH in model.__dict__
 
 
 def patch_of(model: nn.Module) -> Patch:
@@ -233,7 +147,7 @@ def patch_of(model: nn.Module) -> Patch:
     Raises:
         ValueError: it is not patched.
     """
-    state: Patch | None = model.__dict__.get(_PATCH)
+    state: Patch | None = model.__dict__.get(PATCH)
     if state is None:
         raise ValueError(f"this {type(model).__name__} is not patched; call fastbert_kernels.patch(model) first")
     return state
@@ -250,7 +164,7 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
         GFLOP/s of a core in the products of a layer; None where nothing was measured for a choice) and reason (for the
         choice; empty for the caller's own).
     """
-    state: Patch | None = model.__dict__.get(_PATCH)
+    state: Patch | None = model.__dict__.get(PATCH)
     if state is None:
         return None
     chosen = state.precision
@@ -281,7 +195,7 @@ def _check_warm_up(warm_up: Collection[tuple[int, int, int]] | str) -> WarmUp:
 
 def _check_forward(model: nn.Module) -> None:
     """Raise ValueError where somebody gave this instance another forward than its class has."""
-    state: Patch | None = model.__dict__.get(_PATCH)
+    state: Patch | None = model.__dict__.get(PATCH)
     ours = state is not None and state.added(model, "forward")
     own = (state.previous if state is not None and ours else model.__dict__).get("forward")
     if own is not None and getattr(own, "__func__", None) is not type(model).forward:
@@ -292,7 +206,7 @@ def _check_forward(model: nn.Module) -> None:
 
 
 def _check_methods(model: nn.Module, host: Host) -> None:
-    state = model.__dict__.get(_PATCH)
+    state = model.__dict__.get(PATCH)
     added = () if state is None else state.host.methods
     for name in host.methods:
         if name not in added and hasattr(model, name):
@@ -300,110 +214,3 @@ def _check_methods(model: nn.Module, host: Host) -> None:
                 f"this {type(model).__name__} has an attribute {name!r} of its own, where patch would add a method of "
                 "that name; rename it (in the class, if it comes from there)"
             )
-
-
-def _make_forward(model: nn.Module) -> Any:
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return _forward(self, *args, **kwargs)
-
-    return _dressed(forward, model.forward)
-
-
-def _make_training_method(model: nn.Module, name: str) -> Any:
-    def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        state: Patch = self.__dict__[_PATCH]
-        state.encoder = None
-        return state.own(self, name)(*args, **kwargs)
-
-    return _dressed(method, getattr(model, name))
-
-
-def _make_method(function: Callable[..., Any], own_way: Callable[..., Any] | None) -> Any:
-    @survives_fork
-    def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        _refuse_tracers(args, kwargs)
-        state: Patch = self.__dict__[_PATCH]
-        if own_way is None:
-            return function(self, state.current(self), *args, **kwargs)
-        result = _fast(self, state, function, args, kwargs)
-        return own_way(self, *args, **kwargs) if result is NotImplemented else result
-
-    _model, _encoder, *parameters = inspect.signature(function).parameters.values()
-    return _dressed(method, function, parameters)
-
-
-def _dressed(method: Any, original: Callable[..., Any], parameters: Sequence[inspect.Parameter] | None = None) -> Any:
-    """`method` with name, documentation and signature (for tools that look at it) of `original`; with the `parameters`
-    given, or those of `original`, behind self."""
-    functools.update_wrapper(method, original)
-    signature = inspect.signature(original)
-    receiver = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = tuple(signature.parameters.values()) if parameters is None else parameters
-    method.__signature__ = signature.replace(parameters=[receiver, *parameters])
-    del method.__wrapped__  # it would tie the method to this instance, also in copies
-    return method
-
-
-def _forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    state: Patch | None = model.__dict__.get(_PATCH)
-    if state is None:  # unpatched by now, and called by what somebody put around this forward
-        return type(model).forward(model, *args, **kwargs)
-    _refuse_tracers(args, kwargs)
-    if state.host.inference_only or not (model.training or torch.is_grad_enabled()):
-        result = _fast(model, state, state.host.forward, args, kwargs)
-        if result is not NotImplemented:
-            return result
-    elif not model.training:
-        state.say_once(
-            "this patched model was called with autograd on, so its own forward answered; "
-            "call it under torch.inference_mode() (or torch.no_grad()) for the fast path"
-        )
-    return state.own(model, "forward")(*args, **kwargs)
-
-
-@survives_fork
-def _fast(
-    model: nn.Module, state: Patch, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Return what a function of the host answers on the fast path, NotImplemented where the model's own forward has
-    to."""
-    if _autocast_is_on():
-        state.say_once(
-            "torch.autocast does not reach the layers of a patched model, which has the precision that patch(model, "
-            "dtype=...) gave it"
-        )
-    try:
-        encoder = state.current(model)
-    except ValueError as error:
-        state.say_once(
-            f"this model was changed after patch(model), and its own forward answers from now on, without the fast "
-            f"path: {error}"
-        )
-        return NotImplemented
-    try:
-        return function(model, encoder, *args, **kwargs)
-    except OwnForward as reason:
-        state.say_once(f"the model's own forward, not the fast path, answers calls with {reason}")
-        return NotImplemented
-
-
-def _autocast_is_on() -> bool:
-    return torch._C._is_any_autocast_enabled()
-
-
-def _refuse_tracers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise RuntimeError in everything that records one graph for all inputs."""
-    if (
-        torch.compiler.is_exporting()
-        or torch.jit.is_tracing()
-        or get_proxy_mode() is not None
-        or any(isinstance(value, fx.Proxy) for value in (*args, *kwargs.values()))
-    ):
-        raise RuntimeError(_ONE_GRAPH)
-
-
-def _extra_repr(model: nn.Module) -> str:
-    state: Patch = model.__dict__[_PATCH]
-    own = state.own(model, "extra_repr")
-    mark = f"patched by fastbert_kernels: backend={state.backend}, dtype={state.precision}"
-    return f"{own()}\n{mark}" if own() else mark

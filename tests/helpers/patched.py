@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fastbert_kernels
-from fastbert_kernels import patching
+from fastbert_kernels import patched_calls
 from fastbert_kernels.engine import loop
 from fastbert_kernels.engine.cuda_ends import CudaEnds
 
@@ -91,7 +91,7 @@ def record_asked_layers(monkeypatch):
 @contextlib.contextmanager
 def only_the_fast_path(model, without=None):
     """Meanwhile patched models of the class of `model` cannot call their own forward, nor any Linear in `without`."""
-    own, kind = patching.Patch.own, type(model)
+    own, kind = patched_calls.Patch.own, type(model)
     linear = set() if without is None else {part for part in without.modules() if isinstance(part, nn.Linear)}
     call = nn.Module.__call__
 
@@ -109,7 +109,7 @@ def only_the_fast_path(model, without=None):
         return call(module, *args, **kwargs)
 
     with (
-        unittest.mock.patch.object(patching.Patch, "own", checked_own),
+        unittest.mock.patch.object(patched_calls.Patch, "own", checked_own),
         unittest.mock.patch.object(nn.Module, "__call__", checked_call),
     ):
         yield model
