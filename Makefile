@@ -47,7 +47,7 @@ lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(VENV)/bin/clang-format --dry-run --Werror $(shell git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
-	$(PYTHON) -m mypy fastbert_kernels python/fastbert_hf python/fastbert_cli python/fastbert_serving
+	$(PYTHON) -m mypy fastbert_kernels python/fastbert_hf python/fastbert_cli python/fastbert_serving python/fastbert_ray
 	$(PYTHON) benchmarks/document_numbers.py --check
 
 clean:

@@ -66,7 +66,7 @@ done
 (cd / && "$work/from-sdist/bin/python" -c "
 import importlib.metadata
 names = {str(path) for path in importlib.metadata.files('fastbert-kernels')}
-for package in ('fastbert_kernels', 'fastbert_hf', 'fastbert_cli', 'fastbert_serving'):
+for package in ('fastbert_kernels', 'fastbert_hf', 'fastbert_cli', 'fastbert_serving', 'fastbert_ray'):
     assert f'{package}/py.typed' in names, package
 assert any(name.endswith('/LICENSE') for name in names)
 ")

@@ -32,11 +32,14 @@ def importers(folder: str, packages: set[str]) -> set[str]:
 
 
 def test_the_model_knows_neither_kernels_nor_command_line():
-    assert importers("python/fastbert_hf", {"fastbert_kernels", "fastbert_cli", "fastbert_serving"}) == set()
+    assert (
+        importers("python/fastbert_hf", {"fastbert_kernels", "fastbert_cli", "fastbert_serving", "fastbert_ray"})
+        == set()
+    )
 
 
 def test_the_kernels_know_models_in_hosts_only():
-    assert importers("fastbert_kernels", {"fastbert_cli", "fastbert_serving"}) == set()
+    assert importers("fastbert_kernels", {"fastbert_cli", "fastbert_serving", "fastbert_ray"}) == set()
     assert {Path(file).parent.name for file in importers("fastbert_kernels", {"fastbert_hf"})} == {"hosts"}
 
 
@@ -44,6 +47,14 @@ def test_the_server_is_no_part_of_the_command_line():
     assert importers("python/fastbert_serving", {"fastbert_cli"}) == set()
     users = importers("python/fastbert_cli", {"fastbert_serving"})
     assert {Path(file).parent.name for file in users} == {"serve"}
+
+
+def test_ray_stands_on_the_server_and_nothing_on_ray():
+    assert importers("python/fastbert_ray", {"fastbert_cli"}) == set()
+    for folder in ("python/fastbert_cli", "python/fastbert_serving"):
+        assert importers(folder, {"fastbert_ray", "ray"}) == set()
+    users = importers("python/fastbert_ray", {"fastbert_serving"})
+    assert users == {"python/fastbert_ray/deployment.py"}
 
 
 def test_benchmarks_import_neither_tests_nor_command_line():

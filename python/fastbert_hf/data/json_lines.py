@@ -25,7 +25,7 @@ def json_records(path: Path) -> Records:
                 yield place, None
                 continue
             try:
-                record = _parse(place, content)
+                record = parse_object(place, content)
                 if record.keys() != keys:
                     chosen = choose(list(record), place, "every line needs it, under the same name")
                     keys = set(record)
@@ -37,7 +37,7 @@ def json_records(path: Path) -> Records:
     return Records(Place(str(path)), rows)
 
 
-def _parse(place: Place, content: str) -> dict[str, Any]:
+def parse_object(place: Place, content: str) -> dict[str, Any]:
     try:
         record = json.loads(content, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
