@@ -3,10 +3,10 @@
     python benchmarks/host_time.py [--rounds 200]
 
 No GPU is needed, and none is used: CPU tensors stand for those of a GPU, the compiled module has stand-ins for its CUDA
-kernels (launches/), and so have Triton's driver and the kernel behind PyTorch's attention. CPU time of one thread, the
-least of the rounds. So these are lower bounds. What they leave out: the CUDA runtime's own time for a launch, 2 to 3 us
-each; the choice of a kernel for a product; pinned memory and events, which a PyTorch without CUDA does not have. The
-products of one row that run instead, on the CPU, are a part of their own.
+kernels and for the CUDA driver (launches/), and so have Triton's driver and the kernel behind PyTorch's attention. CPU
+time of one thread, the least of the rounds. So these are lower bounds. What they leave out: the CUDA runtime's own time
+for a launch, 2 to 3 us each; the choice of a kernel for a product; pinned memory and events, which a PyTorch without
+CUDA does not have. The products of one row that run instead, on the CPU, are a part of their own.
 """
 
 from __future__ import annotations
@@ -167,9 +167,9 @@ def parts_of_a_layer() -> dict[str, Part]:
         "the op compact": Part(compact, True, 0),
         "attention": Part(lambda: attention.packed_attention(qkv, batch.cu_seqlens, 64, HEADS), False),
         "bias and LayerNorm": Part(
-            lambda: elementwise.add_layer_norm_(rows, weights.output_bias, batch.hidden, *norm), False, 2
+            lambda: elementwise.add_layer_norm_(rows, weights.output_bias, batch.hidden, *norm), True, 2
         ),
-        "bias and GELU": Part(lambda: elementwise.bias_activation_(inner, weights.intermediate_bias, "gelu"), False, 1),
+        "bias and GELU": Part(lambda: elementwise.bias_activation_(inner, weights.intermediate_bias, "gelu"), True, 1),
         "products": Part(lambda: four_products(batch.hidden, qkv, inner, weights), False),
     }
 

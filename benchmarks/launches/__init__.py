@@ -18,6 +18,15 @@ _TABLE = "__dlpack_c_exchange_api__"  # see csrc/binding/dlpack.h
 _CAPSULE = b"dlpack_exchange_api"
 
 
+class DriverLaunch(ctypes.Structure):
+    """What the CUDA driver was given for a launch: parameters as their bits, `count` of them."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint64) for name in ("function", "blocks", "threads", "shared_bytes", "stream", "count")),
+        ("parameters", ctypes.c_uint64 * 16),
+    )
+
+
 class Launches:
     """The module in use: `fastbert_kernels` finds it in place of its own, and takes CPU tensors for those of a GPU."""
 
@@ -30,6 +39,7 @@ class Launches:
         self._library = ctypes.CDLL(str(path))
         self._library.table_on_gpu.restype = ctypes.c_void_p
         self._library.count_launches.restype = ctypes.c_int64
+        self._library.last_driver_launch.restype = ctypes.POINTER(DriverLaunch)
         self._library.compute(int(computing))
         _replace_table(self._library)
         spec = importlib.util.spec_from_file_location("fastbert_kernels._C", path)
@@ -45,6 +55,15 @@ class Launches:
     def count(self) -> int:
         """How many kernels were launched so far."""
         return self._library.count_launches()
+
+    @property
+    def last_of_driver(self) -> DriverLaunch:
+        """The last launch of a kernel that was not compiled with the module."""
+        return DriverLaunch.from_buffer_copy(self._library.last_driver_launch().contents)
+
+    def set_current(self, *, context: int = 1, stream: int = 0) -> None:
+        """Say which context is current in this thread, 0 for none, and which stream in all."""
+        self._library.set_current(ctypes.c_uint64(context), ctypes.c_uint64(stream))
 
 
 def missing() -> str | None:

@@ -14,6 +14,7 @@
 #include "binding/dlpack.h"
 #include "compact.h"
 #include "cuda_availability.h"
+#include "cuda_driver.h"
 #include "depth_graph.h"
 #include "pooled_exit_head.h"
 
@@ -33,8 +34,10 @@ int view_on_gpu(void* tensor, dlpack::Tensor* out) {
   return status;
 }
 
-int no_stream(int32_t, int32_t, void** out) {
-  *out = nullptr;
+void* stream = nullptr;
+
+int its_stream(int32_t, int32_t, void** out) {
+  *out = stream;
   return 0;
 }
 
@@ -190,9 +193,50 @@ std::string error_in_words(int) { return "a stand-in"; }
 
 }  // namespace fastbert::cuda
 
+namespace {
+
+// What the driver was last given.
+struct DriverLaunch {
+  uint64_t function, blocks, threads, shared_bytes, stream, count;
+  uint64_t parameters[16];
+};
+DriverLaunch last_launch = {};
+thread_local uint64_t context = 1;
+
+}  // namespace
+
+namespace fastbert::cuda_driver {
+
+void* current_context() { return reinterpret_cast<void*>(context); }
+
+int launch(const Kernel& kernel, uint32_t blocks, void* on, const Parameter* parameters, size_t count) {
+  ++launches;
+  last_launch = {reinterpret_cast<uint64_t>(kernel.function),
+                 blocks,
+                 kernel.threads,
+                 kernel.shared_bytes,
+                 reinterpret_cast<uint64_t>(on),
+                 count,
+                 {}};
+  for (size_t i = 0; i < count; ++i) last_launch.parameters[i] = parameters[i].bits;
+  return 0;
+}
+
+std::string error_in_words(int) { return "a stand-in"; }
+
+}  // namespace fastbert::cuda_driver
+
 extern "C" {
 
 [[gnu::visibility("default")]] int64_t count_launches() { return launches; }
+
+[[gnu::visibility("default")]] const DriverLaunch* last_driver_launch() { return &last_launch; }
+
+// The context is that of this thread.
+[[gnu::visibility("default")]] void set_current(uint64_t new_context, uint64_t new_stream) {
+  context = new_context;
+  stream = reinterpret_cast<void*>(new_stream);
+}
 
 [[gnu::visibility("default")]] void compute(int whether) { computing = whether != 0; }
 
@@ -202,7 +246,7 @@ extern "C" {
   table = *of_torch;
   view_of_torch = of_torch->view;
   table.view = view_on_gpu;
-  table.current_stream = no_stream;
+  table.current_stream = its_stream;
   return &table;
 }
 }

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+_functions = itertools.count(0x1000, 0x1000)
+
 
 class _Utils:
-    def load_binary(self, *arguments: Any) -> tuple[None, int, int, int, int]:
-        return None, 0, 0, 0, 1024  # module, function, registers, spills, most threads
+    def load_binary(self, *arguments: Any) -> tuple[str, int, int, int, int]:
+        return "loaded", next(_functions), 0, 0, 1024  # module, function, registers, spills, most threads
+
+    def unload_module(self, module: str) -> None: ...
 
     def get_device_properties(self, device: int) -> dict[str, int]:
         return {"max_shared_mem": 232448}

@@ -14,6 +14,7 @@ void bind_compact(pybind11::module_& module);
 void bind_embed(pybind11::module_& module);
 void bind_hashed_bag(pybind11::module_& module);
 void bind_heads(pybind11::module_& module);
+void bind_kept_launch(pybind11::module_& module);
 void bind_encoder(pybind11::module_& module);
 void bind_processor(pybind11::module_& module);
 

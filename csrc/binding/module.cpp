@@ -52,6 +52,7 @@ PYBIND11_MODULE(_C, module) {
   bind_encoder(module);
   bind_hashed_bag(module);
   bind_heads(module);
+  bind_kept_launch(module);
   bind_processor(module);
 #ifdef FASTBERT_WITH_CUDA
   module.attr("cuda_version") = FASTBERT_CUDA_VERSION;

@@ -127,6 +127,22 @@ Device Tensor::device(const char* name) const {
   return view_.device;
 }
 
+TensorKind Tensor::kind(const char* name) const {
+  const Device device = this->device(name);
+  if (view_.dimensions != 1 && view_.dimensions != 2)
+    throw py::value_error(std::string(name) + " must have one or two dimensions, not shape " +
+                          in_brackets(view_.shape, view_.dimensions));
+  check_place(name, device);
+  return {view_.dtype, device, view_.dimensions, view_.shape[view_.dimensions - 1]};
+}
+
+TensorOfKind Tensor::of_kind(const TensorKind& kind) const {
+  const bool same = readable_ && has_type(kind.dtype) && view_.device == kind.device &&
+                    view_.dimensions == kind.dimensions && view_.shape[view_.dimensions - 1] == kind.columns &&
+                    is_contiguous(view_);
+  return same ? TensorOfKind{memory(), view_.shape[0]} : TensorOfKind{nullptr, 0};
+}
+
 void check_on_cpu(const char* name, Device device) {
   if (!(device == kCpu))
     throw py::value_error(std::string(name) + " is on " + in_words(device) + ", for which this module has no kernels");

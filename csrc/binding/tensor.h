@@ -41,6 +41,19 @@ inline constexpr ElementType kElement<bool>{"torch.bool", {dlpack::kBool, 8, 1}}
 
 using Shape = std::initializer_list<int64_t>;
 
+// What tensors of one argument have in common from call to call.
+struct TensorKind {
+  dlpack::DataType dtype;
+  Device device;
+  int32_t dimensions;  // 1 or 2
+  int64_t columns;     // the last size
+};
+
+struct TensorOfKind {
+  void* memory;  // nullptr where the tensor is of another kind, is not contiguous, or has no memory
+  int64_t rows;  // the first size
+};
+
 class Tensor {
  public:
   Tensor() = default;
@@ -93,6 +106,11 @@ class Tensor {
 
   void check_same_dtype(const char* name, const Tensor& other) const;
   Device device(const char* name) const;
+
+  // Its kind, if it has one or two dimensions and is contiguous.
+  TensorKind kind(const char* name) const;
+  // For a caller that has another way for tensors of another kind: throws nothing.
+  TensorOfKind of_kind(const TensorKind& kind) const;
   int64_t element_bytes() const { return view_.dtype.bits * view_.dtype.lanes / 8; }
 
  private:

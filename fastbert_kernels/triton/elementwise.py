@@ -145,26 +145,16 @@ def bias_activation_(rows: Tensor, bias: Tensor, activation: str) -> Tensor:
     Returns:
         `rows`.
     """
+    if _bias_activation.launch_again(activation, (rows, bias), ()):
+        return rows
     _check_contiguous(rows)
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
     if rows.numel() > 0:
-        config = configs.BIAS_ACTIVATION
         columns = int(rows.shape[1])  # a constant of the kernel; under a tracer it may be a symbol
-        tiles = triton.cdiv(rows.shape[0], config.block_rows) * triton.cdiv(columns, config.block_columns)
+        constants = {"NUM_COLUMNS": columns, "GELU": activation == "gelu"}
         with _device_guard(rows):
-            _bias_activation.launch(
-                tiles,
-                (rows, bias),
-                (rows.shape[0],),
-                {
-                    "NUM_COLUMNS": columns,
-                    "GELU": activation == "gelu",
-                    "BLOCK_ROWS": config.block_rows,
-                    "BLOCK_COLUMNS": config.block_columns,
-                },
-                config.num_warps,
-            )
+            _bias_activation.launch(activation, (rows, bias), (), constants, configs.BIAS_ACTIVATION)
     return rows
 
 
@@ -192,6 +182,8 @@ def add_layer_norm_(
     Returns:
         `rows`.
     """
+    if _add_layer_norm.launch_again(kind, (rows, bias, residual, weight, norm_bias), (epsilon,)):
+        return rows
     _check_contiguous(rows)
     check_layer_norm(kind, int(rows.shape[1]))
     if rows.numel() > 0:
@@ -199,19 +191,10 @@ def add_layer_norm_(
         config = configs.add_layer_norm(columns)
         if config is None:
             raise ValueError(f"rows of {columns} elements do not fit into a tile")
+        tensors = (rows, bias, residual.contiguous(), weight, norm_bias)
+        constants = {"NUM_COLUMNS": columns, "UNBIASED": kind == "unbiased"}
         with _device_guard(rows):
-            _add_layer_norm.launch(
-                triton.cdiv(rows.shape[0], config.block_rows),
-                (rows, bias, residual.contiguous(), weight, norm_bias),
-                (rows.shape[0], epsilon),
-                {
-                    "NUM_COLUMNS": columns,
-                    "UNBIASED": kind == "unbiased",
-                    "BLOCK_ROWS": config.block_rows,
-                    "BLOCK_COLUMNS": config.block_columns,
-                },
-                config.num_warps,
-            )
+            _add_layer_norm.launch(kind, tensors, (epsilon,), constants, config)
     return rows
 
 
