@@ -1,8 +1,11 @@
-"""A job on files of which a worker is killed: every row has one answer, that of `predict`, bit for bit."""
+"""Jobs on files of which a worker or the driver is killed: every row has one answer, that of `predict`, bit for bit."""
 
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -14,6 +17,15 @@ pytestmark = [pytest.mark.proof, pytest.mark.long]
 
 ROWS = 3000
 JOB = {"keep": ["id"], "speed": 0.5, "piece_bytes": 2000}  # some seventy pieces
+
+DRIVER = """
+import json, sys
+import ray
+from fastbert_ray.files import predict_files
+address, inputs, output, model, job = sys.argv[1:]
+ray.init(address=address, log_to_driver=False)
+predict_files(inputs, output, model, workers=1, **json.loads(job))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,4 +79,25 @@ def test_a_worker_is_killed_in_the_middle_and_no_row_is_lost_or_doubled(
     killer.join()
     assert written_at_kill and written_at_kill[0] < done.pieces
     assert (done.rows, done.pieces_before) == (ROWS, 0)
+    assert_all_there(output, expected)
+
+
+def test_the_driver_is_killed_and_the_next_call_goes_on(cluster, saved_model, inputs, expected, tmp_path):
+    from fastbert_ray.files import predict_files
+    from fastbert_ray.record import OtherJobError
+
+    output = tmp_path / "out"
+    arguments = [cluster.address, str(inputs), str(output), str(saved_model), json.dumps(JOB)]
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, *arguments])
+    try:
+        wait_until(lambda: parts(output) or driver.poll() is not None)
+    finally:
+        driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    assert not (output / "_SUCCESS").exists()
+
+    with pytest.raises(OtherJobError, match="differs in speed"):
+        predict_files(inputs, output, saved_model, **JOB | {"speed": 0.4})
+    done = predict_files(inputs, output, saved_model, workers=1, **JOB)
+    assert done.pieces_before > 0 and done.pieces > 0 and done.rows < ROWS
     assert_all_there(output, expected)
