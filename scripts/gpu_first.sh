@@ -21,7 +21,7 @@ note "kernels and graphs tried: $(grep -c '"ok": true' "$work/smoke.jsonl") righ
 if [ "$device" = cuda ]; then
   step gpu_tests 110 "$python" -m pytest -v -m gpu tests/gpu -n 8 -p no:cacheprovider --maxfail=60 --durations=15
 fi
-smoke layer_2048 layer_16384 profile_b1 profile_b128_mixed profile_b128_full
+smoke layer_2048 layer_16384 fp8_2048 fp8_16384 profile_b1 profile_b128_mixed profile_b128_full
 if [ "$device" = cuda ]; then
   step comparison 100 "$python" benchmarks/comparison.py --device cuda --minutes 0.5 --shapes BERT-base \
     --batches 1 128 --lengths mixed --only eager plain ours --out "$work"

@@ -29,7 +29,7 @@ def smoke(tmp_path_factory):
     """Rehearse some items in one process; the log of an item that hung before is there already."""
     log = tmp_path_factory.mktemp("smoke") / "smoke.jsonl"
     log.write_text('{"item": "cuda_head_c256", "begun": true}\n')
-    items = ["machine", "triton_linear_bf16", "cuda_head_c256", "cuda_compact", "cuda_pooled"]
+    items = ["machine", "triton_linear_bf16", "cuda_head_c256", "cuda_compact", "cuda_pooled", "fp8_2048"]
     options = ["--log", log, "--device", "cpu", "--repeats", "1"]
     return run_script("gpu_smoke.py", *items, *options), log
 
@@ -42,7 +42,13 @@ def test_items_are_right_and_told_one_by_one(smoke):
     done, log = smoke
     assert done.returncode == 0, done.stdout + done.stderr
     ended = {entry["item"]: entry for entry in entries(log) if "begun" not in entry}
-    assert list(ended) == ["machine", "triton_linear_bf16", "cuda_compact", "cuda_pooled"]  # the one that hung is not
+    assert list(ended) == [
+        "machine",
+        "triton_linear_bf16",
+        "cuda_compact",
+        "cuda_pooled",
+        "fp8_2048",
+    ]  # the one that hung is not
     assert all(entry["ok"] and entry["seconds"] >= 0 for entry in ended.values())
     assert ended["machine"]["machine"]["cores"] > 0 and ended["cuda_compact"]["us"] > 0
 
@@ -78,7 +84,9 @@ def test_what_a_plan_starts_exists(plan):
     files = re.findall(r"(?:benchmarks|tests|scripts)/[\w/]+(?:\.py|\.sh)?", text)
     assert files and all((ROOT / file).exists() for file in files)
     known = run_script("gpu_smoke.py", "--help").stdout.split("items:")[1].split()
-    words = set(re.findall(r"\b(?:triton|cuda|graph|calls|layer|profile)_[a-z0-9_]+\b", (SCRIPTS / plan).read_text()))
+    words = set(
+        re.findall(r"\b(?:triton|cuda|graph|calls|layer|fp8|profile)_[a-z0-9_]+\b", (SCRIPTS / plan).read_text())
+    )
     assert words and words <= {*known}
 
 

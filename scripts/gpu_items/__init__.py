@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gpu_items import calls, graphs, kernels, layers, machine, profiles
+from gpu_items import calls, eight_bits, graphs, kernels, layers, machine, profiles
 from gpu_items.device import Device
 
 Item = Callable[[Device], dict[str, Any]]
@@ -36,6 +36,8 @@ ITEMS: dict[str, Item] = {
     "calls_at_once": calls.at_once,
     "layer_2048": partial(layers.encoder_layer, 2048),
     "layer_16384": partial(layers.encoder_layer, 16384),
+    "fp8_2048": partial(eight_bits.products, 2048),
+    "fp8_16384": partial(eight_bits.products, 16384),
     "profile_b1": partial(profiles.patched, 1, "mixed"),
     "profile_b128_mixed": partial(profiles.patched, 128, "mixed"),
     "profile_b128_full": partial(profiles.patched, 128, "full"),

@@ -25,6 +25,7 @@ class Prediction(NamedTuple):
 
 _HEAD = "look at registers and at memory throughput in the profile of ncu: the floor is one read of the rows, 6 us"
 _HOST = "the host is what a layer waits for: benchmarks/host_time.py says for which part, without the CUDA runtime"
+_FP8 = "docs/gpu.md says what FP8 has to save before it is built: a quarter of a layer at 16,384 tokens"
 _OP = "the op is for callers of their own; the loops have one native call in its place (engine/cuda_ends.py)"
 
 PREDICTIONS: dict[str, list[Prediction]] = {
@@ -70,6 +71,16 @@ PREDICTIONS: dict[str, list[Prediction]] = {
         Prediction("ways.varlen.us", 40, "FlashAttention 2 at 128 tokens a sample"),
         Prediction("ways.dense.us", 30, "cuDNN, where PyTorch takes it by itself; the host's share is 236 us if so"),
         Prediction("ways.padded.us", 120, "rows are gathered and put back: 75 MB each way, in a dozen launches"),
+    ],
+    "fp8_2048": [
+        Prediction("bf16_us", 49, _FP8),
+        Prediction("fp8_us", 34, _FP8),
+        Prediction("qkv.fp8.host_us", 9, _HOST),
+    ],
+    "fp8_16384": [
+        Prediction("bf16_us", 390, _FP8),
+        Prediction("fp8_us", 215, _FP8),
+        Prediction("qkv.error", 0.037, _FP8),
     ],
     "profile_b1": [
         Prediction("adaptive.us", 250, "four layers of one graph, and four launches and one wait around it"),
