@@ -9,14 +9,10 @@ import math
 import pickle
 import re
 import unittest.mock
-from contextlib import nullcontext
 from pathlib import Path
 
-import accelerate
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from torch._subclasses import FakeTensorMode
 
 import fastbert_kernels
 from fastbert_hf.exits.rule import ExitRule
@@ -25,7 +21,6 @@ from fastbert_kernels.engine.spans import Encoder
 from fastbert_kernels.hosts import fastbert_hf
 from helpers.models import padded_batch, spread_model
 from helpers.patched import (
-    assert_change_is_noticed,
     assert_compiled_model_answers_alike,
     assert_same_answers,
     run,
@@ -241,64 +236,6 @@ def test_signature_and_documentation_stay():
     assert inspect.signature(model.forward) == signature and model.forward.__doc__ == documentation
 
 
-def change_by_optimiser(model):
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
-    model(**padded_batch(MIXED[7]), output_all_exits=True).all_logits.square().mean().backward()
-    optimiser.step()
-    optimiser.zero_grad()
-
-
-def change_by_fused_optimiser(model):
-    """It moves no version counter."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True)
-    model(**padded_batch(MIXED[7]), output_all_exits=True).all_logits.square().mean().backward()
-    optimiser.step()
-    optimiser.zero_grad()
-
-
-def change_by_assignment(model):
-    model.heads[0].query.weight = torch.nn.Parameter(torch.randn_like(model.heads[0].query.weight))
-    model.backbone.encoder.layer[0].output.LayerNorm.bias.data = torch.randn(32)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        change_by_optimiser,
-        change_by_fused_optimiser,
-        change_by_assignment,
-        lambda model: model.load_state_dict(spread_model(5).state_dict()),
-        lambda model: model.to(torch.bfloat16).to(torch.float32),
-    ],
-    ids=["optimiser", "fused optimiser", "assignment", "load_state_dict", "to"],
-)
-@pytest.mark.filterwarnings("ignore:this patched model was called with autograd")
-def test_changed_weights_are_noticed(change):
-    model, batch = spread_model(), padded_batch(MIXED[7])
-    assert_change_is_noticed(model, batch, change)
-
-
-@pytest.mark.parametrize("made_under", [torch.enable_grad, torch.inference_mode])
-def test_hidden_changes_are_noticed_when_the_model_is_patched_again(made_under):
-    """Writes through `parameter.data`, and those to weights made under inference mode, move no version counter."""
-    with made_under():
-        model = spread_model()
-    batch = padded_batch(MIXED[7])
-    said = (
-        pytest.warns(RuntimeWarning, match="count no writes") if made_under is torch.inference_mode else nullcontext()
-    )
-    with said:
-        fastbert_kernels.patch(model)
-    stale = run(model, batch).logits
-    with torch.inference_mode():
-        weight = model.layers[0].intermediate.dense.weight
-        (weight if weight.is_inference() else weight.data).mul_(3)
-    assert torch.equal(run(model, batch).logits, stale)
-    got = run(fastbert_kernels.patch(model), batch).logits
-    torch.testing.assert_close(got, run(fastbert_kernels.unpatch(model), batch).logits, rtol=0, atol=1e-4)
-    assert not torch.allclose(got, stale, atol=1e-2)
-
-
 def test_train_mode_and_autograd_use_the_models_own_forward():
     model, batch = spread_model(), padded_batch(MIXED[7])
     want = model(**batch).logits
@@ -388,74 +325,3 @@ def test_a_nan_touches_one_sample_and_is_reported():
     assert after.uncertainty[1].isnan() and after.exit_layer[1] == 4
     torch.testing.assert_close(after.logits[[0, 2]], before.logits[[0, 2]], rtol=0, atol=1e-5)
     assert torch.equal(after.exit_layer[[0, 2]], before.exit_layer[[0, 2]])
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"speed": 1.5}, ValueError, r"\[0, 1\]"),
-        ({"speed": float("nan")}, ValueError, "NaN"),
-        ({"speed": torch.tensor([0.5, -0.1])}, ValueError, r"sample\(s\) \[1\]"),
-        ({"speed": torch.rand(3)}, ValueError, "shape"),
-        ({"speed": "fast"}, TypeError, "number"),
-        ({"attention_mask": torch.tensor([[1, 1], [0, 0]])}, ValueError, r"no valid token in row\(s\) \[1\]"),
-        ({"attention_mask": torch.ones(2, 3)}, ValueError, "shape"),
-        ({"input_ids": torch.rand(2, 2)}, TypeError, "int64 or int32"),
-        ({"input_ids": torch.ones(2, dtype=torch.int64)}, ValueError, r"\[batch, length\]"),
-        ({"input_ids": torch.ones(2, 513, dtype=torch.int64), "attention_mask": None}, ValueError, "truncat"),
-    ],
-)
-def test_bad_input_is_refused_as_by_the_unpatched_model(change, error, message):
-    model = spread_model()
-    arguments = {
-        "input_ids": torch.ones(2, 2, dtype=torch.int64),
-        "attention_mask": torch.ones(2, 2),
-        "speed": 0.5,
-        **change,
-    }
-    for candidate in (model, fastbert_kernels.patch(copy.deepcopy(model))):
-        with pytest.raises(error, match=message):
-            run(candidate, arguments)
-
-
-def test_what_cannot_be_patched_is_refused():
-    with pytest.raises(TypeError, match=r"no exit heads yet.*from_backbone"):
-        fastbert_kernels.patch(torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"unknown backend 'fpga'; choose one of auto, cuda"):
-        fastbert_kernels.patch(spread_model(), backend="fpga")
-    with pytest.raises(ValueError, match="runs on cuda tensors"):
-        fastbert_kernels.patch(spread_model(), backend="cuda")
-    with pytest.raises(ValueError, match="dtype must be"):
-        fastbert_kernels.patch(spread_model(), dtype=torch.float64)
-
-
-def test_fake_tensors_are_refused():
-    with FakeTensorMode(), pytest.raises(ValueError, match="cannot be patched.* is a FakeTensor"):
-        fastbert_kernels.patch(spread_model())
-
-
-@pytest.fixture
-def fresh_accelerate():
-    """accelerate has one state per process, which other tests leave behind."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.mark.parametrize(
-    ("wrap", "message"),
-    [
-        (lambda model: model.to("meta"), "on the meta device, without weights; load them first"),
-        (lambda model: accelerate.cpu_offload(model, execution_device="cpu"), "offloaded or spread by accelerate"),
-        (
-            lambda model: accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(model),
-            "prepared by accelerate, whose forward computes in mixed precision",
-        ),
-    ],
-    ids=["meta", "offloaded", "prepared"],
-)
-def test_weights_that_are_elsewhere_are_refused_in_a_sentence(fresh_accelerate, wrap, message):
-    model = wrap(spread_model())
-    with pytest.raises(ValueError, match=message):
-        fastbert_kernels.patch(model)
-    assert not fastbert_kernels.is_patched(model)
