@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import os
-import subprocess
 import sys
 
 import pytest
@@ -21,6 +20,7 @@ from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from helpers.criteria import EVERY_CRITERION
 from helpers.encoders import attentive, cast, make_batch, pooled, random_loop
+from helpers.programs import assert_passes_in_its_own_process
 
 HERE = "FASTBERT_TEST_STAND_INS"
 STAND_INS = launches.Launches(computing=True) if os.environ.get(HERE) else None
@@ -31,10 +31,7 @@ DEPTH = 5
 @pytest.mark.proof
 @pytest.mark.skipif(STAND_INS is not None or launches.missing() is not None, reason=str(launches.missing()))
 def test_everything_with_stand_ins_in_a_process_of_its_own():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(command, env={**os.environ, HERE: "1"}, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
-    assert " passed" in run.stdout
+    assert_passes_in_its_own_process(__file__, HERE)
 
 
 @pytest.fixture

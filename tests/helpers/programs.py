@@ -49,3 +49,11 @@ def _execute(program: str, environment: dict[str, str], stdout: Path, stderr: Pa
             os.dup2(opened.fileno(), stream.fileno())
     os.environ.update(environment)
     exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})
+
+
+def assert_passes_in_its_own_process(file: str, variable: str) -> None:
+    """Run the tests of a file that are only for a process with an environment variable; at least one must have run."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+    done = subprocess.run(command, env={**os.environ, variable: "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout

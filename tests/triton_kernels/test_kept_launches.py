@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import os
 import struct
-import subprocess
-import sys
 import threading
 from types import SimpleNamespace
 from typing import ClassVar
@@ -26,6 +24,7 @@ from triton.runtime import driver
 import launches
 from fastbert_kernels.triton import elementwise
 from fastbert_kernels.triton.kept import KeptKernel, plain_launch
+from helpers.programs import assert_passes_in_its_own_process
 from helpers.triton_interpreter import INTERPRETING
 from launches import triton_driver
 
@@ -44,10 +43,7 @@ STREAM = 0x77
 @pytest.mark.proof
 @pytest.mark.skipif(STAND_INS is not None or launches.missing() is not None, reason=str(launches.missing()))
 def test_everything_with_stand_ins_in_a_process_of_its_own():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(command, env={**os.environ, HERE: "1"}, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
-    assert " passed" in run.stdout
+    assert_passes_in_its_own_process(__file__, HERE)
 
 
 class TritonsLauncher:
