@@ -35,7 +35,7 @@ def patch(
     model: Model,
     *,
     backend: str = "auto",
-    dtype: torch.dtype | Literal["auto"] | None = None,
+    dtype: torch.dtype | Literal["auto", "fp8"] | None = None,
     probe: Sequence[Any] | None = None,
     bfloat16_products: Collection[str] = (),
     tanh_gelu: bool = False,
@@ -58,7 +58,9 @@ def patch(
             takes the fastest on this processor whose answers to probe texts agree with those in float32: the same
             labels but for texts whose two best classes are within 0.05, and uncertainties at full depth within 0.05.
             It is chosen once, now, and `patch_info` and the `repr` say why; on a GPU it is None. Where a dtype is
-            measured to be slower here than float32, a RuntimeWarning says so.
+            measured to be slower here than float32, a RuntimeWarning says so. "fp8", on GPUs from compute capability
+            8.9 on, multiplies in float8_e4m3fn with a scale for each row, and keeps bfloat16 between the products; what
+            that does to answers is for you to measure (`fastbert evaluate --agreement`).
         probe: texts for "auto" in place of random ones, as `Host.pack` of the model's host takes them; of a
             `fastbert_hf` model (input_ids [T], cu_seqlens [B + 1]), as `forward_packed`.
         bfloat16_products: products of every layer that dtype=torch.int8 leaves in bfloat16, for answers closer to those

@@ -14,7 +14,14 @@ from torch import nn
 
 from fastbert_kernels import backends
 from fastbert_kernels.engine.compiled import CompiledEncoder
-from fastbert_kernels.engine.dtypes import EncoderDtype, MixedInt8, TanhGelu, with_bfloat16_products, with_tanh_gelu
+from fastbert_kernels.engine.dtypes import (
+    EncoderDtype,
+    Fp8,
+    MixedInt8,
+    TanhGelu,
+    with_bfloat16_products,
+    with_tanh_gelu,
+)
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import full_depth
@@ -81,7 +88,7 @@ class Settled:
 def settle(
     model: nn.Module,
     host: Host,
-    dtype: torch.dtype | Literal["auto"] | None,
+    dtype: torch.dtype | Literal["auto", "fp8"] | None,
     backend: str,
     probe: Sequence[Any] | None,
     bfloat16_products: Collection[str],
@@ -101,7 +108,8 @@ def settle(
     Raises:
         ValueError: dtype, probe or bfloat16_products are not what `patch` takes, or as `Host.encoder`.
     """
-    wanted: EncoderDtype | Literal["auto"] | None = dtype
+    wanted: EncoderDtype | Literal["auto"] | None
+    wanted = Fp8() if dtype == "fp8" else dtype
     if bfloat16_products:
         wanted = with_bfloat16_products(dtype, bfloat16_products)
     if tanh_gelu:
@@ -109,8 +117,8 @@ def settle(
     if wanted == "auto":
         return _fastest(model, host, backend, probe)
     plain = wanted.dtype if isinstance(wanted, TanhGelu) else wanted
-    if not isinstance(plain, MixedInt8) and plain not in (None, *DTYPES):
-        raise ValueError(f"dtype must be None, 'auto' or one of {', '.join(map(str, DTYPES))}, not {dtype!r}")
+    if not isinstance(plain, MixedInt8 | Fp8) and plain not in (None, *DTYPES):
+        raise ValueError(f"dtype must be None, 'auto', 'fp8' or one of {', '.join(map(str, DTYPES))}, not {dtype!r}")
     if probe is not None:
         raise ValueError("probe is what dtype='auto' compares answers on; leave it out with another dtype")
     encoder = host.encoder(model, wanted, backend)

@@ -139,7 +139,7 @@ def test_the_choice_is_in_the_repr_and_stays(rates, monkeypatch):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="probe is what dtype='auto' compares"):
         info_of(torch.int8, probe=probe_of_one_text())
-    with pytest.raises(ValueError, match="dtype must be None, 'auto' or one of"):
+    with pytest.raises(ValueError, match="dtype must be None, 'auto', 'fp8' or one of"):
         info_of("fastest")
     for dtype in (None, torch.bfloat16, "auto"):
         with pytest.raises(ValueError, match=f"leave them out with dtype={dtype!r}"):

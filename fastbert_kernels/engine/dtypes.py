@@ -1,4 +1,4 @@
-"""In which numbers an encoder multiplies: a dtype, or int8 with some products of its layers in bfloat16."""
+"""In which numbers an encoder multiplies: a dtype, int8 with some products of its layers in bfloat16, or FP8."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 PRODUCTS = ("qkv", "attention_output", "intermediate", "output")  # of a layer
 TANH_GELU = "GELU by tanh"  # in the name of a precision
+FP8 = "fp8"  # as `patch` takes it, and the name of the precision
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,27 @@ class TanhGelu:
         return TANH_GELU if self.dtype is None else f"{self.dtype} with {TANH_GELU}"
 
 
-EncoderDtype = torch.dtype | MixedInt8 | TanhGelu
+@dataclass(frozen=True)
+class Fp8:
+    """Products in float8_e4m3fn, with a scale for each row of both operands."""
+
+    def __str__(self) -> str:
+        return FP8
+
+
+EncoderDtype = torch.dtype | MixedInt8 | TanhGelu | Fp8
 
 
 def hidden_dtype(dtype: EncoderDtype | None, weights: torch.dtype) -> torch.dtype:
     """Of the hidden states, where `dtype` is the precision asked for and `weights` that of the model's own weights.
 
-    With int8 products, what lies between them is bfloat16: its rounding is small beside that of the products.
+    With products in 8 bits, what lies between them is bfloat16: its rounding is small beside that of the products.
     """
     if isinstance(dtype, TanhGelu):
         dtype = dtype.dtype
     if dtype is None:
         return weights
-    return torch.bfloat16 if dtype == torch.int8 or isinstance(dtype, MixedInt8) else dtype
+    return torch.bfloat16 if dtype == torch.int8 or isinstance(dtype, MixedInt8 | Fp8) else dtype
 
 
 def int8_products(dtype: EncoderDtype | None) -> tuple[str, ...]:
@@ -115,7 +124,7 @@ def with_tanh_gelu(dtype: torch.dtype | str | None) -> TanhGelu:
         dtype: that `patch` was given.
 
     Raises:
-        ValueError: int8, which GPUs do not have here, or "auto".
+        ValueError: int8, which GPUs do not have here, "fp8", where GELU is part of no product, or "auto".
     """
     if isinstance(dtype, str) or dtype == torch.int8:
         raise ValueError(f"tanh_gelu goes with a floating point dtype or None, not {dtype!r}; leave it out")

@@ -9,7 +9,7 @@ import torch
 from fastbert_kernels import backends
 from fastbert_kernels.engine.attention import attention_choice
 from fastbert_kernels.engine.compiled import CompiledEncoder
-from fastbert_kernels.engine.dtypes import EncoderDtype, TanhGelu, hidden_dtype, int8_products
+from fastbert_kernels.engine.dtypes import EncoderDtype, Fp8, TanhGelu, hidden_dtype, int8_products
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import NoLayer, TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
@@ -30,8 +30,8 @@ def prepare_encoder(
         backend: as in `patch`.
 
     Raises:
-        ValueError: dtype int8, which only the compiled CPU kernels have; GELU by tanh where nothing has it for free, or
-            in place of another activation.
+        ValueError: dtype int8, which only the compiled CPU kernels have, or FP8, which some GPUs have; GELU by tanh
+            where nothing has it for free, or in place of another activation.
     """
     first = layers[0]
     assert first is not None
@@ -43,12 +43,15 @@ def prepare_encoder(
         _check_tanh_gelu(first, resolved)
         layers = [None if layer is None else layer.by_tanh() for layer in layers]
         first = first.by_tanh()
-    if resolved == "cpu" and reason is None:
+    if isinstance(dtype, Fp8):
+        kind = _fp8_kind(resolved, first)
+    elif resolved == "cpu" and reason is None:
         return CompiledEncoder(layers, heads, target, int8_products(dtype))
-    if int8_products(dtype):
+    elif int8_products(dtype):
         detail = reason or f"this is backend {backend!r} on {weight.device.type}"
         raise ValueError(f"dtype=torch.int8 needs the compiled CPU kernels, but {detail}; take torch.bfloat16 instead")
-    kind = _layer_kind(resolved, target, first)
+    else:
+        kind = _layer_kind(resolved, target, first)
     loop = GraphedLoop if _on_gpu(resolved) else LayerLoop
     heads_of_first, width = first.num_attention_heads, weight.shape[1]
     attention = attention_choice(weight.device, target, heads_of_first, width // heads_of_first)
@@ -82,3 +85,24 @@ def _layer_kind(backend: str, dtype: torch.dtype, weights: LayerWeights) -> type
     from fastbert_kernels.engine.fused_layer import FusedLayer  # it imports Triton
 
     return FusedLayer if FusedLayer.unsupported(dtype, weights) is None else TorchLayer
+
+
+def _fp8_kind(backend: str, weights: LayerWeights) -> type[TorchLayer]:
+    """What has its products in FP8 beside the ops of `backend`.
+
+    Raises:
+        ValueError: nothing has.
+    """
+    device = weights.qkv_weight.device
+    if not _on_gpu(backend):
+        raise ValueError(
+            f"dtype='fp8' is for GPUs from compute capability 8.9 on, and this is backend {backend!r} on "
+            f"{device.type}; on a CPU take torch.int8"
+        )
+    reason = backends.BACKENDS["triton"].unavailable()
+    if reason is None:
+        from fastbert_kernels.engine.fp8_layer import Fp8Layer  # it imports Triton
+
+        if (reason := Fp8Layer.unsupported(device, weights)) is None:
+            return Fp8Layer
+    raise ValueError(f"dtype='fp8' is not available for this model: {reason}; take torch.bfloat16 instead")

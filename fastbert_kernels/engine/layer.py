@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fastbert_kernels.engine.attention import packed_attention
 from fastbert_kernels.engine.attention_choice import UNMEASURED, AttentionChoice
+from fastbert_kernels.engine.dtypes import TANH_GELU, precision_name
 from fastbert_kernels.engine.weights import LayerWeights
 from fastbert_kernels.layer_norm import LAYER_NORMS
 
@@ -53,6 +54,12 @@ class TorchLayer:
     @property
     def dtype(self) -> torch.dtype:
         return self.weights.qkv_weight.dtype
+
+    @property
+    def precision(self) -> str:
+        """Of the products, as people write it."""
+        name = precision_name(self.dtype, ())
+        return f"{name} with {TANH_GELU}" if self.weights.approximates_gelu else name
 
     def attend(self, qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """Compute the attention [T, H] of query, key and value [T, 3H]; the others as of a call."""

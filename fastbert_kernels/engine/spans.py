@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.answers import Answered
-from fastbert_kernels.engine.dtypes import TANH_GELU, precision_name
+from fastbert_kernels.engine.dtypes import precision_name
 from fastbert_kernels.engine.entrance import Entrance, PaddedCall
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.packed import PackedBatch, Results
@@ -330,9 +330,8 @@ class LayeredEncoder(Encoder):
 
     @property
     def precision(self) -> str:
-        first, name = self.layers[0], precision_name(self.dtype, ())
-        by_tanh = isinstance(first, TorchLayer) and first.weights.approximates_gelu
-        return f"{name} with {TANH_GELU}" if by_tanh else name
+        first = self.layers[0]
+        return first.precision if isinstance(first, TorchLayer) else precision_name(self.dtype, ())
 
     @property
     def attention(self) -> dict[str, dict[str, float]] | str | None:

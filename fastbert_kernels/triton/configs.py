@@ -103,7 +103,7 @@ COMPACT = CompactConfig(block_samples=1024, block_words=4096, num_warps=4)
 # elements the bias stays in the registers that need it, else it goes through shared memory.
 BIAS_ACTIVATION = TileConfig(block_rows=4, block_columns=512, num_warps=2)
 # A row has to fit into a tile; the narrowest is taken.
-ADD_LAYER_NORM = (
+WHOLE_ROWS = (
     TileConfig(2, 512, 2),
     TileConfig(2, 1024, 4),
     TileConfig(1, 2048, 4),
@@ -124,9 +124,9 @@ def linear_attentive_head(hidden: Tensor, narrow: int) -> AttentiveHeadConfig:
     return LINEAR_ATTENTIVE_HEAD[hidden.element_size() == 2, narrow]
 
 
-def add_layer_norm(hidden_size: int) -> TileConfig | None:
+def whole_rows(hidden_size: int) -> TileConfig | None:
     """Return the configuration for rows of `hidden_size` elements, or None where no tile is wide enough."""
-    for config in ADD_LAYER_NORM:
+    for config in WHOLE_ROWS:
         if hidden_size <= config.block_columns:
             return config
     return None

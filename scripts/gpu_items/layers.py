@@ -59,4 +59,16 @@ def _fused(weights: Any, hidden: Tensor, cu_seqlens: Tensor, plain: TorchLayer, 
         "gelu": device.time(lambda: elementwise.bias_activation_(inner, weights.intermediate_bias, "gelu")),
         "ways": {way: device.time(lambda way=way: attend_by(way, *heads, cu_seqlens, LENGTH)) for way in WAYS},
         "choice": attention_choice(hidden.device, torch.bfloat16, 12, 64).as_dict(),
+        **_fp8(weights, hidden, cu_seqlens, want, device),
     }
+
+
+def _fp8(weights: Any, hidden: Tensor, cu_seqlens: Tensor, want: Tensor, device: Device) -> dict[str, Any]:
+    """Time the layer with products in FP8, and tell how far it is from bfloat16, as a share of the norm."""
+    from fastbert_kernels.engine.fp8_layer import Fp8Layer
+
+    if reason := Fp8Layer.unsupported(hidden.device, weights):
+        return {"fp8": {"unsupported": reason}}
+    layer = Fp8Layer.cast(weights, torch.bfloat16)
+    error = (layer(hidden, cu_seqlens, LENGTH).float() - want.float()).norm() / want.float().norm()
+    return {"fp8": {**device.time(lambda: layer(hidden, cu_seqlens, LENGTH)), "error": round(float(error), 4)}}

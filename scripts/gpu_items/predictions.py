@@ -25,7 +25,7 @@ class Prediction(NamedTuple):
 
 _HEAD = "look at registers and at memory throughput in the profile of ncu: the floor is one read of the rows, 6 us"
 _HOST = "the host is what a layer waits for: benchmarks/host_time.py says for which part, without the CUDA runtime"
-_FP8 = "docs/gpu.md says what FP8 has to save before it is built: a quarter of a layer at 16,384 tokens"
+_FP8 = "docs/gpu.md says what FP8 has to save to stay: a quarter of a layer at 16,384 tokens"
 _OP = "the op is for callers of their own; the loops have one native call in its place (engine/cuda_ends.py)"
 
 PREDICTIONS: dict[str, list[Prediction]] = {
@@ -60,6 +60,8 @@ PREDICTIONS: dict[str, list[Prediction]] = {
     "layer_2048": [
         Prediction("fused.us", 90, "49 us of products; the rest is attention and three element-wise kernels"),
         Prediction("fused.host_us", 60, _HOST),
+        Prediction("fp8.us", 82, _FP8),
+        Prediction("fp8.host_us", 95, _HOST),
     ],
     "layer_16384": [
         Prediction("fused.us", 480, "390 us of products, 14 us each of element-wise kernels, attention"),
@@ -68,6 +70,8 @@ PREDICTIONS: dict[str, list[Prediction]] = {
         Prediction("intermediate_with_gelu.us", 135, "the epilogue is free, or the library has none for this shape"),
         Prediction("gelu.us", 47, "201 MB"),
         Prediction("fused_by_tanh.us", 440, "the same without a pass over 201 MB"),
+        Prediction("fp8.us", 314, _FP8),
+        Prediction("fp8.error", 0.1, "random weights, computed on a CPU; another error is another rounding"),
         Prediction("ways.varlen.us", 40, "FlashAttention 2 at 128 tokens a sample"),
         Prediction("ways.dense.us", 30, "cuDNN, where PyTorch takes it by itself; the host's share is 236 us if so"),
         Prediction("ways.padded.us", 120, "rows are gathered and put back: 75 MB each way, in a dozen launches"),

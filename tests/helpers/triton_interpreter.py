@@ -52,15 +52,18 @@ def interpreted_elsewhere(file: str) -> Callable[[], None]:
 
 
 def round_to_nearest() -> None:
-    """From float32 to bfloat16 the interpreter drops bits; from now on it rounds as the hardware does."""
+    """From float32 to bfloat16 the interpreter drops bits, and to FP8 a NaN, too; from now on it rounds as the hardware
+    does."""
     from triton import language
     from triton.runtime import interpreter
 
     convert = interpreter._convert_float
 
     def rounding(values, source, target, mode):
-        if (source, target) != (language.float32, language.bfloat16):
-            return convert(values, source, target, mode)
-        return torch.from_numpy(values.copy()).bfloat16().view(torch.uint16).numpy()
+        if source == language.float32 and target == language.bfloat16:
+            return torch.from_numpy(values.copy()).bfloat16().view(torch.uint16).numpy()
+        if source == language.float32 and target == language.float8e4nv:
+            return torch.from_numpy(values.copy()).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+        return convert(values, source, target, mode)
 
     interpreter._convert_float = rounding

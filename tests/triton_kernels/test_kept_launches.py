@@ -22,7 +22,7 @@ from triton import knobs
 from triton.runtime import driver
 
 import launches
-from fastbert_kernels.triton import elementwise
+from fastbert_kernels.triton import elementwise, fp8_rows
 from fastbert_kernels.triton.kept import KeptKernel, plain_launch
 from helpers.programs import assert_passes_in_its_own_process
 from helpers.triton_interpreter import INTERPRETING
@@ -91,19 +91,20 @@ def no_gpu(monkeypatch):
     stand_in.get_current_stream = lambda device: STREAM
     monkeypatch.setattr(driver, "_active", stand_in)
     monkeypatch.setattr(TritonsLauncher, "given", [])
-    kernels = {name: getattr(elementwise, name)._kernel for name in ("_add_layer_norm", "_bias_activation")}
+    kept = [(module, name) for module in (elementwise, fp8_rows) for name in ("_add_layer_norm", "_bias_activation")]
+    kernels = {place: getattr(*place)._kernel for place in [*kept, (fp8_rows, "_round")]}
 
     def forget():  # what was loaded has another launcher
-        for name, kernel in kernels.items():
+        for place, kernel in kernels.items():
             kernel.device_caches.clear()
-            monkeypatch.setattr(elementwise, name, KeptKernel(kernel))
+            monkeypatch.setattr(*place, KeptKernel(kernel))
 
     forget()
     if STAND_INS is not None:
         STAND_INS.set_current(stream=STREAM)
     yield
-    for name in kernels:
-        for compiled in getattr(elementwise, name)._asked.values():
+    for place in kernels:
+        for compiled in getattr(*place)._asked.values():
             compiled.module = None  # of no driver that would unload it
     forget()
 
@@ -138,6 +139,24 @@ def activation_call(rows, columns, dtype, vectors=None, activation="gelu"):
     return lambda: elementwise.bias_activation_(values, bias, activation)
 
 
+def fp8_calls(rows, columns):
+    """The kernels that write FP8, on memory that stays."""
+    matrices = torch.randn(2, rows, columns).bfloat16()
+    vectors = torch.randn(3, columns).bfloat16()
+    made = torch.empty(rows, columns, dtype=torch.float8_e4m3fn), torch.empty(rows, 1)
+    launch = fp8_rows._launch
+    return [
+        lambda: launch(fp8_rows._round, (matrices[0], *made)),
+        lambda: launch(fp8_rows._bias_activation, (matrices[0], vectors[0], *made), GELU=True),
+        lambda: launch(
+            fp8_rows._add_layer_norm,
+            (matrices[0], vectors[0], matrices[1], *vectors[1:], *made),
+            (1e-12,),
+            UNBIASED=False,
+        ),
+    ]
+
+
 def plain_norm_call(dtype=torch.float32):
     return norm_call(5, 64, dtype)
 
@@ -162,6 +181,14 @@ class TestWithStandIns:
                 assert given == by_triton(monkeypatch, call)
                 addresses = given["parameters"][: 5 if make is norm_call else 2]
                 assert who == ("Triton" if any(address % 16 for address in addresses) else "the driver")
+
+    @pytest.mark.parametrize("which", range(3))
+    def test_what_the_driver_gets_in_fp8(self, monkeypatch, which):
+        for rows, columns in ((3, 64), (16, 768), (255, 3072)):
+            call = fp8_calls(rows, columns)[which]
+            call()
+            who, given = who_launched(call)
+            assert who == "the driver" and given == by_triton(monkeypatch, call)
 
     def test_options_are_kernels_of_their_own(self, monkeypatch):
         calls = [

@@ -242,6 +242,7 @@ def resources(architecture, name, kernel, types, other_pointers, constants, num_
         "shared": compiled.metadata.shared,
         "matrix_instructions": [name for name in MATRIX_INSTRUCTION.values() if name in ptx],
         "wide_accesses": "ld.global.v4" in ptx and "st.global.v4" in ptx,
+        "rounds_to_fp8": "cvt.rn.satfinite.e4m3x2.f32" in ptx,
     }
     print(json.dumps(line), flush=True)
 

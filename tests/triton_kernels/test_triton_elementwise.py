@@ -189,7 +189,7 @@ class TestAddLayerNorm:
             check_add_layer_norm(*norm_inputs(rows, columns, dtype), epsilon=1e-5 if columns < 3 else 1e-12)
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("config", configs.ADD_LAYER_NORM, ids=str)
+    @pytest.mark.parametrize("config", configs.WHOLE_ROWS, ids=str)
     def test_every_configuration(self, dtype, config):
         for columns in (config.block_columns - 1, config.block_columns):
             for kind in LAYER_NORMS:
@@ -274,7 +274,7 @@ class TestAddLayerNorm:
         rows, residual, vectors = norm_inputs(2, 10, torch.float32)
         with pytest.raises(ValueError, match="must be contiguous"):
             add_layer_norm_(rows[:, :9], vectors[0][:9], residual[:, :9], *(v[:9] for v in vectors[1:]), 1e-12)
-        rows, residual, vectors = norm_inputs(1, configs.ADD_LAYER_NORM[-1].block_columns + 1, torch.float32)
+        rows, residual, vectors = norm_inputs(1, configs.WHOLE_ROWS[-1].block_columns + 1, torch.float32)
         with pytest.raises(ValueError, match="do not fit into a tile"):
             add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-12)
         with pytest.raises(ValueError, match="unknown layer_norm 'rms'"):
@@ -329,7 +329,7 @@ def compile_for(architecture: int) -> None:
             name = f"bias and {'gelu' if gelu else 'relu'}{' odd' if columns % 8 else ''} {dtype} {columns}"
             resources(architecture, name, _bias_activation_kernel, numbers, f"*{dtype}", values, config.num_warps)
         # Other conversions are all that tells float16 from bfloat16.
-        for config in configs.ADD_LAYER_NORM[: 2 if dtype == "fp16" else None]:
+        for config in configs.WHOLE_ROWS[: 2 if dtype == "fp16" else None]:
             whole, part, odd = config.block_columns, config.block_columns * 3 // 4, config.block_columns - 11
             # The other kind differs by two reductions in registers, the same for every dtype.
             unbiased_too = [(part, True), (odd, True)] if dtype == "bf16" else []
