@@ -53,7 +53,9 @@ PYBIND11_MODULE(_C, module) {
   bind_hashed_bag(module);
   bind_heads(module);
   bind_kept_launch(module);
+  bind_pack_padded(module);
   bind_processor(module);
+  bind_unchanged(module);
 #ifdef FASTBERT_WITH_CUDA
   module.attr("cuda_version") = FASTBERT_CUDA_VERSION;
   module.attr("cuda_architectures") = FASTBERT_CUDA_ARCHITECTURES;

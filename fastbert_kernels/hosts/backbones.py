@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastbert_kernels import ops
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts.derived import is_plain
 from fastbert_kernels.hosts.structure import differences, find
+from fastbert_kernels.ops.embed import embed_now
 
 # What a token becomes is the norm of the sum of a row of each of these.
 _EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
@@ -63,29 +63,19 @@ def embed(backbone: Any, encoder: Encoder, tokens: Tokens) -> Tensor:
     from fastbert_hf import backbones
     from fastbert_hf.backbone_families import SUPPORTED_BACKBONES
 
-    words = backbone.embeddings.word_embeddings.weight
-    known = backbone.config.model_type in SUPPORTED_BACKBONES and is_plain(backbone.embeddings.parameters())
-    if not known or not isinstance(encoder, CompiledEncoder) or words.dtype != torch.float32:
-        # The host's own work token by token too.
-        segments = None if tokens.segments is None else tokens.segments[None]
-        return backbones.embed(backbone, tokens.ids[None], tokens.positions[None], segments)[0].to(encoder.dtype)
-
     own = backbone.embeddings
-    if hasattr(own, "token_type_embeddings"):
-        table = own.token_type_embeddings.weight
-    else:
-        table = words.new_zeros(1, words.shape[1])
-    projection = getattr(backbone, "embeddings_project", None)  # from ELECTRA's embedding size to the hidden size
-    hidden = ops.embed(
-        tokens.ids,
-        tokens.positions,
-        tokens.segments,
-        words,
-        own.position_embeddings.weight,
-        table,
-        own.LayerNorm.weight,
-        own.LayerNorm.bias,
-        layer_norm_eps=own.LayerNorm.eps,
-        dtype=encoder.dtype if projection is None else words.dtype,
-    )
-    return hidden if projection is None else projection(hidden).to(encoder.dtype)
+    words = own.word_embeddings.weight
+    known = backbone.config.model_type in SUPPORTED_BACKBONES and isinstance(encoder, CompiledEncoder)
+    if known and words.dtype == torch.float32:
+        segments = getattr(own, "token_type_embeddings", None)
+        table = words.new_zeros(1, words.shape[1]) if segments is None else segments.weight
+        norm = own.LayerNorm
+        tables = words, own.position_embeddings.weight, table, norm.weight, norm.bias
+        if is_plain(tables):
+            projection = getattr(backbone, "embeddings_project", None)  # from ELECTRA's width to that of the layers
+            dtype = encoder.dtype if projection is None else words.dtype
+            hidden = embed_now(tokens.ids, tokens.positions, tokens.segments, *tables, norm.eps, dtype)
+            return hidden if projection is None else projection(hidden).to(encoder.dtype)
+    # The host's own work token by token too.
+    segments = None if tokens.segments is None else tokens.segments[None]
+    return backbones.embed(backbone, tokens.ids[None], tokens.positions[None], segments)[0].to(encoder.dtype)

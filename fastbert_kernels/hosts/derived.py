@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from fastbert_kernels import _extension
 from fastbert_kernels.hosts.guard import VERSION, Guard, version_of
 
 T = TypeVar("T")
@@ -22,14 +23,21 @@ _PLAIN = {nn.Parameter, Tensor}  # other kinds are quantized, sharded, or withou
 
 @dataclass(frozen=True)
 class _State(Generic[T]):
-    """A value and what it was computed from: identities, addresses and version counters of the parameters, and steps of
+    """A value and what it was computed from: the parameters, their addresses and version counters, and steps of
     optimizers. The parameters and aliases of them keep objects and storages alive, so that a new one cannot come to lie
     at the same address and pass for the old."""
 
-    key: tuple[list[int], list[int], list[int], int]
-    value: T
     parameters: list[Tensor]
+    addresses: list[int]
+    versions: list[int]
+    steps: int
+    value: T
     seen: list[Tensor]
+
+    def is_of(self, parameters: list[Tensor], addresses: list[int], versions: list[int], steps: int) -> bool:
+        """Return whether the value was computed from these."""
+        same = [*map(id, parameters)] == [*map(id, self.parameters)]
+        return same and (addresses, versions, steps) == (self.addresses, self.versions, self.steps)
 
 
 class Derived(Generic[T]):
@@ -62,6 +70,8 @@ class Derived(Generic[T]):
         """
         self.guard = Guard(model, replaced)
         self._parameters = parameters
+        self._holders = [module._parameters for module, _ in parameters]
+        self._names = [name for _, name in parameters]
         self._build = build
         # One object, replaced when the next is complete: no other thread, and nobody after a `build` that failed, gets
         # a value that is not of the versions beside it.
@@ -76,36 +86,31 @@ class Derived(Generic[T]):
 
     @torch.compiler.disable  # addresses and version counters mean nothing to a tracer
     def get(self) -> T:
-        steps = self._steps
-        try:
-            current: list[Any] = [module._parameters[name] for module, name in self._parameters]
-            # A model has hundreds of parameters and is asked at every call, hence no Python for each of them.
-            if not is_plain(current):
-                raise ValueError(self._not_plain(current))
-            addresses = [*map(Tensor.data_ptr, current)]
-            try:
-                versions = [*map(VERSION, current)]
-            except RuntimeError:
-                # Parameters created under inference_mode count no versions; they cannot be trained either.
-                versions = [*map(version_of, current)]
-                self._tell_of_uncounted_writes()
-        except (KeyError, TypeError):
-            raise ValueError(self._missing()) from None
-        identities = [*map(id, current)]
-        state = self._state
-        if state is None or (identities, addresses, versions, steps) != state.key:
+        steps, state = self._steps, self._state
+        if state is not None and state.steps == steps and self._holds_natively(state):
+            return state.value
+        current: list[Any] = [*map(dict.get, self._holders, self._names)]
+        if not is_plain(current):
+            raise ValueError(self._not_plain(current))
+        addresses, versions = [*map(Tensor.data_ptr, current)], [*map(version_of, current)]
+        if state is None or not state.is_of(current, addresses, versions, steps):
+            if state is None and any(map(Tensor.is_inference, current)):
+                _tell_of_uncounted_writes()
             seen = [parameter.detach() for parameter in current]
-            self._state = state = _State((identities, addresses, versions, steps), self._build(*seen), current, seen)
+            self._state = state = _State(current, addresses, versions, steps, self._build(*seen), seen)
         return state.value
 
-    def _tell_of_uncounted_writes(self) -> None:
-        if self._state is None:
-            warnings.warn(
-                "weights that were made under torch.inference_mode() count no writes, so that none are noticed: after "
-                "writing to them call fastbert_kernels.patch(model) again, or make the model outside of inference_mode",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+    def _holds_natively(self, state: _State[T]) -> bool:
+        """Return whether the parameters are what they were; False also where that cannot be told."""
+        native, _ = _extension.load()
+        if native is None:
+            return False
+        before = state.parameters, state.addresses, state.versions
+        try:
+            same: bool = native.tensors_hold(self._holders, self._names, *before, Tensor.data_ptr, VERSION)
+        except RuntimeError:  # parameters created under inference_mode count no versions
+            return False
+        return same
 
     def _not_plain(self, current: Sequence[Tensor | None]) -> str:
         kind = next(type(tensor) for tensor in current if type(tensor) not in _PLAIN)
@@ -122,6 +127,15 @@ class Derived(Generic[T]):
             f"a patched model needs the parameter {name!r} of each of its layers, and {module} has none (made without, "
             "or pruned: torch.nn.utils.prune.remove makes that permanent); the unpatched model serves it"
         )
+
+
+def _tell_of_uncounted_writes() -> None:
+    warnings.warn(
+        "weights that were made under torch.inference_mode() count no writes, so that none are noticed: after writing "
+        "to them call fastbert_kernels.patch(model) again, or make the model outside of inference_mode",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def is_plain(tensors: Iterable[Tensor | None]) -> bool:

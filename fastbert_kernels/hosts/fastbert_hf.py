@@ -20,13 +20,12 @@ from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.at_once import answer_at_once, behind_layers, entrance, rule_of, usual_rules
 from fastbert_kernels.hosts.backbones import Tokens, embed, embedding_differences
-from fastbert_kernels.hosts.base import Entry, Host, OwnForward
+from fastbert_kernels.hosts.base import Entry, Host
 from fastbert_kernels.hosts.bert_layers import activation_of, has_position_bias, layer_parameters, layer_weights
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.exit_zero import ask_exit_zero, logits_at_zero, staying
 from fastbert_kernels.hosts.guard import differences, is_code_of_its_package
-from fastbert_kernels.hosts.packed_inputs import packed_tokens, padded_inputs
-from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
+from fastbert_kernels.hosts.packed_inputs import packed_tokens, padded_inputs, tokens_of_padded
 from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
 from fastbert_kernels.hosts.scores import scores
 from fastbert_kernels.hosts.structure import refuse
@@ -133,20 +132,10 @@ def forward(
     inputs = input_ids, attention_mask, token_type_ids
     if not output_all_exits and (output := answer_at_once(model, encoder, *inputs, speed, speedup)) is not None:
         return model.finished_output(output, labels, return_dict)
-    padded = model.check_batch(input_ids, attention_mask, token_type_ids)
+    tokens = tokens_of_padded(model, encoder, *inputs)
     resolved = model.resolve_speed(speed, speedup, input_ids.shape[0])
     if input_ids.shape[0] == 0:
         return NotImplemented
-    if has_position_bias(model.backbone) and has_gaps(padded.valid):
-        raise OwnForward("padding between tokens, whose distance it changes")
-    valid = ValidTokens.of(padded.valid)  # on a GPU the host learns T here
-    tokens = Tokens(
-        valid.take(padded.input_ids),
-        valid.take(padded.position_ids),
-        None if padded.token_type_ids is None else valid.take(padded.token_type_ids),
-        valid.cu_seqlens,
-        valid.max_seqlen,
-    )
     if output_all_exits:
         return model.finished_output(_all_exits(model, encoder, tokens, resolved), labels, return_dict)
     results = _run(model, encoder, tokens, resolved)

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune
 
+from fastbert_kernels import _extension
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _CALL = ("forward", "_call_impl", "_wrapped_call_impl", "_slow_forward")  # what a call of a module runs, in nn.Module
 _CAPTURE = "transformers.utils.output_capturing"
@@ -115,18 +117,32 @@ class Guard:
 
     def intact(self) -> bool:
         """Return whether the modules, their classes, hooks, settings, methods and buffers are as they were."""
-        attributes = self._attributes
         return (
             not torch_module._has_any_global_hook()
-            and not (any(self._hooks_of_modules()) and any(map(_hooks_of_the_user, self._parts)))
-            and [*map(dict.get, self._holders, self._names)] == self._values
-            and [*map(len, attributes)] == self._numbers_of_attributes
+            and (self._modules_hold_natively() or self._modules_hold())
             and [*map(len, self._lists)] == self._lengths
-            and [*map(type, self._parts)] == self._classes
             and [getattr(kind, name) for kind, name in self._methods] == self._functions
             and self._look_at_buffers() == self._states_of_buffers
             and [*map(attention_of, self._configurations)] == self._attentions
             and _exit_layers_of(self._model()) == self._exit_layers
+        )
+
+    def _modules_hold_natively(self) -> bool:
+        """Return whether the modules have no hook and are as they were; False also where that cannot be told."""
+        native, _ = _extension.load()
+        return (
+            native is not None
+            and native.modules_hold(self._parts, self._attributes, self._classes, self._numbers_of_attributes, _HOOKS)
+            and native.entries_hold(self._holders, self._names, self._values)
+        )
+
+    def _modules_hold(self) -> bool:
+        """Return whether the modules have no hook of the user's, and are as they were."""
+        return (
+            not (any(self._hooks_of_modules()) and any(map(_hooks_of_the_user, self._parts)))
+            and [*map(dict.get, self._holders, self._names)] == self._values
+            and [*map(len, self._attributes)] == self._numbers_of_attributes
+            and [*map(type, self._parts)] == self._classes
         )
 
     def _look_at_buffers(self) -> list[tuple[int, int]]:

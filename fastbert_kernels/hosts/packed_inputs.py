@@ -1,5 +1,5 @@
-"""Texts of a `fastbert_hf` model whose tokens lie one text behind the other, as a caller gives them: checks, and the
-position of every token."""
+"""Texts of a `fastbert_hf` model on their way to packed rows, whether a caller pads them or lays them one behind the
+other: checks, and the position of every token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,66 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.hosts.backbones import Tokens
+from fastbert_kernels.hosts.base import OwnForward
+from fastbert_kernels.hosts.bert_layers import has_position_bias
+from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
+from fastbert_kernels.ops.pack_padded import pack_padded
+
+
+def tokens_of_padded(
+    model: Any, encoder: Encoder, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+) -> Tokens:
+    """Return what the embeddings take of a padded batch; arguments and errors as of the model's `forward`.
+
+    Raises:
+        OwnForward: padding between tokens where distances count.
+    """
+    backbone = model.backbone
+    distances_count = has_position_bias(backbone)
+    if isinstance(encoder, CompiledEncoder) and not distances_count:
+        tokens = _natively(model, input_ids, attention_mask, token_type_ids)
+        if tokens is not None:
+            return tokens
+    padded = model.check_batch(input_ids, attention_mask, token_type_ids)
+    if distances_count and has_gaps(padded.valid):
+        raise OwnForward("padding between tokens, whose distance it changes")
+    valid = ValidTokens.of(padded.valid)  # on a GPU the host learns T here
+    return Tokens(
+        valid.take(padded.input_ids),
+        valid.take(padded.position_ids),
+        None if padded.token_type_ids is None else valid.take(padded.token_type_ids),
+        valid.cu_seqlens,
+        valid.max_seqlen,
+    )
+
+
+def _natively(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+) -> Tokens | None:
+    """Return the same in one native pass; None where the model's own checks are to find what is wrong, or do it."""
+    from fastbert_hf.backbones import num_segments, uncounted_id, vocabulary
+
+    backbone = model.backbone
+    known = vocabulary(backbone)
+    if known is None or not isinstance(input_ids, Tensor) or input_ids.dim() != 2:
+        return None
+    longest = input_ids.shape[1]
+    if longest > model.config.max_position_embeddings:
+        return None
+    packed = pack_padded(
+        input_ids,
+        attention_mask,
+        token_type_ids,
+        vocabulary=known,
+        num_segments=num_segments(backbone),
+        uncounted=uncounted_id(backbone),
+    )
+    if packed is None:
+        return None
+    return Tokens(packed.ids, packed.positions, packed.segments, packed.cu_seqlens, longest)
 
 
 def packed_tokens(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> Tokens:

@@ -59,6 +59,35 @@ def embed(
     return words.new_empty(count, width, dtype=dtype)
 
 
+@torch.compiler.disable
+def embed_now(
+    input_ids: Tensor,
+    position_ids: Tensor,
+    token_type_ids: Tensor | None,
+    words: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    layer_norm_eps: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Compute `embed` without PyTorch's dispatcher, on a CPU, and unseen by tracers; arguments and errors as there."""
+    result = words.new_empty(input_ids.shape[0], words.shape[1], dtype=dtype)
+    tables = [table.contiguous() for table in (words, positions, segments, norm_weight, norm_bias)]
+    _cpu(
+        result,
+        input_ids,
+        position_ids,
+        token_type_ids,
+        *tables,
+        layer_norm_eps=layer_norm_eps,
+        dtype=dtype,
+        layer_norm="standard",
+    )
+    return result
+
+
 def _cpu(
     result: Tensor,
     input_ids: Tensor,

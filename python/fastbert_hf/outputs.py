@@ -48,8 +48,9 @@ def warn_if_not_finite(uncertainty: torch.Tensor) -> None:
     """
     if uncertainty.device.type != "cpu":
         return
-    rows = uncertainty.isnan().nonzero().flatten().tolist()
-    if rows:
+    lost = uncertainty.isnan()
+    if bool(lost.any()):
+        rows = lost.nonzero().flatten().tolist()
         warnings.warn(
             f"uncertainty is not finite for sample(s) {rows}: NaN or inf in the input or the weights; "
             "these samples cannot exit before the last layer",
