@@ -23,7 +23,7 @@ struct TokenTables {
 struct PackedTexts {
   int64_t* ids;         // [T], room for B x L
   int64_t* positions;   // [T], room for B x L
-  int64_t* segments;    // [T], room for B x L, or nullptr where none are given or the tables have one
+  int64_t* segments;    // [T], room for B x L; nullptr where none are given, or there is one segment only
   int32_t* cu_seqlens;  // [B + 1]
 };
 

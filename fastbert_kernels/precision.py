@@ -109,7 +109,7 @@ def settle(
         ValueError: dtype, probe or bfloat16_products are not what `patch` takes, or as `Host.encoder`.
     """
     wanted: EncoderDtype | Literal["auto"] | None
-    wanted = Fp8() if dtype == "fp8" else dtype
+    wanted = Fp8() if dtype == "fp8" else dtype  # FP8 is no literal to a type checker
     if bfloat16_products:
         wanted = with_bfloat16_products(dtype, bfloat16_products)
     if tanh_gelu:

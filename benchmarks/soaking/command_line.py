@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,19 @@ def parser_of(description: str, shape: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def asked(shape: str) -> Iterator[Asked]:
-    """Make a model of random weights whose texts leave at all layers, and the texts, for the time of the block."""
-    with TemporaryDirectory() as name:
-        folder, texts = Path(name), sorted(set(synthetic_texts(_TEXTS)))
-        subject = planned(folder, shape, texts, torch.float32)
-        yield Asked(subject.name, subject.fastbert, folder, texts)
+    """Make a model of random weights whose texts leave at all layers, and the texts, for the time of the block.
+
+    SIGTERM leaves the block by SystemExit, so that whoever has started a server there can end it.
+    """
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        with TemporaryDirectory() as name:
+            folder, texts = Path(name), sorted(set(synthetic_texts(_TEXTS)))
+            subject = planned(folder, shape, texts, torch.float32)
+            yield Asked(subject.name, subject.fastbert, folder, texts)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(signal_number: int, frame: object) -> None:
+    raise SystemExit(128 + signal_number)

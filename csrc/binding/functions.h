@@ -16,7 +16,7 @@ void bind_hashed_bag(pybind11::module_& module);
 void bind_heads(pybind11::module_& module);
 void bind_kept_launch(pybind11::module_& module);
 void bind_encoder(pybind11::module_& module);
-void bind_pack_padded(pybind11::module_& module);
+void bind_pack_texts(pybind11::module_& module);
 void bind_processor(pybind11::module_& module);
 void bind_unchanged(pybind11::module_& module);
 

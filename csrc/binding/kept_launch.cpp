@@ -26,7 +26,8 @@ constexpr size_t kMostNumbers = 2;
 class KeptLaunch {
  public:
   // `owner` keeps the function loaded. Of the tensors, whose device is the current one, the first is [rows, columns], the
-  // others are such or [columns]; a block has `block_rows` of the rows, and `across` blocks have all columns.
+  // others are [rows, any number] or [any number]; a block has `block_rows` of the rows, and `across` blocks have all
+  // columns of the first.
   KeptLaunch(py::object owner, uintptr_t function, uint32_t threads, uint32_t shared_bytes, int64_t block_rows,
              int64_t across, const std::vector<Tensor>& tensors)
       : owner_(std::move(owner)),

@@ -53,7 +53,7 @@ PYBIND11_MODULE(_C, module) {
   bind_hashed_bag(module);
   bind_heads(module);
   bind_kept_launch(module);
-  bind_pack_padded(module);
+  bind_pack_texts(module);
   bind_processor(module);
   bind_unchanged(module);
 #ifdef FASTBERT_WITH_CUDA

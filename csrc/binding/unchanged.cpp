@@ -1,7 +1,7 @@
 // Whether the Python objects that a patched model was read from are still what they were: hosts/guard.py and
 // hosts/derived.py ask in front of every call. These are some thousand objects, in memory that the call before has driven
-// out of the caches; no loop here makes an object or waits for one look before the next, so that the processor has many
-// under way. True is a promise; where it is False, Python looks itself.
+// out of the caches; a loop here does not wait for one look before the next, so that the processor has many under way.
+// True is a promise; where it is False, Python looks itself.
 #include <pybind11/pybind11.h>
 
 #include "binding/functions.h"
@@ -18,6 +18,7 @@ void check_sizes(const py::list& first, std::initializer_list<const py::list*> o
 bool equal(PyObject* found, PyObject* wanted) {
   if (found == wanted) return true;
   if (found == nullptr) return false;
+  const auto kept = py::reinterpret_borrow<py::object>(found);  // a comparison may run code that drops it
   const int answer = PyObject_RichCompareBool(found, wanted, Py_EQ);
   if (answer < 0) throw py::error_already_set();
   return answer == 1;
@@ -65,14 +66,19 @@ bool modules_hold(const py::list& modules, const py::list& attributes, const py:
   return true;
 }
 
-// Whether every holder has the very tensor under the name, at the address and of the version that it had. `address` and
-// `version` are called with a tensor: Tensor.data_ptr and the getter of Tensor._version.
-bool tensors_hold(const py::list& holders, const py::list& names, const py::list& tensors, const py::list& addresses,
-                  const py::list& versions, const py::handle address, const py::handle version) {
-  check_sizes(holders, {&names, &tensors, &addresses, &versions});
-  for (size_t i = 0; i < holders.size(); ++i) {
+// Whether every module has the very tensor among its parameters, of the kind, at the address and of the version that it
+// had. `attributes` are the modules' dicts. `address` and `version` are called with a tensor: Tensor.data_ptr and the
+// getter of Tensor._version.
+bool tensors_hold(const py::list& attributes, const py::list& names, const py::list& tensors, const py::list& kinds,
+                  const py::list& addresses, const py::list& versions, const py::handle address,
+                  const py::handle version) {
+  check_sizes(attributes, {&names, &tensors, &kinds, &addresses, &versions});
+  const py::str parameters("_parameters");
+  for (size_t i = 0; i < attributes.size(); ++i) {
     PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
-    if (entry(PyList_GET_ITEM(holders.ptr(), i), PyList_GET_ITEM(names.ptr(), i)) != tensor) return false;
+    PyObject* holder = entry(PyList_GET_ITEM(attributes.ptr(), i), parameters.ptr());
+    if (holder == nullptr || entry(holder, PyList_GET_ITEM(names.ptr(), i)) != tensor) return false;
+    if (reinterpret_cast<PyObject*>(Py_TYPE(tensor)) != PyList_GET_ITEM(kinds.ptr(), i)) return false;
     const auto same = [&](const py::handle function, const py::list& before) {
       const auto now = py::reinterpret_steal<py::object>(PyObject_CallOneArg(function.ptr(), tensor));
       if (!now) throw py::error_already_set();

@@ -44,7 +44,7 @@ def prepare_encoder(
         layers = [None if layer is None else layer.by_tanh() for layer in layers]
         first = first.by_tanh()
     if isinstance(dtype, Fp8):
-        kind = _fp8_kind(resolved, first)
+        kind = _fp8_kind(resolved, [layer for layer in layers if layer is not None])
     elif resolved == "cpu" and reason is None:
         return CompiledEncoder(layers, heads, target, int8_products(dtype))
     elif int8_products(dtype):
@@ -87,13 +87,13 @@ def _layer_kind(backend: str, dtype: torch.dtype, weights: LayerWeights) -> type
     return FusedLayer if FusedLayer.unsupported(dtype, weights) is None else TorchLayer
 
 
-def _fp8_kind(backend: str, weights: LayerWeights) -> type[TorchLayer]:
-    """What has its products in FP8 beside the ops of `backend`.
+def _fp8_kind(backend: str, layers: Sequence[LayerWeights]) -> type[TorchLayer]:
+    """What runs such layers with products in FP8 beside the ops of `backend`.
 
     Raises:
         ValueError: nothing has.
     """
-    device = weights.qkv_weight.device
+    device = layers[0].qkv_weight.device
     if not _on_gpu(backend):
         raise ValueError(
             f"dtype='fp8' is for GPUs from compute capability 8.9 on, and this is backend {backend!r} on "
@@ -103,6 +103,7 @@ def _fp8_kind(backend: str, weights: LayerWeights) -> type[TorchLayer]:
     if reason is None:
         from fastbert_kernels.engine.fp8_layer import Fp8Layer  # it imports Triton
 
-        if (reason := Fp8Layer.unsupported(device, weights)) is None:
+        reasons = (Fp8Layer.unsupported(device, weights) for weights in layers)
+        if (reason := next(filter(None, reasons), None)) is None:
             return Fp8Layer
     raise ValueError(f"dtype='fp8' is not available for this model: {reason}; take torch.bfloat16 instead")

@@ -1,4 +1,4 @@
-"""The encoder layer whose products are in FP8, for NVIDIA GPUs that have such. Its import needs Triton."""
+"""The encoder layer whose products are in FP8, for NVIDIA GPUs that have them. Its import needs Triton."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels.engine.attention_choice import UNMEASURED, AttentionChoice
-from fastbert_kernels.engine.dtypes import PRODUCTS
+from fastbert_kernels.engine.dtypes import FP8, PRODUCTS
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.weights import LayerWeights
 from fastbert_kernels.triton import elementwise, fp8_rows
@@ -61,8 +61,8 @@ class Fp8Layer(TorchLayer):
         width, inner = weights.qkv_weight.shape[1], weights.intermediate_weight.shape[0]
         if width % MULTIPLE or inner % MULTIPLE:
             return f"they take sizes that {MULTIPLE} divides, not {width} and {inner}"
-        names = torch.bfloat16, max(width, inner), weights.activation_name
-        return elementwise.unsupported(*names) or unavailable(device)
+        widest, activation = max(width, inner), weights.activation_name
+        return elementwise.unsupported(torch.bfloat16, widest, activation) or unavailable(device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,7 +70,7 @@ class Fp8Layer(TorchLayer):
 
     @property
     def precision(self) -> str:
-        return "fp8"
+        return FP8
 
     def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """[T, H] in and out; cu_seqlens [B + 1] int32; max_seqlen an upper bound of the sample lengths."""
@@ -109,12 +109,19 @@ class Fp8Layer(TorchLayer):
 
 @cache
 def unavailable(device: torch.device) -> str | None:
-    """Return why a GPU has no products in FP8 with a scale for each row, or None: a product of 16 rows is tried."""
+    """Return why a GPU has no products in FP8 with a scale for each row, or None.
+
+    A product is tried, in which every row of both operands has another scale.
+    """
     if torch.cuda.get_device_capability(device) < CAPABILITY:
         return f"{torch.cuda.get_device_name(device)} has no FP8"
-    ones = fp8_rows.round_weight(torch.ones(MULTIPLE, MULTIPLE, device=device))
+    powers = torch.exp2(torch.arange(MULTIPLE, dtype=torch.float32, device=device))[:, None]
+    rows, weight = (fp8_rows.round_weight(scale.expand(-1, MULTIPLE)) for scale in (powers, 1 / powers.square()))
+    want = MULTIPLE * powers / powers.square().t()
     try:
-        found = fp8_rows.linear(ones, ones)
-    except RuntimeError as error:
+        found = fp8_rows.linear(rows, weight)
+    except torch.OutOfMemoryError:
+        raise  # nothing that is so for good
+    except (RuntimeError, TypeError, AttributeError) as error:
         return f"PyTorch {torch.__version__} cannot do them here: {str(error).splitlines()[0]}"
-    return None if bool((found == MULTIPLE).all()) else f"those of PyTorch {torch.__version__} are wrong here"
+    return None if torch.equal(found.float(), want) else f"those of PyTorch {torch.__version__} are wrong here"

@@ -28,6 +28,7 @@ class _State(Generic[T]):
     at the same address and pass for the old."""
 
     parameters: list[Tensor]
+    kinds: list[type]
     addresses: list[int]
     versions: list[int]
     steps: int
@@ -70,7 +71,7 @@ class Derived(Generic[T]):
         """
         self.guard = Guard(model, replaced)
         self._parameters = parameters
-        self._holders = [module._parameters for module, _ in parameters]
+        self._attributes = [module.__dict__ for module, _ in parameters]
         self._names = [name for _, name in parameters]
         self._build = build
         # One object, replaced when the next is complete: no other thread, and nobody after a `build` that failed, gets
@@ -89,15 +90,15 @@ class Derived(Generic[T]):
         steps, state = self._steps, self._state
         if state is not None and state.steps == steps and self._holds_natively(state):
             return state.value
-        current: list[Any] = [*map(dict.get, self._holders, self._names)]
+        current: list[Any] = [module._parameters.get(name) for module, name in self._parameters]
         if not is_plain(current):
             raise ValueError(self._not_plain(current))
         addresses, versions = [*map(Tensor.data_ptr, current)], [*map(version_of, current)]
         if state is None or not state.is_of(current, addresses, versions, steps):
             if state is None and any(map(Tensor.is_inference, current)):
                 _tell_of_uncounted_writes()
-            seen = [parameter.detach() for parameter in current]
-            self._state = state = _State(current, addresses, versions, steps, self._build(*seen), seen)
+            seen, kinds = [parameter.detach() for parameter in current], [*map(type, current)]
+            self._state = state = _State(current, kinds, addresses, versions, steps, self._build(*seen), seen)
         return state.value
 
     def _holds_natively(self, state: _State[T]) -> bool:
@@ -105,9 +106,9 @@ class Derived(Generic[T]):
         native, _ = _extension.load()
         if native is None:
             return False
-        before = state.parameters, state.addresses, state.versions
+        before = state.parameters, state.kinds, state.addresses, state.versions
         try:
-            same: bool = native.tensors_hold(self._holders, self._names, *before, Tensor.data_ptr, VERSION)
+            same: bool = native.tensors_hold(self._attributes, self._names, *before, Tensor.data_ptr, VERSION)
         except RuntimeError:  # parameters created under inference_mode count no versions
             return False
         return same
@@ -134,7 +135,7 @@ def _tell_of_uncounted_writes() -> None:
         "weights that were made under torch.inference_mode() count no writes, so that none are noticed: after writing "
         "to them call fastbert_kernels.patch(model) again, or make the model outside of inference_mode",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=2,
     )
 
 

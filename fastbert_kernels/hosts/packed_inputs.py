@@ -15,7 +15,7 @@ from fastbert_kernels.hosts.backbones import Tokens
 from fastbert_kernels.hosts.base import OwnForward
 from fastbert_kernels.hosts.bert_layers import has_position_bias
 from fastbert_kernels.hosts.padding import ValidTokens, has_gaps
-from fastbert_kernels.ops.pack_padded import pack_padded
+from fastbert_kernels.ops.pack_texts import pack_texts
 
 
 def tokens_of_padded(
@@ -28,7 +28,7 @@ def tokens_of_padded(
     """
     backbone = model.backbone
     distances_count = has_position_bias(backbone)
-    if isinstance(encoder, CompiledEncoder) and not distances_count:
+    if isinstance(encoder, CompiledEncoder) and not distances_count and _checks_are_of_the_library(model):
         tokens = _natively(model, input_ids, attention_mask, token_type_ids)
         if tokens is not None:
             return tokens
@@ -45,10 +45,17 @@ def tokens_of_padded(
     )
 
 
+def _checks_are_of_the_library(model: Any) -> bool:
+    from fastbert_hf.modeling import FastBertForSequenceClassification
+
+    return getattr(model.check_batch, "__func__", None) is FastBertForSequenceClassification.check_batch
+
+
 def _natively(
     model: Any, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
 ) -> Tokens | None:
-    """Return the same in one native pass; None where the model's own checks are to find what is wrong, or do it."""
+    """Return the same in one native pass; None where that cannot be, or where something is wrong and the model's own
+    checks have to say what."""
     from fastbert_hf.backbones import num_segments, uncounted_id, vocabulary
 
     backbone = model.backbone
@@ -58,7 +65,7 @@ def _natively(
     longest = input_ids.shape[1]
     if longest > model.config.max_position_embeddings:
         return None
-    packed = pack_padded(
+    packed = pack_texts(
         input_ids,
         attention_mask,
         token_type_ids,

@@ -10,6 +10,7 @@ from fastbert_kernels.layer_norm import check_layer_norm
 from fastbert_kernels.ops import library
 
 DTYPES = (torch.float32, torch.bfloat16)
+_INTEGERS = (torch.int64, torch.int32)
 
 
 @library.op(devices=("CPU",))
@@ -53,7 +54,7 @@ def embed(
         check(name, table, device, (*table.shape[:1], width), torch.float32)
     for name, ids in (("input_ids", input_ids), ("position_ids", position_ids), ("token_type_ids", token_type_ids)):
         if ids is not None:
-            check(name, ids, device, (count,), torch.int64, torch.int32)
+            check(name, ids, device, (count,), *_INTEGERS)
     check("norm_weight", norm_weight, device, (width,), torch.float32)
     check("norm_bias", norm_bias, device, (width,), torch.float32)
     return words.new_empty(count, width, dtype=dtype)
@@ -98,8 +99,17 @@ def _cpu(
     dtype: torch.dtype,
     layer_norm: str,
 ) -> None:
-    ids = (None if ids is None else ids.long() for ids in (input_ids, position_ids, token_type_ids))
+    ids = [
+        _as_int64(*given)
+        for given in (("input_ids", input_ids), ("position_ids", position_ids), ("token_type_ids", token_type_ids))
+    ]
     _extension.module().embed(*ids, *tables, layer_norm_eps, layer_norm, result)
+
+
+def _as_int64(name: str, ids: Tensor | None) -> Tensor | None:
+    if ids is not None and ids.dtype not in _INTEGERS:
+        raise TypeError(f"{name} must be torch.int64 or torch.int32, not {ids.dtype}")
+    return None if ids is None else ids.long()
 
 
 library.implement(embed, cpu=_cpu, reference=reference.embed)

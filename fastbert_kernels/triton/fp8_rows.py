@@ -47,7 +47,7 @@ class Fp8Rows(NamedTuple):
 
 def round_weight(weight: Tensor) -> Fp8Rows:
     """Round the weight [out, in] of a Linear layer, in PyTorch's own operations, as it is done once per model."""
-    wide = weight.float()
+    wide = weight.float().contiguous()
     scales = (wide.abs().amax(dim=1, keepdim=True) / LARGEST).clamp_min(SMALLEST_SCALE)
     return Fp8Rows((wide / scales).clamp(-LARGEST, LARGEST).to(FP8), scales)
 
@@ -81,8 +81,8 @@ def linear(rows: Fp8Rows, weight: Fp8Rows, bias: Tensor | None = None) -> Tensor
 def _store_rows(y, row, place, inside, num_rows, values_ptr, scales_ptr):
     """Round y, float32 [rows, columns] and 0 beside the columns, and store it with the scales of its rows.
 
-    What is no number comes out as NaN: a NaN in the row leaves the maximum or makes it NaN, and an infinity makes a
-    scale of infinity, by which it is divided.
+    What is no number comes out as NaN: the maximum passes over a NaN or becomes one, and either way the NaN stays; an
+    infinity makes a scale of infinity, by which it is divided.
     """
     scale = tl.maximum(tl.max(tl.abs(y), axis=1, keep_dims=True) / _LARGEST, _SMALLEST_SCALE)
     tl.store(values_ptr + place, (y / scale).to(values_ptr.dtype.element_ty), mask=inside)

@@ -84,7 +84,7 @@ class KeptKernel:
 
         Args:
             which: as of `launch_again`.
-            tensors: contiguous; the first is [T, columns], T above 0, the others such or [columns].
+            tensors: contiguous; the first is [T, columns], T above 0, the others [T, any number] or [any number].
             numbers: behind the number of rows.
             constants: in the order of the kernel's parameters, NUM_COLUMNS among them, without the tile.
             config: the tile, BLOCK_ROWS and BLOCK_COLUMNS of the kernel.

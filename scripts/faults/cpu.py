@@ -108,4 +108,32 @@ FAULTS = [
         "static_cast<uint32_t>(ids[i + 1]));",
         "test_hashed_bag.py",
     ),
+    Fault(
+        "packing: only tokens count in RoBERTa's positions, and not what stands under padding between them",
+        "csrc/cpu/padded_texts.cpp",
+        "if (valid || tokens > before) counted += counts;",
+        "if (valid) counted += counts;",
+        "test_pack_texts.py",
+    ),
+    Fault(
+        "packing: ids under padding are not looked at",
+        "csrc/cpu/padded_texts.cpp",
+        "if (outside(id, tables.vocabulary) || outside(segment, tables.segments)) return -1;",
+        "if ((!texts.mask || texts.mask[place]) && outside(id, tables.vocabulary)) return -1;",
+        "test_pack_texts.py",
+    ),
+    Fault(
+        "the native look passes over the version of a weight",
+        "csrc/binding/unchanged.cpp",
+        "if (!same(address, addresses) || !same(version, versions)) return false;",
+        "if (!same(address, addresses)) return false;",
+        "../hosts/test_unchanged.py",
+    ),
+    Fault(
+        "the native look passes over hooks",
+        "csrc/binding/unchanged.cpp",
+        "if (!is_empty(entry(own, name.ptr()))) return false;",
+        "if (entry(own, name.ptr()) == nullptr) return false;",
+        "../hosts/test_unchanged.py",
+    ),
 ]

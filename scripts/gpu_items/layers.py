@@ -16,6 +16,7 @@ from gpu_items.device import Device
 from helpers.op_inputs import cu_seqlens_of, layer_weights
 
 LENGTH = 128
+_MOST_FP8_ERROR = 0.2  # twice what a CPU finds with these weights
 
 
 def encoder_layer(tokens: int, device: Device) -> dict[str, Any]:
@@ -51,15 +52,16 @@ def _fused(weights: Any, hidden: Tensor, cu_seqlens: Tensor, plain: TorchLayer, 
     inner = linear(hidden, weights.intermediate_weight)
     product = weights.intermediate_weight, weights.intermediate_bias
     heads = linear(hidden, weights.qkv_weight, weights.qkv_bias).view(-1, 3, 12, 64).unbind(1)
+    in_fp8 = _fp8(weights, hidden, cu_seqlens, want, device)
     return {
-        "ok": max(differences) < 0.1,
+        "ok": max(differences) < 0.1 and in_fp8.get("error", 0.0) < _MOST_FP8_ERROR,
         "fused": device.time(lambda: fused(hidden, cu_seqlens, LENGTH)),
         "fused_by_tanh": device.time(lambda: by_tanh(hidden, cu_seqlens, LENGTH)),
         "intermediate_with_gelu": device.time(lambda: linear_gelu_by_tanh(hidden, *product)),
         "gelu": device.time(lambda: elementwise.bias_activation_(inner, weights.intermediate_bias, "gelu")),
         "ways": {way: device.time(lambda way=way: attend_by(way, *heads, cu_seqlens, LENGTH)) for way in WAYS},
         "choice": attention_choice(hidden.device, torch.bfloat16, 12, 64).as_dict(),
-        **_fp8(weights, hidden, cu_seqlens, want, device),
+        "fp8": in_fp8,
     }
 
 
@@ -68,7 +70,7 @@ def _fp8(weights: Any, hidden: Tensor, cu_seqlens: Tensor, want: Tensor, device:
     from fastbert_kernels.engine.fp8_layer import Fp8Layer
 
     if reason := Fp8Layer.unsupported(hidden.device, weights):
-        return {"fp8": {"unsupported": reason}}
+        return {"unsupported": reason}
     layer = Fp8Layer.cast(weights, torch.bfloat16)
     error = (layer(hidden, cu_seqlens, LENGTH).float() - want.float()).norm() / want.float().norm()
-    return {"fp8": {**device.time(lambda: layer(hidden, cu_seqlens, LENGTH)), "error": round(float(error), 4)}}
+    return {**device.time(lambda: layer(hidden, cu_seqlens, LENGTH)), "error": round(float(error), 4)}

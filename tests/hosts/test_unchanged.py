@@ -9,15 +9,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fastbert_kernels
 from fastbert_kernels import _extension
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.guard import VERSION, Guard
+from fastbert_kernels.patched_calls import PATCH
+from helpers.models import padded_batch, spread_model
 
 native, REASON = _extension.load()
 if native is None:
     pytest.skip(REASON, allow_module_level=True)
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+class OwnKind(nn.Parameter):
+    pass
 
 
 class TestEntries:
@@ -107,8 +114,9 @@ class TestTensors:
         module = nn.Linear(3, 2)
         tensors = [module.weight, module.bias]
         addresses, versions = [*map(Tensor.data_ptr, tensors)], [*map(VERSION, tensors)]
-        holders = [module._parameters] * 2
-        return module, (holders, ["weight", "bias"], tensors, addresses, versions, Tensor.data_ptr, VERSION)
+        kinds = [*map(type, tensors)]
+        looks = Tensor.data_ptr, VERSION
+        return module, ([module.__dict__] * 2, ["weight", "bias"], tensors, kinds, addresses, versions, *looks)
 
     def test_as_they_were(self):
         _, given = self.tensors()
@@ -123,6 +131,9 @@ class TestTensors:
             lambda module, name: setattr(module, name, nn.Parameter(getattr(module, name))),
             lambda module, name: setattr(module, name, None),
             lambda module, name: delattr(module, name),
+            lambda module, name: setattr(getattr(module, name), "__class__", OwnKind),
+            lambda module, name: module.__dict__.update(_parameters=dict.fromkeys(("weight", "bias"), torch.ones(3))),
+            lambda module, name: module.__dict__.pop("_parameters"),
         ],
     )
     @torch.no_grad()
@@ -134,14 +145,17 @@ class TestTensors:
     def test_a_look_that_fails_is_an_error(self):
         with torch.inference_mode():
             made = torch.ones(2)
-        given = [{"weight": made}], ["weight"], [made], [made.data_ptr()], [0], Tensor.data_ptr, VERSION
+        holders = [{"_parameters": {"weight": made}}]
+        given = holders, ["weight"], [made], [Tensor], [made.data_ptr()], [0], Tensor.data_ptr, VERSION
         with pytest.raises(RuntimeError, match="[Ii]nference tensors"):
             native.tensors_hold(*given)
 
     def test_what_is_refused(self):
-        _, (holders, names, tensors, addresses, versions, *looks) = self.tensors()
+        _, (holders, names, tensors, kinds, addresses, versions, *looks) = self.tensors()
         with pytest.raises(ValueError, match="of one length"):
-            native.tensors_hold(holders, names, tensors, addresses, versions[:1], *looks)
+            native.tensors_hold(holders, names, tensors, kinds, addresses, versions[:1], *looks)
+        with pytest.raises(TypeError, match="must be a dict"):
+            native.tensors_hold([None, None], names, tensors, kinds, addresses, versions, *looks)
 
 
 WITHOUT = types.SimpleNamespace(load=lambda: (None, "not built"))
@@ -164,7 +178,7 @@ def test_a_guard_without_the_compiled_module_notices_the_same(monkeypatch, nativ
         monkeypatch.setattr("fastbert_kernels.hosts.guard._extension", WITHOUT)
     model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.1), nn.LayerNorm(3))
     guard = Guard(model, [model])
-    assert guard.intact()
+    assert guard.intact() and guard._modules_hold_natively() is natively
     change(model)
     assert guard.intact() is not noticed
 
@@ -192,4 +206,13 @@ def test_what_is_derived_without_the_compiled_module_is_as_new(monkeypatch, nati
         change()
         for _ in range(3):
             assert derived.get() == float(module.weight.sum() + module.bias.sum())
+            assert derived._holds_natively(derived._state) is natively
         assert len(built) == number + 1
+
+
+def test_of_a_patched_model_the_native_look_is_enough():
+    model, batch = fastbert_kernels.patch(spread_model(), backend="cpu"), padded_batch([5, 3])
+    with torch.inference_mode():
+        model(**batch, speed=0.5)
+    encoder = model.__dict__[PATCH].encoder
+    assert encoder.guard._modules_hold_natively() and encoder._holds_natively(encoder._state)

@@ -108,14 +108,14 @@ CALLS: dict[str, Callable[[], list]] = {
     "hashed_bag": lambda: [
         *(torch.randn(16, N), torch.randn(N), torch.arange(T), rows()[1], torch.rand(B), results(), *RULE)
     ],
-    "pack_padded": lambda: [
+    "pack_texts": lambda: [
         *torch.ones(3, B, 5).long(),
         (*torch.empty(3, B, 5).long(), torch.empty(B + 1, dtype=torch.int32)),
     ],
     "decide": lambda: [torch.randn(B, N), torch.rand(B), results(), history(), *RULE],
 }
 # Those that have names of their own, so that none can take another's place.
-BY_NAME = {"pack_padded": {"vocabulary": 7, "num_segments": 2, "uncounted": 0}}
+BY_NAME = {"pack_texts": {"vocabulary": 7, "num_segments": 2, "uncounted": 0}}
 # They take neither tensors nor what is made of tensors.
 PLAIN = {"count_threads_with", "cpu_instruction_set", "cpu_instruction_sets", "cpu_tile_rows"}
 PLAIN |= {"packed_matrix_bytes", "product_operand", "start_profile", "stop_profile", "time_products"}

@@ -48,8 +48,7 @@ def assert_rounded(got: Fp8Rows, want):
     half_a_unit = torch.exp2(in_units.log2().floor()) / 16
     error = (numbers_of(got) - want).abs() / scales
     assert (error <= half_a_unit * (1 + 1e-3) + 1e-5 * in_units).all()
-    rows = torch.arange(len(want))
-    assert (numbers_of(got).abs().amax(dim=1)[rows] >= largest[:, 0] * (1 - 1e-5)).all()
+    assert (numbers_of(got).abs().amax(dim=1) >= largest[:, 0] * (1 - 1e-5)).all()
 
 
 def amid_poison(values):
@@ -190,7 +189,7 @@ def test_the_product_is_that_of_the_rounded_numbers(rows, inputs, outputs):
 
 @pytest.mark.proof
 @pytest.mark.skipif(INTERPRETING, reason="this is the interpreting process")
-@pytest.mark.parametrize("architecture", [one for one in ARCHITECTURES if one >= 90])
+@pytest.mark.parametrize("architecture", [89, *(one for one in ARCHITECTURES if one >= 90)])
 def test_what_the_kernels_take(architecture, tmp_path):
     """Nothing spills, half of the threads of a multiprocessor have their registers, rows are accessed 16 bytes at a
     time, and the hardware's own instruction rounds."""

@@ -1,4 +1,4 @@
-"""pack_padded: against the checks and positions of fastbert_hf in plain PyTorch, on any mask and any values."""
+"""pack_texts: against the checks and positions of fastbert_hf in plain PyTorch, on any mask and any values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fastbert_hf.inputs import check_inputs, make_position_ids
 from fastbert_kernels import _extension
 from fastbert_kernels.hosts.padding import ValidTokens
-from fastbert_kernels.ops.pack_padded import pack_padded
+from fastbert_kernels.ops.pack_texts import pack_texts
 
 if _extension.load()[0] is None:
     pytest.skip(_extension.load()[1], allow_module_level=True)
@@ -38,7 +38,7 @@ def by_pytorch(ids, mask, segments, num_segments, uncounted):
 
 def assert_same(ids, mask, segments, num_segments=2, uncounted=None):
     want = by_pytorch(ids, mask, segments, num_segments, uncounted)
-    got = pack_padded(ids, mask, segments, vocabulary=WORDS, num_segments=num_segments, uncounted=uncounted)
+    got = pack_texts(ids, mask, segments, vocabulary=WORDS, num_segments=num_segments, uncounted=uncounted)
     assert (got is None) == (want is None)
     for one, other in zip(got or (), want or (), strict=True):
         assert (one is None) == (other is None)
@@ -72,6 +72,19 @@ def test_padding_on_any_side(side, uncounted):
     ids[mask == 0] = 1
     ids[2, 4] = 1  # a literal padding token
     assert assert_same(ids, mask, None, uncounted=uncounted) is not None
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (0, 0), (2, 0)])
+def test_no_text_and_no_column(shape):
+    ids = torch.zeros(shape).long()
+    assert (assert_same(ids, ids, None) is None) == (shape[0] > 0)
+
+
+def test_gaps_and_uncounted_ids_in_the_middle():
+    ids = torch.tensor([[1, 1, 5, 1, 6, 1, 7, 1]])
+    mask = torch.tensor([[0, 0, 1, 1, 0, 0, 1, 0]])
+    got = assert_same(ids, mask, None, uncounted=1)
+    assert got.ids.tolist() == [5, 1, 7] and got.positions.tolist() == [2, 1, 4]
 
 
 @pytest.mark.parametrize(
@@ -115,18 +128,18 @@ class OwnKind(torch.Tensor):
 def test_tensors_of_another_kind_are_left_to_the_caller(other):
     x = torch.ones(2, 5).long()
     options = {"vocabulary": WORDS, "num_segments": 2, "uncounted": None}
-    assert pack_padded(x, x, x, **options) is not None
+    assert pack_texts(x, x, x, **options) is not None
     for place in range(1, 3):
         given = [x, x, x]
         given[place] = other(x)
-        assert pack_padded(*given, **options) is None
+        assert pack_texts(*given, **options) is None
     if not isinstance(other(x), torch.Tensor) or other(x).shape != x[:1].shape:
-        assert pack_padded(other(x), None, None, **options) is None
+        assert pack_texts(other(x), None, None, **options) is None
 
 
 def test_inputs_stay_as_they_are():
     ids, mask, segments = torch.randint(WORDS, (2, 6)), torch.ones(2, 6).long(), torch.zeros(2, 6).long()
     before = [x.clone() for x in (ids, mask, segments)]
-    got = pack_padded(ids, mask, segments, vocabulary=WORDS, num_segments=2, uncounted=0)
+    got = pack_texts(ids, mask, segments, vocabulary=WORDS, num_segments=2, uncounted=0)
     got.ids.fill_(7)
     assert all(map(torch.equal, (ids, mask, segments), before))

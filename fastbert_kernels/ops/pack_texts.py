@@ -27,7 +27,7 @@ class PackedTexts(NamedTuple):
 
 
 @torch.compiler.disable
-def pack_padded(
+def pack_texts(
     input_ids: Tensor,
     attention_mask: Tensor | None,
     token_type_ids: Tensor | None,
@@ -50,8 +50,8 @@ def pack_padded(
             RoBERTa's family; None where positions are columns, counted from the first token of a text.
 
     Returns:
-        None where that is not for this function: tensors that are not int64, contiguous, of one shape and on a CPU, or
-        a value that no model takes, whose words are the caller's.
+        None where that is not for this function: tensors that are not int64, contiguous, of one shape and on a CPU; or
+        a value that no model takes, of which the caller has to say what is wrong.
     """
     if type(input_ids) is not Tensor or input_ids.dim() != 2:
         return None
@@ -68,7 +68,7 @@ def pack_padded(
     ids, positions, segments = input_ids.new_empty((3, *shape))
     cu_seqlens = torch.empty(shape[0] + 1, dtype=torch.int32, device="cpu")
     kept = None if token_type_ids is None or num_segments <= 1 else segments
-    tokens = _extension.module().pack_padded(
+    tokens = _extension.module().pack_texts(
         input_ids,
         attention_mask,
         token_type_ids,
