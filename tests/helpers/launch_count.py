@@ -10,7 +10,7 @@ from fastbert_kernels.engine.host_copies import HostCopy, HostCounts, HostLink
 from helpers.graphs import EagerRecorder
 
 _MEMORY_ONLY = ("aten::empty", "aten::new_empty", "aten::lift_fresh")
-_WAITING = ("aten::nonzero", "aten::_local_scalar_dense", "aten::equal")
+_WAITING = ("aten::nonzero", "aten::is_nonzero", "aten::_local_scalar_dense", "aten::equal")
 
 
 class LaunchCount(TorchDispatchMode):
