@@ -59,7 +59,7 @@ def patch(
             labels but for texts whose two best classes are within 0.05, and uncertainties at full depth within 0.05.
             It is chosen once, now, and `patch_info` and the `repr` say why; on a GPU it is None. Where a dtype is
             measured to be slower here than float32, a RuntimeWarning says so. "fp8", on GPUs from compute capability
-            8.9 on, multiplies in float8_e4m3fn with a scale for each row, and keeps bfloat16 between the products; what
+            9.0 on, multiplies in float8_e4m3fn with a scale for each row, and keeps bfloat16 between the products; what
             that does to answers is for you to measure (`fastbert evaluate --agreement`).
         probe: texts for "auto" in place of random ones, as `Host.pack` of the model's host takes them; of a
             `fastbert_hf` model (input_ids [T], cu_seqlens [B + 1]), as `forward_packed`.

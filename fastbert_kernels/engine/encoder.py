@@ -96,7 +96,7 @@ def _fp8_kind(backend: str, layers: Sequence[LayerWeights]) -> type[TorchLayer]:
     device = layers[0].qkv_weight.device
     if not _on_gpu(backend):
         raise ValueError(
-            f"dtype='fp8' is for GPUs from compute capability 8.9 on, and this is backend {backend!r} on "
+            f"dtype='fp8' is for GPUs from compute capability 9.0 on, and this is backend {backend!r} on "
             f"{device.type}; on a CPU take torch.int8"
         )
     reason = backends.BACKENDS["triton"].unavailable()

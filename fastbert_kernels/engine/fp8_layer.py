@@ -17,7 +17,7 @@ from fastbert_kernels.engine.weights import LayerWeights
 from fastbert_kernels.triton import elementwise, fp8_rows
 from fastbert_kernels.triton.fp8_rows import Fp8Rows
 
-CAPABILITY = (8, 9)  # from here on GPUs have FP8
+CAPABILITY = (9, 0)  # Hopper: before it Triton 3.6 rounds to FP8 without the hardware's instruction
 MULTIPLE = 16  # of the columns of every product
 
 
@@ -114,7 +114,7 @@ def unavailable(device: torch.device) -> str | None:
     A product is tried, in which every row of both operands has another scale.
     """
     if torch.cuda.get_device_capability(device) < CAPABILITY:
-        return f"{torch.cuda.get_device_name(device)} has no FP8"
+        return f"{torch.cuda.get_device_name(device)} is older than Hopper (compute capability 9.0)"
     powers = torch.exp2(torch.arange(MULTIPLE, dtype=torch.float32, device=device))[:, None]
     rows, weight = (fp8_rows.round_weight(scale.expand(-1, MULTIPLE)) for scale in (powers, 1 / powers.square()))
     want = MULTIPLE * powers / powers.square().t()
