@@ -74,7 +74,7 @@ def embed(backbone: Any, encoder: Encoder, tokens: Tokens) -> Tensor:
         if is_plain(tables):
             projection = getattr(backbone, "embeddings_project", None)  # from ELECTRA's width to that of the layers
             dtype = encoder.dtype if projection is None else words.dtype
-            hidden = embed_now(tokens.ids, tokens.positions, tokens.segments, *tables, norm.eps, dtype)
+            hidden = embed_now((tokens.ids, tokens.positions, tokens.segments), tables, norm.eps, dtype)
             return hidden if projection is None else projection(hidden).to(encoder.dtype)
     # The host's own work token by token too.
     segments = None if tokens.segments is None else tokens.segments[None]

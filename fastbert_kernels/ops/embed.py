@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -62,30 +64,20 @@ def embed(
 
 @torch.compiler.disable
 def embed_now(
-    input_ids: Tensor,
-    position_ids: Tensor,
-    token_type_ids: Tensor | None,
-    words: Tensor,
-    positions: Tensor,
-    segments: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    layer_norm_eps: float,
-    dtype: torch.dtype,
+    ids: tuple[Tensor, Tensor, Tensor | None], tables: Sequence[Tensor], layer_norm_eps: float, dtype: torch.dtype
 ) -> Tensor:
-    """Compute `embed` without PyTorch's dispatcher, on a CPU, and unseen by tracers; arguments and errors as there."""
-    result = words.new_empty(input_ids.shape[0], words.shape[1], dtype=dtype)
-    tables = [table.contiguous() for table in (words, positions, segments, norm_weight, norm_bias)]
-    _cpu(
-        result,
-        input_ids,
-        position_ids,
-        token_type_ids,
-        *tables,
-        layer_norm_eps=layer_norm_eps,
-        dtype=dtype,
-        layer_norm="standard",
-    )
+    """Compute `embed` without PyTorch's dispatcher, on a CPU and unseen by tracers.
+
+    Args:
+        ids: the first three arguments of `embed`; errors as there.
+        tables: its next five.
+        layer_norm_eps: as there.
+        dtype: as there.
+    """
+    words = tables[0]
+    result = words.new_empty(ids[0].shape[0], words.shape[1], dtype=dtype)
+    ready = [table.contiguous() for table in tables]
+    _cpu(result, *ids, *ready, layer_norm_eps=layer_norm_eps, dtype=dtype, layer_norm="standard")
     return result
 
 
