@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from cpu_library import Decision, HeadOutputs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from helpers.rounding import rivals
 
@@ -21,11 +23,42 @@ FLOOR = 2e-6
 FLOOR_OF_APPROXIMATED_TANH = 1e-3
 
 
-def every_width(test):
-    """Give a test of attentive heads every dtype and narrow size, with a small shape and an odd one."""
-    shapes = pytest.mark.parametrize(("hidden_size", "heads", "labels"), [(64, 2, 3), (136, 3, 5)])
-    widths = pytest.mark.parametrize("narrow", [64, 128, 256])
-    return pytest.mark.parametrize("dtype", DTYPES)(widths(shapes(test)))
+class EveryShape:
+    """Tests of an attentive head on batches and heads of every shape; `check` takes the library, lengths, the dtype,
+    the hidden size, the narrow size, heads and labels, and compares the answers."""
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("narrow", [64, 128, 256])
+    @pytest.mark.parametrize(("hidden_size", "heads", "labels"), [(64, 2, 3), (136, 3, 5)])
+    def test_every_length(self, library, dtype, narrow, hidden_size, heads, labels):
+        self.check(library, LENGTHS, dtype, hidden_size, narrow, heads, labels)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(
+        ("hidden_size", "narrow", "heads", "labels"),
+        [
+            *((8, 128, 1, 2), (384, 64, 7, 100), (384, 64, 8, 100), (768, 128, 2, 2), (768, 64, 5, 5)),
+            *((768, 256, 5, 5), (1024, 64, 4, 1031), (1024, 256, 8, 1024), (1024, 256, 8, 1031), (2056, 128, 4, 3)),
+        ],
+    )
+    def test_every_size(self, library, dtype, hidden_size, narrow, heads, labels):
+        self.check(library, [65, 0, 5, 130], dtype, hidden_size, narrow, heads, labels)
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @given(
+        lengths=st.lists(st.integers(0, 150), min_size=1, max_size=5),
+        hidden_size=st.integers(1, 20).map(lambda n: 8 * n),
+        narrow=st.sampled_from([64, 128, 256]),
+        heads=st.integers(1, 8),
+        labels=st.integers(2, 40),
+        dtype=st.sampled_from(DTYPES),
+        folded=st.booleans(),
+        seed=st.integers(0, 9),
+    )
+    def test_any_batch(self, built_library, lengths, hidden_size, narrow, heads, labels, dtype, folded, seed):
+        built_library.configure(seed=seed)
+        fold = dtype if folded else FLOAT32
+        self.check(built_library, lengths, dtype, hidden_size, narrow, heads, labels, fold=fold)
 
 
 def prefix_sums(lengths: list[int]) -> torch.Tensor:

@@ -10,9 +10,7 @@ import head_cases
 import pytest
 import torch
 from cpu_library import Decision
-from head_cases import BFLOAT16, DTYPES, FLOAT16, FLOAT32, LENGTHS, SHORT_LENGTHS
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from head_cases import BFLOAT16, DTYPES, FLOAT16, FLOAT32, SHORT_LENGTHS
 
 from helpers.sanitizers import SANITIZED
 
@@ -34,18 +32,8 @@ def check_head(library, lengths: list[int], dtype: torch.dtype, *sizes: int, fol
     head_cases.check_outputs(outputs, logits_in, dtype, decision, floor)
 
 
-@head_cases.every_width
-def test_every_length(library, dtype, narrow, hidden_size, heads, labels):
-    check_head(library, LENGTHS, dtype, hidden_size, narrow, heads, labels)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("hidden_size", "narrow", "heads", "labels"),
-    [(8, 128, 1, 2), (384, 64, 7, 100), (768, 128, 2, 2), (768, 256, 5, 5), (1024, 64, 4, 1031), (1024, 256, 8, 1024)],
-)
-def test_every_size(library, dtype, hidden_size, narrow, heads, labels):
-    check_head(library, [65, 0, 5, 130], dtype, hidden_size, narrow, heads, labels)
+class TestEveryShape(head_cases.EveryShape):
+    check = staticmethod(check_head)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -171,23 +159,6 @@ def test_it_says_what_it_does_not_take(library):
     for name, size in [(name, size) for name, sizes in outside.items() for size in sizes]:
         reason = library.attentive_head_unsupported(BFLOAT16, **{name: size})
         assert reason is not None and name.split("_")[1].rstrip("s") in reason
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    lengths=st.lists(st.integers(0, 150), min_size=1, max_size=5),
-    hidden_size=st.integers(1, 20).map(lambda n: 8 * n),
-    narrow=st.sampled_from([64, 128, 256]),
-    heads=st.integers(1, 8),
-    labels=st.integers(2, 40),
-    dtype=st.sampled_from(DTYPES),
-    folded=st.booleans(),
-    seed=st.integers(0, 9),
-)
-def test_any_batch(built_library, lengths, hidden_size, narrow, heads, labels, dtype, folded, seed):
-    built_library.configure(seed=seed)
-    fold = dtype if folded else FLOAT32
-    check_head(built_library, lengths, dtype, hidden_size, narrow, heads, labels, fold=fold)
 
 
 def test_the_device_is_restored(library):

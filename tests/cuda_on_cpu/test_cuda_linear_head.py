@@ -7,9 +7,7 @@ import functools
 import head_cases
 import pytest
 import torch
-from head_cases import BFLOAT16, DTYPES, FLOAT16, FLOAT32, LENGTHS, SHORT_LENGTHS
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from head_cases import BFLOAT16, DTYPES, FLOAT16, FLOAT32, SHORT_LENGTHS
 
 LONG = 400  # tokens a sample from which 16-bit batches take the kernel that projects no tokens
 
@@ -34,18 +32,8 @@ def check_linear(library, lengths: list[int], dtype: torch.dtype, *sizes: int, p
     head_cases.check_outputs(outputs, logits_in, FLOAT32, decision)
 
 
-@head_cases.every_width
-def test_every_length(library, dtype, narrow, hidden_size, heads, labels):
-    check_linear(library, LENGTHS, dtype, hidden_size, narrow, heads, labels)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("hidden_size", "narrow", "heads", "labels"),
-    [(8, 128, 1, 2), (384, 64, 8, 100), (768, 128, 2, 2), (768, 64, 5, 5), (1024, 256, 8, 1031), (2056, 128, 4, 3)],
-)
-def test_every_size(library, dtype, hidden_size, narrow, heads, labels):
-    check_linear(library, [65, 0, 5, 33], dtype, hidden_size, narrow, heads, labels)
+class TestEveryShape(head_cases.EveryShape):
+    check = staticmethod(check_linear)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -86,18 +74,3 @@ def test_nan_and_infinity_stay_in_their_sample(library):
     assert outputs.logits[1:3].isnan().all() and outputs.history[1:3].tolist() == [[-1, 0]] * 2
     assert outputs.keep[1:3].tolist() == [1, 1]
     head_cases.assert_equal(outputs, clean, [0, 3])
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    lengths=st.lists(st.integers(0, 100), min_size=1, max_size=5),
-    hidden_size=st.integers(1, 20).map(lambda n: 8 * n),
-    narrow=st.sampled_from([64, 128, 256]),
-    heads=st.integers(1, 8),
-    labels=st.integers(2, 40),
-    dtype=st.sampled_from(DTYPES),
-    seed=st.integers(0, 9),
-)
-def test_any_batch(built_library, lengths, hidden_size, narrow, heads, labels, dtype, seed):
-    built_library.configure(seed=seed)
-    check_linear(built_library, lengths, dtype, hidden_size, narrow, heads, labels)

@@ -8,15 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
 from triton_cases import (
     DTYPES,
-    LENGTHS,
-    ODD_SHAPES,
+    EveryShape,
     assert_as_accurate_as_pytorch,
     assert_bad_bounds_are_a_sample_without_tokens,
     attentive_head,
@@ -40,17 +37,9 @@ def head_of_logits(head):
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-class TestAttentiveHead:
+class TestAttentiveHead(EveryShape):
     __test__ = INTERPRETING
-
-    @pytest.mark.parametrize("dtype", DTYPES)
-    @ODD_SHAPES
-    def test_accuracy_on_odd_lengths(self, dtype, hidden_size, narrow, heads, labels):
-        assert_as_accurate_as_pytorch(attentive_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
-
-    @pytest.mark.parametrize("dtype", DTYPES)
-    def test_the_largest_sizes(self, dtype):
-        assert_as_accurate_as_pytorch(attentive_head_inputs([140], 1024, 256, 8, 1031), dtype)
+    check = staticmethod(assert_as_accurate_as_pytorch)
 
     @pytest.mark.parametrize("architecture", [80, 90, 100])
     @pytest.mark.parametrize("lengths", [[3, 64, 20], [70, 130, 128]])
@@ -116,22 +105,6 @@ class TestAttentiveHead:
         assert_bad_bounds_are_a_sample_without_tokens(
             lambda bounds: attentive_head(hidden, bounds, speed, head, narrow_activation=narrow_activation)
         )
-
-    @pytest.mark.parametrize("lengths", [[], [1], [0], [0, 0, 7]])
-    def test_small_batches(self, lengths):
-        assert_as_accurate_as_pytorch(attentive_head_inputs(lengths), torch.float32)
-
-    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(
-        lengths=st.lists(st.integers(0, 140), max_size=4),
-        hidden_size=st.integers(1, 12).map(lambda n: 8 * n),
-        narrow=st.sampled_from([64, 128]),
-        heads=st.integers(1, 8),
-        labels=st.integers(2, 70),
-        dtype=st.sampled_from(DTYPES),
-    )
-    def test_any_shape(self, lengths, hidden_size, narrow, heads, labels, dtype):
-        assert_as_accurate_as_pytorch(attentive_head_inputs(lengths, hidden_size, narrow, heads, labels), dtype)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

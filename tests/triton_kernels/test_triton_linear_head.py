@@ -8,12 +8,10 @@ import sys
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from triton_cases import DTYPES, FLOOR, LENGTHS, ODD_SHAPES, assert_as_accurate_as_pytorch, attentive_head
+from triton_cases import DTYPES, FLOOR, EveryShape, assert_as_accurate_as_pytorch, attentive_head
 
 from fastbert_kernels.triton import configs
 from helpers.criteria import EVERY_CRITERION
@@ -38,17 +36,9 @@ def assert_linear_head_is_accurate(inputs, dtype, **options):
 
 
 @pytest.mark.usefixtures("poisoned_memory", "no_projecting_kernel")
-class TestLinearAttentiveHead:
+class TestLinearAttentiveHead(EveryShape):
     __test__ = INTERPRETING
-
-    @pytest.mark.parametrize("dtype", DTYPES)
-    @ODD_SHAPES
-    def test_accuracy_on_odd_lengths(self, dtype, hidden_size, narrow, heads, labels):
-        assert_linear_head_is_accurate(attentive_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
-
-    @pytest.mark.parametrize("dtype", DTYPES)
-    def test_the_largest_sizes(self, dtype):
-        assert_linear_head_is_accurate(attentive_head_inputs([140], 1024, 256, 8, 1031), dtype)
+    check = staticmethod(assert_linear_head_is_accurate)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_half_precision_queries_and_an_mlp_without_activation(self, dtype):
@@ -62,22 +52,6 @@ class TestLinearAttentiveHead:
         assert_linear_head_is_accurate(
             attentive_head_inputs([3, 4, 2], labels=9), torch.float32, history=history, **options
         )
-
-    @pytest.mark.parametrize("lengths", [[], [1], [0], [0, 0, 7]])
-    def test_small_batches(self, lengths):
-        assert_linear_head_is_accurate(attentive_head_inputs(lengths), torch.float32)
-
-    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(
-        lengths=st.lists(st.integers(0, 140), max_size=4),
-        hidden_size=st.integers(1, 12).map(lambda n: 8 * n),
-        narrow=st.sampled_from([64, 128, 256]),
-        heads=st.integers(1, 8),
-        labels=st.integers(2, 70),
-        dtype=st.sampled_from(DTYPES),
-    )
-    def test_any_shape(self, lengths, hidden_size, narrow, heads, labels, dtype):
-        assert_linear_head_is_accurate(attentive_head_inputs(lengths, hidden_size, narrow, heads, labels), dtype)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -8,11 +8,13 @@ from functools import partial
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fastbert_kernels import backends, ops, reference
 from fastbert_kernels.backends import Backend
 from helpers.accuracy import assert_accurate
-from helpers.op_inputs import cast_attentive_head_inputs, map_tensors
+from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, map_tensors
 from helpers.rounding import rivals
 from helpers.triton_interpreter import INTERPRETING
 
@@ -20,10 +22,40 @@ LENGTHS = [1, 5, 0, 63, 64, 65, 129]  # up to three tiles of 64 tokens, or five 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # The smallest error worth telling from zero: a few units in the last place of a float32 logit.
 FLOOR = 4e-6
-ODD_SHAPES = pytest.mark.parametrize(
-    ("hidden_size", "narrow", "heads", "labels"),
-    [(64, 64, 1, 2), (192, 128, 2, 3), (200, 128, 3, 5), (136, 256, 8, 100), (8, 64, 6, 40)],
-)
+FIXTURES_AND_SUBCLASSES = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+
+
+class EveryShape:
+    """Tests of an attentive head on batches and heads of every shape; `check` compares the answers to such inputs in a
+    dtype."""
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(
+        ("hidden_size", "narrow", "heads", "labels"),
+        [(64, 64, 1, 2), (192, 128, 2, 3), (200, 128, 3, 5), (136, 256, 8, 100), (8, 64, 6, 40)],
+    )
+    def test_accuracy_on_odd_lengths(self, dtype, hidden_size, narrow, heads, labels):
+        self.check(attentive_head_inputs(LENGTHS, hidden_size, narrow, heads, labels), dtype)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_the_largest_sizes(self, dtype):
+        self.check(attentive_head_inputs([140], 1024, 256, 8, 1031), dtype)
+
+    @pytest.mark.parametrize("lengths", [[], [1], [0], [0, 0, 7]])
+    def test_small_batches(self, lengths):
+        self.check(attentive_head_inputs(lengths), torch.float32)
+
+    @settings(max_examples=12, deadline=None, suppress_health_check=FIXTURES_AND_SUBCLASSES)
+    @given(
+        lengths=st.lists(st.integers(0, 140), max_size=4),
+        hidden_size=st.integers(1, 12).map(lambda n: 8 * n),
+        narrow=st.sampled_from([64, 128, 256]),
+        heads=st.integers(1, 8),
+        labels=st.integers(2, 70),
+        dtype=st.sampled_from(DTYPES),
+    )
+    def test_any_shape(self, lengths, hidden_size, narrow, heads, labels, dtype):
+        self.check(attentive_head_inputs(lengths, hidden_size, narrow, heads, labels), dtype)
 
 
 if INTERPRETING:  # the backend takes CPU tensors then
