@@ -23,6 +23,7 @@ from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.weights import GELU_BY_TANH
 from fastbert_kernels.hosts import fastbert_hf as host
+from helpers.compiled_layers import compiled_graphs, on_cuda
 from helpers.fp8 import RoundingLayer, layer_with_rounding, logits_of_all_exits, loop_of, share
 from helpers.models import spread_model
 from helpers.op_inputs import cu_seqlens_of, layer_weights
@@ -124,43 +125,15 @@ def test_weights_take_a_byte_each_and_their_scales():
         assert getattr(Fp8Layer.cast(transposed, torch.bfloat16).weights, f"{name}_weight").is_contiguous()
 
 
-def on_cuda(value):
-    """The same without values, under FakeTensorMode, where a device need not exist."""
-    if isinstance(value, torch.Tensor):
-        return torch.empty(value.shape, dtype=value.dtype, device="cuda")
-    moved = {
-        field.name: on_cuda(part)
-        for field in dataclasses.fields(value)
-        if isinstance(part := getattr(value, field.name), torch.Tensor)
-    }
-    return dataclasses.replace(value, **moved)
-
-
 @pytest.mark.skipif(INTERPRETING, reason="interpreted kernels cannot be traced")
 def test_torch_compile_sees_the_kernels_in_one_graph(monkeypatch):
-    from torch.utils import _triton
-
-    monkeypatch.setattr(_triton, "has_triton", lambda: True)  # without a GPU Dynamo takes kernels for plain Python
-    graphs = []
-
-    def keep(module, inputs):
-        graphs.append(module.graph)
-        return module.forward
-
     with FakeTensorMode():
         made = Fp8Layer.cast(layer_weights(64, 128, 2), torch.bfloat16)
         scales = fp8_layer.Scales(*map(on_cuda, made.scales))
         layer = Fp8Layer(on_cuda(made.weights), made.attention, scales=scales)
-        bounds = torch.empty(3, dtype=torch.int32, device="cuda")
-        torch._dynamo.reset()
-        compiled = torch.compile(layer.__call__, fullgraph=True, backend=keep)
-        for tokens in (7, 5, 6):
-            hidden = torch.empty(tokens, 64, dtype=torch.bfloat16, device="cuda")
-            out = compiled(hidden, bounds, 5)
-            assert out.shape == hidden.shape and out.dtype == hidden.dtype and out.is_cuda
+        graphs = compiled_graphs(layer, 64, monkeypatch)
     assert graphs
-    for graph in graphs:
-        targets = [str(node.target) for node in graph.nodes]
+    for targets in graphs:
         assert targets.count("triton_kernel_wrapper_mutation") == 5
         assert sum("_scaled_mm" in target for target in targets) == 4
 

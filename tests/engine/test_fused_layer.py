@@ -22,6 +22,7 @@ from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.weights import GELU_BY_TANH
 from helpers.accuracy import FLOOR, assert_accurate
+from helpers.compiled_layers import compiled_graphs, on_cuda
 from helpers.op_inputs import cu_seqlens_of, layer_weights
 from helpers.rounding import rivals
 from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere, round_to_nearest
@@ -86,39 +87,13 @@ class TestInterpreted:
         torch.testing.assert_close(layer(gaps, bounds, longest), layer(hidden, bounds, longest))
 
 
-def on_cuda(weights):
-    """The same without values, under FakeTensorMode, where a device need not exist."""
-    tensors = {
-        field.name: torch.empty(value.shape, dtype=value.dtype, device="cuda")
-        for field in dataclasses.fields(weights)
-        if isinstance(value := getattr(weights, field.name), torch.Tensor)
-    }
-    return dataclasses.replace(weights, **tensors)
-
-
 @pytest.mark.skipif(INTERPRETING, reason="interpreted kernels cannot be traced")
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_torch_compile_sees_the_kernels_in_one_graph(monkeypatch, dynamic):
-    from torch.utils import _triton
-
-    monkeypatch.setattr(_triton, "has_triton", lambda: True)  # without a GPU Dynamo takes kernels for plain Python
-    graphs = []
-
-    def keep(module, inputs):
-        graphs.append(module.graph)
-        return module.forward
-
     with FakeTensorMode():
         layer = FusedLayer(on_cuda(TorchLayer.cast(layer_weights(64, 128, 2), torch.bfloat16).weights))
-        bounds = torch.empty(3, dtype=torch.int32, device="cuda")
-        torch._dynamo.reset()
-        compiled = torch.compile(layer.__call__, fullgraph=True, backend=keep, dynamic=dynamic)
-        for tokens in (7, 5, 6):
-            hidden = torch.empty(tokens, 64, dtype=torch.bfloat16, device="cuda")
-            out = compiled(hidden, bounds, 5)
-            assert out.shape == hidden.shape and out.dtype == hidden.dtype and out.is_cuda
-    for graph in graphs:
-        targets = [str(node.target) for node in graph.nodes]
+        graphs = compiled_graphs(layer, 64, monkeypatch, dynamic)
+    for targets in graphs:
         assert targets.count("triton_kernel_wrapper_mutation") == 3
     assert len(graphs) == (1 if dynamic else 2)
 
