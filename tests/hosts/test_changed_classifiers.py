@@ -18,6 +18,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import fastbert_kernels
+from helpers.changed_models import derived_classes
 from helpers.classifiers import assert_close, make_batch, make_model, run, run_fast
 from helpers.families import LONGEST, make_backbone_config
 from helpers.hooks import assert_hooks_are_heeded
@@ -109,13 +110,7 @@ def test_hooks_are_heeded():
 
 
 def test_a_forward_of_the_users_own_is_not_passed_over(monkeypatch):
-    class Mine(BertForSequenceClassification):
-        def forward(self, *args, **kwargs):
-            return super().forward(*args, **kwargs)
-
-    class Plain(BertForSequenceClassification):
-        pass
-
+    Mine, Plain = derived_classes(BertForSequenceClassification)
     config = make_model().config
     with pytest.raises(ValueError, match="Mine has a forward of its own, so it cannot be patched"):
         fastbert_kernels.patch(Mine(config))

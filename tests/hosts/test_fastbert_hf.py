@@ -16,6 +16,7 @@ from fastbert_hf.exits.uncertainty import mean_binary_entropy
 from fastbert_hf.outputs import same_predictions
 from fastbert_kernels.engine.weights import GELU_BY_TANH
 from fastbert_kernels.hosts.bert_layers import activation_name
+from helpers.changed_models import derived_classes
 from helpers.models import padded_batch, spread_model
 from helpers.patched import assert_same_answers, only_the_fast_path, run
 
@@ -91,13 +92,7 @@ def test_heads_that_the_configuration_puts_behind_other_layers():
 
 
 def test_a_forward_of_the_users_own_is_not_passed_over():
-    class Mine(FastBertForSequenceClassification):
-        def forward(self, *args, **kwargs):
-            return super().forward(*args, **kwargs)
-
-    class Plain(FastBertForSequenceClassification):
-        pass
-
+    Mine, Plain = derived_classes(FastBertForSequenceClassification)
     config = spread_model().config
     with pytest.raises(ValueError, match="Mine has a forward of its own, so it cannot be patched"):
         fastbert_kernels.patch(Mine(config))
