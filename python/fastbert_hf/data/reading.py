@@ -69,17 +69,15 @@ def classification_data(
     records: Records,
     label_names: Sequence[str] | None,
     *,
-    text_column: str | None,
-    pair_column: str | None,
-    label_column: str | None,
     multi_label: bool,
+    **columns: str | None,
 ) -> ClassificationData:
     """Labelled texts from `records`; arguments and errors as in `read_classification_file`."""
     texts: list[str] = []
     pairs: list[str] = []
     labels: list[list[str]] = []
     names: Sequence[str] | None = None
-    for row in _labelled_rows(records, label_names, text_column, pair_column, label_column, multi_label):
+    for row in _labelled_rows(records, label_names, multi_label, **columns):
         first, *second = row.texts
         texts.append(first)
         pairs.extend(second)
@@ -112,14 +110,12 @@ def look_at_classification_file(
     path: str | Path,
     label_names: Sequence[str] | None = None,
     *,
-    text_column: str | None = None,
-    pair_column: str | None = None,
-    label_column: str | None = None,
     multi_label: bool = False,
+    **columns: str | None,
 ) -> None:
     """Raise what `read_classification_file` would for the first 1,000 rows, whose arguments these are."""
     records = open_records(Path(path))
-    rows = _labelled_rows(records, label_names, text_column, pair_column, label_column, multi_label)
+    rows = _labelled_rows(records, label_names, multi_label, **columns)
     if sum(1 for _ in islice(rows, FIRST_ROWS)) == 0:
         raise _no_samples(records)
 
@@ -133,10 +129,10 @@ class _LabelledRow(NamedTuple):
 def _labelled_rows(
     records: Records,
     label_names: Sequence[str] | None,
-    text_column: str | None,
-    pair_column: str | None,
-    label_column: str | None,
     multi_label: bool,
+    text_column: str | None = None,
+    pair_column: str | None = None,
+    label_column: str | None = None,
 ) -> Iterator[_LabelledRow]:
     if label_names is not None and len(set(label_names)) < len(label_names):
         raise ValueError(f"label_names has a name twice: {', '.join(label_names)}; name every class once")
