@@ -53,32 +53,20 @@ TILES void fill_tiles(uint8_t operand) {
 }  // namespace
 
 // Four products a step, of 16 rows of 64 bytes and 64 bytes of 16 columns. The first number of the sums is returned.
-
-EXPORTED TILES float tiles_bfloat16(int64_t steps, uint8_t operand) {
-  fill_tiles(operand);
-  for (int64_t step = 0; step < steps; ++step) {
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+#define TILE_PROBE(name, Number, product)                      \
+  EXPORTED TILES Number name(int64_t steps, uint8_t operand) { \
+    fill_tiles(operand);                                       \
+    for (int64_t step = 0; step < steps; ++step) {             \
+      product(0, 4, 6);                                        \
+      product(1, 4, 7);                                        \
+      product(2, 5, 6);                                        \
+      product(3, 5, 7);                                        \
+    }                                                          \
+    alignas(64) Number sums[16][16];                           \
+    _tile_stored(0, sums, 64);                                 \
+    _tile_release();                                           \
+    return sums[0][0];                                         \
   }
-  alignas(64) float sums[16][16];
-  _tile_stored(0, sums, 64);
-  _tile_release();
-  return sums[0][0];
-}
-
-EXPORTED TILES int32_t tiles_int8(int64_t steps, uint8_t operand) {
-  fill_tiles(operand);
-  for (int64_t step = 0; step < steps; ++step) {
-    _tile_dpbusd(0, 4, 6);
-    _tile_dpbusd(1, 4, 7);
-    _tile_dpbusd(2, 5, 6);
-    _tile_dpbusd(3, 5, 7);
-  }
-  alignas(64) int32_t sums[16][16];
-  _tile_stored(0, sums, 64);
-  _tile_release();
-  return sums[0][0];
-}
+TILE_PROBE(tiles_bfloat16, float, _tile_dpbf16ps)
+TILE_PROBE(tiles_int8, int32_t, _tile_dpbusd)
 #endif

@@ -16,47 +16,35 @@ constexpr int kSums = 12;
 
 // Each returns something that depends on all its products, so that none of them can be left out. 12 products a step.
 
+// Declares `sums`, whose first is the sum of all products of `a` and `b` in `steps`.
+#define SUM_PRODUCTS(Vector, broadcast, product, add)                                          \
+  Vector sums[kSums];                                                                          \
+  for (int i = 0; i < kSums; ++i) sums[i] = broadcast(i);                                      \
+  for (int64_t step = 0; step < steps; ++step)                                                 \
+    _Pragma("GCC unroll 12") for (int i = 0; i < kSums; ++i) sums[i] = product(sums[i], a, b); \
+  for (int i = 1; i < kSums; ++i) sums[0] = add(sums[0], sums[i]);
+
 UNIT("avx2,fma") float avx2_float32(int64_t steps) {
-  const __m256 factor = _mm256_set1_ps(0.999f), addend = _mm256_set1_ps(0.001f);
-  __m256 sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = _mm256_set1_ps(static_cast<float>(i));
-  for (int64_t step = 0; step < steps; ++step)
-#pragma GCC unroll 12
-    for (int i = 0; i < kSums; ++i) sums[i] = _mm256_fmadd_ps(sums[i], factor, addend);
-  for (int i = 1; i < kSums; ++i) sums[0] = _mm256_add_ps(sums[0], sums[i]);
+  const __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(0.001f);
+  SUM_PRODUCTS(__m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps)
   return _mm256_cvtss_f32(sums[0]);
 }
 
 UNIT("avx512f") float avx512_float32(int64_t steps) {
-  const __m512 factor = _mm512_set1_ps(0.999f), addend = _mm512_set1_ps(0.001f);
-  __m512 sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
-  for (int64_t step = 0; step < steps; ++step)
-#pragma GCC unroll 12
-    for (int i = 0; i < kSums; ++i) sums[i] = _mm512_fmadd_ps(sums[i], factor, addend);
-  for (int i = 1; i < kSums; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
+  const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(0.001f);
+  SUM_PRODUCTS(__m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps)
   return _mm512_cvtss_f32(sums[0]);
 }
 
 UNIT("avx512f,avx512bf16") float avx512_bfloat16(int64_t steps) {
   const __m512bh a = (__m512bh)_mm512_set1_epi16(0x3f80), b = (__m512bh)_mm512_set1_epi16(0x3a80);  // 1 and 2^-10
-  __m512 sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
-  for (int64_t step = 0; step < steps; ++step)
-#pragma GCC unroll 12
-    for (int i = 0; i < kSums; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], a, b);
-  for (int i = 1; i < kSums; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
+  SUM_PRODUCTS(__m512, _mm512_set1_ps, _mm512_dpbf16_ps, _mm512_add_ps)
   return _mm512_cvtss_f32(sums[0]);
 }
 
 UNIT("avx512f,avx512vnni") int32_t avx512_int8(int64_t steps) {
   const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-5);
-  __m512i sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_epi32(i);
-  for (int64_t step = 0; step < steps; ++step)
-#pragma GCC unroll 12
-    for (int i = 0; i < kSums; ++i) sums[i] = _mm512_dpbusd_epi32(sums[i], a, b);
-  for (int i = 1; i < kSums; ++i) sums[0] = _mm512_add_epi32(sums[0], sums[i]);
+  SUM_PRODUCTS(__m512i, _mm512_set1_epi32, _mm512_dpbusd_epi32, _mm512_add_epi32)
   alignas(64) int32_t lanes[16];
   _mm512_store_si512(lanes, sums[0]);
   return lanes[0];
