@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from documents.rates import DTYPES, Results
@@ -14,14 +15,7 @@ _RUN = ("BERT-base", "mean depth 4 of 12")
 def parts(profiles: Results) -> str:
     """Return milliseconds and share of every part of the adaptive run, a column for every family and dtype."""
     cases = _cases(profiles)
-    names = list(dict.fromkeys(name for case in cases.values() for name in case["parts"]))
-    table = []
-    for name in names:
-        cells = {"part": name.replace("_", " ")}
-        for heading, case in cases.items():
-            seconds = case["parts"][name]
-            cells[heading] = f"{1e3 * seconds:.1f} ({seconds / case['seconds']:.1%})"
-        table.append(cells)
+    table = _rows(cases, "parts", lambda case, seconds: f"{1e3 * seconds:.1f} ({seconds / case['seconds']:.1%})")
     table.append({"part": "all", **{heading: f"{1e3 * case['seconds']:.1f}" for heading, case in cases.items()}})
     return markdown_table(table)
 
@@ -31,15 +25,7 @@ def bounds(profiles: Results) -> str:
     cases = {heading: case for heading, case in _cases(profiles).items() if "bounds" in case}
     if not cases:
         return "Not measured yet."
-    names = list(dict.fromkeys(name for case in cases.values() for name in case["bounds"]))
-    table = []
-    for name in names:
-        cells = {"part": name.replace("_", " ")}
-        for heading, case in cases.items():
-            found = case["bounds"][name]
-            unit = f" ({found['bound'].replace('_', ' ')})" if "bound" in found else ""
-            cells[heading] = f"{found['share']:.0%}{unit}"
-        table.append(cells)
+    table = _rows(cases, "bounds", _share)
     units = list(dict.fromkeys(unit for case in cases.values() for unit in case["rates"]))
     for unit in units:
         scale = "GB/s" if unit == "memory" else "GFLOP/s"
@@ -48,6 +34,22 @@ def bounds(profiles: Results) -> str:
             cells[heading] = f"{case['rates'][unit] / 1e9:.0f}" if unit in case["rates"] else "-"
         table.append(cells)
     return markdown_table(table)
+
+
+def _rows(
+    cases: dict[str, dict[str, Any]], field: str, cell: Callable[[dict[str, Any], Any], str]
+) -> list[dict[str, str]]:
+    """A row for each part that `field` has in any case; `cell` makes a cell of a case and what its field has."""
+    names = dict.fromkeys(name for case in cases.values() for name in case[field])
+    return [
+        {"part": name.replace("_", " "), **{heading: cell(case, case[field][name]) for heading, case in cases.items()}}
+        for name in names
+    ]
+
+
+def _share(case: dict[str, Any], found: dict[str, Any]) -> str:
+    unit = f" ({found['bound'].replace('_', ' ')})" if "bound" in found else ""
+    return f"{found['share']:.0%}{unit}"
 
 
 def _cases(profiles: Results) -> dict[str, dict[str, Any]]:

@@ -39,17 +39,12 @@ _COMPARED_BATCH = 32
 def bag_of_words(result: Result, source: str) -> Iterator[Point]:
     """Yield TF-IDF and logistic regression on each set; its time is the processor's, from the text on."""
     for row in result["tasks"]:
-        yield Point(
-            SETS[row["task"]],
-            Kind.BAG,
-            f"TF-IDF of {row['unit']}, logistic regression",
-            "",
-            source,
-            row["accuracy"],
-            row["test"],
-            row["train"],
-            **clock(result, statistics.median(row["ms_per_text"])),
-        )
+        series, times = f"TF-IDF of {row['unit']}, logistic regression", statistics.median(row["ms_per_text"])
+        yield _bag(row, series, source, row["test"], row["train"], **clock(result, times))
+
+
+def _bag(row: Result, series: str, source: str, texts: int, labels: int, **timed: Any) -> Point:
+    return Point(SETS[row["task"]], Kind.BAG, series, "", source, row["accuracy"], texts, labels, **timed)
 
 
 def adopted(result: Result, source: str) -> Iterator[Point]:
@@ -114,16 +109,8 @@ def few_labels(result: Result, source: str) -> Iterator[Point]:
         series = f"{backbone}, {row['labels']} labels, {_STUDENTS[row['students']]}, seed {row['seed']}"
         yield from _trained(row, series, source)
     for bag in result["bags"]:
-        yield Point(
-            SETS[bag["task"]],
-            Kind.BAG,
-            f"TF-IDF, logistic regression, {bag['labels']} labels, seed {bag['seed']}",
-            "",
-            source,
-            bag["accuracy"],
-            bag["samples"]["test"],
-            bag["labels"],
-        )
+        series = f"TF-IDF, logistic regression, {bag['labels']} labels, seed {bag['seed']}"
+        yield _bag(bag, series, source, bag["samples"]["test"], bag["labels"])
 
 
 def demo(result: Result, source: str) -> Iterator[Point]:
