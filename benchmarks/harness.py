@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def common_options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
     parser.add_argument("--quick", action="store_true", help="one small case, to see that it runs; writes nothing")
     return parser
+
+
+def parse_with_rounds(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse what has --rounds and --quick: fewer rounds than one are refused, and a quick run has one."""
+    options = parser.parse_args(argv)
+    if options.rounds < 1:
+        parser.error("--rounds must be 1 or more")
+    if options.quick:
+        options.rounds = 1
+    return options
 
 
 def save(out: Path, name: str, result: dict[str, Any], table: str) -> None:

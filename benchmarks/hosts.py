@@ -21,7 +21,7 @@ import torch
 
 from families import result_name
 from fastbert_hf.timing import Seconds
-from harness import RESULTS, markdown_table, save
+from harness import RESULTS, markdown_table, parse_with_rounds, save
 from hosting.measure import BATCH, make_texts, measure
 from hosting.subjects import HOSTS, SIZES, missing_package
 
@@ -34,10 +34,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
     parser.add_argument("--quick", action="store_true", help="a tiny size and one round, to see that it runs")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # measure one host into this file
-    options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error("--rounds must be 1 or more")
-    return options
+    return parse_with_rounds(parser, argv)
 
 
 def measure_apart(name: str, size: str, rounds: int) -> dict[str, Any]:
@@ -118,7 +115,7 @@ def _versions() -> dict[str, str | None]:
 def main(argv: list[str] | None = None) -> int:
     options = parse_arguments(argv)
     if options.quick:
-        options.size, options.rounds = "tiny", 1
+        options.size = "tiny"
     if options.one is not None:
         options.one.write_text(json.dumps(measure(options.hosts[0], options.size, options.rounds)))
         return 0

@@ -29,7 +29,7 @@ from comparing.workload import LONGEST, SHAPES, Samples
 from comparison import build_contestants
 from families import result_name
 from fastbert_hf.timing import ratio, time_interleaved
-from harness import MIXED_LENGTHS, RESULTS, markdown_table, save
+from harness import MIXED_LENGTHS, RESULTS, markdown_table, parse_with_rounds, save
 from peers import BASELINE, onnx_runtime, openvino_runtime, torch_compile, transformers_eager
 from peers.contestant import OURS, TORCH_DTYPES, Answer, Contestant, Entry, NotAvailable, Request, Setup
 
@@ -181,11 +181,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="contestants with this in their name")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
     parser.add_argument("--quick", action="store_true", help="a tiny model and one round; writes nothing")
-    options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error("--rounds must be 1 or more")
+    options = parse_with_rounds(parser, argv)
     if options.quick:
-        options.shapes, options.batches, options.rounds = ["tiny"], [4], 1
+        options.shapes, options.batches = ["tiny"], [4]
     return options
 
 

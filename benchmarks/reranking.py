@@ -35,7 +35,7 @@ from documents.reranking import page
 from families import result_name
 from fastbert_hf.data import TextData
 from fastbert_hf.files import write_atomically
-from harness import RESULTS, save
+from harness import RESULTS, parse_with_rounds, save
 from ranking.measure import EAGER, Reranker, measure
 from ranking.models import MAX_LENGTH, adopted, choices_of, fine_tuned
 from ranking.search import Bm25, Pair, Search, read_pairs, searches
@@ -178,12 +178,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the docstrings and the training")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved repeats; medians are reported")
     parser.add_argument("--quick", action="store_true", help="a few queries and one round; writes no result")
-    options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error("--rounds must be 1 or more")
+    options = parse_with_rounds(parser, argv)
     options.sizes = QUICK if options.quick else Sizes()
-    if options.quick:
-        options.rounds = 1
     return options
 
 

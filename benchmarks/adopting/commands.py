@@ -12,7 +12,7 @@ import transformers
 
 from adopting.models import TASKS
 from families import result_name
-from harness import RESULTS, save
+from harness import RESULTS, parse_with_rounds, save
 
 
 def parse_arguments(
@@ -31,11 +31,7 @@ def parse_arguments(
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats; medians are reported")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
     parser.add_argument("--quick", action="store_true", help="little of everything and one round; writes nothing")
-    options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error("--rounds must be 1 or more")
-    if options.quick:
-        options.rounds = 1
+    options = parse_with_rounds(parser, argv)
     missing = [str(options.data / name) for name in options.tasks if not (options.data / name / "train.tsv").exists()]
     if missing:
         parser.error(f"there is no {', '.join(missing)}; choose another --data, or tasks that are there with --tasks")
