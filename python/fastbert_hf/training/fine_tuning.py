@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import Unpack
@@ -11,8 +9,7 @@ from typing_extensions import Unpack
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import check_labelled
-from fastbert_hf.training.freezing import training_only
-from fastbert_hf.training.running import RunOptions, TrainingResult, run_step
+from fastbert_hf.training.running import RunOptions, TrainingResult, run_on_labels
 from fastbert_hf.training.settings import FINE_TUNING, LabelSettings
 from fastbert_hf.training.trainer import LabelTrainer
 
@@ -46,10 +43,9 @@ def fine_tune(
         KeyboardInterrupt: after Ctrl-C.
     """
     check_labelled(model, data, settings, run.get("dev"))
-    trainer = partial(FineTuningTrainer, data=data)
     # The students have no part in the loss; an optimiser or several processes need not wait for them.
-    with training_only(model, [model.backbone, model.teacher_classifier]) as frozen:
-        return run_step(trainer, model, tokenizer, data, settings, frozen, **run)
+    parts = [model.backbone, model.teacher_classifier]
+    return run_on_labels(FineTuningTrainer, model, parts, tokenizer, data, settings, **run)
 
 
 class FineTuningTrainer(LabelTrainer):

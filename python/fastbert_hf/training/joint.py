@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import Unpack
@@ -11,8 +9,7 @@ from typing_extensions import Unpack
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import check_labelled
-from fastbert_hf.training.freezing import training_only
-from fastbert_hf.training.running import RunOptions, TrainingResult, run_step
+from fastbert_hf.training.running import RunOptions, TrainingResult, run_on_labels
 from fastbert_hf.training.settings import JOINT_TRAINING, LabelSettings
 from fastbert_hf.training.trainer import LabelTrainer
 
@@ -34,9 +31,7 @@ def train_jointly(
             "exit zero does not learn with the other heads: train jointly without 0 in exit_layers, then distill it "
             "(distill_exit_zero)"
         )
-    trainer = partial(JointTrainer, data=data)
-    with training_only(model, [model.backbone, model.heads]) as frozen:
-        return run_step(trainer, model, tokenizer, data, settings, frozen, **run)
+    return run_on_labels(JointTrainer, model, [model.backbone, model.heads], tokenizer, data, settings, **run)
 
 
 class JointTrainer(LabelTrainer):

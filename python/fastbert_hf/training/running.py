@@ -8,17 +8,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from accelerate.utils import broadcast_object_list
+from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback, get_available_reporting_integrations
+from typing_extensions import Unpack
 
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.training.checks import vocabulary_of
+from fastbert_hf.training.freezing import training_only
 from fastbert_hf.training.interruption import CheckpointOnInterrupt
 from fastbert_hf.training.run_folder import (
     BestCheckpoint,
@@ -28,9 +32,9 @@ from fastbert_hf.training.run_folder import (
     epoch_metrics,
     open_run,
 )
-from fastbert_hf.training.settings import TrainingSettings
+from fastbert_hf.training.settings import LabelSettings, TrainingSettings
 from fastbert_hf.training.step_log import show_progress
-from fastbert_hf.training.trainer import StepTrainer
+from fastbert_hf.training.trainer import LabelTrainer, StepTrainer
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,20 @@ class RunOptions(TypedDict, total=False):
     resume: bool
     callbacks: Sequence[TrainerCallback]
     quiet: bool
+
+
+def run_on_labels(
+    make_trainer: Callable[..., LabelTrainer],
+    model: FastBertForSequenceClassification,
+    parts: Sequence[nn.Module],
+    tokenizer: PreTrainedTokenizerBase,
+    data: ClassificationData,
+    settings: LabelSettings,
+    **run: Unpack[RunOptions],
+) -> TrainingResult:
+    """Train `parts` of `model` in place on labels, and report; other arguments and errors as in `fine_tune`."""
+    with training_only(model, parts) as frozen:
+        return run_step(partial(make_trainer, data=data), model, tokenizer, data, settings, frozen, **run)
 
 
 def run_step(
