@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 TEMPLATE = """\
+{% macro table(rows) %}
+<div class="wide">
+<table>
+<thead><tr>{% for cell in rows[0] %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in rows[1:] %}
+<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{%- endmacro %}
 <!DOCTYPE html>
 <html lang="en">
 <head>
@@ -75,16 +87,7 @@ td.text { min-width: 14rem; overflow-wrap: anywhere; }
 {% if title %}
 <h3>{{ title }}</h3>
 {% endif %}
-<div class="wide">
-<table>
-<thead><tr>{% for cell in rows[0] %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in rows[1:] %}
-<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
+{{ table(rows) }}
 {% endfor %}
 </section>
 <section>
@@ -105,16 +108,7 @@ td.text { min-width: 14rem; overflow-wrap: anywhere; }
 <section>
 <h2>How do the classes fare?</h2>
 <p class="caption">{{ page.classes_caption }}</p>
-<div class="wide">
-<table>
-<thead><tr>{% for cell in page.classes[0] %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in page.classes[1:] %}
-<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
+{{ table(page.classes) }}
 </section>
 <section>
 <h2>The easiest and the hardest texts</h2>
