@@ -47,8 +47,8 @@ MADE = {"cuda": "build/cuda_on_cpu/*.so", "ptx": "build/ptx/*/kernels.ptx"}
 
 def run(command: list[str], copy: Path, seconds: float) -> tuple[bool, str]:
     """Whether the command succeeded within the time, and the end of what it printed."""
-    # Paths of the copy first: an installed package must not stand in for the copy.
-    paths = os.pathsep.join([str(copy), str(copy / "python")])
+    # Paths of the copy first: an installed package must not stand in for the copy. Of benchmarks, as pytest has it.
+    paths = os.pathsep.join(str(copy / part) for part in ("", "python", "benchmarks"))
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=seconds)

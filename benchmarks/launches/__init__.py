@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import importlib.util
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "build/launches"
+from cmake_builds import build
+
+_OPTIONS = ("-DFASTBERT_STAND_INS=ON", "-DCMAKE_BUILD_TYPE=Release")
 _TABLE = "__dlpack_c_exchange_api__"  # see csrc/binding/dlpack.h
 _CAPSULE = b"dlpack_exchange_api"
 
@@ -35,7 +32,7 @@ class Launches:
         Args:
             computing: whether launches compute, in float32 on the CPU, what their kernels would; else nobody leaves.
         """
-        path = next(iter(sorted(_build().glob("_C.*.so"))))
+        path = next(iter(sorted(build("launches", _OPTIONS).glob("_C.*.so"))))
         self._library = ctypes.CDLL(str(path))
         self._library.table_on_gpu.restype = ctypes.c_void_p
         self._library.count_launches.restype = ctypes.c_int64
@@ -64,32 +61,6 @@ class Launches:
     def set_current(self, *, context: int = 1, stream: int = 0) -> None:
         """Say which context is current in this thread, 0 for none, and which stream in all."""
         self._library.set_current(ctypes.c_uint64(context), ctypes.c_uint64(stream))
-
-
-def missing() -> str | None:
-    """Say why the module cannot be built here, or return None."""
-    return next((f"{tool} is not installed" for tool in ("cmake", "g++") if shutil.which(tool) is None), None)
-
-
-def _build() -> Path:
-    """Compile what is not up to date, and return the folder that the module lies in."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may ask for it
-        if not (FOLDER / "configured").exists():
-            command = ["cmake", f"-S{ROOT}", f"-B{FOLDER}", "-DFASTBERT_STAND_INS=ON", "-DCMAKE_BUILD_TYPE=Release"]
-            command += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={FOLDER}/library"]
-            command += ["-GNinja"] if shutil.which("ninja") else []
-            _run(command)
-            (FOLDER / "configured").touch()
-        _run(["cmake", "--build", str(FOLDER), "-j2"])
-    return FOLDER / "library"
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}:\n{done.stdout[-5000:]}{done.stderr[-5000:]}")
 
 
 def _replace_table(library: ctypes.CDLL) -> None:

@@ -12,6 +12,7 @@ import sys
 import pytest
 import torch
 
+import cmake_builds
 import launches
 from fastbert_kernels import backends
 from fastbert_kernels.engine.cuda_ends import CudaEnds
@@ -29,7 +30,7 @@ DEPTH = 5
 
 
 @pytest.mark.proof
-@pytest.mark.skipif(STAND_INS is not None or launches.missing() is not None, reason=str(launches.missing()))
+@pytest.mark.skipif(STAND_INS is not None or cmake_builds.missing() is not None, reason=str(cmake_builds.missing()))
 def test_everything_with_stand_ins_in_a_process_of_its_own():
     assert_passes_in_its_own_process(__file__, HERE)
 

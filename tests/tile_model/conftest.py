@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import tile_kernels
 
+import cmake_builds
 from helpers.sanitizers import SANITIZED
 
 
 @pytest.fixture(scope="session")
 def kernels() -> tile_kernels.TileKernels:
-    reason = tile_kernels.missing()
+    reason = cmake_builds.missing()
     if reason is not None:
         pytest.skip(reason)
     return tile_kernels.TileKernels(sanitize=SANITIZED)

@@ -6,11 +6,12 @@ import json
 
 import in_model
 import pytest
-import tile_kernels
+
+import cmake_builds
 
 pytestmark = [
     pytest.mark.proof,  # the first compiles the module
-    pytest.mark.skipif(tile_kernels.missing() is not None, reason=str(tile_kernels.missing())),
+    pytest.mark.skipif(cmake_builds.missing() is not None, reason=str(cmake_builds.missing())),
 ]
 
 INFO = """

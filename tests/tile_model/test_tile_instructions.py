@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 import pytest
-import tile_kernels
+
+import cmake_builds
 
 WIDE_SETS = {"avx512", "avx512_bf16", "amx"}
 
@@ -25,13 +26,13 @@ def output(command, **options):
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory):
     """How each file is compiled: (instruction set or None, path) -> the words of the command."""
-    if tile_kernels.missing() is not None:
-        pytest.skip(tile_kernels.missing())
+    if cmake_builds.missing() is not None:
+        pytest.skip(cmake_builds.missing())
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("tile registers are of x86-64 processors")
     folder = tmp_path_factory.mktemp("configured")
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", "-DFASTBERT_CUDA=OFF"]
-    output(["cmake", f"-S{tile_kernels.ROOT}", f"-B{folder}", f"-DPython_EXECUTABLE={sys.executable}", *options])
+    output(["cmake", f"-S{cmake_builds.ROOT}", f"-B{folder}", f"-DPython_EXECUTABLE={sys.executable}", *options])
     found = {}
     for entry in json.loads((folder / "compile_commands.json").read_text()):
         words = shlex.split(entry["command"])
@@ -64,7 +65,7 @@ def test_wide_instructions_are_for_the_wide_sets_only(commands):
 def test_the_compiler_makes_tile_instructions(commands, tmp_path, file, instructions):
     if shutil.which("objdump") is None or shutil.which("nm") is None:
         pytest.skip("binutils are not installed")
-    source = str(tile_kernels.ROOT / "csrc/cpu/isa" / f"{file}.cpp")
+    source = str(cmake_builds.ROOT / "csrc/cpu/isa" / f"{file}.cpp")
     words = ["-O1" if word == "-O3" else word for word in commands["amx", source]]
     words[words.index("-o") + 1] = made = str(tmp_path / "made.o")
     output(words)

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import tile_kernels
 
+import cmake_builds
 from helpers.sanitizers import SANITIZED, run_short_tests
 
 
 @pytest.mark.proof
 @pytest.mark.skipif(SANITIZED, reason="this is the run under sanitizers")
-@pytest.mark.skipif(tile_kernels.missing() is not None, reason=str(tile_kernels.missing()))
+@pytest.mark.skipif(cmake_builds.missing() is not None, reason=str(cmake_builds.missing()))
 def test_short_tests_under_sanitizers():
     tile_kernels.build("tile_kernels", sanitize=True)
     run_short_tests(Path(__file__).parent)

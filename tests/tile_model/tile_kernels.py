@@ -7,12 +7,8 @@ In the library of the tests tiles are taken from one row on, and the system give
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import mmap
 import os
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,39 +18,20 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
+import cmake_builds
+
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
 OPERANDS = {torch.bfloat16: 1, torch.int8: 3}  # csrc/dtype.h
 EPILOGUES = {"none": 0, "relu": 1, "gelu": 2}  # csrc/cpu/kernels.h
 T = TypeVar("T")
 
 
-def missing() -> str | None:
-    """Return why the model cannot be built here, or None."""
-    return next((f"{tool} is not installed" for tool in ("cmake", "g++") if shutil.which(tool) is None), None)
-
-
 def build(target: str, *, sanitize: bool = False) -> Path:
     """Compile a target of CMakeLists.txt with the model, unless it is up to date, and return the folder it lies in."""
-    folder = ROOT / "build" / ("tile_model_sanitized" if sanitize else "tile_model")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes
-        if not (folder / "configured").exists():
-            command = ["cmake", f"-S{ROOT}", f"-B{folder}", "-DFASTBERT_TILE_MODEL=ON", "-DFASTBERT_CUDA=OFF"]
-            command += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={folder}/library"]
-            command += ["-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG="]  # CMakeLists.txt optimises the kernels
-            command += [f"-DCMAKE_CXX_FLAGS={SANITIZERS}"] if sanitize else []
-            command += ["-GNinja"] if shutil.which("ninja") else []
-            _run(command)
-            (folder / "configured").touch()
-        _run(["cmake", "--build", str(folder), "--target", target, "-j2"])
-    return folder / "library"
-
-
-def _run(command: list[str]) -> None:
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, f"{' '.join(command)}:\n{run.stdout[-5000:]}{run.stderr[-5000:]}"
+    options = ["-DFASTBERT_TILE_MODEL=ON", "-DFASTBERT_CUDA=OFF"]
+    options += ["-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG="]  # CMakeLists.txt optimises the kernels
+    options += [f"-DCMAKE_CXX_FLAGS={SANITIZERS}"] if sanitize else []
+    return cmake_builds.build("tile_model_sanitized" if sanitize else "tile_model", options, target)
 
 
 @dataclass

@@ -21,6 +21,7 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 from triton import knobs
 from triton.runtime import driver
 
+import cmake_builds
 import launches
 from fastbert_kernels.triton import elementwise, fp8_rows
 from fastbert_kernels.triton.kept import KeptKernel, plain_launch
@@ -41,7 +42,7 @@ STREAM = 0x77
 
 
 @pytest.mark.proof
-@pytest.mark.skipif(STAND_INS is not None or launches.missing() is not None, reason=str(launches.missing()))
+@pytest.mark.skipif(STAND_INS is not None or cmake_builds.missing() is not None, reason=str(cmake_builds.missing()))
 def test_everything_with_stand_ins_in_a_process_of_its_own():
     assert_passes_in_its_own_process(__file__, HERE)
 
