@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
@@ -10,7 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastbert_kernels.engine.layer_cost import LayerCost, measure_layer_cost
 from fastbert_kernels.engine.packed import PackedBatch
@@ -27,7 +28,8 @@ class ModelPool:
     """A patched model behind a pool, with a thread that computes; made by `pool`.
 
     To be closed, or used in a `with` block, behind which everybody has an answer. What happens to the model's weights
-    is noticed at the next `submit`, which then refuses; who is in flight is answered by the weights of before.
+    is noticed when the next samples are embedded, whose futures then fail; who is further is answered by the weights of
+    before.
     """
 
     def __init__(self, model: nn.Module, host: Host, encoder: Encoder, engine: Pool) -> None:
@@ -50,7 +52,8 @@ class ModelPool:
         timeout: float | None = 0.0,
         **options: Any,
     ) -> list[Future[Answer]]:
-        """Let samples in, from any thread. They are embedded in this one, and a future has the answer of each.
+        """Let samples in, from any thread. A future has the answer of each, or `RuntimeError` where the model's weights
+        or modules have changed since the pool was made.
 
         The answers are those of the model's own call, on a CPU bit for bit, whoever shares a batch with whom. Cancel a
         future to let its sample go.
@@ -71,12 +74,10 @@ class ModelPool:
         Raises:
             PoolFullError: there was no room in time (`engine.pool.PoolFullError`).
             TypeError, ValueError: inputs that the model does not take, or more than the pool ever holds.
-            RuntimeError: the pool is closed, or the model's weights or modules have changed since it was made.
+            RuntimeError: the pool is closed, or the model in train mode.
         """
         if os.getpid() != self._process:
             raise RuntimeError("a pool's thread does not come along into a forked process; make a pool in the child")
-        if patch_of(self._model).current(self._model) is not self._encoder:
-            raise RuntimeError("the model's weights have changed since its pool was made; close it and make another")
         assert self._host.enter is not None
         with torch.no_grad():
             entry = self._host.enter(self._model, self._encoder, *inputs, **options)
@@ -84,8 +85,8 @@ class ModelPool:
         now = self._pool.now()
         moments = None if deadlines is None else [None if given is None else now + given for given in deadlines]
         if entry.left is None:
-            assert entry.batch is not None
-            return self._pool.submit(entry.batch, entry.rule, deadlines=moments, timeout=timeout)
+            assert entry.arrival is not None
+            return self._pool.submit(entry.arrival, deadlines=moments, timeout=timeout)
         return self._submit_rest(entry, entry.left, moments, timeout)
 
     def _submit_rest(
@@ -93,14 +94,14 @@ class ModelPool:
     ) -> list[Future[Answer]]:
         """Let those in who were not answered before the first layer, and return the futures of all."""
         answered = dict(zip(left.indices.tolist(), answers_of(left), strict=True))
-        size = len(answered) + (0 if entry.batch is None else len(entry.batch))
+        size = len(answered) + (0 if entry.arrival is None else len(entry.arrival))
         if moments is not None and len(moments) != size:
             raise ValueError(f"{len(moments)} deadlines for {size} samples")
         staying = [place for place in range(size) if place not in answered]
         rest: list[Future[Answer]] = []
-        if entry.batch is not None:
+        if entry.arrival is not None:
             kept = None if moments is None else [moments[place] for place in staying]
-            rest = self._pool.submit(entry.batch, entry.rule, deadlines=kept, timeout=timeout)
+            rest = self._pool.submit(entry.arrival, deadlines=kept, timeout=timeout)
         futures = dict(zip(staying, rest, strict=True))
         for place, answer in answered.items():
             futures[place] = Future()
@@ -130,8 +131,8 @@ def pool(
     """Makes a pool of a patched model, for texts that come one by one and want their answers soon.
 
     Samples enter whenever they come; who survives a layer goes on with others who stand there, so that batches stay
-    full in the deep layers, too. `engine.schedule` has the rule. It takes some tens of milliseconds, in which a layer
-    is timed.
+    full in the deep layers, too. `engine.schedule` has the rule. It takes some tenths of a second, in which a layer is
+    timed.
 
     Args:
         model: patched, in eval mode.
@@ -151,8 +152,23 @@ def pool(
         raise ValueError(f"models of the kind {host.name} have no pool; call the patched model with whole batches")
     if cost is None:
         cost = _measure(model, host, encoder)
-    engine = Pool(encoder, cost, max_tokens=max_tokens, max_samples=max_samples, patience=patience, observer=observer)
+    engine = Pool(
+        encoder,
+        cost,
+        functools.partial(_embed, model, host, encoder),
+        max_tokens=max_tokens,
+        max_samples=max_samples,
+        patience=patience,
+        observer=observer,
+    )
     return ModelPool(model, host, encoder, engine)
+
+
+def _embed(model: nn.Module, host: Host, encoder: Encoder, texts: Sequence[Any]) -> Tensor:
+    if patch_of(model).current(model) is not encoder:
+        raise RuntimeError("the model's weights have changed since its pool was made; close it and make another")
+    assert host.embed is not None
+    return host.embed(model, encoder, texts)
 
 
 def _measure(model: nn.Module, host: Host, encoder: Encoder) -> LayerCost:

@@ -16,6 +16,7 @@ import fastbert_kernels
 from fastbert_hf import ExitRule
 from fastbert_kernels.engine.layer_cost import LayerCost
 from fastbert_kernels.engine.pool import DeadlineError, PoolFullError
+from helpers.families import WITH_SEGMENTS, random_model
 from helpers.models import padded_batch, spread_model
 
 LENGTHS = [7, 30, 1, 33, 64, 5, 12, 2, 9, 41, 80, 6, 17, 25, 3, 22]
@@ -60,6 +61,33 @@ def test_answers_of_one_call(model, texts, speed):
         assert_answers(futures, want)
         assert_answers(pool.submit(*packed(texts[:1]), speed=speed), want, [0])
     assert pool.in_flight == (0, 0)
+
+
+@pytest.mark.parametrize("family", ["bert", "electra-small", "roberta", "mpnet"])
+def test_arrivals_are_embedded_as_they_are_alone(family):
+    """Together where every token is computed by itself; ELECTRA's projection is a product of PyTorch."""
+    model = fastbert_kernels.patch(random_model(family))
+    draw = torch.Generator().manual_seed(3)
+    texts = [torch.randint(2, 90, (length,), generator=draw) for length in (5, 1, 12, 30, 3, 3, 17, 8)]
+    held, hold = threading.Event(), threading.Event()
+
+    def observer(step):
+        held.set()
+        hold.wait(60)
+
+    with fastbert_kernels.pool(model, cost=COST, observer=observer) as pool:
+        first = pool.submit(*packed(texts[:1]))  # the others come while it runs
+        assert held.wait(60)
+        later = [pool.submit(*packed([text])) for text in texts[1:7]]
+        segments = (torch.arange(len(texts[7])) > 3).long()
+        if family in WITH_SEGMENTS:
+            later.append(pool.submit(*packed(texts[7:]), segments))
+        hold.set()
+        assert_answers(first, model.forward_packed(*packed(texts[:1])))
+        for text, futures in zip(texts[1:7], later, strict=False):
+            assert_answers(futures, model.forward_packed(*packed([text])))
+        if family in WITH_SEGMENTS:
+            assert_answers(later[-1], model.forward_packed(*packed(texts[7:]), segments))
 
 
 def test_a_speed_for_each_text_from_many_threads(model, texts):
@@ -121,11 +149,13 @@ def test_models_without_a_pool():
 def test_changed_weights_are_noticed(texts):
     model = fastbert_kernels.patch(spread_model())
     with fastbert_kernels.pool(model, cost=COST) as pool:
-        pool.submit(*packed(texts[:1]))
+        pool.submit(*packed(texts[:1]))[0].result(timeout=60)
         with torch.no_grad():
             model.heads[0].classifier.weight.mul_(2)
-        with pytest.raises(RuntimeError, match="weights have changed since its pool was made"):
-            pool.submit(*packed(texts[:1]))
+        for future in pool.submit(*packed(texts[:2])):
+            with pytest.raises(RuntimeError, match="weights have changed since its pool was made"):
+                future.result(timeout=60)
+        assert pool.in_flight == (0, 0)
 
 
 def test_a_pool_that_is_forgotten_ends_its_thread(texts):

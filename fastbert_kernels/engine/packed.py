@@ -138,14 +138,7 @@ class PackedBatch:
         bounds.append(torch.full((1,), hidden.shape[0], dtype=torch.int32, device=hidden.device))
         speed = torch.cat([batch.speed for batch in batches])
         joined = PackedBatch.of(hidden, torch.cat(bounds), max(batch.max_seqlen for batch in batches), speed)
-        if any(batch.history is not None for batch in batches):
-            # Where no head was asked yet, a streak of 0 is what it begins with.
-            joined.history = torch.cat(
-                [
-                    batch.sample_index.new_zeros(len(batch), 2) if batch.history is None else batch.history
-                    for batch in batches
-                ]
-            )
+        joined.history = joined_histories([(len(batch), batch.history) for batch in batches])
         return joined
 
 
@@ -171,6 +164,19 @@ class Results:
             uncertainty=like.new_empty(batch, dtype=torch.float32),
             exit_layer=like.new_empty(batch, dtype=torch.int64),
         )
+
+
+def joined_histories(parts: Sequence[tuple[int, Tensor | None]]) -> Tensor | None:
+    """Return the histories of several batches one behind the other, None where none has any.
+
+    Args:
+        parts: the number of samples of each batch, and its history.
+    """
+    known = next((history for _, history in parts if history is not None), None)
+    if known is None:
+        return None
+    # Where no head was asked yet, a streak of 0 is what it begins with.
+    return torch.cat([known.new_zeros(size, 2) if history is None else history for size, history in parts])
 
 
 def check_counts(samples: int) -> None:

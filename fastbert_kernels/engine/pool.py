@@ -1,8 +1,9 @@
 """The pool: samples of many arrivals on their way through one encoder, in batches that stay full.
 
-Samples enter in front of layer 1 at any time. Those who survive a layer wait there for others who do, and go on
-together when `engine.schedule` says so; an answer is out as soon as its sample leaves. On a CPU no answer depends, by
-one bit, on who shared the batch, so answers and exit layers are those of a run of the encoder on each arrival alone.
+Samples enter in front of layer 1 at any time, and are embedded there at the next step, all of one rule together. Those
+who survive a layer wait there for others who do, and go on together when `engine.schedule` says so; an answer is out as
+soon as its sample leaves. On a CPU no answer depends, by one bit, on who shared the batch, so answers and exit layers
+are those of a run of the encoder on each arrival alone.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastbert_kernels.criteria import WITH_HISTORY
+from fastbert_kernels.engine.arrival import Arrival, batch_of
 from fastbert_kernels.engine.layer_cost import LayerCost
-from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.schedule import Schedule
 from fastbert_kernels.engine.spans import Encoder, Left, PackedState
@@ -119,6 +120,7 @@ class Pool:
         self,
         encoder: Encoder,
         cost: LayerCost,
+        embed: Callable[[Sequence[Any]], Tensor],
         *,
         max_tokens: int,
         max_samples: int,
@@ -130,6 +132,8 @@ class Pool:
         Args:
             encoder: that all samples run through.
             cost: of one of its layers, see `engine.layer_cost`.
+            embed: the texts of some arrivals, in order -> their rows in front of the first layer, [T, H]; on a CPU each
+                as it is alone. It is called by whoever takes the steps.
             max_tokens: that are in flight together at most, H values each.
             max_samples: that are in flight together at most.
             patience: as of `engine.schedule.Schedule`.
@@ -141,13 +145,14 @@ class Pool:
         """
         if max_tokens < 1 or max_samples < 1:
             raise ValueError(f"a pool needs room for a sample, got max_tokens {max_tokens}, max_samples {max_samples}")
-        self._encoder, self._cost, self._clock, self._observer = encoder, cost, clock, observer
+        self._encoder, self._cost, self._embed = encoder, cost, embed
+        self._clock, self._observer = clock, observer
         self._max_tokens, self._max_samples = max_tokens, max_samples
         self._schedule: Schedule[_Bundle] = Schedule(encoder.depth, cost, patience)
         self._count = 0  # samples that were let in so far
         self._samples: dict[int, _Sample] = {}  # in flight, by number
         self._tokens = 0  # of all samples in flight
-        self._arrivals: list[_Bundle] = []  # since the last step
+        self._arrivals: list[tuple[Arrival, list[int]]] = []  # since the last step, with the numbers of their samples
         self._closed = False
         self._stepping = threading.Lock()
         self._changed = threading.Condition()  # guards all of the above but the schedule, which is the stepper's
@@ -164,19 +169,17 @@ class Pool:
 
     def submit(
         self,
-        batch: PackedBatch,
-        rule: Rule,
+        arrival: Arrival,
         *,
         deadlines: Sequence[float | None] | None = None,
         timeout: float | None = 0.0,
     ) -> list[Future[Answer]]:
-        """Let the samples of a batch in, all of them or none.
+        """Let samples in, all of them or none.
 
         Cancel a future to let its sample go.
 
         Args:
-            batch: B samples, as `PackedBatch.of` makes them; used up.
-            rule: by which they leave. Those of one rule share their layers; each has its own Speed.
+            arrival: B samples. Those of one rule share their layers; each has its own Speed.
             deadlines: of each sample, on the pool's clock, or None for none.
             timeout: seconds to wait for room; None waits for as long as it takes.
 
@@ -189,7 +192,7 @@ class Pool:
                 for another number of layers.
             RuntimeError: the pool is closed.
         """
-        size = len(batch)
+        size = len(arrival)
         if deadlines is None:
             deadlines = [None] * size
         if len(deadlines) != size:
@@ -197,39 +200,36 @@ class Pool:
         self.check_open()  # of nobody, too
         if size == 0:
             return []
-        if not rule.early_exits and rule.criterion not in WITH_HISTORY:
-            # The same answers, in the company of those who may leave: no uncertainty is below 0.
-            batch.speed, rule = torch.zeros_like(batch.speed), Rule(rule.criterion, rule.parameter)
-        lengths, tokens = batch.cu_seqlens.diff().tolist(), batch.hidden.shape[0]
+        arrival.rule.check_fits(self._encoder.depth, self._encoder.num_labels)
+        arrival, tokens = arrival.in_company(), arrival.tokens
         samples = [
             _Sample(Future(), length, math.inf if deadline is None else deadline)
-            for length, deadline in zip(lengths, deadlines, strict=True)
+            for length, deadline in zip(arrival.lengths, deadlines, strict=True)
         ]
         with self._changed:
             self._wait_for_room(size, tokens, timeout)
             numbers = list(range(self._count, self._count + size))  # in the order in which they are let in
-            state = self._encoder.start(batch, rule, torch.tensor(numbers, device=batch.hidden.device))
             self._count += size
             self._samples.update(zip(numbers, samples, strict=True))
             self._tokens += tokens
-            self._arrivals += self._bundles(state, lengths, numbers)
+            self._arrivals.append((arrival, numbers))
             self._changed.notify_all()
         return [sample.future for sample in samples]
 
     def step(self) -> bool:
         """Take the next step, and give the answers of those who leave to their futures.
 
-        An error of the encoder goes to the futures of the samples in the batch, which are let go of.
+        An error of the encoder or of the embedding goes to the futures of the samples in question, which leave.
 
         Returns:
-            False where there was nothing to do.
+            False where no layer had to be run.
         """
         with self._stepping:
             with self._changed:
                 arrivals, self._arrivals = self._arrivals, []
             now = self._clock()
-            for arrival in arrivals:
-                self._schedule.add(arrival, now)
+            for rule in dict.fromkeys(arrival.rule for arrival, _ in arrivals):
+                self._begin([came for came in arrivals if came[0].rule == rule], now)
             taken = self._schedule.next(now)
             if not taken:
                 return False
@@ -281,17 +281,26 @@ class Pool:
                 f"samples and {self._tokens} of {self._max_tokens} tokens are in flight; submit later"
             )
 
-    def _bundles(self, state: PackedState, lengths: list[int], numbers: list[int]) -> Iterator[_Bundle]:
-        """Yield the samples of an arrival in bundles of no more tokens than a full step has."""
-        start = 0
-        while start < len(numbers):
-            end, tokens = start + 1, lengths[start]
+    def _begin(self, came: Sequence[tuple[Arrival, list[int]]], now: float) -> None:
+        """Embed arrivals of one rule, and let them wait for the first layer, in bundles of no more tokens than a full
+        step has."""
+        arrivals = [arrival for arrival, _ in came]
+        numbers = [number for _, own in came for number in own]
+        try:
+            batch = batch_of(self._embed([arrival.texts for arrival in arrivals]), arrivals)
+            state = self._encoder.start(batch, arrivals[0].rule, torch.tensor(numbers, device=batch.hidden.device))
+        except BaseException as error:
+            self._fail(numbers, error)
+            return
+        lengths = [length for arrival in arrivals for length in arrival.lengths]
+        while numbers:
+            end, tokens = 1, lengths[0]
             while end < len(numbers) and tokens + lengths[end] <= self._schedule.full:
                 tokens += lengths[end]
                 end += 1
-            first, state = state.split(end - start)
-            yield self._bundle(first, numbers[start:end])
-            start = end
+            first, state = (state, state) if end == len(numbers) else state.split(end)
+            self._schedule.add(self._bundle(first, numbers[:end]), now)
+            numbers, lengths = numbers[end:], lengths[end:]
 
     def _bundle(self, state: PackedState, numbers: list[int]) -> _Bundle:
         rows = state.batch.hidden
@@ -324,11 +333,8 @@ class Pool:
         try:
             left = self._encoder.advance(state, until)
         except BaseException as error:
-            cause = error  # the name ends with the block
-            self._let_go(numbers, lambda number: cause)
-            if isinstance(error, Exception):
-                return
-            raise  # Ctrl-C and its like stop whoever steps, too
+            self._fail(numbers, error)
+            return
         leavers = left.indices.tolist()
         end = self._clock()
         self._deliver(left, leavers)
@@ -341,6 +347,12 @@ class Pool:
         remaining = self._encoder.depth - state.layer
         later = range(state.layer + self._cost.layers_of_a_step(state.tokens, remaining), self._encoder.depth)
         return next((layer for layer in later if state.rule.asks(layer)), self._encoder.depth)
+
+    def _fail(self, numbers: Sequence[int], error: BaseException) -> None:
+        """Let samples go with an error."""
+        self._let_go(numbers, lambda number: error)
+        if not isinstance(error, Exception):
+            raise error  # Ctrl-C and its like stop whoever steps, too
 
     def _deliver(self, left: Left, numbers: list[int]) -> None:
         of_number = dict(zip(numbers, answers_of(left), strict=True))

@@ -61,21 +61,40 @@ def embedding_differences(backbone: Any) -> list[str]:
 def embed(backbone: Any, encoder: Encoder, tokens: Tokens) -> Tensor:
     """Return what the first layer takes, [T, H] of the encoder's dtype."""
     from fastbert_hf import backbones
+
+    if (tables := _tables(backbone, encoder)) is not None:
+        projection = _projection(backbone)
+        dtype = encoder.dtype if projection is None else tables[0].dtype
+        eps = backbone.embeddings.LayerNorm.eps
+        hidden = embed_now((tokens.ids, tokens.positions, tokens.segments), tables, eps, dtype)
+        return hidden if projection is None else projection(hidden).to(encoder.dtype)
+    # The host's own work token by token too.
+    segments = None if tokens.segments is None else tokens.segments[None]
+    return backbones.embed(backbone, tokens.ids[None], tokens.positions[None], segments)[0].to(encoder.dtype)
+
+
+def is_row_wise(backbone: Any, encoder: Encoder) -> bool:
+    """Return whether `embed` computes each token by itself, so that its bits do not depend on the others."""
+    return _projection(backbone) is None and _tables(backbone, encoder) is not None
+
+
+def _projection(backbone: Any) -> Any:
+    """Return the step from ELECTRA's width of embeddings to that of the layers, None where there is none."""
+    return getattr(backbone, "embeddings_project", None)
+
+
+def _tables(backbone: Any, encoder: Encoder) -> tuple[Tensor, ...] | None:
+    """Return what the native embeddings take beside the ids; None where they do not serve this backbone."""
     from fastbert_hf.backbone_families import SUPPORTED_BACKBONES
 
     own = backbone.embeddings
     words = own.word_embeddings.weight
-    known = backbone.config.model_type in SUPPORTED_BACKBONES and isinstance(encoder, CompiledEncoder)
-    if known and words.dtype == torch.float32:
-        segments = getattr(own, "token_type_embeddings", None)
-        table = words.new_zeros(1, words.shape[1]) if segments is None else segments.weight
-        norm = own.LayerNorm
-        tables = words, own.position_embeddings.weight, table, norm.weight, norm.bias
-        if is_plain(tables):
-            projection = getattr(backbone, "embeddings_project", None)  # from ELECTRA's width to that of the layers
-            dtype = encoder.dtype if projection is None else words.dtype
-            hidden = embed_now((tokens.ids, tokens.positions, tokens.segments), tables, norm.eps, dtype)
-            return hidden if projection is None else projection(hidden).to(encoder.dtype)
-    # The host's own work token by token too.
-    segments = None if tokens.segments is None else tokens.segments[None]
-    return backbones.embed(backbone, tokens.ids[None], tokens.positions[None], segments)[0].to(encoder.dtype)
+    if backbone.config.model_type not in SUPPORTED_BACKBONES or not isinstance(encoder, CompiledEncoder):
+        return None
+    if words.dtype != torch.float32:
+        return None
+    segments = getattr(own, "token_type_embeddings", None)
+    table = words.new_zeros(1, words.shape[1]) if segments is None else segments.weight
+    norm = own.LayerNorm
+    tables = words, own.position_embeddings.weight, table, norm.weight, norm.bias
+    return tables if is_plain(tables) else None

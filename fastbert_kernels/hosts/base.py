@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastbert_kernels.engine.arrival import Arrival
 from fastbert_kernels.engine.dtypes import EncoderDtype
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.entrance import Entrance
@@ -28,13 +29,11 @@ class Entry:
     """Samples as they come to a pool.
 
     Attributes:
-        batch: those that run through layers, in order; None for nobody.
-        rule: by which they leave.
+        arrival: those that run through layers, in order; None for nobody.
         left: those that were answered before the first layer, by their places among all; None for nobody.
     """
 
-    batch: PackedBatch | None
-    rule: Rule
+    arrival: Arrival | None
     left: Left | None = None
 
 
@@ -60,8 +59,10 @@ class Host:
             the host are so.
         calibrated_in: model -> the precision, as "float32", on whose answers the exits that it takes by default were
             chosen, or None.
-        enter: (model, encoder, *inputs, **options) -> any number of samples for a pool, whose batch is as of `pack`.
-            None where an answer of the model is more than its row of the results.
+        enter: (model, encoder, *inputs, **options) -> any number of samples for a pool, checked and not embedded. None
+            where an answer of the model is more than its row of the results.
+        embed: (model, encoder, texts of several arrivals of `enter`) -> their rows in front of the first layer,
+            [T, H]; on a CPU each row is as it is in a call with its arrival alone. There is one where there is `enter`.
         usual_rules: model -> the rules by which its samples leave as a rule, for which graphs are recorded in front of
             traffic. None: that of the paper.
         entrance: model -> how it embeds padded texts, for encoders that do so in a recorded graph; None for a model
@@ -85,6 +86,7 @@ class Host:
     scores: Callable[[Any, Tensor], Tensor | None] | None = None
     calibrated_in: Callable[[Any], str | None] | None = None
     enter: Callable[..., Entry] | None = None
+    embed: Callable[[Any, Encoder, Sequence[Any]], Tensor] | None = None
     usual_rules: Callable[[Any], Sequence[Rule]] | None = None
     entrance: Callable[[Any], Entrance | None] | None = None
     methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)

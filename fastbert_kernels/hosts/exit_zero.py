@@ -13,7 +13,7 @@ from fastbert_kernels import ops
 from fastbert_kernels.criteria import WITH_HISTORY
 from fastbert_kernels.engine.encoder import Encoder
 from fastbert_kernels.engine.loop import LayerLoop
-from fastbert_kernels.engine.packed import PackedBatch, Results
+from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import default_criterion
 from fastbert_kernels.engine.spans import Left
 from fastbert_kernels.hosts.backbones import Tokens
@@ -42,11 +42,9 @@ class AtZero:
         places = (~self.stays).nonzero().flatten()
         return Left(self.logits[places], self.uncertainty[places], torch.zeros_like(places), places)
 
-    def hand_on(self, batch: PackedBatch) -> PackedBatch:
-        """Return the batch of those who stay, with what the next head has to know of this one."""
-        if self.criterion in WITH_HISTORY:
-            batch.history = self.history[self.stays]
-        return batch
+    def handed_on(self) -> Tensor | None:
+        """Return what the next head has to know of this one, of those who stay, as `PackedBatch.history`."""
+        return self.history[self.stays] if self.criterion in WITH_HISTORY else None
 
     def merged(self, rest: Results | None) -> Results:
         """Return the results of all, with those that the encoder gave who stayed; None where nobody did."""

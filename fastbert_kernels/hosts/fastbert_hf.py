@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.engine.arrival import Arrival
 from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
 from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
@@ -19,13 +20,20 @@ from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.at_once import answer_at_once, behind_layers, entrance, rule_of, usual_rules
-from fastbert_kernels.hosts.backbones import Tokens, embed, embedding_differences
+from fastbert_kernels.hosts.backbones import Tokens, embed, embedding_differences, is_row_wise
 from fastbert_kernels.hosts.base import Entry, Host
 from fastbert_kernels.hosts.bert_layers import activation_of, has_position_bias, layer_parameters, layer_weights
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.exit_zero import ask_exit_zero, logits_at_zero, staying
 from fastbert_kernels.hosts.guard import differences, is_code_of_its_package
-from fastbert_kernels.hosts.packed_inputs import packed_tokens, padded_inputs, tokens_of_padded
+from fastbert_kernels.hosts.packed_inputs import (
+    Rows,
+    checked_rows,
+    packed_tokens,
+    padded_inputs,
+    tokens_of,
+    tokens_of_padded,
+)
 from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
 from fastbert_kernels.hosts.scores import scores
 from fastbert_kernels.hosts.structure import refuse
@@ -289,7 +297,7 @@ def enter(
     speed: Any = None,
     speedup: float | None = None,
 ) -> Entry:
-    """Embed texts whose tokens lie one text behind the other, and say when they leave.
+    """Check texts whose tokens lie one text behind the other, and say when they leave.
 
     Args:
         input_ids: as in `forward_packed`, and so the others.
@@ -298,16 +306,28 @@ def enter(
     Raises:
         TypeError, ValueError, RuntimeError: as `forward_packed`.
     """
-    tokens = packed_tokens(model, input_ids, cu_seqlens, token_type_ids)
-    resolved = model.resolve_speed(speed, speedup, cu_seqlens.shape[0] - 1)
+    rows = checked_rows(model, input_ids, cu_seqlens, token_type_ids)
+    resolved = model.resolve_speed(speed, speedup, len(rows))
     rule = rule_of(resolved, model.config.exit_layers)
-    if not resolved.asks(0) or cu_seqlens.shape[0] == 1:
-        return Entry(_embedded(model, encoder, tokens, resolved.sample_speeds), rule)
-    at_zero = ask_exit_zero(model, encoder, tokens, resolved)
-    if not bool(at_zero.stays.any()):
-        return Entry(None, rule, at_zero.left())
-    rest = _embedded(model, encoder, staying(tokens, at_zero.stays), resolved.sample_speeds[at_zero.stays])
-    return Entry(at_zero.hand_on(rest), rule, at_zero.left())
+    if not resolved.asks(0) or len(rows) == 0:
+        return Entry(Arrival(rows, rows.lengths, resolved.sample_speeds, rule))
+    at_zero = ask_exit_zero(model, encoder, tokens_of(model, [rows]), resolved)
+    stays = at_zero.stays
+    if not bool(stays.any()):
+        return Entry(None, at_zero.left())
+    rest = rows.kept(stays)
+    speeds = resolved.sample_speeds[stays]
+    return Entry(Arrival(rest, rest.lengths, speeds, rule, at_zero.handed_on()), at_zero.left())
+
+
+@torch.no_grad()
+def embed_rows(model: Any, encoder: Encoder, texts: Sequence[Rows]) -> Tensor:
+    """Return what the first layer takes of several arrivals, as `Host.embed`."""
+    backbone = model.backbone
+    if texts[0].ids.device.type != "cpu" or is_row_wise(backbone, encoder):
+        return embed(backbone, encoder, tokens_of(model, texts))
+    # Products of PyTorch give other bits in other company.
+    return torch.cat([embed(backbone, encoder, tokens_of(model, [each])) for each in texts])
 
 
 def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -342,7 +362,8 @@ def _run(model: Any, encoder: Encoder, tokens: Tokens, resolved: Any) -> Results
     if not bool(at_zero.stays.any()):
         return at_zero.merged(None)
     rest = _embedded(model, encoder, staying(tokens, at_zero.stays), resolved.sample_speeds[at_zero.stays])
-    return at_zero.merged(encoder.run(at_zero.hand_on(rest), rule))
+    rest.history = at_zero.handed_on()
+    return at_zero.merged(encoder.run(rest, rule))
 
 
 def _output(results: Results) -> Any:
@@ -366,6 +387,7 @@ HOST = Host(
     scores=scores,
     calibrated_in=calibrated_in,
     enter=enter,
+    embed=embed_rows,
     usual_rules=usual_rules,
     entrance=entrance,
     methods={

@@ -4,6 +4,8 @@ other: checks, and the position of every token."""
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -78,40 +80,103 @@ def _natively(
     return Tokens(packed.ids, packed.positions, packed.segments, packed.cu_seqlens, longest)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The tokens of B texts, one text behind the other, after their checks.
+
+    Attributes:
+        ids: int64 or int32 [T].
+        segments: int64 or int32 [T], None for one segment.
+        lengths: of each text, in tokens.
+    """
+
+    ids: Tensor
+    segments: Tensor | None
+    lengths: list[int]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def kept(self, stays: Tensor) -> Rows:
+        """Return the texts that stay, bool [B]."""
+        lengths = torch.tensor(self.lengths, device=stays.device)
+        tokens = stays.repeat_interleave(lengths, output_size=self.ids.shape[0])
+        segments = None if self.segments is None else self.segments[tokens]
+        return Rows(self.ids[tokens], segments, lengths[stays].tolist())
+
+
 def packed_tokens(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> Tokens:
     """Return what the embeddings take; arguments and errors as in `fastbert_hf.forward_packed` of the hosts."""
-    from fastbert_hf.backbones import num_segments, uncounted_id, vocabulary
-    from fastbert_hf.inputs import check_packed_ids
+    return tokens_of(model, [checked_rows(model, input_ids, cu_seqlens, token_type_ids)])
+
+
+def checked_rows(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> Rows:
+    """Return the texts of a caller; arguments and errors as in `fastbert_hf.forward_packed` of the hosts."""
+    from fastbert_hf.backbones import num_segments, vocabulary
 
     if model.training:
         raise RuntimeError("rows without padding are answered in eval mode only; call model.eval() first")
-    bounds, lengths = _check_shapes(input_ids, cu_seqlens, token_type_ids)
+    lengths = _check_shapes(input_ids, cu_seqlens, token_type_ids)
     longest, most = max(lengths, default=0), model.config.max_position_embeddings
     if longest > most:
         raise ValueError(
             f"text {lengths.index(longest)} has {longest} tokens, which exceeds the backbone's {most} positions; "
             "truncate it"
         )
-    if token_type_ids is not None:
-        if token_type_ids.shape != input_ids.shape or token_type_ids.device != input_ids.device:
-            raise ValueError(
-                f"token_type_ids must be as input_ids, {list(input_ids.shape)} on {input_ids.device}, not "
-                f"{list(token_type_ids.shape)} on {token_type_ids.device}"
-            )
-        if num_segments(model.backbone) <= 1:
-            if bool((token_type_ids != 0).any()):
-                raise ValueError("token_type_ids must be 0: this backbone does not tell segments apart; leave them out")
-            token_type_ids = None
-    check_packed_ids(input_ids, token_type_ids, vocabulary(model.backbone), num_segments(model.backbone))
+    if token_type_ids is not None and (
+        token_type_ids.shape != input_ids.shape or token_type_ids.device != input_ids.device
+    ):
+        raise ValueError(
+            f"token_type_ids must be as input_ids, {list(input_ids.shape)} on {input_ids.device}, not "
+            f"{list(token_type_ids.shape)} on {token_type_ids.device}"
+        )
+    known, segments = vocabulary(model.backbone), num_segments(model.backbone)
+    if not (_within(input_ids, known) and _within(token_type_ids, segments)):
+        _check_values(input_ids, token_type_ids, known, segments)
+    return Rows(input_ids, token_type_ids if segments > 1 else None, lengths)
+
+
+def _within(ids: Tensor | None, rows: int | None) -> bool:
+    """Return True where a quick look found all ids in a table of so many rows; False where it has to be asked
+    otherwise."""
+    if ids is None:
+        return True
+    if rows is None or ids.numel() == 0 or ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    lowest, highest = torch.aminmax(ids)
+    return bool(lowest >= 0) and bool(highest < rows)
+
+
+def _check_values(input_ids: Tensor, token_type_ids: Tensor | None, vocabulary: int | None, num_segments: int) -> None:
+    """Raise `ValueError` for ids and segments that are in no table of the model."""
+    from fastbert_hf.inputs import check_packed_ids
+
+    if token_type_ids is not None and num_segments <= 1:
+        if bool((token_type_ids != 0).any()):
+            raise ValueError("token_type_ids must be 0: this backbone does not tell segments apart; leave them out")
+        token_type_ids = None
+    check_packed_ids(input_ids, token_type_ids, vocabulary, num_segments)
+
+
+def tokens_of(model: Any, texts: Sequence[Rows]) -> Tokens:
+    """Return what the embeddings take of some rows, one behind the other, of which there is one at least."""
+    from fastbert_hf.backbones import uncounted_id
+
+    ids, segments = texts[0].ids, texts[0].segments
+    if len(texts) > 1:
+        segmented = any(rows.segments is not None for rows in texts)
+        kinds = [torch.zeros_like(rows.ids) if rows.segments is None else rows.segments for rows in texts]
+        ids, segments = torch.cat([rows.ids for rows in texts]), torch.cat(kinds) if segmented else None
+    lengths = [length for rows in texts for length in rows.lengths]
+    bounds = [*itertools.accumulate(lengths, initial=0)]
 
     def send(numbers: list[int], dtype: torch.dtype) -> Tensor:
-        on_gpu = input_ids.is_cuda  # from pinned memory, so that nobody waits
-        return torch.tensor(numbers, dtype=dtype, pin_memory=on_gpu).to(input_ids.device, non_blocking=True)
+        # From pinned memory, so that nobody waits.
+        return torch.tensor(numbers, dtype=dtype, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True)
 
-    texts = send(lengths, torch.int64)
-    begins = send(bounds[:-1], torch.int64).repeat_interleave(texts, output_size=input_ids.shape[0])
-    positions = _positions(input_ids, begins, uncounted_id(model.backbone))
-    return Tokens(input_ids, positions, token_type_ids, send(bounds, torch.int32), longest)
+    begins = send(bounds[:-1], torch.int64).repeat_interleave(send(lengths, torch.int64), output_size=ids.shape[0])
+    positions = _positions(ids, begins, uncounted_id(model.backbone))
+    return Tokens(ids, positions, segments, send(bounds, torch.int32), max(lengths, default=0))
 
 
 def _positions(input_ids: Tensor, begins: Tensor, uncounted: int | None) -> Tensor:
@@ -131,8 +196,8 @@ def _positions(input_ids: Tensor, begins: Tensor, uncounted: int | None) -> Tens
     return (numbers - before) * counted + uncounted
 
 
-def _check_shapes(input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> tuple[list[int], list[int]]:
-    """Return `cu_seqlens` as numbers, and the length of every text."""
+def _check_shapes(input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> list[int]:
+    """Return the length of every text."""
     given = {"input_ids": input_ids, "cu_seqlens": cu_seqlens, "token_type_ids": token_type_ids}
     for name, tensor in given.items():
         if tensor is None and name == "token_type_ids":
@@ -152,7 +217,7 @@ def _check_shapes(input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor 
             f"cu_seqlens must ascend from 0 to the number of tokens, {count}, with at least one token a text; it is "
             f"{bounds if len(bounds) <= 10 else [*bounds[:10], '...']}"
         )
-    return bounds, lengths
+    return lengths
 
 
 def padded_inputs(

@@ -194,12 +194,13 @@ def test_batches_have_a_largest_number_of_texts():
 
 
 def test_refill_carries_more_where_batches_have_room():
-    """One in four goes deep; where eight times as many tokens cost the same, batches that shrink waste it."""
+    """One in four goes deep; where eight times as many tokens cost the same, batches that shrink waste it, and layers
+    are long enough for a step each."""
     draw = random.Random(0)
     texts = [Text(20, 6 if draw.random() < 0.25 else 1) for _ in range(600)]
-    wide = Machine(flat(LayerCost((20, 40), (0.01, 0.02)), 20, 8), (1, 2, 3, 4, 5, 6))
+    wide = Machine(flat(LayerCost((20, 40), (0.1, 0.2)), 20, 8), (1, 2, 3, 4, 5, 6))
     assert wide.cost.full == 8 * 20
-    times = moments("Poisson", 0.9 * 8 * 100 / 2.25, len(texts), seed=0)
+    times = moments("Poisson", 0.9 * 8 * 10 / 2.25, len(texts), seed=0)
     pool, batches = (statistics.median(server(times, texts, wide)) for server in (with_refill, without_refill))
     assert pool < 0.6 * batches
 

@@ -39,7 +39,7 @@ def test_what_is_no_cost(tokens, seconds, message):
         LayerCost(tokens, seconds)
 
 
-@pytest.mark.parametrize(("beside", "largest", "full"), [(1e-12, 512, 128), (5e-4, 2048, 1024)])
+@pytest.mark.parametrize(("beside", "largest", "full"), [(1e-12, 512, 128), (5e-4, 4096, 1024)])
 def test_batches_are_measured_until_a_token_becomes_no_cheaper(monkeypatch, beside, largest, full):
     """The layer of this test takes a millisecond, and from 128 tokens on time in proportion to them."""
     monkeypatch.setattr(layer_cost, "STEP_SECONDS", beside)
@@ -60,7 +60,9 @@ def test_batches_are_measured_until_a_token_becomes_no_cheaper(monkeypatch, besi
         return PackedBatch.of(torch.zeros(tokens, 32, dtype=torch.float64), bounds, tokens, 0.0)
 
     cost = measure_layer_cost(loop, batch_of, clock=lambda: now)
-    assert sizes == [32] + [size for size in (32, 64, 128, 256, 512, 1024, 2048) for _ in range(2) if size <= largest]
+    assert sizes == [32] + [
+        size for size in (32, 64, 128, 256, 512, 1024, 2048, 4096) for _ in range(2) if size <= largest
+    ]
     assert cost.full == full and cost(128) == pytest.approx(1e-3 + beside)
 
 

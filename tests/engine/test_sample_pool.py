@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.engine.arrival import Arrival
 from fastbert_kernels.engine.layer_cost import STEP_SECONDS, WHOLE_SECONDS, WORTHWHILE_SECONDS, LayerCost
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.pool import DeadlineError, Pool, PoolFullError
@@ -59,6 +60,12 @@ def batch_of(numbers, speeds):
     return PackedBatch.of(torch.cat(rows), bounds, max(map(len, rows)), torch.tensor(speeds))
 
 
+def arrival_of(numbers, speeds, rule=ENTROPY_RULE):
+    """Samples whose texts are their hidden states, so that `torch.cat` embeds them."""
+    rows = [texts()[number] for number in numbers]
+    return Arrival(torch.cat(rows), [*map(len, rows)], torch.tensor(speeds), rule)
+
+
 @functools.cache
 def answers_of(rule):
     """What a run of one text alone says, by (text, Speed)."""
@@ -74,7 +81,7 @@ def assert_answer(future, rule, number, speed):
 
 
 def pool_of(**options):
-    return Pool(encoder(), COST, **{**ROOMY, **options})
+    return Pool(encoder(), COST, torch.cat, **{**ROOMY, **options})
 
 
 def random_arrivals(seed, count):
@@ -92,7 +99,7 @@ def random_arrivals(seed, count):
         numbers = draw.choices(range(60), k=draw.randint(1, 3))
         speeds = draw.choices(SPEEDS, k=len(numbers))
         deadlines = [now + draw.uniform(0, 40) if draw.random() < 0.2 else None for _ in numbers]
-        futures = pool.submit(batch_of(numbers, speeds), rule, deadlines=deadlines)
+        futures = pool.submit(arrival_of(numbers, speeds, rule), deadlines=deadlines)
         waiting += zip(futures, itertools.repeat(rule), numbers, speeds)
         while draw.random() < steps / (1 + steps):
             now += draw.uniform(0, 3)
@@ -131,10 +138,10 @@ def test_an_answer_is_out_when_its_sample_leaves_and_late_arrivals_that_fill_a_s
     early = next(case for case, want in answers_of(ENTROPY_RULE).items() if int(want.exit_layer) == 1)
     deep = [case for case, want in answers_of(ENTROPY_RULE).items() if int(want.exit_layer) == DEPTH]
     late = [next(case for case in deep if len(texts()[case[0]]) >= COST.full / 2)] * 2
-    first = pool.submit(batch_of(*zip(early, *deep[:2], strict=True)), ENTROPY_RULE)
+    first = pool.submit(arrival_of(*zip(early, *deep[:2], strict=True)))
     assert pool.step()
     assert [future.done() for future in first] == [True, False, False]
-    second = pool.submit(batch_of(*zip(*late, strict=True)), ENTROPY_RULE)
+    second = pool.submit(arrival_of(*zip(*late, strict=True)))
     while pool.step():
         pass
     assert [(step.layer, step.until, step.samples, step.left) for step in steps] == [
@@ -152,13 +159,13 @@ def test_an_answer_is_out_when_its_sample_leaves_and_late_arrivals_that_fill_a_s
 def test_layers_that_take_no_time_are_run_in_one_step(more, stops):
     """Full steps run some of them, others all; an answer may then be out some milliseconds after its sample left, with
     the layer at which it did."""
-    assert (WORTHWHILE_SECONDS, WHOLE_SECONDS) == (4e-3, 0.02)
+    assert (WORTHWHILE_SECONDS, WHOLE_SECONDS) == (0.016, 0.04)
     cases = [case for case in answers_of(ENTROPY_RULE) if case[0] == 5]
-    batch = batch_of(*zip(*cases, strict=True))
-    cost = LayerCost((1, len(batch.hidden) + more), (STEP_SECONDS + 1.5e-3,) * 2)
+    arrival = arrival_of(*zip(*cases, strict=True))
+    cost = LayerCost((1, arrival.tokens + more), (STEP_SECONDS + 6e-3,) * 2)
     steps = []
-    pool = Pool(encoder(), cost, **ROOMY, observer=steps.append)
-    futures = pool.submit(batch, ENTROPY_RULE)
+    pool = Pool(encoder(), cost, torch.cat, **ROOMY, observer=steps.append)
+    futures = pool.submit(arrival)
     while pool.step():
         pass
     assert [(step.layer, step.until) for step in steps] == stops
@@ -169,7 +176,7 @@ def test_layers_that_take_no_time_are_run_in_one_step(more, stops):
 def test_layers_without_a_question_are_run_in_one_step():
     steps = []
     pool = pool_of(observer=steps.append)
-    pool.submit(batch_of([3], [0.0]), RULES[2])
+    pool.submit(arrival_of([3], [0.0], RULES[2]))
     while pool.step():
         pass
     assert [(step.layer, step.until) for step in steps] == [(0, 2), (2, 4), (4, 5)]
@@ -178,7 +185,7 @@ def test_layers_without_a_question_are_run_in_one_step():
 def test_an_arrival_that_is_larger_than_a_step_is_cut():
     steps = []
     pool = pool_of(observer=steps.append)
-    futures = pool.submit(batch_of(range(60), [0.4] * 60), ENTROPY_RULE)
+    futures = pool.submit(arrival_of(range(60), [0.4] * 60))
     while pool.step():
         pass
     assert max(step.tokens for step in steps) <= 2 * COST.full < sum(map(len, texts()))
@@ -190,7 +197,7 @@ def test_memory_is_that_of_who_is_in_flight():
     """Whoever waits alone, after many have left, holds no memory for them."""
     pool = pool_of(clock=lambda: 0.0)
     for _ in range(20):
-        pool.submit(batch_of(range(60), [0.4] * 60), ENTROPY_RULE)
+        pool.submit(arrival_of(range(60), [0.4] * 60))
         for _ in range(3):
             pool.step()
     bundles = [bundle for group in pool._schedule._groups.values() for bundle, _ in group._waiting.values()]
@@ -202,19 +209,19 @@ def test_memory_is_that_of_who_is_in_flight():
 
 def test_a_full_pool_refuses_or_lets_wait():
     pool = pool_of(max_samples=3, max_tokens=60)
-    pool.submit(batch_of([1, 2], [0.0, 0.0]), ENTROPY_RULE)
+    pool.submit(arrival_of([1, 2], [0.0, 0.0]))
     assert pool.in_flight == (2, 5)
     with pytest.raises(PoolFullError, match="no room for 2 samples with 9 tokens: 2 of 3 samples and 5 of 60 tokens"):
-        pool.submit(batch_of([3, 4], [0.0, 0.0]), ENTROPY_RULE)
-    pool.submit(batch_of([30], [0.0]), ENTROPY_RULE)
+        pool.submit(arrival_of([3, 4], [0.0, 0.0]))
+    pool.submit(arrival_of([30], [0.0]))
     with pytest.raises(PoolFullError, match="no room for 1 samples with 1 tokens"):
-        pool.submit(batch_of([0], [0.0]), ENTROPY_RULE, timeout=0.01)
+        pool.submit(arrival_of([0], [0.0]), timeout=0.01)
     for numbers in ([0, 0, 0, 0], [36, 36]):
         with pytest.raises(ValueError, match="never fit into this pool of 3 samples with 60 tokens"):
-            pool.submit(batch_of(numbers, [0.0] * len(numbers)), ENTROPY_RULE)
+            pool.submit(arrival_of(numbers, [0.0] * len(numbers)))
     assert pool.in_flight == (3, 36)
     late = []
-    thread = threading.Thread(target=lambda: late.extend(pool.submit(batch_of([5], [0.4]), ENTROPY_RULE, timeout=None)))
+    thread = threading.Thread(target=lambda: late.extend(pool.submit(arrival_of([5], [0.4]), timeout=None)))
     thread.start()
     while pool.wait_for_work() and (thread.is_alive() or pool.in_flight[0]):
         pool.step()
@@ -228,7 +235,7 @@ def test_a_full_pool_refuses_or_lets_wait():
 def test_who_is_cancelled_runs_no_further_layer():
     steps = []
     pool = pool_of(observer=steps.append)
-    futures = pool.submit(batch_of([10, 11, 12], [0.0] * 3), ENTROPY_RULE)
+    futures = pool.submit(arrival_of([10, 11, 12], [0.0] * 3))
     pool.step()
     assert futures[1].cancel() and pool.in_flight[0] == 3
     pool.step()
@@ -243,7 +250,7 @@ def test_who_is_cancelled_runs_no_further_layer():
 def test_who_is_too_late_is_told():
     now = 0.0
     pool = pool_of(clock=lambda: now)
-    futures = pool.submit(batch_of([10, 11], [0.0, 0.0]), ENTROPY_RULE, deadlines=[3.0, None])
+    futures = pool.submit(arrival_of([10, 11], [0.0, 0.0]), deadlines=[3.0, None])
     pool.step()
     now = 3.0
     while pool.step():
@@ -255,26 +262,62 @@ def test_who_is_too_late_is_told():
 
 def test_an_error_of_the_encoder_goes_to_those_in_the_batch(monkeypatch):
     pool = pool_of()
-    first = pool.submit(batch_of([10], [0.0]), ENTROPY_RULE)
+    first = pool.submit(arrival_of([10], [0.0]))
     with monkeypatch.context() as patched:
         patched.setattr(type(encoder()), "advance", lambda self, state, until: 1 / 0)
         assert pool.step()
     with pytest.raises(ZeroDivisionError):
         first[0].result(timeout=0)
-    (second,) = pool.submit(batch_of([11], [0.0]), ENTROPY_RULE)
+    (second,) = pool.submit(arrival_of([11], [0.0]))
     while pool.step():
         pass
     assert_answer(second, ENTROPY_RULE, 11, 0.0)
 
 
+def test_an_error_of_the_embedding_goes_to_all_of_the_rule():
+    """Those of another rule, who came meanwhile, are answered."""
+
+    def embed(texts):
+        if any(len(rows) == len(broken) for rows in texts):
+            raise ZeroDivisionError
+        return torch.cat(texts)
+
+    broken = texts()[20]
+    pool = Pool(encoder(), COST, embed, **ROOMY)
+    asked = [(10, ENTROPY_RULE), (20, ENTROPY_RULE), (11, RULES[4])]
+    futures = [pool.submit(arrival_of([number], [0.0], rule))[0] for number, rule in asked]
+    while pool.step():
+        pass
+    for future in futures[:2]:
+        assert isinstance(future.exception(timeout=0), ZeroDivisionError)
+    assert_answer(futures[2], RULES[4], 11, 0.0)
+    assert pool.in_flight == (0, 0)
+
+
+def test_arrivals_of_one_rule_are_embedded_together():
+    asked = []
+
+    def embed(texts):
+        asked.append([*map(len, texts)])
+        return torch.cat(texts)
+
+    pool = Pool(encoder(), COST, embed, **ROOMY)
+    for number, rule in ((3, ENTROPY_RULE), (4, RULES[4]), (5, ENTROPY_RULE), (6, FULL_DEPTH)):
+        pool.submit(arrival_of([number], [0.4 if rule.early_exits else 0.0], rule))
+    assert asked == []
+    while pool.step():
+        pass
+    assert asked == [[4, 6, 7], [5]]
+
+
 def test_a_closed_pool_lets_nobody_in_and_ends_when_it_is_empty():
     pool = pool_of()
-    (future,) = pool.submit(batch_of([10], [0.0]), ENTROPY_RULE)
+    (future,) = pool.submit(arrival_of([10], [0.0]))
     pool.close()
     with pytest.raises(RuntimeError, match="this pool is closed"):
         pool.check_open()
     with pytest.raises(RuntimeError, match="this pool is closed"):
-        pool.submit(batch_of([10], [0.0]), ENTROPY_RULE)
+        pool.submit(arrival_of([10], [0.0]))
     while pool.wait_for_work():
         pool.step()
     assert_answer(future, ENTROPY_RULE, 10, 0.0)
@@ -282,11 +325,11 @@ def test_a_closed_pool_lets_nobody_in_and_ends_when_it_is_empty():
 
 def test_what_cannot_be_submitted():
     pool = pool_of()
-    assert pool.submit(batch_of([1], [0.0]).split(0)[0], ENTROPY_RULE) == []
+    assert pool.submit(Arrival(torch.empty(0, WIDTH), [], torch.empty(0), ENTROPY_RULE)) == []
     with pytest.raises(ValueError, match="2 deadlines for 1 samples"):
-        pool.submit(batch_of([1], [0.0]), ENTROPY_RULE, deadlines=[None, None])
+        pool.submit(arrival_of([1], [0.0]), deadlines=[None, None])
     with pytest.raises(ValueError, match="a rule for 4 layers cannot run 5"):
-        pool.submit(batch_of([1], [0.0]), Rule(layer_speeds=(None,) * 4))
+        pool.submit(arrival_of([1], [0.0], Rule(layer_speeds=(None,) * 4)))
     for limits in ({"max_samples": 0}, {"max_tokens": 0}):
         with pytest.raises(ValueError, match="needs room for a sample"):
             pool_of(**limits)

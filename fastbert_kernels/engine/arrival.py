@@ -1,0 +1,66 @@
+"""Samples as they come to a pool: checked, and not embedded before somebody computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbert_kernels.criteria import WITH_HISTORY
+from fastbert_kernels.engine.packed import PackedBatch, joined_histories
+from fastbert_kernels.engine.rule import Rule
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """B samples that came together.
+
+    Attributes:
+        texts: what is embedded, in the form that the pool's `embed` takes.
+        lengths: of each sample, in tokens.
+        speed: float32 [B], on the encoder's device.
+        rule: by which they leave.
+        history: int32 [B, 2], as of `PackedBatch`, where a head before the first layer was asked.
+    """
+
+    texts: Any
+    lengths: Sequence[int]
+    speed: Tensor
+    rule: Rule
+    history: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        """T, of all samples together."""
+        return sum(self.lengths)
+
+    def in_company(self) -> Arrival:
+        """Return samples with the same answers; those of full depth share their layers with others who may leave."""
+        if self.rule.early_exits or self.rule.criterion in WITH_HISTORY:
+            return self
+        # No uncertainty is below 0.
+        everybody = Rule(self.rule.criterion, self.rule.parameter)
+        return dataclasses.replace(self, speed=torch.zeros_like(self.speed), rule=everybody)
+
+
+def batch_of(hidden: Tensor, arrivals: Sequence[Arrival]) -> PackedBatch:
+    """Make the batch of some arrivals in front of the first layer, in their order.
+
+    Args:
+        hidden: [T, H], their rows.
+        arrivals: at least one, of one rule.
+    """
+    lengths = list(itertools.chain.from_iterable(arrival.lengths for arrival in arrivals))
+    bounds = torch.tensor([*itertools.accumulate(lengths, initial=0)], dtype=torch.int32, device=hidden.device)
+    speed = arrivals[0].speed if len(arrivals) == 1 else torch.cat([arrival.speed for arrival in arrivals])
+    batch = PackedBatch.of(hidden, bounds, max(lengths), speed)
+    batch.history = joined_histories([(len(arrival), arrival.history) for arrival in arrivals])
+    return batch
