@@ -75,11 +75,8 @@ class Tensor {
   // Its elements, contiguous.
   template <class T>
   T* checked(const char* name, Shape shape, Device device) const {
-    constexpr ElementType element = kElement<std::remove_const_t<T>>;
-    static_assert(element.name != nullptr, "an element type that kernels do not take");
     check(name, shape, device);
-    if (!has_type(element.dtype)) refuse_type(name, element.name);
-    return static_cast<T*>(memory());
+    return elements<T>(name);
   }
 
   // The same for rows of any dtype that dtype() has checked, or of which bytes are moved only.
@@ -91,10 +88,8 @@ class Tensor {
   // The same for memory that may be for more than shape[0] rows.
   template <class T>
   T* room(const char* name, Shape shape, Device device) const {
-    constexpr ElementType element = kElement<std::remove_const_t<T>>;
     check_room(name, shape, device);
-    if (!has_type(element.dtype)) refuse_type(name, element.name);
-    return static_cast<T*>(memory());
+    return elements<T>(name);
   }
   void* room(const char* name, Shape shape, Device device) const {
     check_room(name, shape, device);
@@ -118,6 +113,13 @@ class Tensor {
     return view_.dtype.code == dtype.code && view_.dtype.bits == dtype.bits && view_.dtype.lanes == dtype.lanes;
   }
   void* memory() const { return static_cast<char*>(view_.data) + view_.byte_offset; }
+  template <class T>
+  T* elements(const char* name) const {
+    constexpr ElementType element = kElement<std::remove_const_t<T>>;
+    static_assert(element.name != nullptr, "an element type that kernels do not take");
+    if (!has_type(element.dtype)) refuse_type(name, element.name);
+    return static_cast<T*>(memory());
+  }
   void check_readable(const char* name) const;
   void check_dimensions(const char* name, size_t dimensions) const;
   void check(const char* name, Shape shape, Device device) const;

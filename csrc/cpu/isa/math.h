@@ -49,15 +49,18 @@ inline T power_of_two(T rounded) {  // 2^n, for rounded = n + kRound and n in [-
   return result;
 }
 
+// The polynomial in x with these coefficients, that of the highest power first.
+template <class T, class... Floats>
+inline T polynomial(T x, float highest, Floats... rest) {
+  T sum = T{} + highest;
+  ((sum = sum * x + rest), ...);
+  return sum;
+}
+
 // e^r - 1 for |r| <= ln(2) / 2, to 1.5e-8 relative: the Taylor series to r^7.
 template <class T>
 inline T expm1_reduced(T r) {
-  T p = r * (1.0f / 5040) + 1.0f / 720;
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  return r + r * r * p;
+  return r + r * r * polynomial(r, 1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f);
 }
 
 // e^x for x <= 0, which is all a shifted softmax needs; NaN stays NaN, and below -87 the answer is 0.
@@ -91,20 +94,9 @@ inline float gelu_one(float x) {
   const float capped = 5.0f < x ? 5.0f : x;
   const float clamped = -5.0f > capped ? -5.0f : capped;
   const float t = clamped * clamped * 0.08f - 1.0f;
-  float p = -0.00050679679f;
-  p = p * t + 0.00142101555f;
-  p = p * t - 0.00168149683f;
-  p = p * t + 0.00288596575f;
-  p = p * t - 0.00717488407f;
-  p = p * t + 0.0133931779f;
-  p = p * t - 0.0213229631f;
-  p = p * t + 0.0325374529f;
-  p = p * t - 0.0468083232f;
-  p = p * t + 0.0629399194f;
-  p = p * t - 0.0808541263f;
-  p = p * t + 0.103036879f;
-  p = p * t - 0.140593572f;
-  p = p * t + 0.282727625f;
+  const float p = polynomial(t, -0.00050679679f, 0.00142101555f, -0.00168149683f, 0.00288596575f, -0.00717488407f,
+                             0.0133931779f, -0.0213229631f, 0.0325374529f, -0.0468083232f, 0.0629399194f,
+                             -0.0808541263f, 0.103036879f, -0.140593572f, 0.282727625f);
   const float erf = clamped * p;
   const float below = 1.0f < erf ? 1.0f : erf;
   return 0.5f * x * (1.0f + (-1.0f > below ? -1.0f : below));
