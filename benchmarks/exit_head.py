@@ -79,10 +79,10 @@ def attentive(activation: str) -> Callable[[Any], Callable[..., Any]]:
     def prepare(module: AttentiveHead) -> Callable[..., Any]:
         parameters = [getattr(part, name).detach() for part, name in host.head_parameters(module)]
         dtype = parameters[0].dtype
-        weights = fold_attentive_head(*parameters, num_attention_heads=HEADS, dtype=dtype).tensors
-        head = None
+        folded = fold_attentive_head(*parameters, num_attention_heads=HEADS, dtype=dtype)
+        weights, head = folded.tensors, None
         if weights.query.device.type == "cpu" and activation == "tanh":  # the engine packs once, too
-            head = pack_head(weights, dtype, activation, activation)
+            head = pack_head(folded, dtype)
 
         def run(packed: Tensor, cu_seqlens: Tensor, speed: Tensor, backend: str) -> Any:
             if head is not None and backend == "cpu":

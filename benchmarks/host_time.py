@@ -108,8 +108,8 @@ def attention_returns_at_once() -> Iterator[None]:
     def flash(query: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, ...]:
         return (torch.zeros(query.shape),)  # products of what an empty one holds may be slow
 
-    def on_gpu(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, position_bias: None = None) -> Tensor:
-        return attention._varlen(query, key, value, cu_seqlens, 64).flatten(1)
+    def on_gpu(heads: Tensor, cu_seqlens: Tensor, position_bias: None = None) -> Tensor:
+        return attention._varlen(heads, cu_seqlens, 64)
 
     assert attention._flash_is_as_known()
     before = attention._per_sample, torch.ops.aten._flash_attention_forward
@@ -156,7 +156,6 @@ def parts_of_a_layer() -> dict[str, Part]:
         return ops.compact(*own, history, logits, uncertainty, 1, *outputs, backend="cuda")
 
     rows = batch.hidden.clone()
-    norm = weights.attention_norm_weight, weights.attention_norm_bias, weights.layer_norm_eps
     return {
         "layer end": Part(lambda: ends.let_out(1, False, None), True),
         "the op attentive_head": Part(
@@ -167,7 +166,7 @@ def parts_of_a_layer() -> dict[str, Part]:
         "the op compact": Part(compact, True, 0),
         "attention": Part(lambda: attention.packed_attention(qkv, batch.cu_seqlens, 64, HEADS), False),
         "bias and LayerNorm": Part(
-            lambda: elementwise.add_layer_norm_(rows, weights.output_bias, batch.hidden, *norm), True, 2
+            lambda: elementwise.add_layer_norm_(rows, weights.output_bias, batch.hidden, weights.output_norm), True, 2
         ),
         "bias and GELU": Part(lambda: elementwise.bias_activation_(inner, weights.intermediate_bias, "gelu"), True, 1),
         "products": Part(lambda: four_products(batch.hidden, qkv, inner, weights), False),

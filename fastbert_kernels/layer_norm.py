@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,19 @@ LAYER_NORMS: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
     "standard": standard_layer_norm,
     "unbiased": unbiased_layer_norm,
 }
+
+
+class LayerNorm(NamedTuple):
+    """The LayerNorm of a model."""
+
+    weight: Tensor  # [H]
+    bias: Tensor  # [H]
+    eps: float  # the small number of the formula
+    kind: str = "standard"  # a name of LAYER_NORMS
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute it on rows x [..., H]."""
+        return LAYER_NORMS[self.kind](x, self.weight, self.bias, self.eps)
 
 
 def check_layer_norm(kind: str, hidden_size: int) -> None:

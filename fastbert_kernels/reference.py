@@ -5,6 +5,7 @@ Symbols: T tokens of B samples in a packed batch; H hidden size; C narrow size o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -137,18 +138,38 @@ class AttentiveHeadTensors(NamedTuple):
     output_bias: Tensor  # [N]
 
 
+def _deciding(logits_of: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Make an exit head of a function (hidden, cu_seqlens, *weights, **options) -> its logits [B, N].
+
+    The head takes `speed` behind `cu_seqlens` and the last arguments of `decide` by their names.
+    """
+
+    @functools.wraps(logits_of)
+    def head(
+        hidden: Tensor,
+        cu_seqlens: Tensor,
+        speed: Tensor,
+        *weights: Sequence[Tensor],
+        history: Tensor | None = None,
+        criterion: str = "entropy",
+        parameter: int = 0,
+        **options: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits = logits_of(hidden, cu_seqlens, *weights, **options)
+        return logits, *decide(logits, speed, history, criterion, parameter)
+
+    return head
+
+
+@_deciding
 def attentive_head(
     hidden: Tensor,
     cu_seqlens: Tensor,
-    speed: Tensor,
     weights: Sequence[Tensor],
     *,
-    history: Tensor | None = None,
     narrow_activation: str = "tanh",
     mlp_activation: str = "tanh",
-    criterion: str = "entropy",
-    parameter: int = 0,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Tensor:
     """Evaluate the attentive head with folded weights on a packed batch; see `fastbert_kernels.ops.attentive_head`.
 
     Everything is float32, except that float64 input is computed in float64 (the oracle) and the projection runs in the
@@ -174,8 +195,7 @@ def attentive_head(
     pooled = z.new_zeros(batch, heads, z.shape[1]).index_add(0, sample_of_token, weighted) / total[:, :, None]  # c_i
 
     features = ACTIVATIONS[mlp_activation](pooled.flatten(1) @ value + head.value_bias)
-    logits = F.linear(features, head.output_weight, head.output_bias)
-    return logits, *decide(logits, speed, history, criterion, parameter)
+    return F.linear(features, head.output_weight, head.output_bias)
 
 
 def _project(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -190,19 +210,16 @@ def _project(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(rows, weight, bias)
 
 
+@_deciding
 def pooled_exit_head(
     hidden: Tensor,
     cu_seqlens: Tensor,
-    speed: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     *,
-    history: Tensor | None = None,
     pooling: str = "first",
     activation: str = "tanh",
-    criterion: str = "entropy",
-    parameter: int = 0,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Tensor:
     """Evaluate the pooled head on a packed batch; see `fastbert_kernels.ops.pooled_exit_head`.
 
     Linear layers are float32.
@@ -212,7 +229,7 @@ def pooled_exit_head(
         if number:
             features = ACTIVATIONS[activation](features)
         features = F.linear(features, weight.to(features.dtype), bias)
-    return features, *decide(features, speed, history, criterion, parameter)
+    return features
 
 
 def pool(hidden: Tensor, cu_seqlens: Tensor, pooling: str) -> Tensor:
@@ -242,14 +259,7 @@ def _first_rows(rows: Tensor, begins: Tensor, has_tokens: Tensor) -> Tensor:
 
 
 def hashed_bag(
-    table: Tensor,
-    bias: Tensor,
-    input_ids: Tensor,
-    cu_seqlens: Tensor,
-    speed: Tensor,
-    *,
-    criterion: str = "entropy",
-    parameter: int = 0,
+    table: Tensor, bias: Tensor, input_ids: Tensor, cu_seqlens: Tensor, speed: Tensor, *, criterion: str, parameter: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Classify texts by their hashed tokens and pairs of neighbours; see `ops.hashed_bag`.
 
@@ -265,7 +275,7 @@ def hashed_bag(
     counts = 2 * cu_seqlens.diff() - 1
     logits = sums / counts.clamp(min=1).to(sums.dtype).sqrt()[:, None] + bias
     logits = torch.where(has_tokens[:, None], logits, math.nan)
-    return (logits, *decide(logits, speed, None, criterion, parameter))
+    return logits, *decide(logits, speed, None, criterion, parameter)
 
 
 def hashed_buckets(token: Tensor, following: Tensor | int, buckets: int) -> Tensor:

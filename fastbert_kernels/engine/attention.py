@@ -46,14 +46,13 @@ def packed_attention(
     """
     tokens, width = qkv.shape
     heads = qkv.view(tokens, 3, num_heads, width // (3 * num_heads))  # [T, 3, heads, d]
-    query, key, value = heads.unbind(1)
     if not qkv.is_cuda:
-        return _per_sample(query, key, value, cu_seqlens, position_bias)
-    if qkv.shape[0] == 0:  # only samples without tokens are left
-        return query.flatten(1)
+        return _per_sample(heads, cu_seqlens, position_bias)
+    if tokens == 0:  # only samples without tokens are left
+        return heads.select(1, 0).flatten(1)
     samples, biased = cu_seqlens.shape[0] - 1, position_bias is not None
     way = choice.way(tokens, samples, max_seqlen, qkv.dtype, heads.shape[3], biased=biased)
-    return attend_by(way, query, key, value, cu_seqlens, max_seqlen, position_bias)
+    return attend_by(way, heads, cu_seqlens, max_seqlen, position_bias)
 
 
 def attention_choice(device: torch.device, dtype: torch.dtype, num_heads: int, head_size: int) -> AttentionChoice:
@@ -62,47 +61,50 @@ def attention_choice(device: torch.device, dtype: torch.dtype, num_heads: int, h
     def make_call(way: str, shape: tuple[int, int]) -> Callable[[], Tensor]:
         tokens, length = shape
         generator = torch.Generator(device).manual_seed(0)  # the caller's own stays where it was
-        qkv = torch.randn(tokens, 3, num_heads, head_size, dtype=dtype, device=device, generator=generator)
-        query, key, value = qkv.unbind(1)
+        heads = torch.randn(tokens, 3, num_heads, head_size, dtype=dtype, device=device, generator=generator)
         bounds = torch.arange(0, tokens + 1, length, dtype=torch.int32, device=device)
-        return partial(attend_by, way, query, key, value, bounds, length)
+        return partial(attend_by, way, heads, bounds, length)
 
     with torch.inference_mode():
         return choice_for(device, dtype, num_heads, head_size, make_call)
 
 
 def attend_by(
-    way: str,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    position_bias: Tensor | None = None,
+    way: str, heads: Tensor, cu_seqlens: Tensor, max_seqlen: int, position_bias: Tensor | None = None
 ) -> Tensor:
-    """Compute attention on a GPU in one of `attention_choice.WAYS`; from [T, heads, d] to [T, H]."""
+    """Compute attention on a GPU in one of `attention_choice.WAYS`.
+
+    Args:
+        way: which.
+        heads: [T, 3, heads, d], query, key and value.
+        cu_seqlens: as of `packed_attention`, and so the others.
+
+    Returns:
+        [T, H].
+    """
     if way == VARLEN:
-        return _varlen(query, key, value, cu_seqlens, max_seqlen).flatten(1)
+        return _varlen(heads, cu_seqlens, max_seqlen)
     if way == DENSE:
-        return _dense(query, key, value, cu_seqlens.shape[0] - 1, position_bias)
+        return _dense(heads, cu_seqlens.shape[0] - 1, position_bias)
     if way == PADDED:
-        return _padded(query, key, value, cu_seqlens, max_seqlen, position_bias)
+        return _padded(heads, cu_seqlens, max_seqlen, position_bias)
     raise ValueError(f"there is no way {way!r} to compute attention")
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-    """Compute the attention of all samples in one launch; [T, heads, d] in and out."""
+def _varlen(heads: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    """Compute the attention of all samples in one launch."""
+    query, key, value = heads.unbind(1)
     if not torch.compiler.is_compiling() and _flash_is_as_known():
         # What `varlen_attn` would call, without its custom op, and without the launch that fills a seed for nobody.
         outputs = torch.ops.aten._flash_attention_forward(
             query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, False, False
         )
-        return cast(Tensor, outputs[0])
+        return cast(Tensor, outputs[0]).flatten(1)
     from torch.nn.attention.varlen import varlen_attn  # its kernels need CUDA
 
     attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
     assert isinstance(attended, Tensor)  # a tuple only with return_aux
-    return attended
+    return attended.flatten(1)
 
 
 _FLASH = ["query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"]
@@ -124,52 +126,44 @@ def _flash_is_as_known() -> bool:
     )
 
 
-def _per_sample(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, position_bias: Tensor | None = None
-) -> Tensor:
+def _per_sample(heads: Tensor, cu_seqlens: Tensor, position_bias: Tensor | None = None) -> Tensor:
     """One call per sample: no padding is computed, and on a CPU a call costs little beside the work in it."""
     bounds = cu_seqlens.tolist()
     lengths = {end - begin for begin, end in itertools.pairwise(bounds)}
     added = {n: None if position_bias is None else _by_position(position_bias, n) for n in lengths}
     if len(lengths) == 1:
-        return _dense(query, key, value, len(bounds) - 1, position_bias)
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        return _dense(heads, len(bounds) - 1, position_bias)
+    out = torch.empty_like(heads[:, 0], memory_format=torch.contiguous_format)
     for begin, end in itertools.pairwise(bounds):
-        queries, keys, values = (x[None, begin:end] for x in (query, key, value))
-        out[begin:end] = _attend(queries, keys, values, added[end - begin])[0]
+        query, key, value = heads[None, begin:end].unbind(2)
+        out[begin:end] = _attend(query, key, value, added[end - begin])[0]
     return out.flatten(1)
 
 
-def _dense(query: Tensor, key: Tensor, value: Tensor, samples: int, position_bias: Tensor | None) -> Tensor:
+def _dense(heads: Tensor, samples: int, position_bias: Tensor | None) -> Tensor:
     """Samples that are equally long, so that nothing is moved."""
-    queries, keys, values = (x.unflatten(0, (samples, -1)) for x in (query, key, value))
-    added = None if position_bias is None else _by_position(position_bias, queries.shape[1])
-    return _attend(queries, keys, values, added).flatten(0, 1).flatten(1)
+    query, key, value = heads.unflatten(0, (samples, -1)).unbind(2)
+    added = None if position_bias is None else _by_position(position_bias, query.shape[1])
+    return _attend(query, key, value, added).flatten(0, 1).flatten(1)
 
 
-def _padded(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    position_bias: Tensor | None = None,
-) -> Tensor:
+def _padded(heads: Tensor, cu_seqlens: Tensor, max_seqlen: int, position_bias: Tensor | None = None) -> Tensor:
     """Padded for the time of the attention only; shapes come from `max_seqlen`, so the host waits for nothing."""
-    batch = cu_seqlens.shape[0] - 1
+    tokens, device = heads.shape[0], heads.device
     begins, lengths = cu_seqlens[:-1].long(), (cu_seqlens[1:] - cu_seqlens[:-1]).long()
-    column = torch.arange(max_seqlen, device=query.device)
+    column = torch.arange(max_seqlen, device=device)
     valid = column < lengths[:, None]  # [B, L]
     # Padding takes the sample's own first row: a NaN of another sample would come through, 0 times NaN being NaN.
-    own = begins.clamp(max=max(query.shape[0] - 1, 0))[:, None]
+    own = begins.clamp(max=max(tokens - 1, 0))[:, None]
     rows = torch.where(valid, begins[:, None] + column, own)
     mask = valid[:, None, None, :]
     if position_bias is not None:
         mask = _by_position(position_bias, max_seqlen).masked_fill(~mask, -math.inf)  # [B, heads, L, L]
-    attended = _attend(query[rows], key[rows], value[rows], mask)  # [B, L, heads, d]
-    tokens = torch.arange(query.shape[0], device=query.device)
-    sample = torch.repeat_interleave(torch.arange(batch, device=query.device), lengths, output_size=query.shape[0])
-    return attended[sample, tokens - begins[sample]].flatten(1)
+    query, key, value = (x[rows] for x in heads.unbind(1))
+    attended = _attend(query, key, value, mask)  # [B, L, heads, d]
+    samples = torch.arange(lengths.shape[0], device=device)
+    sample = torch.repeat_interleave(samples, lengths, output_size=tokens)
+    return attended[sample, torch.arange(tokens, device=device) - begins[sample]].flatten(1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

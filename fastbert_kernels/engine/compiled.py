@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
@@ -178,4 +179,4 @@ def _pack_head(head: ExitHead, dtype: torch.dtype) -> Any:
         ]
         return _extension.module().PooledHead(layers, head.pooling, head.activation)
     tensors = AttentiveHeadTensors(*(tensor.contiguous() for tensor in head.tensors))
-    return pack_head(tensors, dtype, head.narrow_activation, head.mlp_activation)
+    return pack_head(dataclasses.replace(head, tensors=tensors), dtype)

@@ -40,8 +40,8 @@ def _native_head(head: ExitHead) -> Any:
         return None  # the ops take copies
     try:
         if isinstance(head, PooledHeadWeights):
-            return cuda_pooled_head(head.weights, head.biases, head.pooling, head.activation)
-        return cuda_attentive_head(head.tensors, head.narrow_activation, head.mlp_activation)
+            return cuda_pooled_head(head)
+        return cuda_attentive_head(head)
     except (backends.Unsupported, TypeError):  # another dtype is the reference's
         return None
 

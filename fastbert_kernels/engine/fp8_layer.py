@@ -82,29 +82,14 @@ class Fp8Layer(TorchLayer):
         )
         context = fp8_rows.round_rows(self.attend(qkv, cu_seqlens, max_seqlen))
         attended = fp8_rows.linear(context, Fp8Rows(weights.attention_output_weight, scales.attention_output))
-        rows = fp8_rows.add_layer_norm_(
-            attended,
-            weights.attention_output_bias,
-            hidden,
-            weights.attention_norm_weight,
-            weights.attention_norm_bias,
-            weights.layer_norm_eps,
-            kind=weights.layer_norm,
-        )
+        rows = fp8_rows.add_layer_norm_(attended, weights.attention_output_bias, hidden, weights.attention_norm)
         intermediate = fp8_rows.bias_activation(
             fp8_rows.linear(rows, Fp8Rows(weights.intermediate_weight, scales.intermediate)),
             weights.intermediate_bias,
             weights.activation_name,
         )
-        return elementwise.add_layer_norm_(
-            fp8_rows.linear(intermediate, Fp8Rows(weights.output_weight, scales.output)),
-            weights.output_bias,
-            attended,
-            weights.output_norm_weight,
-            weights.output_norm_bias,
-            weights.layer_norm_eps,
-            kind=weights.layer_norm,
-        )
+        output = fp8_rows.linear(intermediate, Fp8Rows(weights.output_weight, scales.output))
+        return elementwise.add_layer_norm_(output, weights.output_bias, attended, weights.output_norm)
 
 
 @cache

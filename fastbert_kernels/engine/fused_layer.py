@@ -34,24 +34,10 @@ class FusedLayer(TorchLayer):
         weights = self.weights
         qkv = F.linear(hidden, weights.qkv_weight, weights.qkv_bias)
         context = self.attend(qkv, cu_seqlens, max_seqlen)
-        attended = elementwise.add_layer_norm_(
-            F.linear(context, weights.attention_output_weight),
-            weights.attention_output_bias,
-            hidden,
-            weights.attention_norm_weight,
-            weights.attention_norm_bias,
-            weights.layer_norm_eps,
-            kind=weights.layer_norm,
-        )
-        return elementwise.add_layer_norm_(
-            F.linear(self._intermediate(attended), weights.output_weight),
-            weights.output_bias,
-            attended,
-            weights.output_norm_weight,
-            weights.output_norm_bias,
-            weights.layer_norm_eps,
-            kind=weights.layer_norm,
-        )
+        attended = F.linear(context, weights.attention_output_weight)
+        elementwise.add_layer_norm_(attended, weights.attention_output_bias, hidden, weights.attention_norm)
+        output = F.linear(self._intermediate(attended), weights.output_weight)
+        return elementwise.add_layer_norm_(output, weights.output_bias, attended, weights.output_norm)
 
     def _intermediate(self, attended: Tensor) -> Tensor:
         weights = self.weights

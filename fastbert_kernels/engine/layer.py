@@ -15,7 +15,6 @@ from fastbert_kernels.engine.attention import packed_attention
 from fastbert_kernels.engine.attention_choice import UNMEASURED, AttentionChoice
 from fastbert_kernels.engine.dtypes import TANH_GELU, precision_name
 from fastbert_kernels.engine.weights import LayerWeights
-from fastbert_kernels.layer_norm import LAYER_NORMS
 
 
 class Layer(Protocol):
@@ -71,14 +70,13 @@ class TorchLayer:
     def __call__(self, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """[T, H] in and out; cu_seqlens [B + 1] int32; max_seqlen an upper bound of the sample lengths."""
         weights = self.weights
-        layer_norm, eps = LAYER_NORMS[weights.layer_norm], weights.layer_norm_eps
         qkv = F.linear(hidden, weights.qkv_weight, weights.qkv_bias)
         context = self.attend(qkv, cu_seqlens, max_seqlen)
         attended = F.linear(context, weights.attention_output_weight, weights.attention_output_bias)
-        attended = layer_norm(attended + hidden, weights.attention_norm_weight, weights.attention_norm_bias, eps)
+        attended = weights.attention_norm(attended + hidden)
         intermediate = weights.activation(F.linear(attended, weights.intermediate_weight, weights.intermediate_bias))
         output = F.linear(intermediate, weights.output_weight, weights.output_bias)
-        return layer_norm(output + attended, weights.output_norm_weight, weights.output_norm_bias, eps)
+        return weights.output_norm(output + attended)
 
 
 @dataclass(frozen=True)

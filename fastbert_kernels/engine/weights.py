@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastbert_kernels.ops import AttentiveHeadTensors
+from fastbert_kernels.exit_heads import AttentiveHeadWeights, PooledHeadWeights
+from fastbert_kernels.layer_norm import LayerNorm
 
 GELU_BY_TANH = "gelu_pytorch_tanh"  # x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), by whatever name
 
@@ -43,52 +43,20 @@ class LayerWeights:
     # Whether the activation is GELU by tanh in place of the model's own by the error function, at most 4.8e-4 from it.
     approximates_gelu: bool = field(default=False, kw_only=True)
 
+    @property
+    def attention_norm(self) -> LayerNorm:
+        return LayerNorm(self.attention_norm_weight, self.attention_norm_bias, self.layer_norm_eps, self.layer_norm)
+
+    @property
+    def output_norm(self) -> LayerNorm:
+        return LayerNorm(self.output_norm_weight, self.output_norm_bias, self.layer_norm_eps, self.layer_norm)
+
     def by_tanh(self) -> LayerWeights:
         """Return the same layer with GELU by tanh in place of the one by the error function; other activations stay."""
         if self.activation_name != "gelu":
             return self
         by_tanh = partial(F.gelu, approximate="tanh")
         return replace(self, activation=by_tanh, activation_name=GELU_BY_TANH, approximates_gelu=True)
-
-
-@dataclass(frozen=True)
-class AttentiveHeadWeights:
-    """An attentive head with folded weights, as `ops.attentive_head` takes it."""
-
-    tensors: AttentiveHeadTensors
-    narrow_activation: str = "tanh"  # behind the projection; it and the other one "tanh" or "identity"
-    mlp_activation: str = "tanh"  # in front of the output layer
-
-    @property
-    def num_labels(self) -> int:
-        return self.tensors.output_bias.shape[0]
-
-
-@dataclass(frozen=True)
-class PooledHeadWeights:
-    """A pooled exit head, as `ops.pooled_exit_head` takes it."""
-
-    weights: tuple[Tensor, ...]  # 1 to 3 of [out, in], of the dtype of the hidden states; H in first, N out last
-    biases: tuple[Tensor, ...]  # of each [out], float32 (float64 for a float64 model)
-    pooling: str  # "first", "mean" or "max"
-    activation: str  # between the layers
-
-    @classmethod
-    def cast(
-        cls, weights: Sequence[Tensor], biases: Sequence[Tensor], *, pooling: str, activation: str, dtype: torch.dtype
-    ) -> PooledHeadWeights:
-        """Of the Linear layers of a model, for hidden states of `dtype`."""
-        wide = torch.promote_types(dtype, torch.float32)
-        return cls(
-            tuple(weight.to(dtype).contiguous() for weight in weights),
-            tuple(bias.to(wide) for bias in biases),
-            pooling,
-            activation,
-        )
-
-    @property
-    def num_labels(self) -> int:
-        return self.biases[-1].shape[0]
 
 
 ExitHead = AttentiveHeadWeights | PooledHeadWeights

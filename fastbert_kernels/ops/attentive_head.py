@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from fastbert_kernels import _extension, reference
 from fastbert_kernels.criteria import check_labels
+from fastbert_kernels.exit_heads import AttentiveHeadWeights, HeadInputs
 from fastbert_kernels.ops import library, packing
 from fastbert_kernels.reference import AttentiveHeadTensors
 
@@ -87,94 +89,76 @@ def attentive_head(
     return library.decision_results(hidden, speed.shape[0], labels)
 
 
-def _cpu(
-    results: tuple[Tensor, ...],
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    speed: Tensor,
-    weights: Sequence[Tensor],
-    *,
-    narrow_activation: str,
-    mlp_activation: str,
-    **decision: Any,
-) -> None:
-    native = _extension.module()
-    head = AttentiveHeadTensors(*weights)
-    head = head._replace(query=head.query.float(), value=head.value.float())
-    if narrow_activation == "identity":
-        logits = _logits_without_projecting(hidden, cu_seqlens, head, mlp_activation)
-        native.decide(logits, speed, results, **decision)
+def _cpu(results: tuple[Tensor, ...], inputs: HeadInputs, head: AttentiveHeadWeights) -> None:
+    native, given = _extension.module(), head.tensors
+    tensors = given._replace(query=given.query.float(), value=given.value.float())
+    head = dataclasses.replace(head, tensors=tensors)
+    if head.narrow_activation == "identity":
+        logits = _logits_without_projecting(inputs.hidden, inputs.cu_seqlens, head)
+        native.decide(logits, inputs.speed, results, **inputs.decision)
     else:
-        packed = pack_head(head, hidden.dtype, narrow_activation, mlp_activation)
-        native.attentive_head_cpu(hidden, cu_seqlens, speed, packed, results, **decision)
+        packed = pack_head(head, inputs.hidden.dtype)
+        native.attentive_head_cpu(*inputs[:3], packed, results, **inputs.decision)
 
 
-def pack_head(head: AttentiveHeadTensors, rows: torch.dtype, narrow_activation: str, mlp_activation: str) -> Any:
+def pack_head(head: AttentiveHeadWeights, rows: torch.dtype) -> Any:
     """Return the head as the compiled CPU kernels read it, for hidden states of dtype `rows`.
 
     Args:
-        head: contiguous, query and value in float32.
+        head: its tensors contiguous, query and value in float32, the narrow activation "tanh".
         rows: float32, bfloat16 or float16.
-        narrow_activation: "tanh".
-        mlp_activation: "tanh" or "identity".
     """
-    operand = packing.product_operand(rows, head.projection_weight.shape[1])
-    projection = packing.packed_matrix(head.projection_weight, head.projection_bias, operand)
-    return _extension.module().AttentiveHead(projection, head, narrow_activation, mlp_activation)
+    tensors = head.tensors
+    operand = packing.product_operand(rows, tensors.projection_weight.shape[1])
+    projection = packing.packed_matrix(tensors.projection_weight, tensors.projection_bias, operand)
+    return _extension.module().AttentiveHead(projection, tensors, head.narrow_activation, head.mlp_activation)
 
 
-def _logits_without_projecting(
-    hidden: Tensor, cu_seqlens: Tensor, head: AttentiveHeadTensors, mlp_activation: str
-) -> Tensor:
+def _logits_without_projecting(hidden: Tensor, cu_seqlens: Tensor, head: AttentiveHeadWeights) -> Tensor:
     """Return the logits of a head with the identity as narrow activation, whose tokens need not be projected.
 
     u_i . Z_j is (u_i W0) . x_j and a constant that softmax drops; c_i is W0 (sum_j p_ij x_j) + b0. Left per token are
     two passes of h vectors over its row; everything else is a product over samples, which the matrix library does.
     """
-    native = _extension.module()
-    projection, projection_bias = head.projection_weight.float(), head.projection_bias
+    native, tensors = _extension.module(), head.tensors
+    projection, projection_bias = tensors.projection_weight.float(), tensors.projection_bias
     first_rows = hidden.new_empty(cu_seqlens.shape[0] - 1, hidden.shape[1], dtype=torch.float32)
     native.pool(hidden, cu_seqlens, "first", first_rows)
     first = F.linear(first_rows, projection, projection_bias)  # Z_0 [B, C]
-    scorer = torch.einsum("bk,hkc->bhc", first, head.query) + head.query_bias
+    scorer = torch.einsum("bk,hkc->bhc", first, tensors.query) + tensors.query_bias
     keys = (scorer @ projection).contiguous()  # [B, h, H]
     contexts = torch.empty_like(keys)
     native.attention_pooling(hidden, cu_seqlens, keys, contexts)
     pooled = F.linear(contexts, projection, projection_bias)  # c_i [B, h, C]
-    features = reference.ACTIVATIONS[mlp_activation](pooled.flatten(1) @ head.value + head.value_bias)
-    return F.linear(features, head.output_weight, head.output_bias)
+    features = reference.ACTIVATIONS[head.mlp_activation](pooled.flatten(1) @ tensors.value + tensors.value_bias)
+    return F.linear(features, tensors.output_weight, tensors.output_bias)
 
 
-def cuda_attentive_head(head: AttentiveHeadTensors, narrow_activation: str, mlp_activation: str) -> Any:
+def cuda_attentive_head(head: AttentiveHeadWeights) -> Any:
     """Return the head as the compiled CUDA kernels read it.
 
     Args:
-        head: contiguous, on a GPU, at addresses that 16 divides. What is written to its tensors later is seen.
-        narrow_activation: "tanh" or "identity".
-        mlp_activation: "tanh" or "identity".
+        head: its tensors contiguous, on a GPU, at addresses that 16 divides. What is written to them later is seen.
 
     Raises:
         Unsupported: the kernels do not cover it.
     """
-    return _extension.module().CudaAttentiveHead(head, narrow_activation, mlp_activation)
+    return _extension.module().CudaAttentiveHead(head.tensors, head.narrow_activation, head.mlp_activation)
 
 
-def _cuda(
-    results: tuple[Tensor, ...],
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    speed: Tensor,
-    weights: Sequence[Tensor],
-    *,
-    narrow_activation: str,
-    mlp_activation: str,
-    **decision: Any,
-) -> None:
-    hidden, *weights = library.aligned(hidden, *weights)
-    head = cuda_attentive_head(AttentiveHeadTensors(*weights), narrow_activation, mlp_activation)
-    head.decide(hidden, cu_seqlens, speed, results, **decision)
+def _cuda(results: tuple[Tensor, ...], inputs: HeadInputs, head: AttentiveHeadWeights) -> None:
+    hidden, *tensors = library.aligned(inputs.hidden, *head.tensors)
+    native = cuda_attentive_head(dataclasses.replace(head, tensors=AttentiveHeadTensors(*tensors)))
+    native.decide(hidden, inputs.cu_seqlens, inputs.speed, results, **inputs.decision)
 
 
 library.implement(
-    attentive_head, cuda=_cuda, triton=library.triton("attentive_head"), cpu=_cpu, reference=reference.attentive_head
+    attentive_head,
+    arguments=library.head_arguments(
+        lambda weights, **activations: AttentiveHeadWeights(AttentiveHeadTensors(*weights), **activations)
+    ),
+    cuda=_cuda,
+    triton=library.triton("attentive_head"),
+    cpu=_cpu,
+    reference=reference.attentive_head,
 )

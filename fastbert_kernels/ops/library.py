@@ -19,6 +19,7 @@ from torch.library import infer_schema
 
 from fastbert_kernels import backends
 from fastbert_kernels.criteria import check_criterion
+from fastbert_kernels.exit_heads import HeadInputs
 
 LIBRARY = torch.library.Library("fastbert", "DEF")
 
@@ -36,6 +37,7 @@ class Op:
         parameters = inspect.signature(declare).parameters.values()
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "backend"}
         self._implementations: dict[str, Callable[..., Any]] = {}
+        self._arguments: Callable[..., Sequence[Any]] | None = None
         LIBRARY.define(infer_schema(declare, mutates_args=mutates, op_name=self.name))
         self.overload = getattr(torch.ops.fastbert, self.name).default
         # `Library.impl` rather than `custom_op`: it costs about a third per call.
@@ -44,8 +46,10 @@ class Op:
             LIBRARY.impl(self.name, self._without_autocast(device.lower()), f"Autocast{device}")
         torch.library.register_fake(f"fastbert::{self.name}", declare, lib=LIBRARY)
 
-    def implement(self, implementations: dict[str, Callable[..., Any]]) -> None:
-        self._implementations = implementations
+    def implement(
+        self, implementations: dict[str, Callable[..., Any]], arguments: Callable[..., Sequence[Any]] | None
+    ) -> None:
+        self._implementations, self._arguments = implementations, arguments
         if "triton" in implementations:
             torch.library.register_torch_dispatch(
                 f"fastbert::{self.name}", FunctionalTensorMode, self._show_triton, lib=LIBRARY
@@ -66,8 +70,10 @@ class Op:
 
     def _fill(self, chosen: str, arguments: Sequence[Any], options: dict[str, Any], **extra: Any) -> Any:
         results = self._declare(*arguments, **options)
-        given = map(contiguous, arguments)
+        given: Sequence[Any] = [*map(contiguous, arguments)]
         named = {name: contiguous(option) for name, option in options.items()}
+        if self._arguments is not None:
+            given, named = self._arguments(*given, **named), {}
         try:
             self._implementations[chosen](results, *given, **named, **extra)
         except backends.Unsupported as reason:
@@ -129,14 +135,38 @@ def op(
     return register
 
 
-def implement(op: Callable[..., Any], **implementations: Callable[..., Any]) -> None:
+def implement(
+    op: Callable[..., Any],
+    *,
+    arguments: Callable[..., Sequence[Any]] | None = None,
+    **implementations: Callable[..., Any],
+) -> None:
     """Set what runs on each backend.
 
     `reference(*arguments, **options)` returns the results. The others fill theirs, of contiguous tensors:
     `implementation(results, *arguments, **options)`. Where one does not cover these arguments it raises
     `backends.Unsupported` with the reason, and the reference takes them.
+
+    Args:
+        arguments: (*arguments, **options) -> what those others take behind the results, in place of both.
     """
-    _OPS[op.__name__].implement(implementations)
+    _OPS[op.__name__].implement(implementations, arguments)
+
+
+def head_arguments(head_of: Callable[..., Any]) -> Callable[..., tuple[HeadInputs, Any]]:
+    """Return what puts the arguments of the op of an exit head together, for `implement`.
+
+    Args:
+        head_of: (*weights, **options) -> the head, of the op's weights and its options but for those of the decision.
+    """
+
+    def arguments(
+        hidden: Tensor, cu_seqlens: Tensor, speed: Tensor, *weights: Any, **options: Any
+    ) -> tuple[HeadInputs, Any]:
+        decision = (options.pop(name) for name in ("history", "criterion", "parameter"))
+        return HeadInputs(hidden, cu_seqlens, speed, *decision), head_of(*weights, **options)
+
+    return arguments
 
 
 def triton(name: str) -> Callable[..., None]:

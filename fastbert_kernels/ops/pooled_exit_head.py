@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from fastbert_kernels import _extension, reference
 from fastbert_kernels.criteria import check_labels
+from fastbert_kernels.exit_heads import HeadInputs, PooledHeadWeights
 from fastbert_kernels.ops import library
 
 POOLINGS = ("first", "mean", "max")
@@ -67,63 +69,40 @@ def pooled_exit_head(
     return library.decision_results(hidden, speed.shape[0], width)
 
 
-def _cpu(
-    results: tuple[Tensor, ...],
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    speed: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    *,
-    pooling: str,
-    activation: str,
-    **decision: Any,
-) -> None:
+def _cpu(results: tuple[Tensor, ...], inputs: HeadInputs, head: PooledHeadWeights) -> None:
     native = _extension.module()
-    features = torch.empty(speed.shape[0], hidden.shape[1])
-    native.pool(hidden, cu_seqlens, pooling, features)
-    for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+    features = torch.empty(inputs.speed.shape[0], inputs.hidden.shape[1])
+    native.pool(inputs.hidden, inputs.cu_seqlens, head.pooling, features)
+    for number, (weight, bias) in enumerate(zip(head.weights, head.biases, strict=True)):
         if number:
-            features = reference.ACTIVATIONS[activation](features)
+            features = reference.ACTIVATIONS[head.activation](features)
         # B rows only: a product for the matrix library, in float32 whatever the rows were.
         features = F.linear(features, weight.float(), bias)
-    native.decide(features, speed, results, **decision)
+    native.decide(features, inputs.speed, results, **inputs.decision)
 
 
-def cuda_pooled_head(weights: Sequence[Tensor], biases: Sequence[Tensor], pooling: str, activation: str) -> Any:
+def cuda_pooled_head(head: PooledHeadWeights) -> Any:
     """Return the head as the compiled CUDA kernels read it.
 
     Args:
-        weights: contiguous, on a GPU, at addresses that 16 divides. What is written to them later is seen.
-        biases: contiguous, on that GPU.
-        pooling: one of `POOLINGS`.
-        activation: between layers.
+        head: its tensors contiguous, on a GPU, the weights at addresses that 16 divides. What is written to them later
+            is seen.
 
     Raises:
         Unsupported: the kernels do not cover it.
     """
-    return _extension.module().CudaPooledHead(list(weights), list(biases), pooling, activation)
+    return _extension.module().CudaPooledHead([*head.weights], [*head.biases], head.pooling, head.activation)
 
 
-def _cuda(
-    results: tuple[Tensor, ...],
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    speed: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    *,
-    pooling: str,
-    activation: str,
-    **decision: Any,
-) -> None:
-    hidden, *weights = library.aligned(hidden, *weights)
-    head = cuda_pooled_head(weights, biases, pooling, activation)
-    head.decide(hidden, cu_seqlens, speed, results, **decision)
+def _cuda(results: tuple[Tensor, ...], inputs: HeadInputs, head: PooledHeadWeights) -> None:
+    hidden, *weights = library.aligned(inputs.hidden, *head.weights)
+    native = cuda_pooled_head(dataclasses.replace(head, weights=weights))
+    native.decide(hidden, inputs.cu_seqlens, inputs.speed, results, **inputs.decision)
 
 
 library.implement(
     pooled_exit_head,
+    arguments=library.head_arguments(PooledHeadWeights),
     cuda=_cuda,
     triton=library.triton("pooled_exit_head"),
     cpu=_cpu,

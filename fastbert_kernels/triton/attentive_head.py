@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastbert_kernels import backends
 from fastbert_kernels.criteria import Criterion
-from fastbert_kernels.reference import AttentiveHeadTensors
+from fastbert_kernels.exit_heads import AttentiveHeadWeights, HeadInputs
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.attentive_head_linear import pool_unprojected
 from fastbert_kernels.triton.decision import decide, rule_and_largest_entropy, unsupported_rule
@@ -231,16 +231,9 @@ COMPILED = isinstance(_attentive_head_kernel, triton.JITFunction)
 
 def attentive_head(
     results: tuple[Tensor, ...],
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    speed: Tensor,
-    weights: Sequence[Tensor],
+    inputs: HeadInputs,
+    head: AttentiveHeadWeights,
     *,
-    narrow_activation: str,
-    mlp_activation: str,
-    history: Tensor | None,
-    criterion: str,
-    parameter: int,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> None:
     """Fill the results of `fastbert_kernels.ops.attentive_head`, of contiguous tensors.
@@ -251,10 +244,10 @@ def attentive_head(
     Raises:
         backends.Unsupported: a shape or dtype that the kernel does not cover.
     """
-    head = AttentiveHeadTensors(*weights)
+    hidden, cu_seqlens, speed, history, criterion, parameter = inputs
     # Sizes of the weights are constants of the kernel. Under a tracer they may be symbols; int() makes numbers of them.
     heads, narrow, hidden_size, labels = (
-        int(size) for size in (*head.query.shape[:2], hidden.shape[1], head.output_weight.shape[0])
+        int(size) for size in (*head.tensors.query.shape[:2], hidden.shape[1], head.num_labels)
     )
     rule, largest_entropy = rule_and_largest_entropy(criterion, parameter, labels)
     if reason := unsupported(hidden.dtype, hidden_size, narrow, heads, labels, rule):
@@ -263,7 +256,7 @@ def attentive_head(
     if batch == 0:
         return
     config = configs.attentive_head(hidden, batch, narrow)
-    projected = narrow_activation == "tanh" or projecting_reads_less(hidden, batch, config)
+    projected = head.narrow_activation == "tanh" or projecting_reads_less(hidden, batch, config)
     if not projected:
         config = configs.linear_attentive_head(hidden, narrow)
     constants = constants_of(config, hidden_size, narrow, heads, labels, projected=projected)
@@ -274,7 +267,7 @@ def attentive_head(
             cu_seqlens,
             speed,
             previous,
-            *weights,
+            *head.tensors,
             *results,
             hidden.new_empty(batch, constants["SCRATCH_SIZE"], dtype=torch.float32),
             hidden.shape[0],
@@ -283,8 +276,8 @@ def attentive_head(
             largest_entropy,
             parameter,
             **constants,
-            NARROW_TANH=narrow_activation == "tanh",
-            MLP_TANH=mlp_activation == "tanh",
+            NARROW_TANH=head.narrow_activation == "tanh",
+            MLP_TANH=head.mlp_activation == "tanh",
             CRITERION=rule.value,
             HAS_HISTORY=history is not None,
             WIDEN=not COMPILED,

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastbert_kernels.layer_norm import check_layer_norm
+from fastbert_kernels.layer_norm import LayerNorm, check_layer_norm
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.kept import KeptKernel
 
@@ -32,6 +32,12 @@ def gelu(x):
     log_tail = ((log_tail * size + 7.1123359e-3) * size - 5.2531317e-2) * size - 0.45919591
     tail = tl.exp2((log_tail * size - 1.1511067) * size - 1.0)
     return x * tl.where(x < 0, tail, 1.0 - tail)
+
+
+@triton.jit
+def activated(x, GELU: tl.constexpr):
+    """Return f(x), which is GELU or ReLU."""
+    return gelu(x) if GELU else tl.where(x < 0, 0.0, x)  # a comparison: the hardware's maximum drops a NaN
 
 
 # A number that changes from call to call must not compile a kernel of its own whenever it is 1 or divisible by 16.
@@ -58,12 +64,22 @@ def _bias_activation_kernel(
     place = rows_ptr + row[:, None] * NUM_COLUMNS + column[None, :]
     bias = tl.load(bias_ptr + column, mask=real, other=0.0).to(tl.float32)
     x = tl.load(place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
-    y = gelu(x) if GELU else tl.where(x < 0, 0.0, x)  # a comparison: the hardware's maximum drops a NaN
-    tl.store(place, y, mask=inside)
+    tl.store(place, activated(x, GELU), mask=inside)
 
 
 @triton.jit
-def centred_and_factor(z, inside, epsilon, NUM_COLUMNS: tl.constexpr, UNBIASED: tl.constexpr):
+def whole_rows(num_rows, NUM_COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
+    """Return the tile of a program with BLOCK_ROWS whole rows: its rows and columns, which of the columns and of the
+    elements exist, and where those lie in the matrix."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = tl.arange(0, BLOCK_COLUMNS)
+    real = column < NUM_COLUMNS
+    inside = (row < num_rows)[:, None] & real[None, :]
+    return row, column, real, inside, row[:, None] * NUM_COLUMNS + column[None, :]
+
+
+@triton.jit
+def _centred_and_factor(z, inside, epsilon, NUM_COLUMNS: tl.constexpr, UNBIASED: tl.constexpr):
     """Return z - mean, 0 beside the columns, and the factor by which LayerNorm multiplies it (`_add_layer_norm_kernel`
     has the formulas); z is float32 [rows, columns], 0 beside the columns."""
     mean = tl.sum(z, axis=1, keep_dims=True) / NUM_COLUMNS
@@ -82,6 +98,23 @@ def centred_and_factor(z, inside, epsilon, NUM_COLUMNS: tl.constexpr, UNBIASED: 
         variance = tl.sum(centred * centred, axis=1, keep_dims=True) / NUM_COLUMNS
         factor = tl.rsqrt(variance + epsilon)
     return centred, factor
+
+
+@triton.jit
+def normalised(tensors, column, real, inside, place, epsilon, NUM_COLUMNS: tl.constexpr, UNBIASED: tl.constexpr):
+    """Return LayerNorm(x + bias + residual) on whole rows in float32, as `_add_layer_norm_kernel` has the formulas.
+
+    `tensors` are the pointers to x, bias, residual and the weight and bias of the LayerNorm, the others the tile of
+    `whole_rows`.
+    """
+    rows_ptr, bias_ptr, residual_ptr, weight_ptr, norm_bias_ptr = tensors
+    z = tl.load(rows_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    z += tl.load(residual_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    z += tl.load(bias_ptr + column, mask=real, other=0.0).to(tl.float32)[None, :]
+    centred, factor = _centred_and_factor(z, inside, epsilon, NUM_COLUMNS, UNBIASED)
+    weight = tl.load(weight_ptr + column, mask=real, other=0.0).to(tl.float32)
+    norm_bias = tl.load(norm_bias_ptr + column, mask=real, other=0.0).to(tl.float32)
+    return centred * factor * weight[None, :] + norm_bias[None, :]
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -111,18 +144,9 @@ def _add_layer_norm_kernel(
     Memory traffic: every element of both inputs read once, one written; the three vectors once per BLOCK_ROWS rows,
     from the caches.
     """
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    column = tl.arange(0, BLOCK_COLUMNS)
-    real = column < NUM_COLUMNS
-    inside = (row < num_rows)[:, None] & real[None, :]
-    place = row[:, None] * NUM_COLUMNS + column[None, :]
-    z = tl.load(rows_ptr + place, mask=inside, other=0.0).to(tl.float32)
-    z += tl.load(residual_ptr + place, mask=inside, other=0.0).to(tl.float32)
-    z += tl.load(bias_ptr + column, mask=real, other=0.0).to(tl.float32)[None, :]
-    centred, factor = centred_and_factor(z, inside, epsilon, NUM_COLUMNS, UNBIASED)
-    weight = tl.load(weight_ptr + column, mask=real, other=0.0).to(tl.float32)
-    norm_bias = tl.load(norm_bias_ptr + column, mask=real, other=0.0).to(tl.float32)
-    y = centred * factor * weight[None, :] + norm_bias[None, :]
+    _, column, real, inside, place = whole_rows(num_rows, NUM_COLUMNS, BLOCK_ROWS, BLOCK_COLUMNS)
+    tensors = (rows_ptr, bias_ptr, residual_ptr, weight_ptr, norm_bias_ptr)
+    y = normalised(tensors, column, real, inside, place, epsilon, NUM_COLUMNS, UNBIASED)
     tl.store(rows_ptr + place, y, mask=inside)
 
 
@@ -166,43 +190,31 @@ def bias_activation_(rows: Tensor, bias: Tensor, activation: str) -> Tensor:
     return rows
 
 
-def add_layer_norm_(
-    rows: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    norm_bias: Tensor,
-    epsilon: float,
-    *,
-    kind: str = "standard",
-) -> Tensor:
+def add_layer_norm_(rows: Tensor, bias: Tensor, residual: Tensor, norm: LayerNorm) -> Tensor:
     """Compute rows = LayerNorm(rows + bias + residual) in place, in float32.
 
     Args:
         rows: [T, H] float32, bfloat16 or float16, contiguous.
         bias: [H], floating point, contiguous.
         residual: [T, H].
-        weight: [H], floating point, contiguous.
-        norm_bias: [H], floating point, contiguous.
-        epsilon: the small number of the formulas.
-        kind: of the LayerNorm, "standard" or "unbiased" (`fastbert_kernels.layer_norm` has the formulas).
+        norm: whose weight and bias are floating point, contiguous.
 
     Returns:
         `rows`.
     """
-    if _add_layer_norm.launch_again(kind, (rows, bias, residual, weight, norm_bias), (epsilon,)):
+    if _add_layer_norm.launch_again(norm.kind, (rows, bias, residual, norm.weight, norm.bias), (norm.eps,)):
         return rows
     check_contiguous(rows)
-    check_layer_norm(kind, int(rows.shape[1]))
+    check_layer_norm(norm.kind, int(rows.shape[1]))
     if rows.numel() > 0:
         columns = int(rows.shape[1])
         config = configs.whole_rows(columns)
         if config is None:
             raise ValueError(f"rows of {columns} elements do not fit into a tile")
-        tensors = (rows, bias, residual.contiguous(), weight, norm_bias)
-        constants = {"NUM_COLUMNS": columns, "UNBIASED": kind == "unbiased"}
+        tensors = (rows, bias, residual.contiguous(), norm.weight, norm.bias)
+        constants = {"NUM_COLUMNS": columns, "UNBIASED": norm.kind == "unbiased"}
         with device_guard(rows):
-            _add_layer_norm.launch(kind, tensors, (epsilon,), constants, config)
+            _add_layer_norm.launch(norm.kind, tensors, (norm.eps,), constants, config)
     return rows
 
 

@@ -15,14 +15,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastbert_kernels.layer_norm import check_layer_norm
+from fastbert_kernels.layer_norm import LayerNorm, check_layer_norm
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.elementwise import (
     ACTIVATIONS,
-    centred_and_factor,
+    activated,
     check_contiguous,
     device_guard,
-    gelu,
+    normalised,
+    whole_rows,
 )
 from fastbert_kernels.triton.kept import KeptKernel
 
@@ -103,10 +104,7 @@ def _round_kernel(
 
     Memory traffic: every element read once, in 16 bits, and written once, in 8.
     """
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    column = tl.arange(0, BLOCK_COLUMNS)
-    inside = (row < num_rows)[:, None] & (column < NUM_COLUMNS)[None, :]
-    place = row[:, None] * NUM_COLUMNS + column[None, :]
+    row, _, _, inside, place = whole_rows(num_rows, NUM_COLUMNS, BLOCK_ROWS, BLOCK_COLUMNS)
     x = tl.load(rows_ptr + place, mask=inside, other=0.0).to(tl.float32)
     _store_rows(x, row, place, inside, num_rows, values_ptr, scales_ptr)
 
@@ -128,15 +126,10 @@ def _bias_activation_kernel(
     Memory traffic: every element read once, in 16 bits, and written once, in 8; the bias once per BLOCK_ROWS rows, from
     the caches.
     """
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    column = tl.arange(0, BLOCK_COLUMNS)
-    real = column < NUM_COLUMNS
-    inside = (row < num_rows)[:, None] & real[None, :]
-    place = row[:, None] * NUM_COLUMNS + column[None, :]
+    row, column, real, inside, place = whole_rows(num_rows, NUM_COLUMNS, BLOCK_ROWS, BLOCK_COLUMNS)
     bias = tl.load(bias_ptr + column, mask=real, other=0.0).to(tl.float32)
     x = tl.load(rows_ptr + place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
-    y = gelu(x) if GELU else tl.where(x < 0, 0.0, x)  # a comparison: the hardware's maximum drops a NaN
-    _store_rows(tl.where(inside, y, 0.0), row, place, inside, num_rows, values_ptr, scales_ptr)
+    _store_rows(tl.where(inside, activated(x, GELU), 0.0), row, place, inside, num_rows, values_ptr, scales_ptr)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -160,18 +153,9 @@ def _add_layer_norm_kernel(
 
     Memory traffic: every element of both inputs read once, in 16 bits, one written in 16 and one in 8.
     """
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    column = tl.arange(0, BLOCK_COLUMNS)
-    real = column < NUM_COLUMNS
-    inside = (row < num_rows)[:, None] & real[None, :]
-    place = row[:, None] * NUM_COLUMNS + column[None, :]
-    z = tl.load(rows_ptr + place, mask=inside, other=0.0).to(tl.float32)
-    z += tl.load(residual_ptr + place, mask=inside, other=0.0).to(tl.float32)
-    z += tl.load(bias_ptr + column, mask=real, other=0.0).to(tl.float32)[None, :]
-    centred, factor = centred_and_factor(z, inside, epsilon, NUM_COLUMNS, UNBIASED)
-    weight = tl.load(weight_ptr + column, mask=real, other=0.0).to(tl.float32)
-    norm_bias = tl.load(norm_bias_ptr + column, mask=real, other=0.0).to(tl.float32)
-    y = centred * factor * weight[None, :] + norm_bias[None, :]
+    row, column, real, inside, place = whole_rows(num_rows, NUM_COLUMNS, BLOCK_ROWS, BLOCK_COLUMNS)
+    tensors = (rows_ptr, bias_ptr, residual_ptr, weight_ptr, norm_bias_ptr)
+    y = normalised(tensors, column, real, inside, place, epsilon, NUM_COLUMNS, UNBIASED)
     tl.store(rows_ptr + place, y, mask=inside)
     _store_rows(tl.where(inside, y, 0.0), row, place, inside, num_rows, values_ptr, scales_ptr)
 
@@ -209,32 +193,18 @@ def bias_activation(rows: Tensor, bias: Tensor, activation: str) -> Fp8Rows:
     return made
 
 
-def add_layer_norm_(
-    rows: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    norm_bias: Tensor,
-    epsilon: float,
-    *,
-    kind: str = "standard",
-) -> Fp8Rows:
+def add_layer_norm_(rows: Tensor, bias: Tensor, residual: Tensor, norm: LayerNorm) -> Fp8Rows:
     """Compute rows = LayerNorm(rows + bias + residual) in place, in float32, and return the same rounded to FP8.
 
     Args:
         rows: [T, H] floating point, contiguous, T above 0.
-        bias: [H], floating point, contiguous.
-        residual: [T, H].
-        weight: [H], floating point, contiguous.
-        norm_bias: [H], floating point, contiguous.
-        epsilon: the small number of the formulas.
-        kind: of the LayerNorm, "standard" or "unbiased" (`fastbert_kernels.layer_norm` has the formulas).
+        bias: as of `elementwise.add_layer_norm_`, and so the others.
     """
     check_contiguous(rows)
-    check_layer_norm(kind, int(rows.shape[1]))
+    check_layer_norm(norm.kind, int(rows.shape[1]))
     made = _empty(rows)
-    tensors = (rows, bias, residual.contiguous(), weight, norm_bias, *made)
-    _launch(_add_layer_norm, tensors, (epsilon,), UNBIASED=kind == "unbiased")
+    tensors = (rows, bias, residual.contiguous(), norm.weight, norm.bias, *made)
+    _launch(_add_layer_norm, tensors, (norm.eps,), UNBIASED=norm.kind == "unbiased")
     return made
 
 

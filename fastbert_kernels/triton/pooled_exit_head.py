@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastbert_kernels import backends
+from fastbert_kernels.exit_heads import HeadInputs, PooledHeadWeights
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.decision import decide, rule_and_largest_entropy, unsupported_rule
 from fastbert_kernels.triton.layers import rows_of, tanh
@@ -145,17 +146,9 @@ def _pooled_exit_head_kernel(
 
 def pooled_exit_head(
     results: tuple[Tensor, ...],
-    hidden: Tensor,
-    cu_seqlens: Tensor,
-    speed: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
+    inputs: HeadInputs,
+    head: PooledHeadWeights,
     *,
-    pooling: str,
-    activation: str,
-    history: Tensor | None,
-    criterion: str,
-    parameter: int,
     wrap: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> None:
     """Fill the results of `fastbert_kernels.ops.pooled_exit_head`, of contiguous tensors.
@@ -166,16 +159,17 @@ def pooled_exit_head(
     Raises:
         backends.Unsupported: a shape that the kernel does not cover.
     """
-    labels = int(weights[-1].shape[0])
+    hidden, cu_seqlens, speed, history, criterion, parameter = inputs
+    labels = int(head.num_labels)
     rule, largest_entropy = rule_and_largest_entropy(criterion, parameter, labels)
     if reason := unsupported_rule(rule, labels):
         raise backends.Unsupported(reason)
     batch = speed.shape[0]
     if batch == 0:
         return
-    widths = [int(hidden.shape[1]), *(int(weight.shape[0]) for weight in weights)]
+    widths = [int(hidden.shape[1]), *(int(weight.shape[0]) for weight in head.weights)]
     # Layers that are not there are given the first one's tensors, which are not read.
-    layers = [*range(len(weights)), 0, 0][:MAX_LAYERS]
+    layers = [*range(len(head.weights)), 0, 0][:MAX_LAYERS]
     config = configs.POOLED_EXIT_HEAD
     with torch.cuda.device_of(hidden):
         wrap(_pooled_exit_head_kernel)[(batch,)](
@@ -183,8 +177,8 @@ def pooled_exit_head(
             cu_seqlens,
             speed,
             cu_seqlens if history is None else history,
-            *(weights[layer] for layer in layers),
-            *(biases[layer] for layer in layers),
+            *(head.weights[layer] for layer in layers),
+            *(head.biases[layer] for layer in layers),
             *results,
             hidden.new_empty(batch, 3, max(widths[:-1]), dtype=torch.float32),
             hidden.shape[0],
@@ -194,9 +188,9 @@ def pooled_exit_head(
             max(widths[:-1]),
             largest_entropy,
             parameter,
-            NUM_LAYERS=len(weights),
-            POOLING=pooling,
-            ACTIVATION=activation,
+            NUM_LAYERS=len(head.weights),
+            POOLING=head.pooling,
+            ACTIVATION=head.activation,
             CRITERION=rule.value,
             HAS_HISTORY=history is not None,
             ALL_LABELS=triton.next_power_of_2(labels),

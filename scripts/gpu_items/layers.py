@@ -51,7 +51,7 @@ def _fused(weights: Any, hidden: Tensor, cu_seqlens: Tensor, plain: TorchLayer, 
     differences = [float((layer(hidden, cu_seqlens, LENGTH) - want).abs().max()) for layer in (fused, by_tanh)]
     inner = linear(hidden, weights.intermediate_weight)
     product = weights.intermediate_weight, weights.intermediate_bias
-    heads = linear(hidden, weights.qkv_weight, weights.qkv_bias).view(-1, 3, 12, 64).unbind(1)
+    heads = linear(hidden, weights.qkv_weight, weights.qkv_bias).view(-1, 3, 12, 64)
     in_fp8 = _fp8(weights, hidden, cu_seqlens, want, device)
     return {
         "ok": max(differences) < 0.1 and in_fp8.get("error", 0.0) < _MOST_FP8_ERROR,
@@ -59,7 +59,7 @@ def _fused(weights: Any, hidden: Tensor, cu_seqlens: Tensor, plain: TorchLayer, 
         "fused_by_tanh": device.time(lambda: by_tanh(hidden, cu_seqlens, LENGTH)),
         "intermediate_with_gelu": device.time(lambda: linear_gelu_by_tanh(hidden, *product)),
         "gelu": device.time(lambda: elementwise.bias_activation_(inner, weights.intermediate_bias, "gelu")),
-        "ways": {way: device.time(lambda way=way: attend_by(way, *heads, cu_seqlens, LENGTH)) for way in WAYS},
+        "ways": {way: device.time(lambda way=way: attend_by(way, heads, cu_seqlens, LENGTH)) for way in WAYS},
         "choice": attention_choice(hidden.device, torch.bfloat16, 12, 64).as_dict(),
         "fp8": in_fp8,
     }

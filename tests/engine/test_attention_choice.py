@@ -112,15 +112,15 @@ def by_hand(query, key, value, bias):
 
 @pytest.mark.parametrize("positions", [None, 40])
 def test_all_ways_agree(positions):
-    query, key, value = torch.randn(3, 36, 4, 8, dtype=torch.float64)
+    heads = torch.randn(36, 3, 4, 8, dtype=torch.float64)
     bias = None if positions is None else torch.randn(4, 2 * positions - 1, dtype=torch.float64)
     bounds = cu_seqlens_of([12, 12, 12])
-    want = torch.cat([by_hand(*(x[begin : begin + 12] for x in (query, key, value)), bias) for begin in (0, 12, 24)])
+    want = torch.cat([by_hand(*heads[begin : begin + 12].unbind(1), bias) for begin in (0, 12, 24)])
     for way in (DENSE, PADDED):
-        got = attention.attend_by(way, query, key, value, bounds, 12, bias)
+        got = attention.attend_by(way, heads, bounds, 12, bias)
         torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="no way 'flash'"):
-        attention.attend_by("flash", query, key, value, bounds, 12)
+        attention.attend_by("flash", heads, bounds, 12)
 
 
 def test_a_layer_asks_its_choice(monkeypatch):

@@ -98,11 +98,11 @@ def test_compiled_loop_equals_a_loop_over_its_parts(dtype, speed):
 @pytest.mark.parametrize("lengths", [[7, 7], [1, 9, 2, 30]])
 def test_padded_attention_equals_attention_per_sample(lengths, positions):
     """The form for devices whose variable-length kernels do not take the dtype; `max_seqlen` may be too large."""
-    qkv = torch.randn(3, sum(lengths), 4, 8, dtype=torch.float64)
+    heads = torch.randn(sum(lengths), 3, 4, 8, dtype=torch.float64)
     bias = None if positions is None else torch.randn(4, 2 * positions - 1, dtype=torch.float64)
     cu_seqlens = cu_seqlens_of(lengths)
-    want = attention._per_sample(*qkv, cu_seqlens, bias)
-    assert (attention._padded(*qkv, cu_seqlens, max(lengths) + 3, bias) - want).abs().max() < 1e-12
+    want = attention._per_sample(heads, cu_seqlens, bias)
+    assert (attention._padded(heads, cu_seqlens, max(lengths) + 3, bias) - want).abs().max() < 1e-12
 
 
 def test_a_bias_belongs_to_its_distance_and_head():
@@ -123,7 +123,9 @@ def test_attention_on_a_gpu_takes_the_kernels_that_have_the_head_size(monkeypatc
     """FlashAttention has head sizes that are multiples of 8, up to 256; TinyBERT's is 26."""
     called = []
     for name in ("_varlen", "_padded"):
-        monkeypatch.setattr(attention, name, lambda query, *_, name=name: called.append(name) or query.flatten(1))
+        monkeypatch.setattr(
+            attention, name, lambda heads, *_, name=name: called.append(name) or heads.select(1, 0).flatten(1)
+        )
     with FakeTensorMode():
         qkv = torch.empty(7, 3 * 2 * head_size, dtype=dtype, device="cuda")
         bias = torch.empty(2, 9, dtype=dtype, device="cuda") if biased else None
@@ -134,9 +136,9 @@ def test_attention_on_a_gpu_takes_the_kernels_that_have_the_head_size(monkeypatc
 def test_the_kernel_of_attention_is_called_as_it_is_declared():
     assert attention._flash_is_as_known()  # else the public function is called, which is slower
     with FakeTensorMode():
-        query, key, value = (torch.empty(7, 2, 64, dtype=torch.bfloat16, device="cuda") for _ in range(3))
-        out = attention._varlen(query, key, value, torch.empty(3, dtype=torch.int32, device="cuda"), 5)
-    assert out.shape == (7, 2, 64) and out.dtype == torch.bfloat16
+        heads = torch.empty(7, 3, 2, 64, dtype=torch.bfloat16, device="cuda")
+        out = attention._varlen(heads, torch.empty(3, dtype=torch.int32, device="cuda"), 5)
+    assert out.shape == (7, 128) and out.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -152,7 +154,7 @@ def test_attention_on_a_gpu_without_tokens(monkeypatch, dtype):
 
 
 def test_padded_attention_keeps_a_bad_sample_to_itself():
-    qkv = torch.randn(3, 12, 4, 8, dtype=torch.float64)
-    qkv[:, 0] = float("nan")
-    out = attention._padded(*qkv, cu_seqlens_of([3, 7, 2]), 7)
+    heads = torch.randn(12, 3, 4, 8, dtype=torch.float64)
+    heads[0] = float("nan")
+    out = attention._padded(heads, cu_seqlens_of([3, 7, 2]), 7)
     assert out[:3].isnan().any() and out[3:].isfinite().all()

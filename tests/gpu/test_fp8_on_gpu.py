@@ -16,6 +16,7 @@ from fastbert_kernels.backends import BACKENDS
 from fastbert_kernels.engine import fp8_layer
 from fastbert_kernels.engine.fp8_layer import Fp8Layer
 from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.layer_norm import LayerNorm
 from fastbert_kernels.triton import elementwise, fp8_rows
 from helpers.fp8 import RoundingLayer, layer_with_rounding, logits_of_all_exits, loop_of, share
 from helpers.models import padded_batch, spread_model
@@ -58,8 +59,8 @@ def test_bias_activation(poisoned_memory, activation):
 def test_add_layer_norm(poisoned_memory, kind):
     rows, residual = torch.randn(2, 1000, 768, device="cuda").bfloat16()
     vectors = torch.randn(3, 768, device="cuda").bfloat16()
-    want = elementwise.add_layer_norm_(rows.clone(), vectors[0], residual, *vectors[1:], 1e-6, kind=kind)
-    got = fp8_rows.add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-6, kind=kind)
+    want = elementwise.add_layer_norm_(rows.clone(), vectors[0], residual, LayerNorm(*vectors[1:], 1e-6, kind))
+    got = fp8_rows.add_layer_norm_(rows, vectors[0], residual, LayerNorm(*vectors[1:], 1e-6, kind))
     torch.testing.assert_close(rows, want, rtol=1e-2, atol=1e-2)
     assert share(numbers_of(got) - want, want) < 0.04
 

@@ -18,6 +18,7 @@ from fastbert_kernels.engine.fused_layer import FusedLayer
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.weights import GELU_BY_TANH
 from fastbert_kernels.hosts import fastbert_hf as host
+from fastbert_kernels.layer_norm import LayerNorm
 from fastbert_kernels.triton.elementwise import add_layer_norm_, bias_activation_
 from helpers.accuracy import FLOOR, assert_accurate, floor
 from helpers.models import spread_model
@@ -79,7 +80,7 @@ def test_add_layer_norm(dtype, shape):
     sizes, epsilon = shape[1:], 1e-3 if shape[1] < 16 else 1e-12
     total = rows.double() + bias.double() + residual.double()
     want = F.layer_norm(total, sizes, weight.double(), norm_bias.double(), epsilon)
-    got = add_layer_norm_(rows.clone(), bias, residual, weight, norm_bias, epsilon)
+    got = add_layer_norm_(rows.clone(), bias, residual, LayerNorm(weight, norm_bias, epsilon))
     assert_as_accurate_as_pytorch(
         got, lambda: F.layer_norm(rows + bias + residual, sizes, weight, norm_bias, epsilon), want
     )
@@ -92,8 +93,8 @@ def test_rows_beyond_two_to_the_31_elements():
     last, beside = torch.randn(2, 90, 768, device="cuda").bfloat16()
     rows[-90:], residual[-90:] = last, beside
     bias, weight, norm_bias = torch.randn(3, 768, device="cuda").bfloat16()
-    want = add_layer_norm_(last.clone(), bias, beside, weight, norm_bias, 1e-12)
-    assert torch.equal(add_layer_norm_(rows, bias, residual, weight, norm_bias, 1e-12)[-90:], want)
+    want = add_layer_norm_(last.clone(), bias, beside, LayerNorm(weight, norm_bias, 1e-12))
+    assert torch.equal(add_layer_norm_(rows, bias, residual, LayerNorm(weight, norm_bias, 1e-12))[-90:], want)
     want = bias_activation_(want.clone(), bias, "gelu")
     assert torch.equal(bias_activation_(rows, bias, "gelu")[-90:], want)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from triton_launches import Launches
 
 from fastbert_kernels import reference
+from fastbert_kernels.exit_heads import AttentiveHeadWeights, HeadInputs, PooledHeadWeights
 from fastbert_kernels.triton.attentive_head import attentive_head
 from fastbert_kernels.triton.compact import compact
 from fastbert_kernels.triton.pooled_exit_head import pooled_exit_head
@@ -54,12 +55,11 @@ def test_compact(lengths, keep, width, dtype):
         assert torch.equal(got, want) and launches.unwritten(got) == 0
 
 
-def run_head(head, inputs: list[Tensor], decision: Decision, labels: int, *arguments, **options) -> list[Tensor]:
-    batch = len(decision.speed)
+def run_head(launch, inputs: HeadInputs, head, tensors: list[Tensor]) -> list[Tensor]:
+    batch, labels = len(inputs.speed), head.num_labels
     results = torch.empty(batch, labels), torch.empty(batch), torch.empty(batch, 2).int(), torch.empty(batch).bool()
-    launches = Launches(inputs)
-    options |= {"history": decision.history, "criterion": decision.criterion, "parameter": decision.parameter}
-    head(results, *arguments, **options, wrap=launches.wrap)
+    launches = Launches([inputs.hidden, inputs.cu_seqlens, inputs.speed, inputs.history, *tensors])
+    launch(results, inputs, head, wrap=launches.wrap)
     assert launches.findings == []
     assert [launches.unwritten(result) for result in results] == [0] * 4
     return list(results)
@@ -78,10 +78,10 @@ def test_pooled_exit_head(dtype, sizes, pooling, activation, rule):
     torch.manual_seed(0)
     hidden, cu_seqlens, speed, weights, biases = pooled_inputs([3, 0, 17, 1], sizes, dtype)
     decision = Decision(speed, *rule, torch.randint(-1, sizes[-1], (4, 2), dtype=torch.int32))
-    inputs = [hidden, cu_seqlens, speed, *weights, *biases, decision.history]
-    arguments = (hidden, cu_seqlens, speed, weights, biases)
+    inputs = HeadInputs(hidden, cu_seqlens, speed, decision.history, *rule)
     options = {"pooling": pooling, "activation": activation}
-    outputs = run_head(pooled_exit_head, inputs, decision, sizes[-1], *arguments, **options)
+    head = PooledHeadWeights(weights, biases, **options)
+    outputs = run_head(pooled_exit_head, inputs, head, [*weights, *biases])
 
     def logits_in(dtype: torch.dtype) -> Tensor:
         wide = [[tensor.to(dtype) for tensor in tensors] for tensors in (weights, biases)]
@@ -108,9 +108,8 @@ def test_attentive_head(dtype, sizes, lengths, activation, rule, rows):
     decision = Decision(speed, *rule, torch.randint(-1, sizes[3], (len(lengths), 2), dtype=torch.int32))
     padded = torch.cat([hidden, torch.full((rows, sizes[0]), float("nan"), dtype=dtype)])
     activations = {"narrow_activation": activation, "mlp_activation": "tanh"}
-    tensors = [padded, cu_seqlens, speed, *head, decision.history]
-    arguments = (padded, cu_seqlens, speed, head)
-    outputs = run_head(attentive_head, tensors, decision, sizes[3], *arguments, **activations)
+    asked = HeadInputs(padded, cu_seqlens, speed, decision.history, *rule)
+    outputs = run_head(attentive_head, asked, AttentiveHeadWeights(head, **activations), [*head])
 
     def logits_in(dtype: torch.dtype) -> Tensor:
         weights = map_tensors(lambda tensor: tensor.to(torch.promote_types(dtype, FLOAT32)), head)

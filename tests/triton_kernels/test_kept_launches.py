@@ -23,6 +23,7 @@ from triton.runtime import driver
 
 import cmake_builds
 import launches
+from fastbert_kernels.layer_norm import LayerNorm
 from fastbert_kernels.triton import elementwise, fp8_rows
 from fastbert_kernels.triton.kept import KeptKernel, plain_launch
 from helpers.programs import assert_passes_in_its_own_process
@@ -132,7 +133,11 @@ def by_triton(monkeypatch, call):
 def norm_call(rows, columns, dtype, vectors=None, epsilon=1e-12, kind="standard"):
     values, residual = torch.randn(2, rows, columns).to(dtype)
     bias, weight, norm_bias = (torch.randn(columns).to(vectors or dtype) for _ in range(3))
-    return lambda: elementwise.add_layer_norm_(values, bias, residual, weight, norm_bias, epsilon, kind=kind)
+    return lambda: elementwise.add_layer_norm_(values, bias, residual, LayerNorm(weight, norm_bias, epsilon, kind))
+
+
+def normalise(tensors, epsilon):
+    return elementwise.add_layer_norm_(*tensors[:3], LayerNorm(*tensors[3:], epsilon))
 
 
 def activation_call(rows, columns, dtype, vectors=None, activation="gelu"):
@@ -221,9 +226,9 @@ class TestWithStandIns:
         rows = memory[:320].view(5, 64)
         usual = [rows, bias, rows.clone(), bias.clone(), bias.clone()]
         for _ in range(2):
-            elementwise.add_layer_norm_(*usual, 1e-12)
+            normalise(usual, 1e-12)
             elementwise.bias_activation_(rows, bias, "gelu")
-        assert who_launched(lambda: elementwise.add_layer_norm_(*usual, 1e-12))[0] == "the driver"
+        assert who_launched(lambda: normalise(usual, 1e-12))[0] == "the driver"
         odd = memory[1:321].view(5, 64)
         for place, other in [
             (0, odd),
@@ -239,12 +244,12 @@ class TestWithStandIns:
             (4, bias[None]),
         ]:
             given = [*usual[:place], other, *usual[place + 1 :]]
-            call = lambda given=given: elementwise.add_layer_norm_(*given, 1e-12)  # noqa: E731
+            call = lambda given=given: normalise(given, 1e-12)  # noqa: E731
             assert who_launched(call)[0] == "Triton", (place, other.dtype)
         wider = torch.randn(5, 128).bfloat16()
         call = lambda: elementwise.bias_activation_(wider, torch.randn(128).bfloat16(), "gelu")  # noqa: E731
         assert who_launched(call)[0] == "Triton"
-        assert who_launched(lambda: elementwise.add_layer_norm_(*usual, 1))[0] == "Triton"  # an integer
+        assert who_launched(lambda: normalise(usual, 1))[0] == "Triton"  # an integer
         for given in (bias[None, None], torch.randn(128).bfloat16()[::2]):  # the first of their kind
             monkeypatch.setattr(elementwise, "_bias_activation", KeptKernel(elementwise._bias_activation._kernel))
             call = lambda given=given: elementwise.bias_activation_(rows, given, "gelu")  # noqa: E731

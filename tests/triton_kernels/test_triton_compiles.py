@@ -88,6 +88,8 @@ def test_a_tracer_sees_the_kernels(dtype, narrow_activation):
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    from fastbert_kernels.exit_heads import AttentiveHeadWeights, HeadInputs
+    from fastbert_kernels.reference import AttentiveHeadTensors
     from fastbert_kernels.triton.attentive_head import attentive_head
     from fastbert_kernels.triton.compact import compact
     from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs
@@ -95,14 +97,14 @@ def test_a_tracer_sees_the_kernels(dtype, narrow_activation):
     hidden, cu_seqlens, speed, head = cast_attentive_head_inputs(
         attentive_head_inputs([4, 3, 100]), getattr(torch, dtype)
     )
-    options = {"mlp_activation": "tanh", "history": None, "criterion": "entropy", "parameter": 0}
     wrap = torch.library.wrap_triton
     decided = (torch.zeros(3, 5), torch.zeros(3), torch.zeros(3, 2).int(), torch.zeros(3).bool())
     written = (torch.zeros(3, 5), torch.zeros(3), torch.zeros(3, dtype=torch.int64))
 
     def step(hidden, cu_seqlens, speed, *head):
-        rows = (hidden, cu_seqlens, speed, head)
-        attentive_head(decided, *rows, narrow_activation=narrow_activation, wrap=wrap, **options)
+        inputs = HeadInputs(hidden, cu_seqlens, speed, history=None, criterion="entropy", parameter=0)
+        weights = AttentiveHeadWeights(AttentiveHeadTensors(*head), narrow_activation)
+        attentive_head(decided, inputs, weights, wrap=wrap)
         logits, uncertainty, history, keep = decided
         index = torch.arange(3, dtype=torch.int32)
         moved = [torch.zeros_like(x) for x in (hidden, cu_seqlens, index, speed, history)]

@@ -17,7 +17,7 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 
 from test_triton_compiles import ARCHITECTURES, REGISTERS, compiled, resources
 
-from fastbert_kernels.layer_norm import LAYER_NORMS
+from fastbert_kernels.layer_norm import LAYER_NORMS, LayerNorm
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.elementwise import (
     DTYPES,
@@ -85,7 +85,7 @@ def check_add_layer_norm(rows, residual, vectors, epsilon=1e-12, kind="standard"
     inner, memory = amid_poison(rows)
     beside, untouched = amid_poison(residual)
     bias, weight, norm_bias = (amid_poison(vector[None])[0][0] for vector in vectors)
-    got = add_layer_norm_(inner, bias, beside, weight, norm_bias, epsilon, kind=kind)
+    got = add_layer_norm_(inner, bias, beside, LayerNorm(weight, norm_bias, epsilon, kind))
     assert got is inner
     assert_only_the_middle_was_written(untouched, beside)
     assert torch.equal(beside, residual)
@@ -228,7 +228,7 @@ class TestAddLayerNorm:
         rows, residual, vectors = norm_inputs(4, 64, torch.float16)
         rows, residual = (50000 + 500 * x for x in (rows, residual))
         total = rows.double() + vectors[0].double() + residual.double()
-        got = add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-12)
+        got = add_layer_norm_(rows, vectors[0], residual, LayerNorm(*vectors[1:], 1e-12))
         assert total.abs().max() > torch.finfo(torch.float16).max
         want = F.layer_norm(total, (64,), vectors[1].double(), vectors[2].double(), 1e-12)
         assert (got - want).abs().max() < floor(want, torch.float16)
@@ -237,7 +237,7 @@ class TestAddLayerNorm:
     def test_equal_elements(self, kind):
         rows, residual, vectors = norm_inputs(3, 48, torch.float32)
         rows, residual = torch.full_like(rows, 0.5), torch.full_like(residual, 0.25)
-        got = add_layer_norm_(rows, torch.zeros(48), residual, *vectors[1:], 1e-12, kind=kind)
+        got = add_layer_norm_(rows, torch.zeros(48), residual, LayerNorm(*vectors[1:], 1e-12, kind))
         torch.testing.assert_close(got, vectors[2].expand(3, -1), rtol=0, atol=0)
 
     def test_equal_elements_whose_mean_is_rounded(self):
@@ -245,7 +245,7 @@ class TestAddLayerNorm:
         rows, residual, vectors = norm_inputs(4, 768, torch.float32)
         rows, residual = torch.tensor([0.1, 1 / 3, -0.7, 1e-3])[:, None].expand(4, 768).clone(), 0 * residual
         check_add_layer_norm(rows, residual, [torch.zeros(768), *vectors[1:]], epsilon=1e-6, kind="unbiased")
-        got = add_layer_norm_(rows, torch.zeros(768), residual, *vectors[1:], 1e-6, kind="unbiased")
+        got = add_layer_norm_(rows, torch.zeros(768), residual, LayerNorm(*vectors[1:], 1e-6, "unbiased"))
         torch.testing.assert_close(got, vectors[2].expand(4, -1), rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("kind", LAYER_NORMS)
@@ -253,35 +253,37 @@ class TestAddLayerNorm:
     @pytest.mark.parametrize("operand", [0, 1])
     def test_what_is_not_finite_stays_in_its_row(self, poison, operand, kind):
         *matrices, vectors = norm_inputs(7, 40, torch.float32)
-        want = add_layer_norm_(matrices[0].clone(), vectors[0], matrices[1], *vectors[1:], 1e-12, kind=kind)
+        want = add_layer_norm_(matrices[0].clone(), vectors[0], matrices[1], LayerNorm(*vectors[1:], 1e-12, kind))
         matrices[operand][2, 7] = poison
-        got = add_layer_norm_(matrices[0], vectors[0], matrices[1], *vectors[1:], 1e-12, kind=kind)
+        got = add_layer_norm_(matrices[0], vectors[0], matrices[1], LayerNorm(*vectors[1:], 1e-12, kind))
         assert got[2].isnan().all()
         others = torch.arange(7) != 2
         assert torch.equal(got[others], want[others])
 
     def test_no_row(self):
         rows, residual, vectors = norm_inputs(0, 8, torch.bfloat16)
-        assert add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-12).shape == (0, 8)
+        assert add_layer_norm_(rows, vectors[0], residual, LayerNorm(*vectors[1:], 1e-12)).shape == (0, 8)
 
     def test_a_residual_with_gaps(self):
         rows, residual, vectors = norm_inputs(5, 24, torch.float32)
-        want = add_layer_norm_(rows.clone(), vectors[0], residual, *vectors[1:], 1e-12)
+        want = add_layer_norm_(rows.clone(), vectors[0], residual, LayerNorm(*vectors[1:], 1e-12))
         gaps = torch.cat([residual, residual], dim=1)[:, :24]
-        assert torch.equal(add_layer_norm_(rows, vectors[0], gaps, *vectors[1:], 1e-12), want)
+        assert torch.equal(add_layer_norm_(rows, vectors[0], gaps, LayerNorm(*vectors[1:], 1e-12)), want)
 
     def test_what_is_refused(self):
         rows, residual, vectors = norm_inputs(2, 10, torch.float32)
         with pytest.raises(ValueError, match="must be contiguous"):
-            add_layer_norm_(rows[:, :9], vectors[0][:9], residual[:, :9], *(v[:9] for v in vectors[1:]), 1e-12)
+            add_layer_norm_(
+                rows[:, :9], vectors[0][:9], residual[:, :9], LayerNorm(*(v[:9] for v in vectors[1:]), 1e-12)
+            )
         rows, residual, vectors = norm_inputs(1, configs.WHOLE_ROWS[-1].block_columns + 1, torch.float32)
         with pytest.raises(ValueError, match="do not fit into a tile"):
-            add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-12)
+            add_layer_norm_(rows, vectors[0], residual, LayerNorm(*vectors[1:], 1e-12))
         with pytest.raises(ValueError, match="unknown layer_norm 'rms'"):
-            add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-12, kind="rms")
+            add_layer_norm_(rows, vectors[0], residual, LayerNorm(*vectors[1:], 1e-12, "rms"))
         rows, residual, vectors = norm_inputs(3, 1, torch.float32)
         with pytest.raises(ValueError, match="needs H >= 2"):
-            add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-12, kind="unbiased")
+            add_layer_norm_(rows, vectors[0], residual, LayerNorm(*vectors[1:], 1e-12, "unbiased"))
 
     def test_a_row_beyond_two_to_the_31_elements(self):
         """As above; the kernel takes the distance of the rows for their size, and finds a mean and a variance of 0."""

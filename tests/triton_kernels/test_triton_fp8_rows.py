@@ -16,7 +16,7 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 
 from test_triton_compiles import ARCHITECTURES, compiled, resources
 
-from fastbert_kernels.layer_norm import LAYER_NORMS
+from fastbert_kernels.layer_norm import LAYER_NORMS, LayerNorm
 from fastbert_kernels.triton import configs, elementwise, fp8_rows
 from fastbert_kernels.triton.fp8_rows import LARGEST, SMALLEST_SCALE, Fp8Rows
 from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere, round_to_nearest
@@ -157,23 +157,27 @@ class TestAddLayerNorm:
             vectors = torch.randn(3, columns).to(dtype)
             total = rows.double() + residual.double() + vectors[0].double()
             want = LAYER_NORMS[kind](total, vectors[1].double(), vectors[2].double(), 1e-6)
-            plain = elementwise.add_layer_norm_(rows.clone(), vectors[0], residual, *vectors[1:], 1e-6, kind=kind)
-            got = fp8_rows.add_layer_norm_(rows, vectors[0], residual, *vectors[1:], 1e-6, kind=kind)
+            plain = elementwise.add_layer_norm_(rows.clone(), vectors[0], residual, LayerNorm(*vectors[1:], 1e-6, kind))
+            got = fp8_rows.add_layer_norm_(rows, vectors[0], residual, LayerNorm(*vectors[1:], 1e-6, kind))
             assert_rounded(got, want)
             assert torch.equal(rows, plain)
 
     def test_a_nan_is_told(self):
         rows, residual = torch.randn(2, 3, 16)
         residual[1, 4] = math.nan
-        got = fp8_rows.add_layer_norm_(rows, torch.zeros(16), residual, torch.ones(16), torch.zeros(16), 1e-6)
+        got = fp8_rows.add_layer_norm_(
+            rows, torch.zeros(16), residual, LayerNorm(torch.ones(16), torch.zeros(16), 1e-6)
+        )
         weight = fp8_rows.round_weight(torch.randn(16, 16))
         assert fp8_rows.linear(got, weight).isnan().all(dim=1).tolist() == [False, True, False]
 
     def test_what_is_refused(self):
         with pytest.raises(ValueError, match="unknown layer_norm 'rms'"):
-            fp8_rows.add_layer_norm_(*torch.zeros(5, 16, 16), 1e-6, kind="rms")
+            fp8_rows.add_layer_norm_(*torch.zeros(3, 16, 16), LayerNorm(*torch.zeros(2, 16), 1e-6, "rms"))
         with pytest.raises(ValueError, match="must be contiguous"):
-            fp8_rows.add_layer_norm_(torch.zeros(4, 17)[:, :16], *torch.zeros(4, 16, 16), 1e-6)
+            fp8_rows.add_layer_norm_(
+                torch.zeros(4, 17)[:, :16], *torch.zeros(2, 16, 16), LayerNorm(*torch.zeros(2, 16), 1e-6)
+            )
 
 
 @pytest.mark.skipif(INTERPRETING, reason="the library's product, not the kernels")
