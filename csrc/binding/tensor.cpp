@@ -72,20 +72,22 @@ void Tensor::check_dimensions(const char* name, size_t dimensions) const {
                           in_brackets(view_.shape, view_.dimensions));
 }
 
-void Tensor::check(const char* name, Shape shape, Device device) const {
+void* Tensor::checked(const char* name, Shape shape, Device device) const {
   check_readable(name);
   if (static_cast<size_t>(view_.dimensions) != shape.size() || !std::equal(shape.begin(), shape.end(), view_.shape))
     throw py::value_error(std::string(name) + " must have shape " + in_brackets(shape.begin(), shape.size()) +
                           ", not " + in_brackets(view_.shape, view_.dimensions));
   check_place(name, device);
+  return memory();
 }
 
-void Tensor::check_room(const char* name, Shape shape, Device device) const {
+void* Tensor::room(const char* name, Shape shape, Device device) const {
   check_dimensions(name, shape.size());
   if (view_.shape[0] < *shape.begin() || !std::equal(shape.begin() + 1, shape.end(), view_.shape + 1))
     throw py::value_error(std::string(name) + " must have room for shape " + in_brackets(shape.begin(), shape.size()) +
                           ", not " + in_brackets(view_.shape, view_.dimensions));
   check_place(name, device);
+  return memory();
 }
 
 void Tensor::check_place(const char* name, Device device) const {

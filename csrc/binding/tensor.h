@@ -75,26 +75,17 @@ class Tensor {
   // Its elements, contiguous.
   template <class T>
   T* checked(const char* name, Shape shape, Device device) const {
-    check(name, shape, device);
-    return elements<T>(name);
+    return elements<T>(name, checked(name, shape, device));
   }
-
   // The same for rows of any dtype that dtype() has checked, or of which bytes are moved only.
-  void* checked(const char* name, Shape shape, Device device) const {
-    check(name, shape, device);
-    return memory();
-  }
+  void* checked(const char* name, Shape shape, Device device) const;
 
   // The same for memory that may be for more than shape[0] rows.
   template <class T>
   T* room(const char* name, Shape shape, Device device) const {
-    check_room(name, shape, device);
-    return elements<T>(name);
+    return elements<T>(name, room(name, shape, device));
   }
-  void* room(const char* name, Shape shape, Device device) const {
-    check_room(name, shape, device);
-    return memory();
-  }
+  void* room(const char* name, Shape shape, Device device) const;
 
   // Its dtype, one of `allowed`.
   DType dtype(const char* name, std::initializer_list<DType> allowed) const;
@@ -114,16 +105,14 @@ class Tensor {
   }
   void* memory() const { return static_cast<char*>(view_.data) + view_.byte_offset; }
   template <class T>
-  T* elements(const char* name) const {
+  T* elements(const char* name, void* memory) const {
     constexpr ElementType element = kElement<std::remove_const_t<T>>;
     static_assert(element.name != nullptr, "an element type that kernels do not take");
     if (!has_type(element.dtype)) refuse_type(name, element.name);
-    return static_cast<T*>(memory());
+    return static_cast<T*>(memory);
   }
   void check_readable(const char* name) const;
   void check_dimensions(const char* name, size_t dimensions) const;
-  void check(const char* name, Shape shape, Device device) const;
-  void check_room(const char* name, Shape shape, Device device) const;
   void check_place(const char* name, Device device) const;
   [[noreturn]] void refuse_type(const char* name, const char* wanted) const;
 

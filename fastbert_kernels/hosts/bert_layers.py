@@ -3,6 +3,7 @@ CamemBERT, ELECTRA and others share, DistilBERT's and MPNet's."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,16 +40,8 @@ class LayerNames:
     activation: str
 
     def modules(self) -> tuple[str, ...]:
-        return (
-            self.query,
-            self.key,
-            self.value,
-            self.attention_output,
-            self.attention_norm,
-            self.intermediate,
-            self.output,
-            self.output_norm,
-        )
+        _, *modules, _ = dataclasses.astuple(self)
+        return tuple(modules)
 
     def parameters(self) -> set[str]:
         return {f"{module}.{name}" for module in self.modules() for name in ("weight", "bias")}

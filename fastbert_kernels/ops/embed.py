@@ -13,6 +13,7 @@ from fastbert_kernels.ops import library
 
 DTYPES = (torch.float32, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32)
+_IDS = ("input_ids", "position_ids", "token_type_ids")  # the first arguments
 
 
 @library.op(devices=("CPU",))
@@ -54,7 +55,7 @@ def embed(
     check_layer_norm(layer_norm, width)
     for name, table in (("words", words), ("positions", positions), ("segments", segments)):
         check(name, table, device, (*table.shape[:1], width), torch.float32)
-    for name, ids in (("input_ids", input_ids), ("position_ids", position_ids), ("token_type_ids", token_type_ids)):
+    for name, ids in zip(_IDS, (input_ids, position_ids, token_type_ids), strict=True):
         if ids is not None:
             check(name, ids, device, (count,), *_INTEGERS)
     check("norm_weight", norm_weight, device, (width,), torch.float32)
@@ -81,21 +82,9 @@ def embed_now(
     return result
 
 
-def _cpu(
-    result: Tensor,
-    input_ids: Tensor,
-    position_ids: Tensor,
-    token_type_ids: Tensor | None,
-    *tables: Tensor,
-    layer_norm_eps: float,
-    dtype: torch.dtype,
-    layer_norm: str,
-) -> None:
-    ids = [
-        _as_int64(*given)
-        for given in (("input_ids", input_ids), ("position_ids", position_ids), ("token_type_ids", token_type_ids))
-    ]
-    _extension.module().embed(*ids, *tables, layer_norm_eps, layer_norm, result)
+def _cpu(result: Tensor, *given: Tensor | None, layer_norm_eps: float, dtype: torch.dtype, layer_norm: str) -> None:
+    ids = (_as_int64(name, tensor) for name, tensor in zip(_IDS, given, strict=False))
+    _extension.module().embed(*ids, *given[len(_IDS) :], layer_norm_eps, layer_norm, result)
 
 
 def _as_int64(name: str, ids: Tensor | None) -> Tensor | None:
