@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,17 +18,15 @@ from fastbert_kernels.exit_heads import AttentiveHeadWeights, HeadInputs
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.attentive_head_linear import pool_unprojected
 from fastbert_kernels.triton.decision import decide, rule_and_largest_entropy, unsupported_rule
-from fastbert_kernels.triton.layers import MAX_HEADS, classify, rows_of, score_vectors, tanh
+from fastbert_kernels.triton.layers import MAX_HEADS, classify, load_tile, rows_of, score_vectors, tanh
+from fastbert_kernels.triton.tracing import Wrap, unwrapped
 
 
 @triton.jit
 def pool_projected(
     sample_ptr,
     length,
-    projection_weight_ptr,
-    projection_bias_ptr,
-    query_ptr,
-    query_bias_ptr,
+    weights,
     scratch_ptr,
     num_heads,
     HIDDEN_SIZE: tl.constexpr,
@@ -50,11 +47,13 @@ def pool_projected(
     samples share, the C * H elements of the projection once per tile of BLOCK_TOKENS tokens, and the h C * C of the
     queries. Z, the scores and the attention weights never leave the chip.
 
+    `weights` are the pointers to these weights, in that order: projection weight and bias, query and query bias.
     `scratch` [(2 h + 1) C] float32 holds Z_0, the u_i and the sums for c_i. A program reads only what it wrote itself,
     a few KB in the caches; kept in registers, every thread would hold a copy beside its part of Z.
 
     WIDEN turns the operands of the matrix product into float32, which Triton's interpreter needs.
     """
+    projection_weight_ptr, projection_bias_ptr, query_ptr, query_bias_ptr = weights
     pooled_size = num_heads * NARROW_SIZE
     first_ptr = scratch_ptr  # Z_0 [C]
     scorer_ptr = first_ptr + NARROW_SIZE  # u_i [h, C]
@@ -72,11 +71,7 @@ def pool_projected(
         for k in range(0, HIDDEN_SIZE, BLOCK_HIDDEN):
             column = k + tl.arange(0, BLOCK_HIDDEN)
             inside = column < HIDDEN_SIZE
-            x = tl.load(
-                sample_ptr + token[:, None] * HIDDEN_SIZE + column[None, :],
-                mask=in_sample[:, None] & inside[None, :],
-                other=0.0,
-            )
+            x = load_tile(sample_ptr, token, in_sample, column, inside, HIDDEN_SIZE)
             weight = tl.load(
                 projection_weight_ptr + narrow[None, :] * HIDDEN_SIZE + column[:, None], mask=inside[:, None], other=0.0
             )
@@ -179,42 +174,20 @@ def _attentive_head_kernel(
     begin, length = rows_of(cu_seqlens_ptr, sample, num_tokens)
     sample_ptr = hidden_ptr + begin * HIDDEN_SIZE
     scratch_ptr += sample * SCRATCH_SIZE
-    if PROJECTED:
-        pooled_ptr = pool_projected(
-            sample_ptr,
-            length,
-            projection_weight_ptr,
-            projection_bias_ptr,
-            query_ptr,
-            query_bias_ptr,
-            scratch_ptr,
-            num_heads,
-            HIDDEN_SIZE,
-            NARROW_SIZE,
-            BLOCK_TOKENS,
-            BLOCK_HIDDEN,
-            BLOCK_ROWS,
-            NARROW_TANH,
-            WIDEN,
-        )
-    else:
-        tl.static_assert(not NARROW_TANH, "only without a narrow activation can the projection be left out")
-        pooled_ptr = pool_unprojected(
-            sample_ptr,
-            length,
-            projection_weight_ptr,
-            projection_bias_ptr,
-            query_ptr,
-            query_bias_ptr,
-            scratch_ptr,
-            num_heads,
-            HIDDEN_SIZE,
-            NARROW_SIZE,
-            BLOCK_TOKENS,
-            BLOCK_HIDDEN,
-            BLOCK_ROWS,
-            WIDEN,
-        )
+    pooled_ptr = (pool_projected if PROJECTED else pool_unprojected)(
+        sample_ptr,
+        length,
+        (projection_weight_ptr, projection_bias_ptr, query_ptr, query_bias_ptr),
+        scratch_ptr,
+        num_heads,
+        HIDDEN_SIZE,
+        NARROW_SIZE,
+        BLOCK_TOKENS,
+        BLOCK_HIDDEN,
+        BLOCK_ROWS,
+        NARROW_TANH,
+        WIDEN,
+    )
     pooled_size = num_heads * NARROW_SIZE
     logits_ptr += sample * num_labels
     mlp = (value_ptr, value_bias_ptr, output_weight_ptr, output_bias_ptr)
@@ -230,16 +203,9 @@ COMPILED = isinstance(_attentive_head_kernel, triton.JITFunction)
 
 
 def attentive_head(
-    results: tuple[Tensor, ...],
-    inputs: HeadInputs,
-    head: AttentiveHeadWeights,
-    *,
-    wrap: Callable[[Any], Any] = lambda kernel: kernel,
+    results: tuple[Tensor, ...], inputs: HeadInputs, head: AttentiveHeadWeights, *, wrap: Wrap = unwrapped
 ) -> None:
     """Fill the results of `fastbert_kernels.ops.attentive_head`, of contiguous tensors.
-
-    Args:
-        wrap: is put around the kernel before its launch; `torch.library.wrap_triton` shows it to a tracer.
 
     Raises:
         backends.Unsupported: a shape or dtype that the kernel does not cover.

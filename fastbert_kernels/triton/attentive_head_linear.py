@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastbert_kernels.triton.layers import MAX_HEADS, score_vectors
+from fastbert_kernels.triton.layers import MAX_HEADS, load_tile, score_vectors
 
 
 @triton.jit
@@ -61,10 +61,7 @@ def _project(
 def pool_unprojected(
     sample_ptr,
     length,
-    projection_weight_ptr,
-    projection_bias_ptr,
-    query_ptr,
-    query_bias_ptr,
+    weights,
     scratch_ptr,
     num_heads,
     HIDDEN_SIZE: tl.constexpr,
@@ -72,6 +69,7 @@ def pool_unprojected(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
+    NARROW_TANH: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     """Pool the rows X [n, H] of a sample, and return where the c_i [h, C] lie::
@@ -90,10 +88,13 @@ def pool_unprojected(
     1 cache until it passes again; from the level 2 cache, which all samples share, three times the C * H elements of
     the projection and once the h C * C of the queries.
 
-    `scratch` [3 h H + (h + 1) C] float32 holds keys, two generations of contexts, Z_0 and u_i. A program reads only
-    what it wrote itself. The products are made for MAX_HEADS heads, the least that matrix units multiply by; what is
-    not there is 0. WIDEN turns their operands into float32, which Triton's interpreter needs.
+    `weights` are as in `pool_projected`. `scratch` [3 h H + (h + 1) C] float32 holds keys, two generations of contexts,
+    Z_0 and u_i. A program reads only what it wrote itself. The products are made for MAX_HEADS heads, the least that
+    matrix units multiply by; what is not there is 0. WIDEN turns their operands into float32, which Triton's
+    interpreter needs.
     """
+    tl.static_assert(not NARROW_TANH, "only without a narrow activation can the projection be left out")
+    projection_weight_ptr, projection_bias_ptr, query_ptr, query_bias_ptr = weights
     context_size = num_heads * HIDDEN_SIZE
     pooled_size = num_heads * NARROW_SIZE
     keys_ptr = scratch_ptr  # [h, H]; before them x_0 [H]
@@ -137,12 +138,8 @@ def pool_unprojected(
         for k in range(0, HIDDEN_SIZE, BLOCK_HIDDEN):
             column = k + tl.arange(0, BLOCK_HIDDEN)
             inside = column < HIDDEN_SIZE
-            x = tl.load(
-                sample_ptr + token[:, None] * HIDDEN_SIZE + column[None, :],
-                mask=in_sample[:, None] & inside[None, :],
-                other=0.0,
-                cache_modifier=".ca",  # through the level 1 cache, where they lie when they are read again
-            )
+            # Through the level 1 cache, where they lie when they are read again.
+            x = load_tile(sample_ptr, token, in_sample, column, inside, HIDDEN_SIZE, ".ca")
             keys = tl.load(keys_ptr + head * HIDDEN_SIZE + column[:, None], mask=inside[:, None] & is_head, other=0.0)
             scores = _multiply(x, keys, scores, WIDEN)
         scores = tl.where(in_sample[:, None], scores, -float("inf"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.layers import are_bounds
+from fastbert_kernels.triton.tracing import Wrap, unwrapped
 
 
 # A number that changes from call to call must not compile a kernel of its own whenever it is 1 or divisible by 16.
@@ -160,13 +160,12 @@ def compact(
     hidden: Tensor,
     cu_seqlens: Tensor,
     *arguments: Any,
-    wrap: Callable[[Any], Any] = lambda kernel: kernel,
+    wrap: Wrap = unwrapped,
 ) -> None:
     """Fill the results of `fastbert_kernels.ops.compact`, of contiguous tensors.
 
     Args:
         arguments: the others of the op, as it takes them.
-        wrap: is put around the kernels before their launch; `torch.library.wrap_triton` shows them to a tracer.
     """
     keep, sample_index, speed, history, logits, uncertainty, layer, *original = arguments
     new_hidden, *survivors, counts = results  # in between what is known of each survivor

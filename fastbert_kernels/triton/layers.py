@@ -45,6 +45,18 @@ def rows_of(cu_seqlens_ptr, sample, tokens):
 
 
 @triton.jit
+def load_tile(matrix_ptr, row, in_rows, column, in_columns, stride, CACHE: tl.constexpr = ""):
+    """Return the elements [rows, columns] of a matrix whose rows are `stride` elements apart; 0 for those of a row or
+    column that does not exist."""
+    return tl.load(
+        matrix_ptr + row[:, None] * stride + column[None, :],
+        mask=in_rows[:, None] & in_columns[None, :],
+        other=0.0,
+        cache_modifier=CACHE,
+    )
+
+
+@triton.jit
 def _vector_times_matrix(vector_ptr, matrix_ptr, rows, COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
     """Return vector [rows] @ matrix [rows, COLUMNS] in float32, BLOCK_ROWS rows at a time, the next ones under way."""
     row = tl.arange(0, BLOCK_ROWS)

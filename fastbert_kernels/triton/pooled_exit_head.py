@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -14,7 +11,8 @@ from fastbert_kernels import backends
 from fastbert_kernels.exit_heads import HeadInputs, PooledHeadWeights
 from fastbert_kernels.triton import configs
 from fastbert_kernels.triton.decision import decide, rule_and_largest_entropy, unsupported_rule
-from fastbert_kernels.triton.layers import rows_of, tanh
+from fastbert_kernels.triton.layers import load_tile, rows_of, tanh
+from fastbert_kernels.triton.tracing import Wrap, unwrapped
 
 MAX_LAYERS = 3
 
@@ -40,11 +38,7 @@ def _dense(x_ptr, weight_ptr, bias_ptr, out_ptr, size_in, size_out, ACTIVATION: 
         for k in range(0, size_in, BLOCK):
             column = k + tl.arange(0, BLOCK)
             inside = column < size_in
-            weight = tl.load(
-                weight_ptr + row[:, None].to(tl.int64) * size_in + column[None, :],
-                mask=inside_out[:, None] & inside[None, :],
-                other=0.0,
-            )
+            weight = load_tile(weight_ptr, row.to(tl.int64), inside_out, column, inside, size_in)
             x = tl.load(x_ptr + column, mask=inside, other=0.0)
             sums += weight.to(tl.float32) * x[None, :]
         out = tl.sum(sums, axis=1) + tl.load(bias_ptr + row, mask=inside_out, other=0.0)
@@ -127,34 +121,25 @@ def _pooled_exit_head_kernel(
         tl.store(pooled_ptr + column, tl.where(length > 0, pooled, float("nan")), mask=inside)
     tl.debug_barrier()
 
-    if NUM_LAYERS == 1:
-        _dense(pooled_ptr, weight_0_ptr, bias_0_ptr, logits_ptr, hidden_size, num_labels, "identity", BLOCK)
-    else:
-        between_ptr = pooled_ptr + scratch_size
-        _dense(pooled_ptr, weight_0_ptr, bias_0_ptr, between_ptr, hidden_size, size_1, ACTIVATION, BLOCK)
+    weights = (weight_0_ptr, weight_1_ptr, weight_2_ptr)
+    biases = (bias_0_ptr, bias_1_ptr, bias_2_ptr)
+    sizes = (hidden_size, size_1, size_2)  # that the layers take
+    x_ptr = pooled_ptr
+    for layer in tl.static_range(NUM_LAYERS - 1):
+        out_ptr = x_ptr + scratch_size
+        _dense(x_ptr, weights[layer], biases[layer], out_ptr, sizes[layer], sizes[layer + 1], ACTIVATION, BLOCK)
         tl.debug_barrier()
-        if NUM_LAYERS == 2:
-            _dense(between_ptr, weight_1_ptr, bias_1_ptr, logits_ptr, size_1, num_labels, "identity", BLOCK)
-        else:
-            last_ptr = between_ptr + scratch_size
-            _dense(between_ptr, weight_1_ptr, bias_1_ptr, last_ptr, size_1, size_2, ACTIVATION, BLOCK)
-            tl.debug_barrier()
-            _dense(last_ptr, weight_2_ptr, bias_2_ptr, logits_ptr, size_2, num_labels, "identity", BLOCK)
+        x_ptr = out_ptr
+    last: tl.constexpr = NUM_LAYERS - 1
+    _dense(x_ptr, weights[last], biases[last], logits_ptr, sizes[last], num_labels, "identity", BLOCK)
     samples = (speed_ptr, history_ptr, uncertainty_ptr, new_history_ptr, keep_ptr)
     decide(logits_ptr, num_labels, largest_entropy, parameter, sample, samples, CRITERION, HAS_HISTORY, ALL_LABELS)
 
 
 def pooled_exit_head(
-    results: tuple[Tensor, ...],
-    inputs: HeadInputs,
-    head: PooledHeadWeights,
-    *,
-    wrap: Callable[[Any], Any] = lambda kernel: kernel,
+    results: tuple[Tensor, ...], inputs: HeadInputs, head: PooledHeadWeights, *, wrap: Wrap = unwrapped
 ) -> None:
     """Fill the results of `fastbert_kernels.ops.pooled_exit_head`, of contiguous tensors.
-
-    Args:
-        wrap: as in `attentive_head`.
 
     Raises:
         backends.Unsupported: a shape that the kernel does not cover.
