@@ -142,9 +142,13 @@ class BranchyBert(nn.Module):
         training_stage=0,
     ):
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if inference:
+            return self.infer(input_ids, attention_mask, token_type_ids, inference_speed)
+        logits, _ = self.every(input_ids, attention_mask, token_type_ids)
+        return F.cross_entropy(logits[-1], labels), logits[-1]
+
+    def infer(self, input_ids, attention_mask, token_type_ids, inference_speed):
         logits, uncertainty = self.every(input_ids, attention_mask, token_type_ids)
-        if not inference:
-            return F.cross_entropy(logits[-1], labels), logits[-1]
         sure = uncertainty < inference_speed  # [L, B]
         first = sure.int().argmax(dim=0)  # the first layer that is sure; 0 where none is
         samples = torch.arange(len(first))

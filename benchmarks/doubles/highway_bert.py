@@ -96,6 +96,9 @@ class HighwayModel(nn.Module):
         train_highway=False,
     ):
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.answer(input_ids, attention_mask, token_type_ids, labels, output_layer)
+
+    def answer(self, input_ids, attention_mask, token_type_ids, labels, output_layer):
         return self.decide(self.every(input_ids, attention_mask, token_type_ids), labels, output_layer)
 
     def decide(self, every, labels=None, output_layer=-1):

@@ -186,17 +186,7 @@ def _bitvoyage(size: Size, scope: ExitStack, folder: Path) -> Subject:
     from doubles.branchy_bert import BranchyBert, Sizes
 
     class Leaving(BranchyBert):
-        def forward(
-            self,
-            input_ids: Tensor,
-            token_type_ids: Tensor | None = None,
-            attention_mask: Tensor | None = None,
-            inference: bool = False,
-            inference_speed: float = 0.5,
-            labels: Tensor | None = None,
-            training_stage: int = 0,
-        ) -> Any:
-            assert inference and attention_mask is not None
+        def infer(self, input_ids: Tensor, attention_mask: Tensor, _: None, inference_speed: float) -> Any:
             hidden = self.embeddings(input_ids, torch.zeros_like(input_ids))
             blocked = (1.0 - attention_mask[:, None, None].float()) * -10000.0
             answers, left = hidden.new_zeros(len(input_ids), LABELS), torch.arange(len(input_ids))
@@ -238,20 +228,8 @@ def _deebert(size: Size, scope: ExitStack, folder: Path) -> Subject:
     from doubles.highway_bert import HighwayModel
 
     class Leaving(HighwayModel):
-        def forward(
-            self,
-            input_ids: Tensor | None = None,
-            attention_mask: Tensor | None = None,
-            token_type_ids: Tensor | None = None,
-            position_ids: Tensor | None = None,
-            head_mask: Tensor | None = None,
-            inputs_embeds: Tensor | None = None,
-            labels: Tensor | None = None,
-            output_layer: int = -1,
-            train_highway: bool = False,
-        ) -> Any:
+        def answer(self, input_ids: Tensor, attention_mask: Tensor, *others: Any) -> Any:
             """One text leaves where it is sure; of several none does: the published code takes one."""
-            assert input_ids is not None and attention_mask is not None
             encoder = self.bert.encoder
             hidden = self.bert.embeddings(input_ids=input_ids)
             blocked = (1.0 - attention_mask[:, None, None].float()) * torch.finfo(hidden.dtype).min
