@@ -61,6 +61,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "calibration power": calibration.power(_result(folder, "calibration_power")),
         "walk": training.walked(_result(folder, "walk_cpu")),
         "training rules": training.rules(_result(folder, "training_rules")),
+        "training pace": training.pace(results_by_family(folder, "training_pace")),
         "many classes": many_classes.criteria(_result(folder, "many_classes_cpu")),
         "reranking": reranking.sections(results_by_family(folder, "reranking")),
     }

@@ -1,9 +1,12 @@
-"""What docs/training.md says in figures: the walk with defaults alone, and the rule for epochs and learning rates."""
+"""What docs/training.md says in figures: the walk with defaults alone, the rule for epochs and rates, the pace."""
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
+from documents.rates import Results
+from families import in_words
 from harness import markdown_table
 
 Result = dict[str, Any]
@@ -75,3 +78,16 @@ def rules(result: Result | None) -> str:
         "differences below two points are chance. Raw figures: `benchmarks/results/training_rules.json`.\n\n"
         f"{rows(result['cells'])}"
     )
+
+
+def pace(results: Results) -> str:
+    """Return what a step of training takes beside other work, a row for each family of processors and place."""
+    rows = [
+        {"machine": in_words(family, result), "": place}
+        | {name: f"{statistics.median(seconds):.2f} s" for name, seconds in policies.items()}
+        for family, result in results.items()
+        for place, policies in result["seconds"].items()
+    ]
+    if not rows:
+        return "No result of it is here yet."
+    return f"A step of 32 texts, by `OMP_WAIT_POLICY` (`python benchmarks/training_pace.py`):\n\n{markdown_table(rows)}"

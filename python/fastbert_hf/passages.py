@@ -51,6 +51,8 @@ def answers_of_texts(
             "some texts were divided into passages, and the scores of passages make no score of a text: leave "
             "stride out"
         )
+    if len(passages.logits) == num_texts:  # one each
+        return passages if num_texts == 1 else Answers(*(rows[text_of_passage.argsort()] for rows in passages))
     logits = mean_of_passages(passages.logits, text_of_passage, num_texts, model.config.multi_label)
     uncertainty = passages.uncertainty.new_empty(num_texts)
     uncertainty[text_of_passage] = passages.uncertainty

@@ -348,9 +348,9 @@ class Service:
 
 
 def _check_finite(answers: Answers) -> None:
-    finite = answers.logits.isfinite().all(dim=1)
+    finite = answers.logits.isfinite()
     if not bool(finite.all()):
-        position = int((~finite).nonzero()[0])
+        position = int((~finite.all(dim=1)).nonzero()[0])
         raise Refusal(
             500,
             "NotFinite",
