@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import threading
@@ -74,7 +75,8 @@ class ModelPool:
         Raises:
             PoolFullError: there was no room in time (`engine.pool.PoolFullError`).
             TypeError, ValueError: inputs that the model does not take, or more than the pool ever holds.
-            RuntimeError: the pool is closed, or the model in train mode.
+            RuntimeError: the pool is closed, or the model in train mode; or its weights have changed, where somebody
+                left before the first layer.
         """
         if os.getpid() != self._process:
             raise RuntimeError("a pool's thread does not come along into a forked process; make a pool in the child")
@@ -84,9 +86,13 @@ class ModelPool:
         self._pool.check_open()  # nor does it answer those who need no layer
         now = self._pool.now()
         moments = None if deadlines is None else [None if given is None else now + given for given in deadlines]
+        if entry.arrival is not None:  # which keeps the model for as long as it waits, and no longer
+            texts = self._model, entry.arrival.texts
+            entry = dataclasses.replace(entry, arrival=dataclasses.replace(entry.arrival, texts=texts))
         if entry.left is None:
             assert entry.arrival is not None
             return self._pool.submit(entry.arrival, deadlines=moments, timeout=timeout)
+        _check_unchanged(self._model, self._encoder)  # nobody asks again for those who have left
         return self._submit_rest(entry, entry.left, moments, timeout)
 
     def _submit_rest(
@@ -148,14 +154,14 @@ def pool(
     """
     state = patch_of(model)
     host, encoder = state.host, state.current(model)
-    if host.enter is None or host.pack is None or host.probe is None:
+    if host.enter is None or host.embed is None or host.pack is None or host.probe is None:
         raise ValueError(f"models of the kind {host.name} have no pool; call the patched model with whole batches")
     if cost is None:
         cost = _measure(model, host, encoder)
     engine = Pool(
         encoder,
         cost,
-        functools.partial(_embed, model, host, encoder),
+        functools.partial(_embed, host, encoder),
         max_tokens=max_tokens,
         max_samples=max_samples,
         patience=patience,
@@ -164,11 +170,21 @@ def pool(
     return ModelPool(model, host, encoder, engine)
 
 
-def _embed(model: nn.Module, host: Host, encoder: Encoder, texts: Sequence[Any]) -> Tensor:
-    if patch_of(model).current(model) is not encoder:
-        raise RuntimeError("the model's weights have changed since its pool was made; close it and make another")
+def _embed(host: Host, encoder: Encoder, texts: Sequence[tuple[nn.Module, Any]]) -> Tensor:
+    model = texts[0][0]
+    _check_unchanged(model, encoder)
     assert host.embed is not None
-    return host.embed(model, encoder, texts)
+    return host.embed(model, encoder, [given for _, given in texts])
+
+
+def _check_unchanged(model: nn.Module, encoder: Encoder) -> None:
+    """Raise `RuntimeError` where the model would no longer be answered by its pool's encoder."""
+    try:
+        current = patch_of(model).current(model)
+    except ValueError as error:  # unpatched, or not to be patched any more
+        raise RuntimeError(f"the model has changed since its pool was made: {error}") from error
+    if current is not encoder:
+        raise RuntimeError("the model's weights have changed since its pool was made; close it and make another")
 
 
 def _measure(model: nn.Module, host: Host, encoder: Encoder) -> LayerCost:

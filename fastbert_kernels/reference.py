@@ -158,6 +158,7 @@ def _deciding(logits_of: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, T
         logits = logits_of(hidden, cu_seqlens, *weights, **options)
         return logits, *decide(logits, speed, history, criterion, parameter)
 
+    del head.__wrapped__  # whose signature is not the head's
     return head
 
 

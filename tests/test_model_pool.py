@@ -17,7 +17,7 @@ from fastbert_hf import ExitRule
 from fastbert_kernels.engine.layer_cost import LayerCost
 from fastbert_kernels.engine.pool import DeadlineError, PoolFullError
 from helpers.families import WITH_SEGMENTS, random_model
-from helpers.models import padded_batch, spread_model
+from helpers.models import padded_batch, spread_model, with_exit_zero
 
 LENGTHS = [7, 30, 1, 33, 64, 5, 12, 2, 9, 41, 80, 6, 17, 25, 3, 22]
 COST = LayerCost((32, 64), (1e-4, 1.1e-4))
@@ -156,6 +156,43 @@ def test_changed_weights_are_noticed(texts):
             with pytest.raises(RuntimeError, match="weights have changed since its pool was made"):
                 future.result(timeout=60)
         assert pool.in_flight == (0, 0)
+
+
+def test_an_unpatched_model_is_noticed(texts):
+    model = fastbert_kernels.patch(spread_model())
+    with fastbert_kernels.pool(model, cost=COST) as pool:
+        fastbert_kernels.unpatch(model)
+        with pytest.raises(RuntimeError, match="has changed since its pool was made: .* is not patched"):
+            pool.submit(*packed(texts[:1]))[0].result(timeout=60)
+
+
+def test_nobody_leaves_before_the_first_layer_by_changed_weights(texts):
+    model = fastbert_kernels.patch(with_exit_zero(spread_model()).eval())
+    with fastbert_kernels.pool(model, cost=COST) as pool:
+        assert pool.submit(*packed(texts), speed=1.0)[0].result(timeout=60).exit_layer == 0
+        with torch.no_grad():
+            model.layer_heads[0].classifier.weight.mul_(2)
+        with pytest.raises(RuntimeError, match="weights have changed since its pool was made"):
+            pool.submit(*packed(texts), speed=1.0)
+
+
+def test_a_callers_memory_may_be_written_to_behind_submit(model, texts):
+    held, hold = threading.Event(), threading.Event()
+
+    def observer(step):
+        held.set()
+        hold.wait(60)
+
+    with fastbert_kernels.pool(model, cost=COST, observer=observer) as pool:
+        pool.submit(*packed(texts[:1]))
+        assert held.wait(60)
+        buffer, speeds = packed(texts[:4])[0].clone(), torch.tensor([0.2, 0.5, 0.0, 1.0])
+        want = model.forward_packed(*packed(texts[:4]), speed=speeds)
+        futures = pool.submit(buffer, packed(texts[:4])[1], speed=speeds)
+        buffer.fill_(3)
+        speeds.fill_(0.9)
+        hold.set()
+        assert_answers(futures, want)
 
 
 def test_a_pool_that_is_forgotten_ends_its_thread(texts):

@@ -225,11 +225,9 @@ class Pool:
             False where no layer had to be run.
         """
         with self._stepping:
-            with self._changed:
-                arrivals, self._arrivals = self._arrivals, []
+            while came := self._next_arrivals():
+                self._begin(came)
             now = self._clock()
-            for rule in dict.fromkeys(arrival.rule for arrival, _ in arrivals):
-                self._begin([came for came in arrivals if came[0].rule == rule], now)
             taken = self._schedule.next(now)
             if not taken:
                 return False
@@ -281,26 +279,44 @@ class Pool:
                 f"samples and {self._tokens} of {self._max_tokens} tokens are in flight; submit later"
             )
 
-    def _begin(self, came: Sequence[tuple[Arrival, list[int]]], now: float) -> None:
-        """Embed arrivals of one rule, and let them wait for the first layer, in bundles of no more tokens than a full
-        step has."""
-        arrivals = [arrival for arrival, _ in came]
-        numbers = [number for _, own in came for number in own]
+    def _next_arrivals(self) -> list[tuple[Arrival, list[int]]]:
+        """Take those who came since, of the rule of the first of them."""
+        with self._changed:
+            arrivals = self._arrivals
+            taken = [came for came in arrivals if came[0].rule == arrivals[0][0].rule]
+            self._arrivals = [came for came in arrivals if came[0].rule != arrivals[0][0].rule]
+            return taken
+
+    def _begin(self, came: Sequence[tuple[Arrival, list[int]]]) -> None:
+        """Embed arrivals of one rule, and let them wait for the first layer."""
         try:
-            batch = batch_of(self._embed([arrival.texts for arrival in arrivals]), arrivals)
-            state = self._encoder.start(batch, arrivals[0].rule, torch.tensor(numbers, device=batch.hidden.device))
+            bundles = self._embedded([arrival for arrival, _ in came], [number for _, own in came for number in own])
         except BaseException as error:
-            self._fail(numbers, error)
+            if len(came) == 1 or not isinstance(error, Exception):
+                self._fail([number for _, own in came for number in own], error)
+            else:  # of one of them, or of all
+                for one in came:
+                    self._begin([one])
             return
+        now = self._clock()
+        for bundle in bundles:
+            self._schedule.add(bundle, now)
+
+    def _embedded(self, arrivals: Sequence[Arrival], numbers: list[int]) -> list[_Bundle]:
+        """Embed arrivals of one rule, in bundles of no more tokens than a full step has."""
+        batch = batch_of(self._embed([arrival.texts for arrival in arrivals]), arrivals)
+        state = self._encoder.start(batch, arrivals[0].rule, torch.tensor(numbers, device=batch.hidden.device))
         lengths = [length for arrival in arrivals for length in arrival.lengths]
+        bundles = []
         while numbers:
             end, tokens = 1, lengths[0]
             while end < len(numbers) and tokens + lengths[end] <= self._schedule.full:
                 tokens += lengths[end]
                 end += 1
             first, state = (state, state) if end == len(numbers) else state.split(end)
-            self._schedule.add(self._bundle(first, numbers[:end]), now)
+            bundles.append(self._bundle(first, numbers[:end]))
             numbers, lengths = numbers[end:], lengths[end:]
+        return bundles
 
     def _bundle(self, state: PackedState, numbers: list[int]) -> _Bundle:
         rows = state.batch.hidden

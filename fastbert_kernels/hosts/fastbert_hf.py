@@ -308,9 +308,15 @@ def enter(
     """
     rows = checked_rows(model, input_ids, cu_seqlens, token_type_ids)
     resolved = model.resolve_speed(speed, speedup, len(rows))
+    if input_ids.device != resolved.device:
+        raise ValueError(f"input_ids are on {input_ids.device}, but the model is on {resolved.device}; move them there")
     rule = rule_of(resolved, model.config.exit_layers)
     if not resolved.asks(0) or len(rows) == 0:
-        return Entry(Arrival(rows, rows.lengths, resolved.sample_speeds, rule))
+        # The caller may go on to write to what it gave, and on a GPU the pool computes on another stream.
+        kept = rows.copied(), resolved.sample_speeds.clone() if isinstance(speed, Tensor) else resolved.sample_speeds
+        if input_ids.is_cuda:
+            torch.cuda.current_stream(input_ids.device).synchronize()
+        return Entry(Arrival(kept[0], rows.lengths, kept[1], rule))
     at_zero = ask_exit_zero(model, encoder, tokens_of(model, [rows]), resolved)
     stays = at_zero.stays
     if not bool(stays.any()):

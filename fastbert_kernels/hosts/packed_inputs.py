@@ -97,6 +97,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def copied(self) -> Rows:
+        """Return the same in memory that the caller does not write to."""
+        return Rows(self.ids.clone(), None if self.segments is None else self.segments.clone(), self.lengths)
+
     def kept(self, stays: Tensor) -> Rows:
         """Return the texts that stay, bool [B]."""
         lengths = torch.tensor(self.lengths, device=stays.device)

@@ -274,8 +274,8 @@ def test_an_error_of_the_encoder_goes_to_those_in_the_batch(monkeypatch):
     assert_answer(second, ENTROPY_RULE, 11, 0.0)
 
 
-def test_an_error_of_the_embedding_goes_to_all_of_the_rule():
-    """Those of another rule, who came meanwhile, are answered."""
+def test_an_error_of_the_embedding_goes_to_whose_texts_it_is_of():
+    """Those who came meanwhile, of the same rule and of another, are answered."""
 
     def embed(texts):
         if any(len(rows) == len(broken) for rows in texts):
@@ -288,10 +288,30 @@ def test_an_error_of_the_embedding_goes_to_all_of_the_rule():
     futures = [pool.submit(arrival_of([number], [0.0], rule))[0] for number, rule in asked]
     while pool.step():
         pass
-    for future in futures[:2]:
-        assert isinstance(future.exception(timeout=0), ZeroDivisionError)
+    assert isinstance(futures[1].exception(timeout=0), ZeroDivisionError)
+    assert_answer(futures[0], ENTROPY_RULE, 10, 0.0)
     assert_answer(futures[2], RULES[4], 11, 0.0)
     assert pool.in_flight == (0, 0)
+
+
+def test_who_stops_the_steps_loses_nobody_who_has_not_begun():
+    """Ctrl-C in the embedding of one rule: the texts of the other are answered by whoever steps on."""
+    interrupted = [True]
+
+    def embed(texts):
+        if interrupted and interrupted.pop():
+            raise KeyboardInterrupt
+        return torch.cat(texts)
+
+    pool = Pool(encoder(), COST, embed, **ROOMY)
+    (first,) = pool.submit(arrival_of([10], [0.0], ENTROPY_RULE))
+    (second,) = pool.submit(arrival_of([11], [0.0], RULES[4]))
+    with pytest.raises(KeyboardInterrupt):
+        pool.step()
+    assert isinstance(first.exception(timeout=0), KeyboardInterrupt)
+    while pool.step():
+        pass
+    assert_answer(second, RULES[4], 11, 0.0)
 
 
 def test_arrivals_of_one_rule_are_embedded_together():

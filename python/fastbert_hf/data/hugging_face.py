@@ -91,12 +91,17 @@ def read_text_data(
 
 
 def look_at_text_data(
-    source: str | Path, *, split: str | None = None, subset: str | None = None, **columns: str | None
+    source: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    text_column: str | None = None,
+    pair_column: str | None = None,
 ) -> None:
     """Raise what `read_text_data` would for the first 1,000 rows, where they are in a file; arguments as there."""
     file = _file_of(source, split, subset, plain=True)
     if file is not None:
-        for _ in islice(read_texts(file, **columns), FIRST_ROWS):
+        for _ in islice(read_texts(file, text_column, pair_column), FIRST_ROWS):
             pass
 
 
