@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class Arrival:
     speed: Tensor
     rule: Rule
     history: Tensor | None = None
+
+    layer: ClassVar[int] = 0  # that they have behind them
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -64,3 +66,16 @@ def batch_of(hidden: Tensor, arrivals: Sequence[Arrival]) -> PackedBatch:
     batch = PackedBatch.of(hidden, bounds, max(lengths), speed)
     batch.history = joined_histories([(len(arrival), arrival.history) for arrival in arrivals])
     return batch
+
+
+def parts(lengths: Sequence[int], most: int) -> Iterator[int]:
+    """Yield how many samples in a row have at most so many tokens together, until there are none left; a longer sample
+    is a part of its own."""
+    samples = tokens = 0
+    for length in lengths:
+        if samples > 0 and tokens + length > most:
+            yield samples
+            samples = tokens = 0
+        samples, tokens = samples + 1, tokens + length
+    if samples > 0:
+        yield samples

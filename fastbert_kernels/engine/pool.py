@@ -1,6 +1,6 @@
 """The pool: samples of many arrivals on their way through one encoder, in batches that stay full.
 
-Samples enter in front of layer 1 at any time, and are embedded there at the next step, all of one rule together. Those
+Samples enter in front of layer 1 at any time, and are embedded when their first step comes, with all who take it. Those
 who survive a layer wait there for others who do, and go on together when `engine.schedule` says so; an answer is out as
 soon as its sample leaves. On a CPU no answer depends, by one bit, on who shared the batch, so answers and exit layers
 are those of a run of the encoder on each arrival alone.
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert_kernels.engine.arrival import Arrival, batch_of
+from fastbert_kernels.engine.arrival import Arrival, batch_of, parts
 from fastbert_kernels.engine.layer_cost import LayerCost
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.schedule import Schedule
@@ -86,23 +86,23 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Bundle:
-    """Samples that move together, as the schedule sees them."""
+    """Samples that move together, as the schedule sees them; an arrival until their first step."""
 
-    state: PackedState
+    samples: Arrival | PackedState
     due: float
     numbers: list[int]  # of the samples, in order
 
     @property
     def layer(self) -> int:
-        return self.state.layer
+        return self.samples.layer
 
     @property
     def rule(self) -> Rule:
-        return self.state.rule
+        return self.samples.rule
 
     @property
     def tokens(self) -> int:
-        return self.state.tokens
+        return self.samples.tokens
 
     @property
     def age(self) -> int:
@@ -152,7 +152,7 @@ class Pool:
         self._count = 0  # samples that were let in so far
         self._samples: dict[int, _Sample] = {}  # in flight, by number
         self._tokens = 0  # of all samples in flight
-        self._arrivals: list[tuple[Arrival, list[int]]] = []  # since the last step, with the numbers of their samples
+        self._arrivals: list[_Bundle] = []  # since the last step
         self._closed = False
         self._stepping = threading.Lock()
         self._changed = threading.Condition()  # guards all of the above but the schedule, which is the stepper's
@@ -212,7 +212,7 @@ class Pool:
             self._count += size
             self._samples.update(zip(numbers, samples, strict=True))
             self._tokens += tokens
-            self._arrivals.append((arrival, numbers))
+            self._arrivals.append(self._bundle(arrival, numbers))
             self._changed.notify_all()
         return [sample.future for sample in samples]
 
@@ -225,14 +225,16 @@ class Pool:
             False where no layer had to be run.
         """
         with self._stepping:
-            while came := self._next_arrivals():
-                self._begin(came)
+            with self._changed:
+                arrivals, self._arrivals = self._arrivals, []
             now = self._clock()
+            for arrival in arrivals:
+                self._schedule.add(arrival, now)
             taken = self._schedule.next(now)
             if not taken:
                 return False
-            bundles = [kept for bundle in taken if (kept := self._without_gone(bundle, now)) is not None]
-            if bundles:
+            here = [kept for bundle in taken if (kept := self._without_gone(bundle, now)) is not None]
+            if bundles := self._begun(here):
                 self._advance(bundles)
             return True
 
@@ -279,69 +281,77 @@ class Pool:
                 f"samples and {self._tokens} of {self._max_tokens} tokens are in flight; submit later"
             )
 
-    def _next_arrivals(self) -> list[tuple[Arrival, list[int]]]:
-        """Take those who came since, of the rule of the first of them."""
-        with self._changed:
-            arrivals = self._arrivals
-            taken = [came for came in arrivals if came[0].rule == arrivals[0][0].rule]
-            self._arrivals = [came for came in arrivals if came[0].rule != arrivals[0][0].rule]
-            return taken
-
-    def _begin(self, came: Sequence[tuple[Arrival, list[int]]]) -> None:
-        """Embed arrivals of one rule, and let them wait for the first layer."""
+    def _begun(self, bundles: list[_Bundle]) -> list[_Bundle]:
+        """Embed those of the bundles that are arrivals; what is too much for the step goes back to the schedule."""
+        came = [bundle for bundle in bundles if isinstance(bundle.samples, Arrival)]
+        if not came:
+            return bundles
+        begun = [bundle for bundle in bundles if not isinstance(bundle.samples, Arrival)]
         try:
-            bundles = self._embedded([arrival for arrival, _ in came], [number for _, own in came for number in own])
-        except BaseException as error:
-            if len(came) == 1 or not isinstance(error, Exception):
-                self._fail([number for _, own in came for number in own], error)
-            else:  # of one of them, or of all
-                for one in came:
-                    self._begin([one])
-            return
-        now = self._clock()
-        for bundle in bundles:
-            self._schedule.add(bundle, now)
+            embedded = self._embedded(came)
+        except BaseException as error:  # Ctrl-C and its like, which stop whoever steps, too
+            self._fail([number for bundle in bundles for number in bundle.numbers if number in self._samples], error)
+            raise
+        tokens, now = sum(bundle.tokens for bundle in begun), self._clock()
+        for each in embedded:
+            if tokens >= self._schedule.full:
+                self._schedule.add(each, now)
+            elif (kept := self._without_gone(each, now)) is not None:
+                begun.append(kept)
+                tokens += kept.tokens
+        return begun
 
-    def _embedded(self, arrivals: Sequence[Arrival], numbers: list[int]) -> list[_Bundle]:
-        """Embed arrivals of one rule, in bundles of no more tokens than a full step has."""
+    def _embedded(self, came: Sequence[_Bundle]) -> list[_Bundle]:
+        """Return arrivals in front of the first layer, in bundles of no more tokens than a full step has.
+
+        Those that cannot be embedded are let go of with the error.
+        """
+        arrivals = [bundle.samples for bundle in came if isinstance(bundle.samples, Arrival)]
+        numbers = [number for bundle in came for number in bundle.numbers]
+        try:
+            return self._embed_together(arrivals, numbers)
+        except Exception as error:
+            if len(came) == 1:
+                self._fail(numbers, error)
+                return []
+            return [bundle for one in came for bundle in self._embedded([one])]  # one may be at fault
+
+    def _embed_together(self, arrivals: Sequence[Arrival], numbers: list[int]) -> list[_Bundle]:
         batch = batch_of(self._embed([arrival.texts for arrival in arrivals]), arrivals)
         state = self._encoder.start(batch, arrivals[0].rule, torch.tensor(numbers, device=batch.hidden.device))
-        lengths = [length for arrival in arrivals for length in arrival.lengths]
         bundles = []
-        while numbers:
-            end, tokens = 1, lengths[0]
-            while end < len(numbers) and tokens + lengths[end] <= self._schedule.full:
-                tokens += lengths[end]
-                end += 1
-            first, state = (state, state) if end == len(numbers) else state.split(end)
-            bundles.append(self._bundle(first, numbers[:end]))
-            numbers, lengths = numbers[end:], lengths[end:]
+        for samples in parts([length for arrival in arrivals for length in arrival.lengths], self._schedule.full):
+            first, state = (state, state) if samples == len(state) else state.split(samples)
+            bundles.append(self._bundle(first, numbers[:samples]))
+            numbers = numbers[samples:]
         return bundles
 
-    def _bundle(self, state: PackedState, numbers: list[int]) -> _Bundle:
-        rows = state.batch.hidden
-        if rows.untyped_storage().nbytes() > 2 * rows.nbytes:  # memory for those who are elsewhere now, or have left
-            state.batch.hidden = rows.clone()
-        return _Bundle(state, min(self._samples[number].deadline for number in numbers), numbers)
+    def _bundle(self, samples: Arrival | PackedState, numbers: list[int]) -> _Bundle:
+        if isinstance(samples, PackedState):
+            rows = samples.batch.hidden
+            if rows.untyped_storage().nbytes() > 2 * rows.nbytes:  # for those who are elsewhere now, or have left
+                samples.batch.hidden = rows.clone()
+        return _Bundle(samples, min(self._samples[number].deadline for number in numbers), numbers)
 
     def _without_gone(self, bundle: _Bundle, now: float) -> _Bundle | None:
         """Return the bundle without those who were cancelled or are too late, whom the pool lets go of; None for
-        nobody."""
+        nobody. An arrival is embedded whole, unless all of it is gone."""
         gone = [
             number
             for number in bundle.numbers
             if (sample := self._samples[number]).future.cancelled() or sample.deadline <= now
         ]
-        if not gone:
+        if not gone or (isinstance(bundle.samples, Arrival) and len(gone) < len(bundle.numbers)):
             return bundle
         self._let_go(gone, lambda number: DeadlineError("the deadline passed before the sample had an answer"))
         places = [place for place, number in enumerate(bundle.numbers) if number in self._samples]
         if not places:
             return None
-        return self._bundle(bundle.state.select(places), [bundle.numbers[place] for place in places])
+        assert isinstance(bundle.samples, PackedState)
+        return self._bundle(bundle.samples.select(places), [bundle.numbers[place] for place in places])
 
     def _advance(self, bundles: Sequence[_Bundle]) -> None:
-        states = [bundle.state for bundle in bundles]
+        states = [bundle.samples for bundle in bundles if isinstance(bundle.samples, PackedState)]
         state = states[0] if len(states) == 1 else PackedState.concatenate(states)
         numbers = [number for bundle in bundles for number in bundle.numbers]
         layer, until, tokens = state.layer, self._next_stop(state), state.tokens
@@ -350,7 +360,9 @@ class Pool:
             left = self._encoder.advance(state, until)
         except BaseException as error:
             self._fail(numbers, error)
-            return
+            if isinstance(error, Exception):
+                return
+            raise  # Ctrl-C and its like stop whoever steps, too
         leavers = left.indices.tolist()
         end = self._clock()
         self._deliver(left, leavers)
@@ -367,8 +379,6 @@ class Pool:
     def _fail(self, numbers: Sequence[int], error: BaseException) -> None:
         """Let samples go with an error."""
         self._let_go(numbers, lambda number: error)
-        if not isinstance(error, Exception):
-            raise error  # Ctrl-C and its like stop whoever steps, too
 
     def _deliver(self, left: Left, numbers: list[int]) -> None:
         of_number = dict(zip(numbers, answers_of(left), strict=True))
