@@ -47,43 +47,21 @@ class LayerNames:
         return {f"{module}.{name}" for module in self.modules() for name in ("weight", "bias")}
 
 
-BERT = LayerNames(
-    attention="attention.self",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_output="attention.output.dense",
-    attention_norm="attention.output.LayerNorm",
-    intermediate="intermediate.dense",
-    output="output.dense",
-    output_norm="output.LayerNorm",
-    activation="intermediate.intermediate_act_fn",
+_FAMILIES = {  # BERT, DistilBERT, MPNet
+    "attention": ("attention.self", "attention", "attention.attn"),
+    "query": ("attention.self.query", "attention.q_lin", "attention.attn.q"),
+    "key": ("attention.self.key", "attention.k_lin", "attention.attn.k"),
+    "value": ("attention.self.value", "attention.v_lin", "attention.attn.v"),
+    "attention_output": ("attention.output.dense", "attention.out_lin", "attention.attn.o"),
+    "attention_norm": ("attention.output.LayerNorm", "sa_layer_norm", "attention.LayerNorm"),
+    "intermediate": ("intermediate.dense", "ffn.lin1", "intermediate.dense"),
+    "output": ("output.dense", "ffn.lin2", "output.dense"),
+    "output_norm": ("output.LayerNorm", "output_layer_norm", "output.LayerNorm"),
+    "activation": ("intermediate.intermediate_act_fn", "ffn.activation", "intermediate.intermediate_act_fn"),
+}
+BERT, DISTILBERT, MPNET = _LAYERS = tuple(
+    LayerNames(**dict(zip(_FAMILIES, names, strict=True))) for names in zip(*_FAMILIES.values(), strict=True)
 )
-DISTILBERT = LayerNames(
-    attention="attention",
-    query="attention.q_lin",
-    key="attention.k_lin",
-    value="attention.v_lin",
-    attention_output="attention.out_lin",
-    attention_norm="sa_layer_norm",
-    intermediate="ffn.lin1",
-    output="ffn.lin2",
-    output_norm="output_layer_norm",
-    activation="ffn.activation",
-)
-MPNET = LayerNames(
-    attention="attention.attn",
-    query="attention.attn.q",
-    key="attention.attn.k",
-    value="attention.attn.v",
-    attention_output="attention.attn.o",
-    attention_norm="attention.LayerNorm",
-    intermediate="intermediate.dense",
-    output="output.dense",
-    output_norm="output.LayerNorm",
-    activation="intermediate.intermediate_act_fn",
-)
-_LAYERS = (BERT, DISTILBERT, MPNET)
 _POSITION_TABLE = "encoder.relative_attention_bias"  # of MPNet, within a backbone
 
 
