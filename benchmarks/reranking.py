@@ -93,7 +93,7 @@ def prepare(run: Path, sizes: Sizes, seed: int) -> tuple[list[Pair], dict[str, f
         begin = time.perf_counter()
         pairs = read_pairs(sizes.documents, seed)
         seconds = {"reading docstrings": time.perf_counter() - begin}
-        write_atomically(file, json.dumps({"sizes": wanted, "pairs": [asdict(pair) for pair in pairs]}) + "\n")
+        write_atomically(file, json.dumps({"sizes": wanted, "pairs": [pair._asdict() for pair in pairs]}) + "\n")
         write_atomically(run / "seconds.json", json.dumps(seconds) + "\n")
     content = json.loads(file.read_text())
     if content["sizes"] != wanted:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import transformers
 
@@ -47,8 +47,7 @@ DOCSTRING_TOKENS = (40, 20)
 WIDTHS = {SMALL: 384, "e5-small": 384, "e5-small-enpt": 384, "mpnet-base": 768}
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """Labelled texts to train on and to score on."""
 
     train: ClassificationData

@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastbert_hf.docstrings import DEFINITIONS, LIBRARIES, clean_paragraph, docstrings_of, find_libraries, python_files
 
@@ -16,8 +17,7 @@ _FEWEST_WORDS = {"query": 4, "document": 8}
 _K1, _B = 1.2, 0.75
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A docstring: its first sentence, and what follows."""
 
     query: str
