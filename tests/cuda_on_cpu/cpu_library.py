@@ -172,6 +172,16 @@ def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.full(shape, 77 if dtype == torch.uint8 else -77, dtype=dtype)
 
 
+# What the library counts, each a method of `CpuLibrary` without arguments; all but the first of the latest launch.
+COUNTS = (
+    "launches",
+    "shared_bytes",  # dynamic ones
+    "granted_shared_bytes",  # what its kernel may have
+    "bank_conflicts",  # rows of matrix loads that had to wait for another row
+    "matrix_products",  # instructions of the matrix units
+)
+
+
 class CpuLibrary:
     """The launchers on CPU tensors. Every call allocates its outputs and poisons them."""
 
@@ -182,8 +192,9 @@ class CpuLibrary:
         self._library.pooled_exit_head_unsupported.restype = ctypes.c_char_p
         self._library.depth_graph_unsupported.restype = ctypes.c_char_p
         self._library.make_stage.restype = ctypes.c_void_p
-        for name in ("launches", "shared_bytes", "granted_shared_bytes", "bank_conflicts", "matrix_products"):
+        for name in COUNTS:
             getattr(self._library, name).restype = ctypes.c_int64
+            setattr(self, name, getattr(self._library, name))
         self.configure()
 
     def configure(self, seed: int = 0, multiprocessors: int = 4, capability: int = 90) -> None:
@@ -194,25 +205,6 @@ class CpuLibrary:
     def new_device(self) -> int:
         """The number of a device that no launcher has asked about; they ask once for each."""
         return next(self._devices)
-
-    def launches(self) -> int:
-        return self._library.launches()
-
-    def shared_bytes(self) -> int:
-        """Dynamic shared memory of the latest launch."""
-        return self._library.shared_bytes()
-
-    def granted_shared_bytes(self) -> int:
-        """What the kernel of the latest launch may have."""
-        return self._library.granted_shared_bytes()
-
-    def bank_conflicts(self) -> int:
-        """Rows of matrix loads in the latest launch that had to wait for another row."""
-        return self._library.bank_conflicts()
-
-    def matrix_products(self) -> int:
-        """Instructions of the matrix units in the latest launch."""
-        return self._library.matrix_products()
 
     def device(self) -> int:
         return self._library.device()
