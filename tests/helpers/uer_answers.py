@@ -78,29 +78,43 @@ class Unpatched:
             (model.id2label[label], layer + 1) for label, layer in zip(labels.tolist(), layers.tolist(), strict=True)
         ]
 
-    def ties(self, speed, tolerance):
-        """Texts with an uncertainty at the Speed, or two labels that are as likely."""
+    def at_speeds(self, model, speeds=SPEEDS):
+        """Each Speed with the answers at it, and which of them are ties."""
+        for speed in speeds:
+            yield speed, self.answers(model, speed), self.ties(speed)
+
+    def ties(self, speed, dtype=None):
+        """Texts with an uncertainty at the Speed, or two labels that are as likely, in the precision of the encoder."""
+        tolerance = TOLERANCE[dtype]
         top = F.softmax(self.logits, dim=2).topk(2, dim=2).values
         near = ((self.uncertainty - speed).abs() < tolerance) | (top[..., 0] - top[..., 1] < tolerance)
         return near.any(dim=1).tolist()
 
 
-def assert_same_at_speeds(model, texts, speeds, tolerance, count_ties, one_by_one):
-    """Labels and layers of `texts` patched against unpatched, in batches and (the first) text by text.
+def assert_same_at_speeds(model, inputs, count_ties, one_by_one, at_most=0.02):
+    """Labels and layers of texts, or of pairs of them, patched against unpatched, in batches and the first one by one.
+
+    Args:
+        at_most: the share of them that may be ties, in batches.
 
     Returns:
-        The layers behind which texts left.
+        The layers behind which they left.
     """
-    unpatched = Unpatched.ask(model, [(text,) for text in texts])
-    assert [unpatched.answers(model, 0.5)[i] for i in range(20)] == [model(text, speed=0.5) for text in texts[:20]]
+
+    def answers(count, speed):
+        return [
+            model(text, speed=speed, **dict(zip(["sent_b"], second, strict=False))) for text, *second in each[:count]
+        ]
+
+    each = [given if isinstance(given, tuple) else (given,) for given in inputs]
+    unpatched = Unpatched.ask(model, each)
+    assert unpatched.answers(model, 0.5)[:20] == answers(20, 0.5)
     fastbert_kernels.patch(model)
-    depths, some = set(), texts[:one_by_one]
-    for speed in speeds:
-        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, tolerance)
+    depths = set()
+    for speed, want, ties in unpatched.at_speeds(model):
         with only_the_fast_path(model, model.kernel.encoder.transformer):
-            count_ties(assert_same(model.predict(texts, speed), want, ties), len(texts))
-            got = [model(text, speed=speed) for text in some]
-            assert_same(got, want[:one_by_one], ties[:one_by_one], at_most=0.05)
+            count_ties(assert_same(model.predict(inputs, speed), want, ties, at_most=at_most), len(inputs))
+            assert_same(answers(one_by_one, speed), want[:one_by_one], ties[:one_by_one], at_most=0.05)
         depths |= {layers for _, layers in want}
     return depths
 
@@ -140,7 +154,7 @@ def assert_low_precision_is_close(model, texts, dtype, at_most):
     unpatched = Unpatched.ask(model, [(text,) for text in texts])
     fastbert_kernels.patch(model, dtype=dtype)
     for speed in (0.3, 0.8):
-        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[dtype])
+        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, dtype)
         got = model.predict(texts, speed)
         assert_same(got, want, ties, at_most=at_most)
         assert sum(pair[0] != pair[1] for pair in zip(got, want, strict=True)) <= len(texts) / 10

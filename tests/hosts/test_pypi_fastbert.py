@@ -15,10 +15,8 @@ from doubles.pypi import register_configuration, spread_weights
 from fastbert_kernels.hosts import pypi_fastbert as host
 from fastbert_kernels.hosts import uer_models
 from helpers.hooks import assert_hooks_are_heeded
-from helpers.patched import assert_auto_asks_random_texts, only_the_fast_path
+from helpers.patched import assert_auto_asks_random_texts
 from helpers.uer_answers import (
-    SPEEDS,
-    TOLERANCE,
     Unpatched,
     assert_accurate,
     assert_low_precision_is_close,
@@ -49,7 +47,7 @@ def model(package, folder):
 
 
 def test_labels_and_layers_of_500_texts_at_five_speeds(package, model, count_ties):
-    depths = assert_same_at_speeds(model, random_texts(500), SPEEDS, TOLERANCE[None], count_ties, one_by_one=60)
+    depths = assert_same_at_speeds(model, random_texts(500), count_ties, one_by_one=60)
     assert depths == {1, 2, 3, 4}
 
 
@@ -146,7 +144,7 @@ def test_training_is_as_before_and_noticed(package, model):
     fresh = Unpatched.ask(other, [(text,) for text in texts])
     want = fresh.answers(other, 0.5)
     assert want != stale
-    assert_same(model.predict(texts, 0.5), want, fresh.ties(0.5, TOLERANCE[None]), at_most=0.1)
+    assert_same(model.predict(texts, 0.5), want, fresh.ties(0.5), at_most=0.1)
 
 
 def test_fit_works_on_a_patched_model(package, model, tmp_path):
@@ -174,10 +172,8 @@ def test_500_pairs_at_five_speeds(package, folder, count_ties):
     model = make(package, folder, kind="FastBERT_S2")
     texts = random_texts(996, seed=7)
     pairs = [*zip(texts[:498], texts[498:], strict=True), ("", ""), ("好" * 90, "x" * 90)]
-    unpatched = Unpatched.ask(model, pairs)
-    assert unpatched.answers(model, 0.5)[3] == model(*pairs[3], 0.5)
     signature = inspect.signature(model.forward)
-    fastbert_kernels.patch(model)
+    assert_same_at_speeds(model, pairs, count_ties, one_by_one=20)
     assert inspect.signature(model.forward) == signature and "fastbert_kernels" in repr(model)
     for bad in ("好坏", ("好",), ("好", "坏", "天"), ("好", None), None):
         with pytest.raises(TypeError, match="a list of pairs of texts, but number 1 is "):
@@ -185,11 +181,6 @@ def test_500_pairs_at_five_speeds(package, folder, count_ties):
     for bad in (("好天", "坏天"), "好坏"):  # one pair, not a list of pairs; a text
         with pytest.raises(TypeError, match="but number 0 is '好"):
             model.predict(bad)
-    for speed in SPEEDS:
-        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[None])
-        with only_the_fast_path(model, model.kernel.encoder.transformer):
-            count_ties(assert_same(model.predict(pairs, speed), want, ties), len(pairs))
-            assert_same([model(a, sent_b=b, speed=speed) for a, b in pairs[:20]], want[:20], ties[:20], at_most=0.1)
 
 
 def test_unpatch_restores_bit_for_bit(package, folder, model):

@@ -12,10 +12,7 @@ import fastbert_kernels
 from doubles.pypi import register_configuration, spread_weights
 from fastbert_kernels.hosts import pypi_fastplm as host
 from fastbert_kernels.hosts import uer_models
-from helpers.patched import only_the_fast_path
 from helpers.uer_answers import (
-    SPEEDS,
-    TOLERANCE,
     Unpatched,
     assert_accurate,
     assert_low_precision_is_close,
@@ -60,7 +57,7 @@ def random_texts(count, seed=0):
 @pytest.mark.parametrize("kind", ["FastBERT", "FastALBERT"])
 def test_labels_and_layers_of_500_texts_at_five_speeds(package, folder, count_ties, kind):
     model = make(package, folder, kind=kind)
-    depths = assert_same_at_speeds(model, random_texts(500), SPEEDS, TOLERANCE[None], count_ties, one_by_one=40)
+    depths = assert_same_at_speeds(model, random_texts(500), count_ties, one_by_one=40)
     assert len(depths) >= 3 and {1, 4} <= depths
 
 
@@ -71,8 +68,7 @@ def test_the_uncertainty_of_the_most_likely_classes(package, folder, number):
     unpatched = Unpatched.ask(model, [(text,) for text in texts])
     assert [unpatched.answers(model, 0.3)[i] for i in range(10)] == [model(text, speed=0.3) for text in texts[:10]]
     fastbert_kernels.patch(model)
-    for speed in (1e-9, 0.1, 0.3, 0.6, 0.9, 2.0):
-        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[None])
+    for speed, want, ties in unpatched.at_speeds(model, speeds=(1e-9, 0.1, 0.3, 0.6, 0.9, 2.0)):
         assert_same(model.predict(texts, speed), want, ties, at_most=0.1)
     assert {layers for _, layers in model.predict(texts, 2.0)} == ({4} if number == 1 else {1})
 
@@ -84,7 +80,7 @@ def test_the_number_of_classes_may_change_after_patching(package, model):
     unpatched = Unpatched.ask(fastbert_kernels.unpatch(copy.deepcopy(model)), [(text,) for text in texts])
     want = unpatched.answers(model, 0.5)
     assert want != all_classes
-    assert_same(model.predict(texts, 0.5), want, unpatched.ties(0.5, TOLERANCE[None]), at_most=0.1)
+    assert_same(model.predict(texts, 0.5), want, unpatched.ties(0.5), at_most=0.1)
     for bad in (0, -1, 2.5, "2"):
         model.args.uncertainty_N = bad
         with pytest.raises(ValueError, match="uncertainty_N must be None or a number from 1 on"):
@@ -118,14 +114,7 @@ def test_pairs_have_two_segments(package, folder, count_ties, kind, strict, coun
     pairs += [("", ""), ("good", "bad"), ("好" * 90, "x" * 90)]
     segments = {segment for a, b in pairs for segment in uer_models.tokens_of(model, model._merge(a, b))[1]}
     assert segments == {1, 2}
-    unpatched = Unpatched.ask(model, pairs)
-    assert unpatched.answers(model, 0.5)[3] == model(*pairs[3], 0.5)
-    fastbert_kernels.patch(model)
-    for speed in SPEEDS:
-        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[None])
-        with only_the_fast_path(model, model.kernel.encoder.transformer):
-            count_ties(assert_same(model.predict(pairs, speed), want, ties, at_most=0.05), len(pairs))
-            assert_same([model(a, sent_b=b, speed=speed) for a, b in pairs[:10]], want[:10], ties[:10], at_most=0.1)
+    assert_same_at_speeds(model, pairs, count_ties, one_by_one=20, at_most=0.05)
 
 
 def test_a_segment_that_the_model_has_not_is_refused(package, model):
@@ -146,8 +135,7 @@ def test_dense_heads(package, folder):
     model, texts = make(package, folder, kind=Dense), random_texts(60, seed=6)
     unpatched = Unpatched.ask(model, [(text,) for text in texts])
     fastbert_kernels.patch(model)
-    for speed in SPEEDS:
-        want, ties = unpatched.answers(model, speed), unpatched.ties(speed, TOLERANCE[None])
+    for speed, want, ties in unpatched.at_speeds(model):
         assert_same(model.predict(texts, speed), want, ties, at_most=0.1)
 
 
@@ -163,7 +151,7 @@ def test_training_is_noticed(package, folder, kind):
     got = model.predict(texts, 0.5)
     fresh = Unpatched.ask(fastbert_kernels.unpatch(model), [(text,) for text in texts])
     assert fresh.answers(model, 0.5) != stale
-    assert_same(got, fresh.answers(model, 0.5), fresh.ties(0.5, TOLERANCE[None]), at_most=0.1)
+    assert_same(got, fresh.answers(model, 0.5), fresh.ties(0.5), at_most=0.1)
 
 
 def test_unpatch_restores_and_factories_make_such_models(package, folder):
