@@ -26,6 +26,8 @@ _Pair = Annotated[list[_SomeText], Field(json_schema_extra={"minItems": 2, "maxI
 _Batch = Annotated[list[_OneText], Field(json_schema_extra={"minItems": 1})]
 _PairBatch = Annotated[list[_Pair], Field(json_schema_extra={"minItems": 1})]
 
+_Above0 = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
+
 
 class Asked(BaseModel):
     """What requests of all kinds may say of their texts."""
@@ -34,16 +36,9 @@ class Asked(BaseModel):
 
     truncate: bool = Field(False, description="Cut texts off that are too long, instead of refusing them.")
     details: bool = Field(False, description="Answer with exit layer and setting of every text beside its scores.")
-    speedup: float | None = Field(
+    speedup: _Above0 = Field(None, description="Instead of speed, the FLOPs speed-up wanted of a calibrated model.")
+    deadline_ms: _Above0 = Field(
         None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Instead of speed, the FLOPs speed-up wanted of a calibrated model.",
-    )
-    deadline_ms: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
         description="After so many milliseconds nobody wants the answer any more: texts with a deadline go first when "
         "they have to, and past it the request gets status 504.",
     )
