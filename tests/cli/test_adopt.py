@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from fastbert_hf import FastBertForSequenceClassification
-from helpers.cli import QUICK_DISTIL, assert_complaint, command_to_go_on, interrupt_at, invoke, succeed, text_of
+from helpers.cli import QUICK_DISTIL, assert_complaint, interrupt, invoke, succeed, text_of
 
 QUICK = [*QUICK_DISTIL, "--max-length", 16, "--precision", "fp32"]
 NAMES = {0: "no", 1: "yes", 2: "perhaps"}
@@ -72,15 +72,13 @@ def test_texts_in_another_language_are_told(classifier, tmp_path):
 
 def test_an_interrupted_run_does_not_go_on_with_another_classifier(classifier, data, tmp_path, monkeypatch):
     """The checkpoint has the weights of the one before, whose answers full depth would give."""
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 3)
-        stopped = invoke("adopt", classifier, "--texts", data / "texts.txt", "--out", tmp_path / "out", *QUICK)
-    assert stopped.exit_code == 130
+    options = ["--texts", data / "texts.txt", "--out", tmp_path / "out", *QUICK]
+    again = interrupt(monkeypatch, 3, "adopt", classifier, *options)
     model = AutoModelForSequenceClassification.from_pretrained(classifier)
     with torch.no_grad():
         model.classifier.weight.neg_()
     model.save_pretrained(classifier)
-    resumed = invoke(*command_to_go_on(stopped.stderr))
+    resumed = invoke(*again)
     assert resumed.exit_code == 2 and not (tmp_path / "out" / "model").exists()
     assert "began with other weights of the model, which have changed since" in resumed.stderr
 

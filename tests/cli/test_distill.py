@@ -14,8 +14,7 @@ from helpers.cli import (
     QUICK_DISTIL,
     assert_complaint,
     assert_same_weights,
-    command_to_go_on,
-    interrupt_at,
+    interrupt,
     invoke,
     succeed,
     weights,
@@ -91,11 +90,9 @@ def test_labels_are_read_for_mixed_targets(trained, data, tmp_path):
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(trained, data, tmp_path, monkeypatch):
     options = ["distill", trained / "model", "--texts", data / "train.tsv", *QUICK]
     succeed(*options, "--out", tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 7)
-        stopped = invoke(*options, "--out", tmp_path / "out")
-    assert stopped.exit_code == 130 and not (tmp_path / "out" / "model").exists()
-    succeed(*command_to_go_on(stopped.stderr))
+    again = interrupt(monkeypatch, 7, *options, "--out", tmp_path / "out")
+    assert not (tmp_path / "out" / "model").exists()
+    succeed(*again)
     assert_same_weights(tmp_path / "whole", tmp_path / "out")
 
 

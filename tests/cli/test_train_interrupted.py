@@ -20,7 +20,7 @@ from helpers.cli import (
     assert_complaint,
     assert_same_weights,
     command_to_go_on,
-    interrupt_at,
+    interrupt,
     invoke,
     options_of,
     results_of,
@@ -41,12 +41,8 @@ def whole(tiny_backbone, data, tmp_path_factory):
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(whole, tmp_path, monkeypatch, call):
     expected, options = whole
     out = tmp_path / "with blank"
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, call)
-        stopped = invoke("train", *options, "--out", out)
-    assert stopped.exit_code == 130 and not (out / "model").exists()
-    again = command_to_go_on(stopped.stderr)
-    assert again == ["train", "--out", str(out), "--resume"]
+    again = interrupt(monkeypatch, call, "train", *options, "--out", out)
+    assert not (out / "model").exists() and again == ["train", "--out", str(out), "--resume"]
     succeed(*again)
     assert_same_weights(expected, out)
     assert results_of(expected)["dev"] == results_of(out)["dev"]

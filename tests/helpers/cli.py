@@ -103,6 +103,15 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     monkeypatch.setattr(StepTrainer, "training_step", step)
 
 
+def interrupt(monkeypatch: pytest.MonkeyPatch, call: int, *words: object) -> list[str]:
+    """Run a command with Ctrl-C during a training step, as in `interrupt_at`; return the command to go on with."""
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, call)
+        stopped = invoke(*words)
+    assert stopped.exit_code == 130
+    return command_to_go_on(stopped.stderr)
+
+
 def command_to_go_on(stderr: str) -> list[str]:
     """Arguments of the command that the last line names."""
     words = shlex.split(stderr.strip().splitlines()[-1].partition("go on with: ")[2])
