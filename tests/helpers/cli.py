@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertModel, BertTokenizerFast
 from typer.testing import CliRunner
 
 from fastbert_cli.app import app
 from fastbert_hf.training.trainer import StepTrainer
+from helpers.small_bert import make_backbone_config
 
 WORDS = ["good", "bad", "fine", "film", "book", "the", "a", "very", "not", "is"]
 # Few and quick steps; on the 40 texts, 5 an epoch.
@@ -28,15 +29,8 @@ def save_tiny_backbone(folder: Path) -> Path:
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=5 + len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        initializer_range=0.2,
-    )
+    sizes = {"vocab_size": 5 + len(WORDS), "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = make_backbone_config(**sizes, max_position_embeddings=32, initializer_range=0.2)
     BertModel(config).save_pretrained(folder)
     return folder
 

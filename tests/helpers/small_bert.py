@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import (
-    BertConfig,
-)
+from transformers import BertConfig
 
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification, FastBertOutput
 
