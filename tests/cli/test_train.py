@@ -30,6 +30,7 @@ from helpers.cli import (
     weights,
 )
 from helpers.hub import put_data_set, put_model
+from helpers.refusals import refused
 
 
 def load(out):
@@ -215,43 +216,40 @@ def test_two_processes_write_one_model(tiny_backbone, data, tmp_path):
     assert results_of(tmp_path / "out")["dev"][0]["accuracy"] > 0.5 and load(tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"--train": "{data}/absent.tsv"}, "absent.tsv: cannot be read"),
-        ({"--train": "{data}/one.tsv"}, "one.tsv: only one class"),
-        ({"--dev": "{data}/train.tsv"}, "--dev {data}/train.tsv: that is --train, and the best epoch would be the one"),
-        ({"--dev": "{data}/again.tsv"}, "--dev has the 40 texts that are trained on"),
-        ({"--dev": "{data}/other.tsv"}, "other.tsv, line 2: unknown label 'maybe'; use one of the training labels"),
-        ({"--pair-column": "x"}, "--pair-column is for --text-column: one names the first text"),
-        ({"--text-column": "x"}, "no column x among: label, text"),
-        ({"--subset": "sst2"}, "--subset sst2 is for data sets, and there are files only"),
-        ({"--unlabelled": "{data}/pairs.tsv"}, "cannot join pairs of texts and single texts"),
-        ({"--unlabelled": "{data}/texts.txt", "--targets": "hard"}, "--targets hard learns from labels"),
-        ({"--backbone": "no/such/folder/anywhere"}, "backbone no/such/folder/anywhere: "),
-        ({"--backbone": "{data}"}, "backbone {data}: "),
-        ({"--exit-layers": "1,2"}, "exit_layers must be ascending layers of 1..3 and end with the last"),
-        ({"--exit-layers": "one"}, "--exit-layers one: name layers with commas"),
-        ({"--exit-layers": "3"}, "no student classifier to distill"),
-        ({"--max-length": "100"}, "max_length is 100, but the model ends at 32 tokens"),
-        ({"--stride": "14"}, "--stride: stride must be an integer of at least 0 and below 14 (max_length without"),
-        ({"--stride": "16"}, "stride must be an integer of at least 0 and at most 15, got 16"),
-        ({"--stride": "-1"}, "--stride -1: give the number of tokens that passages share, as 32, or none"),
-        ({"--stride": "1", "--train": "{data}/pairs.tsv", "--dev": "{data}/few.tsv"}, "passages are of single texts"),
-        ({"--epochs": "0"}, "fine_tune.epochs must be above 0, got 0"),
-        ({"--class-weights": "no=1"}, "class_weights has no weight for yes; give every class one"),
-        ({"--class-weights": "no=1,yes"}, "--class-weights no=1,yes: give balanced, or every class once"),
-        (
-            {"--class-weights": "no=0,yes=1"},
-            "class_weights must have a finite number above 0 for every class, got 'no'",
-        ),
-        ({"--temperature": "-1"}, "distil.temperature must be above 0"),
-        ({"--seed": "-1"}, "seed must be an integer of at least 0 and at most 4294967295, got -1"),
-        ({"--seed": "4294967296"}, "seed must be an integer of at least 0 and at most 4294967295, got 4294967296"),
-        ({"--config": "{data}/absent.yaml"}, "absent.yaml: cannot be read"),
-        ({"--out": "{data}/train.tsv"}, "train.tsv: a file; choose another name"),
-        ({"--out": "{data}/train.tsv/out"}, "train.tsv/out: "),
-    ],
+@refused(
+    ({"--train": "{data}/absent.tsv"}, "absent.tsv: cannot be read"),
+    ({"--train": "{data}/one.tsv"}, "one.tsv: only one class"),
+    ({"--dev": "{data}/train.tsv"}, "--dev {data}/train.tsv: that is --train, and the best epoch would be the one"),
+    ({"--dev": "{data}/again.tsv"}, "--dev has the 40 texts that are trained on"),
+    ({"--dev": "{data}/other.tsv"}, "other.tsv, line 2: unknown label 'maybe'; use one of the training labels"),
+    ({"--pair-column": "x"}, "--pair-column is for --text-column: one names the first text"),
+    ({"--text-column": "x"}, "no column x among: label, text"),
+    ({"--subset": "sst2"}, "--subset sst2 is for data sets, and there are files only"),
+    ({"--unlabelled": "{data}/pairs.tsv"}, "cannot join pairs of texts and single texts"),
+    ({"--unlabelled": "{data}/texts.txt", "--targets": "hard"}, "--targets hard learns from labels"),
+    ({"--backbone": "no/such/folder/anywhere"}, "backbone no/such/folder/anywhere: "),
+    ({"--backbone": "{data}"}, "backbone {data}: "),
+    ({"--exit-layers": "1,2"}, "exit_layers must be ascending layers of 1..3 and end with the last"),
+    ({"--exit-layers": "one"}, "--exit-layers one: name layers with commas"),
+    ({"--exit-layers": "3"}, "no student classifier to distill"),
+    ({"--max-length": "100"}, "max_length is 100, but the model ends at 32 tokens"),
+    ({"--stride": "14"}, "--stride: stride must be an integer of at least 0 and below 14 (max_length without"),
+    ({"--stride": "16"}, "stride must be an integer of at least 0 and at most 15, got 16"),
+    ({"--stride": "-1"}, "--stride -1: give the number of tokens that passages share, as 32, or none"),
+    ({"--stride": "1", "--train": "{data}/pairs.tsv", "--dev": "{data}/few.tsv"}, "passages are of single texts"),
+    ({"--epochs": "0"}, "fine_tune.epochs must be above 0, got 0"),
+    ({"--class-weights": "no=1"}, "class_weights has no weight for yes; give every class one"),
+    ({"--class-weights": "no=1,yes"}, "--class-weights no=1,yes: give balanced, or every class once"),
+    (
+        {"--class-weights": "no=0,yes=1"},
+        "class_weights must have a finite number above 0 for every class, got 'no'",
+    ),
+    ({"--temperature": "-1"}, "distil.temperature must be above 0"),
+    ({"--seed": "-1"}, "seed must be an integer of at least 0 and at most 4294967295, got -1"),
+    ({"--seed": "4294967296"}, "seed must be an integer of at least 0 and at most 4294967295, got 4294967296"),
+    ({"--config": "{data}/absent.yaml"}, "absent.yaml: cannot be read"),
+    ({"--out": "{data}/train.tsv"}, "train.tsv: a file; choose another name"),
+    ({"--out": "{data}/train.tsv/out"}, "train.tsv/out: "),
 )
 def test_complaints_are_one_line(tiny_backbone, data, tmp_path, changes, message):
     (data / "one.tsv").write_text("label\ttext\nyes\tgood\nyes\tfine\n")

@@ -20,6 +20,7 @@ from fastbert_kernels.engine.weights import AttentiveHeadWeights
 from helpers.criteria import uncertainty_of
 from helpers.encoders import ENCODERS, GRAPHED, attentive, evaluate, make_batch, make_encoder, pooled, random_loop
 from helpers.op_inputs import cu_seqlens_of
+from helpers.refusals import refused
 
 DEPTH = 8
 LENGTHS = [7, 1, 30, 3, 40, 2, 33, 9, 4, 12, 1, 25, 6, 18, 11, 3, 8, 21, 5, 14]
@@ -276,21 +277,18 @@ def test_a_rule_for_another_number_of_layers(kind):
         encoder.run(batch_with(0.5, encoder.dtype), Rule(layer_speeds=(0.5,) * 4))
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"criterion": "mood"}, "unknown criterion 'mood'"),
-        ({"parameter": 1}, "'entropy' has no parameter"),
-        ({"criterion": "top_k_entropy", "parameter": 1}, "must be at least 2"),
-        ({"criterion": "patience"}, "must be at least 1"),
-        ({"layer_speeds": (-0.1, 0.5)}, "the Speed of layer 1 must be at least 0 and not NaN, got -0.1"),
-        ({"layer_speeds": (None, math.nan, 0.5)}, "the Speed of layer 2 must"),
-        ({"early_exits": False, "layer_speeds": (0.5, 0.5)}, "no layer has a Speed: leave layer_speeds out"),
-    ],
+@refused(
+    ({"criterion": "mood"}, "unknown criterion 'mood'"),
+    ({"parameter": 1}, "'entropy' has no parameter"),
+    ({"criterion": "top_k_entropy", "parameter": 1}, "must be at least 2"),
+    ({"criterion": "patience"}, "must be at least 1"),
+    ({"layer_speeds": (-0.1, 0.5)}, "the Speed of layer 1 must be at least 0 and not NaN, got -0.1"),
+    ({"layer_speeds": (None, math.nan, 0.5)}, "the Speed of layer 2 must"),
+    ({"early_exits": False, "layer_speeds": (0.5, 0.5)}, "no layer has a Speed: leave layer_speeds out"),
 )
-def test_what_a_rule_refuses(fields, message):
+def test_what_a_rule_refuses(changes, message):
     with pytest.raises(ValueError, match=message):
-        Rule(**fields)
+        Rule(**changes)
 
 
 def test_a_rule_by_the_name_of_its_criterion_is_the_same_rule():
