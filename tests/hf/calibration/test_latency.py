@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from fastbert_hf.calibration import (
-    Clock,
     ExitRecords,
-    ExitRule,
     Objective,
     calibrate,
     calibrate_to_latency,
@@ -16,6 +14,7 @@ from fastbert_hf.calibration import (
 )
 from fastbert_hf.calibration.latency import speedup_needed
 from fastbert_hf.flops import ModelShape
+from helpers.clocks import FakeClock
 
 
 def make_deepening_records(size: int = 400, heads: int = 4) -> ExitRecords:
@@ -26,22 +25,6 @@ def make_deepening_records(size: int = 400, heads: int = 4) -> ExitRecords:
     logits[torch.arange(size), :, classes] += torch.linspace(1, 5, heads) - 2 * torch.rand(size, 1, generator=generator)
     lengths = torch.randint(3, 60, (size,), generator=generator)
     return ExitRecords(logits, classes, lengths, ModelShape(256, 1024, heads, 16, 3), "0" * 64)
-
-
-class FakeClock:
-    """Milliseconds that are an overhead and a share of the FLOPs; `lies` times longer when a rule is measured alone."""
-
-    def __init__(self, records: ExitRecords, overhead: float = 1.0, lies: float = 1.0) -> None:
-        self.records, self.overhead, self.lies = records, overhead, lies
-        self.measured: list[list[ExitRule]] = []
-
-    def measure(self, rules: list[ExitRule]) -> list[float]:
-        self.measured.append(list(rules))
-        slower = self.lies if len(self.measured) > 1 else 1.0
-        return [self.overhead + slower * 9 / simulate(self.records, rule).flops_speedup for rule in rules]
-
-    def clock(self) -> Clock:
-        return Clock(self.measure, batch_size=1, texts=8, machine="a clock", precision="fp32")
 
 
 @pytest.mark.parametrize("search", ["searched", "one_speed"])

@@ -15,7 +15,6 @@ import fastbert_kernels
 from fastbert_hf import Audit
 from fastbert_hf.calibration import (
     CalibratedSetting,
-    Clock,
     ExitRecords,
     ExitRule,
     Objective,
@@ -32,6 +31,7 @@ from fastbert_hf.calibration import (
 from fastbert_hf.calibration.guarantee import FIXED_MULTIPLES
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.flops import ModelShape
+from helpers.clocks import FakeClock
 from helpers.models import padded_batch, spread_model
 from helpers.training import make_data, make_tokenizer
 
@@ -205,7 +205,7 @@ def test_the_setting_says_what_is_promised_and_survives_its_file(search, tmp_pat
 
 def test_a_time_is_a_target_too() -> None:
     records = make_population(300)
-    clock = Clock(lambda rules: [1 / simulate(records, rule).flops_speedup for rule in rules], 1, 300, "none", "fp32")
+    clock = FakeClock(records, overhead=0.0, flops=1.0).clock()
     setting = calibrate_to_latency(records, 0.8, clock).setting
     assert setting.objective == Objective(max_latency_ms=0.8, max_score_change=DISTANCE)
     assert setting.latency.ms_per_text <= 0.8
