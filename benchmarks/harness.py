@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +103,12 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
     header = list(rows[0])
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
     return "\n".join([*lines, *("| " + " | ".join(row[name] for name in header) + " |" for row in rows)])
+
+
+def available(entries: Sequence[dict[str, Any]], kind: str, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the entries that were measured; of each other one `notes` gets a line. `kind` is the field of the name."""
+    for entry in entries:
+        if "not_available" in entry:
+            notes.append(f"- {entry[kind]}: not available: {entry['not_available']}")
+        else:
+            yield entry

@@ -21,7 +21,7 @@ import torch
 
 from families import result_name
 from fastbert_hf.timing import Seconds
-from harness import RESULTS, markdown_table, parse_with_rounds, save
+from harness import RESULTS, available, markdown_table, parse_with_rounds, save
 from hosting.measure import BATCH, make_texts, measure
 from hosting.subjects import HOSTS, SIZES, missing_package
 
@@ -54,10 +54,7 @@ def measure_apart(name: str, size: str, rounds: int) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """The page beside the JSON file."""
     lines, below = [], []
-    for host in result["hosts"]:
-        if "not_available" in host:
-            below.append(f"- {host['host']}: not available: {host['not_available']}")
-            continue
+    for host in available(result["hosts"], "host", below):
         lines += [_cells(host["host"], row, result["texts"]) for row in host["rows"]]
         note = f"; {host['note']}" if host["note"] else ""
         below.append(f"- {host['host']}: Speed {host['speed']:.3f}{note}")

@@ -31,7 +31,7 @@ import torch
 
 from comparing.workload import SHAPES, make_random_model, random_samples
 from families import result_name
-from harness import RESULTS, markdown_table, save
+from harness import RESULTS, available, markdown_table, save
 from peers import ENTRIES
 from peers.contestant import NotAvailable, Setup
 
@@ -223,10 +223,7 @@ def percentile(turns: Sequence[Turn], percent: int) -> float:
 def table(result: dict[str, Any]) -> str:
     """The page beside the JSON file."""
     rows, below = [], []
-    for engine in result["engines"]:
-        if "not_available" in engine:
-            below.append(f"- {engine['engine']}: not available: {engine['not_available']}")
-            continue
+    for engine in available(result["engines"], "engine", below):
         rates = {f"{situation}, texts/s": f"{engine[f'rate {situation}']:.0f}" for situation in SITUATIONS}
         rows.append(
             {
