@@ -28,9 +28,9 @@ _PROBE_LENGTH = 32  # tokens of each text on which a layer is timed
 class ModelPool:
     """A patched model behind a pool, with a thread that computes; made by `pool`.
 
-    To be closed, or used in a `with` block, behind which everybody has an answer. What happens to the model's weights
-    is noticed when the next samples are embedded, whose futures then fail; who is further is answered by the weights of
-    before.
+    To be closed, or used in a `with` block, behind which everybody has an answer. A change of the model's layers or
+    heads is noticed when the next samples are embedded, whose futures then fail; who is further is answered by the
+    weights of before. Embeddings, and exit zero, are read as they are when they are asked.
     """
 
     def __init__(self, model: nn.Module, host: Host, encoder: Encoder, engine: Pool) -> None:
@@ -75,8 +75,8 @@ class ModelPool:
         Raises:
             PoolFullError: there was no room in time (`engine.pool.PoolFullError`).
             TypeError, ValueError: inputs that the model does not take, or more than the pool ever holds.
-            RuntimeError: the pool is closed, or the model in train mode; or its weights have changed, where somebody
-                left before the first layer.
+            RuntimeError: the pool is closed, or the model in train mode; or layers or heads have changed where exit
+                zero was asked.
         """
         if os.getpid() != self._process:
             raise RuntimeError("a pool's thread does not come along into a forked process; make a pool in the child")
@@ -212,4 +212,5 @@ def _work(engine: Pool) -> None:
 def _end(engine: Pool, thread: threading.Thread, process: int) -> None:
     if os.getpid() == process:
         engine.close()
-        thread.join()
+        if thread is not threading.current_thread():  # where the last reference to the pool falls
+            thread.join()

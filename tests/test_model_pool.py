@@ -16,6 +16,7 @@ import fastbert_kernels
 from fastbert_hf import ExitRule
 from fastbert_kernels.engine.layer_cost import LayerCost
 from fastbert_kernels.engine.pool import DeadlineError, PoolFullError
+from fastbert_kernels.hosts import fastbert_hf as fastbert_hf_host
 from helpers.families import WITH_SEGMENTS, random_model
 from helpers.models import padded_batch, spread_model, with_exit_zero
 
@@ -64,7 +65,7 @@ def test_answers_of_one_call(model, texts, speed):
 
 
 @pytest.mark.parametrize("family", ["bert", "electra-small", "roberta", "mpnet"])
-def test_arrivals_are_embedded_as_they_are_alone(family):
+def test_arrivals_are_embedded_as_they_are_alone(family, monkeypatch):
     """Together where every token is computed by itself; ELECTRA's projection is a product of PyTorch."""
     model = fastbert_kernels.patch(random_model(family))
     draw = torch.Generator().manual_seed(3)
@@ -75,19 +76,20 @@ def test_arrivals_are_embedded_as_they_are_alone(family):
         held.set()
         hold.wait(60)
 
-    with fastbert_kernels.pool(model, cost=COST, observer=observer) as pool:
-        first = pool.submit(*packed(texts[:1]))  # the others come while it runs
+    segments = (torch.arange(len(texts[7])) > 3).long() if family in WITH_SEGMENTS else None
+    given = [*(packed([text]) for text in texts[:7]), (*packed(texts[7:]), segments)]
+    wanted = [model.forward_packed(*one) for one in given]
+    embed, embedded = fastbert_hf_host.embed, []
+    cost = LayerCost((32, 128), (1e-4, 1.1e-4))  # all the texts fit into a step
+    with fastbert_kernels.pool(model, cost=cost, observer=observer) as pool:
+        monkeypatch.setattr(fastbert_hf_host, "embed", lambda *parts: embedded.append(1) or embed(*parts))
+        answers = [pool.submit(*given[0])]
         assert held.wait(60)
-        later = [pool.submit(*packed([text])) for text in texts[1:7]]
-        segments = (torch.arange(len(texts[7])) > 3).long()
-        if family in WITH_SEGMENTS:
-            later.append(pool.submit(*packed(texts[7:]), segments))
+        answers += [pool.submit(*one) for one in given[1:]]  # while the first runs
         hold.set()
-        assert_answers(first, model.forward_packed(*packed(texts[:1])))
-        for text, futures in zip(texts[1:7], later, strict=False):
-            assert_answers(futures, model.forward_packed(*packed([text])))
-        if family in WITH_SEGMENTS:
-            assert_answers(later[-1], model.forward_packed(*packed(texts[7:]), segments))
+        for futures, want in zip(answers, wanted, strict=True):
+            assert_answers(futures, want)
+    assert len(embedded) == (8 if family == "electra-small" else 2)
 
 
 def test_a_speed_for_each_text_from_many_threads(model, texts):
@@ -186,11 +188,12 @@ def test_a_callers_memory_may_be_written_to_behind_submit(model, texts):
     with fastbert_kernels.pool(model, cost=COST, observer=observer) as pool:
         pool.submit(*packed(texts[:1]))
         assert held.wait(60)
-        buffer, speeds = packed(texts[:4])[0].clone(), torch.tensor([0.2, 0.5, 0.0, 1.0])
-        want = model.forward_packed(*packed(texts[:4]), speed=speeds)
-        futures = pool.submit(buffer, packed(texts[:4])[1], speed=speeds)
-        buffer.fill_(3)
-        speeds.fill_(0.9)
+        buffer, bounds = packed(texts[:4])
+        segments, speeds = torch.arange(len(buffer)) % 2, torch.tensor([0.2, 0.5, 0.0, 1.0])
+        want = model.forward_packed(buffer, bounds, segments, speed=speeds)
+        futures = pool.submit(buffer, bounds, segments, speed=speeds)
+        for memory, other in ((buffer, 3), (segments, 0), (speeds, 0.9)):
+            memory.fill_(other)
         hold.set()
         assert_answers(futures, want)
 

@@ -62,7 +62,7 @@ def batch_of(hidden: Tensor, arrivals: Sequence[Arrival]) -> PackedBatch:
     """
     lengths = list(itertools.chain.from_iterable(arrival.lengths for arrival in arrivals))
     bounds = torch.tensor([*itertools.accumulate(lengths, initial=0)], dtype=torch.int32, device=hidden.device)
-    speed = arrivals[0].speed if len(arrivals) == 1 else torch.cat([arrival.speed for arrival in arrivals])
+    speed = torch.cat([arrival.speed for arrival in arrivals])
     batch = PackedBatch.of(hidden, bounds, max(lengths), speed)
     batch.history = joined_histories([(len(arrival), arrival.history) for arrival in arrivals])
     return batch

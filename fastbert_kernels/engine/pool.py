@@ -1,6 +1,6 @@
 """The pool: samples of many arrivals on their way through one encoder, in batches that stay full.
 
-Samples enter in front of layer 1 at any time, and are embedded when their first step comes, with all who take it. Those
+Samples enter in front of layer 1 at any time, and are embedded together with all others whose first step it is. Those
 who survive a layer wait there for others who do, and go on together when `engine.schedule` says so; an answer is out as
 soon as its sample leaves. On a CPU no answer depends, by one bit, on who shared the batch, so answers and exit layers
 are those of a run of the encoder on each arrival alone.
@@ -66,7 +66,7 @@ class Step:
         samples: of the batch.
         tokens: of the batch.
         left: how many of the samples left.
-        seconds: that it took.
+        seconds: that it took, with the embedding of those whose first step it was.
     """
 
     layer: int
@@ -222,7 +222,7 @@ class Pool:
         An error of the encoder or of the embedding goes to the futures of the samples in question, which leave.
 
         Returns:
-            False where no layer had to be run.
+            False where nobody waited.
         """
         with self._stepping:
             with self._changed:
@@ -233,9 +233,15 @@ class Pool:
             taken = self._schedule.next(now)
             if not taken:
                 return False
-            here = [kept for bundle in taken if (kept := self._without_gone(bundle, now)) is not None]
-            if bundles := self._begun(here):
-                self._advance(bundles)
+            try:
+                ready, rest = self._ready(taken, now)
+            except BaseException as error:
+                self._fail([number for bundle in taken for number in bundle.numbers], error)
+                return True
+            for bundle in rest:
+                self._schedule.add(bundle, now)
+            if ready:
+                self._advance(ready, now)
             return True
 
     def wait_for_work(self) -> bool:
@@ -281,28 +287,26 @@ class Pool:
                 f"samples and {self._tokens} of {self._max_tokens} tokens are in flight; submit later"
             )
 
-    def _begun(self, bundles: list[_Bundle]) -> list[_Bundle]:
-        """Embed those of the bundles that are arrivals; what is too much for the step goes back to the schedule."""
-        came = [bundle for bundle in bundles if isinstance(bundle.samples, Arrival)]
-        if not came:
-            return bundles
-        begun = [bundle for bundle in bundles if not isinstance(bundle.samples, Arrival)]
-        try:
-            embedded = self._embedded(came)
-        except BaseException as error:  # Ctrl-C and its like, which stop whoever steps, too
-            self._fail([number for bundle in bundles for number in bundle.numbers if number in self._samples], error)
-            raise
-        tokens, now = sum(bundle.tokens for bundle in begun), self._clock()
-        for each in embedded:
-            if tokens >= self._schedule.full:
-                self._schedule.add(each, now)
-            elif (kept := self._without_gone(each, now)) is not None:
-                begun.append(kept)
-                tokens += kept.tokens
-        return begun
+    def _ready(self, taken: Sequence[_Bundle], now: float) -> tuple[list[_Bundle], list[_Bundle]]:
+        """Embed those who have been taken for their first step.
+
+        Returns:
+            The bundles of the step, without those who are gone, and what has to wait again: the rest of an arrival that
+            alone is too much for a step.
+        """
+        here = [kept for bundle in taken if (kept := self._without_gone(bundle, now)) is not None]
+        ready = [bundle for bundle in here if not isinstance(bundle.samples, Arrival)]
+        if len(ready) < len(here):
+            ready += self._embedded([bundle for bundle in here if isinstance(bundle.samples, Arrival)])
+            now = self._clock()
+        rest: list[_Bundle] = []
+        if sum(bundle.tokens for bundle in ready) > 2 * self._schedule.full:  # then a single bundle was taken
+            first = min(ready, key=lambda bundle: bundle.due)
+            ready, rest = [first], [bundle for bundle in ready if bundle is not first]
+        return [kept for bundle in ready if (kept := self._without_gone(bundle, now)) is not None], rest
 
     def _embedded(self, came: Sequence[_Bundle]) -> list[_Bundle]:
-        """Return arrivals in front of the first layer, in bundles of no more tokens than a full step has.
+        """Return arrivals in front of the first layer: one bundle, or full ones where they are too much for a step.
 
         Those that cannot be embedded are let go of with the error.
         """
@@ -319,6 +323,8 @@ class Pool:
     def _embed_together(self, arrivals: Sequence[Arrival], numbers: list[int]) -> list[_Bundle]:
         batch = batch_of(self._embed([arrival.texts for arrival in arrivals]), arrivals)
         state = self._encoder.start(batch, arrivals[0].rule, torch.tensor(numbers, device=batch.hidden.device))
+        if state.tokens <= 2 * self._schedule.full:
+            return [self._bundle(state, numbers)]
         bundles = []
         for samples in parts([length for arrival in arrivals for length in arrival.lengths], self._schedule.full):
             first, state = (state, state) if samples == len(state) else state.split(samples)
@@ -350,25 +356,23 @@ class Pool:
         assert isinstance(bundle.samples, PackedState)
         return self._bundle(bundle.samples.select(places), [bundle.numbers[place] for place in places])
 
-    def _advance(self, bundles: Sequence[_Bundle]) -> None:
-        states = [bundle.samples for bundle in bundles if isinstance(bundle.samples, PackedState)]
-        state = states[0] if len(states) == 1 else PackedState.concatenate(states)
+    def _advance(self, bundles: Sequence[_Bundle], begin: float) -> None:
         numbers = [number for bundle in bundles for number in bundle.numbers]
-        layer, until, tokens = state.layer, self._next_stop(state), state.tokens
-        begin = self._clock()
         try:
+            states = [bundle.samples for bundle in bundles if isinstance(bundle.samples, PackedState)]
+            state = states[0] if len(states) == 1 else PackedState.concatenate(states)
+            layer, until, tokens = state.layer, self._next_stop(state), state.tokens
             left = self._encoder.advance(state, until)
+            answers = dict(zip(left.indices.tolist(), answers_of(left), strict=True))
+            staying = None if len(answers) == len(numbers) else self._bundle(state, state.indices.tolist())
         except BaseException as error:
             self._fail(numbers, error)
-            if isinstance(error, Exception):
-                return
-            raise  # Ctrl-C and its like stop whoever steps, too
-        leavers = left.indices.tolist()
+            return
         end = self._clock()
-        self._deliver(left, leavers)
-        if len(leavers) < len(numbers):
-            self._schedule.add(self._bundle(state, state.indices.tolist()), end)
-        self._observer(Step(layer, until, len(numbers), tokens, len(leavers), end - begin))
+        self._let_go(list(answers), answers.__getitem__)
+        if staying is not None:
+            self._schedule.add(staying, end)
+        self._observer(Step(layer, until, len(numbers), tokens, len(answers), end - begin))
 
     def _next_stop(self, state: PackedState) -> int:
         """Return the next layer that is worth a step and behind which the rule may let somebody out."""
@@ -377,12 +381,10 @@ class Pool:
         return next((layer for layer in later if state.rule.asks(layer)), self._encoder.depth)
 
     def _fail(self, numbers: Sequence[int], error: BaseException) -> None:
-        """Let samples go with an error."""
-        self._let_go(numbers, lambda number: error)
-
-    def _deliver(self, left: Left, numbers: list[int]) -> None:
-        of_number = dict(zip(numbers, answers_of(left), strict=True))
-        self._let_go(numbers, of_number.__getitem__)
+        """Let those of the samples go with an error who are still there, and pass on what stops whoever steps, too."""
+        self._let_go([number for number in numbers if number in self._samples], lambda number: error)
+        if not isinstance(error, Exception):
+            raise error  # Ctrl-C and its like
 
     def _let_go(self, numbers: Sequence[int], result: Callable[[int], Answer | BaseException]) -> None:
         with self._changed:

@@ -19,8 +19,9 @@ The rule:
    less than what it costs the samples that are passed over (`tests/engine/test_schedule.py` has such a load).
 
 By 2 to 4 the bundles that are due first are taken first, then the oldest. They are taken until the step is full; one
-with which it would have more than twice as many tokens stays behind, so that no bundle ever has more (but for a single
-longer sample). The pool is never idle while a bundle waits.
+with which it would have more than twice as many tokens stays behind, so that no bundle that moves ever has more (but
+for a single longer sample): samples that came together and have more are cut when they are taken, the first part goes,
+and the rest waits anew, which happens to a sample once. The pool is never idle while a bundle waits.
 
 Nobody starves, whatever arrives, with any deadlines. Let S be the most samples that the pool holds, L the layers, C the
 seconds of the longest step and G the most groups at a time (L for each rule in use). A sample has left S L (patience +

@@ -313,10 +313,11 @@ def enter(
     rule = rule_of(resolved, model.config.exit_layers)
     if not resolved.asks(0) or len(rows) == 0:
         # The caller may go on to write to what it gave, and on a GPU the pool computes on another stream.
-        kept = rows.copied(), resolved.sample_speeds.clone() if isinstance(speed, Tensor) else resolved.sample_speeds
+        speeds = resolved.sample_speeds.clone() if isinstance(speed, Tensor) else resolved.sample_speeds
+        arrival = Arrival(rows.copied(), rows.lengths, speeds, rule).in_company()
         if input_ids.is_cuda:
             torch.cuda.current_stream(input_ids.device).synchronize()
-        return Entry(Arrival(kept[0], rows.lengths, kept[1], rule))
+        return Entry(arrival)
     at_zero = ask_exit_zero(model, encoder, tokens_of(model, [rows]), resolved)
     stays = at_zero.stays
     if not bool(stays.any()):

@@ -89,7 +89,11 @@ def random_arrivals(seed, count):
     """Let `count` arrivals of 1 to 3 texts into a pool, steps in between, some cancelled, some too late; return how
     many left at each layer, were cancelled and came too late."""
     draw, now = random.Random(seed), 0.0
-    pool = pool_of(clock=lambda: now, patience=draw.choice((0.0, 10.0, 1000.0)))
+
+    def observer(step):
+        assert step.tokens <= 2 * COST.full
+
+    pool = pool_of(clock=lambda: now, patience=draw.choice((0.0, 10.0, 1000.0)), observer=observer)
     steps, waiting, seen = (
         draw.choice((0.3, 0.8, 2.0)),
         [],
@@ -194,6 +198,55 @@ def test_an_arrival_that_is_larger_than_a_step_is_cut():
         assert_answer(future, ENTROPY_RULE, number, 0.4)
 
 
+def test_a_step_has_more_tokens_than_two_full_ones_for_a_single_sample_only():
+    """Texts of 15 and 37 tokens where a step is full from 16 on."""
+    steps = []
+    pool = Pool(encoder(), LayerCost((16,), (1.0,)), torch.cat, **ROOMY, observer=steps.append)
+    numbers = [14, 36, 14, 36, 36, 0, 1]
+    futures = pool.submit(arrival_of(numbers, [0.0] * 7))
+    while pool.step():
+        pass
+    assert all(step.tokens <= 2 * 16 or step.samples == 1 for step in steps)
+    for number, future in zip(numbers, futures, strict=True):
+        assert_answer(future, ENTROPY_RULE, number, 0.0)
+
+
+def test_who_is_due_goes_before_the_rest_of_a_large_arrival():
+    """The rest waits in front of the first layer, embedded; the text with a deadline goes at once, and in time."""
+    now = 0.0
+
+    def observer(step):
+        nonlocal now
+        now += 1.0
+
+    pool = pool_of(clock=lambda: now, observer=observer)
+    large = pool.submit(arrival_of(range(60), [0.0] * 60))
+    pool.step()
+    (due,) = pool.submit(arrival_of([5], [0.0]), deadlines=[now + 12.0])
+    while pool.step() and not due.done():
+        pass
+    assert_answer(due, ENTROPY_RULE, 5, 0.0)
+    assert not all(future.done() for future in large)
+
+
+def test_an_error_beside_the_layers_goes_to_those_in_the_step(monkeypatch):
+    """As when there is no memory to merge states; whoever comes later is answered."""
+    pool = pool_of()
+    texts_of_step = pool.submit(arrival_of([10, 11], [0.0, 0.0])) + pool.submit(arrival_of([12], [0.0]))
+    pool.step()
+    with monkeypatch.context() as patched:
+        patched.setattr(PackedState, "select", lambda self, places: 1 / 0)
+        texts_of_step[1].cancel()
+        assert pool.step()
+    for future in (texts_of_step[0], texts_of_step[2]):
+        assert isinstance(future.exception(timeout=0), ZeroDivisionError)
+    assert pool.in_flight == (0, 0)
+    (later,) = pool.submit(arrival_of([11], [0.0]))
+    while pool.step():
+        pass
+    assert_answer(later, ENTROPY_RULE, 11, 0.0)
+
+
 def test_memory_is_that_of_who_is_in_flight():
     """Whoever waits alone, after many have left, holds no memory for them."""
     pool = pool_of(clock=lambda: 0.0)
@@ -206,7 +259,7 @@ def test_memory_is_that_of_who_is_in_flight():
     assert len(begun) > 5
     for bundle in begun:
         assert bundle.samples.batch.hidden.untyped_storage().nbytes() <= 2 * bundle.tokens * WIDTH * 4
-    assert pool.in_flight[1] >= sum(bundle.tokens for bundle in bundles)
+    assert pool.in_flight[1] == sum(bundle.tokens for bundle in bundles)
 
 
 def test_a_full_pool_refuses_or_lets_wait():
