@@ -124,6 +124,7 @@ def resolve_speed(
     if isinstance(speed, Real) and not isinstance(speed, bool):
         value = float(speed)
         check_speeds(default_criterion(problem_type), [value])
+        value = value if value <= torch.finfo(torch.float32).max else math.inf  # nothing changes by so much
         return resolved(value, dict.fromkeys(students, math.inf) if value > 0 else {})
     rule = speed if isinstance(speed, ExitRule) else _rule_of_numbers(speed, exit_layers, problem_type)
     _check_fits(rule, exit_layers, problem_type)

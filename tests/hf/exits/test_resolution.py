@@ -33,6 +33,12 @@ def test_number_becomes_one_threshold_per_sample(speed: float) -> None:
     assert torch.equal(result.thresholds(2), result.sample_speeds) and result.asks(2)
 
 
+@pytest.mark.parametrize("speed", [1e300, [1e300, 2e300], ExitRule((2, 3), (1e300, 3.0), "stability")])
+def test_a_change_of_score_that_float32_does_not_have_lets_everybody_leave(speed: object) -> None:
+    result = resolve(speed, problem_type=ONE_OUTPUT)
+    assert result.thresholds(2).tolist() == [math.inf] * 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_tensor_is_kept_per_sample(dtype: torch.dtype) -> None:
     result = resolve(torch.tensor([0.0, 0.5, 1.0], dtype=dtype))
