@@ -52,7 +52,7 @@ def answers_of_texts(
             "stride out"
         )
     if len(passages.logits) == num_texts:  # one each
-        return passages if num_texts == 1 else Answers(*(rows[text_of_passage.argsort()] for rows in passages))
+        return Answers(*(rows[text_of_passage.argsort()] for rows in passages))
     logits = mean_of_passages(passages.logits, text_of_passage, num_texts, model.config.multi_label)
     uncertainty = passages.uncertainty.new_empty(num_texts)
     uncertainty[text_of_passage] = passages.uncertainty
