@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
@@ -29,13 +29,6 @@ _READ_FROM_BACKBONE = (
     "vocab_size",
 )
 _CLASSES = ("num_labels", "id2label", "label2id")
-
-_T = TypeVar("_T")
-
-
-def _of_backbone(name: str, kind: type[_T], meaning: str) -> _T:
-    """A property without a setter that reads a field of the backbone's configuration, which is of type `kind`."""
-    return cast(_T, property(lambda config: read_field(config.backbone_config, name), doc=meaning))
 
 
 class FastBertConfig(PreTrainedConfig):
@@ -242,16 +235,35 @@ class FastBertConfig(PreTrainedConfig):
     def vocab_size(self, value: int) -> None:
         self.backbone_config.vocab_size = value
 
-    hidden_size = _of_backbone("hidden_size", int, "H, the width of the backbone.")
-    num_hidden_layers = _of_backbone("num_hidden_layers", int, "L, the number of encoder layers.")
-    num_attention_heads = _of_backbone("num_attention_heads", int, "Attention heads of an encoder layer.")
-    intermediate_size = _of_backbone(
-        "intermediate_size", int, "F, the inner width of an encoder layer's feed-forward part."
-    )
-    layer_norm_eps = _of_backbone("layer_norm_eps", float, "Epsilon of the LayerNorms of the encoder layers.")
-    hidden_act = _of_backbone(
-        "hidden_act", str, "Activation inside the feed-forward part, by its name in Transformers."
-    )
+    @property
+    def hidden_size(self) -> int:
+        """H, the width of the backbone."""
+        return read_field(self.backbone_config, "hidden_size")
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """L, the number of encoder layers."""
+        return read_field(self.backbone_config, "num_hidden_layers")
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Attention heads of an encoder layer."""
+        return read_field(self.backbone_config, "num_attention_heads")
+
+    @property
+    def intermediate_size(self) -> int:
+        """F, the inner width of an encoder layer's feed-forward part."""
+        return read_field(self.backbone_config, "intermediate_size")
+
+    @property
+    def layer_norm_eps(self) -> float:
+        """Epsilon of the LayerNorms of the encoder layers."""
+        return read_field(self.backbone_config, "layer_norm_eps")
+
+    @property
+    def hidden_act(self) -> str:
+        """Activation inside the feed-forward part, by its name in Transformers."""
+        return read_field(self.backbone_config, "hidden_act")
 
     @property
     def max_position_embeddings(self) -> int:
