@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "dtype": options.dtype,
         "threads": torch.get_num_threads(),
         "load": os.getloadavg(),
-        "http": "uvicorn with " + ("httptools" if importlib.util.find_spec("httptools") else "h11"),
+        "http": "uvicorn with httptools on " + ("uvloop" if importlib.util.find_spec("uvloop") else "asyncio's loop"),
         "not_available": {},
         "cases": [],
     }

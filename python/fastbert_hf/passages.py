@@ -52,7 +52,8 @@ def answers_of_texts(
             "stride out"
         )
     if len(passages.logits) == num_texts:  # one each
-        return Answers(*(rows[text_of_passage.argsort()] for rows in passages))
+        order = text_of_passage.argsort()
+        return Answers(*(rows[order] for rows in passages))
     logits = mean_of_passages(passages.logits, text_of_passage, num_texts, model.config.multi_label)
     uncertainty = passages.uncertainty.new_empty(num_texts)
     uncertainty[text_of_passage] = passages.uncertainty

@@ -69,13 +69,16 @@ class Metrics:
             "fastbert_uncertainty", "Uncertainty of an answer", buckets=_UNCERTAINTY, registry=registry
         )
         self._step_tokens = Histogram(
-            "fastbert_step_tokens", "Tokens of a batch that ran a layer", buckets=_TOKENS, registry=registry
+            "fastbert_step_tokens", "Tokens of a step of the pool", buckets=_TOKENS, registry=registry
         )
         self._step_samples = Histogram(
-            "fastbert_step_samples", "Texts of a batch that ran a layer", buckets=_SAMPLES, registry=registry
+            "fastbert_step_samples", "Texts of a step of the pool", buckets=_SAMPLES, registry=registry
         )
         self._step_seconds = Histogram(
-            "fastbert_step_seconds", "Time of a batch in the layers that it ran", buckets=_SECONDS, registry=registry
+            "fastbert_step_seconds",
+            "Time of a step: its layers, and the embedding of texts whose first one it is",
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._in_flight = {
             name: Gauge(f"fastbert_in_flight_{name}", f"{name.capitalize()} in the pool", registry=registry)

@@ -15,6 +15,8 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from fastbert_serving.protocol import BoundedHead
+
 DRAIN_SECONDS = 30
 
 # So long one thread keeps the interpreter from others that want it. The thread that computes wants it back behind every
@@ -86,7 +88,12 @@ class Server(uvicorn.Server):
         """
         super().__init__(
             uvicorn.Config(
-                app, access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=DRAIN_SECONDS
+                app,
+                http=BoundedHead,
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
             )
         )
         self._ready = ready

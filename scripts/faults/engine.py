@@ -121,7 +121,7 @@ FAULTS = [
     Fault(
         "pool: the first stay where others were cancelled",
         "fastbert_kernels/engine/pool.py",
-        "bundle.state.select(places)",
+        "bundle.samples.select(places)",
         "bundle.state.select(list(range(len(places))))",
         "test_sample_pool.py",
     ),

@@ -172,7 +172,7 @@ def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.full(shape, 77 if dtype == torch.uint8 else -77, dtype=dtype)
 
 
-# What the library counts, each a method of `CpuLibrary` without arguments; all but the first of the latest launch.
+# What the library counts, in attributes of a `CpuLibrary` that are called; all but the first of the latest launch.
 COUNTS = (
     "launches",
     "shared_bytes",  # dynamic ones

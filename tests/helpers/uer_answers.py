@@ -102,9 +102,7 @@ def assert_same_at_speeds(model, inputs, count_ties, one_by_one, at_most=0.02):
     """
 
     def answers(count, speed):
-        return [
-            model(text, speed=speed, **dict(zip(["sent_b"], second, strict=False))) for text, *second in each[:count]
-        ]
+        return [model(*texts, speed=speed) for texts in each[:count]]
 
     each = [given if isinstance(given, tuple) else (given,) for given in inputs]
     unpatched = Unpatched.ask(model, each)
