@@ -71,7 +71,7 @@ def pool_projected(
         for k in range(0, HIDDEN_SIZE, BLOCK_HIDDEN):
             column = k + tl.arange(0, BLOCK_HIDDEN)
             inside = column < HIDDEN_SIZE
-            x = load_tile(sample_ptr, token, in_sample, column, inside, HIDDEN_SIZE)
+            x = load_tile(sample_ptr, token, in_sample, column, inside, HIDDEN_SIZE, "")
             weight = tl.load(
                 projection_weight_ptr + narrow[None, :] * HIDDEN_SIZE + column[:, None], mask=inside[:, None], other=0.0
             )

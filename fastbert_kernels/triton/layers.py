@@ -45,9 +45,9 @@ def rows_of(cu_seqlens_ptr, sample, tokens):
 
 
 @triton.jit
-def load_tile(matrix_ptr, row, in_rows, column, in_columns, stride, CACHE: tl.constexpr = ""):
+def load_tile(matrix_ptr, row, in_rows, column, in_columns, stride, CACHE: tl.constexpr):
     """Return the elements [rows, columns] of a matrix whose rows are `stride` elements apart; 0 for those of a row or
-    column that does not exist."""
+    column that does not exist. CACHE is a modifier of `tl.load`, "" for none."""
     return tl.load(
         matrix_ptr + row[:, None] * stride + column[None, :],
         mask=in_rows[:, None] & in_columns[None, :],

@@ -38,7 +38,7 @@ def _dense(x_ptr, weight_ptr, bias_ptr, out_ptr, size_in, size_out, ACTIVATION: 
         for k in range(0, size_in, BLOCK):
             column = k + tl.arange(0, BLOCK)
             inside = column < size_in
-            weight = load_tile(weight_ptr, row.to(tl.int64), inside_out, column, inside, size_in)
+            weight = load_tile(weight_ptr, row.to(tl.int64), inside_out, column, inside, size_in, "")
             x = tl.load(x_ptr + column, mask=inside, other=0.0)
             sums += weight.to(tl.float32) * x[None, :]
         out = tl.sum(sums, axis=1) + tl.load(bias_ptr + row, mask=inside_out, other=0.0)
