@@ -16,7 +16,7 @@ import fastbert_kernels
 from fastbert_hf import ExitRule
 from fastbert_kernels.engine.layer_cost import LayerCost
 from fastbert_kernels.engine.pool import DeadlineError, PoolFullError
-from fastbert_kernels.hosts import fastbert_hf as fastbert_hf_host
+from fastbert_kernels.hosts import pool_entry
 from helpers.families import WITH_SEGMENTS, random_model
 from helpers.models import padded_batch, spread_model, with_exit_zero
 
@@ -79,10 +79,10 @@ def test_arrivals_are_embedded_as_they_are_alone(family, monkeypatch):
     segments = (torch.arange(len(texts[7])) > 3).long() if family in WITH_SEGMENTS else None
     given = [*(packed([text]) for text in texts[:7]), (*packed(texts[7:]), segments)]
     wanted = [model.forward_packed(*one) for one in given]
-    embed, embedded = fastbert_hf_host.embed, []
+    embed, embedded = pool_entry.embed, []
     cost = LayerCost((32, 128), (1e-4, 1.1e-4))  # all the texts fit into a step
     with fastbert_kernels.pool(model, cost=cost, observer=observer) as pool:
-        monkeypatch.setattr(fastbert_hf_host, "embed", lambda *parts: embedded.append(1) or embed(*parts))
+        monkeypatch.setattr(pool_entry, "embed", lambda *parts: embedded.append(1) or embed(*parts))
         answers = [pool.submit(*given[0])]
         assert held.wait(60)
         answers += [pool.submit(*one) for one in given[1:]]  # while the first runs

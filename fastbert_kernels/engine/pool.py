@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels.engine.arrival import Arrival, batch_of, parts
+from fastbert_kernels.engine.bundle import Bundle
 from fastbert_kernels.engine.layer_cost import LayerCost
-from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.schedule import Schedule
 from fastbert_kernels.engine.spans import Encoder, Left, PackedState
 
@@ -84,31 +84,6 @@ class _Sample:
     deadline: float  # infinity for none
 
 
-@dataclass(frozen=True)
-class _Bundle:
-    """Samples that move together, as the schedule sees them; an arrival until their first step."""
-
-    samples: Arrival | PackedState
-    due: float
-    numbers: list[int]  # of the samples, in order
-
-    @property
-    def layer(self) -> int:
-        return self.samples.layer
-
-    @property
-    def rule(self) -> Rule:
-        return self.samples.rule
-
-    @property
-    def tokens(self) -> int:
-        return self.samples.tokens
-
-    @property
-    def age(self) -> int:
-        return min(self.numbers)
-
-
 class Pool:
     """Samples in flight through one encoder.
 
@@ -148,11 +123,11 @@ class Pool:
         self._encoder, self._cost, self._embed = encoder, cost, embed
         self._clock, self._observer = clock, observer
         self._max_tokens, self._max_samples = max_tokens, max_samples
-        self._schedule: Schedule[_Bundle] = Schedule(encoder.depth, cost, patience)
+        self._schedule: Schedule[Bundle] = Schedule(encoder.depth, cost, patience)
         self._count = 0  # samples that were let in so far
         self._samples: dict[int, _Sample] = {}  # in flight, by number
         self._tokens = 0  # of all samples in flight
-        self._arrivals: list[_Bundle] = []  # since the last step
+        self._arrivals: list[Bundle] = []  # since the last step
         self._closed = False
         self._stepping = threading.Lock()
         self._changed = threading.Condition()  # guards all of the above but the schedule, which is the stepper's
@@ -287,7 +262,7 @@ class Pool:
                 f"samples and {self._tokens} of {self._max_tokens} tokens are in flight; submit later"
             )
 
-    def _ready(self, taken: Sequence[_Bundle], now: float) -> tuple[list[_Bundle], list[_Bundle]]:
+    def _ready(self, taken: Sequence[Bundle], now: float) -> tuple[list[Bundle], list[Bundle]]:
         """Embed those who have been taken for their first step.
 
         Returns:
@@ -299,13 +274,13 @@ class Pool:
         if len(ready) < len(here):
             ready += self._embedded([bundle for bundle in here if isinstance(bundle.samples, Arrival)])
             now = self._clock()
-        rest: list[_Bundle] = []
+        rest: list[Bundle] = []
         if sum(bundle.tokens for bundle in ready) > 2 * self._schedule.full:  # then a single bundle was taken
             first = min(ready, key=lambda bundle: bundle.due)
             ready, rest = [first], [bundle for bundle in ready if bundle is not first]
         return [kept for bundle in ready if (kept := self._without_gone(bundle, now)) is not None], rest
 
-    def _embedded(self, came: Sequence[_Bundle]) -> list[_Bundle]:
+    def _embedded(self, came: Sequence[Bundle]) -> list[Bundle]:
         """Return arrivals in front of the first layer: one bundle, or full ones where they are too much for a step.
 
         Those that cannot be embedded are let go of with the error.
@@ -320,7 +295,7 @@ class Pool:
                 return []
             return [bundle for one in came for bundle in self._embedded([one])]  # one may be at fault
 
-    def _embed_together(self, arrivals: Sequence[Arrival], numbers: list[int]) -> list[_Bundle]:
+    def _embed_together(self, arrivals: Sequence[Arrival], numbers: list[int]) -> list[Bundle]:
         batch = batch_of(self._embed([arrival.texts for arrival in arrivals]), arrivals)
         state = self._encoder.start(batch, arrivals[0].rule, torch.tensor(numbers, device=batch.hidden.device))
         if state.tokens <= 2 * self._schedule.full:
@@ -332,14 +307,14 @@ class Pool:
             numbers = numbers[samples:]
         return bundles
 
-    def _bundle(self, samples: Arrival | PackedState, numbers: list[int]) -> _Bundle:
+    def _bundle(self, samples: Arrival | PackedState, numbers: list[int]) -> Bundle:
         if isinstance(samples, PackedState):
             rows = samples.batch.hidden
             if rows.untyped_storage().nbytes() > 2 * rows.nbytes:  # for those who are elsewhere now, or have left
                 samples.batch.hidden = rows.clone()
-        return _Bundle(samples, min(self._samples[number].deadline for number in numbers), numbers)
+        return Bundle(samples, min(self._samples[number].deadline for number in numbers), numbers)
 
-    def _without_gone(self, bundle: _Bundle, now: float) -> _Bundle | None:
+    def _without_gone(self, bundle: Bundle, now: float) -> Bundle | None:
         """Return the bundle without those who were cancelled or are too late, whom the pool lets go of; None for
         nobody. An arrival is embedded whole, unless all of it is gone."""
         gone = [
@@ -356,7 +331,7 @@ class Pool:
         assert isinstance(bundle.samples, PackedState)
         return self._bundle(bundle.samples.select(places), [bundle.numbers[place] for place in places])
 
-    def _advance(self, bundles: Sequence[_Bundle], begin: float) -> None:
+    def _advance(self, bundles: Sequence[Bundle], begin: float) -> None:
         numbers = [number for bundle in bundles for number in bundle.numbers]
         try:
             states = [bundle.samples for bundle in bundles if isinstance(bundle.samples, PackedState)]

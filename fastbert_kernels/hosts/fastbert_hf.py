@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from fastbert_kernels.criteria import Criterion
-from fastbert_kernels.engine.arrival import Arrival
 from fastbert_kernels.engine.dtypes import EncoderDtype, hidden_dtype
 from fastbert_kernels.engine.encoder import Encoder, prepare_encoder
 from fastbert_kernels.engine.folding import fold_attentive_head
@@ -20,21 +19,19 @@ from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.engine.weights import ExitHead, PooledHeadWeights
 from fastbert_kernels.hosts.at_once import answer_at_once, behind_layers, entrance, rule_of, usual_rules
-from fastbert_kernels.hosts.backbones import Tokens, embed, embedding_differences, is_row_wise
-from fastbert_kernels.hosts.base import Entry, Host
+from fastbert_kernels.hosts.backbones import Tokens, embed, embedding_differences
+from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.bert_layers import activation_of, has_position_bias, layer_parameters, layer_weights
 from fastbert_kernels.hosts.derived import Derived
 from fastbert_kernels.hosts.exit_zero import ask_exit_zero, logits_at_zero, staying
 from fastbert_kernels.hosts.guard import differences, is_code_of_its_package
 from fastbert_kernels.hosts.packed_inputs import (
-    Rows,
-    checked_rows,
     packed_tokens,
     padded_inputs,
-    tokens_of,
     tokens_of_padded,
 )
 from fastbert_kernels.hosts.parameters import ParameterGroups, Parameters, linear_parameters
+from fastbert_kernels.hosts.pool_entry import embed_rows, enter
 from fastbert_kernels.hosts.scores import scores
 from fastbert_kernels.hosts.structure import refuse
 
@@ -285,56 +282,6 @@ def pack(
         TypeError, ValueError: as `forward_packed`.
     """
     return _embedded(model, encoder, packed_tokens(model, input_ids, cu_seqlens, token_type_ids), speed)
-
-
-@torch.no_grad()
-def enter(
-    model: Any,
-    encoder: Encoder,
-    input_ids: Tensor,
-    cu_seqlens: Tensor,
-    token_type_ids: Tensor | None = None,
-    speed: Any = None,
-    speedup: float | None = None,
-) -> Entry:
-    """Check texts whose tokens lie one text behind the other, and say when they leave.
-
-    Args:
-        input_ids: as in `forward_packed`, and so the others.
-        cu_seqlens: of any number of texts.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: as `forward_packed`.
-    """
-    rows = checked_rows(model, input_ids, cu_seqlens, token_type_ids)
-    resolved = model.resolve_speed(speed, speedup, len(rows))
-    if input_ids.device != resolved.device:
-        raise ValueError(f"input_ids are on {input_ids.device}, but the model is on {resolved.device}; move them there")
-    rule = rule_of(resolved, model.config.exit_layers)
-    if not resolved.asks(0) or len(rows) == 0:
-        # The caller may go on to write to what it gave, and on a GPU the pool computes on another stream.
-        speeds = resolved.sample_speeds.clone() if isinstance(speed, Tensor) else resolved.sample_speeds
-        arrival = Arrival(rows.copied(), rows.lengths, speeds, rule).in_company()
-        if input_ids.is_cuda:
-            torch.cuda.current_stream(input_ids.device).synchronize()
-        return Entry(arrival)
-    at_zero = ask_exit_zero(model, encoder, tokens_of(model, [rows]), resolved)
-    stays = at_zero.stays
-    if not bool(stays.any()):
-        return Entry(None, at_zero.left())
-    rest = rows.kept(stays)
-    speeds = resolved.sample_speeds[stays]
-    return Entry(Arrival(rest, rest.lengths, speeds, rule, at_zero.handed_on()), at_zero.left())
-
-
-@torch.no_grad()
-def embed_rows(model: Any, encoder: Encoder, texts: Sequence[Rows]) -> Tensor:
-    """Return what the first layer takes of several arrivals, as `Host.embed`."""
-    backbone = model.backbone
-    if texts[0].ids.device.type != "cpu" or is_row_wise(backbone, encoder):
-        return embed(backbone, encoder, tokens_of(model, texts))
-    # Products of PyTorch give other bits in other company.
-    return torch.cat([embed(backbone, encoder, tokens_of(model, [each])) for each in texts])
 
 
 def probe(model: Any, lengths: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:

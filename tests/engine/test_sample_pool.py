@@ -1,88 +1,35 @@
-"""The pool: whoever comes when, the answers are the bits of a run alone; and who does not get one is told."""
+"""The pool: whoever comes when, the answers are the bits of a run alone."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import random
-import threading
 
 import pytest
 import torch
 
-from fastbert_kernels.criteria import Criterion
-from fastbert_kernels.engine.arrival import Arrival
 from fastbert_kernels.engine.layer_cost import STEP_SECONDS, WHOLE_SECONDS, WORTHWHILE_SECONDS, LayerCost
-from fastbert_kernels.engine.packed import PackedBatch
-from fastbert_kernels.engine.pool import DeadlineError, Pool, PoolFullError
-from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
+from fastbert_kernels.engine.pool import DeadlineError, Pool
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH
 from fastbert_kernels.engine.spans import PackedState
-from helpers.encoders import WIDTH, attentive, make_encoder, pooled, random_loop
+from helpers.encoders import WIDTH
+from helpers.pool_cases import (
+    COST,
+    DEPTH,
+    ROOMY,
+    RULES,
+    SPEEDS,
+    answers_of,
+    arrival_of,
+    assert_answer,
+    encoder,
+    pool_of,
+    texts,
+)
 
-DEPTH = 5
-COST = LayerCost((16, 48, 96), (1.0, 1.2, 2.4))  # full from 48 tokens on
-RULES = [
-    ENTROPY_RULE,
-    FULL_DEPTH,
-    Rule(layer_speeds=(None, 0.7, None, 0.4, None)),
-    Rule(Criterion.PATIENCE, 2),
-    Rule(Criterion.CONFIDENCE),
-    Rule(Criterion.CONFIDENCE, early_exits=False),
-]
-SPEEDS = [0.0, 0.2, 0.4, 0.6, 1.0]
 # More random arrivals take minutes: FASTBERT_POOL_ARRIVALS=100000 pytest -m proof tests/engine/test_sample_pool.py
 ARRIVALS = int(os.environ.get("FASTBERT_POOL_ARRIVALS", "10000"))
-ROOMY = {"max_tokens": 10**6, "max_samples": 10**5}
-
-
-@functools.cache
-def encoder():
-    """Its third layer has no head."""
-    with torch.random.fork_rng():
-        torch.manual_seed(20)
-        heads = [attentive(), pooled(3), None, attentive(), attentive()]
-        for head in heads:
-            if head is not None:
-                (head.biases[-1] if hasattr(head, "biases") else head.tensors.output_bias)[0] += 2
-        return make_encoder("compiled", random_loop(depth=DEPTH, hidden_size=WIDTH).layers, heads)
-
-
-@functools.cache
-def texts():
-    """Hidden states [length, H] of 60 samples."""
-    generator = torch.Generator().manual_seed(4)
-    return [torch.randn(1 + number % 37, WIDTH, generator=generator) for number in range(60)]
-
-
-def batch_of(numbers, speeds):
-    rows = [texts()[number] for number in numbers]
-    bounds = torch.tensor([0, *itertools.accumulate(map(len, rows))], dtype=torch.int32)
-    return PackedBatch.of(torch.cat(rows), bounds, max(map(len, rows)), torch.tensor(speeds))
-
-
-def arrival_of(numbers, speeds, rule=ENTROPY_RULE):
-    """Samples whose texts are their hidden states, so that `torch.cat` embeds them."""
-    rows = [texts()[number] for number in numbers]
-    return Arrival(torch.cat(rows), [*map(len, rows)], torch.tensor(speeds), rule)
-
-
-@functools.cache
-def answers_of(rule):
-    """What a run of one text alone says, by (text, Speed)."""
-    cases = list(itertools.product(range(60), SPEEDS))
-    return {(number, speed): encoder().run(batch_of([number], [speed]), rule) for number, speed in cases}
-
-
-def assert_answer(future, rule, number, speed):
-    got, want = future.result(timeout=0), answers_of(rule)[number, speed]
-    assert torch.equal(got.logits, want.logits[0])
-    assert (got.uncertainty, got.exit_layer) == (float(want.uncertainty), int(want.exit_layer))
-    return got.exit_layer
-
-
-def pool_of(**options):
-    return Pool(encoder(), COST, torch.cat, **{**ROOMY, **options})
 
 
 def random_arrivals(seed, count):
@@ -229,24 +176,6 @@ def test_who_is_due_goes_before_the_rest_of_a_large_arrival():
     assert not all(future.done() for future in large)
 
 
-def test_an_error_beside_the_layers_goes_to_those_in_the_step(monkeypatch):
-    """As when there is no memory to merge states; whoever comes later is answered."""
-    pool = pool_of()
-    texts_of_step = pool.submit(arrival_of([10, 11], [0.0, 0.0])) + pool.submit(arrival_of([12], [0.0]))
-    pool.step()
-    with monkeypatch.context() as patched:
-        patched.setattr(PackedState, "select", lambda self, places: 1 / 0)
-        texts_of_step[1].cancel()
-        assert pool.step()
-    for future in (texts_of_step[0], texts_of_step[2]):
-        assert isinstance(future.exception(timeout=0), ZeroDivisionError)
-    assert pool.in_flight == (0, 0)
-    (later,) = pool.submit(arrival_of([11], [0.0]))
-    while pool.step():
-        pass
-    assert_answer(later, ENTROPY_RULE, 11, 0.0)
-
-
 def test_memory_is_that_of_who_is_in_flight():
     """Whoever waits alone, after many have left, holds no memory for them."""
     pool = pool_of(clock=lambda: 0.0)
@@ -260,31 +189,6 @@ def test_memory_is_that_of_who_is_in_flight():
     for bundle in begun:
         assert bundle.samples.batch.hidden.untyped_storage().nbytes() <= 2 * bundle.tokens * WIDTH * 4
     assert pool.in_flight[1] == sum(bundle.tokens for bundle in bundles)
-
-
-def test_a_full_pool_refuses_or_lets_wait():
-    pool = pool_of(max_samples=3, max_tokens=60)
-    pool.submit(arrival_of([1, 2], [0.0, 0.0]))
-    assert pool.in_flight == (2, 5)
-    with pytest.raises(PoolFullError, match="no room for 2 samples with 9 tokens: 2 of 3 samples and 5 of 60 tokens"):
-        pool.submit(arrival_of([3, 4], [0.0, 0.0]))
-    pool.submit(arrival_of([30], [0.0]))
-    with pytest.raises(PoolFullError, match="no room for 1 samples with 1 tokens"):
-        pool.submit(arrival_of([0], [0.0]), timeout=0.01)
-    for numbers in ([0, 0, 0, 0], [36, 36]):
-        with pytest.raises(ValueError, match="never fit into this pool of 3 samples with 60 tokens"):
-            pool.submit(arrival_of(numbers, [0.0] * len(numbers)))
-    assert pool.in_flight == (3, 36)
-    late = []
-    thread = threading.Thread(target=lambda: late.extend(pool.submit(arrival_of([5], [0.4]), timeout=None)))
-    thread.start()
-    while pool.wait_for_work() and (thread.is_alive() or pool.in_flight[0]):
-        pool.step()
-        if not pool.in_flight[0]:
-            thread.join()
-            if late and late[0].done():
-                break
-    assert_answer(late[0], ENTROPY_RULE, 5, 0.4)
 
 
 def test_who_is_cancelled_runs_no_further_layer():
@@ -302,73 +206,6 @@ def test_who_is_cancelled_runs_no_further_layer():
     assert not pool.step()
 
 
-def test_who_is_too_late_is_told():
-    now = 0.0
-    pool = pool_of(clock=lambda: now)
-    futures = pool.submit(arrival_of([10, 11], [0.0, 0.0]), deadlines=[3.0, None])
-    pool.step()
-    now = 3.0
-    while pool.step():
-        pass
-    with pytest.raises(DeadlineError, match="the deadline passed before the sample had an answer"):
-        futures[0].result(timeout=0)
-    assert_answer(futures[1], ENTROPY_RULE, 11, 0.0)
-
-
-def test_an_error_of_the_encoder_goes_to_those_in_the_batch(monkeypatch):
-    pool = pool_of()
-    first = pool.submit(arrival_of([10], [0.0]))
-    with monkeypatch.context() as patched:
-        patched.setattr(type(encoder()), "advance", lambda self, state, until: 1 / 0)
-        assert pool.step()
-    with pytest.raises(ZeroDivisionError):
-        first[0].result(timeout=0)
-    (second,) = pool.submit(arrival_of([11], [0.0]))
-    while pool.step():
-        pass
-    assert_answer(second, ENTROPY_RULE, 11, 0.0)
-
-
-def test_an_error_of_the_embedding_goes_to_whose_texts_it_is_of():
-    """Those who came meanwhile, of the same rule and of another, are answered."""
-
-    def embed(texts):
-        if any(len(rows) == len(broken) for rows in texts):
-            raise ZeroDivisionError
-        return torch.cat(texts)
-
-    broken = texts()[20]
-    pool = Pool(encoder(), COST, embed, **ROOMY)
-    asked = [(10, ENTROPY_RULE), (20, ENTROPY_RULE), (11, RULES[4])]
-    futures = [pool.submit(arrival_of([number], [0.0], rule))[0] for number, rule in asked]
-    while pool.step():
-        pass
-    assert isinstance(futures[1].exception(timeout=0), ZeroDivisionError)
-    assert_answer(futures[0], ENTROPY_RULE, 10, 0.0)
-    assert_answer(futures[2], RULES[4], 11, 0.0)
-    assert pool.in_flight == (0, 0)
-
-
-def test_who_stops_the_steps_loses_nobody_who_has_not_begun():
-    """Ctrl-C in the embedding of one rule: the texts of the other are answered by whoever steps on."""
-    interrupted = [True]
-
-    def embed(texts):
-        if interrupted and interrupted.pop():
-            raise KeyboardInterrupt
-        return torch.cat(texts)
-
-    pool = Pool(encoder(), COST, embed, **ROOMY)
-    (first,) = pool.submit(arrival_of([10], [0.0], ENTROPY_RULE))
-    (second,) = pool.submit(arrival_of([11], [0.0], RULES[4]))
-    with pytest.raises(KeyboardInterrupt):
-        pool.step()
-    assert isinstance(first.exception(timeout=0), KeyboardInterrupt)
-    while pool.step():
-        pass
-    assert_answer(second, RULES[4], 11, 0.0)
-
-
 def test_arrivals_of_one_rule_are_embedded_together():
     asked = []
 
@@ -383,29 +220,3 @@ def test_arrivals_of_one_rule_are_embedded_together():
     while pool.step():
         pass
     assert asked == [[4, 6, 7], [5]]
-
-
-def test_a_closed_pool_lets_nobody_in_and_ends_when_it_is_empty():
-    pool = pool_of()
-    (future,) = pool.submit(arrival_of([10], [0.0]))
-    pool.close()
-    with pytest.raises(RuntimeError, match="this pool is closed"):
-        pool.check_open()
-    with pytest.raises(RuntimeError, match="this pool is closed"):
-        pool.submit(arrival_of([10], [0.0]))
-    while pool.wait_for_work():
-        pool.step()
-    assert_answer(future, ENTROPY_RULE, 10, 0.0)
-
-
-def test_what_cannot_be_submitted():
-    pool = pool_of()
-    assert pool.submit(Arrival(torch.empty(0, WIDTH), [], torch.empty(0), ENTROPY_RULE)) == []
-    with pytest.raises(ValueError, match="2 deadlines for 1 samples"):
-        pool.submit(arrival_of([1], [0.0]), deadlines=[None, None])
-    with pytest.raises(ValueError, match="a rule for 4 layers cannot run 5"):
-        pool.submit(arrival_of([1], [0.0], Rule(layer_speeds=(None,) * 4)))
-    for limits in ({"max_samples": 0}, {"max_tokens": 0}):
-        with pytest.raises(ValueError, match="needs room for a sample"):
-            pool_of(**limits)
-    assert pool.in_flight == (0, 0) and not pool.step()

@@ -1,0 +1,78 @@
+"""A small encoder, texts for it and what they are answered alone, for the tests of the pool."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import torch
+
+from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.engine.arrival import Arrival
+from fastbert_kernels.engine.layer_cost import LayerCost
+from fastbert_kernels.engine.packed import PackedBatch
+from fastbert_kernels.engine.pool import Pool
+from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
+from helpers.encoders import WIDTH, attentive, make_encoder, pooled, random_loop
+
+DEPTH = 5
+COST = LayerCost((16, 48, 96), (1.0, 1.2, 2.4))  # full from 48 tokens on
+RULES = [
+    ENTROPY_RULE,
+    FULL_DEPTH,
+    Rule(layer_speeds=(None, 0.7, None, 0.4, None)),
+    Rule(Criterion.PATIENCE, 2),
+    Rule(Criterion.CONFIDENCE),
+    Rule(Criterion.CONFIDENCE, early_exits=False),
+]
+SPEEDS = [0.0, 0.2, 0.4, 0.6, 1.0]
+ROOMY = {"max_tokens": 10**6, "max_samples": 10**5}
+
+
+@functools.cache
+def encoder():
+    """Its third layer has no head."""
+    with torch.random.fork_rng():
+        torch.manual_seed(20)
+        heads = [attentive(), pooled(3), None, attentive(), attentive()]
+        for head in heads:
+            if head is not None:
+                (head.biases[-1] if hasattr(head, "biases") else head.tensors.output_bias)[0] += 2
+        return make_encoder("compiled", random_loop(depth=DEPTH, hidden_size=WIDTH).layers, heads)
+
+
+@functools.cache
+def texts():
+    """Hidden states [length, H] of 60 samples."""
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randn(1 + number % 37, WIDTH, generator=generator) for number in range(60)]
+
+
+def batch_of(numbers, speeds):
+    rows = [texts()[number] for number in numbers]
+    bounds = torch.tensor([0, *itertools.accumulate(map(len, rows))], dtype=torch.int32)
+    return PackedBatch.of(torch.cat(rows), bounds, max(map(len, rows)), torch.tensor(speeds))
+
+
+def arrival_of(numbers, speeds, rule=ENTROPY_RULE):
+    """Samples whose texts are their hidden states, so that `torch.cat` embeds them."""
+    rows = [texts()[number] for number in numbers]
+    return Arrival(torch.cat(rows), [*map(len, rows)], torch.tensor(speeds), rule)
+
+
+@functools.cache
+def answers_of(rule):
+    """What a run of one text alone says, by (text, Speed)."""
+    cases = list(itertools.product(range(60), SPEEDS))
+    return {(number, speed): encoder().run(batch_of([number], [speed]), rule) for number, speed in cases}
+
+
+def assert_answer(future, rule, number, speed):
+    got, want = future.result(timeout=0), answers_of(rule)[number, speed]
+    assert torch.equal(got.logits, want.logits[0])
+    assert (got.uncertainty, got.exit_layer) == (float(want.uncertainty), int(want.exit_layer))
+    return got.exit_layer
+
+
+def pool_of(**options):
+    return Pool(encoder(), COST, torch.cat, **{**ROOMY, **options})
