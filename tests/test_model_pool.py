@@ -60,7 +60,8 @@ def test_answers_of_one_call(model, texts, speed):
     with fastbert_kernels.pool(model, cost=COST) as pool:
         futures = pool.submit(*packed(texts), speed=speed)
         assert_answers(futures, want)
-        assert_answers(pool.submit(*packed(texts[:1]), speed=speed), want, [0])
+        ids, bounds = packed(texts[:1])
+        assert_answers(pool.submit(cu_seqlens=bounds, input_ids=ids, speed=speed), want, [0])
     assert pool.in_flight == (0, 0)
 
 

@@ -19,7 +19,7 @@ from fastbert_kernels.engine.spans import Encoder
 NEAR_BEST = 1.05
 
 # What a step takes beside its layer, about, next to threads that read and answer requests (seen on two cores of an AMD
-# EPYC): states merged, answers given to their futures, in Python that finds little of itself in the caches behind a layer.
+# EPYC): states merged, answers given to futures, in Python that finds little of itself in the caches behind a layer.
 STEP_SECONDS = 2e-3
 
 # A step of a pool runs more than one layer before it would be shorter than this, so that STEP_SECONDS are little of it.

@@ -114,7 +114,7 @@ def packed_tokens(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_
     return tokens_of(model, [checked_rows(model, input_ids, cu_seqlens, token_type_ids)])
 
 
-def checked_rows(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None) -> Rows:
+def checked_rows(model: Any, input_ids: Tensor, cu_seqlens: Tensor, token_type_ids: Tensor | None = None) -> Rows:
     """Return the texts of a caller; arguments and errors as in `fastbert_hf.forward_packed` of the hosts."""
     from fastbert_hf.backbones import num_segments, vocabulary
 

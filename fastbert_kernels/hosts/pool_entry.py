@@ -19,34 +19,30 @@ from fastbert_kernels.hosts.packed_inputs import Rows, checked_rows, tokens_of
 
 @torch.no_grad()
 def enter(
-    model: Any,
-    encoder: Encoder,
-    input_ids: Tensor,
-    cu_seqlens: Tensor,
-    token_type_ids: Tensor | None = None,
-    speed: Any = None,
-    speedup: float | None = None,
+    model: Any, encoder: Encoder, *inputs: Any, speed: Any = None, speedup: float | None = None, **named: Any
 ) -> Entry:
     """Check texts whose tokens lie one text behind the other, and say when they leave.
 
     Args:
-        input_ids: as in `forward_packed`, and so the others.
-        cu_seqlens: of any number of texts.
+        *inputs: the first three of `forward_packed`, of any number of texts.
+        speed: as there, and so the next.
+        speedup: or None.
+        **named: those of `inputs` that are given by their names.
 
     Raises:
         TypeError, ValueError, RuntimeError: as `forward_packed`.
     """
-    rows = checked_rows(model, input_ids, cu_seqlens, token_type_ids)
+    rows = checked_rows(model, *inputs, **named)
     resolved = model.resolve_speed(speed, speedup, len(rows))
-    if input_ids.device != resolved.device:
-        raise ValueError(f"input_ids are on {input_ids.device}, but the model is on {resolved.device}; move them there")
+    if rows.ids.device != resolved.device:
+        raise ValueError(f"input_ids are on {rows.ids.device}, but the model is on {resolved.device}; move them there")
     rule = rule_of(resolved, model.config.exit_layers)
     if not resolved.asks(0) or len(rows) == 0:
         # The caller may go on to write to what it gave, and on a GPU the pool computes on another stream.
         speeds = resolved.sample_speeds.clone() if isinstance(speed, Tensor) else resolved.sample_speeds
         arrival = Arrival(rows.copied(), rows.lengths, speeds, rule).in_company()
-        if input_ids.is_cuda:
-            torch.cuda.current_stream(input_ids.device).synchronize()
+        if rows.ids.is_cuda:
+            torch.cuda.current_stream(rows.ids.device).synchronize()
         return Entry(arrival)
     at_zero = ask_exit_zero(model, encoder, tokens_of(model, [rows]), resolved)
     stays = at_zero.stays
