@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from fastbert_hf import FastBertForSequenceClassification
-from peers.contestant import FULL_DEPTH_PEER, STATIC_PEER, TORCH_DTYPES, Answer, Contestant, Entry, Request, Setup
+from fastbert_hf.machine import computes_in_bfloat16
+from peers.contestant import (
+    FULL_DEPTH_PEER,
+    STATIC_PEER,
+    TORCH_DTYPES,
+    Answer,
+    Contestant,
+    Entry,
+    NotAvailable,
+    Request,
+    Setup,
+)
 
 BASELINE = "Transformers eager float32"
 
@@ -65,6 +76,10 @@ def static(name: str, share: int) -> Entry:
 
 
 def classifier_in(setup: Setup, dtype: str) -> nn.Module:
+    """The classifier in `dtype`, for engines that run PyTorch's own operators; raises `NotAvailable` for bfloat16 on a
+    processor without instructions for it, where PyTorch emulates it."""
+    if dtype == "bfloat16" and setup.device.type == "cpu" and not computes_in_bfloat16():
+        raise NotAvailable("this processor has no instructions for bfloat16")
     classifier = setup.classifier()
     return classifier if dtype == "float32" else copy.deepcopy(classifier).to(TORCH_DTYPES[dtype])
 

@@ -17,6 +17,7 @@ import peers
 from comparing import chart, measure, report, workload
 from comparing.cases import FEWEST_ROUNDS, MOST_ROUNDS, Budget, Case, make_cases
 from families import result_name
+from peers import transformers_eager
 from peers.contestant import FULL_DEPTH_PEER, OURS, Answer, Contestant, Entry, NotAvailable, Request, Setup
 
 DEVICE = torch.device("cpu")
@@ -223,7 +224,8 @@ def test_a_contestant_that_fails_leaves_the_others(setup):
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in peers.ENTRIES if "cpu" in entry.devices])
-def test_contestant_gives_the_reference_answers(setup, reference, name):
+def test_contestant_gives_the_reference_answers(setup, reference, monkeypatch, name):
+    monkeypatch.setattr(transformers_eager, "computes_in_bfloat16", lambda: True)  # slow elsewhere, but not wrong
     if name.startswith("torch.compile"):
         pytest.skip("compiles for half a minute; benchmarks/comparison.py --quick does it")
     entry = entry_named(name)
@@ -253,6 +255,13 @@ def test_pypi_package_leaves_the_process_as_it_was(setup):
     except NotAvailable as reason:
         pytest.skip(str(reason))
     assert os.environ.get("HOME") == home and ssl._create_default_https_context is context
+
+
+@pytest.mark.parametrize("name", ["Transformers eager bfloat16", "torch.compile bfloat16"])
+def test_bfloat16_of_pytorch_is_left_out_where_it_is_emulated(setup, monkeypatch, name):
+    monkeypatch.setattr(transformers_eager, "computes_in_bfloat16", lambda: False)
+    with pytest.raises(NotAvailable, match="no instructions for bfloat16"):
+        entry_named(name).build(setup)
 
 
 def test_missing_contestants_are_named_with_the_reason(setup, monkeypatch):
