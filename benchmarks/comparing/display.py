@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from comparing.report import below, cells, markdown_section, title
+from comparing.report import below, markdown_section, table_rows, title
+from peers import BASELINE
 
 
 class PlainDisplay:
@@ -23,7 +24,7 @@ class PlainDisplay:
 
     def finish(self, case: dict[str, Any]) -> None:
         """A configuration has been measured."""
-        print(markdown_section(case), flush=True)
+        print(markdown_section(case, BASELINE), flush=True)
 
     def say(self, line: str) -> None:
         print(line, flush=True)
@@ -45,7 +46,7 @@ class RichDisplay(PlainDisplay):
     def finish(self, case: dict[str, Any]) -> None:
         from rich.table import Table
 
-        rows = [cells(row) for row in case["rows"]]
+        rows = table_rows(case, BASELINE)
         table = Table(*rows[0], title=title(case), caption="\n".join(below(case)), caption_justify="left")
         for row in rows:
             table.add_row(*row.values())

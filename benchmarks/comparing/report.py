@@ -6,7 +6,7 @@ import importlib.metadata
 import statistics
 from typing import Any
 
-from fastbert_hf.timing import Seconds, ratio
+from comparing.ratios import Ratio
 from harness import markdown_table
 from peers.contestant import FULL_DEPTH_PEER, OURS
 
@@ -16,7 +16,7 @@ _COLUMNS = (
     "run",
     "mean exit layer",
     "samples/s (p20 to p80)",
-    "over eager float32",
+    "over eager float32 (p20 to p80)",
     "FLOPs speed-up",
     "realisation",
     "peak memory",
@@ -45,8 +45,15 @@ def title(case: dict[str, Any]) -> str:
     )
 
 
-def cells(row: dict[str, Any]) -> dict[str, str]:
+def table_rows(case: dict[str, Any], baseline: str) -> list[dict[str, str]]:
+    """Return the lines of a configuration's table; speed-ups are over the contestant named `baseline`."""
+    base = next((row for row in case["rows"] if row["contestant"] == baseline), None)
+    return [_cells(row, base) for row in case["rows"]]
+
+
+def _cells(row: dict[str, Any], base: dict[str, Any] | None) -> dict[str, str]:
     """One line of a table. Where the outputs disagree, no speed-up is given."""
+    over_base = "-" if base is None else str(Ratio.of(base, row))
     speed = row["samples_per_second"]
     peak = row["peak_bytes"]
     values = (
@@ -54,18 +61,14 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         row["run"],
         f"{row['mean_exit_layer']:.2f}",
         f"{speed['p50']:.4g} ({speed['p20']:.4g} to {speed['p80']:.4g})",
-        _ratio(row.get("speedup")) if row["agrees"] else "outputs disagree",
-        _ratio(row["flops_speedup"]),
+        over_base if row["agrees"] else "outputs disagree",
+        f"{row['flops_speedup']:.2f}x",
         f"{row['realisation']:.2f}" if "realisation" in row else "-",
         "-" if peak is None else f"{peak / 2**20:.0f} MiB",
         f"{row['logit_error']:.1e}",
         "-" if row["same_labels"] is None else f"{row['same_labels']:.1%}",
     )
     return dict(zip(_COLUMNS, values, strict=True))
-
-
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}x"
 
 
 def fastest_peer(case: dict[str, Any], dtype: str | None = None) -> dict[str, Any] | None:
@@ -79,7 +82,7 @@ def fastest_peer(case: dict[str, Any], dtype: str | None = None) -> dict[str, An
 
 def over(row: dict[str, Any], peer: dict[str, Any]) -> float:
     """Return how many times as fast as `peer` a row is: the median of the ratios within a round."""
-    return ratio(Seconds(peer["seconds"]), Seconds(row["seconds"]))
+    return Ratio.of(peer, row).p50
 
 
 def against_fastest(case: dict[str, Any]) -> list[str]:
@@ -92,7 +95,7 @@ def against_fastest(case: dict[str, Any]) -> list[str]:
         for where, dtype in ((row["dtype"], row["dtype"]), ("any dtype", None)):
             if (best := fastest_peer(case, dtype)) is not None:
                 name = best["contestant"] + ("" if best["agrees"] else ", whose outputs disagree")
-                parts.append(f"{over(row, best):.2f}x the fastest full-depth peer in {where} ({name})")
+                parts.append(f"{Ratio.of(best, row)} the fastest full-depth peer in {where} ({name})")
         if parts:
             lines.append(f"{row['contestant']}, {row['run']}: {', '.join(parts)}")
     return lines
@@ -103,9 +106,9 @@ def below(case: dict[str, Any]) -> list[str]:
     return [*against_fastest(case), *(f"{name} failed: {reason}" for name, reason in case["failed"].items())]
 
 
-def markdown_section(case: dict[str, Any]) -> str:
-    """One configuration."""
-    parts = [f"## {title(case)}", markdown_table([cells(row) for row in case["rows"]])]
+def markdown_section(case: dict[str, Any], baseline: str) -> str:
+    """One configuration; speed-ups are over the contestant named `baseline`."""
+    parts = [f"## {title(case)}", markdown_table(table_rows(case, baseline))]
     if lines := below(case):
         parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts)
@@ -130,7 +133,8 @@ def markdown(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     parts.append(
         "Same padded batches for all, interleaved, shuffled within a round; speed-ups are medians of the ratios within "
-        f"a round. over eager: over {result['baseline']}. FLOPs speed-up: at the samples' own lengths. Realisation: "
+        f"a round, with p20 to p80 of these. over eager: over {result['baseline']}. FLOPs speed-up: at the samples' "
+        "own lengths. Realisation: "
         "speed-up over the same model in the same engine at full depth, divided by the FLOPs speed-up. Largest logit "
         f"error: from {result['baseline']} at the same exit. Memory: {result['peak_memory']}. "
         f"{result['threads']} threads; {versions}."
@@ -141,7 +145,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"Load of the machine over 1, 5 and 15 minutes before the run: {load}. Where that is more than a fraction "
             "of a core, others were on these cores too, and only ratios within a round count."
         )
-    parts += [markdown_section(case) for case in result["configurations"]]
+    parts += [markdown_section(case, result["baseline"]) for case in result["configurations"]]
     if absent := missing(result):
         parts += ["## Not available", "\n".join(f"- {line}" for line in absent)]
     return "\n\n".join(parts)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import ssl
+import statistics
 import sys
 
 import pytest
@@ -16,7 +17,9 @@ import comparison
 import peers
 from comparing import chart, measure, report, workload
 from comparing.cases import FEWEST_ROUNDS, MOST_ROUNDS, Budget, Case, make_cases
-from families import result_name
+from comparing.ratios import Ratio
+from families import result_name, results_by_family
+from harness import RESULTS
 from peers import transformers_eager
 from peers.contestant import FULL_DEPTH_PEER, OURS, Answer, Contestant, Entry, NotAvailable, Request, Setup
 
@@ -187,7 +190,8 @@ def test_no_speedup_where_outputs_disagree(setup):
     bad = {key: row | {"agrees": False} for key, row in rows.items()}
     run = dataclasses.replace(fake_run(), entry=entry_named(peers.BASELINE))
     assert "speedup" not in measure.figures(run, bad, {key: Wrong() for key in rows}, samples=4)
-    assert "outputs disagree" in report.cells(good | {"agrees": False}).values()
+    (line,) = report.table_rows({"rows": [good | {"agrees": False}]}, peers.BASELINE)
+    assert "outputs disagree" in line.values()
 
 
 def test_ours_against_the_fastest_peer():
@@ -203,9 +207,27 @@ def test_ours_against_the_fastest_peer():
         row("ours unpatched float32", OURS, "float32", [1.0, 1.0]),
     ]
     assert report.against_fastest({"rows": rows}) == [
-        "ours patched float32, full depth: 3.50x the fastest full-depth peer in float32 (slow), "
-        "1.50x the fastest full-depth peer in any dtype (fast, whose outputs disagree)"
+        "ours patched float32, full depth: 3.50x (3.20 to 3.80) the fastest full-depth peer in float32 (slow), "
+        "1.50x (1.20 to 1.80) the fastest full-depth peer in any dtype (fast, whose outputs disagree)"
     ]
+
+
+def test_spread_is_of_the_ratios_within_a_round():
+    """Both contestants slow down together by a factor of ten, and their ratio moves by a tenth."""
+    slow, fast = {"seconds": [2.0, 20.0, 0.2, 2.2, 1.8]}, {"seconds": [1.0, 10.0, 0.1, 1.0, 1.0]}
+    assert str(Ratio.of(slow, fast)) == "2.00x (1.96 to 2.04)"
+    assert str(Ratio.of({"seconds": [3.0]}, {"seconds": [2.0]})) == "1.50x (1.50 to 1.50)"
+
+
+def test_committed_results_render_with_the_spread():
+    for result in results_by_family(RESULTS, "comparison").values():
+        rows = {(row["contestant"], row["run"]): row for row in result["configurations"][0]["rows"]}
+        base, ours = rows[peers.BASELINE, "full depth"], rows["ours patched float32", "full depth"]
+        ratios = [slow / fast for slow, fast in zip(base["seconds"], ours["seconds"], strict=True)]
+        first = report.markdown(result).split("## ")[1].splitlines()
+        (line,) = (line for line in first if line.startswith("| ours patched float32 | full depth"))
+        low, high = line.split(f"| {statistics.median(ratios):.2f}x (")[1].split(")")[0].split(" to ")
+        assert min(ratios) - 0.01 <= float(low) <= float(high) <= max(ratios) + 0.01
 
 
 def test_a_contestant_that_fails_leaves_the_others(setup):
