@@ -15,7 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from documents import accuracy_and_time, calibration, demo, many_classes, parts, plain, rates, reranking, training
+from documents import (
+    accuracy_and_time,
+    calibration,
+    demo,
+    many_classes,
+    marks,
+    parts,
+    plain,
+    rates,
+    reranking,
+    training,
+)
 from documents.adopted import adopted
 from documents.agreement import agreement
 from documents.exit_zero import exit_zero, sentences
@@ -50,7 +61,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "charts": rates.charts(comparisons),
         "rates": rates.rates(comparisons),
         "trained model": rates.trained(comparisons),
-        "marks": rates.marks(comparisons, profiles),
+        "marks": marks.marks(comparisons, profiles),
         "agreement": agreement(results_by_family(folder, "agreement")),
         "parts": parts.parts(profiles),
         "bounds": parts.bounds(profiles),

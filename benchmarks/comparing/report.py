@@ -80,11 +80,6 @@ def fastest_peer(case: dict[str, Any], dtype: str | None = None) -> dict[str, An
     return min(peers, key=lambda peer: statistics.median(peer["seconds"]), default=None)
 
 
-def over(row: dict[str, Any], peer: dict[str, Any]) -> float:
-    """Return how many times as fast as `peer` a row is: the median of the ratios within a round."""
-    return Ratio.of(peer, row).p50
-
-
 def against_fastest(case: dict[str, Any]) -> list[str]:
     """Return lines on ours over the fastest full-depth peer, in the same dtype and in any."""
     lines = []

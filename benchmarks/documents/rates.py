@@ -1,17 +1,17 @@
-"""The tables of the comparison: samples per second, speed-ups of a trained model, and what each mark came to."""
+"""The tables of the comparison: samples per second, and speed-ups of a trained model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from comparing.report import fastest_peer, over
+from comparing.report import fastest_peer
 from families import in_words
 from harness import markdown_table
 
 DTYPES = ("float32", "bfloat16", "int8")
 _BATCHES = (1, 8, 32)
-_DEPTH = "mean depth 4 of 12"
+DEPTH_4 = "mean depth 4 of 12"
 _NONE = "-"
 
 Results = dict[str, dict[str, Any]]
@@ -56,11 +56,11 @@ def rates(comparisons: Results) -> str:
         ("fastest peer at full depth", fastest_peer),
         (
             "plain PyTorch adaptive, boolean indexing",
-            lambda case: find_row(case, "plain PyTorch adaptive float32", _DEPTH),
+            lambda case: find_row(case, "plain PyTorch adaptive float32", DEPTH_4),
         ),
     ]
     for dtype in DTYPES:
-        rows.append((f"ours patched {dtype}", lambda case, name=f"ours patched {dtype}": find_row(case, name, _DEPTH)))
+        rows.append((f"ours patched {dtype}", lambda case, name=f"ours patched {dtype}": find_row(case, name, DEPTH_4)))
     table = []
     for title, select in rows:
         cells = {"": title}
@@ -99,18 +99,6 @@ def trained(comparisons: Results) -> str:
     return markdown_table(table)
 
 
-def marks(comparisons: Results, profiles: Results) -> str:
-    """Return a row for every mark, and in every family's column what float32, bfloat16 and int8 came to."""
-    table = []
-    for title, mark, measure in _MARKS:
-        cells = {"float32, bfloat16, int8": title, "mark": mark}
-        for family, result in comparisons.items():
-            values = [measure(result, profiles.get(family), dtype) for dtype in DTYPES]
-            cells[in_words(family, result)] = ", ".join(values)
-        table.append(cells)
-    return markdown_table(table)
-
-
 def find_case(result: dict[str, Any], shape: str, batch: int, kind: str) -> Case | None:
     """Return the configuration, or `None` where it was not measured."""
     wanted = (shape, batch, kind)
@@ -134,76 +122,3 @@ def _speedup(row: dict[str, Any] | None) -> str:
     if row is None:
         return _NONE
     return f"{row['speedup']:.2g}x" if row["agrees"] else "outputs disagree"
-
-
-def _over_peer(shape: str, batch: int, kind: str, run: str, *, any_dtype: bool) -> Callable[..., str]:
-    def measure(result: dict[str, Any], _: dict[str, Any] | None, dtype: str) -> str:
-        case = find_case(result, shape, batch, kind)
-        row = None if case is None else find_row(case, f"ours patched {dtype}", run)
-        peer = None if case is None else fastest_peer(case, None if any_dtype else dtype)
-        return _NONE if row is None or peer is None else f"{over(row, peer):.2f}x"
-
-    return measure
-
-
-def _over_eager(result: dict[str, Any], _: dict[str, Any] | None, dtype: str) -> str:
-    case = find_case(result, "BERT-base", 32, "mixed")
-    return _speedup(None if case is None else find_row(case, f"ours patched {dtype}", _DEPTH))
-
-
-def _realisation(shape: str) -> Callable[..., str]:
-    def measure(result: dict[str, Any], _: dict[str, Any] | None, dtype: str) -> str:
-        found = [
-            row["realisation"]
-            for case in result["configurations"]
-            if case["shape"] == shape and case["batch"] in (8, 32)
-            for row in case["rows"]
-            if row["contestant"] == f"ours patched {dtype}" and "realisation" in row
-        ]
-        return f"{min(found):.2f} to {max(found):.2f}" if found else _NONE
-
-    return measure
-
-
-def _heads_and_compaction(shape: str) -> Callable[..., str]:
-    def measure(_: dict[str, Any], profile: dict[str, Any] | None, dtype: str) -> str:
-        for case in [] if profile is None else profile["cases"]:
-            if (case["shape"], case["dtype"], case["run"]) == (shape, dtype, _DEPTH):
-                return f"{(case['parts']['head'] + case['parts']['compaction']) / case['seconds']:.1%}"
-        return _NONE
-
-    return measure
-
-
-_MARKS: Sequence[tuple[str, str, Callable[..., str]]] = (
-    ("batch 32, mixed lengths, depth 4, over eager float32", "9x in float32, 20x in any dtype", _over_eager),
-    (
-        "the same over the fastest full-depth peer in any dtype",
-        "6x",
-        _over_peer("BERT-base", 32, "mixed", _DEPTH, any_dtype=True),
-    ),
-    (
-        "the same over the fastest full-depth peer of the same dtype",
-        "6.5x in float32",
-        _over_peer("BERT-base", 32, "mixed", _DEPTH, any_dtype=False),
-    ),
-    (
-        "batch 1, depth 4, over the fastest full-depth peer in any dtype",
-        "2x",
-        _over_peer("BERT-base", 1, "mixed", _DEPTH, any_dtype=True),
-    ),
-    (
-        "full depth, mixed lengths, batch 32, over the fastest peer of the same dtype",
-        "2x",
-        _over_peer("BERT-base", 32, "mixed", "full depth", any_dtype=False),
-    ),
-    (
-        "full depth, all 128 tokens, batch 8, over the fastest peer of the same dtype",
-        "1.05x in float32",
-        _over_peer("BERT-base", 8, "full", "full depth", any_dtype=False),
-    ),
-    ("realisation at batch 8 and 32, BERT-base", "0.95", _realisation("BERT-base")),
-    ("the same, MiniLM", "0.95", _realisation("MiniLM-L6")),
-    ("heads and compaction of the time, batch 32, depth 4, BERT-base", "4 %", _heads_and_compaction("BERT-base")),
-    ("the same, MiniLM", "4 %", _heads_and_compaction("MiniLM-L6")),
-)

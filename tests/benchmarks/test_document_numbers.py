@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 import document_numbers
-from documents import rates
+from documents import marks, rates
 from families import results_by_family
 from harness import RESULTS
 from measured import chart
@@ -55,9 +55,8 @@ def test_families_stand_side_by_side(one_family, two_families):
 
 def test_what_a_family_did_not_measure_is_a_dash(two_families):
     assert cells(rates.rates(two_families), "ours patched bfloat16")[3:] == ["-"] * 3
-    title = "batch 32, mixed lengths, depth 4, over eager float32"
-    _, first, second = cells(rates.marks(two_families, {}), title)
-    assert "-" not in first and second.split(", ")[1] == "-"
+    _, _, first, second = cells(marks.marks(two_families, {}), "depth 4, mixed lengths, batch 32, over eager float32")
+    assert "-" not in first and second.split(", ")[1] == "bfloat16 -"
     assert "Intel" not in rates.trained(two_families) and "AVX-512" in rates.trained(two_families)
 
 
@@ -70,7 +69,42 @@ def test_marks_are_ratios_within_a_round(one_family):
     middle = len(pairs) // 2
     median = pairs[middle] if len(pairs) % 2 else (pairs[middle - 1] + pairs[middle]) / 2
     title = "full depth, all 128 tokens, batch 8, over the fastest peer of the same dtype"
-    assert cells(rates.marks(one_family, {}), title)[1].split(", ")[0] == f"{median:.2f}x"
+    mark, where, measured, _ = cells(marks.marks(one_family, {}), title)
+    assert mark == "1.05x in float32" and where == "any"
+    assert measured.split(", ")[0].startswith(f"float32 {median:.2f}x (")
+    assert cells(marks.marks(one_family, {}), title.replace("the fastest peer of the same dtype", "ONNX Runtime int8"))[
+        2
+    ].startswith("int8 ")
+
+
+def test_processors_with_amx_have_their_column_before_they_are_measured(one_family, two_families):
+    for comparisons, profiles in (({}, {}), (one_family, {}), ({}, results_by_family(RESULTS, "profile_encoder"))):
+        *lines, last = marks.marks(comparisons, profiles).splitlines()
+        assert lines[0].endswith("| Intel with AMX |")
+        assert all(line.endswith("| not measured |") for line in [*lines[2:], last])
+    assert "| Intel with AMX |" not in marks.marks(two_families, {}).splitlines()[0]
+    assert marks.marks(two_families, {}).splitlines()[0].endswith("| Intel Xeon, AMX |")
+
+
+def test_a_profile_alone_has_a_column(one_family):
+    profile = results_by_family(RESULTS, "profile_encoder")["amd_avx2"]
+    table = marks.marks(one_family, {"amd_avx2": profile})
+    (case,) = (
+        c for c in profile["cases"] if (c["shape"], c["dtype"], c["run"]) == ("MiniLM-L6", "int8", rates.DEPTH_4)
+    )
+    share = (case["parts"]["head"] + case["parts"]["compaction"]) / case["seconds"]
+    assert cells(table, "heads and compaction of the time, batch 32, depth 4, MiniLM")[2].endswith(f"int8 {share:.1%}")
+    assert cells(table, "realisation at batch 8 and 32, MiniLM")[2] == "not measured"
+
+
+def test_share_of_the_rate_of_tiles():
+    parts = dict.fromkeys(("qkv", "attention_output", "intermediate", "output", "attention"), 0.5)
+    bounds = {part: {"flops": 10} for part in parts}
+    case = {"shape": "BERT-base", "dtype": "int8", "run": "full depth", "parts": parts, "bounds": bounds}
+    profile = {"machine": {"processor": "Intel Xeon"}, "cases": [case | {"rates": {"tiles_int8": 80.0}}]}
+    title = "products' share of the rate of tiles, measured in registers, at full depth"
+    assert cells(marks.marks({}, {"intel_amx": profile}), title)[2:] == ["bfloat16 -, int8 25%"]
+    assert cells(marks.marks({}, {"amd_avx2": profile}), title)[2:] == ["has no tiles", "not measured"]
 
 
 def test_stale_and_new_figures(monkeypatch, tmp_path, capsys):
