@@ -47,7 +47,7 @@ DOCUMENTS = (
     "docs/calibration.md",
 )
 PICTURE = "docs/pictures/accuracy_and_time.png"
-_BLOCK = re.compile(r"(<!-- numbers: (?P<name>[a-z ]+) -->\n).*?(\n<!-- end of numbers -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- numbers: (?P<name>[a-z ]+) -->\n).*?(^<!-- end of numbers -->)", re.DOTALL | re.MULTILINE)
 
 
 def blocks(folder: Path) -> dict[str, str]:
@@ -90,7 +90,7 @@ def fill(text: str, contents: Mapping[str, str]) -> str:
     Raises:
         KeyError: a block that there is nothing for.
     """
-    return _BLOCK.sub(lambda found: f"{found[1]}{contents[found['name']]}{found[3]}", text)
+    return _BLOCK.sub(lambda found: f"{found[1]}{contents[found['name']]}\n{found[3]}", text)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -136,3 +136,10 @@ def test_stale_and_new_figures(monkeypatch, tmp_path, capsys):
 def test_a_marker_without_figures_is_an_error():
     with pytest.raises(KeyError, match="unknown"):
         document_numbers.fill("<!-- numbers: unknown -->\n\n<!-- end of numbers -->", {})
+
+
+def test_an_empty_block_is_filled_and_ends_where_it_ends():
+    end = "<!-- end of numbers -->"
+    text = f"<!-- numbers: one -->\n{end}\nbetween\n<!-- numbers: two -->\nold\n{end}\n"
+    filled = document_numbers.fill(text, {"one": "1\n2", "two": "3"})
+    assert filled == f"<!-- numbers: one -->\n1\n2\n{end}\nbetween\n<!-- numbers: two -->\n3\n{end}\n"
