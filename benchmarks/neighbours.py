@@ -31,6 +31,7 @@ import torch
 
 from comparing.workload import SHAPES, make_random_model, random_samples
 from families import result_name
+from fastbert_hf.timing import Seconds
 from harness import RESULTS, available, markdown_table, save
 from peers import ENTRIES
 from peers.contestant import NotAvailable, Setup
@@ -200,18 +201,27 @@ def summary(turns: dict[str, list[Turn]]) -> dict[str, float]:
     def median(situation: str, figure: str) -> float:
         return statistics.median(getattr(turn, figure) for turn in turns[situation])
 
-    def ratio(situation: str, base: str, figure: str) -> float:
-        pairs = zip(turns[situation], turns[base], strict=True)
-        return statistics.median(getattr(turn, figure) / getattr(other, figure) for turn, other in pairs)
-
     return {
         **{f"rate {situation}": median(situation, "rate") for situation in SITUATIONS},
         "cpu_seconds_per_second": statistics.median(turn.cpu_seconds / turn.seconds for turn in turns[BUSY]),
-        "pair_rate": ratio(PAIR, ALONE, "rate"),
-        "pair_rate_per_cpu_second": ratio(PAIR, ALONE, "rate_per_cpu_second"),
+        "pair_rate": statistics.median(ratios(turns, PAIR, ALONE, "rate")),
+        "pair_rate_per_cpu_second": statistics.median(ratios(turns, PAIR, ALONE, "rate_per_cpu_second")),
         "pair_p99": percentile(turns[PAIR], 99) / percentile(turns[ALONE], 99),
-        "busy_rate_per_cpu_second": ratio(BUSY, ONE_THREAD, "rate_per_cpu_second"),
+        "busy_rate_per_cpu_second": statistics.median(ratios(turns, BUSY, ONE_THREAD, "rate_per_cpu_second")),
     }
+
+
+def ratios(turns: dict[str, list[Turn]], situation: str, base: str, figure: str) -> list[float]:
+    """Return a figure of one situation over that of another, round by round."""
+    pairs = zip(turns[situation], turns[base], strict=True)
+    return [getattr(turn, figure) / getattr(other, figure) for turn, other in pairs]
+
+
+def with_spread(engine: dict[str, Any], situation: str, base: str, figure: str) -> str:
+    """Return the median of such ratios, and p20 to p80 of them in brackets, of an engine in the result file."""
+    turns = {name: [Turn(**turn) for turn in engine["turns"][name]] for name in (situation, base)}
+    p20, p50, p80 = Seconds(ratios(turns, situation, base, figure)).quantiles
+    return f"{p50:.2f} ({p20:.2f} to {p80:.2f})"
 
 
 def percentile(turns: Sequence[Turn], percent: int) -> float:
@@ -229,11 +239,13 @@ def table(result: dict[str, Any]) -> str:
             {
                 "engine": engine["engine"],
                 **rates,
-                "two over one": f"{engine['pair_rate']:.2f}",
-                "the same per CPU second": f"{engine['pair_rate_per_cpu_second']:.2f}",
+                "two over one": with_spread(engine, PAIR, ALONE, "rate"),
+                "the same per CPU second": with_spread(engine, PAIR, ALONE, "rate_per_cpu_second"),
                 "their p99 over its": f"{engine['pair_p99']:.1f}",
                 "busy: CPU seconds a second": f"{engine['cpu_seconds_per_second']:.2f}",
-                "busy: texts per CPU second over one thread": f"{engine['busy_rate_per_cpu_second']:.2f}",
+                "busy: texts per CPU second over one thread": with_spread(
+                    engine, BUSY, ONE_THREAD, "rate_per_cpu_second"
+                ),
             }
         )
     load = ", ".join(f"{load:.1f}" for load in result["load"])
@@ -242,10 +254,10 @@ def table(result: dict[str, Any]) -> str:
         f"{result['shape']} with random weights, full depth, batches of {BATCH} texts of mixed lengths; "
         f"{result['rounds']} rounds of {result['seconds']:g} s for each situation, in turns and shuffled; processes "
         f"have {result['cores']} threads on {result['cores']} cores. Rates are medians; ratios of rates are medians of "
-        "the ratios within a round; p99 is over all calls. A busy neighbour keeps the first core. Load of the machine "
-        f"over 1, 5 and 15 minutes before the run: {load}. Where that is more than a fraction of a core, others were "
-        "on these cores as well: then two processes obtain more of them than one, and only what is counted per CPU "
-        "second tells the engines apart.",
+        "the ratios within a round, with p20 to p80 of these; p99 is over all calls. A busy neighbour keeps the first "
+        f"core. Load of the machine over 1, 5 and 15 minutes before the run: {load}. Where that is more than a "
+        "fraction of a core, others were on these cores as well: then two processes obtain more of them than one, and "
+        "only what is counted per CPU second tells the engines apart.",
     ]
     if rows:
         parts.append(markdown_table(rows))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
+import documents.neighbours
 import neighbours
 from neighbours import ALONE, BATCH, BUSY, ONE_THREAD, PAIR, Turn
 
@@ -29,6 +32,28 @@ def test_ratios_are_those_of_neighbouring_turns():
     assert found["pair_rate"] == pytest.approx(0.9)
     assert found["busy_rate_per_cpu_second"] == pytest.approx(0.8)
     assert found["rate alone"] == 50 * BATCH and found["cpu_seconds_per_second"] == 0.5
+
+
+def in_a_file(engine, turns):
+    return {
+        "engine": engine,
+        **neighbours.summary(turns),
+        "turns": {name: list(map(asdict, of)) for name, of in turns.items()},
+    }
+
+
+def test_the_documents_show_the_spread_of_the_ratios():
+    rounds = [90, 100, 110, 80, 120]
+    turns = dict.fromkeys((ALONE, ONE_THREAD), [turn(100)] * 5) | {BUSY: [turn(50, cpu_seconds=0.5)] * 5}
+    engine = in_a_file("ours patched int8", turns | {PAIR: [turn(calls) for calls in rounds]})
+    machine = {"processor": "AMD EPYC", "date": "2026-11-30T15:00:00+00:00"}
+    result = {"machine": machine, "shape": "tiny", "batch": 8, "cores": 2, "rounds": 5, "load": (0.5, 1, 1)}
+    absent = {"engine": "OpenVINO float32", "not_available": "no module"}
+    text = documents.neighbours.neighbours({"amd_avx2": {**result, "engines": [engine, absent]}})
+    assert "| ours patched int8 | 1.00 (0.88 to 1.12) | 1.0 | 1.00 (1.00 to 1.00) |" in text
+    assert "| mark for ours | at least 0.9 | at most 2.5 | at least 0.8 |" in text
+    assert text.startswith("AMD EPYC, AVX2: tiny") and "- OpenVINO float32: not available: no module" in text
+    assert documents.neighbours.neighbours({}) == "Not measured yet."
 
 
 def test_the_slowest_calls_of_all_rounds_count():
