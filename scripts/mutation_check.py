@@ -39,7 +39,7 @@ FOLDERS = {
     "threads": "tests/threads",
     "reference": "tests/ops",
 }
-
+IMPORT_TILES = f"import sys; sys.path.insert(0, {FOLDERS['tiles']!r}); import tile_kernels"
 
 # These tests compile by themselves; what they make for each state of the sources.
 MADE = {"cuda": "build/cuda_on_cpu/*.so", "ptx": "build/ptx/*/kernels.ptx"}
@@ -73,8 +73,7 @@ def build_cpu(copy: Path) -> None:
 
 def build_tiles(copy: Path) -> None:
     """Compiles the kernels with modelled tiles, as their tests do; raises CheckError when that fails."""
-    command = [sys.executable, "-c", "import tile_kernels; tile_kernels.build('tile_kernels')"]
-    built, output = run(command, copy / FOLDERS["tiles"], 3600)
+    built, output = run([sys.executable, "-c", f"{IMPORT_TILES}; tile_kernels.build('tile_kernels')"], copy, 3600)
     if not built:
         raise CheckError(f"the kernels with modelled tiles do not compile:\n{output}")
 

@@ -21,3 +21,11 @@ def test_the_copy_has_what_the_tests_import(monkeypatch, pytestconfig):
 
     roots = {path.name for path in pytestconfig.getini("pythonpath")}
     assert {"csrc", "fastbert_kernels", "python", *roots} <= set(COPIED)
+
+
+def test_modelled_tiles_are_compiled_from_the_root_of_the_copy(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from mutation_check import IMPORT_TILES, run
+
+    imported, output = run([sys.executable, "-c", IMPORT_TILES], SCRIPT.parents[1], 120)
+    assert imported, output

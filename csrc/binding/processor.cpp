@@ -22,7 +22,8 @@ py::dict cpu_instruction_sets() {
   return states;
 }
 
-// Name of the operand -> depth of the product -> the fewest rows that tile registers multiply; None without these.
+// Name of the operand -> depth of the product -> the fewest rows that tile registers multiply; None without these
+// (in this thread).
 py::object cpu_tile_rows() {
   const cpu::Kernels& set = cpu::kernels();
   if (set.fewest_tile_rows(DType::int8, 64) == 0) return py::none();

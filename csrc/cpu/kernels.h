@@ -60,7 +60,7 @@ struct Kernels {
 
   // Why the set is not fit for use here, though processor and system have it, or nullptr: it tests itself.
   const char* (*fault)();
-  // From how many rows on products of such a depth take tile registers; 0 for a set without.
+  // From how many rows on products of such a depth take tile registers; 0 for a set, or in a thread, without.
   int64_t (*fewest_tile_rows)(DType operand, int64_t depth);
 
   // These three are documented in packed_matrix.h.

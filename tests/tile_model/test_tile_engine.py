@@ -51,6 +51,17 @@ for dtype in (torch.bfloat16, torch.int8):
     assert torch.equal(together.exit_layer, torch.cat([result.exit_layer for result in alone]))
     print(hashlib.sha256(together.logits.numpy().tobytes()).hexdigest())
 """
+# A program, and before it what `info()` says of its thread, which is not the first: that has only chosen the kernels.
+IN_A_THREAD = """
+import threading
+assert module.cpu_instruction_set() == "amx"
+def run():
+    print(module.cpu_tile_rows(), flush=True)
+    exec(PROGRAM, {})
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
 
 
 def output(program, **environment):
@@ -70,6 +81,12 @@ def test_answers_do_not_depend_on_where_tiles_are_taken():
     answers.add(output(ANSWERS, FASTBERT_TILE_ROWS="1", FASTBERT_TILE_MODEL_SYSTEM="threads"))
     answers.add(output(ANSWERS))
     assert len(answers) == 1
+
+
+def test_a_thread_without_tiles_may_be_the_first_to_multiply():
+    """What tells from how many rows on tiles are taken is measured with tiles, and so not by such a thread."""
+    in_a_thread = IN_A_THREAD.replace("PROGRAM", repr(ANSWERS))
+    assert output(in_a_thread, FASTBERT_TILE_MODEL_SYSTEM="threads").split() == ["None", *output(ANSWERS).split()]
 
 
 def test_tiles_are_in_use_and_their_choice_is_measured():

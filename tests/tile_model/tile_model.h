@@ -11,6 +11,8 @@
 #include <cstring>
 #include <limits>
 
+#include "cpu/tiles.h"
+
 namespace tile_model {
 
 struct Tile {
@@ -85,6 +87,7 @@ inline float flushed(float value) {
 }  // namespace tile_model
 
 inline void _tile_loadconfig(const void* configuration) {
+  if (!fastbert::cpu::thread_has_tiles()) tile_model::fail("the system does not permit their use in this thread");
   struct {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];

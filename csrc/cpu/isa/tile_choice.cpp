@@ -189,6 +189,7 @@ const char* fault() {
 }
 
 int64_t fewest_tile_rows(DType operand, int64_t depth) {
+  if (!thread_has_tiles()) return 0;
   return operand == DType::int8 ? fewest_for<Int8Tiles>(depth) : fewest_for<Bfloat16Tiles>(depth);
 }
 
