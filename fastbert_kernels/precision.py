@@ -23,11 +23,13 @@ from fastbert_kernels.engine.dtypes import (
     with_tanh_gelu,
 )
 from fastbert_kernels.engine.encoder import Encoder
+from fastbert_kernels.engine.layer import TorchLayer
+from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import full_depth
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
-from fastbert_kernels.product_rates import MARGIN, VARIABLE, ProductRates, product_rates
+from fastbert_kernels.product_rates import MARGIN, VARIABLE, ProductRates, library_slowdown, product_rates
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 # For "auto", beside float32. Of two models, the output product in bfloat16 left the fewest other labels
@@ -49,13 +51,14 @@ class Precision:
     Attributes:
         dtype: of the encoder; None is that of the model's weights.
         automatic: whether it was chosen for dtype="auto".
-        rates: GFLOP/s of one core by precision, where they were measured.
+        rates: GFLOP/s of one core by precision, where they were measured, and "bfloat16_operand", what products in
+            bfloat16 are multiplied in.
         reason: for the choice, in words; empty for the caller's own.
     """
 
     dtype: EncoderDtype | None
     automatic: bool = False
-    rates: dict[str, float] | None = None
+    rates: dict[str, float | str] | None = None
     reason: str = ""
 
     @property
@@ -115,7 +118,9 @@ def settle(
     if tanh_gelu:
         wanted = with_tanh_gelu(dtype)
     if wanted == "auto":
-        return _fastest(model, host, backend, probe)
+        settled = _fastest(model, host, backend, probe)
+        _look_at_library(settled.encoder.get())
+        return settled
     plain = wanted.dtype if isinstance(wanted, TanhGelu) else wanted
     if not isinstance(plain, MixedInt8 | Fp8) and plain not in (None, *DTYPES):
         raise ValueError(f"dtype must be None, 'auto', 'fp8' or one of {', '.join(map(str, DTYPES))}, not {dtype!r}")
@@ -129,7 +134,23 @@ def settle(
         rate = _rate(rates, runs_in, made.shape)
         if rate * MARGIN < rates.float32:
             _warn_of_slower(_name(runs_in), rate, rates.float32)
+    _look_at_library(made)
     return Settled(Precision(wanted), encoder)
+
+
+def _look_at_library(encoder: Encoder) -> None:
+    """Warn where PyTorch's layers run on a CPU in a precision that is slower there than float32."""
+    first = encoder.layers[0] if isinstance(encoder, LayerLoop) else None
+    if (
+        not isinstance(first, TorchLayer)
+        or first.dtype == torch.float32
+        or first.weights.qkv_weight.device.type != "cpu"
+    ):
+        return
+    inner, width = first.weights.intermediate_weight.shape
+    slowdown = library_slowdown(first.dtype, width, inner)
+    if slowdown > MARGIN:
+        _warn_of_slow_library(_name(first.dtype), slowdown)
 
 
 def _rate(rates: ProductRates, dtype: EncoderDtype, shape: tuple[int, int]) -> float:
@@ -190,9 +211,7 @@ def compare(want: Results, got: Results) -> tuple[bool, str]:
 
 
 def _settled(dtype: EncoderDtype, encoder: Derived[Encoder], rates: ProductRates, reason: str) -> Settled:
-    measured = rates.as_dict()
-    shown = ", ".join(f"{name} {rate:g}" for name, rate in measured.items())
-    return Settled(Precision(dtype, True, measured, f"GFLOP/s a core: {shown}; {reason}"), encoder)
+    return Settled(Precision(dtype, True, rates.as_dict(), f"GFLOP/s a core: {rates}; {reason}"), encoder)
 
 
 def _kept(model: nn.Module, host: Host, backend: str, reason: str) -> Settled:
@@ -222,6 +241,16 @@ def _warn_of_slower(precision: str, rate: float, float32: float) -> None:
         "what was measured)",
         RuntimeWarning,
         stacklevel=5,
+    )
+
+
+@cache
+def _warn_of_slow_library(precision: str, slowdown: float) -> None:
+    warnings.warn(
+        f"dtype=torch.{precision} is slower here than torch.float32: the compiled kernels have no layers for this model "
+        f"in it, and a product of PyTorch's takes {slowdown:.1f} times as long. Take dtype=torch.float32",
+        RuntimeWarning,
+        stacklevel=6,
     )
 
 

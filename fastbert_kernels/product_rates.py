@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 from fastbert_kernels import _extension
 from fastbert_kernels.measured_once import MeasuredOnce
@@ -20,6 +22,7 @@ VARIABLE = "FASTBERT_PRODUCT_RATES"
 MARGIN = 1.05
 
 _ROUNDS = 7
+_LIBRARY_ROWS, _LIBRARY_ROUNDS = 16, 3
 # Precision -> what rows and weights are multiplied in, one of the ways that there are.
 _WAYS = {
     "float32": ("float32", "float32"),
@@ -57,13 +60,20 @@ class ProductRates:
         """Return the rate where this share of the multiplications is in int8 and the rest in bfloat16."""
         return 1 / (int8_share / self.int8 + (1 - int8_share) / self.bfloat16)
 
-    def as_dict(self) -> dict[str, float]:
-        """Return the rates by precision, rounded for people."""
-        return {name: round(self.of(name), 1) for name in ("float32", "bfloat16", "int8")}
+    def as_dict(self) -> dict[str, float | str]:
+        """Return the rates by precision, rounded for people, and under "bfloat16_operand" what that is."""
+        rates = {name: round(self.of(name), 1) for name in ("float32", "bfloat16", "int8")}
+        return {**rates, "bfloat16_operand": self.bfloat16_operand}
+
+    def __str__(self) -> str:
+        float32, bfloat16, int8 = (f"{name} {round(self.of(name), 1):g}" for name in ("float32", "bfloat16", "int8"))
+        way = "" if self.bfloat16_operand == "bfloat16" else " (multiplied in float32)"
+        return f"{float32}, {bfloat16}{way}, {int8}"
 
 
 # By the hidden and intermediate size of the layers.
 _measured: MeasuredOnce[tuple[int, int], ProductRates] = MeasuredOnce()
+_measured_library: MeasuredOnce[tuple[torch.dtype, int, int], float] = MeasuredOnce()
 
 
 def product_rates(width: int, inner: int) -> ProductRates:
@@ -101,6 +111,39 @@ def measure(width: int, inner: int) -> dict[str, float]:
         seconds += inner * prepare_inner + inner * width * multiply_inner
         rates[name] = 2e-9 * (4 * width + 2 * inner) * width / seconds
     return rates
+
+
+def library_slowdown(dtype: torch.dtype, width: int, inner: int) -> float:
+    """Return how many times as long as in float32 PyTorch's own product of a layer takes in `dtype` on this processor.
+
+    For layers that the compiled kernels do not have. Measured at the first call, in CPU time of one thread, which other
+    processes do not take: PyTorch has one thread meanwhile.
+
+    Args:
+        dtype: of rows and weights, in floating point.
+        width: hidden size.
+        inner: intermediate size.
+    """
+
+    def seconds(of: torch.dtype) -> float:
+        rows, weight = torch.ones(_LIBRARY_ROWS, width, dtype=of), torch.ones(inner, width, dtype=of)
+        taken = []
+        for _ in range(1 + _LIBRARY_ROUNDS):  # the first makes ready
+            begin = time.thread_time()
+            F.linear(rows, weight)
+            taken.append(time.thread_time() - begin)
+        return min(taken[1:])
+
+    def slowdown() -> float:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.inference_mode():
+                return seconds(dtype) / seconds(torch.float32)
+        finally:
+            torch.set_num_threads(threads)
+
+    return _measured_library.get((dtype, width, inner), slowdown)
 
 
 def _has_bfloat16_products(width: int, inner: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import threading
 import warnings
 
@@ -14,6 +15,7 @@ from fastbert_kernels import precision, product_rates
 from fastbert_kernels.engine.dtypes import PRODUCTS, MixedInt8
 from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.measured_once import MeasuredOnce
+from fastbert_kernels.ops.packing import product_operand
 from helpers.models import padded_batch, spread_model
 
 if fastbert_kernels.backends._cpu_unavailable() is not None:
@@ -29,6 +31,10 @@ def rates(monkeypatch):
         monkeypatch.setenv(product_rates.VARIABLE, f"float32={float32} bfloat16={bfloat16} int8={int8}")
 
     return give
+
+
+def half_model():
+    return spread_model().half()
 
 
 def info_of(dtype, **options):
@@ -59,12 +65,56 @@ def test_nothing_is_said_of_float32_or_of_noise(rates):
             fastbert_kernels.patch(spread_model(), dtype=dtype)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "model"),
+    [(torch.float16, spread_model), (torch.bfloat16, lambda: spread_model(hidden_act="gelu_new")), (None, half_model)],
+    ids=["float16", "another activation", "weights"],
+)
+def test_layers_of_pytorch_in_a_slower_precision_are_told_once(monkeypatch, dtype, model):
+    precision._warn_of_slow_library.cache_clear()
+    monkeypatch.setattr(precision, "library_slowdown", lambda dtype, width, inner: 3.25)
+    with pytest.warns(RuntimeWarning, match=r"slower here than torch.float32.*3.2 times as long") as told:
+        fastbert_kernels.patch(model(), dtype=dtype)
+    assert [warning.filename for warning in told] == [__file__]  # the caller's line
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastbert_kernels.patch(model(), dtype=dtype)
+
+
+def test_auto_tells_of_layers_of_pytorch_in_a_slower_precision(monkeypatch):
+    precision._warn_of_slow_library.cache_clear()
+    monkeypatch.setattr(precision, "library_slowdown", lambda dtype, width, inner: 3.25)
+    with pytest.warns(RuntimeWarning, match="torch.float16 is slower here"):
+        fastbert_kernels.patch(spread_model(hidden_act="gelu_new").half(), dtype="auto")
+
+
+def test_nothing_is_said_of_layers_of_pytorch_that_are_as_fast(monkeypatch):
+    monkeypatch.setattr(precision, "library_slowdown", lambda dtype, width, inner: 1.04)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastbert_kernels.patch(spread_model(), dtype=torch.float16)
+
+
+def test_the_library_is_measured_with_one_thread_that_comes_back(monkeypatch):
+    monkeypatch.setattr(product_rates, "_measured_library", MeasuredOnce())
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert 0 < product_rates.library_slowdown(torch.float16, 64, 256) < float("inf")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_auto_takes_the_fastest_that_agrees(rates, monkeypatch):
     monkeypatch.setattr(precision, "TOLERANCE", 1.0)
     rates(80, 100, 120)
     found = info_of("auto", probe=probe_of_one_text())
     assert found["dtype"] == "int8" and found["automatic"]
+    operand = found["rates"].pop("bfloat16_operand")
     assert found["rates"] == {"float32": 80, "bfloat16": 100, "int8": 120}
+    assert operand == ("bfloat16" if product_operand(torch.bfloat16, 64) == "bfloat16" else "float32")
+    assert ("bfloat16 100 (multiplied in float32)" in found["reason"]) == (operand == "float32")
     rates(80, 120, 100)
     assert info_of("auto", probe=probe_of_one_text())["dtype"] == "bfloat16"
     rates(80, 83, 84)
@@ -121,9 +171,8 @@ def test_the_choice_is_in_the_repr_and_stays(rates, monkeypatch):
     monkeypatch.setattr(precision, "TOLERANCE", 1.0)
     rates(80, 100, 120)
     model = fastbert_kernels.patch(spread_model(), dtype="auto", probe=probe_of_one_text())
-    assert "dtype=auto, which took int8 (GFLOP/s a core: float32 80, bfloat16 100, int8 120; 0 of 1 probe" in repr(
-        model
-    )
+    words = r"dtype=auto, which took int8 \(GFLOP/s a core: float32 80, bfloat16 100(.*), int8 120; 0 of 1 probe"
+    assert re.search(words, repr(model))[1] in ("", " (multiplied in float32)")
     batch = padded_batch([5, 17, 9])
     rates(120, 100, 80)
     with torch.inference_mode():
