@@ -56,6 +56,7 @@ def blocks(folder: Path) -> dict[str, str]:
     comparisons, profiles = results_by_family(folder, "comparison"), results_by_family(folder, "profile_encoder")
     return {
         "demo": demo.sections(results_by_family(folder, "demo")),
+        "labels": demo.labels(results_by_family(folder, "demo")),
         "plain classifiers": plain.tables(results_by_family(folder, "plain_classifiers"), comparisons),
         "adopted classifiers": adopted(results_by_family(folder, "adopted_classifiers")),
         "sources": rates.sources(comparisons, profiles),

@@ -5,10 +5,24 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from families import in_words
+
 
 def sections(results: dict[str, dict[str, Any]]) -> str:
     """Return what README.md says about the demo: a paragraph and a table for every family."""
     return "\n\n".join(section(family, result) for family, result in results.items())
+
+
+def labels(results: dict[str, dict[str, Any]]) -> str:
+    """Return, for every family, the share of labels that are the unpatched model's, in every precision."""
+    lines = []
+    for family, result in results.items():
+        shares = [
+            f"{found['labels']:.1%} in {name.removeprefix('patched').strip() or 'float32'}"
+            for name, found in result["agreement"].items()
+        ]
+        lines.append(f"- {in_words(family, result)}: {', '.join(shares)}")
+    return "\n".join(lines) or "Not measured yet."
 
 
 def section(family: str, results: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 import document_numbers
-from documents import marks, rates
+from documents import demo, marks, rates
 from families import results_by_family
 from harness import RESULTS
 from measured import chart
@@ -131,6 +131,17 @@ def test_stale_and_new_figures(monkeypatch, tmp_path, capsys):
     assert document_numbers.main(["--check"]) == 1 and document_numbers.main([]) == 0
     text = (tmp_path / "README.md").read_text()
     assert text.count("Measured by `make demo`") == 2 and "demo_cpu_intel_amx.png" in text
+
+
+def test_labels_of_the_demo_are_told_for_every_family_and_precision():
+    machine = {"processor": "AMD EPYC"}
+    one = {"machine": machine, "agreement": {"patched": {"labels": 1.0}, "patched int8": {"labels": 0.9921875}}}
+    two = {"machine": machine, "agreement": {"patched bfloat16": {"labels": 0.5}}}
+    assert demo.labels({"amd_avx2": one, "amd_avx512": two}).splitlines() == [
+        "- AMD EPYC, AVX2: 100.0% in float32, 99.2% in int8",
+        "- AMD EPYC, AVX-512: 50.0% in bfloat16",
+    ]
+    assert demo.labels({}) == "Not measured yet."
 
 
 def test_a_marker_without_figures_is_an_error():
