@@ -118,7 +118,7 @@ def warm_up(contestant: Contestant, device: torch.device) -> None:
 def measure_shape(
     shape: str, cases: Iterable[Case], options: argparse.Namespace, budget: Budget, display: PlainDisplay
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Makes the contestants once and yields, for each of the shape's configurations, which contestants there are and
+    """Make the contestants once and yield, for each of the shape's configurations, which contestants there are and
     what was measured."""
     device = torch.device(options.device)
     display.start(shape)

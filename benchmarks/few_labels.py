@@ -65,7 +65,8 @@ class Sizes:
     Attributes:
         unlabeled: texts without labels at most, of the rest.
         test: texts at most.
-        teacher_steps, student_steps: optimizer steps at least, in whole epochs.
+        teacher_steps: optimiser steps of step 1 at least, in whole epochs.
+        student_steps: the same of step 2.
     """
 
     unlabeled: int = 3000

@@ -66,7 +66,7 @@ def parse_with_rounds(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
 
 
 def save(out: Path, name: str, result: dict[str, Any], table: str) -> None:
-    """Writes `name`.json (with the machine) and `name`.md, each as a whole or not at all."""
+    """Write `name`.json (with the machine) and `name`.md, each as a whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     machine = describe_machine()
     write_atomically(out / f"{name}.json", json.dumps({"machine": machine, **result}, indent=2) + "\n")

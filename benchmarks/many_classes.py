@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe(options: argparse.Namespace) -> dict[str, Any]:
-    """What decides the result, and so has to be the same when a run goes on."""
+    """Return what decides the result, and so has to be the same when a run goes on."""
     return {
         "seed": options.seed,
         "rows": options.rows,
@@ -146,7 +146,7 @@ def train_both_steps(
     description: dict[str, Any],
     console: Console,
 ) -> dict[str, TrainingResult]:
-    """Fine-tunes and distills `model`, each from its last checkpoint in `folder` where there is one."""
+    """Fine-tune and distill `model`, each from its last checkpoint in `folder` where there is one."""
     common: dict[str, Any] = {name: description[name] for name in ("precision", "max_length", "seed")}
     labels = LabelSettings(epochs=description["epochs"], learning_rate=description["learning_rate"], **common)
     console.rule("fine-tuning")
@@ -164,7 +164,7 @@ def train_both_steps(
 
 
 def summary(data: ModuleDocstrings, train: ClassificationData, steps: dict[str, TrainingResult]) -> dict[str, Any]:
-    """What is said about data and training in the result file."""
+    """Return what is said about data and training in the result file."""
     return {
         "data": {
             "classes": data.train.label_names,

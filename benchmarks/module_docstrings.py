@@ -32,7 +32,9 @@ class ModuleDocstrings:
     """The data set.
 
     Attributes:
-        train, dev, test: parts with the same classes, drawn at random from one pool.
+        train: a part of the pool, drawn at random; all parts have the same classes.
+        dev: another part.
+        test: a third one.
         versions: of Python and of the libraries whose sources were read, by name.
     """
 

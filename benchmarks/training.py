@@ -135,7 +135,7 @@ def _key(row: dict[str, Any]) -> tuple[str, str, str, int]:
 def run_task(
     name: str, task: Task, variants: list[str], seed: int, options: argparse.Namespace, console: Console
 ) -> Any:
-    """Yields a row per variant."""
+    """Yield a row per variant."""
     folder = options.data / name
     train = read_classification_file(folder / "train.tsv")
     dev, test = (read_classification_file(folder / f"{part}.tsv", train.label_names) for part in ("dev", "test"))
@@ -272,7 +272,7 @@ def character_tokenizer(texts: list[str], rarest: int = 3) -> BertTokenizerFast:
 
 
 def scores(records: ExitRecords) -> dict[str, Any]:
-    """Of the test set: accuracy of every layer's head, and what each Speed gives."""
+    """Return, of the test set, the accuracy of every layer's head, and what each Speed gives."""
 
     def at(speed: float | None) -> dict[str, Any]:
         rule = ExitRule(()) if speed is None else ExitRule.one_speed(records.student_layers, speed)

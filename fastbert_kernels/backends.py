@@ -112,7 +112,7 @@ class Unsupported(Exception):
 
 
 def warn_about_fallback(op: str, reason: str) -> None:
-    """Says once for each reason that a compiled kernel leaves a shape to the reference."""
+    """Say once for each reason that a compiled kernel leaves a shape to the reference."""
     refuse_reference(op, reason)
     warn_once(op, reason)
 
@@ -144,6 +144,6 @@ def reference_refused() -> Iterator[None]:
 
 
 def refuse_reference(op: str, reason: str) -> None:
-    """Comes before an op runs in plain PyTorch, for this reason."""
+    """Raise `RuntimeError` where plain PyTorch, which an op runs in for this reason, is refused."""
     if _thread.reference_refused:
         raise RuntimeError(f"fastbert_kernels.{op} runs in plain PyTorch, which waits for the device: {reason}")

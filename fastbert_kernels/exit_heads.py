@@ -39,7 +39,7 @@ class PooledHeadWeights:
     def cast(
         cls, weights: Sequence[Tensor], biases: Sequence[Tensor], *, pooling: str, activation: str, dtype: torch.dtype
     ) -> PooledHeadWeights:
-        """Of the Linear layers of a model, for hidden states of `dtype`."""
+        """Return those of the Linear layers of a model, for hidden states of `dtype`."""
         wide = torch.promote_types(dtype, torch.float32)
         return cls(
             tuple(weight.to(dtype).contiguous() for weight in weights),

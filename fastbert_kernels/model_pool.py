@@ -134,7 +134,7 @@ def pool(
     cost: LayerCost | None = None,
     observer: Callable[[Step], None] = lambda step: None,
 ) -> ModelPool:
-    """Makes a pool of a patched model, for texts that come one by one and want their answers soon.
+    """Make a pool of a patched model, for texts that come one by one and want their answers soon.
 
     Samples enter whenever they come; who survives a layer goes on with others who stand there, so that batches stay
     full in the deep layers, too. `engine.schedule` has the rule. It takes some tenths of a second, in which a layer is

@@ -41,7 +41,7 @@ def patch(
     tanh_gelu: bool = False,
     warm_up: Collection[tuple[int, int, int]] | Literal["on demand"] = (),
 ) -> Model:
-    """Makes this one model run on the packed engine, with fused exit heads and compaction.
+    """Make this one model run on the packed engine, with fused exit heads and compaction.
 
     The model keeps its parameters, `state_dict()` and call signature, and shows the patch in its `repr`. Later changes
     of its weights are noticed. The fast path serves calls in eval mode with autograd off (`torch.inference_mode()`);
@@ -127,7 +127,7 @@ def patch(
 
 
 def unpatch(model: Model) -> Model:
-    """Restores the model as it was before `patch`, but for methods that it was given since; does nothing to a model
+    """Restore the model as it was before `patch`, but for methods that it was given since; do nothing to a model
     that is not patched. Returns the same object."""
     state: Patch | None = model.__dict__.get(PATCH)
     if state is not None:
@@ -139,7 +139,7 @@ def unpatch(model: Model) -> Model:
 
 
 def is_patched(model: nn.Module) -> bool:
-    """Whether `patch` is in force on this instance."""
+    """Return whether `patch` is in force on this instance."""
     return PATCH in model.__dict__
 
 

@@ -46,7 +46,7 @@ MADE = {"cuda": "build/cuda_on_cpu/*.so", "ptx": "build/ptx/*/kernels.ptx"}
 
 
 def run(command: list[str], copy: Path, seconds: float) -> tuple[bool, str]:
-    """Whether the command succeeded within the time, and the end of what it printed."""
+    """Return whether the command succeeded within the time, and the end of what it printed."""
     # Paths of the copy first: an installed package must not stand in for the copy. Of benchmarks, as pytest has it.
     paths = os.pathsep.join(str(copy / part) for part in ("", "python", "benchmarks"))
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -58,7 +58,7 @@ def run(command: list[str], copy: Path, seconds: float) -> tuple[bool, str]:
 
 
 def build_cpu(copy: Path) -> None:
-    """Compiles the module; raises CheckError when that fails, which must not pass for a fault caught."""
+    """Compile the module; raise CheckError when that fails, which must not pass for a fault caught."""
     folder = copy / "build/cmake"
     if not folder.exists():
         command = ["cmake", f"-S{copy}", f"-B{folder}", f"-DPython_EXECUTABLE={sys.executable}", "-DFASTBERT_CUDA=OFF"]
@@ -72,14 +72,14 @@ def build_cpu(copy: Path) -> None:
 
 
 def build_tiles(copy: Path) -> None:
-    """Compiles the kernels with modelled tiles, as their tests do; raises CheckError when that fails."""
+    """Compile the kernels with modelled tiles, as their tests do; raise CheckError when that fails."""
     built, output = run([sys.executable, "-c", f"{IMPORT_TILES}; tile_kernels.build('tile_kernels')"], copy, 3600)
     if not built:
         raise CheckError(f"the kernels with modelled tiles do not compile:\n{output}")
 
 
 def test(suite: str, files: str, copy: Path, seconds: float) -> tuple[bool, str]:
-    """Whether the tests pass within the time, and what they print; compiles what they test before."""
+    """Compile what is tested; return whether the tests pass within the time, and what they print."""
     before = len(list(copy.glob(MADE[suite]))) if suite in MADE else 0
     if suite in ("cpu", "engine"):
         build_cpu(copy)
@@ -92,7 +92,7 @@ def test(suite: str, files: str, copy: Path, seconds: float) -> tuple[bool, str]
 
 
 def check_suite(suite: str, faults: list[Fault], copy: Path) -> int:
-    """Prints a line for each fault and returns how many survived."""
+    """Print a line for each fault and return how many survived."""
     files = " ".join(sorted({name for fault in faults for name in fault.tests.split()}))
     began = time.monotonic()
     passed, output = test(suite, files, copy, 3600)

@@ -272,7 +272,7 @@ def patch_with(model, **fields):
 
 
 def widest(model, encoder, scale, *, shift=0):
-    """How wide."""
+    """Return a width that goes by the number of labels, and the model."""
     return scale * encoder.num_labels + shift, model
 
 

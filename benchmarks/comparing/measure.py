@@ -79,7 +79,7 @@ def answer_all(contestant: Contestant, requests: list[Request]) -> Answer:
 
 
 def check(run: Run, answer: Answer, reference: Answer, scale: float) -> dict[str, Any]:
-    """How far the answers are those of the reference: Transformers eager float32 with every exit head evaluated.
+    """Say how far the answers are those of the reference: Transformers eager float32 with every exit head evaluated.
 
     `agrees` decides whether speed-ups are given: every sample leaves where it has to, and no logit at its exit differs
     by more than is tolerated. `scale`: of the classifiers, see `workload.CLASSIFIER_SCALE`.
@@ -133,7 +133,9 @@ def measure_case(
     """One configuration: answers and peak memory first, then the times, interleaved.
 
     Args:
-        case: what is measured. setup: of the shape. contestants: by name.
+        case: what is measured.
+        setup: of the shape.
+        contestants: by name.
         texts: of a trained model; None for random samples.
         choose_rounds: from the seconds that a round takes to the number of rounds.
         show: is told what is going on.

@@ -18,7 +18,7 @@ WHAT_IS_MEASURED = (
 
 
 def with_peak(call: Callable[[], T], device: torch.device) -> tuple[T, int | None]:
-    """What `call` returns, and the bytes by which it raised the peak; None where the system does not tell."""
+    """Return what `call` returns, and the bytes by which it raised the peak; None where the system does not tell."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -26,7 +26,7 @@ _COLUMNS = (
 
 
 def peer_versions() -> dict[str, str | None]:
-    """Of what the contestants are made of, besides what `describe_machine` lists."""
+    """Return the versions of what the contestants are made of, besides what `describe_machine` lists."""
     versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
@@ -97,7 +97,7 @@ def against_fastest(case: dict[str, Any]) -> list[str]:
 
 
 def below(case: dict[str, Any]) -> list[str]:
-    """What is written under a table."""
+    """Return what is written under a table."""
     return [*against_fastest(case), *(f"{name} failed: {reason}" for name, reason in case["failed"].items())]
 
 

@@ -86,7 +86,7 @@ def make_random_model(shape: str) -> FastBertForSequenceClassification:
 
 @torch.inference_mode()
 def set_exit_levels(model: FastBertForSequenceClassification, samples: Samples) -> None:
-    """Shrinks the classifiers and sets the students' biases so that the uncertainty after layer i is about 1 - i / L
+    """Shrink the classifiers and set the students' biases so that the uncertainty after layer i is about 1 - i / L
     on average over `samples`."""
     depth = len(model.heads)
     for head in model.heads:

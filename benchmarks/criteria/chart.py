@@ -17,7 +17,7 @@ _FASTEST_SHOWN = 4.0
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Writes a PNG with two panels."""
+    """Write a PNG with two panels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

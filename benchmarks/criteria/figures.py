@@ -139,7 +139,7 @@ def figures(dev: ExitRecords, test: ExitRecords, contender: Contender, certify: 
 
 
 def uncertainty_by_layer(records: ExitRecords, contender: Contender) -> list[dict[str, Any]]:
-    """How the uncertainty of every head spreads, and how well it tells the samples apart that should not leave.
+    """Say how the uncertainty of every head spreads, and how well it tells the samples apart that should not leave.
 
     `wrong_above_right`: wrong predictions from right ones. `spoilt_above_kept`: predictions that are wrong but right at
     full depth from all others, which is what leaving early has to get right.
@@ -161,8 +161,8 @@ def uncertainty_by_layer(records: ExitRecords, contender: Contender) -> list[dic
 
 
 def separation(uncertainty: npt.NDArray[np.float32], good: npt.NDArray[np.bool_]) -> float | None:
-    """How often a sample that is not `good` is less sure than one that is, ties half (area under the ROC curve); 0.5 by
-    chance.
+    """Return how often a sample that is not `good` is less sure than one that is, ties half (area under the ROC
+    curve); 0.5 by chance.
 
     `None` where all samples are good, or none is.
     """
@@ -175,7 +175,7 @@ def separation(uncertainty: npt.NDArray[np.float32], good: npt.NDArray[np.bool_]
 
 
 def chosen(dev: ExitRecords, test: ExitRecords, find: Callable[[], Any]) -> dict[str, Any]:
-    """What the `rule` that `find` chooses on `dev` does on both parts; or why there is none."""
+    """Say what the `rule` that `find` chooses on `dev` does on both parts; or why there is none."""
     try:
         rule = find().rule
     except ValueError as reason:
@@ -184,7 +184,7 @@ def chosen(dev: ExitRecords, test: ExitRecords, find: Callable[[], Any]) -> dict
 
 
 def on_both(dev: ExitRecords, test: ExitRecords, rule: ExitRule) -> dict[str, Any]:
-    """What `rule` does on both parts."""
+    """Say what `rule` does on both parts."""
     both: dict[str, Any] = {"rule": setting(rule)}
     for name, records in (("dev", dev), ("test", test)):
         result = simulate(records, rule)
@@ -263,7 +263,7 @@ def differences(curves: dict[str, Curve], baseline: str) -> dict[str, dict[str, 
 
 
 def with_temperatures(dev: ExitRecords, test: ExitRecords, curves: dict[str, Curve]) -> dict[str, Any]:
-    """What changes when every head's logits are divided by a temperature fitted on `dev`.
+    """Say what changes when every head's logits are divided by a temperature fitted on `dev`.
 
     Args:
         dev: samples that the temperatures are fitted to, and that choose settings.

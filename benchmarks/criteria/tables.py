@@ -145,7 +145,7 @@ def _certified_table(result: dict[str, Any]) -> str:
 
 
 def speed_in_words(rule: dict[str, Any]) -> str:
-    """What the heads of a `figures.setting` compare with, as a cell of a table."""
+    """Say what the heads of a `figures.setting` compare with, as a cell of a table."""
     if not rule["layers"]:
         return "full depth"
     if rule["patience"] is not None:

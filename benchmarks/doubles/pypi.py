@@ -47,7 +47,7 @@ def _forget() -> None:
 
 
 def register_configuration(package: Any, folder: Path, **changes: Any) -> str:
-    """Makes a small kernel model known to the package; returns the name under which it is built.
+    """Make a small kernel model known to the package; return the name under which it is built.
 
     Args:
         changes: of its configuration, whose names are the package's own.

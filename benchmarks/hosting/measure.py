@@ -30,7 +30,8 @@ class Record:
     """What the heads of the unpatched model say when nobody leaves.
 
     Attributes:
-        outputs: [K, n, N]. K is L, or L + 1 with what answers those who are sure nowhere. uncertainty: [K, n].
+        outputs: [K, n, N]. K is L, or L + 1 with what answers those who are sure nowhere.
+        uncertainty: [K, n].
     """
 
     outputs: Tensor
@@ -93,8 +94,8 @@ def choose_speed(records: list[Record], mean_layer: float, depth: int) -> float:
 
 
 def check(answers: list[Answers], record: Record, speed: float, depth: int) -> dict[str, Any]:
-    """Whether labels and exit layers are those of the record. Where a model does not tell the layer, it is that whose
-    recorded output is nearest to the answer."""
+    """Say whether labels and exit layers are those of the record. Where a model does not tell the layer, it is that
+    whose recorded output is nearest to the answer."""
     expected = record.answering(speed)
     rows = torch.arange(len(expected))
     wanted_labels = record.outputs[expected, rows].argmax(dim=-1)

@@ -75,11 +75,14 @@ class Subject:
     """A host's model and how it is asked.
 
     Attributes:
-        model: unpatched, in eval mode. heads: its exit heads, first to last. shape: for the FLOPs.
+        model: unpatched, in eval mode.
+        heads: its exit heads, first to last.
+        shape: for the FLOPs.
         request: from token ids of some texts to the input of one call.
         ask: (model, input, Speed) -> answers; Speed 0 is full depth.
         ask_patched: the same for a batch of the patched model, where that is another method.
-        batches: whether the unpatched model takes several texts. batches_leave: whether these leave one by one.
+        batches: whether the unpatched model takes several texts.
+        batches_leave: whether these leave one by one.
         probabilities: whether the outputs are probabilities instead of logits.
         undecided: what answers who is sure nowhere: the last of `heads`, None, or else a further head, or zeros.
         note: for the table.

@@ -74,7 +74,8 @@ class Contestant:
 
     Attributes:
         run: answers one request; the answer may be on any device.
-        full_depth, adaptive: whether it takes requests without Speed, and with.
+        full_depth: whether it takes requests without Speed.
+        adaptive: whether it takes requests with a Speed.
         layers: encoder layers of a static model; None for all of the model's.
         own_full_depth: name of the contestant that is the same model in the same engine at full depth, where that is
             another one.
@@ -98,7 +99,9 @@ class Entry:
     """A contestant before it is made.
 
     Attributes:
-        name: for tables. group: one of the four above. dtype: of the arithmetic, decides the tolerances.
+        name: for tables.
+        group: one of the four above.
+        dtype: of the arithmetic, decides the tolerances.
         build: makes it, or raises `NotAvailable`; libraries other than torch and Transformers are imported here.
         devices: types that it runs on.
     """

@@ -69,15 +69,15 @@ class MoveCost:
     """When it pays to go on in a smaller bucket instead of masking those who left in the one at hand.
 
     Attributes:
-        flops_per_second: of a layer's products. seconds: of the move, about seven small launches. Both by count, not
-            measured.
+        flops_per_second: of a layer's products; by count, not measured.
+        seconds: of the move, about seven small launches; by count, too.
     """
 
     flops_per_second: float = 600e12
     seconds: float = 20e-6
 
     def pays(self, tokens: int, layers: int, hidden_size: int) -> bool:
-        """Whether `layers` layers to come with `tokens` rows less save more; BERT layers, whose I is 4 H."""
+        """Return whether `layers` layers to come with `tokens` rows less save more; BERT layers, whose I is 4 H."""
         return tokens * layers * 24 * hidden_size**2 > self.seconds * self.flops_per_second
 
 

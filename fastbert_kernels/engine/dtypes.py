@@ -62,7 +62,7 @@ EncoderDtype = torch.dtype | MixedInt8 | TanhGelu | Fp8
 
 
 def hidden_dtype(dtype: EncoderDtype | None, weights: torch.dtype) -> torch.dtype:
-    """Of the hidden states, where `dtype` is the precision asked for and `weights` that of the model's own weights.
+    """Return that of the hidden states for the precision asked for, `dtype`, and that of the model's own weights.
 
     With products in 8 bits, what lies between them is bfloat16: its rounding is small beside that of the products.
     """

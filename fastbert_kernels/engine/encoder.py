@@ -20,7 +20,7 @@ from fastbert_kernels.engine.weights import GELU_BY_TANH, ExitHead, LayerWeights
 def prepare_encoder(
     layers: Sequence[LayerWeights | None], heads: Sequence[ExitHead | None], dtype: EncoderDtype | None, backend: str
 ) -> Encoder:
-    """Makes an encoder.
+    """Make an encoder.
 
     Args:
         layers: L layers, as the model has them. None, not in the first place: the head that belongs to it is a second
@@ -79,7 +79,7 @@ def _on_gpu(backend: str) -> bool:
 
 
 def _layer_kind(backend: str, dtype: torch.dtype, weights: LayerWeights) -> type[TorchLayer]:
-    """What runs hidden states of `dtype` through such layers beside the ops of `backend`."""
+    """Return what runs hidden states of `dtype` through such layers beside the ops of `backend`."""
     if not _on_gpu(backend) or backends.BACKENDS["triton"].unavailable() is not None:
         return TorchLayer
     from fastbert_kernels.engine.fused_layer import FusedLayer  # it imports Triton
@@ -88,7 +88,7 @@ def _layer_kind(backend: str, dtype: torch.dtype, weights: LayerWeights) -> type
 
 
 def _fp8_kind(backend: str, layers: Sequence[LayerWeights]) -> type[TorchLayer]:
-    """What runs such layers with products in FP8 beside the ops of `backend`.
+    """Return what runs such layers with products in FP8 beside the ops of `backend`.
 
     Raises:
         ValueError: nothing has.

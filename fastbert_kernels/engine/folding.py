@@ -42,11 +42,14 @@ def fold_attentive_head(
     num_attention_heads: int,
     dtype: torch.dtype,
 ) -> AttentiveHeadWeights:
-    """Folds the Linear layers of an attentive head (Liu et al. 2020, section 3.1); weights are [out, in].
+    """Fold the Linear layers of an attentive head (Liu et al. 2020, section 3.1); weights are [out, in].
+
+    All but the first and the last are [C, C]. There is no key bias: it shifts all scores alike and drops out of the
+    softmax.
 
     Args:
-        projection_weight: [C, H]; the square weights: [C, C]; classifier_weight: [N, C]; biases accordingly. There is
-            no key bias: it shifts all scores alike and drops out of the softmax.
+        projection_weight: [C, H].
+        classifier_weight: [N, C].
         num_attention_heads: h, divides C.
         dtype: of the hidden states that the head will read; the projection weight is cast to it.
 

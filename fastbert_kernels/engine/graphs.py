@@ -58,7 +58,10 @@ class GraphedLoop(LayeredEncoder):
     place are seen. Memory: a bucket holds T x H elements per layer, 40 MB at most for BERT-base in 16 bits.
 
     Attributes:
-        layers, heads, backend, dtype: as of `LayerLoop`.
+        layers: as of `LayerLoop`.
+        heads: as of `LayerLoop`.
+        backend: as of `LayerLoop`.
+        dtype: as of `LayerLoop`.
         recordings: the graphs.
     """
 

@@ -140,7 +140,7 @@ def let_out(
     layer_speed: float | Tensor | None,
     backend: str,
 ) -> Tensor:
-    """Evaluates the exit head behind `layer`, writes the results of those who leave and moves the others together.
+    """Evaluate the exit head behind `layer`, write the results of those who leave and move the others together.
 
     Device work only: the tensors of `batch` are replaced by compacted ones of the same capacity, see `ops.compact`.
 
@@ -205,7 +205,7 @@ def _ask(
 
 
 def bound_to_stay(speed: Tensor, rule: Rule) -> int:
-    """How many samples no exit head lets out; `speed` [B] is on the host.
+    """Return how many samples no exit head lets out; `speed` [B] is on the host.
 
     An uncertainty is never negative, so by none of the criteria that compare it is it below a Speed of 0, and nothing
     is below NaN; a layer's Speed only lowers a sample's. These samples are among the survivors of every layer: where

@@ -42,7 +42,7 @@ class Recorder(Protocol):
     """How layers become a stage."""
 
     def record(self, run: RunLayers, inputs: Any, stand_in: Any) -> Stage:
-        """Computes nothing from `inputs`, whose content may be anything; `stand_in` is of the same kind and valid, a
+        """Compute nothing from `inputs`, whose content may be anything; `stand_in` is of the same kind and valid, a
         batch without real samples. Raises RuntimeError where it cannot."""
 
     def chain(self, stages: Sequence[Stage]) -> Callable[[], None]:

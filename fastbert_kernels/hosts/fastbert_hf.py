@@ -89,7 +89,7 @@ def encoder(model: Any, dtype: EncoderDtype | None, backend: str) -> Derived[Enc
 
 
 def head_parameters(head: Any) -> Parameters:
-    """What `_head_weights` takes, in its order."""
+    """Return what `_head_weights` takes, in its order."""
     from fastbert_hf.heads import AttentiveHead, PooledHead
 
     if isinstance(head, PooledHead):

@@ -25,7 +25,7 @@ class PooledHead:
     Attributes:
         layers: 1 to 3 of `torch.nn.Linear`; the first takes H, the last gives N logits.
         pooling: "first", "mean" or "max", over the sample's tokens.
-        activation: between the layers: "identity", "tanh", "relu" or "gelu".
+        activation: between the layers, "identity", "tanh", "relu" or "gelu".
     """
 
     layers: Sequence[nn.Module]
@@ -56,13 +56,19 @@ class PooledHead:
 @dataclass(frozen=True)
 class AttentiveHead:
     """The exit head of Liu et al. 2020, section 3.1: projection to C, self-attention over all tokens, dense layer and
-    classifier on the first.
+    classifier on the first. Its layers are `torch.nn.Linear`.
 
     Attributes:
-        projection: H -> C. query, key, value, dense: C -> C. classifier: C -> N. attention_output: C -> C behind the
-            attention, None where there is none. All are `torch.nn.Linear`.
+        projection: H -> C.
+        query: C -> C.
+        key: C -> C.
+        value: C -> C.
+        dense: C -> C.
+        classifier: C -> N.
+        attention_output: C -> C behind the attention, None where there is none.
         num_attention_heads: divides C; scores are divided by the root of the size of a head.
-        narrow_activation: behind the projection, "tanh" or "identity". mlp_activation: the same, behind `dense`.
+        narrow_activation: behind the projection, "tanh" or "identity".
+        mlp_activation: the same, behind `dense`.
     """
 
     projection: nn.Module

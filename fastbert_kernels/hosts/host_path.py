@@ -29,9 +29,11 @@ class HostPath:
 
     Attributes:
         model: whose they are.
-        layers: L modules. heads: L, None behind a layer without exit head; the last layer has one.
+        layers: L modules.
+        heads: L, None behind a layer without exit head; the last layer has one.
         call_layer: as of `engine.host_layers.HostEncoder`.
-        dtype, backend: as in `patch`.
+        dtype: as in `patch`.
+        backend: as in `patch`.
         head_modules: the modules that the heads are in the model, where more is known of them than their linear layers.
     """
 

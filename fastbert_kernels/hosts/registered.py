@@ -33,10 +33,11 @@ class Run:
     def __call__(
         self, hidden: Tensor, valid: Tensor, speed: float | Tensor | None = None, rule: Rule = ENTROPY_RULE
     ) -> Results:
-        """Runs all samples until their uncertainty is below their Speed, or to the last layer.
+        """Run all samples until their uncertainty is below their Speed, or to the last layer.
 
         Args:
-            hidden: [B, L, H], what the first layer takes. valid: [B, L] bool, True at tokens, False at padding.
+            hidden: [B, L, H], what the first layer takes.
+            valid: [B, L] bool, True at tokens, False at padding.
             speed: in [0, 1], a number or [B] for each sample; None runs to full depth.
             rule: another criterion than entropy, or a Speed per layer (`engine.rule.Rule`): the lower one counts.
 
@@ -61,7 +62,7 @@ def register_host(
     keep_padding: bool = False,
     name: str | None = None,
 ) -> Host:
-    """Makes `patch` know another model: its own encoder layers, with fused exit heads and compaction between them.
+    """Make `patch` know another model: its own encoder layers, with fused exit heads and compaction between them.
 
     docs/hosts.md has a complete example.
 
@@ -113,7 +114,7 @@ def register_host(
 
 
 def unregister_host(host: Host) -> None:
-    """Forgets a host; models that are patched stay so. ValueError when it is not registered."""
+    """Forget a host; models that are patched stay so. ValueError when it is not registered."""
     if host not in REGISTERED:
         raise ValueError(f"no host {getattr(host, 'name', host)!r} is registered")
     REGISTERED.remove(host)

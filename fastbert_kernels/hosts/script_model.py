@@ -97,7 +97,9 @@ def forward(
     sample leaves, else the last.
 
     Args:
-        src: token ids [B, L]. label: not looked at. mask: segments [B, L] from 1 on, 0 for padding.
+        src: token ids [B, L].
+        label: not looked at.
+        mask: segments [B, L] from 1 on, 0 for padding.
 
     Raises:
         ValueError: logits that are not finite, in fast mode, as the unpatched model does by its torch.distributions

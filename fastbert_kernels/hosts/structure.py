@@ -20,7 +20,7 @@ def find(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def differences(model: nn.Module, expected: Mapping[str, type[nn.Module]], prefix: str = "") -> list[str]:
-    """What `model` has otherwise than `expected`: path of a submodule -> its exact class."""
+    """Return what `model` has otherwise than `expected`: path of a submodule -> its exact class."""
     found = []
     for path, kind in expected.items():
         module = find(model, path)

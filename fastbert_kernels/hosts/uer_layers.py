@@ -62,7 +62,7 @@ def norm_parameters(norm: nn.Module) -> Parameters:
 
 
 def layer_parameters(layer: nn.Module) -> Parameters:
-    """What `layer_weights` takes, in its order; ValueError for a layer that is not UER's own."""
+    """Return what `layer_weights` takes, in its order; ValueError for a layer that is not UER's own."""
     check_kinds(layer, _LAYER, "an encoder layer")
     return [
         *attention_parameters(layer.get_submodule("self_attn")),
@@ -95,7 +95,7 @@ def layer_weights(layer: nn.Module, tensors: list[Tensor]) -> LayerWeights:
 
 
 def _activation(feed_forward: Any) -> str:
-    """Of UER's GELU, which is that by the error function, or ReLU. Without an attribute for it the layer has GELU."""
+    """Return "gelu" (UER's, by the error function, which is that of layers without an attribute for it) or "relu"."""
     function = getattr(feed_forward, "act", None)
     if function is None or (function.__module__.endswith("uer.utils.act_fun") and function.__name__ == "gelu"):
         return "gelu"

@@ -46,7 +46,7 @@ _Sample = tuple[list[int], list[int]]  # token ids and their segments
 
 
 def is_a(model: nn.Module, module: str, name: str) -> bool:
-    """Whether a model is of the class of that name, or of one derived from it, without importing it."""
+    """Return whether a model is of the class of that name, or of one derived from it, without importing it."""
     return any(kind.__module__ == module and kind.__qualname__ == name for kind in type(model).__mro__)
 
 
@@ -75,7 +75,7 @@ def check_first_token(head: Any) -> None:
 
 
 def attentive_head_parameters(head: Any) -> Parameters:
-    """What `fold_attentive_head` takes of a head that looks at the first token, in its order."""
+    """Return what `fold_attentive_head` takes of a head that looks at the first token, in its order."""
     check_kinds(head, {"self_atten": "layers.multi_headed_attn.MultiHeadedAttention"}, "an exit head")
     parameters = [
         *linear_parameters([head.output_layer_0]),
@@ -99,9 +99,12 @@ def derived_encoder(
     """Derive the engine's encoder from L layers of UER, of which some may be the same, and a head behind each.
 
     Args:
-        model: whose they are. embedding: as `embed` reads it.
-        head_parameters: of a head. head_weights: from a head, the values of its parameters, and the dtype of the hidden
-            states. dtype, backend: as in `patch`.
+        model: whose they are.
+        embedding: as `embed` reads it.
+        head_parameters: of a head.
+        head_weights: from a head, the values of its parameters, and the dtype of the hidden states.
+        dtype: as in `patch`.
+        backend: as in `patch`.
     """
     distinct = list(dict.fromkeys(layers))
     replaced = {"embedding": embedding}
@@ -178,7 +181,7 @@ def _text_calls(decision: Callable[[Any, float], Decision]) -> tuple[Callable[..
     def predict(
         model: Any, encoder: Encoder, sentences: Iterable[str], speed: float = 0.0
     ) -> list[Answer | tuple[None, int]]:
-        """What the model answers to each text, in batches.
+        """Return what the model answers to each text, in batches.
 
         Args:
             sentences: any number of texts, each as a call of the model takes one.
@@ -202,10 +205,11 @@ def _pair_calls(decision: Callable[[Any, float], Decision]) -> tuple[Callable[..
     def predict(
         model: Any, encoder: Encoder, pairs: Iterable[tuple[str, str]], speed: float = 0.0
     ) -> list[Answer | tuple[None, int]]:
-        """What the model answers to each pair of texts, in batches.
+        """Return what the model answers to each pair of texts, in batches.
 
         Args:
-            pairs: any number of pairs (A-sentence, B-sentence). speed: the Speed of all of them, as in a call.
+            pairs: any number of pairs (A-sentence, B-sentence).
+            speed: the Speed of all of them, as in a call.
 
         Returns:
             (label, number of executed layers) of each pair, in order. Where logits are not finite the label is None,

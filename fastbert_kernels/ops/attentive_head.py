@@ -47,7 +47,8 @@ def attentive_head(
         cu_seqlens: [B + 1] int32, begins with 0 and ends with T.
         speed: [B] float32, the threshold of each sample.
         weights: the tensors of `AttentiveHeadTensors`, in that order.
-        narrow_activation, mlp_activation: "tanh" or "identity".
+        narrow_activation: "tanh" or "identity".
+        mlp_activation: "tanh" or "identity".
         history: [B, 2] int32, as returned by the head before; None at the first head.
         criterion: a name of `fastbert_kernels.criteria`.
         parameter: the number that belongs to it; 0 for a criterion that has none.

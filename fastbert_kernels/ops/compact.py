@@ -30,11 +30,18 @@ def compact(
 
     Args:
         hidden: [T, H] float32, bfloat16, float16, float64 or int8.
-        cu_seqlens: [B + 1] int32. keep: [B] bool. sample_index: [B] int32, each sample's row in the original batch.
-        speed, uncertainty: [B] float32. logits: [B, N] float32. history: [B, 2] int32, as `attentive_head` returns it.
+        cu_seqlens: [B + 1] int32.
+        keep: [B] bool.
+        sample_index: [B] int32, each sample's row in the original batch.
+        speed: [B] float32.
+        history: [B, 2] int32, as `attentive_head` returns it.
+        logits: [B, N] float32.
+        uncertainty: [B] float32.
         layer: number of layers executed so far, written as exit layer of the samples that leave.
-        out_logits: [B0, N] float32, out_uncertainty: [B0] float32, out_exit_layer: [B0] int64: results of the original
-            batch, contiguous; the rows `sample_index[b]` of leaving samples are written in place.
+        out_logits: [B0, N] float32, results of the original batch, contiguous; the rows `sample_index[b]` of leaving
+            samples are written in place.
+        out_uncertainty: [B0] float32, likewise.
+        out_exit_layer: [B0] int64, likewise.
         backend: "auto" or a name of `fastbert_kernels.backends.BACKENDS`.
 
     Returns:

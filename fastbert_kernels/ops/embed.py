@@ -35,8 +35,15 @@ def embed(
     """LayerNorm(words[input_ids] + positions[position_ids] + segments[token_type_ids]), in one pass.
 
     Args:
-        input_ids, position_ids, token_type_ids: [T] int64 or int32; no token types are all 0.
-        words, positions, segments: [V, H], [P, H] and [S, H] float32. norm_weight, norm_bias: [H] float32.
+        input_ids: [T] int64 or int32.
+        position_ids: [T] int64 or int32.
+        token_type_ids: [T] int64 or int32; None is all 0.
+        words: [V, H] float32.
+        positions: [P, H] float32.
+        segments: [S, H] float32.
+        norm_weight: [H] float32.
+        norm_bias: [H] float32.
+        layer_norm_eps: of the LayerNorm.
         dtype: of the result, float32 or bfloat16.
         layer_norm: its kind, "standard" or "unbiased" (`fastbert_kernels.layer_norm` has the formulas).
 

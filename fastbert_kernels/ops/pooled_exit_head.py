@@ -40,12 +40,16 @@ def pooled_exit_head(
 
     Args:
         hidden: [T, H] float32, bfloat16, float16 or float64; T tokens of B samples, no padding.
-        cu_seqlens: [B + 1] int32, begins with 0 and ends with T. speed: [B] float32, the threshold of each sample.
+        cu_seqlens: [B + 1] int32, begins with 0 and ends with T.
+        speed: [B] float32, the threshold of each sample.
         weights: of each layer [out, in], of the dtype of `hidden`; the first takes H, the last gives N labels.
         biases: of each layer [out], float32 (float64 when `hidden` is).
         pooling: "first", "mean" or "max", over the sample's tokens.
         activation: between layers: "identity", "tanh", "relu" or "gelu".
-        history, criterion, parameter, backend: as in `attentive_head`.
+        history: as in `attentive_head`.
+        criterion: as in `attentive_head`.
+        parameter: as in `attentive_head`.
+        backend: as in `attentive_head`.
 
     Returns, Raises:
         As `attentive_head`.

@@ -31,7 +31,7 @@ StrictLoader.add_implicit_resolver(
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether `value` may stand where the annotation `kind` asks for a value; a list may stand for a tuple."""
+    """Return whether `value` may stand where the annotation `kind` asks for a value; a list may stand for a tuple."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(fits(value, argument) for argument in arguments)
@@ -47,7 +47,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def describe(kind: Any) -> str:
-    """What `fits` takes, in words."""
+    """Say what `fits` takes, in words."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return " or ".join(describe(argument) for argument in arguments)

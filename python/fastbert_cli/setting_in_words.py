@@ -10,7 +10,7 @@ from fastbert_hf.exits.rule import ExitRule
 
 
 def describe_rule(rule: ExitRule, student_layers: Sequence[int]) -> str:
-    """When a text leaves, in a sentence without an end."""
+    """Say when a text leaves, in a sentence without an end."""
     if not rule.layers:
         return "full depth: no student classifier is asked"
     criterion = CRITERIA[rule.criterion]
@@ -35,7 +35,7 @@ def describe_criterion(rule: ExitRule) -> str:
 
 
 def describe_objective(objective: Objective) -> str:
-    """What was asked for."""
+    """Say what was asked for."""
     if objective.max_drop is not None:
         allowed = f"{100 * objective.max_drop:.4g}"
         return f"lose at most {allowed} {'point' if allowed == '1' else 'points'} of accuracy"
@@ -54,7 +54,7 @@ def describe_objective(objective: Objective) -> str:
 
 
 def describe_measured(setting: CalibratedSetting) -> str:
-    """What was measured of what was asked for."""
+    """Say what was measured of what was asked for."""
     figures, latency = setting.figures, setting.latency
     if latency is not None:
         return f"{latency.ms_per_text:.3g} ms per text, full depth {latency.full_depth_ms_per_text:.3g} ms"

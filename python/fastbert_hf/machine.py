@@ -41,7 +41,7 @@ def name_machine(machine: dict[str, Any]) -> str:
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself (AVX512-BF16 or AMX), so that bfloat16 is faster."""
+    """Return whether the processor multiplies bfloat16 matrices itself (AVX512-BF16, AMX): bfloat16 is faster then."""
     return bool({"avx512_bf16", "amx_bf16"} & _flags())
 
 

@@ -323,7 +323,7 @@ class FastBertForSequenceClassification(SavedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
-        """What the exit heads behind encoder layers get: the hidden states [B, L, H] behind each of them in turn.
+        """Yield what the exit heads behind encoder layers get: the hidden states [B, L, H] behind each in turn.
 
         The backbone runs layer by layer as they are asked for; no exit head runs. Arguments and errors as in `forward`.
         """

@@ -94,7 +94,7 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
 
     @app.get("/info", responses={401: _REFUSALS[401]}, dependencies=locked)
     async def show_info() -> Info:
-        """What is served, and its limits."""
+        """Say what is served, and its limits."""
         return info
 
     @app.get("/health", response_class=Response, responses={503: _REFUSALS[503]})

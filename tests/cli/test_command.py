@@ -120,7 +120,7 @@ def test_errors_of_parsing_and_ctrl_c_are_one_line():
 
 
 def burn(fault):
-    """What becomes of a command whose work ends with `fault`."""
+    """Return what becomes of a command whose work ends with `fault`."""
 
     @dataclass(frozen=True)
     class Burn(Command):

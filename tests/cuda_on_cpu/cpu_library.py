@@ -40,7 +40,7 @@ def cuda_include() -> Path | None:
 
 
 def missing() -> str | None:
-    """Why the library cannot be built here, or None."""
+    """Say why the library cannot be built here, or None."""
     if cuda_include() is None:
         return "the headers of the CUDA toolkit are not installed"
     if shutil.which("g++") is None:
@@ -49,7 +49,7 @@ def missing() -> str | None:
 
 
 def build(sanitize: bool = False) -> Path:
-    """Compiles what is not there yet for the present state of the sources, and returns the library's path."""
+    """Compile what is not there yet for the present state of the sources, and return the library's path."""
     flags = FLAGS + (["-O0", *SANITIZERS] if sanitize else ["-O2"])
     include = [f"-I{ROOT / 'tests/cuda_on_cpu'}", f"-I{ROOT / 'csrc'}", "-isystem", str(cuda_include())]
     folder = ROOT / "build/cuda_on_cpu"
@@ -198,7 +198,7 @@ class CpuLibrary:
         self.configure()
 
     def configure(self, seed: int = 0, multiprocessors: int = 4, capability: int = 90) -> None:
-        """Sets the order of warps and the device that the launchers see."""
+        """Set the order of warps and the device that the launchers see."""
         self._library.configure(seed, multiprocessors, *SHARED_MEMORY[capability])
         self._device = self.new_device()
 
@@ -308,7 +308,7 @@ class CpuLibrary:
         device: int | None = None,
         poison_rows: bool = True,
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Returns the compacted batch and the results, by name. Rows without poison cost no memory until written."""
+        """Return the compacted batch and the results, by name. Rows without poison cost no memory until written."""
         samples, labels = batch["logits"].shape
         rows, width = batch["hidden"].shape
         out = {
@@ -341,8 +341,8 @@ class CpuLibrary:
         return None if reason is None else reason.decode()
 
     def depth_graph(self, stage: Callable[[int], None], samples: torch.Tensor, fail_after: int = -1) -> DepthGraph:
-        """Of len(samples) stages; the number of a stage is what `stage` is called with, and it writes its samples
-        [1]. The API call after `fail_after` calls fails."""
+        """Make a graph of len(samples) stages; `stage` is called with the number of each and writes its samples [1].
+        The API call after `fail_after` calls fails."""
         callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(stage)
         graphs = [ctypes.c_void_p(self._library.make_stage(callback, number)) for number in range(len(samples))]
         stages = (DepthStage * len(samples))(

@@ -17,7 +17,7 @@ INFINITY, NAN = math.inf, math.nan
 
 
 def decide(library, head: str, logits: torch.Tensor, decision: Decision) -> HeadOutputs:
-    """Runs `head` on a batch for which it must find these logits [B, N]: the bias is theirs, the weights are 0.
+    """Run `head` on a batch for which it must find these logits [B, N]: the bias is theirs, the weights are 0.
 
     A bias serves a batch, so samples with logits of their own are batches of one, put together again.
     """

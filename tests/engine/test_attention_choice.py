@@ -102,7 +102,7 @@ def test_nothing_is_measured_where_there_is_no_gpu():
 
 
 def by_hand(query, key, value, bias):
-    """Of one sample, [n, heads, d]."""
+    """Attention of one sample, [n, heads, d]."""
     scores = torch.einsum("qhd,khd->hqk", query, key) / query.shape[2] ** 0.5
     if bias is not None:
         position = torch.arange(len(query))

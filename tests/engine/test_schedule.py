@@ -201,7 +201,7 @@ def test_deadlines_that_can_be_met_are_met():
 
 
 def without_refill(samples, cost=COST):
-    """When they leave, if batches of a full step's tokens, first come, first served, run to the end one by one."""
+    """Return when they leave if batches of a full step's tokens, first come first served, run to the end one by one."""
     coming, now, left = samples[::-1], 0.0, {}
     while coming:
         now, batch = max(now, coming[-1].arrival), []

@@ -29,8 +29,8 @@ def floor(want, dtype):
 
 
 def assert_mean_error_is_like(got, own, want):
-    """Of many answers of a patched model: at most twice the mean error of the unpatched model's `own`, beside an error
-    so small that whether the unpatched model's is below it is up to the processor; `want` is in float64."""
+    """Let many answers of a patched model have at most twice the mean error of the unpatched model's `own`, beside an
+    error so small that whether the unpatched model's is below it is up to the processor; `want` is in float64."""
     least = floor(want, torch.float32) / 20
     error, theirs = ((answers - want).abs().mean() for answers in (got, own))
     assert error <= 2 * theirs + least, f"mean error {error:.2e}, of the unpatched model {theirs:.2e}"
@@ -46,9 +46,11 @@ def assert_accurate(got, want, theirs, least=0.0, mean_least=None):
     """Error at most twice the largest of plain PyTorch in the same dtype.
 
     Args:
-        got: the result to judge. want: the same in float64.
+        got: the result to judge.
+        want: the same in float64.
         theirs: results of plain PyTorch as `rounding.rivals` has them.
-        least: an error that is allowed beside. mean_least: the same for the mean error, which else is not compared.
+        least: an error that is allowed beside.
+        mean_least: the same for the mean error, which else is not compared.
 
     Returns:
         The largest error that was allowed.
@@ -63,7 +65,7 @@ def assert_accurate(got, want, theirs, least=0.0, mean_least=None):
 
 
 def assert_decisions_are_accurate(result, oracle, theirs, speed, dtype):
-    """Logits, uncertainty and decisions of an exit head; `theirs` as `rounding.rivals` has them."""
+    """Judge logits, uncertainty and decisions of an exit head; `theirs` as `rounding.rivals` has them."""
     for got, want, rivaling in zip(result[:2], oracle, zip(*theirs, strict=True), strict=False):
         assert got.dtype == torch.float32
         allowed = assert_accurate(got, want, rivaling, floor(want, dtype))
@@ -101,7 +103,8 @@ def assert_encoder_layer_is_accurate(weights, lengths, dtype):
     same dtype; for int8, of these calls in bfloat16 with Linear layers as `rounded_linear` has them.
 
     Args:
-        weights: as `op_inputs.layer_weights` makes them. lengths: of the samples, none of them 0.
+        weights: as `op_inputs.layer_weights` makes them.
+        lengths: of the samples, none of them 0.
     """
     hidden = torch.randn(sum(lengths), weights.qkv_weight.shape[1], dtype=torch.float64)
     bounds = cu_seqlens_of(lengths)

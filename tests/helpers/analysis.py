@@ -58,7 +58,7 @@ def make_records(
 
 
 def plain_rows(records: ExitRecords, speed: float) -> list[tuple[int, int, float, int, int]]:
-    """Of every sample in turn: exit head, exit layer, uncertainty there, prediction there, label."""
+    """Return for every sample in turn exit head, exit layer, uncertainty there, prediction there and label."""
     threshold = float(np.float32(speed))
     rows = []
     for every, logits, label in zip(

@@ -53,7 +53,7 @@ EXACT_MARGINS = [
 
 
 def uncertainty_of(logits: Sequence[float], criterion: str, parameter: int, before: float = math.nan) -> float:
-    """What the criterion compares, or what is reported where it compares nothing, of one sample's logits.
+    """Return what the criterion compares, or what is reported where it compares nothing, of one sample's logits.
 
     Args:
         logits: of one head.

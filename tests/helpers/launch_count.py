@@ -45,7 +45,7 @@ class LaunchCount(TorchDispatchMode):
 
     @contextlib.contextmanager
     def graph(self):
-        """What is called inside is one launch."""
+        """Count what is called inside as one launch."""
         self.launches += not self._in_graph
         before, self._in_graph = self._in_graph, True
         try:

@@ -116,7 +116,7 @@ def only_the_fast_path(model, without=None):
 
 
 def assert_auto_asks_random_texts(model, monkeypatch):
-    """Where the host has texts of its own to offer, dtype="auto" needs none from the user."""
+    """Check that dtype="auto" needs no texts from the user where the host has its own to offer."""
     monkeypatch.setenv("FASTBERT_PRODUCT_RATES", "float32=80 bfloat16=100 int8=80")
     found = fastbert_kernels.patch_info(fastbert_kernels.patch(model, dtype="auto"))
     assert "of 32 probe labels differ" in found["reason"]

@@ -62,7 +62,7 @@ def arrival_of(numbers, speeds, rule=ENTROPY_RULE):
 
 @functools.cache
 def answers_of(rule):
-    """What a run of one text alone says, by (text, Speed)."""
+    """Return what a run of one text alone says, by (text, Speed)."""
     cases = list(itertools.product(range(60), SPEEDS))
     return {(number, speed): encoder().run(batch_of([number], [speed]), rule) for number, speed in cases}
 

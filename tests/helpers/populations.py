@@ -37,7 +37,7 @@ def make_multi_label_population(size: int, heads: int = 3) -> ExitRecords:
 
 
 def make_population_with_errors(size: int) -> ExitRecords:
-    """Of which full depth gets one in ten wrong."""
+    """A population of which full depth gets one in ten wrong."""
     records = make_population(size)
     wrong = torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.1
     return replace(records, labels=records.labels ^ wrong.long())
@@ -51,7 +51,7 @@ POPULATIONS = {
 
 
 def losses_of(population: ExitRecords, rule: ExitRule) -> np.ndarray:
-    """Which samples are right at full depth and wrong at the rule's exit; without labels, other at it."""
+    """Tell which samples are right at full depth and wrong at the rule's exit; without labels, other at it."""
     if population.labels is None:
         answers, full_depth = simulate(population, rule).predictions, population.logits[:, -1]
         if population.multi_label:

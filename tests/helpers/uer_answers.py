@@ -20,7 +20,7 @@ TOLERANCE = {None: 2e-5, torch.bfloat16: 0.08, torch.int8: 0.16}  # of uncertain
 
 
 def random_texts(count, seed=0):
-    """Of 0 to more words than the model takes: Chinese, English, digits, and what no vocabulary has."""
+    """Texts of 0 to more words than the model takes: Chinese, English, digits, and what no vocabulary has."""
     generator = random.Random(seed)
     pieces = [
         "好",
@@ -92,7 +92,7 @@ class Unpatched:
 
 
 def assert_same_at_speeds(model, inputs, count_ties, one_by_one, at_most=0.02):
-    """Labels and layers of texts, or of pairs of them, patched against unpatched, in batches and the first one by one.
+    """Compare labels and layers of texts or pairs, patched against unpatched, in batches and the first one by one.
 
     Args:
         at_most: the share of them that may be ties, in batches.
@@ -138,7 +138,7 @@ def assert_accurate(model, texts, encoder, decision):
 
 
 def assert_same(got, want, ties, at_most=0.02):
-    """Labels and layers, except at ties, of which it returns the number."""
+    """Compare labels and layers, except at ties, and return the number of those."""
     assert len(got) == len(want) == len(ties)
     different = [number for number, pair in enumerate(zip(got, want, strict=True)) if pair[0] != pair[1]]
     wrong = [number for number in different if not ties[number]]

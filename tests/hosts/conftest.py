@@ -43,7 +43,7 @@ def package_named(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where configurations of the packages' models are written."""
+    """The folder in which configurations of the packages' models are written."""
     return tmp_path_factory.mktemp("configurations")
 
 

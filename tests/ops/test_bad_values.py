@@ -64,7 +64,7 @@ def spaced(tensor: Tensor) -> Tensor:
 
 
 def tensors(arguments: Arguments) -> list[tuple[str, int | None]]:
-    """Where tensors are: the argument, and the place in it where it is several."""
+    """Say where tensors are: the argument, and the place in it where it is several."""
     found: list[tuple[str, int | None]] = []
     for name, value in arguments.items():
         if isinstance(value, Tensor):

@@ -187,7 +187,7 @@ def test_two_in_each_others_place(name):
 
 
 def kind(value):
-    """What may tell an argument from another one: for what stands for tensors their shapes, else the value."""
+    """Return what may tell an argument from another one: for what stands for tensors their shapes, else the value."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype
     if isinstance(value, (tuple, list)):

@@ -19,7 +19,7 @@ WORDS = 9
 
 
 def by_pytorch(ids, mask, segments, num_segments, uncounted):
-    """What fastbert_hf and the hosts make of a batch without the native pass; None where it is refused."""
+    """Return what fastbert_hf and the hosts make of a batch without the native pass; None where it is refused."""
     try:
         valid = check_inputs(ids, mask, segments, 64, num_segments=num_segments, vocabulary=WORDS)
     except ValueError:

@@ -25,7 +25,7 @@ def output(command, **options):
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory):
-    """How each file is compiled: (instruction set or None, path) -> the words of the command."""
+    """Say how each file is compiled: (instruction set or None, path) -> the words of the command."""
     if cmake_builds.missing() is not None:
         pytest.skip(cmake_builds.missing())
     if platform.machine() not in ("x86_64", "AMD64"):

@@ -214,7 +214,7 @@ def compile_for(architecture: int) -> None:
 
 
 def resources(architecture, name, kernel, types, other_pointers, constants, num_warps, num_stages=3) -> None:
-    """Compiles `kernel` as a launch with 16-byte aligned tensors would, and prints what it takes."""
+    """Compile `kernel` as a launch with 16-byte aligned tensors would, and print what it takes."""
     import triton
     from triton import knobs
     from triton.backends.compiler import GPUTarget

@@ -47,7 +47,7 @@ class _Subject:
 
 
 def run_analyze(options: Analyze) -> None:
-    """Writes `options.out` and prints the scores.
+    """Write `options.out` and print the scores.
 
     Raises:
         CommandError: options that contradict each other, a model that cannot be used, or data that say too little.

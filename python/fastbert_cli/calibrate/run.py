@@ -58,7 +58,7 @@ _RECORDING_BATCH = 32
 
 
 def run_calibrate(options: Calibrate) -> None:
-    """Prints what was found and, unless it is a dry run, writes it into the model's folder.
+    """Print what was found and, unless it is a dry run, write it into the model's folder.
 
     Raises:
         CommandError: a target, options, samples or a model that cannot be used.

@@ -26,7 +26,7 @@ from fastbert_hf.training import EvaluationResult
 
 
 def run_compare(options: Compare) -> None:
-    """Prints both scores and their differences.
+    """Print both scores and their differences.
 
     Raises:
         CommandError: a model that cannot be used, models of other classes, or a setting that a model has not.

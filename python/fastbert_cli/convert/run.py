@@ -12,7 +12,7 @@ from fastbert_hf.conversion import FORMATS, ConversionReport, convert_checkpoint
 
 
 def run_convert(options: Convert) -> None:
-    """Converts, writes the folder and prints what was done.
+    """Convert, write the folder and print what was done.
 
     Raises:
         CommandError: the checkpoint cannot be converted; the message has the reason.
@@ -33,7 +33,7 @@ def run_convert(options: Convert) -> None:
 
 
 def show(console: Console, report: ConversionReport) -> None:
-    """What was mapped and left out, what was decided, and how far the answers differ."""
+    """Print what was mapped and left out, what was decided, and how far the answers differ."""
     how = "by its names" if report.detected else "as asked for"
     console.print(f"format: {report.format} ({how}), {FORMATS[report.format]}")
     console.print(f"mapped: {len(report.mapped)} parameters")

@@ -20,7 +20,7 @@ from fastbert_hf.training.checks import check_vocabulary
 
 
 def run_distill(output: OutputFolder[DistillConfig], load: Callable[[], Loaded]) -> None:
-    """Distills the students of a model and writes the model.
+    """Distill the students of a model and write the model.
 
     Args:
         output: folder of the run.

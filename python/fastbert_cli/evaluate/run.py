@@ -25,7 +25,7 @@ from fastbert_hf.timing import inputs_of
 
 
 def run_evaluate(options: Evaluate) -> None:
-    """Prints the scores, and writes them to `options.out` if that is given.
+    """Print the scores, and write them to `options.out` if that is given.
 
     Raises:
         CommandError: options that contradict each other, or a model that cannot be used.

@@ -29,7 +29,7 @@ _STREAMED_WINDOW = 256  # texts of standard input that wait for each other
 
 
 def run_predict(options: Predict) -> None:
-    """Writes a row for every text of the files and reports on stderr.
+    """Write a row for every text of the files and report on stderr.
 
     Raises:
         CommandError: options that contradict each other, or a model that cannot be used.

@@ -45,7 +45,7 @@ class TrainData:
 
 
 def run_train(output: OutputFolder[TrainConfig]) -> None:
-    """Runs the steps that the configuration asks for and writes the model.
+    """Run the steps that the configuration asks for and write the model.
 
     Raises:
         CommandError: options that do not fit together, a backbone that cannot be used, or a step that cannot run.
@@ -110,7 +110,7 @@ def train_model(
     tokenizer: PreTrainedTokenizerBase,
     data: TrainData,
 ) -> dict[str, TrainingResult]:
-    """The steps, in the folders of their names; returns what they report."""
+    """Run the steps, in the folders of their names, and return what they report."""
     config, console = output.config, output.console
     precision, step = config.run.precision, config.fine_tune
     length = f"{step.epochs:g} epochs, learning rate {step.learning_rate:g}"
@@ -135,7 +135,7 @@ def train_model(
 
 
 def read_data(config: TrainConfig) -> TrainData:
-    """Reads what the section `data` names; raises `DataFileError` or `ValueError`."""
+    """Read what the section `data` names; raise `DataFileError` or `ValueError`."""
     section = config.data
     multi_label = section.multi_label
     assert section.train is not None

@@ -59,7 +59,8 @@ class Analysis:
         changes_at_speed: at every one of `speeds`.
         middle_speed: the middle one of `speeds`.
         by_class: at the point that leads.
-        easiest, hardest: samples, at the point that leads.
+        easiest: samples, at the point that leads.
+        hardest: likewise.
     """
 
     samples: int

@@ -42,7 +42,7 @@ def summary(analysis: Analysis) -> str:
 
 
 def accuracy_by_uncertainty(analysis: Analysis) -> str:
-    """Of the chart of LUHA."""
+    """Describe the chart of LUHA."""
     sentences = [
         "Above: accuracy of the texts whose uncertainty lies in each tenth of the range, all texts through all layers, "
         f"with {percent(analysis.confidence)} intervals (hollow: fewer than {ENOUGH_TEXTS} texts); below: how many "
@@ -73,7 +73,7 @@ def accuracy_by_uncertainty(analysis: Analysis) -> str:
 
 
 def uncertainty(analysis: Analysis) -> str:
-    """Of the distributions of uncertainty."""
+    """Describe the distributions of uncertainty."""
     fastest = analysis.uncertainty[-1]
     slowest = analysis.uncertainty[0]
     medians = [layer.quartiles[1] for layer in slowest.layers if layer.quartiles]
@@ -99,7 +99,7 @@ def uncertainty(analysis: Analysis) -> str:
 
 
 def exits(analysis: Analysis) -> str:
-    """Of the distributions of exit layers."""
+    """Describe the distributions of exit layers."""
     slow, fast = analysis.exits[0], analysis.exits[-1]
     behind = _behind(slow.layers[0])
     first = ", ".join(f"{percent(one.samples[0] / analysis.samples)} at Speed {one.speed:g}" for one in analysis.exits)
@@ -111,7 +111,7 @@ def exits(analysis: Analysis) -> str:
 
 
 def flops(analysis: Analysis) -> str:
-    """Of the chart of accuracy against FLOPs."""
+    """Describe the chart of accuracy against FLOPs."""
     return (
         "Further right is less work, further up is better; the axis of speed-up is logarithmic, that of accuracy does "
         "not begin at 0. "
@@ -123,7 +123,7 @@ def flops(analysis: Analysis) -> str:
 
 
 def wall_clock(analysis: Analysis) -> str:
-    """Of the chart of accuracy against measured speed-up."""
+    """Describe the chart of accuracy against measured speed-up."""
     depths = [(p.wall_clock.speedup, p) for p in analysis.tradeoff.depths if p.wall_clock is not None]
     timed = [(p.wall_clock.speedup, p) for p in analysis.tradeoff.speeds if p.wall_clock is not None]
     kept = [f"{percent(speedup / point.flops_speedup)} at Speed {point.value:g}" for speedup, point in timed]
@@ -136,7 +136,7 @@ def wall_clock(analysis: Analysis) -> str:
 
 
 def changes(analysis: Analysis) -> str:
-    """Of the chart of corrected and spoilt predictions."""
+    """Describe the chart of corrected and spoilt predictions."""
     first = analysis.changes_by_layer[0]
     point = _middle(analysis)
     total = next(one.total for one in analysis.changes_at_speed if one.speed == point.value)
@@ -151,7 +151,7 @@ def changes(analysis: Analysis) -> str:
 
 
 def by_class(analysis: Analysis, shown: int) -> str:
-    """Of the scores of every class, of which so many are shown."""
+    """Describe the scores of every class, of which so many are shown."""
     scores = analysis.by_class.at_exits
     words = f"{_where_it_leads(analysis.leading)}: scores of every class, and their F1 at full depth."
     if shown < len(scores):
@@ -165,7 +165,7 @@ def by_class(analysis: Analysis, shown: int) -> str:
 
 
 def confusion(analysis: Analysis) -> str:
-    """Of the confusion matrix."""
+    """Describe the confusion matrix."""
     matrix = np.asarray(analysis.by_class.confusion)
     wrong = matrix - np.diag(np.diag(matrix))
     words = (
@@ -180,7 +180,7 @@ def confusion(analysis: Analysis) -> str:
 
 
 def examples(analysis: Analysis) -> str:
-    """Of the two tables of texts."""
+    """Describe the two tables of texts."""
     wrong = [sum(one.label != one.prediction for one in group) for group in (analysis.easiest, analysis.hardest)]
     return (
         f"{_where_it_leads(analysis.leading)}: texts that leave first, the surest first, and those that leave last, "
@@ -260,7 +260,7 @@ def _where(interval: UncertaintyInterval) -> str:
 
 
 def _falls(head: HeadAccuracy) -> bool:
-    """Whether some unsure interval is certainly less accurate than the surest one, and none certainly more."""
+    """Return whether some unsure interval is certainly less accurate than the surest one, and none certainly more."""
     bands = [interval.band for interval in head.intervals if interval.band is not None]
     if not bands:
         return False
@@ -279,7 +279,7 @@ def _beyond(marked: list[tuple[float, Point]]) -> str:
 
 
 def _against_static(analysis: Analysis, what: str, depths: list[tuple[float, Point]]) -> str:
-    """How the Speeds compare with static models at the same speed-up, between which is interpolated linearly."""
+    """Say how the Speeds compare with static models at the same speed-up, between which is interpolated linearly."""
     depths = sorted(depths, key=lambda pair: pair[0])
     if len(depths) < 2:
         return ""

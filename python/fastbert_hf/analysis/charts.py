@@ -117,7 +117,7 @@ def exits_chart(analysis: Analysis) -> bytes:
 
 
 def changes_chart(analysis: Analysis) -> bytes:
-    """What the last layer corrects and spoils, if everybody left behind one layer, and of what leaves at each Speed."""
+    """Draw what the last layer corrects and spoils if everybody left behind one layer, and of what leaves by Speed."""
     number = len(analysis.changes_by_layer)
     if number > _MOST_IN_A_COLUMN:
         figure = new_figure(6.4)

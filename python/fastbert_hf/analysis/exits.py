@@ -74,7 +74,8 @@ class Example:
         row: position in the records, from 0.
         exit_layer: 1..L.
         uncertainty: entropy at the exit, in [0, 1], whatever the criterion; `None` when it is not known.
-        label, prediction: class ids.
+        label: class id.
+        prediction: class id.
     """
 
     row: int
@@ -85,7 +86,7 @@ class Example:
 
 
 def exit_distribution(records: ExitRecords, speed: float) -> ExitDistribution:
-    """Where samples leave at `speed` (Liu et al. 2020, figure 5)."""
+    """Count where samples leave at `speed` (Liu et al. 2020, figure 5)."""
     exits = _exits(records, speed)
     layers = np.asarray(records.exit_layers)[exits]
     return ExitDistribution(
@@ -106,7 +107,7 @@ def changes_by_layer(records: ExitRecords) -> tuple[LayerChanges, ...]:
 
 
 def changes_at_speed(records: ExitRecords, speed: float) -> SpeedChanges:
-    """What the last layer would have changed in the predictions of the samples that leave early at `speed`."""
+    """Count what the last layer would have changed in the predictions of the samples that leave early at `speed`."""
     exits = _exits(records, speed)
     at_exit = records.right[np.arange(len(records)), exits]
     leaving = []

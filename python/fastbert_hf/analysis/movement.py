@@ -18,7 +18,8 @@ class UncertaintyStep:
     """From one exit head to the next, for all samples, whoever would have left before.
 
     Attributes:
-        from_layer, to_layer: of the two heads.
+        from_layer: of the first head.
+        to_layer: of the second head.
         falls: share of the samples whose uncertainty is lower at the second; `None` without samples.
         rank_correlation: Spearman's, of the two uncertainties: 1 where the order of the samples stays; `None` where
             a head is as unsure of every sample.

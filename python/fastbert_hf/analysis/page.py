@@ -88,7 +88,8 @@ class Page:
         classes: rows of the table of classes, the first of them its header.
         classes_caption: of that table.
         examples_caption: of the tables of texts.
-        easiest, hardest: rows of these tables.
+        easiest: rows of the table of texts that leave first.
+        hardest: rows of the table of texts that leave last.
         notes: how it was measured, a paragraph each.
     """
 

@@ -103,7 +103,7 @@ def finished(figure: Figure, axes: Axes, horizontal: str, labels: Sequence[Annot
 def _draw(
     axes: Axes, tradeoff: Tradeoff, styles: tuple[dict[str, Any], ...], model: str, speedup_of: Speedup, curves: bool
 ) -> list[Annotation]:
-    """Draws one model and returns the labels of its points, the more important first, not placed yet."""
+    """Draw one model and return the labels of its points, the more important first, not placed yet."""
     exits, static = styles
     labels = []
     marked = [(speedup, point) for point in tradeoff.speeds if (speedup := speedup_of(point)) is not None]
@@ -150,7 +150,7 @@ def label(axes: Axes, speedup: float, accuracy: float, text: str, color: str) ->
 
 
 def _place(axes: Axes, labels: Sequence[Annotation]) -> None:
-    """Moves every label to a place where it covers nothing; one that finds none goes away."""
+    """Move every label to a place where it covers nothing; one that finds none goes away."""
     renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
     points = np.concatenate([_pixels(line) for line in axes.get_lines() if len(np.asarray(line.get_xdata()))])
     placed: list[Bbox] = []
@@ -168,7 +168,7 @@ def _place(axes: Axes, labels: Sequence[Annotation]) -> None:
 
 
 def _pixels(line: Line2D) -> npt.NDArray[np.float64]:
-    """Where a line covers the page, as points at most two pixels apart, or its markers if it has no line; [n, 2]."""
+    """Return points [n, 2] at most two pixels apart that a line covers, or its markers if it has no line."""
     corners = np.asarray(line.get_transform().transform(line.get_xydata()), dtype=np.float64)
     if line.get_linestyle() == "None":
         return corners

@@ -22,7 +22,8 @@ class UncertaintyInterval:
     """The samples of one head whose uncertainty lies in [low, high), in the last interval [low, high].
 
     Attributes:
-        low, high: bounds of the uncertainty.
+        low: lower bound of the uncertainty.
+        high: upper bound of the uncertainty.
         samples: how many there are.
         right: of them, those predicted right.
         accuracy: `right` over `samples`; `None` without samples.

@@ -24,7 +24,7 @@ _SHARED = "graph.layer_classifier."  # another name of the last exit head
 
 
 def read(state: Mapping[str, torch.Tensor], settings: Mapping[str, Any], labels: Mapping[str, Any]) -> Original:
-    """Understands a checkpoint; arguments and errors as of `uer.read`."""
+    """Read a checkpoint; arguments and errors as of `uer.read`."""
     depth = checkpoint.count_layers(state, r"graph\.layers\.(\d+)\.")
     entries = _entries(max(depth, 1))
     last = "graph.layer_classifiers.final_classifier."

@@ -30,7 +30,9 @@ class Comparison:
     """The converted model against the original's arithmetic in float64.
 
     Attributes:
-        texts, tokens: of random ids. largest_logit: of the original, absolute, for scale.
+        texts: number of texts of random ids.
+        tokens: number of their tokens.
+        largest_logit: of the original, absolute, for scale.
         equal_exits: share of texts that leave at the same layer, over `speeds`.
     """
 
@@ -44,7 +46,7 @@ class Comparison:
 
 @torch.inference_mode()
 def compare(model: FastBertForSequenceClassification, original: Original) -> Comparison:
-    """Runs `model`, in float32, on the random texts of `original`."""
+    """Run `model`, in float32, on the random texts of `original`."""
     logits, uncertainty = _answers(model, original)
     exact = _exact_logits(model, original)
     expected = normalised_entropy(original.logits)

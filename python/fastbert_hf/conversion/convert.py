@@ -33,7 +33,8 @@ class ConversionReport:
     """What a conversion did.
 
     Attributes:
-        format: a name of `FORMATS`. detected: whether the names of the checkpoint decided it.
+        format: a name of `FORMATS`.
+        detected: whether the names of the checkpoint decided it.
         mapped: name in the checkpoint -> name in the converted model.
         left_out: name in the checkpoint -> why the converted model does not have it.
         notes: what was decided, and what it means for inputs.
@@ -59,7 +60,7 @@ def convert_checkpoint(
     settings: Sequence[Path] = (),
     label_names: Sequence[str] | None = None,
 ) -> ConversionReport:
-    """Converts a checkpoint, compares the converted model with the original's arithmetic, and writes it.
+    """Convert a checkpoint, compare the converted model with the original's arithmetic, and write it.
 
     Args:
         checkpoint: state dict that `torch.save` wrote.

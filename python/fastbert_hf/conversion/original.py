@@ -20,7 +20,8 @@ class Probe:
     """Random texts on which the original and the converted model are compared.
 
     Attributes:
-        ids: int64 [B, T]. segments: int64 [B, T], 0 and, in half of the texts, 1 from some token on; 0 at padding.
+        ids: int64 [B, T].
+        segments: int64 [B, T], 0 and, in half of the texts, 1 from some token on; 0 at padding.
         valid: bool [B, T], tokens; they lie on the left.
     """
 
@@ -48,12 +49,14 @@ class Original:
     """A checkpoint, understood.
 
     Attributes:
-        config, parameters: of the converted model; parameters are float64, by their names there.
+        config: of the converted model.
+        parameters: of the converted model, float64, by their names there.
         mapped: name in the checkpoint -> name in the converted model.
         left_out: name in the checkpoint -> why the converted model does not have it.
         notes: what was decided, and what it means for inputs; a sentence each.
         special_tokens: how texts and pairs become tokens, as `tokenizers.processors.TemplateProcessing` writes it.
-        probe, logits: random texts, and float64 [B, L, N], what the original's own arithmetic makes of them.
+        probe: random texts.
+        logits: float64 [B, L, N], what the original's own arithmetic makes of them.
         includes_speed: whether a sample leaves also when its uncertainty equals the Speed.
     """
 

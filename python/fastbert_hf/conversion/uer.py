@@ -47,7 +47,7 @@ _PAIRS["script"] = _PAIRS["fastplm"]
 def read(
     state: Mapping[str, torch.Tensor], settings: Mapping[str, Any], format: str, labels: Mapping[str, Any]
 ) -> Original:
-    """Understands a checkpoint.
+    """Read a checkpoint.
 
     Args:
         state: as in the file.

@@ -96,7 +96,7 @@ def without_fractions(names: Collection[str]) -> dict[str, str]:
 
 
 def check_known(place: Place, names: Collection[str], label_names: Collection[str]) -> None:
-    """Raises DataFileError for the first of `names` that is not in `label_names`."""
+    """Raise DataFileError for the first of `names` that is not in `label_names`."""
     for name in names:
         if name not in label_names:
             remedy = f"use one of the training labels ({listed(label_names)})"

@@ -255,7 +255,7 @@ def _settings_kept(tokenizer: Any) -> Iterator[None]:
 
 
 def wants_segment_ids(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether pairs of texts get segment ids.
+    """Return whether pairs of texts get segment ids.
 
     A tokenizer class that was made for a model says itself whether that model takes them. The general class does not
     know, and leaves them away where a BERT could then not tell the two texts apart; so there they are asked for.

@@ -64,7 +64,7 @@ def first_exits(scores: np.ndarray, rule: ExitRule) -> np.ndarray:
 
 
 def moved(population: ExitRecords, rule: ExitRule) -> np.ndarray:
-    """Which samples leave with a score too far from the last one, bool [n]."""
+    """Tell which samples leave with a score too far from the last one, bool [n]."""
     scores = population.logits[..., 0].numpy()
     given = scores[np.arange(len(scores)), first_exits(scores, rule)]
     return np.abs(given - scores[:, -1]) > np.float32(DISTANCE)

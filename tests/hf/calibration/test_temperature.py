@@ -33,7 +33,7 @@ from helpers.training import make_data, make_model, make_tokenizer
 
 
 def make_records(size: int = 600, labels: int = 5, seed: int = 0) -> ExitRecords:
-    """Labels are drawn from the softmax of scores; the heads give those scores times 4, 1 and 1/3."""
+    """Draw labels from the softmax of scores; the heads give those scores times 4, 1 and 1/3."""
     generator = torch.Generator().manual_seed(seed)
     scores = 2 * torch.randn(size, labels, generator=generator)
     classes = torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)[:, 0]

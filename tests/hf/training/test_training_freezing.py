@@ -26,7 +26,7 @@ TRAINED = {
 
 
 def freeze(model: FastBertForSequenceClassification) -> set[str]:
-    """Embeddings, a layer, one matrix, and a student classifier; returns their names."""
+    """Freeze embeddings, a layer, one matrix, and a student classifier; return their names."""
     parts = [model.backbone.embeddings, model.layers[0], model.layers[2].output.dense, model.heads[0]]
     for part in parts:
         part.requires_grad_(False)

@@ -50,7 +50,7 @@ def train(folder: Path) -> dict[str, Any]:
 
 
 def train_with_a_stop(folder: Path) -> bool:
-    """Whether a run with Ctrl-C in its second epoch ends as one without, dropout and all."""
+    """Return whether a run with Ctrl-C in its second epoch ends as one without, dropout and all."""
 
     def run(name: str, model: FastBertForSequenceClassification, **options: Any) -> State:
         fine_tune(model, make_tokenizer(), make_data(64), QUICK, run_dir=folder / name, **options)

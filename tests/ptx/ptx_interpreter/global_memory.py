@@ -75,7 +75,7 @@ class GlobalMemory(CheckedMemory):
             reporter.report(Kind.WRITE_TO_INPUT, self.describe(int(wrong[0])))
 
     def check_read_only(self, reporter: Reporter, begins: np.ndarray) -> None:
-        """What ld.global.nc reads may come from a cache that sees no writes."""
+        """Refuse ld.global.nc of what was written: it may read from a cache that sees no writes."""
         buffers = np.searchsorted(self._begins, begins, side="right") - 1
         if not self._are_inputs[buffers].all():
             wrong = begins[~self._are_inputs[buffers]]
