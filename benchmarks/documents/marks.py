@@ -90,7 +90,7 @@ def _cell(mark: Mark, measured: Measured) -> str:
 
 
 def _over(shape: str, batch: int, kind: str, run: str, peer: Callable[[Case, str], Case | None]) -> Measure:
-    """Ours over the row that `peer` picks out of a configuration for a dtype, with its spread over the rounds."""
+    """Return ours over the row that `peer` picks out of a configuration for a dtype, with its spread over the rounds."""
 
     def measure(measured: Measured, dtype: str) -> str | None:
         case = measured.case(shape, batch, kind)
@@ -132,7 +132,7 @@ def _profiled(measured: Measured, shape: str, dtype: str, run: str) -> Case | No
 
 
 def _share_of_tiles(measured: Measured, dtype: str) -> str | None:
-    """What the products of all layers reach of the rate of tiles with operands in registers, at full depth."""
+    """Say what the products of all layers reach of the rate of tiles with operands in registers, at full depth."""
     case = _profiled(measured, "BERT-base", dtype, "full depth")
     rate = None if case is None else case.get("rates", {}).get(_TILES[dtype])
     if case is None or rate is None:
