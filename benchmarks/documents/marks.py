@@ -90,7 +90,7 @@ def _cell(mark: Mark, measured: Measured) -> str:
 
 
 def _over(shape: str, batch: int, kind: str, run: str, peer: Callable[[Case, str], Case | None]) -> Measure:
-    """Return ours over the row that `peer` picks out of a configuration for a dtype, with its spread over the rounds."""
+    """Return ours over the row that `peer` picks out of a configuration for a dtype, with its spread."""
 
     def measure(measured: Measured, dtype: str) -> str | None:
         case = measured.case(shape, batch, kind)
