@@ -30,6 +30,7 @@ from documents import (
 from documents.adopted import adopted
 from documents.agreement import agreement
 from documents.exit_zero import exit_zero, sentences
+from documents.interrupt import interrupted
 from documents.neighbours import neighbours
 from documents.serving import served
 from families import results_by_family
@@ -68,6 +69,7 @@ def blocks(folder: Path) -> dict[str, str]:
         "parts": parts.parts(profiles),
         "bounds": parts.bounds(profiles),
         "neighbours": neighbours(results_by_family(folder, "neighbours")),
+        "interrupted": interrupted(results_by_family(folder, "interrupt")),
         "served": served(results_by_family(folder, "serving")),
         "accuracy and time": accuracy_and_time.sections(read_points(folder)),
         "exit zero sentences": sentences(results_by_family(folder, "exit_zero")),
