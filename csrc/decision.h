@@ -19,6 +19,7 @@
 // tokens: uncertainty NaN, prediction -1, streak 0, keep 1.
 #pragma once
 #include <cstdint>
+#include <stdexcept>
 
 #include "named.h"
 
@@ -38,6 +39,23 @@ constexpr const auto& names_of(Criterion) { return kCriterionNames; }
 // Whether it looks at what the head before said, also where Speed lets nobody out.
 constexpr bool has_history(Criterion criterion) {
   return criterion == Criterion::patience || criterion == Criterion::stability;
+}
+
+// The least parameter that makes sense; 0 for a criterion that has none.
+constexpr int32_t smallest_parameter(Criterion criterion) {
+  switch (criterion) {
+    case Criterion::top_k_entropy:
+      return 2;
+    case Criterion::patience:
+      return 1;
+    case Criterion::entropy:
+    case Criterion::confidence:
+    case Criterion::margin:
+    case Criterion::binary_entropy:
+    case Criterion::stability:
+      return 0;
+  }
+  throw std::logic_error("csrc/decision.h does not say whether a criterion has a parameter");
 }
 
 struct ExitRule {

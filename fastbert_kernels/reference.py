@@ -89,6 +89,23 @@ UNCERTAINTIES: dict[Criterion, Callable[[Tensor, int], Tensor]] = {
 }
 
 
+_BELOW_SPEED = frozenset(
+    {
+        *(Criterion.ENTROPY, Criterion.TOP_K_ENTROPY, Criterion.CONFIDENCE, Criterion.MARGIN),
+        *(Criterion.BINARY_ENTROPY, Criterion.STABILITY),
+    }
+)
+
+
+def _leaves(rule: Criterion, parameter: int, uncertainty: Tensor, streak: Tensor, speed: Tensor) -> Tensor:
+    """Return who leaves, [B] bool."""
+    if rule is Criterion.PATIENCE:
+        return streak >= parameter
+    if rule in _BELOW_SPEED:
+        return uncertainty < speed
+    raise NotImplementedError(f"fastbert_kernels/reference.py does not say whom {rule.value!r} lets out")
+
+
 def decide(
     logits: Tensor, speed: Tensor, history: Tensor | None, criterion: str, parameter: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,7 +127,8 @@ def decide(
     if rule is Criterion.STABILITY:
         change = change_of_score(logits, history)
         score, known = logits[:, 0].float().view(torch.int32), ~change.isnan()
-        return change, torch.stack([torch.where(known, score, -1), known.int()], dim=1), ~(change < speed)
+        keep = ~_leaves(rule, parameter, change, known.int(), speed)
+        return change, torch.stack([torch.where(known, score, -1), known.int()], dim=1), keep
     uncertainty = UNCERTAINTIES[rule](logits, parameter)
     unknown = uncertainty.isnan()
     prediction = torch.where(unknown, -1, logits.argmax(dim=-1)).int()
@@ -118,8 +136,8 @@ def decide(
     if history is not None:
         streak = torch.where(prediction == history[:, 0], history[:, 1] + 1, streak)
     streak = torch.where(unknown, 0, streak)
-    leaves = (streak >= parameter) if rule is Criterion.PATIENCE else (uncertainty < speed)
-    return uncertainty, torch.stack([prediction, streak], dim=1), ~leaves | unknown
+    keep = ~_leaves(rule, parameter, uncertainty, streak, speed) | unknown
+    return uncertainty, torch.stack([prediction, streak], dim=1), keep
 
 
 class AttentiveHeadTensors(NamedTuple):

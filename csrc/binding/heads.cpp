@@ -15,8 +15,11 @@
 namespace fastbert::binding {
 
 ExitRule checked_rule(Criterion criterion, int32_t parameter) {
-  if (criterion == Criterion::top_k_entropy && parameter < 2)
-    throw py::value_error("top_k_entropy looks at 2 classes or more, not at " + std::to_string(parameter));
+  const int32_t smallest = smallest_parameter(criterion);
+  if (smallest == 0 ? parameter != 0 : parameter < smallest)
+    throw py::value_error(std::string("the parameter of ") + name_of(criterion) + " must be " +
+                          (smallest == 0 ? "" : "at least ") + std::to_string(smallest) + ", not " +
+                          std::to_string(parameter));
   return {criterion, parameter};
 }
 

@@ -25,16 +25,20 @@ LABELS_AT_ONCE = tl.constexpr(128)
 
 def rule_and_largest_entropy(criterion: str, parameter: int, labels: int) -> tuple[Criterion, float]:
     """Return what a kernel decides by, and the largest of the entropies that it may measure: of one choice among all
-    classes or the most likely, or the sum of those of all classes.
+    classes or the most likely, or the sum of those of all classes; 1 where it measures none.
 
     The entropy of the k most likely of k classes is that of all.
     """
     rule = Criterion(criterion)
+    if rule in (Criterion.ENTROPY, Criterion.PATIENCE):
+        return rule, math.log(labels)
     if rule is Criterion.BINARY_ENTROPY:
         return rule, labels * math.log(2)
     if rule is Criterion.TOP_K_ENTROPY:
         return (rule, math.log(parameter)) if parameter < labels else (Criterion.ENTROPY, math.log(labels))
-    return rule, math.log(labels)
+    if rule in (Criterion.CONFIDENCE, Criterion.MARGIN, Criterion.STABILITY):
+        return rule, 1.0
+    raise NotImplementedError(f"fastbert_kernels/triton/decision.py has no formula for {rule.value!r}")
 
 
 def unsupported_rule(rule: Criterion, labels: int) -> str | None:
@@ -184,7 +188,15 @@ def decide(
     if HAS_HISTORY and CRITERION != STABILITY:
         again = known & (tl.load(history_ptr + 2 * sample) == prediction)
         streak = tl.where(again, tl.load(history_ptr + 2 * sample + 1) + 1, streak)
-    leaves = known & (streak >= parameter) if CRITERION == PATIENCE else uncertainty < tl.load(speed_ptr + sample)
+    if CRITERION == PATIENCE:
+        leaves = known & (streak >= parameter)
+    elif (
+        (CRITERION == ENTROPY or CRITERION == TOP_K_ENTROPY or CRITERION == CONFIDENCE)  # noqa: SIM109
+        or (CRITERION == MARGIN or CRITERION == BINARY_ENTROPY or CRITERION == STABILITY)  # noqa: SIM109
+    ):
+        leaves = uncertainty < tl.load(speed_ptr + sample)
+    else:
+        tl.static_assert(False, "fastbert_kernels/triton/decision.py does not say whom a criterion lets out")
     tl.store(uncertainty_ptr + sample, uncertainty)
     tl.store(new_history_ptr + 2 * sample, prediction)
     tl.store(new_history_ptr + 2 * sample + 1, streak)

@@ -13,8 +13,8 @@ FAULTS = [
     Fault(
         "Speed is not strict",
         "fastbert_kernels/reference.py",
-        "else (uncertainty < speed)",
-        "else (uncertainty <= speed)",
+        "return uncertainty < speed",
+        "return uncertainty <= speed",
         "test_attentive_head.py test_decision.py",
     ),
 ]

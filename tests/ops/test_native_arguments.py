@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastbert_kernels import _extension
-from fastbert_kernels.criteria import Criterion
+from fastbert_kernels.criteria import PARAMETERS, Criterion
 from fastbert_kernels.layer_norm import LAYER_NORMS
 from fastbert_kernels.ops import packing
 from fastbert_kernels.ops.pooled_exit_head import POOLINGS
@@ -288,7 +288,6 @@ def test_bounds_outside_the_rows(name, bounds):
         ("run_span", 5, 3, "of 2 layers cannot go from 0 to 3"),
         ("run_span", 5, 2, "room for survivors where it ends before the last layer, and only there"),
         ("run_span", 12, None, "room for survivors where it ends before the last layer, and only there"),
-        ("decide", 4, "top_k_entropy", "2 classes or more, not at 0"),
         ("decide", 4, "surprise", "unknown name 'surprise'; the compiled module knows entropy, "),
         ("pool", 2, "median", "unknown name 'median'; the compiled module knows first, mean, max"),
     ],
@@ -298,6 +297,22 @@ def test_numbers_and_names(name, place, value, message):
     arguments[place] = value
     with pytest.raises(ValueError, match=message):
         getattr(native, name)(*arguments)
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if RULE[0] in CALLS[name]()])
+@pytest.mark.parametrize("criterion", Criterion)
+def test_a_parameter_has_the_bounds_that_python_knows(name, criterion):
+    arguments = CALLS[name]()
+    place = arguments.index(RULE[0])
+    known = PARAMETERS.get(criterion)
+    smallest = known.smallest if known else 0
+    arguments[place : place + 2] = [criterion.value, smallest]
+    run(name, arguments)
+    for wrong in (-1, smallest - 1) if known else (-1, 1):
+        arguments[place + 1] = wrong
+        bound = f"at least {smallest}" if known else "0"
+        with pytest.raises(ValueError, match=f"parameter of {criterion.value} must be {bound}, not {wrong}"):
+            run(name, arguments)
 
 
 def test_memory_that_is_not_where_the_kernels_read_it():
