@@ -59,6 +59,11 @@ def warn_if_not_finite(uncertainty: torch.Tensor) -> None:
         )
 
 
+def probabilities_of(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
+    """Return the softmax of logits [..., N] over the classes; multi-label: the sigmoid of each."""
+    return logits.sigmoid() if multi_label else logits.softmax(dim=-1)
+
+
 def predictions_of(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
     """Return the most likely class, int64 [...], of logits [..., N]; multi-label: bool [..., N], whether p > 1/2.
 

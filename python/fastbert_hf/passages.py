@@ -9,6 +9,7 @@ import torch
 from fastbert_hf.exits.criteria import CRITERIA, ONE_OUTPUT, default_criterion
 from fastbert_hf.exits.decision import ExitDecision
 from fastbert_hf.exits.resolution import Speed
+from fastbert_hf.outputs import probabilities_of
 
 # Tokens that a passage shares with the one before it; "trained": as in the model's training; `None`: long texts are
 # cut off instead.
@@ -84,8 +85,7 @@ def mean_of_passages(
     passages = torch.bincount(text_of_passage, minlength=num_texts)
     several = passages > 1
     if several.any():
-        every = logits.double()
-        every = every.sigmoid() if multi_label else every.softmax(dim=-1)
+        every = probabilities_of(logits.double(), multi_label)
         total = every.new_zeros(of_texts.shape).index_add(0, text_of_passage, every)[several]
         mean = total / passages[several].view(-1, *[1] * (logits.dim() - 1))
         of_texts[several] = (mean.logit(1e-12) if multi_label else mean.clamp_min(_TINY).log()).to(logits.dtype)

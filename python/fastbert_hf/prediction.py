@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from fastbert_hf.configuration import class_names
 from fastbert_hf.data import Text, check_passages, whole_number
 from fastbert_hf.exits.resolution import Speed
-from fastbert_hf.outputs import predictions_of
+from fastbert_hf.outputs import predictions_of, probabilities_of
 from fastbert_hf.passages import Answers, Stride, answers_of_texts
 from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser, tokenised_ahead
 
@@ -82,7 +82,7 @@ class Predictions:
         """float32 [n, N], the softmax of `logits`; multi-label: their sigmoid. A score has none: ValueError."""
         if self.logits.shape[-1] == 1:
             raise ValueError("a model with one output gives scores, not probabilities; take scores")
-        return self.logits.sigmoid() if self.multi_label else self.logits.softmax(dim=-1)
+        return probabilities_of(self.logits, self.multi_label)
 
 
 def predict(

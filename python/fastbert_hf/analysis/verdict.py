@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from fastbert_hf.calibration import ExitRecords, ExitRule
 from fastbert_hf.calibration.curve import candidate_speeds, exit_flops, running_minimum
-from fastbert_hf.calibration.simulation import exit_heads, uncertainties
+from fastbert_hf.calibration.simulation import below, exit_heads, uncertainties
 from fastbert_hf.flops import exit_flops as flops_of_exits
 from fastbert_hf.flops import first_layers_flops
 
@@ -189,7 +189,7 @@ def _one_speed(records: ExitRecords) -> list[_Contender]:
     flops, rows = exit_flops(records, heads), np.arange(len(records))
     found = []
     for speed in candidate_speeds(lowest, _SPEEDS):
-        exits = (lowest >= np.float32(speed)).sum(axis=1)  # heads before the first below Speed
+        exits = (~below(lowest, speed)).sum(axis=1)  # heads before the first below Speed
         found.append((records.right[rows, exits], flops[rows, exits]))
     return found
 

@@ -46,7 +46,7 @@ from fastbert_hf.calibration.curve import sweep
 from fastbert_hf.calibration.pareto import pareto_front, spoilt
 from fastbert_hf.calibration.records import ExitRecords, check_several_classes
 from fastbert_hf.calibration.search import CriterionChoice, FoundRule, compare_criteria, rules_of
-from fastbert_hf.calibration.simulation import Integers, exit_heads, first_exits, simulate, uncertainties
+from fastbert_hf.calibration.simulation import Integers, below, exit_heads, first_exits, simulate, uncertainties
 from fastbert_hf.exits.calibrated_setting import Objective
 from fastbert_hf.exits.criteria import CRITERIA, criterion_of, default_criterion
 from fastbert_hf.exits.rule import ExitRule
@@ -152,7 +152,7 @@ def one_speed_exits(records: ExitRecords, rules: Sequence[ExitRule]) -> Iterator
     uncertainty = uncertainties(records, first.criterion, first.parameter)[:, :-1]
     asked, heads = list(range(uncertainty.shape[1])), len(records.exit_layers)
     for rule in rules:
-        yield first_exits(uncertainty < np.float32(rule.speeds[0]), asked, heads)
+        yield first_exits(below(uncertainty, rule.speeds[0]), asked, heads)
 
 
 def certify_searched(

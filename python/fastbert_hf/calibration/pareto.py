@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fastbert_hf.calibration.curve import Doubles, candidate_speeds, exit_flops, running_minimum, sweep
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import SEARCHED_SPEEDS, FoundRule
-from fastbert_hf.calibration.simulation import Floats, first_exits, measure, uncertainties
+from fastbert_hf.calibration.simulation import Floats, below, first_exits, measure, uncertainties
 from fastbert_hf.exits.criteria import CRITERIA
 from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.flops import exit_head_flops, layer_flops
@@ -124,7 +124,7 @@ def _found(records: ExitRecords, uncertainty: Floats, thresholds: Doubles, crite
     layers = tuple(records.exit_layers[head] for head in asked)
     speeds = np.where(lets_out, thresholds, 0.0)[asked]
     rule = ExitRule(layers, tuple(speeds.tolist()), criterion, parameter)
-    leaves = uncertainty[:, asked] < speeds.astype(np.float32)
+    leaves = below(uncertainty[:, asked], speeds)
     return FoundRule.of(rule, measure(records, layers, first_exits(leaves, asked, len(records.exit_layers))))
 
 
@@ -188,7 +188,7 @@ class _Beam:
 
     def _pass_head(self, head: int) -> None:
         left = self.survivors.astype(np.float64)  # [S, n]
-        leaves = self.uncertainty[:, head, None] < self.speeds[head].astype(np.float32)  # [n, K]
+        leaves = below(self.uncertainty[:, head, None], self.speeds[head])  # [n, K]
         leavers = left @ leaves.astype(np.float64)  # [S, K]
         gained = left @ (leaves * self.good[:, head, None])
         flops = self.flops + left @ self.costs.layers[head]
@@ -237,7 +237,7 @@ class _Beam:
         behind = [(right, flops)]
         for head in range(self.uncertainty.shape[1] - 1, 0, -1):
             threshold = policies[:, head]
-            leaves = self.uncertainty[:, head, None] < threshold.astype(np.float32)
+            leaves = below(self.uncertainty[:, head, None], threshold)
             right = np.where(leaves, self.good[:, head, None], right)
             asking = self.costs.heads[head][:, None] * (threshold != _NOT_ASKED)
             flops = self.costs.layers[head][:, None] + asking + np.where(leaves, 0.0, flops)

@@ -7,10 +7,11 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.exits.criteria import criteria_for, criterion_of
-from fastbert_hf.exits.decision import ExitDecision
+from fastbert_hf.exits.decision import ExitDecision, below_speed, first_heads
 from fastbert_hf.exits.resolution import resolve_speed
 from fastbert_hf.exits.rule import ExitRule
 from fastbert_hf.flops import executed_flops, full_depth_flops
@@ -100,8 +101,12 @@ def first_exits(leaves: npt.NDArray[np.bool_], asked: list[int], num_heads: int)
     """
     every = np.zeros((len(leaves), num_heads), dtype=bool)
     every[:, asked] = leaves
-    every[:, -1] = True
-    return every.argmax(axis=1)  # the first of equal maxima
+    return first_heads(torch.from_numpy(every)).numpy()
+
+
+def below(uncertainty: Floats, speed: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Return who leaves at Speeds in float64, which are compared in float32; both are broadcast."""
+    return below_speed(uncertainty, np.asarray(speed, dtype=np.float32))
 
 
 def uncertainties(

@@ -1,14 +1,45 @@
-"""Who leaves: the one place that decides it, for the model in plain PyTorch and for recorded exits."""
+"""Who leaves: the one place that decides it, for the model in plain PyTorch and for recorded exits.
+
+Two forms stand elsewhere for a reason: `calibration.curve.sweep` finds by sorting, for all Speeds at once, where each
+sample comes to be below, and `conversion.comparison` decides as the original implementation does.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
+import numpy.typing as npt
 import torch
 
 from fastbert_hf.exits.criteria import criterion_of
 from fastbert_hf.exits.resolution import ResolvedSpeed
+
+Values = TypeVar("Values", torch.Tensor, npt.NDArray[Any])
+
+
+def below_speed(uncertainty: Values, speed: Values) -> Values:
+    """Return who leaves by a criterion that compares with Speed: never where the uncertainty is NaN.
+
+    Args:
+        uncertainty: float32, of any shape.
+        speed: float32, broadcast to it.
+
+    Returns:
+        bool, of the shape of both.
+    """
+    return uncertainty < speed
+
+
+def first_heads(exits: torch.Tensor) -> torch.Tensor:
+    """Return which head lets each sample go first, int64 [B] in 0..E-1.
+
+    Args:
+        exits: bool [B, E], whether the head lets the sample go; written to: the last one lets everybody go.
+    """
+    exits[:, -1] = True
+    return exits.byte().argmax(dim=1)  # the first of equal maxima
 
 
 class ExitDecision:
@@ -62,7 +93,7 @@ class ExitDecision:
         if self._criterion.compares_heads:
             self._scores[samples] = logits[:, :1].detach()
         if self._criterion.compares_speed:
-            return uncertainty, uncertainty < self._speed.thresholds(layer)[samples]
+            return uncertainty, below_speed(uncertainty, self._speed.thresholds(layer)[samples])
         unknown = uncertainty.isnan()
         prediction = logits.argmax(dim=-1)
         repeated = prediction == self._prediction[samples]
@@ -87,12 +118,11 @@ class ExitDecision:
         """
         size, heads = all_logits.shape[:2]
         exits = torch.zeros(size, heads, dtype=torch.bool, device=all_logits.device)
-        exits[:, -1] = True
         uncertainties = all_logits.new_zeros(size, heads)  # of a head that is not asked never looked at
         everybody = torch.arange(size, device=exits.device)
         for head, layer in enumerate(exit_layers[:-1]):
             if self.asks(layer):
                 uncertainties[:, head], exits[:, head] = self.leaves(layer, all_logits[:, head], everybody)
         uncertainties[:, -1] = self.uncertainty(all_logits[:, -1], everybody)
-        first = exits.int().argmax(dim=1)  # the first of equal maxima
+        first = first_heads(exits)
         return first, uncertainties[everybody, first]

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from fastbert_hf.bag import DEFAULT_BUCKETS, HashedBag, hashed_grams
 from fastbert_hf.data import TextData, TokenisedDataset
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.outputs import same_predictions
+from fastbert_hf.outputs import probabilities_of, same_predictions
 from fastbert_hf.passages import Stride
 from fastbert_hf.prediction import resolve_max_length, resolve_stride
 from fastbert_hf.progress import Progress, no_progress
@@ -185,7 +185,7 @@ class _Fit:
 
     def __init__(self, features: Any, answers: torch.Tensor, multi_label: bool, seed: int) -> None:
         self._answers, self._multi_label = answers, multi_label
-        self._targets = (answers.sigmoid() if multi_label else answers.softmax(dim=-1)).numpy()
+        self._targets = probabilities_of(answers, multi_label).numpy()
         frequency = np.bincount(features.indices, minlength=features.shape[1])
         self._idf = (np.log((1 + len(answers)) / (1 + frequency)) + 1).astype(np.float32)
         self._features = features.copy()
