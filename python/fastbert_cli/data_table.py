@@ -16,7 +16,7 @@ from fastbert_cli.errors import CommandError
 from fastbert_cli.texts import note_unknown
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.data.seen import text_keys
-from fastbert_hf.data.summary import DataSummary, refusal_of, summarize, suspicions
+from fastbert_hf.data.summary import DataSummary, refusal_of, summarise, suspicions
 
 _MOST_CLASSES = 20  # in a row each
 _FEW = 300  # texts without labels
@@ -39,7 +39,7 @@ class DataTable:
             **more: others, by what they are for.
         """
         parts = {"train": train, **({} if dev is None else {"dev": dev}), **more}
-        return cls(parts, {name: summarize(part) for name, part in parts.items()})
+        return cls(parts, {name: summarise(part) for name, part in parts.items()})
 
     def check(self) -> None:
         """Raise `CommandError` for labels from which nothing can be learnt, and for dev texts that choose nothing."""

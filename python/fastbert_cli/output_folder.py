@@ -26,7 +26,7 @@ from fastbert_hf.machine import describe_machine
 from fastbert_hf.model_card import write_model_card
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.scoring import FLOPS_CONVENTION, Row, score
-from fastbert_hf.training import TrainingResult
+from fastbert_hf.training import RunOptions, TrainingResult
 from fastbert_hf.training.run_folder import RUN_FILE
 
 
@@ -94,10 +94,11 @@ class OutputFolder(Generic[Config]):
             command = shell_command("fastbert", *self._command, "--config", self._stored, "--out", "OTHER_FOLDER")
             write_config(self.config, self._stored, command)
 
-    def of_step(self, name: str) -> dict[str, Any]:
-        """`run_dir`, `resume` and `quiet` of a training step; one that had not begun begins."""
+    def of_step(self, name: str, dev: ClassificationData | None = None) -> RunOptions:
+        """Return `dev`, `run_dir`, `resume` and `quiet` of a training step; one that had not begun begins."""
         folder = self.folder / name
-        return {"run_dir": folder, "resume": self.resume and (folder / RUN_FILE).exists(), "quiet": self._quiet}
+        resume = self.resume and (folder / RUN_FILE).exists()
+        return {"dev": dev, "run_dir": folder, "resume": resume, "quiet": self._quiet}
 
     @contextmanager
     def faults_explained(self, where: str) -> Iterator[None]:

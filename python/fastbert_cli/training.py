@@ -74,7 +74,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Distil(Step):
+class DistillStep(Step):
     """Step 2, with the cache switched on or off instead of a folder for it."""
 
     epochs: Annotated[float, Option("Passes over the texts.", "--distil-epochs", STEP_2)] = 5
@@ -87,7 +87,7 @@ class Distil(Step):
     objective: Annotated[
         Literal["kl", "reverse_kl", "ce"],
         Option(
-            "What a student minimizes: KL(teacher || student), KL(student || teacher), or the cross-entropy under the "
+            "What a student minimises: KL(teacher || student), KL(student || teacher), or the cross-entropy under the "
             "teacher.",
             panel=STEP_2,
         ),
@@ -143,7 +143,7 @@ class Run:
         Option("Of training; auto: bf16 where the processor or GPU computes in it.", panel=RUN),
     ] = "auto"
     gradient_accumulation: Annotated[
-        int, Option("Batches per optimizer step, for a large batch in little memory.", panel=RUN, min=1)
+        int, Option("Batches per optimiser step, for a large batch in little memory.", panel=RUN, min=1)
     ] = 1
     lr_scheduler: Annotated[Scheduler, Option("Course of the learning rate after the warm-up.", panel=RUN)] = "linear"
     report_to: Annotated[
@@ -165,7 +165,7 @@ class TrainingConfig:
     """Base of the configurations of both commands."""
 
     model: Any
-    distil: Distil
+    distil: DistillStep
     run: Run
 
     def shared(self) -> dict[str, Any]:

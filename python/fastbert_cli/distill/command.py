@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastbert_cli import options, training
 from fastbert_cli.command import Command, Given, Option, Place
 from fastbert_cli.options import DATA
-from fastbert_cli.training import MODEL, RUN, STRIDE, Distil, Run, TrainingConfig, how_to_go_on
+from fastbert_cli.training import MODEL, RUN, STRIDE, DistillStep, Run, TrainingConfig, how_to_go_on
 
 if TYPE_CHECKING:
     from fastbert_cli.inputs import Classes
@@ -56,7 +56,7 @@ class DistillConfig(TrainingConfig):
 
     data: DistillData = field(default_factory=DistillData)
     model: ModelToDistill = field(default_factory=ModelToDistill)
-    distil: Distil = field(default_factory=Distil)
+    distil: DistillStep = field(default_factory=DistillStep)
     run: Run = field(default_factory=Run)
 
 

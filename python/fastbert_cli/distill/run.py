@@ -58,7 +58,7 @@ def run_distill(output: OutputFolder[DistillConfig], load: Callable[[], Loaded])
     with output.faults_explained("step 2"):
         settings = config.distillation(output.folder / "distil")
         before = full_depth_fingerprint(model)
-        result = distill(model, tokenizer, texts, settings, dev=dev, **output.of_step("distil"))
+        result = distill(model, tokenizer, texts, settings, **output.of_step("distil", dev))
         if full_depth_fingerprint(model) != before:  # a checkpoint brings the weights that its run began with
             raise CommandError(
                 f"{output.folder} holds a run that began with other weights of the model, which have changed since; "

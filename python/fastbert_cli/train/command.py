@@ -12,7 +12,7 @@ from fastbert_cli.command import Command, Given, Option, Place
 from fastbert_cli.errors import CommandError
 from fastbert_cli.options import DATA
 from fastbert_cli.pairs import STEPS
-from fastbert_cli.training import MODEL, RUN, STEP_1, STEP_2, Distil, Step, TrainingConfig, how_to_go_on
+from fastbert_cli.training import MODEL, RUN, STEP_1, STEP_2, DistillStep, Step, TrainingConfig, how_to_go_on
 
 if TYPE_CHECKING:
     from fastbert_hf.training import LabelSettings
@@ -184,7 +184,7 @@ class TrainConfig(TrainingConfig):
     data: TrainData = field(default_factory=TrainData)
     model: NewModel = field(default_factory=NewModel)
     fine_tune: FineTune = field(default_factory=FineTune)
-    distil: Distil = field(default_factory=Distil)
+    distil: DistillStep = field(default_factory=DistillStep)
     run: TrainRun = field(default_factory=TrainRun)
 
     def fine_tuning(self) -> LabelSettings:
@@ -218,8 +218,8 @@ class Train(Command):
     joint: Annotated[
         bool, Option("Instead of both steps, train all exit heads on labels: the paper's ablation.", panel=STEP_1)
     ] = False
-    with_distil: Annotated[
-        bool | None, Option("Run step 2, or stop before it. Default: distil.", "--distil/--no-distil", STEP_2)
+    with_distill: Annotated[
+        bool | None, Option("Run step 2, or stop before it. Default: it runs.", "--distil/--no-distil", STEP_2)
     ] = None
     out: Annotated[Path, Option("Folder of the run.", panel=RUN)] = Path("fastbert-out")
     resume: training.Resume = False
@@ -243,15 +243,15 @@ class Train(Command):
         """The configuration of the run, with what a file says."""
         from fastbert_cli.config_file import run_to_begin
 
-        if self.joint and self.with_distil is not None:
+        if self.joint and self.with_distill is not None:
             raise CommandError("--joint takes the place of both steps; leave --distil and --no-distil out")
         return run_to_begin(self.out, TrainConfig, self.config, self._flags, self.resume)[0]
 
     @property
     def _flags(self) -> dict[str, Any]:
         flags = dict(self.settings)
-        if self.joint or self.with_distil is not None:
-            flags["run.steps"] = "joint" if self.joint else "both" if self.with_distil else "fine_tune"
+        if self.joint or self.with_distill is not None:
+            flags["run.steps"] = "joint" if self.joint else "both" if self.with_distill else "fine_tune"
         return flags
 
     def run(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +17,9 @@ from fastbert_cli.texts import read_labelled, read_unlabelled
 from fastbert_cli.train.baseline import bag_of_words_row
 from fastbert_cli.train.command import TrainConfig
 from fastbert_cli.train.inputs import has_unlabelled
-from fastbert_cli.train.rounds import fine_tune_in_rounds
 from fastbert_hf.data import ClassificationData, TextData, check_passages, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.training import TrainingResult, distill, train_jointly
+from fastbert_hf.training import StillRising, TrainingResult, distill, fine_tune_in_rounds, train_jointly
 from fastbert_hf.training.checks import check_vocabulary
 from fastbert_hf.training.class_weights import class_weights_of
 
@@ -39,7 +39,7 @@ class TrainData:
     unlabelled: TextData | None
 
     @property
-    def to_distil(self) -> TextData:
+    def to_distill(self) -> TextData:
         """Texts for step 2: those of `train`, alone or without labels together with `unlabelled`."""
         return self.train if self.unlabelled is None else join_texts(self.train, self.unlabelled)
 
@@ -55,7 +55,7 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
     config, console = output.config, output.console
     with faults_explained():
         data = read_data(config)
-        to_distil = data.to_distil
+        to_distill = data.to_distill
     more = {} if data.unlabelled is None else {"unlabelled": data.unlabelled}
     table = DataTable.of(data.train, data.dev, **more)
     table.check()
@@ -69,10 +69,10 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
     check_max_length(model, config.model.max_length)
     if config.model.stride is not None:
         with faults_explained("--stride"):
-            pairs = any(part.pairs is not None for part in (data.train, to_distil))
+            pairs = any(part.pairs is not None for part in (data.train, to_distill))
             check_passages(tokenizer, config.model.max_length, config.model.stride, pairs=pairs)
     with faults_explained(f"backbone {config.model.backbone or 'packaged'}"):
-        check_vocabulary(model, tokenizer, data.train, data.dev, to_distil)
+        check_vocabulary(model, tokenizer, data.train, data.dev, to_distill)
     if config.run.steps == "both" and len(model.layer_heads) == 1:
         raise CommandError("no student classifier to distill behind one exit layer; name more, or add --no-distil")
     output.begin()
@@ -118,20 +118,41 @@ def train_model(
         console.rule(f"Joint training of all exit heads, in {precision}")
         console.print(length)
         with output.faults_explained("joint training"):
-            options = output.of_step("joint")
-            return {"joint": train_jointly(model, tokenizer, data.train, config.fine_tuning(), dev=data.dev, **options)}
+            options = output.of_step("joint", data.dev)
+            return {"joint": train_jointly(model, tokenizer, data.train, config.fine_tuning(), **options)}
     console.rule(f"Step 1: backbone and teacher classifier, in {precision}")
     console.print(length)
     with output.faults_explained("step 1"):
-        results = fine_tune_in_rounds(output, model, tokenizer, data.train, data.dev)
+        assert step.max_epochs is not None  # once the texts are read
+        results = fine_tune_in_rounds(
+            model,
+            tokenizer,
+            data.train,
+            config.fine_tuning(),
+            data.dev,
+            step.max_epochs,
+            output.of_step,
+            lambda state: tell_that_it_rises(output, state),
+        )
     if config.run.steps == "both":
         console.rule(f"Step 2: student classifiers, in {precision}")
         with output.faults_explained("step 2"):
-            options = output.of_step("distil")
+            options = output.of_step("distil", data.dev)
             settings = config.distillation(output.folder / "distil")
-            results["distil"] = distill(model, tokenizer, data.to_distil, settings, dev=data.dev, **options)
-        fit_exit_zero(output, model, tokenizer, data.to_distil)
+            results["distil"] = distill(model, tokenizer, data.to_distill, settings, **options)
+        fit_exit_zero(output, model, tokenizer, data.to_distill)
     return results
+
+
+def tell_that_it_rises(output: OutputFolder[TrainConfig], state: StillRising) -> None:
+    """Say behind a round that there is another one, or how there would be."""
+    epochs = output.config.fine_tune.epochs
+    assert epochs is not None  # once the texts are read
+    told = f"the score on --dev still rises ({state.best_before:.2%} before, {state.last:.2%} in the last epoch)"
+    if state.goes_on:
+        output.console.print(f"{told}: another {epochs:g} epochs", soft_wrap=True)
+    else:
+        print(f"note: {told}; --max-epochs {2 * (state.epochs + epochs):g} trains on", file=sys.stderr)
 
 
 def read_data(config: TrainConfig) -> TrainData:

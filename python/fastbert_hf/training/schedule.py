@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# Optimizer steps that a classifier takes to learn its classes, at least.
+# Optimiser steps that a classifier takes to learn its classes, at least.
 FEWEST_STEPS, STEPS_PER_CLASS = 400, 10
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 15
 # Highest learning rate of AdamW, below this width of the backbone and from it on.
@@ -40,7 +40,7 @@ def schedule_for(texts: int, classes: int, hidden_size: int, batch_size: int = 3
         texts: to train on, 1 or more.
         classes: of the labels.
         hidden_size: width of the backbone.
-        batch_size: texts of an optimizer step.
+        batch_size: texts of an optimiser step.
 
     Raises:
         ValueError: a number below 1.

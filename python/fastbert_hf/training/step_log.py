@@ -27,7 +27,7 @@ def show_progress(
         trainer: before it trains.
         title: of the step, in front of every line.
         settings: of the step.
-        steps_per_epoch: optimizer steps in a pass over the data.
+        steps_per_epoch: optimiser steps in a pass over the data.
         has_dev: every epoch is scored.
         quiet: show nothing.
     """
@@ -50,7 +50,7 @@ class _Lines:
         self._steps_per_epoch = steps_per_epoch
 
     def of_steps(self, state: TrainerState, seconds: float) -> str:
-        """Return how far the step is, `seconds` being those of an optimizer step."""
+        """Return how far the step is, `seconds` being those of an optimiser step."""
         epoch = -(-state.global_step // self._steps_per_epoch)
         left = seconds * (state.max_steps - state.global_step)
         pace = f"{seconds:.2g} s per step, {_in_words(left)} left"

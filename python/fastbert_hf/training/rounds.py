@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import copy
-import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from fastbert_cli.output_folder import OutputFolder
-from fastbert_cli.train.command import TrainConfig
 from fastbert_hf.data import ClassificationData
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.training import TrainingResult, fine_tune
+from fastbert_hf.training.fine_tuning import fine_tune
+from fastbert_hf.training.running import RunOptions, TrainingResult
+from fastbert_hf.training.settings import LabelSettings
 
 RISE = 0.005  # by which the last epoch is better than all before it, so that another round is worth its time
 
 
+@dataclass(frozen=True)
+class StillRising:
+    """A round whose last epoch is better than all before it.
+
+    Attributes:
+        best_before: the score of the best of these.
+        last: the score of the last epoch.
+        epochs: of all rounds so far.
+        goes_on: whether another round follows; else it would exceed the limit.
+    """
+
+    best_before: float
+    last: float
+    epochs: float
+    goes_on: bool
+
+
 def fine_tune_in_rounds(
-    output: OutputFolder[TrainConfig],
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
-    train: ClassificationData,
+    data: ClassificationData,
+    settings: LabelSettings,
     dev: ClassificationData | None,
+    max_epochs: float,
+    options_of: Callable[[str], RunOptions] = lambda name: {},
+    tell: Callable[[StillRising], None] = lambda state: None,
 ) -> dict[str, TrainingResult]:
     """Fine-tune once, and again from there with a fresh course of the learning rate as long as that is worth it.
 
@@ -30,24 +50,29 @@ def fine_tune_in_rounds(
     weights of the best epoch of all of them.
 
     Args:
-        output: folder of the run, whose configuration says how long a round is and how many epochs there may be.
         model: changed in place.
         tokenizer: the backbone's.
-        train: labelled texts.
+        data: labelled texts.
+        settings: of each round, but for the seed, which counts up.
         dev: texts to score on; without them there is one round.
+        max_epochs: of all rounds together; the first one runs whatever it is.
+        options_of: from the name of a round ("fine_tune", "fine_tune_2", ...) to what `fine_tune` takes beside `dev`.
+        tell: called after a round with which the score still rises, before the next one.
 
     Returns:
-        The result of every round, by the name of its folder.
+        The result of every round, by name.
+
+    Raises:
+        ValueError, RuntimeError, KeyboardInterrupt: as `fine_tune`.
     """
-    settings, limit = output.config.fine_tuning(), output.config.fine_tune.max_epochs
-    assert limit is not None  # once the texts are read
     results: dict[str, TrainingResult] = {}
     scores: list[float] = []  # of all epochs
     while True:
         name = f"fine_tune_{len(results) + 1}" if results else "fine_tune"
         best = copy.deepcopy(model.state_dict()) if results else None
         seeded = replace(settings, seed=settings.seed + len(results))
-        result = results[name] = fine_tune(model, tokenizer, train, seeded, dev=dev, **output.of_step(name))
+        run: RunOptions = {**options_of(name), "dev": dev}
+        result = results[name] = fine_tune(model, tokenizer, data, seeded, **run)
         if dev is None:
             return results
         found = [epoch[f"dev_{settings.best_by}"] for epoch in result.epochs]
@@ -57,9 +82,7 @@ def fine_tune_in_rounds(
         scores += found
         if not before or found[-1] < max(before) + RISE:
             return results
-        told = f"the score on --dev still rises ({max(before):.2%} before, {found[-1]:.2%} in the last epoch)"
-        if (len(results) + 1) * settings.epochs > limit:
-            further = f"--max-epochs {2 * settings.epochs * (len(results) + 1):g} trains on"
-            print(f"note: {told}; {further}", file=sys.stderr)
+        goes_on = (len(results) + 1) * settings.epochs <= max_epochs
+        tell(StillRising(max(before), found[-1], len(results) * settings.epochs, goes_on))
+        if not goes_on:
             return results
-        output.console.print(f"{told}: another {settings.epochs:g} epochs", soft_wrap=True)
