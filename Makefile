@@ -1,11 +1,11 @@
-# make demo    train, distil, patch and measure a FastBERT on docstrings; results in demo-out/
+# make demo    train, distill, patch and measure a FastBERT on docstrings; results in demo-out/
 # make test    every test that this machine can run, but for the proofs
 # make proofs  the slow ones: kernels without their hardware (interpreted, compiled for every GPU, under sanitizers, on a
 #              model of tiles) and work in several processes
 # make bench   the comparisons with other engines and the profile, about 35 minutes on two cores; BENCH="--full" compares more
 # make bench-serve  the server under load, beside full-depth engines behind the same server, about 15 minutes on two cores
 # make results  figures, tables and the picture of the documents again, from the committed result files (seconds; measures nothing)
-# make lint    ruff, clang-format and mypy
+# make lint    ruff, clang-format, mypy, and whether the figures in the documents are those of the result files
 # Each does its own set-up (a virtual environment in .venv).
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python

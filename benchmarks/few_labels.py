@@ -63,19 +63,19 @@ class Sizes:
     """How much of everything.
 
     Attributes:
-        unlabeled: texts without labels at most, of the rest.
+        unlabelled: texts without labels at most, of the rest.
         test: texts at most.
         teacher_steps: optimiser steps of step 1 at least, in whole epochs.
         student_steps: the same of step 2.
     """
 
-    unlabeled: int = 3000
+    unlabelled: int = 3000
     test: int = 2000
     teacher_steps: int = 80
     student_steps: int = 300
 
 
-QUICK = Sizes(unlabeled=24, test=40, teacher_steps=2, student_steps=2)
+QUICK = Sizes(unlabelled=24, test=40, teacher_steps=2, student_steps=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Texts:
     """The texts of one number of labels and one seed."""
 
     labelled: ClassificationData
-    unlabeled: ClassificationData
+    unlabelled: ClassificationData
     test: ClassificationData
 
     @classmethod
@@ -99,7 +99,7 @@ class Texts:
             raise SystemExit(f"{folder / 'train.tsv'} has {len(train)} rows; ask for fewer labels than that")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
         kept = torch.randperm(len(test), generator=torch.Generator().manual_seed(0)).tolist()[: sizes.test]
-        rest = order[labels : labels + sizes.unlabeled]
+        rest = order[labels : labels + sizes.unlabelled]
         return cls(select_texts(train, order[:labels]), select_texts(train, rest), select_texts(test, kept))
 
 
@@ -132,7 +132,7 @@ def records_of(folder: Path, students: str, texts: Texts, seed: int, backbone: s
     path = folder / f"{students}.safetensors"
     if not path.exists():
         model, tokenizer = teacher_of(folder / "teacher", texts, seed, backbone, sizes)
-        learnt = join_texts(texts.labelled, texts.unlabeled) if students == "soft" else texts.labelled
+        learnt = join_texts(texts.labelled, texts.unlabelled) if students == "soft" else texts.labelled
         with tempfile.TemporaryDirectory() as cache:
             settings = DistillationSettings(
                 epochs=epochs_for(len(learnt), sizes.student_steps),
@@ -159,7 +159,7 @@ def run_labels(labels: int, seed: int, options: argparse.Namespace) -> dict[str,
     compared = differences(curves, BASELINE)
     bag = train_bag_of_words(texts.labelled)
     about = {"task": TASK, "backbone": options.backbone, "labels": labels, "seed": seed}
-    samples = {"train": labels, "unlabeled": len(texts.unlabeled), "test": len(texts.test)}
+    samples = {"train": labels, "unlabelled": len(texts.unlabelled), "test": len(texts.test)}
     return {
         "rows": [
             {**about, "students": students, "samples": samples, **scores(records), **_curve(records)}
@@ -211,7 +211,7 @@ def table(result: dict[str, Any]) -> str:
             for row in own
         ]
         parts += [
-            f"## {labels} labels and {own[0]['samples']['unlabeled']:,} texts without, {backbone}, seed {seed}",
+            f"## {labels} labels and {own[0]['samples']['unlabelled']:,} texts without, {backbone}, seed {seed}",
             markdown_table(lines),
             f"A bag of words with the same labels: {bag['accuracy']:.1%}.",
         ]

@@ -75,7 +75,7 @@ def layer_weights() -> LayerWeights:
     return LayerWeights(HEADS, 1e-12, F.gelu, "gelu", *qkv, *attended, *norm, *inside, *output, *norm)
 
 
-def exit_head() -> AttentiveHeadWeights:
+def attentive_head() -> AttentiveHeadWeights:
     shapes = ((NARROW, WIDTH), (NARROW,), (HEADS, NARROW, NARROW), (HEADS, NARROW), (HEADS * NARROW, NARROW))
     return AttentiveHeadWeights(
         AttentiveHeadTensors(*(torch.randn(shape) for shape in (*shapes, (NARROW,), (LABELS, NARROW), (LABELS,))))
@@ -141,7 +141,7 @@ def parts_of_a_layer() -> dict[str, Part]:
     from fastbert_kernels import ops
     from fastbert_kernels.triton import elementwise
 
-    weights, head, batch = layer_weights(), exit_head(), batch_of_four()
+    weights, head, batch = layer_weights(), attentive_head(), batch_of_four()
     results = Results.empty(batch.hidden, SAMPLES, LABELS)
     qkv, inner = torch.randn(SAMPLES, 3 * WIDTH), torch.randn(SAMPLES, 4 * WIDTH)
     decided = ops.attentive_head(batch.hidden, batch.cu_seqlens, batch.speed, head.tensors, backend="cuda")
@@ -185,7 +185,7 @@ def loops(depth: int) -> dict[str, Callable[[], Any]]:
     from fastbert_kernels.engine.fused_layer import FusedLayer
 
     layers = [FusedLayer(layer_weights())] * depth
-    heads, batch = [exit_head() for _ in range(depth)], batch_of_four()
+    heads, batch = [attentive_head() for _ in range(depth)], batch_of_four()
     plain = LayerLoop(layers, heads, "cuda")
     ends = LayerLoop([NoLayer(torch.float32)] * depth, heads, "cuda")
     graphed = GraphedLoop(layers, heads, "cuda", recorder=ReplayAtOnce(), on_demand=True, whole_depth_samples=0)

@@ -1,4 +1,4 @@
-"""Docstrings of all files have one form: a line for each argument, and the imperative for what a function does."""
+"""One form of docstrings: a line for each argument, the imperative for what a function does; one spelling of prose."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ Seconds Sentences Texts Times Transformers Versions Warnings Weights Wheels Wind
 # Before these a noun is a verb after all: "Names of the files", but "Names the files".
 OBJECTS = "a all an each every its no nothing one the their them these this those whether"
 CLAUSES = "How Of What When Where Whether Which Who Whose Why"
+
+# What British spelling has otherwise, but for the names of libraries' classes; `code` and blocks of it are left out.
+AMERICAN = re.compile(
+    r"\b(?:un|re|de)?(?:(?:initial|minim|maxim|normal|optim|quant|recogn|special|summar)iz|tokeniz(?!ers?\b)|neighbor)\w*"
+)
+CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<[^>]*>", re.DOTALL)
 
 Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -128,6 +134,14 @@ def test_functions_say_what_they_do_in_the_imperative():
     faults = [f"{place}: {fault}" for place, text in functions if (fault := fault_of_verb(text))]
     assert not faults, "\n".join(faults)
     assert len(functions) > 1500
+
+
+def test_prose_is_spelt_the_british_way():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    prose = [(page.name, page.read_text(encoding="utf-8")) for page in pages]
+    prose += [(place, text) for place, _, text in all_docstrings()]
+    faults = [f"{place}: {found}" for place, text in prose for found in AMERICAN.findall(CODE.sub("", text))]
+    assert not faults, "\n".join(faults)
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,8 @@ def compare(
         "temperatures": scaled,
         "searched": {
             "chosen": {
-                wish: chosen(dev, test, partial(calibrate, dev, objective))
-                for wish, objective in OBJECTIVES.items()
+                name: chosen(dev, test, partial(calibrate, dev, objective))
+                for name, objective in OBJECTIVES.items()
                 if objective.min_speedup is not None
             },
             "certified": certified(test, certify_searched(dev, CERTIFIED_DROP, CONFIDENCE)),
@@ -127,8 +127,8 @@ def figures(dev: ExitRecords, test: ExitRecords, contender: Contender, certify: 
         "at_speeds": {f"{speed:g}": _at_speed(test, contender, speed) for speed in PAPERS_SPEEDS if compares_speed},
         "accuracy_at": {f"{at:g}": _accuracy_at(rules, at) for at in SPEEDUPS if compares_speed},
         "chosen": {
-            wish: chosen(dev, test, partial(best_rule, dev, objective, contender.criterion, contender.parameter))
-            for wish, objective in OBJECTIVES.items()
+            name: chosen(dev, test, partial(best_rule, dev, objective, contender.criterion, contender.parameter))
+            for name, objective in OBJECTIVES.items()
         },
         "certified": certified(
             test, certify_one_speed(dev, CERTIFIED_DROP, CONFIDENCE, contender.criterion, contender.parameter)

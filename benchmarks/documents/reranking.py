@@ -48,7 +48,7 @@ def _setup(result: Result) -> str:
     return (
         f"Docstring search with a cross-encoder of the 6-layer MiniLM; {sizes['candidates']} candidates of each query, "
         f"by BM25 among {sizes['documents']:,} documents, cut off at {result['max_length']} tokens; bounds from "
-        f"{sizes['calibration']} queries, {sizes['test']} others compared, {sizes['timed']} of them timed, tokenizing "
+        f"{sizes['calibration']} queries, {sizes['test']} others compared, {sizes['timed']} of them timed, tokenising "
         f"included. BM25 has the query's own docstring among its candidates {result['own_found_by_bm25']} times, and "
         f"in its top {sizes['top_k']} {result['own_in_top_of_bm25']} times."
     )

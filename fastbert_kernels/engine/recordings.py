@@ -149,7 +149,7 @@ class Recordings:
         return self.place(wanted, plan) or self._larger(wanted, plan)
 
     def place(self, bucket: Bucket, plan: Plan) -> Place | None:
-        """Return the place of exactly this bucket, in use now or already; None where there are no more to be had."""
+        """Return the place of exactly this bucket, in use now or already; None where no further one is available."""
         if (bucket, plan) not in self.places:
             if not self._may_record or len(self.places) >= self._max_buckets:
                 return None

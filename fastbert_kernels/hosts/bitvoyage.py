@@ -1,4 +1,4 @@
-"""`FastBertModel` of github.com/BitVoyage/FastBERT, recognized by its structure, since it is in no package.
+"""`FastBertModel` of github.com/BitVoyage/FastBERT, recognised by its structure, since it is in no package.
 
 Its exit heads attend to padding like to any other position, so that a sample's answer depends on the length of its
 batch. That is kept: every sample keeps its padding on the way through the encoder, whose layers mask it.

@@ -1,4 +1,4 @@
-"""DeeBERT-style models (Xin et al., ACL 2020) on a BERT or RoBERTa of Transformers, recognized by their structure.
+"""DeeBERT-style models (Xin et al., ACL 2020) on a BERT or RoBERTa of Transformers, recognised by their structure.
 
 Behind each layer there is a *highway*, a classifier of the first token, and behind the last also the model's own
 classifier. A sample leaves where the entropy of its highway in nats is below the layer's threshold; who is not sure of

@@ -18,13 +18,13 @@ from fastbert_kernels.hosts.guard import VERSION, Guard, version_of
 
 T = TypeVar("T")
 
-_PLAIN = {nn.Parameter, Tensor}  # other kinds are quantized, sharded, or without memory
+_PLAIN = {nn.Parameter, Tensor}  # other kinds are quantised, sharded, or without memory
 
 
 @dataclass(frozen=True)
 class _State(Generic[T]):
     """A value and what it was computed from: the parameters, their addresses and version counters, and steps of
-    optimizers. The parameters and aliases of them keep objects and storages alive, so that a new one cannot come to lie
+    optimisers. The parameters and aliases of them keep objects and storages alive, so that a new one cannot come to lie
     at the same address and pass for the old."""
 
     parameters: list[Tensor]
@@ -46,7 +46,7 @@ class Derived(Generic[T]):
 
     Noticed: `load_state_dict` and any other in-place write (the version counter moved); `.to(...)` and `.half()` (the
     storage moved); a parameter put in the place of another one, even where it is a view of it; the step of an
-    optimizer, whose fused kernels move no counter (it tells us). Not noticed, so that the model has to be patched
+    optimiser, whose fused kernels move no counter (it tells us). Not noticed, so that the model has to be patched
     again: in-place writes through `parameter.data`, which hide from the version counter, and those into parameters made
     under `torch.inference_mode()`, which have none. A module replaced by another one is for a `hosts.guard.Guard` to
     notice.
@@ -77,11 +77,11 @@ class Derived(Generic[T]):
         # One object, replaced when the next is complete: no other thread, and nobody after a `build` that failed, gets
         # a value that is not of the versions beside it.
         self._state: _State[T] | None = None
-        self._steps = 0  # of optimizers that have one of the parameters
+        self._steps = 0  # of optimisers that have one of the parameters
         _WATCHED.add(self)
 
     def stepped(self, parameters: Set[int]) -> None:
-        """Take note that an optimizer has written to the parameters of these ids."""
+        """Take note that an optimiser has written to the parameters of these ids."""
         if any(id(module._parameters.get(name)) in parameters for module, name in self._parameters):
             self._steps += 1
 
@@ -118,7 +118,7 @@ class Derived(Generic[T]):
         if kind is type(None):
             return self._missing()
         return (
-            f"weights of the kind {kind.__module__}.{kind.__qualname__} (quantized, sharded or fake tensors) cannot be "
+            f"weights of the kind {kind.__module__}.{kind.__qualname__} (quantised, sharded or fake tensors) cannot be "
             "patched, since only PyTorch's own operations know their numbers; the unpatched model serves them"
         )
 
@@ -145,7 +145,7 @@ def is_plain(tensors: Iterable[Tensor | None]) -> bool:
 
 
 class _Watched:
-    """Values derived from parameters, which are told of the steps of optimizers from the first one on."""
+    """Values derived from parameters, which are told of the steps of optimisers from the first one on."""
 
     def __init__(self) -> None:
         self._values: weakref.WeakSet[Derived[Any]] = weakref.WeakSet()

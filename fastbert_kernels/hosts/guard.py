@@ -70,7 +70,7 @@ def differences(
             elif hooks:
                 found.append(f"{path} has a forward hook")
             if isinstance(module, nn.Embedding) and module.max_norm is not None:
-                found.append(f"{path} renormalizes its rows (max_norm={module.max_norm})")
+                found.append(f"{path} renormalises its rows (max_norm={module.max_norm})")
     if torch_module._has_any_global_hook():
         found.append("a hook is registered for all modules (torch.nn.modules.module.register_module_forward_hook)")
     return found

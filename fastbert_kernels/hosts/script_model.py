@@ -1,4 +1,4 @@
-"""`FastBertClassifier` of the authors' script run_fastbert.py (github.com/autoliuweijie/FastBERT), recognized by its
+"""`FastBertClassifier` of the authors' script run_fastbert.py (github.com/autoliuweijie/FastBERT), recognised by its
 structure, since it is in no package.
 
 Its parts are of the toolkit UER, as those of the package `fastbert`, but a call takes a batch of token ids, and the

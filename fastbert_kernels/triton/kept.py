@@ -48,7 +48,7 @@ class KeptKernel:
     def __init__(self, kernel: Any) -> None:
         """
         Args:
-            kernel: `triton.jit`, whose parameters are tensors, the number of rows, which is not specialized, numbers in
+            kernel: `triton.jit`, whose parameters are tensors, the number of rows, which is not specialised, numbers in
                 floating point and constants.
         """
         self._kernel = kernel

@@ -14,7 +14,7 @@ _SHOWN = 3
 def check_loadable(model: Any, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
     """Raise `ValueError` when a model made from the configuration would not have the parameters of this one.
 
-    Does nothing to models whose weights are saved in another form: quantized ones, and those with adapters.
+    Does nothing to models whose weights are saved in another form: quantised ones, and those with adapters.
 
     Args:
         model: a FastBERT model.

@@ -27,9 +27,9 @@ def data(tmp_path_factory):
 def test_texts_with_and_without_labels_are_others(data):
     few = benchmark.Texts.read(data / "ag_news", 10, 0, benchmark.QUICK)
     more = benchmark.Texts.read(data / "ag_news", 50, 0, benchmark.QUICK)
-    assert (len(few.labelled), len(few.unlabeled), len(few.test)) == (10, 24, 40)
-    assert not set(few.labelled.texts) & set(few.unlabeled.texts)
-    assert more.labelled.texts[:10] == few.labelled.texts and len(more.unlabeled) == 10  # the rest
+    assert (len(few.labelled), len(few.unlabelled), len(few.test)) == (10, 24, 40)
+    assert not set(few.labelled.texts) & set(few.unlabelled.texts)
+    assert more.labelled.texts[:10] == few.labelled.texts and len(more.unlabelled) == 10  # the rest
     assert benchmark.Texts.read(data / "ag_news", 10, 1, benchmark.QUICK).test.texts == few.test.texts
     with pytest.raises(SystemExit, match="has 60 rows"):
         benchmark.Texts.read(data / "ag_news", 60, 0, benchmark.QUICK)

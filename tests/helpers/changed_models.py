@@ -91,7 +91,7 @@ def adapter_in_head(model):
     model.heads[1].dense = LowRankLinear(model.heads[1].dense).eval()
 
 
-def quantized_linear(model):
+def quantised_linear(model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch wants another package for it
         torch.ao.quantization.quantize_dynamic(model.layers[0].intermediate, {nn.Linear}, inplace=True)
@@ -113,7 +113,7 @@ class Doubled(nn.Module):
 
 
 class DoubledTensor(torch.Tensor):
-    """Weights that only PyTorch's operations know how to read, as those of libraries for quantization."""
+    """Weights that only PyTorch's operations know how to read, as those of libraries for quantisation."""
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -183,7 +183,7 @@ def size_of_heads(model):
     attention.scaling = attention.attention_head_size**-0.5
 
 
-def renormalized_words(model):
+def renormalised_words(model):
     model.backbone.embeddings.word_embeddings.max_norm = 0.1
 
 
@@ -226,7 +226,7 @@ CHANGES = {
     "derived layer": (derived_layer, False),
     "adapter": (adapter, False),
     "adapter in a head": (adapter_in_head, False),
-    "quantized Linear": (quantized_linear, False),
+    "quantised Linear": (quantised_linear, False),
     "tensors of another kind": (tensors_of_another_kind, False),
     "words of another kind": (words_of_another_kind, True),
     "parametrized Linear": (parametrized_linear, False),
@@ -240,7 +240,7 @@ CHANGES = {
     "eps of the embeddings": (eps_of_embeddings, True),
     "scaling": (scaling, False),
     "size of the attention heads": (size_of_heads, True),
-    "renormalized words": (renormalized_words, False),
+    "renormalised words": (renormalised_words, False),
     "activation for a dropout": (activation_for_a_dropout, False),
     "activation for the dropout of the embeddings": (activation_for_a_dropout_of_embeddings, False),
     "buffer of segments": (buffer_of_segments, False),

@@ -143,7 +143,7 @@ def test_what_is_not_of_this_structure_is_refused():
     ):
         fastbert_kernels.patch(albert)
     with pytest.raises(
-        ValueError, match="looks like classifiers of Transformers.*word_embeddings renormalizes its rows"
+        ValueError, match="looks like classifiers of Transformers.*word_embeddings renormalises its rows"
     ):
         model = BertForSequenceClassification(BertConfig(**sizes))
         model.bert.embeddings.word_embeddings.max_norm = 0.1

@@ -34,7 +34,7 @@ class DataSummary:
     classes: dict[str, int]
 
 
-def summarize(data: TextData) -> DataSummary:
+def summarise(data: TextData) -> DataSummary:
     """Return the counts of `data`."""
     labels: list[Any] = data.label_ids if isinstance(data, ClassificationData) else [0] * len(data)
     first: dict[int, object] = {}

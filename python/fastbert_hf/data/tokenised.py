@@ -258,6 +258,6 @@ def wants_segment_ids(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether pairs of texts get segment ids.
 
     A tokenizer class that was made for a model says itself whether that model takes them. The general class does not
-    know, and leaves them away where a BERT could then not tell the two texts apart; so there they are asked for.
+    know, and leaves them out where a BERT could then not tell the two texts apart; so there they are asked for.
     """
     return type(tokenizer) is PreTrainedTokenizerFast or "token_type_ids" in tokenizer.model_input_names

@@ -16,11 +16,8 @@ class ExitRule:
         layers: the layers, ascending, whose student classifier is asked at all, 0 for exit zero; empty for full depth.
         speeds: one Speed for each of `layers`; empty for a criterion that compares with none ("patience"). Where it is
             0 nobody leaves, and the classifier is asked only by a criterion that compares heads ("stability").
-        criterion: "entropy", the paper's (Liu et al. 2020, section 3.3): normalised entropy below Speed;
-            "top_k_entropy": the same over the `parameter` most likely classes, renormalised; "confidence": 1 - the
-            largest probability below Speed; "patience": `parameter` heads in a row, of those asked, predicted the same
-            class; "binary_entropy": the only one for multi-label models; "stability": that for models with one
-            output, whose Speeds are changes of the score. `exits.criteria` has them all.
+        criterion: a name in `exits.criteria.CRITERIA`, which says what each looks at and for which models it is;
+            "entropy" is the paper's (Liu et al. 2020, section 3.3): normalised entropy below Speed.
         parameter: the number that belongs to the criterion; 0 for one that has none.
 
     Raises:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from fastbert_hf.data import ClassificationData, TextData
-from fastbert_hf.data.summary import DataSummary, refusal_of, summarize, suspicions
+from fastbert_hf.data.summary import DataSummary, refusal_of, summarise, suspicions
 
 
 def test_counts_of_texts_classes_and_duplicates():
     data = ClassificationData(["a b", "A  B", "a b", "c"], None, [0, 0, 1, 0], ["x", "y", "z"])
-    assert summarize(data) == DataSummary(4, 2, 1, {"x": 3, "y": 1, "z": 0})
-    assert summarize(TextData(["a", "a"], None)) == DataSummary(2, 1, 0, {})
+    assert summarise(data) == DataSummary(4, 2, 1, {"x": 3, "y": 1, "z": 0})
+    assert summarise(TextData(["a", "a"], None)) == DataSummary(2, 1, 0, {})
     several = ClassificationData(["a", "a", "b"], None, [[0, 1], [0, 1], []], ["x", "y"], multi_label=True)
-    assert summarize(several) == DataSummary(3, 1, 0, {"x": 2, "y": 2})
+    assert summarise(several) == DataSummary(3, 1, 0, {"x": 2, "y": 2})
 
 
 def summary(classes, contradictions=0):
