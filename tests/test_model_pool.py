@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import fastbert_kernels
-from fastbert_hf import ExitRule
 from fastbert_kernels.engine.layer_cost import LayerCost
 from fastbert_kernels.engine.pool import DeadlineError, PoolFullError
 from fastbert_kernels.hosts import pool_entry
+from helpers.criteria import exit_rules
 from helpers.families import WITH_SEGMENTS, random_model
 from helpers.models import padded_batch, spread_model, with_exit_zero
 
@@ -26,7 +26,7 @@ SPEEDS = {
     "full depth": None,
     "one": 0.5,
     "per layer": [0.3, 0.5, 0.4],
-    "patience": ExitRule((1, 2, 3), criterion="patience", parameter=1),
+    **exit_rules((1, 2, 3), 0.4),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from cpu_library import Decision, HeadOutputs
 from head_cases import FLOAT32
 
-from helpers.criteria import CHANGES, EVERY_CRITERION, EXACT_MARGINS, OF_CLASSES, SCORES, STABLE, options_of
+from helpers.criteria import CHANGES, EVERY_OF_CLASSES, EXACT_MARGINS, OF_CLASSES, SCORES, STABLE, options_of
 
 HEADS = ["attentive", "linear", "pooled"]
 INFINITY, NAN = math.inf, math.nan
@@ -107,7 +107,7 @@ def test_stability_over_three_heads_short(library, head, labels):
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
+@pytest.mark.parametrize("options", EVERY_OF_CLASSES, ids=str)
 def test_what_is_not_a_number_stays_short(library, head, options):
     """In any place among the logits; the streak ends and begins again."""
     bad = [
@@ -128,7 +128,7 @@ def test_what_is_not_a_number_stays_short(library, head, options):
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
+@pytest.mark.parametrize("options", EVERY_OF_CLASSES, ids=str)
 def test_samples_without_tokens_short(library, head, options):
     """A NaN of two samples without tokens, between others, is the same as a NaN among the logits."""
     history = torch.tensor([[0, 7]] * 4, dtype=torch.int32)

@@ -21,7 +21,6 @@ RULES = [
     ENTROPY_RULE,
     *(Rule(**options) for options in EVERY_CRITERION),
     Rule("patience", 2),
-    Rule("stability"),
     Rule(layer_speeds=(0.9, 0.4, 0.8, None)),
     Rule(layer_speeds=(0.2, 0.9, math.inf, None)),
     Rule(layer_speeds=(None, 0.9, None, None)),

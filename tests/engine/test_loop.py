@@ -10,6 +10,7 @@ import torch
 
 import fastbert_kernels
 from fastbert_kernels import ops
+from fastbert_kernels.criteria import WITH_HISTORY
 from fastbert_kernels.engine.loop import HostCopy, bound_to_stay
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from helpers.criteria import EVERY_CRITERION
@@ -79,7 +80,7 @@ def test_the_loop_ends_with_the_last_sample(asked):
 @pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
 def test_bound_to_stay(options):
     speed = torch.tensor([0.0, -0.0, 1e-30, math.nan, -1.0, 0.5, math.inf])
-    assert bound_to_stay(speed, Rule(**options)) == (0 if options["criterion"] == "patience" else 4)
+    assert bound_to_stay(speed, Rule(**options)) == (0 if options["criterion"] in WITH_HISTORY else 4)
 
 
 def test_a_host_copy_is_a_copy():

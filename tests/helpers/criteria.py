@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fastbert_hf import ExitRule
+from fastbert_hf.exits.criteria import criteria_for
 from fastbert_kernels.criteria import PARAMETERS, Criterion
 
 
@@ -15,13 +17,36 @@ def options_of(criterion: str, parameter: int) -> dict[str, Any]:
     return {"criterion": named.value, "parameter": parameter if named in PARAMETERS else 0}
 
 
-# Those of models with classes, which look at the logits of one head.
-OF_CLASSES = [criterion for criterion in Criterion if criterion is not Criterion.STABILITY]
+def _smallest(criteria: Iterable[Criterion]) -> list[dict[str, Any]]:
+    return [options_of(name, PARAMETERS[name].smallest if name in PARAMETERS else 0) for name in criteria]
 
-# They with the smallest parameter.
-EVERY_CRITERION = [
-    options_of(criterion, PARAMETERS[criterion].smallest if criterion in PARAMETERS else 0) for criterion in OF_CLASSES
-]
+
+def assert_every_criterion(tried: Iterable[str]) -> None:
+    """Cases that stand in a table by hand leave no criterion out."""
+    missing = set(Criterion) - {Criterion(name) for name in tried}
+    assert not missing, f"no case of {', '.join(sorted(missing))}"
+
+
+# All of them, with the smallest parameter.
+EVERY_CRITERION = _smallest(Criterion)
+
+# Those of models with classes, whose history is predictions and how often they were made: all but stability.
+OF_CLASSES = [criterion for criterion in Criterion if criterion is not Criterion.STABILITY]
+EVERY_OF_CLASSES = _smallest(OF_CLASSES)
+
+
+def exit_rules(layers: tuple[int, ...], speed: float) -> dict[str, ExitRule]:
+    """By its name a rule of every criterion for models of one label, at one Speed and with the smallest parameter."""
+    return {
+        name: ExitRule(
+            layers,
+            (speed,) * len(layers) if criterion.compares_speed else (),
+            name,
+            criterion.parameter.smallest if criterion.parameter else 0,
+        )
+        for name, criterion in criteria_for("single_label_classification").items()
+    }
+
 
 # Scores of six samples at three heads, and how far each is from that of the head before, where every step is exact; by
 # a Speed of STABLE those whose change is below leave.
@@ -38,7 +63,7 @@ CHANGES = [
 STABLE = 0.25
 
 # By which one class of all is chosen, so that it is certain where its logit is far above the others.
-OF_ONE_CHOICE = [options for options in EVERY_CRITERION if options["criterion"] != Criterion.BINARY_ENTROPY.value]
+OF_ONE_CHOICE = [options for options in EVERY_OF_CLASSES if options["criterion"] != Criterion.BINARY_ENTROPY.value]
 
 # (logits, uncertainty by margin), where every step is exact.
 EXACT_MARGINS = [

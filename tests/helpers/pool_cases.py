@@ -13,6 +13,7 @@ from fastbert_kernels.engine.layer_cost import LayerCost
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.pool import Pool
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
+from helpers.criteria import EVERY_CRITERION
 from helpers.encoders import WIDTH, attentive, make_encoder, pooled, random_loop
 
 DEPTH = 5
@@ -24,6 +25,7 @@ RULES = [
     Rule(Criterion.PATIENCE, 2),
     Rule(Criterion.CONFIDENCE),
     Rule(Criterion.CONFIDENCE, early_exits=False),
+    *(Rule(**options) for options in EVERY_CRITERION),
 ]
 SPEEDS = [0.0, 0.2, 0.4, 0.6, 1.0]
 ROOMY = {"max_tokens": 10**6, "max_samples": 10**5}
@@ -61,14 +63,18 @@ def arrival_of(numbers, speeds, rule=ENTROPY_RULE):
 
 
 @functools.cache
+def answer_of(rule, number, speed):
+    """Return what a run of one text alone says."""
+    return encoder().run(batch_of([number], [speed]), rule)
+
+
 def answers_of(rule):
-    """Return what a run of one text alone says, by (text, Speed)."""
-    cases = list(itertools.product(range(60), SPEEDS))
-    return {(number, speed): encoder().run(batch_of([number], [speed]), rule) for number, speed in cases}
+    """Return the same for all texts and Speeds, by (text, Speed)."""
+    return {case: answer_of(rule, *case) for case in itertools.product(range(60), SPEEDS)}
 
 
 def assert_answer(future, rule, number, speed):
-    got, want = future.result(timeout=0), answers_of(rule)[number, speed]
+    got, want = future.result(timeout=0), answer_of(rule, number, speed)
     assert torch.equal(got.logits, want.logits[0])
     assert (got.uncertainty, got.exit_layer) == (float(want.uncertainty), int(want.exit_layer))
     return got.exit_layer

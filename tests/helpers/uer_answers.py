@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 import fastbert_kernels
 from fastbert_kernels.hosts import uer_models
-from helpers.accuracy import FLOOR
+from helpers.accuracy import assert_accurate as assert_as_accurate
+from helpers.accuracy import floor
 from helpers.patched import only_the_fast_path
+from helpers.rounding import rivals
 
 SPEEDS = [0.05, 0.3, 0.5, 0.8, 0.95]
 TOLERANCE = {None: 2e-5, torch.bfloat16: 0.08, torch.int8: 0.16}  # of uncertainties
@@ -126,15 +128,14 @@ def assert_accurate(model, texts, encoder, decision):
         decision: what the engine is asked with, for a Speed.
     """
     exact = Unpatched.ask(copy.deepcopy(model).double(), [(text,) for text in texts])
-    plain = Unpatched.ask(model, [(text,) for text in texts])
+    plain = rivals(lambda: Unpatched.ask(model, [(text,) for text in texts]), answers=len(texts))
     for speed in (0.0, 0.5):
         samples = [uer_models.tokens_of(model, text) for text in texts]
         results = uer_models.run_batch(model, encoder, samples, decision(model, speed))
         place = torch.arange(len(texts)), results.exit_layer - 1
         for got, name in ((results.logits, "logits"), (results.uncertainty, "uncertainty")):
-            want, theirs = getattr(exact, name)[place], getattr(plain, name)[place]
-            allowed = 2 * (theirs - want).abs().max() + FLOOR[torch.float32] * want.abs().max().clamp(min=1)
-            assert (got - want).abs().max() <= allowed
+            want, *theirs = (getattr(answers, name)[place] for answers in (exact, *plain))
+            assert_as_accurate(got, want, theirs, least=floor(want, torch.float32))
 
 
 def assert_same(got, want, ties, at_most=0.02):

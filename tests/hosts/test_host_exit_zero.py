@@ -9,6 +9,7 @@ import torch
 
 import fastbert_kernels
 from fastbert_hf import ExitRule
+from helpers.criteria import exit_rules
 from helpers.models import padded_batch, spread_model, with_exit_zero
 from helpers.patched import assert_same_answers, only_the_fast_path, run
 
@@ -18,8 +19,8 @@ RULES = {
     "zero alone": ExitRule((0,), (0.6,)),
     "all leave": ExitRule((0,), (1.0,)),
     "not asked": ExitRule((1, 3), (0.4, 0.6)),
-    "patience": ExitRule((0, 1, 3), criterion="patience", parameter=2),
-    "margin": ExitRule((0, 2), (0.7, 0.9), "margin"),
+    "patience of 2": ExitRule((0, 1, 3), criterion="patience", parameter=2),
+    **exit_rules((0, 2), 0.7),
 }
 
 

@@ -14,10 +14,11 @@ import fastbert_kernels
 from doubles.script_classifier import DEPTH, LABELS, VOCABULARY, ScriptClassifier, uncertainty_of
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.hosts import find_host
-from helpers.accuracy import FLOOR
+from helpers.accuracy import assert_accurate, floor
 from helpers.hooks import assert_hooks_are_heeded
 from helpers.patched import assert_auto_asks_random_texts, only_the_fast_path
 from helpers.pypi import imported
+from helpers.rounding import rivals
 
 SPEEDS = [0.05, 0.3, 0.5, 0.8, 0.95]
 TIE = 2e-5
@@ -48,18 +49,19 @@ def run(model, batch, **options):
 
 @pytest.fixture(scope="module")
 def five_hundred():
-    """A model, a batch, and the logits [L, B, N] behind all layers in float32 and float64."""
+    """A model, a batch, and the logits [L, B, N] behind all layers: in float32, of its rivals, and in float64."""
     model = ScriptClassifier().eval()
     lengths = torch.randint(1, 40, (500,), generator=torch.Generator().manual_seed(1))
     batch = make_batch(lengths.tolist())
     with torch.inference_mode():
-        return model, batch, *(each.every(batch[0], batch[2]) for each in (model, copy.deepcopy(model).double()))
+        every, *others = rivals(lambda: model.every(batch[0], batch[2]), answers=500)
+        return model, batch, every, others, copy.deepcopy(model).double().every(batch[0], batch[2])
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_answers_are_those_of_the_unpatched_model(five_hundred, count_ties, speed, backend):
-    model, batch, every, precise = five_hundred
+    model, batch, every, others, precise = five_hundred
     model.threshold = speed
     fast = fastbert_kernels.patch(copy.deepcopy(model), backend=backend)
     with only_the_fast_path(fast, fast.encoder):
@@ -71,16 +73,15 @@ def test_answers_are_those_of_the_unpatched_model(five_hundred, count_ties, spee
     own = every[layers - 1, torch.arange(500)]
     torch.testing.assert_close(run(model, batch)[clear], own[clear], rtol=1e-4, atol=1e-4)
     assert layers.unique().numel() >= (3 if speed < 0.8 else 2)
-    want, plain = (logits[layers - 1, torch.arange(500)][clear] for logits in (precise, every))
-    allowed = 2 * (plain - want).abs().max() + FLOOR[torch.float32] * want.abs().max().clamp(min=1)
-    assert (got[clear] - want).abs().max() <= allowed
+    want, *plain = (logits[layers - 1, torch.arange(500)][clear] for logits in (precise, every, *others))
+    allowed = assert_accurate(got[clear], want, plain, least=floor(want, torch.float32))
     # The logits of another layer are not within that, so it is the layer that is right.
     other = precise[layers - 2, torch.arange(500)][clear]
     assert ((other - want).abs().amax(dim=1) > 10 * allowed).float().mean() > 0.99
 
 
 def test_without_fast_the_last_layer_answers(five_hundred):
-    model, batch, _, precise = five_hundred
+    model, batch, *_, precise = five_hundred
     fast = fastbert_kernels.patch(copy.deepcopy(model))
     got = run(fast, batch, fast=False)
     torch.testing.assert_close(got.double(), precise[-1], rtol=1e-4, atol=1e-4)

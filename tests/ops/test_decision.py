@@ -15,6 +15,7 @@ from helpers.accuracy import assert_accurate
 from helpers.criteria import (
     CHANGES,
     EVERY_CRITERION,
+    EVERY_OF_CLASSES,
     EXACT_MARGINS,
     OF_CLASSES,
     SCORES,
@@ -146,7 +147,7 @@ def test_patience_of_one_lets_everybody_out_at_once(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
+@pytest.mark.parametrize("options", EVERY_OF_CLASSES, ids=str)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_a_number_stays_and_breaks_the_streak(backend, options, bad):
     # Each row on its own, with its logits as the bias: a product with a NaN would spread it over the batch.

@@ -8,12 +8,22 @@ import ctypes
 import pytest
 import torch
 from compiled import Launcher, number_of
-from heads import FLOOR, FLOOR_OF_APPROXIMATED_TANH, Decision, check_bad_bounds, check_head, place_outputs, run_head
+from heads import (
+    FLOOR,
+    FLOOR_OF_APPROXIMATED_TANH,
+    Decision,
+    check_bad_bounds,
+    check_head,
+    history_of,
+    place_outputs,
+    run_head,
+)
 from ptx_interpreter import GlobalMemory
 from torch import Tensor
 
 from cuda_on_cpu.cpu_library import AttentiveHeadShape, AttentiveHeadWeights
 from fastbert_kernels import reference
+from helpers.criteria import assert_every_criterion
 from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, map_tensors
 
 pytestmark = pytest.mark.proof  # the first compiles the kernels
@@ -72,8 +82,7 @@ def check_attentive(
     torch.manual_seed(0)
     hidden, cu_seqlens, speed, head = cast_attentive_head_inputs(attentive_head_inputs(lengths, *sizes), dtype)
     head = head._replace(query=head.query.to(fold), value=head.value.to(fold))
-    history = torch.randint(-1, sizes[3], (len(lengths), 2), dtype=torch.int32)
-    decision = Decision(speed, *rule, history)
+    decision = Decision(speed, *rule, history_of(rule[0], len(lengths), sizes[3]))
     padded = torch.cat([hidden, torch.full((rows, sizes[0]), float("nan"), dtype=dtype)])
     name, outputs = run_attentive(launcher, [padded, cu_seqlens, speed, head], activations, decision, **options)
     assert ("linear" in name) == is_linear
@@ -89,34 +98,40 @@ def check_attentive(
     check_head(outputs, logits_in, FLOAT32 if is_linear else dtype, decision, floor)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "sizes", "lengths", "options"),
-    [
-        (BFLOAT16, (72, 64, 2, 3), [5, 0, 130, 1], {"rule": ("margin", 0)}),
-        (FLOAT16, (136, 128, 3, 77), [33, 1], {"fold": FLOAT16, "rule": ("top_k_entropy", 3), "multiprocessors": 1}),
-        (FLOAT32, (40, 64, 1, 2), [140, 3], {"rule": ("patience", 2), "activations": ("tanh", "identity")}),
-        (BFLOAT16, (264, 256, 2, 5), [70], {"fold": BFLOAT16, "rule": ("confidence", 0)}),
-        (
-            BFLOAT16,
-            (72, 64, 3, 3),
-            [66],
-            {"activations": ("identity", "tanh"), "seed": 1, "rule": ("binary_entropy", 0)},
-        ),
-    ],
-)
+TOKENS_PROJECTED = [
+    (BFLOAT16, (72, 64, 2, 3), [5, 0, 130, 1], {"rule": ("margin", 0)}),
+    (FLOAT16, (136, 128, 3, 77), [33, 1], {"fold": FLOAT16, "rule": ("top_k_entropy", 3), "multiprocessors": 1}),
+    (FLOAT32, (40, 64, 1, 2), [140, 3], {"rule": ("patience", 2), "activations": ("tanh", "identity")}),
+    (BFLOAT16, (264, 256, 2, 5), [70], {"fold": BFLOAT16, "rule": ("confidence", 0)}),
+    (
+        BFLOAT16,
+        (72, 64, 3, 3),
+        [66],
+        {"activations": ("identity", "tanh"), "seed": 1, "rule": ("binary_entropy", 0)},
+    ),
+    (FLOAT32, (40, 64, 1, 2), [3, 17], {"rule": ("stability", 0)}),
+]
+NO_TOKEN_PROJECTED = [
+    (FLOAT32, (72, 128, 5, 3), [5, 0, 40, 1], {"rule": ("margin", 0), "multiprocessors": 1}),
+    (FLOAT32, (8, 64, 1, 2), [17], {"seed": 1}),
+    (BFLOAT16, (136, 64, 3, 5), [33], {"rows": 800, "fold": BFLOAT16, "rule": ("patience", 2)}),
+    (FLOAT16, (40, 64, 1, 40), [2, 18], {"rows": 800, "rule": ("top_k_entropy", 3)}),
+    (FLOAT32, (8, 64, 1, 3), [3, 17], {"rule": ("stability", 0)}),
+]
+
+
+def test_the_cases_have_every_criterion():
+    """Between them: both kernels decide by one function."""
+    cases = [*TOKENS_PROJECTED, *NO_TOKEN_PROJECTED]
+    assert_every_criterion(options.get("rule", ("entropy",))[0] for *_, options in cases)
+
+
+@pytest.mark.parametrize(("dtype", "sizes", "lengths", "options"), TOKENS_PROJECTED)
 def test_tokens_projected(attentive_head, dtype, sizes, lengths, options):
     check_attentive(attentive_head, lengths, dtype, sizes, **options)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "sizes", "lengths", "options"),
-    [
-        (FLOAT32, (72, 128, 5, 3), [5, 0, 40, 1], {"rule": ("margin", 0), "multiprocessors": 1}),
-        (FLOAT32, (8, 64, 1, 2), [17], {"seed": 1}),
-        (BFLOAT16, (136, 64, 3, 5), [33], {"rows": 800, "fold": BFLOAT16, "rule": ("patience", 2)}),
-        (FLOAT16, (40, 64, 1, 40), [2, 18], {"rows": 800, "rule": ("top_k_entropy", 3)}),
-    ],
-)
+@pytest.mark.parametrize(("dtype", "sizes", "lengths", "options"), NO_TOKEN_PROJECTED)
 def test_no_token_projected(attentive_head, dtype, sizes, lengths, options):
     check_attentive(attentive_head, lengths, dtype, sizes, is_linear=True, activations=("identity", "tanh"), **options)
 

@@ -7,12 +7,13 @@ import ctypes
 import pytest
 import torch
 from compiled import Launcher, number_of
-from heads import Decision, check_bad_bounds, check_head, place_outputs, run_head
+from heads import Decision, check_bad_bounds, check_head, history_of, place_outputs, run_head
 from ptx_interpreter import GlobalMemory
 from torch import Tensor
 
 from cuda_on_cpu.cpu_library import PooledHeadWeights
 from fastbert_kernels import reference
+from helpers.criteria import assert_every_criterion
 from helpers.op_inputs import pooled_inputs
 
 pytestmark = pytest.mark.proof  # the first compiles the kernels
@@ -48,11 +49,7 @@ def check_pooled(launcher: Launcher, lengths: list[int], dtype, sizes, pooling, 
     """`rule` is a criterion and its parameter."""
     torch.manual_seed(0)
     inputs = hidden, cu_seqlens, speed, weights, biases = pooled_inputs(lengths, sizes, dtype)
-    history = torch.randint(-1, sizes[-1], (len(lengths), 2), dtype=torch.int32)
-    if rule[0] == "stability":
-        history[:, 0] = torch.randn(len(lengths)).view(torch.int32)
-        history[:, 1] = torch.arange(len(lengths)) % 2
-    decision = Decision(speed, *rule, history)
+    decision = Decision(speed, *rule, history_of(rule[0], len(lengths), sizes[-1]))
     outputs = run_pooled(launcher, inputs, pooling, activation, decision, **options)
 
     def logits_in(dtype: torch.dtype) -> Tensor:
@@ -63,18 +60,22 @@ def check_pooled(launcher: Launcher, lengths: list[int], dtype, sizes, pooling, 
     check_head(outputs, logits_in, FLOAT32, decision)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "sizes", "pooling", "activation", "rule", "multiprocessors", "seed"),
-    [
-        (FLOAT32, (72, 3), "first", "identity", ("entropy", 0), 4, 1),
-        (BFLOAT16, (136, 40, 5), "mean", "tanh", ("margin", 0), 4, None),
-        (FLOAT16, (72, 40, 24, 77), "max", "gelu", ("top_k_entropy", 3), 2, None),
-        (FLOAT32, (72, 40, 24, 2), "max", "relu", ("confidence", 0), 1, None),
-        (BFLOAT16, (72, 37), "mean", "identity", ("binary_entropy", 0), 4, None),
-        (FLOAT32, (72, 1), "first", "identity", ("stability", 0), 4, None),
-        (BFLOAT16, (264, 40, 33), "first", "tanh", ("patience", 2), 4, None),
-    ],
-)
+CASES = [
+    (FLOAT32, (72, 3), "first", "identity", ("entropy", 0), 4, 1),
+    (BFLOAT16, (136, 40, 5), "mean", "tanh", ("margin", 0), 4, None),
+    (FLOAT16, (72, 40, 24, 77), "max", "gelu", ("top_k_entropy", 3), 2, None),
+    (FLOAT32, (72, 40, 24, 2), "max", "relu", ("confidence", 0), 1, None),
+    (BFLOAT16, (72, 37), "mean", "identity", ("binary_entropy", 0), 4, None),
+    (FLOAT32, (72, 1), "first", "identity", ("stability", 0), 4, None),
+    (BFLOAT16, (264, 40, 33), "first", "tanh", ("patience", 2), 4, None),
+]
+
+
+def test_the_cases_have_every_criterion():
+    assert_every_criterion(case[4][0] for case in CASES)
+
+
+@pytest.mark.parametrize(("dtype", "sizes", "pooling", "activation", "rule", "multiprocessors", "seed"), CASES)
 def test_against_the_reference(pooled_exit_head, dtype, sizes, pooling, activation, rule, multiprocessors, seed):
     """With fewer multiprocessors more samples share a block: 1, 2 or 4 of these."""
     options = {"multiprocessors": multiprocessors, "seed": seed}

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton.language", reason="triton is not installed")
 
-from heads import Decision, check_head
+from heads import Decision, check_head, history_of
 from torch import Tensor
 from triton_launches import Launches
 
@@ -16,6 +16,7 @@ from fastbert_kernels.exit_heads import AttentiveHeadWeights, HeadInputs, Pooled
 from fastbert_kernels.triton.attentive_head import attentive_head
 from fastbert_kernels.triton.compact import compact
 from fastbert_kernels.triton.pooled_exit_head import pooled_exit_head
+from helpers.criteria import assert_every_criterion
 from helpers.op_inputs import (
     attentive_head_inputs,
     cast_attentive_head_inputs,
@@ -65,19 +66,36 @@ def run_head(launch, inputs: HeadInputs, head, tensors: list[Tensor]) -> list[Te
     return list(results)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "sizes", "pooling", "activation", "rule"),
-    [
-        (FLOAT32, (72, 3), "first", "identity", ("entropy", 0)),
-        (BFLOAT16, (136, 40, 5), "mean", "tanh", ("top_k_entropy", 3)),
-        (FLOAT16, (72, 40, 24, 77), "max", "gelu", ("margin", 0)),
-        (BFLOAT16, (72, 130), "first", "identity", ("binary_entropy", 0)),
-    ],
-)
+POOLED = [
+    (FLOAT32, (72, 3), "first", "identity", ("entropy", 0)),
+    (BFLOAT16, (136, 40, 5), "mean", "tanh", ("top_k_entropy", 3)),
+    (FLOAT16, (72, 40, 24, 77), "max", "gelu", ("margin", 0)),
+    (BFLOAT16, (72, 130), "first", "identity", ("binary_entropy", 0)),
+    (FLOAT32, (40, 3), "first", "identity", ("confidence", 0)),
+    (FLOAT32, (40, 3), "mean", "identity", ("patience", 2)),
+    (FLOAT32, (40, 1), "first", "identity", ("stability", 0)),
+]
+ATTENTIVE = [
+    (BFLOAT16, (72, 64, 2, 3), [5, 0, 70], "tanh", ("confidence", 0), 0),
+    (FLOAT16, (136, 128, 1, 40), [33], "tanh", ("top_k_entropy", 3), 0),
+    (FLOAT32, (40, 64, 2, 2), [3, 65], "tanh", ("patience", 2), 0),
+    (FLOAT32, (40, 64, 3, 5), [1, 0, 34], "identity", ("entropy", 0), 0),
+    (BFLOAT16, (72, 64, 2, 3), [65, 0], "identity", ("binary_entropy", 0), 700),
+    (FLOAT32, (40, 64, 1, 3), [3, 18], "tanh", ("margin", 0), 0),
+    (FLOAT32, (40, 64, 1, 2), [3, 18], "tanh", ("stability", 0), 0),
+]
+
+
+def test_the_cases_have_every_criterion():
+    assert_every_criterion(case[4][0] for case in POOLED)
+    assert_every_criterion(case[4][0] for case in ATTENTIVE)
+
+
+@pytest.mark.parametrize(("dtype", "sizes", "pooling", "activation", "rule"), POOLED)
 def test_pooled_exit_head(dtype, sizes, pooling, activation, rule):
     torch.manual_seed(0)
     hidden, cu_seqlens, speed, weights, biases = pooled_inputs([3, 0, 17, 1], sizes, dtype)
-    decision = Decision(speed, *rule, torch.randint(-1, sizes[-1], (4, 2), dtype=torch.int32))
+    decision = Decision(speed, *rule, history_of(rule[0], 4, sizes[-1]))
     inputs = HeadInputs(hidden, cu_seqlens, speed, decision.history, *rule)
     options = {"pooling": pooling, "activation": activation}
     head = PooledHeadWeights(weights, biases, **options)
@@ -90,22 +108,13 @@ def test_pooled_exit_head(dtype, sizes, pooling, activation, rule):
     check_head(outputs, logits_in, FLOAT32, decision)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "sizes", "lengths", "activation", "rule", "rows"),
-    [
-        (BFLOAT16, (72, 64, 2, 3), [5, 0, 70], "tanh", ("confidence", 0), 0),
-        (FLOAT16, (136, 128, 1, 40), [33], "tanh", ("top_k_entropy", 3), 0),
-        (FLOAT32, (40, 64, 2, 2), [3, 65], "tanh", ("patience", 2), 0),
-        (FLOAT32, (40, 64, 3, 5), [1, 0, 34], "identity", ("entropy", 0), 0),
-        (BFLOAT16, (72, 64, 2, 3), [65, 0], "identity", ("binary_entropy", 0), 700),
-    ],
-)
+@pytest.mark.parametrize(("dtype", "sizes", "lengths", "activation", "rule", "rows"), ATTENTIVE)
 def test_attentive_head(dtype, sizes, lengths, activation, rule, rows):
     """`rows` more of hidden, which belong to no sample, make the head that projects no tokens the better one."""
     torch.manual_seed(0)
     inputs = cast_attentive_head_inputs(attentive_head_inputs(lengths, *sizes), dtype)
     hidden, cu_seqlens, speed, head = inputs
-    decision = Decision(speed, *rule, torch.randint(-1, sizes[3], (len(lengths), 2), dtype=torch.int32))
+    decision = Decision(speed, *rule, history_of(rule[0], len(lengths), sizes[3]))
     padded = torch.cat([hidden, torch.full((rows, sizes[0]), float("nan"), dtype=dtype)])
     activations = {"narrow_activation": activation, "mlp_activation": "tanh"}
     asked = HeadInputs(padded, cu_seqlens, speed, decision.history, *rule)

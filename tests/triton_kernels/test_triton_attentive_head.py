@@ -23,7 +23,7 @@ from triton_cases import (
 
 from fastbert_kernels import reference
 from fastbert_kernels.triton import configs
-from helpers.criteria import CHANGES, EVERY_CRITERION, EXACT_MARGINS, OF_ONE_CHOICE, SCORES, STABLE
+from helpers.criteria import CHANGES, EVERY_CRITERION, EVERY_OF_CLASSES, EXACT_MARGINS, OF_ONE_CHOICE, SCORES, STABLE
 from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs, map_tensors
 from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere
 
@@ -58,7 +58,7 @@ class TestAttentiveHead(EveryShape):
     @pytest.mark.parametrize("labels", [2, 7, 150])
     @pytest.mark.parametrize(
         "options",
-        EVERY_CRITERION
+        EVERY_OF_CLASSES
         + [{"criterion": "patience", "parameter": 3}]
         + [{"criterion": "top_k_entropy", "parameter": k} for k in (5, 40, 2000)],
     )

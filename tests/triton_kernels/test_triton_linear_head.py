@@ -14,7 +14,7 @@ pytest.importorskip("triton.language", reason="triton is not installed")
 from triton_cases import DTYPES, FLOOR, EveryShape, assert_as_accurate_as_pytorch, attentive_head
 
 from fastbert_kernels.triton import configs
-from helpers.criteria import EVERY_CRITERION
+from helpers.criteria import EVERY_OF_CLASSES
 from helpers.op_inputs import attentive_head_inputs, cast_attentive_head_inputs
 from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere
 
@@ -46,7 +46,7 @@ class TestLinearAttentiveHead(EveryShape):
             attentive_head_inputs([5, 0, 70]), dtype, fold_dtype=dtype, mlp_activation="identity"
         )
 
-    @pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
+    @pytest.mark.parametrize("options", EVERY_OF_CLASSES, ids=str)
     def test_criteria(self, options):
         history = torch.tensor([[0, 1], [1, 2], [2, 1]]).int()
         assert_linear_head_is_accurate(

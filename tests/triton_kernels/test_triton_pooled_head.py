@@ -13,7 +13,7 @@ from triton_cases import DTYPES, FLOOR, assert_bad_bounds_are_a_sample_without_t
 
 from fastbert_kernels import reference
 from helpers.accuracy import assert_accurate
-from helpers.criteria import EVERY_CRITERION
+from helpers.criteria import EVERY_OF_CLASSES
 from helpers.op_inputs import pooled_inputs
 from helpers.rounding import rivals
 from helpers.triton_interpreter import INTERPRETING, interpreted_elsewhere
@@ -54,7 +54,7 @@ class TestPooledExitHead:
         self.check(pooled_inputs([70, 1], (*[1024] * layers, 1031), dtype), pooling=pooling)
 
     @pytest.mark.parametrize("activation", ["identity", "tanh", "relu", "gelu"])
-    @pytest.mark.parametrize("options", EVERY_CRITERION, ids=str)
+    @pytest.mark.parametrize("options", EVERY_OF_CLASSES, ids=str)
     def test_activations_and_criteria(self, activation, options):
         history = torch.tensor([[0, 1], [1, 2], [2, 1]]).int()
         inputs = pooled_inputs([3, 4, 2], (24, 40, 9), torch.float32)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import fastbert_kernels
-from fastbert_hf import ExitRule, predict
+from fastbert_hf import predict
 from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.hosts import find_host
+from helpers.criteria import exit_rules
 from helpers.families import FAMILIES, HEADS, WITH_SEGMENTS, random_model
 from helpers.models import padded_batch, spread_model
 from helpers.stubs import StubTokenizer
@@ -22,9 +23,7 @@ SPEEDS = {
     "one": 0.5,
     "per sample": torch.linspace(0, 1, len(LENGTHS)),
     "per layer": [0.3],
-    "patience": ExitRule((2,), criterion="patience", parameter=1),
-    "top k": ExitRule((2,), (0.4,), "top_k_entropy", 2),
-    "confidence": ExitRule((2,), (0.4,), "confidence"),
+    **exit_rules((2,), 0.4),
 }
 
 
