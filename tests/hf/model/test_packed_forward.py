@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from fastbert_kernels.engine.rule import Rule
 from fastbert_kernels.hosts import find_host
 from helpers.criteria import exit_rules
 from helpers.families import FAMILIES, HEADS, WITH_SEGMENTS, random_model
+from helpers.launch_count import LaunchCount
 from helpers.models import padded_batch, spread_model
 from helpers.stubs import StubTokenizer
 
@@ -235,3 +237,19 @@ def test_the_batch_that_a_host_packs_is_what_its_forward_runs():
         want = fastbert_kernels.patch(model).forward_packed(**batch, speed=0.5)
     assert packed.hidden.shape[0] == sum(LENGTHS) and packed.max_seqlen == max(LENGTHS)
     assert torch.equal(got.logits, want.logits) and torch.equal(got.exit_layer, want.exit_layer)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_host_waits_for_nothing_in_front_of_the_layers(monkeypatch, family):
+    """Tensors without memory stand for those of a GPU: whoever asks one for a value raises."""
+    model, count = random_model(family).eval(), LaunchCount(monkeypatch)
+    host, model = find_host(model), model.to("meta")
+    packed = packed_batch(padded_batch(LENGTHS))
+    ids, bounds = packed["input_ids"].to("meta"), packed["cu_seqlens"]
+    with torch.inference_mode(), count:
+        batch = host.pack(model, types.SimpleNamespace(dtype=torch.float32), ids, bounds, None, 0.5)
+        assert count.launches > 5 and count.waits == 0
+        with pytest.raises(RuntimeError, match="meta"):
+            batch.cu_seqlens[-1].item()
+    assert batch.hidden.shape[0] == int(bounds[-1]) and batch.hidden.is_meta
+    assert batch.max_seqlen == max(LENGTHS) and len(batch.speed) == len(LENGTHS)
