@@ -6,6 +6,7 @@ The module with the stand-ins takes the place of the installed one, so all this 
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import sys
 
@@ -21,6 +22,7 @@ from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.rule import FULL_DEPTH, Rule
 from helpers.criteria import EVERY_CRITERION
 from helpers.encoders import attentive, cast, make_batch, pooled, random_loop
+from helpers.op_inputs import map_tensors
 from helpers.programs import assert_passes_in_its_own_process
 
 HERE = "FASTBERT_TEST_STAND_INS"
@@ -144,7 +146,7 @@ class TestWithStandIns:
         assert_same_bits(inner[0], want)
 
     def test_arguments_are_checked(self):
-        """Memory that is too small, of another dtype or width is an error, not an access beyond it."""
+        """Memory that is too small, of another dtype or width, or in another's place is an error, not an access."""
         module = sys.modules["fastbert_kernels._C"]
         head = make_loop()._cuda_heads.of(make_loop().heads[0])
         hidden = torch.randn(5, 32)
@@ -160,6 +162,22 @@ class TestWithStandIns:
             return [head, *own, decided, written, room]
 
         module.let_out(*arguments())
+
+        def tensors_of(given):
+            return [
+                x for one in given for x in (one if isinstance(one, list) else [one]) if isinstance(x, torch.Tensor)
+            ]
+
+        for one, other in itertools.combinations(range(len(tensors_of(arguments()))), 2):
+            given = arguments()
+            first, second = (tensors_of(given)[place] for place in (one, other))
+            lengths = {len(x) for x in (first, second) if (x.dtype, x.dim()) == (torch.int32, 1)}
+            # With one number fewer, cu_seqlens are those of fewer samples, for which all memory has room.
+            if (first.shape, first.dtype) != (second.shape, second.dtype) and lengths != {3, 4}:
+                exchanged = {id(first): second, id(second): first}
+                swapped = map_tensors(lambda x, exchanged=exchanged: exchanged.get(id(x), x), given)
+                with pytest.raises((TypeError, ValueError)):
+                    module.let_out(*swapped)
         places = [(n,) for n in (1, 2, 3, 6)] + [(n, k) for n, size in ((11, 4), (12, 3), (13, 6)) for k in range(size)]
         smaller, bounds = (lambda x: x[:1] if x.dim() < 2 else x[:, 1:]), (2,)
         for place in places:
