@@ -21,6 +21,7 @@ struct EncoderLayerWeights {
   PackedMatrix attention_output;  // [H, H]
   PackedMatrix intermediate;      // [I, H]
   PackedMatrix output;            // [H, I]
+  DType attention_operand;        // what attention among bfloat16 rows is multiplied in, bfloat16 or float32
   const float* norms;             // [4, H]: weight and bias of the LayerNorm behind attention, then of the last one
   float layer_norm_eps;
   LayerNormKind layer_norm;

@@ -61,11 +61,13 @@ const Weights& native(const py::object& kept) {
 // position_bias: [heads, 2P - 1], or None.
 KeptLayer make_layer(py::object qkv, py::object attention_output, py::object intermediate, py::object output,
                      py::object norms, float layer_norm_eps, ByName<LayerNormKind> layer_norm,
-                     int64_t num_attention_heads, ByName<Activation> activation, py::object position_bias) {
+                     int64_t num_attention_heads, ByName<Activation> activation, ByName<DType> attention_operand,
+                     py::object position_bias) {
   EncoderLayerWeights weights{native<PackedMatrix>(qkv),
                               native<PackedMatrix>(attention_output),
                               native<PackedMatrix>(intermediate),
                               native<PackedMatrix>(output),
+                              attention_operand,
                               nullptr,
                               layer_norm_eps,
                               layer_norm,
@@ -84,6 +86,9 @@ KeptLayer make_layer(py::object qkv, py::object attention_output, py::object int
   if (weights.activation != Activation::gelu && weights.activation != Activation::relu)
     throw py::value_error("an encoder layer has the activation gelu or relu, not " +
                           std::string(name_of(weights.activation)));
+  if (weights.attention_operand != DType::float32 && weights.attention_operand != DType::bfloat16)
+    throw py::value_error("attention multiplies in float32 or bfloat16, not " +
+                          std::string(name_of(weights.attention_operand)));
   if (weights.layer_norm == LayerNormKind::unbiased && width < 2)
     throw py::value_error("an unbiased LayerNorm needs rows of at least 2 elements");
   if (!position_bias.is_none()) {

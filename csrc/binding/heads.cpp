@@ -117,7 +117,9 @@ void attentive_head_cpu(const Tensor& hidden, const Tensor& cu_seqlens, const Te
       rows.tokens,       rows.batch,        weights.projection.depth, weights.projection.outputs,
       weights.num_heads, weights.num_labels};
   hidden.checked("hidden", {rows.tokens, shape.hidden_size}, kCpu);
-  if (cpu::product_operand(rows.dtype, shape.hidden_size) != weights.projection.operand)
+  // Any rows are multiplied in float32, too.
+  if (weights.projection.operand != DType::float32 &&
+      weights.projection.operand != cpu::product_operand(rows.dtype, shape.hidden_size))
     throw py::type_error("the projection of the head is packed for rows of another dtype than those of hidden");
   const Decision decision = checked_decision({speed, history, checked_rule(criterion, parameter)}, rows.batch, kCpu);
   const DecisionOutputs outputs = checked_outputs(results, rows.batch, shape.num_labels, kCpu);

@@ -129,6 +129,7 @@ class Group {
 
   void attend() const {
     const int64_t heads = weights_.num_attention_heads, size = width_ / heads, positions = weights_.positions;
+    const DType operand = dtype_ == DType::bfloat16 ? weights_.attention_operand : DType::float32;
     parallel_for(batch_ * heads, [&](int64_t item) {
       const int64_t sample = item / heads, head = item % heads;
       const int64_t begin = cu_seqlens_[sample] - cu_seqlens_[0], n = cu_seqlens_[sample + 1] - cu_seqlens_[sample];
@@ -138,8 +139,8 @@ class Group {
       if (bias != nullptr) bias += head * (2 * positions - 1) + positions - 1;
       const AlignedArray<float> scratch = aligned_array<float>(kernels().self_attention_scratch(n, size));
       kernels().self_attention({row_of(space_.wide.get(), begin, 3 * width_) + column,
-                                space_.narrow.get() + begin * width_ * element_size(dtype_) + column, dtype_, n, size,
-                                width_, 3 * width_, width_, bias},
+                                space_.narrow.get() + begin * width_ * element_size(dtype_) + column, dtype_, operand,
+                                n, size, width_, 3 * width_, width_, bias},
                                scratch.get());
     });
   }

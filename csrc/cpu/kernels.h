@@ -42,6 +42,7 @@ struct AttentionHead {
   const void* query;  // [n, d]; key and value lie `offset` and 2 `offset` elements behind
   void* context;      // [n, d]
   DType dtype;        // float32 or bfloat16
+  DType operand;      // float32, or bfloat16 rows in bfloat16 where the instruction set has products in it
   int64_t n, head_size, offset, stride, context_stride;
   const float* position_bias = nullptr;  // at distance 0: what is added to q k^T at distances 1 - n to n - 1
 };

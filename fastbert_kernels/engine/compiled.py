@@ -53,9 +53,10 @@ class CompiledEncoder(Encoder):
         self._depth, self._precision = len(layers), precision_name(dtype, int8_products)
         inner, width = next(layer.intermediate_weight.shape for layer in layers if layer is not None)
         self.shape: tuple[int, int] = width, inner  # hidden and intermediate size
+        operand = _operand(width, inner, dtype)
         self._encoder = _extension.module().Encoder(
-            [None if layer is None else _pack_layer(layer, dtype, int8_products) for layer in layers],
-            [None if head is None else _pack_head(head, dtype) for head in heads],
+            [None if layer is None else _pack_layer(layer, operand, int8_products) for layer in layers],
+            [None if head is None else _pack_head(head, dtype, operand) for head in heads],
         )
 
     @staticmethod
@@ -124,9 +125,8 @@ def _layer_speeds(rule: Rule, depth: int) -> tuple[Tensor, Tensor]:
     return speeds, torch.tensor(asked, dtype=torch.bool, device="cpu")
 
 
-def _pack_layer(weights: LayerWeights, dtype: torch.dtype, int8_products: Collection[str]) -> Any:
-    """Return the native layer for hidden states of `dtype`, with some products in int8."""
-    operand = _operand(weights, dtype)
+def _pack_layer(weights: LayerWeights, operand: str, int8_products: Collection[str]) -> Any:
+    """Return the native layer that multiplies in `operand`, and some products in int8."""
     matrices = [
         packed_matrix(
             getattr(weights, f"{name}_weight"),
@@ -148,6 +148,7 @@ def _pack_layer(weights: LayerWeights, dtype: torch.dtype, int8_products: Collec
         weights.layer_norm,
         weights.num_attention_heads,
         weights.activation_name,
+        operand,
         _position_bias(weights),
     )
 
@@ -160,18 +161,18 @@ def _position_bias(weights: LayerWeights) -> Tensor | None:
     return (weights.position_bias.float() * head_size**0.5).contiguous()
 
 
-def _operand(weights: LayerWeights, dtype: torch.dtype) -> str:
-    """Return what all products of a layer multiply hidden states of `dtype` in: the way that is fastest here.
+def _operand(width: int, inner: int, dtype: torch.dtype) -> str:
+    """Return what hidden states of `dtype` are multiplied in, by layers, attention and heads: the way that is fastest
+    here.
 
     It is settled when the weights are packed, so that no answer depends on the number of rows.
     """
-    inner, width = weights.intermediate_weight.shape
     own = {product_operand(dtype, width), product_operand(dtype, inner)}
     return product_rates(width, inner).bfloat16_operand if own == {"bfloat16"} else "float32"
 
 
-def _pack_head(head: ExitHead, dtype: torch.dtype) -> Any:
-    """Return the native head for hidden states of `dtype`."""
+def _pack_head(head: ExitHead, dtype: torch.dtype, operand: str) -> Any:
+    """Return the native head for hidden states of `dtype` that are multiplied in `operand`."""
     if isinstance(head, PooledHeadWeights):
         # What is pooled is float32, whatever the rows were.
         layers = [
@@ -179,4 +180,4 @@ def _pack_head(head: ExitHead, dtype: torch.dtype) -> Any:
         ]
         return _extension.module().PooledHead(layers, head.pooling, head.activation)
     tensors = AttentiveHeadTensors(*(tensor.contiguous() for tensor in head.tensors))
-    return pack_head(dataclasses.replace(head, tensors=tensors), dtype)
+    return pack_head(dataclasses.replace(head, tensors=tensors), dtype, operand)

@@ -102,15 +102,17 @@ def _cpu(results: tuple[Tensor, ...], inputs: HeadInputs, head: AttentiveHeadWei
         native.attentive_head_cpu(*inputs[:3], packed, results, **inputs.decision)
 
 
-def pack_head(head: AttentiveHeadWeights, rows: torch.dtype) -> Any:
+def pack_head(head: AttentiveHeadWeights, rows: torch.dtype, operand: str | None = None) -> Any:
     """Return the head as the compiled CPU kernels read it, for hidden states of dtype `rows`.
 
     Args:
         head: its tensors contiguous, query and value in float32, the narrow activation "tanh".
         rows: float32, bfloat16 or float16.
+        operand: what the projection is multiplied in, "float32" or what the processor has for such rows; that one where
+            it is None.
     """
     tensors = head.tensors
-    operand = packing.product_operand(rows, tensors.projection_weight.shape[1])
+    operand = operand or packing.product_operand(rows, tensors.projection_weight.shape[1])
     projection = packing.packed_matrix(tensors.projection_weight, tensors.projection_bias, operand)
     return _extension.module().AttentiveHead(projection, tensors, head.narrow_activation, head.mlp_activation)
 

@@ -51,7 +51,7 @@ def matrix(outputs, depth):
 def layer_arguments():
     shapes = ((3 * H, H), (H, H), (INNER, H), (H, INNER))
     positions = torch.randn(HEADS, 2 * max(LENGTHS) - 1)
-    return [*(matrix(*shape) for shape in shapes), torch.ones(4, H), 1e-12, "standard", HEADS, "gelu", positions]
+    return [*(matrix(*shape) for shape in shapes), torch.ones(4, H), 1e-12, "standard", HEADS, "gelu", "float32", positions]
 
 
 def head_arguments():
@@ -277,7 +277,8 @@ def test_bounds_outside_the_rows(name, bounds):
         ("EncoderLayer", 7, -1, "-1 attention heads do not divide the hidden size 6"),
         ("EncoderLayer", 7, 4, "4 attention heads do not divide"),
         ("EncoderLayer", 8, "tanh", "activation gelu or relu, not tanh"),
-        ("EncoderLayer", 9, torch.zeros(HEADS, 8), "each distance from 1 - P to P - 1, not 8 columns"),
+        ("EncoderLayer", 9, "int8", "attention multiplies in float32 or bfloat16, not int8"),
+        ("EncoderLayer", 10, torch.zeros(HEADS, 8), "each distance from 1 - P to P - 1, not 8 columns"),
         ("EncoderLayer", 1, matrix(H, H + 1), r"attention_output must be a matrix \[6, 6\], not \[6, 7\]"),
         ("AttentiveHead", 0, matrix(C, H + 1), "projection_weight must have shape"),
         ("AttentiveHead", 2, "identity", "has tanh behind its projection"),

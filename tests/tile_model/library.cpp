@@ -55,13 +55,10 @@ EXPORTED int64_t attention_scratch(int64_t n, int64_t head_size) {
 // Head `head` of bfloat16 rows [n, 3 width].
 EXPORTED void attention(const uint16_t* rows, int64_t n, int64_t width, int64_t head_size, int64_t head,
                         uint16_t* context, float* scratch) {
-  amx::kernels.self_attention(
-      {rows + head * head_size, context + head * head_size, DType::bfloat16, n, head_size, width, 3 * width, width},
-      scratch);
+  amx::kernels.self_attention({rows + head * head_size, context + head * head_size, DType::bfloat16, DType::bfloat16, n,
+                               head_size, width, 3 * width, width},
+                              scratch);
 }
-
-// Products of tiles since the last call, of all threads.
-EXPORTED int64_t tile_products() { return tile_model::products.exchange(0); }
 
 // Whether nobody has tiles configured in this thread.
 EXPORTED int32_t tiles_are_released() { return tile_model::state().configured ? 0 : 1; }

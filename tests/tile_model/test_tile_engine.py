@@ -51,6 +51,19 @@ for dtype in (torch.bfloat16, torch.int8):
     assert torch.equal(together.exit_layer, torch.cat([result.exit_layer for result in alone]))
     print(hashlib.sha256(together.logits.numpy().tobytes()).hexdigest())
 """
+# How many products of tiles the answers of a model take.
+PRODUCTS = """
+import ctypes, torch, fastbert_kernels
+from helpers.models import padded_batch, spread_model
+library = ctypes.CDLL(module.__file__)
+library.tile_products.restype = ctypes.c_int64
+model = fastbert_kernels.patch(spread_model(hidden_size=64), dtype=torch.bfloat16)
+batch = padded_batch([20, 33])
+library.tile_products()
+with torch.inference_mode():
+    model(**batch, speed=0.4)
+print(library.tile_products())
+"""
 # A program, and before it what `info()` says of its thread, which is not the first: that has only chosen the kernels.
 IN_A_THREAD = """
 import threading
@@ -96,6 +109,13 @@ def test_tiles_are_in_use_and_their_choice_is_measured():
     rows = information["cpu_tile_rows"]
     assert rows.keys() == {"bfloat16", "int8"}
     assert all(1 <= fewest <= 17 for by_depth in rows.values() for fewest in by_depth.values())
+
+
+@pytest.mark.parametrize(("bfloat16", "in_tiles"), [(80, True), (40, False)])
+def test_nothing_is_multiplied_in_bfloat16_where_that_is_slower(bfloat16, in_tiles):
+    """Neither by the layers nor by attention and the heads."""
+    rates = f"float32=80 bfloat16={bfloat16} int8=80"
+    assert (int(output(PRODUCTS, FASTBERT_TILE_ROWS="1", FASTBERT_PRODUCT_RATES=rates)) > 0) == in_tiles
 
 
 def test_refused_permission_falls_back_without_a_word():

@@ -31,3 +31,6 @@ bool request_permission() { return refused() != "process"; }
 bool has_permission() { return refused() != "threads" || syscall(SYS_gettid) == getpid(); }
 
 }  // namespace fastbert::cpu::tile_system
+
+// Products of tiles since the last call, of all threads.
+extern "C" __attribute__((visibility("default"))) int64_t tile_products() { return tile_model::products.exchange(0); }

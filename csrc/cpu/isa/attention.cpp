@@ -239,8 +239,8 @@ void attend(const AttentionHead& head, float* memory) {
 }  // namespace
 
 int64_t self_attention_scratch(int64_t n, int64_t head_size) {
-  const auto scratch = [&](DType dtype) {
-    return with_attention_operand(dtype, head_size, [&](auto chosen) {
+  const auto scratch = [&](DType operand) {
+    return with_attention_operand(operand, head_size, [&](auto chosen) {
       return AttentionSizes<typename decltype(chosen)::type>(n, head_size).scratch();
     });
   };
@@ -249,7 +249,7 @@ int64_t self_attention_scratch(int64_t n, int64_t head_size) {
 }
 
 void self_attention(const AttentionHead& head, float* memory) {
-  with_attention_operand(head.dtype, head.head_size,
+  with_attention_operand(head.operand, head.head_size,
                          [&](auto chosen) { attend<typename decltype(chosen)::type>(head, memory); });
 }
 

@@ -77,11 +77,11 @@ inline auto with_product_operand(DType matrix, DType rows, const Run& run) {
   return with_packed_operand(matrix, run);
 }
 
-// The same with the operand for attention among rows of that dtype.
+// The same with the operand for attention among rows that are to be multiplied in `operand`, bfloat16 or float32.
 template <class Run>
-inline auto with_attention_operand([[maybe_unused]] DType rows, [[maybe_unused]] int64_t head_size, const Run& run) {
+inline auto with_attention_operand([[maybe_unused]] DType operand, [[maybe_unused]] int64_t head_size, const Run& run) {
 #if defined(FASTBERT_BFLOAT16_PRODUCTS)
-  if (rows == DType::bfloat16 && head_size % Bfloat16Products::kGroup == 0) return run(Type<Bfloat16Products>());
+  if (operand == DType::bfloat16 && head_size % Bfloat16Products::kGroup == 0) return run(Type<Bfloat16Products>());
 #endif
   return run(Type<FloatOperand>());
 }
