@@ -51,7 +51,16 @@ def matrix(outputs, depth):
 def layer_arguments():
     shapes = ((3 * H, H), (H, H), (INNER, H), (H, INNER))
     positions = torch.randn(HEADS, 2 * max(LENGTHS) - 1)
-    return [*(matrix(*shape) for shape in shapes), torch.ones(4, H), 1e-12, "standard", HEADS, "gelu", "float32", positions]
+    return [
+        *(matrix(*shape) for shape in shapes),
+        torch.ones(4, H),
+        1e-12,
+        "standard",
+        HEADS,
+        "gelu",
+        "float32",
+        positions,
+    ]
 
 
 def head_arguments():
