@@ -71,7 +71,7 @@ class TestAttentiveHead(EveryShape):
         history = torch.stack([previous, torch.tensor([1, 2, 8] * 2).int()], dim=1)
         assert_as_accurate_as_pytorch(inputs, torch.float32, history=history, **options)
 
-    @pytest.mark.parametrize("options", [*EVERY_CRITERION, {"criterion": "top_k_entropy", "parameter": 1030}])
+    @pytest.mark.parametrize("options", [*EVERY_OF_CLASSES, {"criterion": "top_k_entropy", "parameter": 1030}])
     def test_criteria_among_many_classes(self, options):
         assert_as_accurate_as_pytorch(attentive_head_inputs([2, 3], labels=1031), torch.float32, **options)
 
