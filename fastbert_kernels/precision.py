@@ -247,8 +247,8 @@ def _warn_of_slower(precision: str, rate: float, float32: float) -> None:
 @cache
 def _warn_of_slow_library(precision: str, slowdown: float) -> None:
     warnings.warn(
-        f"dtype=torch.{precision} is slower here than torch.float32: the compiled kernels have none for this model "
-        f"in it, and a product of PyTorch's takes {slowdown:.1f} times as long. Take dtype=torch.float32",
+        f"dtype=torch.{precision} is slower here than torch.float32: PyTorch's own layers run, not compiled ones, "
+        f"and a product takes {slowdown:.1f} times as long. Take dtype=torch.float32",
         RuntimeWarning,
         stacklevel=6,
     )

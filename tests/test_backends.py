@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -53,3 +54,33 @@ def test_without_a_driver_the_compiled_kernels_say_so():
     if module is None or module.cuda_version is None:
         pytest.skip(reason if module is None else "the compiled module has no CUDA kernels")
     assert "driver" in module.cuda_kernels_unavailable(0)
+
+
+def why_no_triton():
+    return backends._triton_unavailable.__wrapped__()
+
+
+def test_triton_needs_a_gpu_of_today(gpu, monkeypatch):
+    assert why_no_triton() is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert "compute capability 7.5 is older than 8.0" in why_no_triton()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert why_no_triton() == "torch sees no CUDA device"
+
+
+def test_a_triton_that_is_not_there_is_told_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton.language", None)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert "pip install fastbert-kernels[triton]" in why_no_triton()
+
+
+def test_a_backend_that_was_named_never_falls_back(monkeypatch):
+    monkeypatch.setitem(backends.BACKENDS, "cpu", backends.Backend("cpu", "cpu", lambda: "not compiled"))
+    with pytest.raises(RuntimeError, match="backend 'cpu' cannot be used: not compiled"):
+        backends.resolve("cpu", torch.device("cpu"))
+    backends._first_available.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="falls back to the reference backend on cpu: cpu: not compiled"):
+            assert backends.resolve("auto", torch.device("cpu")) == "reference"
+    finally:
+        backends._first_available.cache_clear()

@@ -93,11 +93,13 @@ def test_a_host_copy_is_a_copy():
     assert got[0].tolist() == [3, 17] and got[0].dtype == torch.int32 and got[1].tolist() == want
 
 
+@pytest.mark.proof
 def test_torch_compile_of_the_loop():
     model = fastbert_kernels.patch(spread_model(), backend="reference")
     assert_compiled_model_answers_alike(model, padded_batch([5, 9, 2, 30]))
 
 
+@pytest.mark.proof
 def test_torch_compile_of_the_loop_with_a_rule():
     loop, batch = random_loop(depth=3), random_batch([5, 9, 2, 30], 0.9)
     torch._dynamo.reset()

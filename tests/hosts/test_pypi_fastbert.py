@@ -168,6 +168,7 @@ def test_fit_works_on_a_patched_model(package, model, tmp_path):
     model.load_model(str(tmp_path / "model.bin"))
 
 
+@pytest.mark.proof
 def test_500_pairs_at_five_speeds(package, folder, count_ties):
     model = make(package, folder, kind="FastBERT_S2")
     texts = random_texts(996, seed=7)

@@ -22,7 +22,6 @@ from fastbert_hf.data.reading import (
     read_unlabelled_texts,
 )
 from fastbert_hf.data.samples import ClassificationData, Text, TextData, join_texts, select_texts
-from fastbert_hf.data.tables import read_table
 from fastbert_hf.deferred import deferred_names
 
 if TYPE_CHECKING:
@@ -69,7 +68,6 @@ __all__ = [
     "read_classification_data",
     "read_classification_file",
     "read_lines",
-    "read_table",
     "read_text_data",
     "read_text_rows",
     "read_texts",

@@ -13,32 +13,6 @@ from fastbert_hf.data.records import Choose, Records, Rows
 TABLES = (".tsv", ".csv")
 
 
-def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Open a `.tsv` or `.csv` file with a header line.
-
-    `.tsv` means tabs and no quoting, so that a lone quotation mark is an ordinary character; `.csv` means commas and
-    the usual quoting.
-
-    Returns:
-        The column names in lower case, and an iterator that reads one row at a time: line number and fields of every
-        line that is not blank.
-
-    Raises:
-        DataFileError: unknown ending, missing file, wrong encoding, a column name twice, or (while rows are read) a
-            broken line or one with another number of fields than the header has.
-    """
-    columns, lines = _open_table(path, path.suffix.lower())
-
-    def checked() -> Iterator[tuple[int, list[str]]]:
-        for line, row in lines:
-            if isinstance(row, DataFileError):
-                raise row
-            if row is not None:
-                yield line, row
-
-    return columns, checked()
-
-
 def table_records(path: Path, form: str) -> Records:
     """The rows of a table of the form `.tsv` or `.csv`."""
     separator = "tabs" if form == ".tsv" else "commas"
@@ -59,8 +33,6 @@ _Line = list[str] | DataFileError | None  # fields; a line that cannot be used; 
 
 def _open_table(path: Path, form: str) -> tuple[list[str], Iterator[tuple[int, _Line]]]:
     """Return the column names in lower case, and the lines behind the header."""
-    if form not in TABLES:
-        raise Place(str(path)).error(f"unknown ending {path.suffix!r}", "name it .tsv (tabs) or .csv (commas)")
     lines = _tsv_rows(path) if form == ".tsv" else _csv_rows(path)
     header = next((row for _, row in lines if row is not None), [])
     if isinstance(header, DataFileError):

@@ -102,6 +102,7 @@ def test_level_is_used_up_where_the_risk_jumps_just_above() -> None:
     assert level * DRAWS / 2 < violations <= most_violations(level)
 
 
+@pytest.mark.proof
 @pytest.mark.long
 def test_searched_rules_keep_the_promise(monkeypatch) -> None:
     # The promise holds for any search, so a coarse one will do.

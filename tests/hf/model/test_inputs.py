@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastbert_hf.inputs import check_inputs, make_position_ids
+from fastbert_hf.inputs import check_class_ids, check_inputs, make_position_ids
 
 IDS = torch.ones(3, 4, dtype=torch.int64)
 
@@ -80,3 +80,16 @@ def test_positions_that_go_by_the_ids() -> None:
     assert make_position_ids(mask, 2, counted).tolist() == expected
     unlike_padding = torch.ones_like(mask)  # ids of the caller's own under a mask of 0 move no text
     assert torch.equal(make_position_ids(mask, 2, unlike_padding), make_position_ids(mask, 2))
+
+
+def test_mask_must_be_a_tensor_on_the_device_of_the_ids() -> None:
+    with pytest.raises(TypeError, match="attention_mask must be a tensor, got list"):
+        check_inputs(IDS, [[1, 1, 1, 1]] * 3, None, 512)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="attention_mask is on meta but input_ids is on cpu"):
+        check_inputs(IDS, torch.ones(IDS.shape, device="meta"), None, 512)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], torch.tensor([True, False]), torch.zeros(2, dtype=torch.complex64)])
+def test_labels_must_be_numbers(labels: object) -> None:
+    with pytest.raises(TypeError, match="labels must be a tensor of class ids"):
+        check_class_ids(labels, torch.zeros(2, 3))  # type: ignore[arg-type]
