@@ -44,7 +44,7 @@ struct AttentiveHeadShape {
 
 namespace cpu {
 // For narrow_activation = tanh. `hidden` [T, H] is float32, bfloat16 or float16; `projection` holds projection_weight and
-// projection_bias, which are not read, in the operand of such rows (product_operand). fold_dtype is float32.
+// projection_bias, which are not read, in the operand of such rows (product_operand) or in float32. fold_dtype is float32.
 void attentive_head(const void* hidden, DType dtype, const int32_t* cu_seqlens, const PackedMatrix& projection,
                     const AttentiveHeadWeights& weights, const AttentiveHeadShape& shape, const Decision& decision,
                     const DecisionOutputs& outputs);

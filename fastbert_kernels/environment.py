@@ -24,12 +24,12 @@ def info() -> dict[str, Any]:
         A dict with the keys version, python, torch, processors (those that this process may use), threads (that a
         call on the CPU takes), extension (path, or why it is missing), cpu_instruction_set, cpu_instruction_sets
         (name -> "in use", "available" or the reason why not), cpu_tile_rows (operand -> depth of a product -> the
-        fewest rows that tile registers multiply, as measured; None without them), cpu_product_rates (hidden size of a
-        layer -> precision -> GFLOP/s that a core was measured to reach in its products, and under "bfloat16_operand"
-        what those in bfloat16 are multiplied in, some 40 ms the first time; None without the module), cuda_version and
-        cuda_architectures (of the compiled kernels; None without), gpu_attention (hidden size of a layer in bfloat16 ->
-        batch -> way to compute its attention -> microseconds, measured the first time; None without a GPU), device (of
-        CUDA, or None), backends (name -> "available" or the reason why not).
+        fewest rows that tile registers multiply, as measured; None where this thread has none), cpu_product_rates
+        (hidden size of a layer -> precision -> GFLOP/s that a core was measured to reach in its products, and under
+        "bfloat16_operand" what those in bfloat16 are multiplied in, some 40 ms the first time; None without the
+        module), cuda_version and cuda_architectures (of the compiled kernels; None without), gpu_attention (hidden size
+        of a layer in bfloat16 -> batch -> way to compute its attention -> microseconds, measured the first time; None
+        without a GPU), device (of CUDA, or None), backends (name -> "available" or the reason why not).
     """
     thread_count, processor_count = threads.limits()
     module, detail = _extension.load()

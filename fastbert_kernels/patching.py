@@ -163,8 +163,8 @@ def patch_info(model: nn.Module) -> dict[str, Any] | None:
         microseconds that were measured, or the way that FASTBERT_ATTENTION names; None where there is no choice), dtype
         (such as "int8"; None is that of the weights), bfloat16_products (those beside int8 ones), precision (both in
         words, as calibrated settings name it), automatic (whether it was chosen for dtype="auto"), rates (precision ->
-        GFLOP/s of a core in the products of a layer; None where nothing was measured for a choice) and reason (for the
-        choice; empty for the caller's own).
+        GFLOP/s of a core in the products of a layer, and "bfloat16_operand" -> what those in bfloat16 are multiplied
+        in; None where nothing was measured for a choice) and reason (for the choice; empty for the caller's own).
     """
     state: Patch | None = model.__dict__.get(PATCH)
     if state is None:

@@ -29,7 +29,14 @@ from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.engine.rule import full_depth
 from fastbert_kernels.hosts.base import Host
 from fastbert_kernels.hosts.derived import Derived
-from fastbert_kernels.product_rates import MARGIN, VARIABLE, ProductRates, library_slowdown, product_rates
+from fastbert_kernels.product_rates import (
+    LIBRARY_MARGIN,
+    MARGIN,
+    VARIABLE,
+    ProductRates,
+    library_slowdown,
+    product_rates,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 # For "auto", beside float32. Of two models, the output product in bfloat16 left the fewest other labels
@@ -141,15 +148,13 @@ def settle(
 def _look_at_library(encoder: Encoder) -> None:
     """Warn where PyTorch's layers run on a CPU in a precision that is slower there than float32."""
     first = encoder.layers[0] if isinstance(encoder, LayerLoop) else None
-    if (
-        not isinstance(first, TorchLayer)
-        or first.dtype == torch.float32
-        or first.weights.qkv_weight.device.type != "cpu"
-    ):
+    if not isinstance(first, TorchLayer) or first.weights.qkv_weight.device.type != "cpu":
+        return
+    if first.dtype not in (torch.bfloat16, torch.float16):  # who has float64 wants its accuracy
         return
     inner, width = first.weights.intermediate_weight.shape
     slowdown = library_slowdown(first.dtype, width, inner)
-    if slowdown > MARGIN:
+    if slowdown > LIBRARY_MARGIN:
         _warn_of_slow_library(_name(first.dtype), slowdown)
 
 

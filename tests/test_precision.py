@@ -6,12 +6,14 @@ import copy
 import re
 import threading
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fastbert_kernels
 from fastbert_kernels import precision, product_rates
+from fastbert_kernels.engine import compiled
 from fastbert_kernels.engine.dtypes import PRODUCTS, MixedInt8
 from fastbert_kernels.engine.packed import Results
 from fastbert_kernels.measured_once import MeasuredOnce
@@ -88,22 +90,43 @@ def test_auto_tells_of_layers_of_pytorch_in_a_slower_precision(monkeypatch):
         fastbert_kernels.patch(spread_model(hidden_act="gelu_new").half(), dtype="auto")
 
 
-def test_nothing_is_said_of_layers_of_pytorch_that_are_as_fast(monkeypatch):
-    monkeypatch.setattr(precision, "library_slowdown", lambda dtype, width, inner: 1.04)
+@pytest.mark.parametrize(("model", "slowdown"), [(half_model, 1.4), (lambda: spread_model().double(), 9.0)])
+def test_nothing_is_said_of_layers_of_pytorch_that_are_not_clearly_slower(monkeypatch, model, slowdown):
+    """Nor of float64, which nobody takes for its speed."""
+    monkeypatch.setattr(precision, "library_slowdown", lambda dtype, width, inner: slowdown)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fastbert_kernels.patch(spread_model(), dtype=torch.float16)
+        fastbert_kernels.patch(model())
 
 
-def test_the_library_is_measured_with_one_thread_that_comes_back(monkeypatch):
+def test_the_library_is_measured_on_the_cpu_whatever_surrounds_the_call(monkeypatch):
+    monkeypatch.delenv(product_rates.VARIABLE)
     monkeypatch.setattr(product_rates, "_measured_library", MeasuredOnce())
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        assert 0 < product_rates.library_slowdown(torch.float16, 64, 256) < float("inf")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
+    seen = []
+
+    def linear(rows, weight):
+        seen.append((rows.device.type, rows.dtype, torch.is_autocast_enabled("cpu")))
+
+    monkeypatch.setattr(product_rates.F, "linear", linear)
+    with torch.device("meta"), torch.autocast("cpu"):
+        assert product_rates.library_slowdown(torch.float16, 64, 256) > 0
+    assert set(seen) == {("cpu", torch.float16, False), ("cpu", torch.float32, False)}
+
+
+def test_nothing_is_measured_where_the_variable_says_the_rates(monkeypatch):
+    monkeypatch.setenv(product_rates.VARIABLE, "float32=80 bfloat16=40 int8=40")
+    monkeypatch.setattr(product_rates, "_measure_library", None)
+    assert product_rates.library_slowdown(torch.float16, 64, 256) == 1
+
+
+def test_layers_of_an_odd_size_are_not_multiplied_in_pairs(monkeypatch):
+    """All layers have one operand, whatever the size of the first."""
+    monkeypatch.setattr(compiled, "product_operand", lambda dtype, depth: "bfloat16" if depth % 2 == 0 else "float32")
+    monkeypatch.setenv(product_rates.VARIABLE, "float32=80 bfloat16=80 int8=80")
+    monkeypatch.setattr(product_rates, "product_operand", compiled.product_operand)
+    even, odd = (SimpleNamespace(intermediate_weight=torch.empty(inner, 8)) for inner in (16, 15))
+    assert compiled._operand([even, even], torch.bfloat16) == "bfloat16"
+    assert compiled._operand([even, odd], torch.bfloat16) == "float32"
 
 
 def test_auto_takes_the_fastest_that_agrees(rates, monkeypatch):

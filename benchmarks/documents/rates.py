@@ -21,20 +21,21 @@ Case = dict[str, Any]
 def sources(comparisons: Results, profiles: Results) -> str:
     """Return a line for every family: what its tables were measured with, and when."""
     lines = []
-    for family, result in comparisons.items():
+    for family in sorted({*comparisons, *profiles}):
+        files = {"comparison": comparisons.get(family), "profile_encoder": profiles.get(family)}
+        found = {name: result for name, result in files.items() if result is not None}
+        result = next(iter(found.values()))
         machine = result["machine"]
-        versions = {**machine["versions"], **result["versions"]}
+        versions = {**machine["versions"], **result.get("versions", {})}
         packages = ", ".join(
             f"{name} {versions[name]}"
             for name in ("torch", "transformers", "onnxruntime", "openvino")
             if versions.get(name)
         )
-        files = [f"[comparison](../benchmarks/results/comparison_cpu_{family}.md)"]
-        if family in profiles:
-            files.append(f"[profile](../benchmarks/results/profile_encoder_cpu_{family}.md)")
+        links = " and ".join(f"[{name.split('_')[0]}](../benchmarks/results/{name}_cpu_{family}.md)" for name in found)
         load = f", load of the machine before the run {result['load'][0]:.1f}" if "load" in result else ""
         lines.append(
-            f"- **{in_words(family, result)}** ({', '.join(machine['extensions'])}): {' and '.join(files)} on "
+            f"- **{in_words(family, result)}** ({', '.join(machine['extensions'])}): {links} on "
             f"{machine['threads']} cores, {machine['date'][:10]}, {packages}{load}."
         )
     return "\n".join(lines)

@@ -207,6 +207,11 @@ void run_span(const Tensor& hidden, const Tensor& cu_seqlens, const Tensor& spee
       if (matrix.operand == DType::bfloat16)
         throw py::type_error("hidden must be torch.bfloat16, for which the layers are packed");
   }
+  for (const auto& head : weights.heads) {
+    const auto* attentive = head ? std::get_if<AttentiveHead>(&*head) : nullptr;
+    if (attentive != nullptr && input.dtype != DType::bfloat16 && attentive->projection.operand == DType::bfloat16)
+      throw py::type_error("hidden must be torch.bfloat16, for which the heads are packed");
+  }
   const auto& [logits, uncertainty, exit_layer] = results;
   const Results out{logits.checked<float>("logits", {batch, weights.num_labels}, kCpu),
                     uncertainty.checked<float>("uncertainty", {batch}, kCpu),

@@ -138,7 +138,7 @@ __device__ __forceinline__ bool stays(const Decision& decision, int64_t sample, 
       return !(uncertainty < decision.speed[sample]);
   }
   // No trap, which every kernel would pay for at its end: tests/cuda_on_cpu does not compile with a criterion missing
-  // above, and one without a formula has stopped at the trap of `measure_uncertainty`.
+  // above, and one without a formula stops at the trap of `measure_uncertainty` where a sample has tokens.
   __builtin_unreachable();
 }
 

@@ -53,7 +53,7 @@ class CompiledEncoder(Encoder):
         self._depth, self._precision = len(layers), precision_name(dtype, int8_products)
         inner, width = next(layer.intermediate_weight.shape for layer in layers if layer is not None)
         self.shape: tuple[int, int] = width, inner  # hidden and intermediate size
-        operand = _operand(width, inner, dtype)
+        operand = _operand([layer for layer in layers if layer is not None], dtype)
         self._encoder = _extension.module().Encoder(
             [None if layer is None else _pack_layer(layer, operand, int8_products) for layer in layers],
             [None if head is None else _pack_head(head, dtype, operand) for head in heads],
@@ -161,14 +161,17 @@ def _position_bias(weights: LayerWeights) -> Tensor | None:
     return (weights.position_bias.float() * head_size**0.5).contiguous()
 
 
-def _operand(width: int, inner: int, dtype: torch.dtype) -> str:
+def _operand(layers: Sequence[LayerWeights], dtype: torch.dtype) -> str:
     """Return what hidden states of `dtype` are multiplied in, by layers, attention and heads: the way that is fastest
-    here.
+    here for layers of the first one's size.
 
     It is settled when the weights are packed, so that no answer depends on the number of rows.
     """
-    own = {product_operand(dtype, width), product_operand(dtype, inner)}
-    return product_rates(width, inner).bfloat16_operand if own == {"bfloat16"} else "float32"
+    sizes = [layer.intermediate_weight.shape for layer in layers]
+    if any(product_operand(dtype, depth) != "bfloat16" for size in sizes for depth in size):
+        return "float32"
+    inner, width = sizes[0]
+    return product_rates(width, inner).bfloat16_operand
 
 
 def _pack_head(head: ExitHead, dtype: torch.dtype, operand: str) -> Any:

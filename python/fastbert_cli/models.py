@@ -197,7 +197,7 @@ def place_and_patch(model: FastBertForSequenceClassification, patching: Patching
     if dtype == "auto":
         found = fastbert_kernels.patch_info(model)
         assert found is not None
-        print(f"note: --dtype auto took {found['precision']} ({found['reason']})", file=sys.stderr)
+        print(f"note: --dtype auto took {precision_of(model)} ({found['reason']})", file=sys.stderr)
     return True
 
 

@@ -37,8 +37,13 @@ def test_what_auto_took_is_told(capsys, monkeypatch):
     monkeypatch.setenv("FASTBERT_PRODUCT_RATES", "float32=80 bfloat16=40 int8=40")
     if fastbert_kernels.info()["backends"]["cpu"] != "available":
         pytest.skip("the kernels of the CPU are not built")
-    assert place_and_patch(spread_model(), Patching(dtype="auto"))
+    assert place_and_patch(spread_model(), Patching(backend="cpu", dtype="auto"))
     assert "note: --dtype auto took float32 (" in capsys.readouterr().err
+
+
+def test_what_auto_left_as_it_was_is_named(capsys):
+    assert place_and_patch(spread_model(hidden_act="gelu_new"), Patching(backend="cpu", dtype="auto"))
+    assert "note: --dtype auto took float32 (its layers are not those" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("backend", "moved"), [("auto", ["cuda"]), ("cuda", ["cuda"]), ("cpu", [])])

@@ -124,8 +124,8 @@ class Calibrate(Command):
     criterion: Annotated[
         str,
         Option(
-            "When a text leaves: a criterion of docs/calibration.md (a wrong name lists those for the model); auto: "
-            "compare all.",
+            "When a text leaves: entropy, confidence, patience or another of docs/calibration.md (a wrong name lists "
+            "those for the model); auto: compare all.",
             panel=CHOICE,
         ),
     ] = "auto"

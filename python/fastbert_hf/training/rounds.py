@@ -46,8 +46,8 @@ def fine_tune_in_rounds(
 ) -> dict[str, TrainingResult]:
     """Fine-tune once, and again from there with a fresh course of the learning rate as long as that is worth it.
 
-    A round is a run of `fine_tune` in a folder of its own, so that each is resumed as any other; the model keeps the
-    weights of the best epoch of all of them.
+    A round is a run of `fine_tune`, which `options_of` may give a folder of its own, so that each is resumed as any
+    other; the model keeps the weights of the best epoch of all of them.
 
     Args:
         model: changed in place.

@@ -1,65 +1,55 @@
-"""The line above a terminal's bar for every epoch of training."""
+"""What training tells: plain lines without a terminal, by the names of teacher and students, or nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
-from fastbert_hf.training import FINE_TUNING
-from fastbert_hf.training.step_log import _Bar, _in_words, _Lines
-
-
-class Written:
-    """A bar that keeps what is written above it."""
-
-    def __init__(self):
-        self.lines = []
-
-    def write(self, line, file):
-        self.lines.append(line)
+from fastbert_hf.training import distill, fine_tune
+from helpers.training import QUICK, QUICK_DISTILLATION, make_data, make_model, make_tokenizer
 
 
-def bar(has_dev):
-    made = _Bar(_Lines("fine-tuning", replace(FINE_TUNING, epochs=2), 4, has_dev))
-    made.training_bar = Written()
-    return made
+@pytest.fixture(autouse=True)
+def no_bars_of_transformers() -> Iterator[None]:
+    """It shows how it writes files, as the command line does not let it."""
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
 
 
-def state_at(step, **entry):
-    state = TrainerState(global_step=step, max_steps=8, is_world_process_zero=True)
-    state.log_history = [{"epoch": step / 4, "step": step, **entry}]
-    return state
+def test_lines_for_steps_and_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    model, data, dev = make_model(), make_data(), make_data(20)
+    first = fine_tune(model, make_tokenizer(), data, QUICK, dev=dev)
+    out, err = capsys.readouterr()
+    assert "{" not in out + err and "\r" not in out + err
+    lines = err.splitlines()
+    assert sum(line.startswith("step 1: ") for line in lines) == 15  # of 16 steps, all but the last
+    assert "step 1: 9 of 16 steps (epoch 2), " in err
+    epochs = [line for line in lines if line.startswith("step 1, epoch ")]
+    for line, epoch in zip(epochs, first.epochs, strict=True):
+        told = (
+            f"step 1, epoch {epoch['epoch']} of 2: loss {epoch['loss']:.4f}; dev accuracy {epoch['dev_accuracy']:.2%}"
+        )
+        assert line.startswith(told)
+    assert epochs[0].endswith("best so far")
+
+    second = distill(model, make_tokenizer(), data, QUICK_DISTILLATION, dev=dev)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("step 2, epoch 2 of 2: "))
+    last = second.epochs[-1]
+    assert last["dev_accuracy_teacher"] == first.epochs[first.best_epoch > 1]["dev_accuracy"]
+    assert f"dev accuracy: teacher {last['dev_accuracy_teacher']:.2%}" in line
+    layers = ", ".join(f"layer {layer} {last[f'dev_accuracy_layer_{layer}']:.2%}" for layer in (1, 2))
+    assert f"students: {layers}" in line
+    assert last["dev_accuracy"] == pytest.approx(sum(last[f"dev_accuracy_layer_{layer}"] for layer in (1, 2)) / 2)
 
 
-@pytest.fixture
-def arguments(tmp_path):
-    return TrainingArguments(output_dir=str(tmp_path))
-
-
-def test_an_epoch_without_dev_data_ends_with_its_loss(arguments):
-    told = bar(has_dev=False)
-    told.on_log(arguments, state_at(3, loss=0.6), TrainerControl(), logs={"loss": 0.6})
-    assert told.training_bar.lines == []  # within an epoch
-    told.on_log(arguments, state_at(4, loss=0.5), TrainerControl(), logs={"grad_norm": 1.0})
-    assert told.training_bar.lines == []  # no loss
-    told.on_log(arguments, state_at(4, loss=0.5), TrainerControl(), logs={"loss": 0.5})
-    assert told.training_bar.lines == ["fine-tuning, epoch 1 of 2: loss 0.5000"]
-
-
-def test_an_epoch_with_dev_data_ends_with_its_scores(arguments):
-    told = bar(has_dev=True)
-    told.on_log(arguments, state_at(4, loss=0.5), TrainerControl(), logs={"loss": 0.5})
-    assert told.training_bar.lines == []  # the scores are still to come
-    state = state_at(4, loss=0.5, eval_accuracy=0.75, eval_loss=0.4)
-    told.on_evaluate(arguments, state, TrainerControl())
-    (line,) = told.training_bar.lines
-    assert line.startswith("fine-tuning, epoch 1 of 2: loss 0.5000")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(40, "40 s"), (99, "99 s"), (720, "12 min"), (5990, "100 min"), (12600, "3.5 h")]
-)
-def test_times_in_words(seconds, words):
-    assert _in_words(seconds) == words
+def test_without_dev_data_and_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = replace(QUICK, epochs=1.5, arguments={"disable_tqdm": True})
+    fine_tune(make_model(), make_tokenizer(), make_data(), settings)
+    epochs = [line for line in capsys.readouterr().err.splitlines() if ", epoch " in line and "steps" not in line]
+    assert len(epochs) == 2 and epochs[1].startswith("step 1, epoch 2 of 1.5: loss ")
+    fine_tune(make_model(), make_tokenizer(), make_data(), QUICK, quiet=True)
+    assert capsys.readouterr() == ("", "")
