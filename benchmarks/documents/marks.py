@@ -154,79 +154,39 @@ def _heads_and_compaction(shape: str) -> Measure:
     return measure
 
 
-_FULL = ("BERT-base", 8, "full", "full depth")
-_REAL = ("BERT-base", 32, "mixed", "full depth")
-_EXITS = ("BERT-base", 32, "mixed", DEPTH_4)
+_RUNS = {
+    "full depth, all 128 tokens, batch 8": ("BERT-base", 8, "full", "full depth"),
+    "full depth, mixed lengths, batch 1": ("BERT-base", 1, "mixed", "full depth"),
+    "full depth, mixed lengths, batch 32": ("BERT-base", 32, "mixed", "full depth"),
+    "depth 4, mixed lengths, batch 1": ("BERT-base", 1, "mixed", DEPTH_4),
+    "depth 4, mixed lengths, batch 32": ("BERT-base", 32, "mixed", DEPTH_4),
+}
+_SAME, _ANY_DTYPE = "the fastest full-depth peer of the same dtype", "the fastest full-depth peer in any dtype"
+_PEERS: dict[str, tuple[Callable[[Case, str], Case | None], Sequence[str]]] = {
+    _SAME: (fastest_peer, DTYPES),
+    _ANY_DTYPE: (_fastest_of_all, DTYPES),
+    "OpenVINO bfloat16": (_named("OpenVINO bfloat16"), ("bfloat16",)),
+    "ONNX Runtime int8": (_named("ONNX Runtime int8"), ("int8",)),
+    "eager float32": (_named("Transformers eager float32"), DTYPES),
+}
+# Run, peer, ratio to reach, processors.
+_RATIOS = (
+    ("full depth, all 128 tokens, batch 8", _SAME, "1.05x in float32", ANY),
+    ("full depth, all 128 tokens, batch 8", "OpenVINO bfloat16", "2x", AMX),
+    ("full depth, all 128 tokens, batch 8", "ONNX Runtime int8", "2.5x", AMX),
+    ("full depth, mixed lengths, batch 1", _SAME, "1.05x in float32", ANY),
+    ("full depth, mixed lengths, batch 32", _SAME, "2x", ANY),
+    ("full depth, mixed lengths, batch 32", "OpenVINO bfloat16", "5x", AMX),
+    ("full depth, mixed lengths, batch 32", "ONNX Runtime int8", "9x", AMX),
+    ("depth 4, mixed lengths, batch 32", _ANY_DTYPE, "6x; with AMX 14x in bfloat16, 18x in int8", ANY),
+    ("depth 4, mixed lengths, batch 32", _SAME, "6.5x in float32", ANY),
+    ("depth 4, mixed lengths, batch 32", "eager float32", "9x in float32, 20x in any; with AMX 70x in any", ANY),
+    ("depth 4, mixed lengths, batch 1", _ANY_DTYPE, "2x in any; with AMX 5x", ANY),
+)
 _MARKS = (
-    Mark(
-        "full depth, all 128 tokens, batch 8, over the fastest peer of the same dtype",
-        "1.05x in float32",
-        ANY,
-        _over(*_FULL, fastest_peer),
-    ),
-    Mark(
-        "full depth, all 128 tokens, batch 8, over OpenVINO bfloat16",
-        "2x",
-        AMX,
-        _over(*_FULL, _named("OpenVINO bfloat16")),
-        ("bfloat16",),
-    ),
-    Mark(
-        "full depth, all 128 tokens, batch 8, over ONNX Runtime int8",
-        "2.5x",
-        AMX,
-        _over(*_FULL, _named("ONNX Runtime int8")),
-        ("int8",),
-    ),
-    Mark(
-        "full depth, mixed lengths, batch 1, over the fastest peer of the same dtype",
-        "1.05x in float32",
-        ANY,
-        _over("BERT-base", 1, "mixed", "full depth", fastest_peer),
-    ),
-    Mark(
-        "full depth, mixed lengths, batch 32, over the fastest peer of the same dtype",
-        "2x",
-        ANY,
-        _over(*_REAL, fastest_peer),
-    ),
-    Mark(
-        "full depth, mixed lengths, batch 32, over OpenVINO bfloat16",
-        "5x",
-        AMX,
-        _over(*_REAL, _named("OpenVINO bfloat16")),
-        ("bfloat16",),
-    ),
-    Mark(
-        "full depth, mixed lengths, batch 32, over ONNX Runtime int8",
-        "9x",
-        AMX,
-        _over(*_REAL, _named("ONNX Runtime int8")),
-        ("int8",),
-    ),
-    Mark(
-        "depth 4, mixed lengths, batch 32, over the fastest full-depth peer in any dtype",
-        "6x in any dtype of ours; with AMX 14x in bfloat16, 18x in int8",
-        ANY,
-        _over(*_EXITS, _fastest_of_all),
-    ),
-    Mark(
-        "depth 4, mixed lengths, batch 32, over the fastest full-depth peer of the same dtype",
-        "6.5x in float32",
-        ANY,
-        _over(*_EXITS, fastest_peer),
-    ),
-    Mark(
-        "depth 4, mixed lengths, batch 32, over eager float32",
-        "9x in float32, 20x in any dtype; with AMX 70x in any",
-        ANY,
-        _over(*_EXITS, _named("Transformers eager float32")),
-    ),
-    Mark(
-        "depth 4, mixed lengths, batch 1, over the fastest full-depth peer in any dtype",
-        "2x in any dtype of ours; with AMX 5x",
-        ANY,
-        _over("BERT-base", 1, "mixed", DEPTH_4, _fastest_of_all),
+    *(
+        Mark(f"{run}, over {peer}", wanted, where, _over(*_RUNS[run], _PEERS[peer][0]), _PEERS[peer][1])
+        for run, peer, wanted, where in _RATIOS
     ),
     Mark(
         "products' share of the rate of tiles, measured in registers, at full depth",

@@ -68,11 +68,11 @@ def test_marks_are_ratios_within_a_round(one_family):
     pairs = sorted(theirs / own for theirs, own in zip(peer["seconds"], ours["seconds"], strict=True))
     middle = len(pairs) // 2
     median = pairs[middle] if len(pairs) % 2 else (pairs[middle - 1] + pairs[middle]) / 2
-    title = "full depth, all 128 tokens, batch 8, over the fastest peer of the same dtype"
+    title = "full depth, all 128 tokens, batch 8, over the fastest full-depth peer of the same dtype"
     mark, where, measured, _ = cells(marks.marks(one_family, {}), title)
     assert mark == "1.05x in float32" and where == "any"
     assert measured.split(", ")[0].startswith(f"float32 {median:.2f}x (")
-    assert cells(marks.marks(one_family, {}), title.replace("the fastest peer of the same dtype", "ONNX Runtime int8"))[
+    assert cells(marks.marks(one_family, {}), title.replace("the fastest full-depth peer of the same dtype", "ONNX Runtime int8"))[
         2
     ].startswith("int8 ")
 
