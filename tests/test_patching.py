@@ -282,7 +282,7 @@ def test_methods_of_a_host_come_and_go():
     for _ in range(2):
         patch_with(model, methods={"widest": widest})
     assert model.widest(10, shift=1) == (31, model)
-    assert str(inspect.signature(model.widest)) == "(scale, *, shift=0)" and model.widest.__doc__ == "How wide."
+    assert str(inspect.signature(model.widest)) == "(scale, *, shift=0)" and model.widest.__doc__ == widest.__doc__
     other = copy.deepcopy(model)
     assert other.widest(1) == (3, other)
     assert fastbert_kernels.unpatch(model).__dict__ == attributes and not hasattr(model, "widest")
