@@ -23,6 +23,12 @@
 
 #include "named.h"
 
+#ifdef __CUDACC__
+#define FASTBERT_HOST_DEVICE __host__ __device__
+#else
+#define FASTBERT_HOST_DEVICE
+#endif
+
 namespace fastbert {
 
 enum class Criterion : int32_t { entropy, top_k_entropy, confidence, margin, binary_entropy, patience, stability };
@@ -39,6 +45,23 @@ constexpr const auto& names_of(Criterion) { return kCriterionNames; }
 // Whether it looks at what the head before said, also where Speed lets nobody out.
 constexpr bool has_history(Criterion criterion) {
   return criterion == Criterion::patience || criterion == Criterion::stability;
+}
+
+// Whether an uncertainty below Speed lets a sample out; else a streak as long as the parameter does. A criterion missing
+// here does not compile (-Werror=switch).
+FASTBERT_HOST_DEVICE constexpr bool compares_speed(Criterion criterion) {
+  switch (criterion) {
+    case Criterion::patience:
+      return false;
+    case Criterion::entropy:
+    case Criterion::top_k_entropy:
+    case Criterion::confidence:
+    case Criterion::margin:
+    case Criterion::binary_entropy:
+    case Criterion::stability:
+      return true;
+  }
+  __builtin_unreachable();
 }
 
 // The least parameter that makes sense; 0 for a criterion that has none.

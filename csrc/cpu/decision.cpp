@@ -75,21 +75,6 @@ float measure_uncertainty(const float* logits, int64_t num_labels, const ExitRul
   throw std::logic_error("a criterion without a formula in csrc/cpu/decision.cpp");
 }
 
-bool leaves(const ExitRule& rule, float uncertainty, int32_t streak, float speed) {
-  switch (rule.criterion) {
-    case Criterion::patience:
-      return streak >= rule.parameter;
-    case Criterion::entropy:
-    case Criterion::top_k_entropy:
-    case Criterion::confidence:
-    case Criterion::margin:
-    case Criterion::binary_entropy:
-    case Criterion::stability:
-      return uncertainty < speed;
-  }
-  throw std::logic_error("csrc/cpu/decision.cpp does not say whom a criterion lets out");
-}
-
 }  // namespace
 
 void decide_sample(int64_t b, int64_t num_labels, const Decision& decision, const DecisionOutputs& outputs) {
@@ -111,7 +96,9 @@ void decide_sample(int64_t b, int64_t num_labels, const Decision& decision, cons
     history[0] = static_cast<int32_t>(std::max_element(logits, logits + num_labels) - logits);
     history[1] = before && before[0] == history[0] ? before[1] + 1 : 1;
   }
-  outputs.keep[b] = !leaves(decision.rule, uncertainty, history[1], decision.speed[b]);
+  const bool leaves =
+      compares_speed(decision.rule.criterion) ? uncertainty < decision.speed[b] : history[1] >= decision.rule.parameter;
+  outputs.keep[b] = !leaves;
 }
 
 void decide(const float* logits, int64_t batch, int64_t num_labels, const Decision& decision,

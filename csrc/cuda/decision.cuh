@@ -124,24 +124,6 @@ __device__ __forceinline__ float measure_uncertainty(const ExitRule& rule, const
   return NAN;
 }
 
-// One lane: whether a sample stays.
-__device__ __forceinline__ bool stays(const Decision& decision, int64_t sample, float uncertainty, int streak) {
-  switch (decision.rule.criterion) {
-    case Criterion::patience:
-      return streak < decision.rule.parameter;
-    case Criterion::entropy:
-    case Criterion::top_k_entropy:
-    case Criterion::confidence:
-    case Criterion::margin:
-    case Criterion::binary_entropy:
-    case Criterion::stability:
-      return !(uncertainty < decision.speed[sample]);
-  }
-  // No trap, which every kernel would pay for at its end: tests/cuda_on_cpu does not compile with a criterion missing
-  // above, and one without a formula stops at the trap of `measure_uncertainty` where a sample has tokens.
-  __builtin_unreachable();
-}
-
 // One lane: what follows from uncertainty and prediction, or for stability the bits of the score. An invalid sample has
 // the uncertainty NaN and the prediction -1.
 __device__ __forceinline__ void write_decision(const Decision& decision, const DecisionOutputs& outputs, int64_t sample,
@@ -154,7 +136,8 @@ __device__ __forceinline__ void write_decision(const Decision& decision, const D
   outputs.uncertainty[sample] = uncertainty;
   outputs.history[2 * sample] = prediction;
   outputs.history[2 * sample + 1] = streak;
-  outputs.keep[sample] = stays(decision, sample, uncertainty, streak);
+  outputs.keep[sample] = compares_speed(decision.rule.criterion) ? !(uncertainty < decision.speed[sample])
+                                                                 : !(streak >= decision.rule.parameter);
 }
 
 // One warp: everything of a sample but its logits, which lie in shared memory.

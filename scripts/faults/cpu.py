@@ -20,8 +20,8 @@ FAULTS = [
     Fault(
         "Speed is not strict",
         "csrc/cpu/decision.cpp",
-        "return uncertainty < speed;",
-        "return uncertainty <= speed;",
+        "? uncertainty < decision.speed[b]",
+        "? uncertainty <= decision.speed[b]",
         "test_attentive_head.py test_decision.py",
     ),
     Fault(

@@ -72,9 +72,8 @@ def test_marks_are_ratios_within_a_round(one_family):
     mark, where, measured, _ = cells(marks.marks(one_family, {}), title)
     assert mark == "1.05x in float32" and where == "any"
     assert measured.split(", ")[0].startswith(f"float32 {median:.2f}x (")
-    assert cells(marks.marks(one_family, {}), title.replace("the fastest full-depth peer of the same dtype", "ONNX Runtime int8"))[
-        2
-    ].startswith("int8 ")
+    other = title.replace("the fastest full-depth peer of the same dtype", "ONNX Runtime int8")
+    assert cells(marks.marks(one_family, {}), other)[2].startswith("int8 ")
 
 
 def test_processors_with_amx_have_their_column_before_they_are_measured(one_family, two_families):
