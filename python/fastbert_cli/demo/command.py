@@ -36,7 +36,7 @@ class Demo(Command):
     speed: Annotated[
         tuple[float, ...], Option("Speed (threshold on the uncertainty) to measure at; may be repeated.")
     ] = options.SPEEDS
-    epochs: Annotated[float, Option("Epochs of step 1, fine-tuning.", min=0.01)] = 3
+    epochs: Annotated[float, Option("Epochs of step 1, fine-tuning.", min=0.01)] = 2
     distil_epochs: Annotated[float, Option("Epochs of step 2, self-distillation.", min=0.01)] = 3
     max_length: Annotated[int, Option("Texts are cut off at this many tokens.", min=3)] = 96
     precision: Annotated[
