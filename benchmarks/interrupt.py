@@ -65,13 +65,14 @@ def seconds_until_noticed(call: Callable[[], Any], delay: float) -> float:
     )
 
 
+def patched_models(shape: str) -> dict[str, torch.nn.Module]:
+    return {name: fastbert_kernels.patch(make_random_model(shape), dtype=dtype) for name, dtype in TORCH_DTYPES.items()}
+
+
 @torch.inference_mode()
-def measure(shape: str, texts: int, rounds: int) -> list[dict[str, Any]]:
+def measure(models: dict[str, torch.nn.Module], texts: int, rounds: int) -> list[dict[str, Any]]:
     """Return for every dtype the seconds of each round."""
     ids = torch.randint(5, 1000, (texts, TOKENS))
-    models = {
-        name: fastbert_kernels.patch(make_random_model(shape), dtype=dtype) for name, dtype in TORCH_DTYPES.items()
-    }
     seconds: dict[str, list[float]] = {name: [] for name in models}
     draw = random.Random(0)
     undisturbed = {}
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_with_rounds(parser, argv)
     shape, texts = ("tiny", 16) if options.quick else (options.shape, TEXTS)
     load = os.getloadavg()
-    rows = measure(shape, texts, options.rounds)
+    rows = measure(patched_models(shape), texts, options.rounds)
     facts = {"shape": shape, "texts": texts, "threads": torch.get_num_threads(), "rounds": options.rounds, "load": load}
     result = {**facts, "rows": rows}
     print(page(result))
