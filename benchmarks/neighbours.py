@@ -34,7 +34,7 @@ from families import result_name
 from fastbert_hf.timing import Seconds
 from harness import RESULTS, available, markdown_table, save
 from peers import ENTRIES
-from peers.contestant import NotAvailable, Setup
+from peers.contestant import Contestant, NotAvailable, Request, Setup
 
 BATCH = 8
 ENGINES = (
@@ -79,22 +79,27 @@ def serve(connection: Connection, engine: str, shape: str, threads: int) -> None
     torch.set_num_threads(threads)
     (entry,) = (entry for entry in ENTRIES if entry.name == engine)
     model = make_random_model(shape)
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as folder:
         try:
             contestant = entry.build(Setup(model, torch.device("cpu"), threads, Path(folder)))
         except NotAvailable as reason:
             connection.send(str(reason))
             return
         (request,) = random_samples(BATCH, "mixed", model, seed=2).requests(BATCH, torch.device("cpu"))
-        for _ in range(3):
+        with torch.inference_mode():
+            _answer(contestant, request, connection)
+
+
+def _answer(contestant: Contestant, request: Request, connection: Connection) -> None:
+    for _ in range(3):
+        contestant.run(request)
+    connection.send(None)
+    while (seconds := connection.recv()) is not None:
+        used, began, calls = _cpu_seconds(), time.perf_counter(), []
+        while (now := time.perf_counter()) < began + seconds:
             contestant.run(request)
-        connection.send(None)
-        while (seconds := connection.recv()) is not None:
-            used, began, calls = _cpu_seconds(), time.perf_counter(), []
-            while (now := time.perf_counter()) < began + seconds:
-                contestant.run(request)
-                calls.append(time.perf_counter() - now)
-            connection.send(Turn(time.perf_counter() - began, _cpu_seconds() - used, calls))
+            calls.append(time.perf_counter() - now)
+        connection.send(Turn(time.perf_counter() - began, _cpu_seconds() - used, calls))
 
 
 def _cpu_seconds() -> float:
