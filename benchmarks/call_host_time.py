@@ -32,6 +32,7 @@ DEPTH, WIDTH, LENGTH = 12, 64, 17
 CALLS = 20  # in a turn
 
 
+@torch.inference_mode(False)  # as users make it: of weights made in it no writes are counted
 def patched_model() -> Any:
     """Return a patched model with as many parameters as a BERT-base, but narrow."""
     backbone = BertConfig(

@@ -33,6 +33,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.in
 BATCH = 32
 
 
+@torch.inference_mode()
 def profile(
     model: Any, requests: list[Any], rounds: int, measure_rates: Callable[[], dict[str, float]]
 ) -> tuple[dict[str, float], float, dict[str, float]]:
@@ -121,7 +122,6 @@ def rates_in_words(rates: dict[str, float]) -> str:
     return f"The machine in the same rounds: {', '.join(units)}."
 
 
-@torch.inference_mode()
 def main() -> None:
     options = arguments("Profiles the patched encoder on a CPU.")
     cpu = torch.device("cpu")
