@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from matplotlib.figure import Figure
 from transformers import AutoTokenizer
 
 from fastbert_cli.analyze import report, times
@@ -40,6 +41,12 @@ class NoMatplotlib:
 def another_folder(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
+
+
+@pytest.fixture
+def empty_pictures(monkeypatch):
+    """Nothing is laid out or drawn, which takes most of the time and is the matter of other tests."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"\x89PNG"))
 
 
 def saved(folder, tiny_backbone, **settings):
@@ -121,6 +128,7 @@ def test_the_labels_of_the_training_texts_are_those_of_the_model(trained, tmp_pa
     assert_complaint(result, "analyze", "perhaps")
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_without_times_and_texts(trained, data, tmp_path):
     out, file = tmp_path / "analysis", tmp_path / "private.tsv"
     rows = (data / "dev.tsv").read_text().replace("\tgood", "\tgood secretword").replace("\tbad", "\tbad secretword")
@@ -137,6 +145,7 @@ def test_without_times_and_texts(trained, data, tmp_path):
         assert "secretword" in (out / name).read_text()
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_texts_cannot_break_the_page(trained, tmp_path):
     file = tmp_path / "evil.tsv"
     lines = [f"{('no', 'yes')[n % 2]}\t<script>alert({n})</script> </td> & <b> {'long ' * 200}" for n in range(24)]
@@ -148,6 +157,7 @@ def test_texts_cannot_break_the_page(trained, tmp_path):
     assert len(shown) == 20 and all(text.endswith("\u2026") and 290 < len(text) <= 300 for text in shown)
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_two_models_of_different_classes_order_and_depth(trained, data, tiny_backbone, tmp_path):
     other = saved(tmp_path / "other", tiny_backbone, id2label={0: "yes", 1: "maybe", 2: "no"}, num_labels=3)
     options = (*OPTIONS, "--compare", other, "--max-length", 20, "--timed-texts", 16, "--batch-size", 8)
@@ -166,6 +176,7 @@ def test_two_models_of_different_classes_order_and_depth(trained, data, tiny_bac
     assert_complaint(refused, "analyze", "the model does not know the class 'yes'; compare models of the same classes")
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_pairs_without_patching(trained, data, tmp_path):
     _, found = analyze(trained / "model", data / "pairs.tsv", tmp_path / "out", "--backend", "none", "--timed-texts", 8)
     assert all(len(example["texts"]) == 2 for example in found["examples"]["easiest"])
@@ -173,6 +184,7 @@ def test_pairs_without_patching(trained, data, tmp_path):
     assert "without the fast kernels" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_calibrated_setting_is_marked_unless_it_is_of_other_weights(trained, data, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(trained / "model", folder)
@@ -222,6 +234,7 @@ def test_models_without_early_exits_to_analyze(data, tiny_backbone, tmp_path, se
     assert_complaint(invoke("analyze", model, "--data", data / "dev.tsv"), "analyze", f"{model}: {message}")
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_other_peoples_folders_are_left_alone(trained, data, tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()

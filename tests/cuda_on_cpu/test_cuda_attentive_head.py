@@ -32,6 +32,7 @@ def check_head(library, lengths: list[int], dtype: torch.dtype, *sizes: int, fol
     head_cases.check_outputs(outputs, logits_in, dtype, decision, floor)
 
 
+@pytest.mark.proof
 class TestEveryShape(head_cases.EveryShape):
     check = staticmethod(check_head)
 

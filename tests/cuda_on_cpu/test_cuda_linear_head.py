@@ -32,6 +32,7 @@ def check_linear(library, lengths: list[int], dtype: torch.dtype, *sizes: int, p
     head_cases.check_outputs(outputs, logits_in, FLOAT32, decision)
 
 
+@pytest.mark.proof
 class TestEveryShape(head_cases.EveryShape):
     check = staticmethod(check_linear)
 

@@ -128,26 +128,28 @@ def make_rule(criterion, layer_speeds):
     return Rule(**CRITERIA[criterion], layer_speeds=LAYER_SPEEDS[layer_speeds])
 
 
-def assert_as_walked(encoder, rule, speed):
-    batch = batch_with(speed, encoder.dtype)
+@functools.cache
+def walks(criterion, layer_speeds, speed):
+    """The walk of every sample, by names."""
+    rule, speeds = make_rule(criterion, layer_speeds), batch_with(SPEEDS[speed]).speed.tolist()
+    return [walk(logits, rule, own) for logits, own in zip(scenario().logits, speeds, strict=True)]
+
+
+def assert_as_walked(encoder, criterion, layer_speeds, speed):
+    batch, rule = batch_with(SPEEDS[speed], encoder.dtype), make_rule(criterion, layer_speeds)
     got = encoder.run(copy.copy(batch), rule)
     exact = encoder.dtype == torch.float64
-    tolerance = 1e-6 if exact else 1e-4
-    decided = 0
-    for b, logits in enumerate(scenario().logits):
-        layer, closest, uncertainty = walk(logits, rule, float(batch.speed[b]))
-        if closest < (1e-9 if exact else 1e-4):
-            continue
-        decided += 1
-        assert got.exit_layer[b] == layer
-        want = torch.tensor(logits[layer - 1])
-        torch.testing.assert_close(got.logits[b], want, rtol=1e-5, atol=tolerance, equal_nan=True)
-        torch.testing.assert_close(
-            got.uncertainty[b].double(), torch.tensor(uncertainty).double(), rtol=1e-5, atol=tolerance, equal_nan=True
-        )
-    assert decided == len(LENGTHS) if exact else decided > 0.8 * len(LENGTHS)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6 if exact else 1e-4, "equal_nan": True}
+    walked = list(enumerate(walks(criterion, layer_speeds, speed)))
+    least = 1e-9 if exact else 1e-4
+    decided = [(b, layer, uncertainty) for b, (layer, closest, uncertainty) in walked if closest >= least]
+    assert len(decided) == len(LENGTHS) if exact else len(decided) > 0.8 * len(LENGTHS)
+    rows, layers, uncertainties = zip(*decided, strict=True)
+    assert got.exit_layer[list(rows)].tolist() == list(layers)
+    logits = torch.tensor([scenario().logits[b][layer - 1] for b, layer, _ in decided])
+    torch.testing.assert_close(got.logits[list(rows)], logits, **tolerance)
+    torch.testing.assert_close(got.uncertainty[list(rows)].double(), torch.tensor(uncertainties).double(), **tolerance)
     assert got.exit_layer[BAD] == DEPTH and got.uncertainty[BAD].isnan()
-    return got
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,8 +157,8 @@ def assert_as_walked(encoder, rule, speed):
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_sample_leaves_where_it_would_alone(poisoned_memory, kind, layer_speeds, criterion):
     rule, encoder = make_rule(criterion, layer_speeds), make_encoder(kind, scenario().layers, scenario().heads)
-    for speed in SPEEDS.values():
-        assert_as_walked(encoder, rule, speed)
+    for speed in SPEEDS:
+        assert_as_walked(encoder, criterion, layer_speeds, speed)
     if kind in GRAPHED:
         assert bool(encoder.recordings.recorder.replayed) is (rule.criterion not in WITH_HISTORY)
 
@@ -164,9 +166,8 @@ def test_every_sample_leaves_where_it_would_alone(poisoned_memory, kind, layer_s
 def test_the_cases_tell_rules_apart():
     """What the test above compares with differs from rule to rule, and samples leave all over the layers."""
 
-    def walked(criterion, layer_speeds, speed):
-        rule, speeds = make_rule(criterion, layer_speeds), batch_with(SPEEDS[speed]).speed.tolist()
-        return tuple(walk(logits, rule, own)[0] for logits, own in zip(scenario().logits, speeds, strict=True))
+    def walked(*names):
+        return tuple(layer for layer, _, _ in walks(*names))
 
     for criterion in CRITERIA:
         exits = {names: walked(criterion, *names) for names in itertools.product(LAYER_SPEEDS, SPEEDS)}

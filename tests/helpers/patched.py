@@ -25,16 +25,28 @@ def run(model, batch, **arguments):
 
 def assert_same_answers(model, batch, speed, backend="auto", dtype=None):
     """Patched against unpatched; a sample may change its exit layer only if some uncertainty lies at its Speed."""
-    unpatched = run(model, batch, speed=speed)
+    return assert_same_answers_at((speed,), model, batch, backend, dtype)[0]
+
+
+def assert_same_answers_at(speeds, model, batch, backend="auto", dtype=None):
+    """Do that at several Speeds, with one patched model, and return the answers and what was decided at each."""
     every = run(model, batch, output_all_exits=True)
     fast = fastbert_kernels.patch(copy.deepcopy(model), backend=backend, dtype=dtype)
-    # The model itself answers where there is no sample.
-    with only_the_fast_path(fast, fast.layers) if len(unpatched.logits) else contextlib.nullcontext():
-        patched = run(fast, batch, speed=speed)
+    answers = []
+    for speed in speeds:
+        unpatched = run(model, batch, speed=speed)
+        # The model itself answers where there is no sample.
+        with only_the_fast_path(fast, fast.layers) if len(unpatched.logits) else contextlib.nullcontext():
+            patched = run(fast, batch, speed=speed)
+        answers.append((unpatched, patched, _assert_same(unpatched, patched, every, speed, model.config, dtype)))
+    return answers
+
+
+def _assert_same(unpatched, patched, every, speed, config, dtype):
     for name in ("logits", "uncertainty", "exit_layer"):
         assert patched[name].dtype == unpatched[name].dtype and patched[name].shape == unpatched[name].shape
     # Of a model with one output the uncertainty is a difference of two logits.
-    near = 2 * LOGIT_TOLERANCE[dtype] if model.config.problem_type == "regression" else UNCERTAINTY_TOLERANCE[dtype]
+    near = 2 * LOGIT_TOLERANCE[dtype] if config.problem_type == "regression" else UNCERTAINTY_TOLERANCE[dtype]
     if speed is None:
         decided = torch.ones(len(unpatched.exit_layer), dtype=torch.bool)
     else:
@@ -45,7 +57,7 @@ def assert_same_answers(model, batch, speed, backend="auto", dtype=None):
     if decided.any():
         assert (patched.logits - unpatched.logits)[decided].abs().max() < LOGIT_TOLERANCE[dtype]
         torch.testing.assert_close(patched.uncertainty[decided], unpatched.uncertainty[decided], rtol=0, atol=near)
-    return unpatched, patched, decided
+    return decided
 
 
 def assert_change_is_noticed(model, batch, change):

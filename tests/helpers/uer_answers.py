@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import sys
 from dataclasses import dataclass
@@ -120,17 +121,17 @@ def assert_same_at_speeds(model, inputs, count_ties, one_by_one, at_most=0.02):
 
 
 @torch.inference_mode()
-def assert_accurate(model, texts, encoder, decision):
-    """Logits and uncertainties of the engine are as near to those in float64 as those of the unpatched model.
+def assert_accurate(model, texts, encoders, decision):
+    """Logits and uncertainties of engines are as near to those in float64 as those of the unpatched model.
 
     Args:
-        encoder: of the unpatched `model`.
-        decision: what the engine is asked with, for a Speed.
+        encoders: of the unpatched `model`.
+        decision: what an engine is asked with, for a Speed.
     """
     exact = Unpatched.ask(copy.deepcopy(model).double(), [(text,) for text in texts])
     plain = rivals(lambda: Unpatched.ask(model, [(text,) for text in texts]), answers=len(texts))
-    for speed in (0.0, 0.5):
-        samples = [uer_models.tokens_of(model, text) for text in texts]
+    samples = [uer_models.tokens_of(model, text) for text in texts]
+    for encoder, speed in itertools.product(encoders, (0.0, 0.5)):
         results = uer_models.run_batch(model, encoder, samples, decision(model, speed))
         place = torch.arange(len(texts)), results.exit_layer - 1
         for got, name in ((results.logits, "logits"), (results.uncertainty, "uncertainty")):

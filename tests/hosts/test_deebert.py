@@ -50,7 +50,7 @@ def run(model, batch, **options):
 def five_hundred(request):
     """A model, a batch, and the logits of all heads in float32 and float64."""
     model = HighwayModel(*request.param).eval()
-    batch = make_batch(torch.randint(1, 40, (500,)).tolist())
+    batch = make_batch(torch.randint(1, 30, (500,)).tolist())
     with torch.inference_mode():
         return model, batch, model.every(**batch), copy.deepcopy(model).double().every(**batch)
 

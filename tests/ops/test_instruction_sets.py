@@ -1,4 +1,4 @@
-"""The compiled CPU kernels in every instruction set that this processor has."""
+"""The compiled CPU kernels in every instruction set that this processor has: all other tests run the best of them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ for shape in [(48, 100, 3), (384, 640, 12), (13, 9, 1)]:
 """
 
 
-@pytest.mark.parametrize(
-    "isa", [pytest.param("portable", marks=pytest.mark.proof), "avx2", "avx512", "avx512_bf16", "amx"]
-)
+@pytest.mark.proof
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512_bf16", "amx"])
 def test_every_instruction_set(isa):
     state = fastbert_kernels.info()["cpu_instruction_sets"].get(isa, "this processor is of another architecture")
     # One that is there but found faulty by itself is no reason to skip.

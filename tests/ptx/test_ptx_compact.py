@@ -11,6 +11,7 @@ from cuda_on_cpu.cpu_library import CompactedBatch, PackedBatch, Results
 from fastbert_kernels import reference
 from helpers.op_inputs import compaction_inputs
 
+pytestmark = pytest.mark.proof  # the first compiles the kernels
 RESULTS = ("logits", "uncertainty", "exit_layer")
 
 

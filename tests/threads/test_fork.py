@@ -6,6 +6,8 @@ import pytest
 
 from helpers import programs
 
+pytestmark = pytest.mark.proof
+
 # Large enough for the engine and for PyTorch's own operations (more than 32,768 ids) to take all threads.
 PROGRAM = """
 import multiprocessing, os, pickle, signal, sys, threading, warnings

@@ -43,7 +43,14 @@ def run(program, name):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("program", [[], ["-fsanitize=thread"]], ids=["plain", "sanitized"], indirect=True)
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param([], id="plain"),
+        pytest.param(["-fsanitize=thread"], id="sanitized", marks=pytest.mark.proof),
+    ],
+    indirect=True,
+)
 @pytest.mark.parametrize("name", TESTS)
 def test_pool(program, name):
     run(program, name)

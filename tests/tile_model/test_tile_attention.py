@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+pytestmark = pytest.mark.proof  # the first compiles the kernels
+
 
 def exact(rows, heads):
     """Attention of one sample in float64, of bfloat16 queries, keys and values [n, 3 H]."""

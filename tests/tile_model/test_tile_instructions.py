@@ -14,6 +14,7 @@ import pytest
 
 import cmake_builds
 
+pytestmark = pytest.mark.proof
 WIDE_SETS = {"avx512", "avx512_bf16", "amx"}
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from helpers.sanitizers import SANITIZED
 
+pytestmark = pytest.mark.proof  # the first compiles the kernels
 DTYPES = pytest.mark.parametrize("dtype", list(OPERANDS))
 
 

@@ -43,10 +43,15 @@ def with_times(analysis: Analysis) -> Analysis:
     return replace(analysis, tradeoff=timed(analysis.tradeoff), compared=None if compared is None else timed(compared))
 
 
+@functools.cache
+def a_picture() -> bytes:
+    return exits_chart(analyze(make_records(40), SPEEDS))
+
+
 def make_page(analysis: Analysis, text: str | None) -> str:
     names = ("no", EVIL, "yes")
     texts = None if text is None else (text, "second")
-    png = exits_chart(analysis)
+    png = a_picture()
     return render(
         Page(
             title=f"Early exits of {EVIL}",
@@ -231,7 +236,7 @@ def knowing(what: str) -> Analysis:
     return with_times(analyze(records, SPEEDS))
 
 
-@pytest.mark.parametrize("layers", [(1, 2), (0, 1, 2, 3), (3, 9, 12), tuple(range(1, 25))])
+@pytest.mark.parametrize("layers", [(0, 1), (3, 9, 12), tuple(range(1, 25))])
 @pytest.mark.parametrize("draw", CHARTS)
 def test_charts_are_drawn_for_models_of_every_depth(draw, layers):
     width, height = size_of(draw(compared_models(layers)))

@@ -44,11 +44,10 @@ def test_same_seed_same_data_and_other_seed_other_data(dataset: DocstringDataset
     assert build_docstring_dataset(seed=4, train_per_class=120, test_per_class=40) != dataset
 
 
-def test_smaller_part_of_same_seed_has_the_same_split() -> None:
-    larger = build_docstring_dataset(seed=3, train_per_class=60, test_per_class=40)
+def test_smaller_part_of_same_seed_has_the_same_split(dataset: DocstringDataset) -> None:
     smaller = build_docstring_dataset(seed=3, train_per_class=30, test_per_class=40)
-    assert set(smaller.train.texts) <= set(larger.train.texts)
-    assert set(smaller.test.texts) == set(larger.test.texts)
+    assert set(smaller.train.texts) <= set(dataset.train.texts)
+    assert set(smaller.test.texts) == set(dataset.test.texts)
 
 
 def test_clean_paragraph() -> None:

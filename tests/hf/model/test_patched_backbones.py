@@ -14,7 +14,13 @@ from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.hosts import fastbert_hf as host
 from helpers.families import FAMILIES, HEADS, NUM_LAYERS, WITH_SEGMENTS, random_model
 from helpers.models import padded_batch
-from helpers.patched import assert_change_is_noticed, assert_same_answers, record_asked_layers, run
+from helpers.patched import (
+    assert_change_is_noticed,
+    assert_same_answers,
+    assert_same_answers_at,
+    record_asked_layers,
+    run,
+)
 
 WIDTH = 32
 # With every kind of head; the others with some.
@@ -30,8 +36,7 @@ def test_patched_equals_unpatched(family, head, exit_layers):
     model, batch = random_model(family, exit_layers=exit_layers, **HEADS[head]), padded_batch(LENGTHS)
     assert isinstance(host.encoder(model, None, "auto").get(), CompiledEncoder)
     layers = set()
-    for speed in (None, torch.linspace(0, 1, len(LENGTHS)), 1.0):
-        _, patched, _ = assert_same_answers(model, batch, speed)
+    for _, patched, _ in assert_same_answers_at((None, torch.linspace(0, 1, len(LENGTHS)), 1.0), model, batch):
         layers.update(patched.exit_layer.tolist())
     allowed = set(exit_layers or range(1, NUM_LAYERS + 1))
     assert {min(allowed), NUM_LAYERS} <= layers <= allowed
@@ -42,8 +47,8 @@ def test_heads_without_activations(backend):
     model = random_model("bert", exit_layers=SUBSET, head_activation="identity")
     assert isinstance(host.encoder(model, None, backend).get(), LayerLoop)  # the compiled one knows tanh only
     layers = set()
-    for speed in (None, 0.4, torch.linspace(0, 1, len(LENGTHS)), 1.0):
-        _, patched, _ = assert_same_answers(model, padded_batch(LENGTHS), speed, backend)
+    speeds = (None, 0.4, torch.linspace(0, 1, len(LENGTHS)), 1.0)
+    for _, patched, _ in assert_same_answers_at(speeds, model, padded_batch(LENGTHS), backend):
         layers.update(patched.exit_layer.tolist())
     assert layers == set(SUBSET)
     with pytest.raises(ValueError, match=r"int8 needs the compiled CPU kernels, but .*(tanh|reference)"):
@@ -57,8 +62,7 @@ def test_the_loop_in_pytorch_calls(family, head, backend, activation):
     """With the model's own embeddings, and layers that the compiled encoder has not."""
     model = random_model(family, activation=activation, exit_layers=SUBSET, **HEADS[head])
     assert isinstance(host.encoder(model, None, backend).get(), LayerLoop)
-    for speed in (None, torch.linspace(0, 1, len(LENGTHS))):
-        assert_same_answers(model, padded_batch(LENGTHS), speed, backend)
+    assert_same_answers_at((None, torch.linspace(0, 1, len(LENGTHS))), model, padded_batch(LENGTHS), backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
@@ -158,8 +162,7 @@ def test_token_types(family, backend):
 @pytest.mark.parametrize("head", ["attentive", "max, 1 dense"])
 def test_families_beside_the_common_ones(family, head):
     model = random_model(family, exit_layers=SUBSET, **HEADS[head])
-    for speed in (None, torch.linspace(0, 1, len(LENGTHS))):
-        assert_same_answers(model, padded_batch(LENGTHS), speed)
+    assert_same_answers_at((None, torch.linspace(0, 1, len(LENGTHS))), model, padded_batch(LENGTHS))
 
 
 def test_padding_between_tokens_is_the_models_own_where_distances_count():
@@ -205,8 +208,7 @@ def test_loss_and_all_exits_of_a_model_with_some_heads():
 def test_multi_label_models(family, head, backend):
     settings = {"problem_type": "multi_label_classification", "exit_layers": SUBSET, **HEADS[head]}
     model, batch = random_model(family, **settings), padded_batch(LENGTHS)
-    for speed in (None, 0.0, torch.linspace(0, 1, len(LENGTHS)), 1.0):
-        assert_same_answers(model, batch, speed, backend)
+    assert_same_answers_at((None, 0.0, torch.linspace(0, 1, len(LENGTHS)), 1.0), model, batch, backend)
 
 
 @pytest.mark.parametrize("head", ["attentive", "first, 1 dense", "max, 0 dense"])
@@ -216,8 +218,8 @@ def test_models_with_one_output(head, backend, exit_layers):
     settings = {"problem_type": "regression", "num_labels": 1, "exit_layers": exit_layers}
     model, batch = random_model("bert", **settings, **HEADS[head]), padded_batch(LENGTHS * 3)
     layers = set()
-    for speed in (None, 0.0, 2.0, torch.linspace(0, 8, len(LENGTHS) * 3), 1e6):
-        _, patched, _ = assert_same_answers(model, batch, speed, backend)
+    speeds = (None, 0.0, 2.0, torch.linspace(0, 8, len(LENGTHS) * 3), 1e6)
+    for _, patched, _ in assert_same_answers_at(speeds, model, batch, backend):
         layers.update(patched.exit_layer.tolist())
     allowed = list(exit_layers or range(1, NUM_LAYERS + 1))
     assert allowed[0] not in layers  # nothing to compare with
