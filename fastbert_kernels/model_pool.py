@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastbert_kernels.engine.layer_cost import LayerCost, measure_layer_cost
 from fastbert_kernels.engine.packed import PackedBatch
-from fastbert_kernels.engine.pool import Answer, Pool, Step, answers_of
+from fastbert_kernels.engine.pool import Answer, Pool, Step, answers_of, too_late
 from fastbert_kernels.engine.spans import Encoder, Left
 from fastbert_kernels.hosts.base import Entry, Host
 from fastbert_kernels.patching import patch_of
@@ -63,7 +63,7 @@ class ModelPool:
             *inputs: as the `Host.enter` of the model's host takes them; of a `fastbert_hf` model those of
                 `forward_packed`.
             deadlines: of each sample, in seconds from now, or None for none. A sample with a deadline goes before
-                others when it has to; if it comes too late all the same, its future fails with
+                others when it has to; if its answer comes too late all the same, its future fails with
                 `engine.pool.DeadlineError`.
             timeout: seconds to wait for room; None waits for as long as it takes.
             **options: as `Host.enter` takes them; of a `fastbert_hf` model `speed` and `speedup`, also one Speed for
@@ -81,10 +81,10 @@ class ModelPool:
         if os.getpid() != self._process:
             raise RuntimeError("a pool's thread does not come along into a forked process; make a pool in the child")
         assert self._host.enter is not None
+        now = self._pool.now()
         with torch.no_grad():
             entry = self._host.enter(self._model, self._encoder, *inputs, **options)
         self._pool.check_open()  # nor does it answer those who need no layer
-        now = self._pool.now()
         moments = None if deadlines is None else [None if given is None else now + given for given in deadlines]
         if entry.arrival is not None:  # which keeps the model for as long as it waits, and no longer
             texts = self._model, entry.arrival.texts
@@ -109,9 +109,13 @@ class ModelPool:
             kept = None if moments is None else [moments[place] for place in staying]
             rest = self._pool.submit(entry.arrival, deadlines=kept, timeout=timeout)
         futures = dict(zip(staying, rest, strict=True))
+        end = self._pool.now()
         for place, answer in answered.items():
             futures[place] = Future()
-            futures[place].set_result(answer)
+            if moments is not None and (moment := moments[place]) is not None and moment < end:
+                futures[place].set_exception(too_late())
+            else:
+                futures[place].set_result(answer)
         return [futures[place] for place in range(size)]
 
     def close(self) -> None:

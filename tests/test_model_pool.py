@@ -65,6 +65,17 @@ def test_answers_of_one_call(model, texts, speed):
     assert pool.in_flight == (0, 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_answers_of_one_call_in_other_precisions(texts, dtype):
+    """Of texts that come one by one, and share their batches with whoever is there."""
+    model = fastbert_kernels.patch(spread_model(), dtype=dtype)
+    want = model.forward_packed(*packed(texts), speed=0.5)
+    assert len(want.exit_layer.unique()) > 1
+    with fastbert_kernels.pool(model, cost=COST) as pool:
+        futures = [pool.submit(*packed([text]), speed=0.5)[0] for text in texts]
+        assert_answers(futures, want)
+
+
 @pytest.mark.parametrize("family", ["bert", "electra-small", "roberta", "mpnet"])
 def test_arrivals_are_embedded_as_they_are_alone(family, monkeypatch):
     """Together where every token is computed by itself; ELECTRA's projection is a product of PyTorch."""
@@ -122,6 +133,23 @@ def test_deadlines_count_from_the_call(model, texts):
         with pytest.raises(DeadlineError):
             futures[0].result(timeout=60)
         assert_answers(futures[1:], model.forward_packed(*packed(texts[:2]), speed=0.5), [1])
+
+
+def test_deadlines_of_those_who_need_no_layer(texts):
+    """An answer of the head before the first layer may come too late as well; the others go on."""
+    model = fastbert_kernels.patch(with_exit_zero(spread_model()).eval())
+    want = model.forward_packed(*packed(texts), speed=0.5)
+    at_zero = (want.exit_layer == 0).tolist()
+    assert True in at_zero and False in at_zero
+    with fastbert_kernels.pool(model, cost=COST) as pool:
+        for deadline in (0.0, 60.0, None):
+            futures = pool.submit(*packed(texts), speed=0.5, deadlines=[deadline if zero else None for zero in at_zero])
+            late = [zero and deadline == 0.0 for zero in at_zero]
+            for row, future in enumerate(futures):
+                if late[row]:
+                    assert isinstance(future.exception(timeout=60), DeadlineError)
+                else:
+                    assert_answers([future], want, [row])
 
 
 def test_what_is_refused(model, texts):

@@ -31,7 +31,7 @@ class PoolFullError(RuntimeError):
 
 
 class DeadlineError(RuntimeError):
-    """A sample's deadline passed before it left, and it was let go of."""
+    """A sample's deadline passed before it had an answer, and it was let go of."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ def answers_of(left: Left) -> list[Answer]:
     """Return the answer of each sample that has left."""
     rows = zip(left.logits.cpu(), left.uncertainty.tolist(), left.exit_layer.tolist(), strict=True)
     return [Answer(*row) for row in rows]
+
+
+def too_late() -> DeadlineError:
+    """Return what the future of a sample has whose deadline passed."""
+    return DeadlineError("the deadline passed before the sample had an answer")
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ class Pool:
     """Samples in flight through one encoder.
 
     Any thread may submit; steps are taken by one at a time. Samples whose future was cancelled, and those whose
-    deadline has passed, leave when their turn comes, without another layer.
+    deadline has passed, leave when their turn comes, without another layer. Whose deadline passes in the step in which
+    it leaves has no answer either.
     """
 
     def __init__(
@@ -159,7 +165,8 @@ class Pool:
             timeout: seconds to wait for room; None waits for as long as it takes.
 
         Returns:
-            A future for each sample, in order. It fails with `DeadlineError` where the deadline passed.
+            A future for each sample, in order. It fails with `DeadlineError` where the deadline passed before there was
+            an answer.
 
         Raises:
             PoolFullError: there was no room in time.
@@ -324,7 +331,7 @@ class Pool:
         ]
         if not gone or (isinstance(bundle.samples, Arrival) and len(gone) < len(bundle.numbers)):
             return bundle
-        self._let_go(gone, lambda number: DeadlineError("the deadline passed before the sample had an answer"))
+        self._let_go(gone, lambda number: too_late())
         places = [place for place, number in enumerate(bundle.numbers) if number in self._samples]
         if not places:
             return None
@@ -344,7 +351,10 @@ class Pool:
             self._fail(numbers, error)
             return
         end = self._clock()
-        self._let_go(list(answers), answers.__getitem__)
+        results: dict[int, Answer | BaseException] = {
+            number: too_late() if self._samples[number].deadline < end else answer for number, answer in answers.items()
+        }
+        self._let_go(list(results), results.__getitem__)
         if staying is not None:
             self._schedule.add(staying, end)
         self._observer(Step(layer, until, len(numbers), tokens, len(answers), end - begin))

@@ -122,8 +122,15 @@ FAULTS = [
         "pool: the first stay where others were cancelled",
         "fastbert_kernels/engine/pool.py",
         "bundle.samples.select(places)",
-        "bundle.state.select(list(range(len(places))))",
+        "bundle.samples.select(list(range(len(places))))",
         "test_sample_pool.py",
+    ),
+    Fault(
+        "pool: an answer is given after its deadline",
+        "fastbert_kernels/engine/pool.py",
+        "self._samples[number].deadline < end",
+        "self._samples[number].deadline < -end",
+        "test_sample_pool_refusals.py",
     ),
     Fault(
         "FP8: a row's scale is that of its largest number, signs and all",

@@ -12,7 +12,7 @@ from fastbert_kernels.engine.pool import DeadlineError, Pool, PoolFullError
 from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule
 from fastbert_kernels.engine.spans import PackedState
 from helpers.encoders import WIDTH
-from helpers.pool_cases import COST, ROOMY, RULES, arrival_of, assert_answer, encoder, pool_of, texts
+from helpers.pool_cases import COST, ROOMY, RULES, answers_of, arrival_of, assert_answer, encoder, pool_of, texts
 
 
 def test_an_error_beside_the_layers_goes_to_those_in_the_step(monkeypatch):
@@ -69,6 +69,26 @@ def test_who_is_too_late_is_told():
     with pytest.raises(DeadlineError, match="the deadline passed before the sample had an answer"):
         futures[0].result(timeout=0)
     assert_answer(futures[1], ENTROPY_RULE, 11, 0.0)
+
+
+def test_an_answer_that_is_there_too_late_is_not_given(monkeypatch):
+    """Three leave in one step of a second; the deadline of one passes meanwhile, that of another at its end."""
+    now, advance = 0.0, type(encoder()).advance
+    early = next(case for case, want in answers_of(ENTROPY_RULE).items() if int(want.exit_layer) == 1)
+
+    def second_by_second(self, state, until):
+        nonlocal now
+        now += 1.0
+        return advance(self, state, until)
+
+    monkeypatch.setattr(type(encoder()), "advance", second_by_second)
+    pool = pool_of(clock=lambda: now)
+    futures = pool.submit(arrival_of([early[0]] * 3, [early[1]] * 3), deadlines=[0.9, 1.0, None])
+    assert pool.step() and pool.in_flight == (0, 0)
+    with pytest.raises(DeadlineError, match="the deadline passed before the sample had an answer"):
+        futures[0].result(timeout=0)
+    for future in futures[1:]:
+        assert assert_answer(future, ENTROPY_RULE, *early) == 1
 
 
 def test_an_error_of_the_encoder_goes_to_those_in_the_batch(monkeypatch):
