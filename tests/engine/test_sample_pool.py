@@ -32,7 +32,7 @@ from helpers.pool_cases import (
 ARRIVALS = int(os.environ.get("FASTBERT_POOL_ARRIVALS", "10000"))
 
 
-def random_arrivals(seed, count):
+def random_arrivals(seed, count, precision="float32"):
     """Let `count` arrivals of 1 to 3 texts into a pool, steps in between, some cancelled, some too late; return how
     many left at each layer, were cancelled and came too late."""
     draw, now = random.Random(seed), 0.0
@@ -40,7 +40,7 @@ def random_arrivals(seed, count):
     def observer(step):
         assert step.tokens <= 2 * COST.full
 
-    pool = pool_of(clock=lambda: now, patience=draw.choice((0.0, 10.0, 1000.0)), observer=observer)
+    pool = pool_of(precision, clock=lambda: now, patience=draw.choice((0.0, 10.0, 1000.0)), observer=observer)
     steps, waiting, seen = (
         draw.choice((0.3, 0.8, 2.0)),
         [],
@@ -67,7 +67,7 @@ def random_arrivals(seed, count):
         elif isinstance(future.exception(timeout=0), DeadlineError):
             seen["late"] += 1
         else:
-            seen[assert_answer(future, rule, number, speed)] += 1
+            seen[assert_answer(future, rule, number, speed, precision)] += 1
     return seen
 
 
@@ -75,6 +75,12 @@ def random_arrivals(seed, count):
 def test_answers_do_not_depend_on_arrivals(seed):
     seen = random_arrivals(seed, 1000)
     assert min(seen.values()) > 0 or (seen[3] == 0 and min(n for key, n in seen.items() if key != 3) > 0)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_answers_in_other_precisions_do_not_depend_on_arrivals(precision):
+    seen = random_arrivals(5, 200, precision)
+    assert sum(seen[layer] > 0 for layer in range(1, DEPTH + 1)) >= DEPTH - 1
 
 
 @pytest.mark.proof

@@ -9,12 +9,14 @@ import torch
 
 from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.arrival import Arrival
+from fastbert_kernels.engine.compiled import CompiledEncoder
+from fastbert_kernels.engine.dtypes import PRODUCTS
 from fastbert_kernels.engine.layer_cost import LayerCost
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.pool import Pool
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from helpers.criteria import EVERY_CRITERION
-from helpers.encoders import WIDTH, attentive, make_encoder, pooled, random_loop
+from helpers.encoders import WIDTH, attentive, cast, pooled, random_loop
 
 DEPTH = 5
 COST = LayerCost((16, 48, 96), (1.0, 1.2, 2.4))  # full from 48 tokens on
@@ -29,18 +31,22 @@ RULES = [
 ]
 SPEEDS = [0.0, 0.2, 0.4, 0.6, 1.0]
 ROOMY = {"max_tokens": 10**6, "max_samples": 10**5}
+PRECISIONS = {"float32": (torch.float32, ()), "bfloat16": (torch.bfloat16, ()), "int8": (torch.bfloat16, PRODUCTS)}
 
 
 @functools.cache
-def encoder():
-    """Its third layer has no head."""
+def encoder(precision="float32"):
+    """Its third layer has no head; in any of the PRECISIONS its weights are the same."""
+    dtype, int8_products = PRECISIONS[precision]
     with torch.random.fork_rng():
         torch.manual_seed(20)
         heads = [attentive(), pooled(3), None, attentive(), attentive()]
         for head in heads:
             if head is not None:
                 (head.biases[-1] if hasattr(head, "biases") else head.tensors.output_bias)[0] += 2
-        return make_encoder("compiled", random_loop(depth=DEPTH, hidden_size=WIDTH).layers, heads)
+        layers = [layer.weights for layer in random_loop(depth=DEPTH, hidden_size=WIDTH).layers]
+    heads = [None if head is None else cast(head, dtype) for head in heads]
+    return CompiledEncoder(layers, heads, dtype, int8_products)
 
 
 @functools.cache
@@ -50,35 +56,34 @@ def texts():
     return [torch.randn(1 + number % 37, WIDTH, generator=generator) for number in range(60)]
 
 
-def batch_of(numbers, speeds):
-    rows = [texts()[number] for number in numbers]
-    bounds = torch.tensor([0, *itertools.accumulate(map(len, rows))], dtype=torch.int32)
-    return PackedBatch.of(torch.cat(rows), bounds, max(map(len, rows)), torch.tensor(speeds))
-
-
 def arrival_of(numbers, speeds, rule=ENTROPY_RULE):
-    """Samples whose texts are their hidden states, so that `torch.cat` embeds them."""
+    """Samples whose texts are their hidden states, so that `torch.cat` embeds them for an encoder in float32."""
     rows = [texts()[number] for number in numbers]
     return Arrival(torch.cat(rows), [*map(len, rows)], torch.tensor(speeds), rule)
 
 
 @functools.cache
-def answer_of(rule, number, speed):
+def answer_of(rule, number, speed, precision):
     """Return what a run of one text alone says."""
-    return encoder().run(batch_of([number], [speed]), rule)
+    alone, rows = encoder(precision), texts()[number]
+    bounds = torch.tensor([0, len(rows)], dtype=torch.int32)
+    return alone.run(PackedBatch.of(rows.to(alone.dtype), bounds, len(rows), torch.tensor([speed])), rule)
 
 
 def answers_of(rule):
-    """Return the same for all texts and Speeds, by (text, Speed)."""
-    return {case: answer_of(rule, *case) for case in itertools.product(range(60), SPEEDS)}
+    """Return the same for all texts and Speeds in float32, by (text, Speed)."""
+    return {case: answer_of(rule, *case, "float32") for case in itertools.product(range(60), SPEEDS)}
 
 
-def assert_answer(future, rule, number, speed):
-    got, want = future.result(timeout=0), answer_of(rule, number, speed)
+def assert_answer(future, rule, number, speed, precision="float32"):
+    got, want = future.result(timeout=0), answer_of(rule, number, speed, precision)
     assert torch.equal(got.logits, want.logits[0])
     assert (got.uncertainty, got.exit_layer) == (float(want.uncertainty), int(want.exit_layer))
     return got.exit_layer
 
 
-def pool_of(**options):
-    return Pool(encoder(), COST, torch.cat, **{**ROOMY, **options})
+def pool_of(precision="float32", **options):
+    def embed(texts):
+        return torch.cat(texts).to(PRECISIONS[precision][0])
+
+    return Pool(encoder(precision), COST, embed, **{**ROOMY, **options})

@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from fastbert_hf import predict
 
@@ -51,6 +52,19 @@ def test_answers_of_predict(server, tokenizer, speed):
         assert server.predict(text, speed=speed, details=True) == batch[number]
         assert server.predict([text], speed=speed) == batch[number]["predictions"]
     assert not any(each["truncated"] for each in batch)
+
+
+def test_answers_of_predict_in_int8(tokenizer):
+    import fastbert_kernels
+    from helpers.models import spread_model
+    from helpers.serving import running
+
+    model = fastbert_kernels.patch(spread_model(), dtype=torch.int8)
+    with running(model, tokenizer, max_length=40) as server:
+        want = wanted(server, tokenizer, TEXTS, speed=0.5)
+        for number, got in enumerate(server.predict([[text] for text in TEXTS], speed=0.5, details=True)):
+            assert_answer(got, of_text(want, number))
+    assert len(want.exit_layer.unique()) > 1
 
 
 def test_the_texts_leave_at_different_layers(server, tokenizer):
