@@ -135,18 +135,18 @@ class _Load(Collector):
         self._load = load
 
     def collect(self) -> Iterator[Metric]:
-        load = self._load
+        load, look = self._load, self._load.look()
         yield GaugeMetricFamily(
             "fastbert_predicted_p99_seconds",
             "p99 of the time to an answer of a text that comes now",
-            load.predicted_p99,
+            look.predicted_p99,
         )
         yield GaugeMetricFamily(
             "fastbert_target_p99_seconds", "Above which new texts get the fast setting", load.target
         )
-        yield GaugeMetricFamily("fastbert_fast_setting", "1 while new texts get the fast setting", load.fast)
+        yield GaugeMetricFamily("fastbert_fast_setting", "1 while new texts get the fast setting", look.fast)
         yield CounterMetricFamily(
-            "fastbert_setting_changes", "How often the setting of new texts has changed", load.changes
+            "fastbert_setting_changes", "How often the setting of new texts has changed", look.changes
         )
 
 
