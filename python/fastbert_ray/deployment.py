@@ -13,7 +13,7 @@ from ray.serve.config import AutoscalingConfig
 import fastbert_kernels
 from fastbert_hf.data import Text
 from fastbert_ray.model_folder import Dtype, check_folder, load_patched
-from fastbert_serving import rows
+from fastbert_serving import handle
 from fastbert_serving.app import create_app
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.service import Service
@@ -98,18 +98,17 @@ class Replica:
     async def predict(
         self, texts: Sequence[Text], *, speed: float | None = None, speedup: float | None = None, truncate: bool = False
     ) -> list[dict[str, Any]]:
-        """Return an answer for each text, or pair, as /predict does with `details`: `predictions` (label and score of
-        every class, the most likely first), `uncertainty`, `exit_layer`, `truncated`, `setting`.
+        """Classify texts or pairs; see `fastbert_serving.handle.predict`, also for what is refused."""
+        return await handle.predict(self._service, texts, speed=speed, speedup=speedup, truncate=truncate)
 
-        Args:
-            texts: at least one.
-            speed: as in the model's `forward`, and so the next; `None`: the calibrated setting, or full depth.
-            speedup: instead, of a calibrated model.
-            truncate: cut off texts that are too long, instead of refusing them.
-
-        Raises:
-            fastbert_serving.errors.Refusal: no answer, and why.
-        """
-        answers = await self._service.answer(texts, speed=speed, speedup=speedup, truncate=truncate)
-        config = self._service.model.config
-        return rows.predicted(answers, config.id2label, raw=False, multi_label=config.multi_label, details=True)
+    async def rerank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        *,
+        speed: float | None = None,
+        speedup: float | None = None,
+        truncate: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Put texts in the order of their scores, of a model with one output; see `fastbert_serving.handle.rerank`."""
+        return await handle.rerank(self._service, query, texts, speed=speed, speedup=speedup, truncate=truncate)

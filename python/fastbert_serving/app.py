@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 import fastbert_kernels
 from fastbert_hf.data import Text
 from fastbert_serving import rows
-from fastbert_serving.errors import Refusal, invalid, overloaded, too_large
+from fastbert_serving.errors import Refusal, invalid, of_other_models, overloaded, too_large
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.middleware import Guarded, Observed, refusal_response
 from fastbert_serving.schema import (
@@ -89,8 +89,8 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
             return JSONResponse(await server.predict(body, request))
 
     @app.post("/predict" if service.gives_scores else "/rerank", include_in_schema=False)
-    async def of_other_models() -> None:
-        raise Refusal(404, "NotFound", _OF_CLASSIFIERS if service.gives_scores else _OF_RERANKERS)
+    async def not_of_this_model() -> None:
+        raise of_other_models(gives_scores=service.gives_scores)
 
     @app.get("/info", responses={401: _REFUSALS[401]}, dependencies=locked)
     async def show_info() -> Info:
@@ -109,12 +109,6 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     return app
-
-
-_OF_RERANKERS = "this model has classes, and /rerank is for models with one output, a score; send texts to /predict"
-_OF_CLASSIFIERS = (
-    "this model has one output, a score, and /predict is for models with classes; send a query and texts to /rerank"
-)
 
 
 def _info(service: Service, settings: Settings, model_id: str, precision: str) -> Info:

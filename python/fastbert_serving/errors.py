@@ -43,6 +43,21 @@ def too_large(message: str) -> Refusal:
     return Refusal(413, "TooLarge", message)
 
 
+def of_other_models(*, gives_scores: bool) -> Refusal:
+    """Return the refusal of what only models of the other kind are asked.
+
+    Args:
+        gives_scores: of the model at hand: it has one output, a score, and no classes.
+    """
+    return Refusal(404, "NotFound", _OF_CLASSIFIERS if gives_scores else _OF_RERANKERS)
+
+
+_OF_RERANKERS = "this model has classes, and /rerank is for models with one output, a score; send texts to /predict"
+_OF_CLASSIFIERS = (
+    "this model has one output, a score, and /predict is for models with classes; send a query and texts to /rerank"
+)
+
+
 def invalid(message: str) -> Refusal:
     """Return the refusal of a request that says what it must not."""
     return Refusal(422, "Validation", message)

@@ -1,4 +1,4 @@
-"""One server for the tests of this folder, and the tokenizer of it."""
+"""Two servers for the tests of this folder, of a model with classes and of one with a score, and their tokenizer."""
 
 from __future__ import annotations
 
@@ -18,4 +18,12 @@ def server(tokenizer):
     from helpers.serving import patched_model, running
 
     with running(patched_model(), tokenizer, max_texts=8, max_body=20_000, max_length=40) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def reranker(tokenizer):
+    from helpers.serving import patched_model, running
+
+    with running(patched_model(problem_type="regression", labels=1), tokenizer, max_texts=8, max_length=40) as server:
         yield server

@@ -13,14 +13,6 @@ from fastbert_hf.ranking import rank
 QUERY, TEXTS = "good film", ["a good film", "bad", "the book is not very good", "is", "a good film", "very " * 20]
 
 
-@pytest.fixture(scope="module")
-def reranker(tokenizer):
-    from helpers.serving import patched_model, running
-
-    with running(patched_model(problem_type="regression", labels=1), tokenizer, max_texts=8, max_length=40) as server:
-        yield server
-
-
 def ask(server, **fields):
     status, _, answer = server.request("POST", "/rerank", {"query": QUERY, "texts": TEXTS, **fields})
     assert status == 200, answer
