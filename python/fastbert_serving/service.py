@@ -90,28 +90,14 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class _Audited:
-    """The rows of texts that were drawn, on their way to full depth; `drawn` is bool [n], of all texts."""
-
-    audit: Audit
-    drawn: torch.Tensor
-    rows: _Rows
-
-
-@dataclass(frozen=True)
 class _Submitted:
     """The texts of a request in the pool."""
 
+    window: TokenisedWindow
     rows: _Rows
     truncated: list[bool]
     tokens: int
     leaving: Leaving
-    audited: _Audited | None
-
-    def cancel(self) -> None:
-        self.rows.cancel()
-        if self.audited is not None:
-            self.audited.rows.cancel()
 
 
 class Service:
@@ -147,6 +133,7 @@ class Service:
         self._choice = Choice(model.calibrated_setting, settings.fast_setting, settings.target_p99)
         self._audits = {} if settings.audit is None else self._make_audits(settings.audit)
         self._comparisons: set[asyncio.Task[None]] = set()
+        self._copies: set[Future[Answer]] = set()  # of the audit, in the pool
         self._vocabulary = model.get_input_embeddings().num_embeddings
         self._pool: TextPool = pool or fastbert_kernels.pool(
             model, max_tokens=settings.max_tokens, max_samples=settings.max_samples, observer=self._step
@@ -216,8 +203,10 @@ class Service:
         )
 
     def close(self) -> None:
-        """Answer everybody in flight, and end the threads."""
+        """Answer everybody in flight, and end the threads. Copies of the audit, which nobody awaits, are given up."""
         self._threads.shutdown()
+        for future in tuple(self._copies):
+            future.cancel()
         self._pool.close()
 
     def _make_audits(self, share: float) -> dict[str, Audit]:
@@ -252,13 +241,12 @@ class Service:
         leaving = self._choice.enter(speed, speedup, tokens, begin)
         try:
             rows = self._enter(window, leaving, None if deadline is None else deadline - now)
-            audited = self._enter_drawn(window, leaving.setting)
         except BaseException:
             self._choice.leave(leaving, answered=False)
             raise
         truncated = torch.zeros(len(texts), dtype=torch.bool)
         truncated[window.order] = window.truncated
-        return _Submitted(rows, truncated.tolist(), tokens, leaving, audited)
+        return _Submitted(window, rows, truncated.tolist(), tokens, leaving)
 
     def _tokenised(self, texts: Sequence[Text], truncate: bool) -> TokenisedWindow:
         tokenise = WindowTokeniser(self._own.tokenizer, self.max_length, self._vocabulary, self._stride)
@@ -297,19 +285,13 @@ class Service:
             raise invalid(str(error)) from None
         return _Rows(futures, window.order, window.num_texts)
 
-    def _enter_drawn(self, window: TokenisedWindow, setting: str | None) -> _Audited | None:
-        """Let those texts that are drawn run to full depth as well, where there is room."""
-        audit = self._audits.get(setting) if setting is not None else None
-        if audit is None:
-            return None
-        drawn = audit.draw(window.num_texts)
-        if not drawn.any():
-            return None
-        try:
-            return _Audited(audit, drawn, self._enter(window.of_texts(drawn), FULL_DEPTH, None))
-        except (Refusal, RuntimeError):  # no room, or the pool is closing
-            self.metrics.audit_skipped.inc(int(drawn.sum()))
-            return None
+    def _enter_copies(self, window: TokenisedWindow, drawn: torch.Tensor) -> _Rows:
+        """Let those texts into the pool again that were drawn, bool [n], on their way to full depth."""
+        rows = self._enter(window.of_texts(drawn), FULL_DEPTH, None)
+        self._copies.update(rows.futures)
+        for future in rows.futures:
+            future.add_done_callback(self._copies.discard)
+        return rows
 
     async def _answers(self, rows: _Rows, leaving: Leaving) -> Answers:
         answers = await asyncio.gather(*map(asyncio.wrap_future, rows.futures))
@@ -321,25 +303,28 @@ class Service:
         return answers_of_texts(self.model, of_rows, rows.text_of_row, rows.texts, leaving.speed, leaving.speedup)
 
     def _audit(self, submitted: _Submitted, answers: Answers) -> None:
-        """Count where the texts left, and compare those that were drawn when full depth has answered them."""
+        """Count where the texts left, and let some of them, now that they are answered, run to full depth as well."""
         audit = self._audits.get(submitted.leaving.setting or "")
-        if audit is not None:
-            audit.add_exits(answers.exit_layer)
-        if submitted.audited is not None:
-            task = asyncio.ensure_future(self._compare(submitted.audited, answers.logits))
+        if audit is None:
+            return
+        audit.add_exits(answers.exit_layer)
+        drawn = audit.draw(submitted.window.num_texts)
+        if drawn.any():
+            task = asyncio.ensure_future(self._compare(audit, submitted.window, drawn, answers.logits))
             self._comparisons.add(task)  # or it might be forgotten before it is done
             task.add_done_callback(self._comparisons.discard)
 
-    async def _compare(self, audited: _Audited, logits: torch.Tensor) -> None:
+    async def _compare(self, audit: Audit, window: TokenisedWindow, drawn: torch.Tensor, logits: torch.Tensor) -> None:
         try:
-            full_depth = await self._answers(audited.rows, FULL_DEPTH)
-        except Exception:  # of the encoder, which the next request meets, too
-            self.metrics.audit_skipped.inc(audited.rows.texts)
+            rows = await asyncio.wrap_future(self._threads.submit(self._enter_copies, window, drawn))
+            full_depth = await self._answers(rows, FULL_DEPTH)
+        except Exception:  # no room, the service is closing, or of the encoder, which the next request meets, too
+            self.metrics.audit_skipped.inc(int(drawn.sum()))
         else:
-            audited.audit.add_answers(logits[audited.drawn], full_depth.logits)
+            audit.add_answers(logits[drawn], full_depth.logits)
 
     def _let_go(self, submitted: _Submitted) -> None:
-        submitted.cancel()
+        submitted.rows.cancel()
         self._choice.leave(submitted.leaving, answered=False)
 
     def _let_go_behind(self, job: Future[_Submitted]) -> None:

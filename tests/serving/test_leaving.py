@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
 import torch
 
 from fastbert_hf import predict
+from fastbert_kernels.engine.pool import Answer, PoolFullError
 
 TEXTS = ["a good film", "bad", "the book is not very good", "film film film a the is fine", "a very bad book"]
 LONG_AGO, NEVER = 1e-9, 1e6  # targets that the p99 is always above, or never
@@ -118,23 +121,79 @@ def test_an_audit_in_metrics(model, tokenizer):
         assert server.metric("fastbert_texts_total") == len(texts) + 2  # and the one to warm up
 
 
-def test_an_audit_of_a_few_and_without_room(model, tokenizer, monkeypatch):
+def test_an_audit_of_a_few(model, tokenizer, monkeypatch):
     from helpers.serving import running, setting_of
 
     counted = setting_of(model, 0.2, 1.5, exit_counts=(1000, 0, 0, 0))
     monkeypatch.setattr(model, "calibrated_setting", counted)
     drawn = torch.tensor([True, False, True])
-    with running(model, tokenizer, audit=0.5, max_samples=4) as server:
+    with running(model, tokenizer, audit=0.5) as server:
         audit = server.service._audits["calibrated"]
         monkeypatch.setattr(audit, "draw", lambda count: drawn if count == 3 else torch.zeros(count, dtype=torch.bool))
         for _ in range(8):
-            _wait_until(lambda: server.service._pool.in_flight == (0, 0))
             server.predict([[text] for text in TEXTS[:3]])
-        skipped = int(server.metric("fastbert_audit_skipped_total"))
-        assert skipped % 2 == 0
-        _wait_until(lambda: audit.report().audited == 16 - skipped)
+        _wait_until(lambda: audit.report().audited == 16)
+        assert server.metric("fastbert_audit_skipped_total") == 0
         assert server.metric("fastbert_audit_shifted", setting="calibrated") == 1
         assert server.metric("fastbert_audit_total_variation", setting="calibrated") > 0
+
+
+class PoolByHand:
+    """A pool whose futures the test answers; for copies of the audit, which run to full depth, there may be no room."""
+
+    in_flight = (0, 0)
+
+    def __init__(self, room_for_copies=True):
+        self.clients, self.copies, self._room_for_copies, self.waits_for = [], [], room_for_copies, None
+
+    def submit(self, input_ids, cu_seqlens, token_type_ids, /, *, speed, speedup, deadlines):
+        if speed == 0.0 and not self._room_for_copies:
+            raise PoolFullError("no room")
+        futures = [Future() for _ in deadlines]
+        (self.copies if speed == 0.0 else self.clients).extend(futures)
+        return futures
+
+    def close(self):
+        self.waits_for = [future for future in self.clients + self.copies if not future.done()]
+
+
+def _audited_by_hand(model, tokenizer, pool, then):
+    """Have two texts answered, both of them drawn for the audit, then await `then`, and close; return the metrics."""
+    from fastbert_serving.metrics import Metrics
+    from fastbert_serving.service import Service
+    from fastbert_serving.settings import Settings
+
+    metrics = Metrics(4)
+    service = Service(model, tokenizer, Settings(audit=1.0), metrics, pool)
+
+    async def ask():
+        answer = asyncio.ensure_future(service.answer(TEXTS[:2]))
+        await _until(lambda: b"fastbert_tokens_total 0.0" not in metrics.page())
+        assert len(pool.clients) == 2 and pool.copies == []
+        for future in pool.clients:
+            future.set_result(Answer(torch.tensor([0.0, 1.0, 2.0]), 0.5, 2))
+        await answer
+        await _until(lambda: then(metrics))
+        await asyncio.get_running_loop().run_in_executor(None, service.close)
+
+    asyncio.run(ask())
+    return metrics.page().decode()
+
+
+def test_copies_enter_behind_the_answers_and_are_given_up_when_the_service_ends(model, tokenizer):
+    pool = PoolByHand()
+    page = _audited_by_hand(model, tokenizer, pool, lambda metrics: len(pool.copies) == 2)
+    assert all(future.cancelled() for future in pool.copies) and pool.waits_for == []
+    assert 'fastbert_audit_texts_total{setting="calibrated"} 2.0' in page
+    assert 'fastbert_audit_audited_total{setting="calibrated"} 0.0' in page
+
+
+def test_copies_without_room_are_skipped(model, tokenizer):
+    pool = PoolByHand(room_for_copies=False)
+    page = _audited_by_hand(
+        model, tokenizer, pool, lambda metrics: b"fastbert_audit_skipped_total 2.0" in metrics.page()
+    )
+    assert 'fastbert_audit_audited_total{setting="calibrated"} 0.0' in page
 
 
 @pytest.mark.parametrize(
@@ -148,6 +207,13 @@ def test_models_without_an_audit(tokenizer, config, message):
 
     with pytest.raises(ValueError, match=message):
         Service(patched_model(**config), tokenizer, Settings(audit=0.1), Metrics(4))
+
+
+async def _until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.001)
 
 
 def _wait_until(condition):
