@@ -45,6 +45,7 @@ from fastbert_hf.calibration import (
     split_rows,
 )
 from fastbert_hf.calibration.f1_guarantee import check_f1_samples
+from fastbert_hf.calibration.one_speed import asked_layers
 from fastbert_hf.calibration.search import check_criterion
 from fastbert_hf.calibration.temperature import check_foldable
 from fastbert_hf.data import TextData, TokenisedDataset
@@ -83,7 +84,10 @@ def run_calibrate(options: Calibrate) -> None:
         if objective.max_f1_drop is not None and labels is not None:
             tested = labels[split_rows(len(labels), seed=options.seed)[1]] if options.temperature_scaling else labels
             names = label_names_of(model)
-            check_f1_samples(tested, model.num_labels, objective.max_f1_drop, options.confidence, names)
+            orders = len(asked_layers(tuple(model.config.exit_layers[:-1])))
+            check_f1_samples(
+                tested, model.num_labels, objective.max_f1_drop, options.confidence, names, sequences=orders
+            )
         dataset = TokenisedDataset(data, tokenizer, max_length)
         stride = passages(model, tokenizer, max_length, options.stride)
         if stride is not None and dataset.truncated:

@@ -2,8 +2,9 @@
 
 All contenders are compared at equal accuracy: that of full depth less one point. What counts is the greatest FLOPs
 speed-up at which a contender still reaches it: early exits with any one Speed for all layers or with the calibrated
-setting, and the first layers alone with the head behind them. Intervals (95 %) are those of 2,000 resamples of the
-texts (percentile bootstrap), in each of which target, accuracies and speed-ups are found anew, on the same texts.
+setting, and the first layers alone with the head behind them. Of a model with exit zero any one Speed is tried with
+layer 0 and without it, and the verdict says which it was. Intervals (95 %) are those of 2,000 resamples of the texts
+(percentile bootstrap), in each of which target, accuracies and speed-ups are found anew, on the same texts.
 
 1. A bag of words costs next to nothing. It is as good unless its interval lies below the target.
 2. Early exit pays if the interval of its speed-up over that of the first layers alone lies above 1. Full depth counts
@@ -24,7 +25,8 @@ import numpy.typing as npt
 
 from fastbert_hf.calibration import ExitRecords, ExitRule
 from fastbert_hf.calibration.curve import candidate_speeds, exit_flops, running_minimum
-from fastbert_hf.calibration.simulation import below, exit_heads, uncertainties
+from fastbert_hf.calibration.one_speed import asked_layers
+from fastbert_hf.calibration.simulation import below, exit_heads, indices_of, uncertainties
 from fastbert_hf.flops import exit_flops as flops_of_exits
 from fastbert_hf.flops import first_layers_flops
 
@@ -54,6 +56,7 @@ class Verdict:
         gain_interval: its interval.
         bag: accuracy of the bag of words; `None` where there was none.
         bag_interval: of its accuracy less that of full depth.
+        layer_zero: whether these early exits ask exit zero; `None` for a model without it.
     """
 
     winner: Winner
@@ -66,14 +69,16 @@ class Verdict:
     gain_interval: tuple[float, float]
     bag: float | None = None
     bag_interval: tuple[float, float] | None = None
+    layer_zero: bool | None = None
 
     @property
     def sentence(self) -> str:
         """The verdict and its grounds, in one sentence."""
         alone = _layers(self.layers) if self.layers_speedup > 1 else "full depth"
+        zero = {None: "", False: " (layer 0 not asked)", True: " (layer 0 asked)"}[self.layer_zero]
         low, high = self.gain_interval
         grounds = (
-            f"within one point of full depth the FLOPs speed-up is {self.exit_speedup:.2f} with early exits and "
+            f"within one point of full depth the FLOPs speed-up is {self.exit_speedup:.2f} with early exits{zero} and "
             f"{self.layers_speedup:.2f} with {alone} alone (ratio {self.gain:.2f}, 95 % interval {low:.2f} to "
             f"{high:.2f}, on {self.samples:,} texts)"
         )
@@ -108,7 +113,12 @@ def verdict(
         bag: what the bag of words predicts for the same texts, class ids [n]; `None`: there is none.
         seed: of the resamples.
     """
-    exits = [*_one_speed(records), *([] if rule is None else [_by_rule(records, rule)])]
+    ways = [
+        (0 in layers, way) for layers in asked_layers(records.student_layers) for way in _one_speed(records, layers)
+    ]
+    if rule is not None:
+        ways.append((0 in rule.layers, _by_rule(records, rule)))
+    exits = [way for _, way in ways]
     contenders = [*exits, *(_first_layers(records, head) for head in range(len(records.exit_layers)))]
     right = np.stack([right for right, _ in contenders], axis=1).astype(np.float64)  # [n, contenders]
     flops = np.stack([flops for _, flops in contenders], axis=1).astype(np.float64)
@@ -120,9 +130,11 @@ def verdict(
     resamples = np.concatenate([*map(weigh, _resamples(len(records), seed))])
     gain_interval, bag_interval = (_interval(column) for column in resamples.T)
     ((gain, _),) = weigh(np.ones((1, len(records))))
-    reaches = right[:, len(exits) :].mean(axis=0) >= records.full_depth_accuracy - ALLOWED_DROP - _ROUNDING
-    fewest = int(reaches.argmax())  # the first of equal maxima
-    layers_speedup = float(flops[:, -1].sum() / flops[:, len(exits) + fewest].sum())
+    reaches = right.mean(axis=0) >= records.full_depth_accuracy - ALLOWED_DROP - _ROUNDING
+    fewest = int(reaches[len(exits) :].argmax())  # the first of equal maxima
+    total = flops.sum(axis=0)
+    fastest = int(np.where(reaches, total, np.inf)[: len(exits)].argmin())
+    layers_speedup = float(total[-1] / total[len(exits) + fewest])
     winner: Winner
     if bag is not None and bag_interval[1] >= -ALLOWED_DROP:
         winner = "bag of words"
@@ -141,6 +153,7 @@ def verdict(
         gain_interval=gain_interval,
         bag=None if bag_right is None else float(bag_right.mean()),
         bag_interval=None if bag_right is None else bag_interval,
+        layer_zero=ways[fastest][0] if 0 in records.student_layers else None,
     )
 
 
@@ -182,15 +195,15 @@ def _interval(values: Doubles) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _one_speed(records: ExitRecords) -> list[_Contender]:
-    """Early exits with one Speed for all layers: full depth, and up to `_SPEEDS` Speeds."""
-    heads = list(range(len(records.student_layers)))
+def _one_speed(records: ExitRecords, layers: tuple[int, ...]) -> list[_Contender]:
+    """Early exits with one Speed for the heads at `layers`: full depth, and up to `_SPEEDS` Speeds."""
+    heads = indices_of(records, layers)
     lowest = running_minimum(uncertainties(records, "entropy")[:, heads])
-    flops, rows = exit_flops(records, heads), np.arange(len(records))
+    right, flops, rows = records.right[:, [*heads, -1]], exit_flops(records, heads), np.arange(len(records))
     found = []
     for speed in candidate_speeds(lowest, _SPEEDS):
         exits = (~below(lowest, speed)).sum(axis=1)  # heads before the first below Speed
-        found.append((records.right[rows, exits], flops[rows, exits]))
+        found.append((right[rows, exits], flops[rows, exits]))
     return found
 
 

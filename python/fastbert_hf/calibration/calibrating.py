@@ -12,16 +12,17 @@ import torch
 
 from fastbert_hf.by_class import macro_f1
 from fastbert_hf.calibration.curve import speed_curve
+from fastbert_hf.calibration.evidence import evidence_of, f1_evidence_of
 from fastbert_hf.calibration.f1_guarantee import certify_f1
 from fastbert_hf.calibration.guarantee import (
     TESTED_SHARE,
-    Certificate,
     certify_one_speed,
     certify_searched,
     check_enough_samples,
     split_rows,
 )
 from fastbert_hf.calibration.intervals import ratio_interval, share_interval
+from fastbert_hf.calibration.one_speed import asked_layers
 from fastbert_hf.calibration.pareto import pareto_front
 from fastbert_hf.calibration.records import ExitRecords, check_several_classes
 from fastbert_hf.calibration.search import (
@@ -80,8 +81,8 @@ def calibrate(
         records: samples that the model was not trained on, neither was it distilled on them.
         objective: the target.
         confidence: of the guarantee and the intervals, in (0, 1).
-        search: "searched": over heads and Speeds per layer; "one_speed": one Speed (or patience) for all student
-            classifiers, which spends no samples on choosing.
+        search: "searched": over heads and Speeds per layer; "one_speed": one Speed (or patience) for all students but
+            exit zero, which has it too or is not asked; it spends no samples on choosing.
         criterion: "auto" searches for the best one too; with "one_speed" it is the entropy.
         temperatures_fitted: whether the model has temperatures that were fitted to the choosing samples of
             `split_rows` with the same seed (`scale_temperatures`). These samples then test nothing.
@@ -138,7 +139,7 @@ def calibrate_and_compare(
         rule=certificate.found.rule,
         objective=objective,
         figures=figures_of(records.rows(rows), certificate.found.rule, confidence),
-        evidence=_with_guarantee(certificate, objective, search, len(records)),
+        evidence=evidence_of(certificate, objective, records, searched=search == "searched"),
         fingerprint=records.fingerprint,
         curve=speed_curve(records),
         precision=records.precision,
@@ -264,10 +265,19 @@ def _classes(records: ExitRecords, answers: torch.Tensor) -> torch.Tensor:
 def candidate_rules(records: ExitRecords, search: Search, criterion: CriterionChoice) -> list[FoundRule]:
     """Return full depth and the rules of one criterion ("auto": the entropy) that `search` looks at, in no order."""
     name, parameter = _fixed(criterion, records)
-    rules = rules_of(records, name, parameter)
+    rules = _one_speed_rules(records, name, parameter)
     if search == "one_speed" or not CRITERIA[name].compares_speed:
         return rules
     return [rules[0], *pareto_front(records, name, parameter).rules]
+
+
+def _one_speed_rules(records: ExitRecords, criterion: str, parameter: int) -> list[FoundRule]:
+    """Return full depth and the rules of one criterion with one Speed, or every patience, exit zero asked or not."""
+    first, *others = asked_layers(records.student_layers)
+    rules = rules_of(records, criterion, parameter, first)
+    for layers in others:
+        rules += rules_of(records, criterion, parameter, layers)[1:]  # without full depth, which is there
+    return rules
 
 
 def _fixed(criterion: CriterionChoice, records: ExitRecords) -> tuple[str, int]:
@@ -281,7 +291,7 @@ def _fast_enough(
     records: ExitRecords, objective: Objective, search: Search, criterion: CriterionChoice
 ) -> tuple[ExitRule, tuple[FoundRule, ...]]:
     if search == "one_speed":
-        return choose(rules_of(records, *_fixed(criterion, records)), objective).rule, ()
+        return choose(_one_speed_rules(records, *_fixed(criterion, records)), objective).rule, ()
     compared = tuple(compare_criteria(records, objective, criterion))
     best = compared[0]
     if not CRITERIA[best.rule.criterion].compares_speed:
@@ -311,42 +321,8 @@ def _keeping_f1(
         rule=certificate.found.rule,
         objective=objective,
         figures=figures_of(tested, certificate.found.rule, confidence),
-        evidence=Evidence(
-            samples=len(tested),
-            samples_for_choosing=len(records) - len(tested),
-            confidence=confidence,
-            method="one Speed (or patience) of a grid fixed beforehand; Learn then Test, fixed-sequence testing with "
-            "exact binomial p-values, the largest of all classes for each rule",
-            guarantee=f"With {confidence:.4g} confidence, the F1 of no class falls by more than "
-            f"{objective.max_f1_drop:g} on new samples from the same distribution, and so macro F1 neither.",
-            p_value=certificate.p_value,
-        ),
+        evidence=f1_evidence_of(certificate, objective.max_f1_drop, records),
         fingerprint=records.fingerprint,
         curve=speed_curve(records),
         precision=records.precision,
-    )
-
-
-def _with_guarantee(certificate: Certificate, objective: Objective, search: Search, samples: int) -> Evidence:
-    chosen_with = samples - certificate.samples
-    if search == "searched":
-        how = f"criterion, heads and Speeds per layer searched on {chosen_with} samples, tested on the others"
-    else:
-        how = "one Speed (or patience) of a grid fixed beforehand"
-        if chosen_with:
-            how += f", tested on the samples that fitted no temperature ({chosen_with} did)"
-    sure, at_most = f"{certificate.confidence:.4g}", f"{certificate.max_risk:g}"
-    if objective.max_score_change is not None:
-        promise = f"have a score at their exit that is more than {objective.max_score_change:g} from full depth's"
-    elif objective.max_disagreement is not None:
-        promise = "get another answer at their exit than at full depth"
-    else:
-        promise = "are right at full depth and wrong at their exit, so accuracy falls by at most as much"
-    return Evidence(
-        samples=certificate.samples,
-        samples_for_choosing=chosen_with,
-        confidence=certificate.confidence,
-        method=f"{how}; Learn then Test, fixed-sequence testing with exact binomial p-values",
-        guarantee=f"With {sure} confidence, at most {at_most} of new samples from the same distribution {promise}.",
-        p_value=certificate.p_value,
     )

@@ -23,8 +23,16 @@ Clopper-Pearson bound. The rules are tested in an order fixed beforehand, from c
 `max_risk` for all that passed together, so that the fastest of them may be chosen; or full depth, whose R is 0. The
 order may come from anything but the samples of the test. Two ways to get one are here:
 
-- `certify_one_speed`: a grid of Speeds written down in this file (or every patience), tested on all samples. Speeds of
-  a score are multiples of `max_score_change`, which the user chose, as it has no scale of its own.
+- `certify_one_speed`: a grid of Speeds written down in `one_speed` (or every patience), tested on all samples. Speeds
+  of a score are multiples of `max_score_change`, which the user chose, as it has no scale of its own. With exit zero
+  there are two orders, without it and with it, each tested up to its own first failure at half of the level. Then the
+  probability that a rule with R above `max_risk` passes is at most 1 - confidence for both together (Bonferroni; the
+  paper's fixed-sequence testing from several starting points), so that the fastest rule of either may be chosen. Half
+  of the level takes more samples at least, 368 instead of 299 for 0.01 at 0.95. With fewer no rule could pass at it,
+  whatever the answers, so the order without exit zero has all of the level; the number of samples alone decides that.
+  (A tenth of the samples could choose the order, and the others test it at the whole level. Where it chooses rightly
+  that shows a little more: a rule with R = 0.005 passes for 0.01 on 1,270 samples with probability 0.49 instead of
+  0.39. But a tenth are 127, of which such a rule mostly spoils none or one, so chance would often choose.)
 - `certify_searched`: one part of the samples, drawn at random, chooses criterion, heads and Speeds per layer, a Pareto
   front of which, behind more careful versions of its first rule, is the order; the other part tests it
   (Laufer-Goldshtein, Fisch, Barzilay and Jaakkola 2023, "Efficiently controlling multiple risks with Pareto testing",
@@ -34,7 +42,7 @@ order may come from anything but the samples of the test. Two ways to get one ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,19 +50,20 @@ import numpy.typing as npt
 import torch
 from scipy import special
 
-from fastbert_hf.calibration.curve import sweep
+from fastbert_hf.calibration.one_speed import (
+    confidence_of_each,
+    one_speed_losses,
+    one_speed_sequences,
+    patient_first,
+)
 from fastbert_hf.calibration.pareto import pareto_front, spoilt
 from fastbert_hf.calibration.records import ExitRecords, check_several_classes
-from fastbert_hf.calibration.search import CriterionChoice, FoundRule, compare_criteria, rules_of
-from fastbert_hf.calibration.simulation import Integers, below, exit_heads, first_exits, simulate, uncertainties
+from fastbert_hf.calibration.search import CriterionChoice, FoundRule, compare_criteria
+from fastbert_hf.calibration.simulation import exit_heads, simulate
 from fastbert_hf.exits.calibrated_setting import Objective
-from fastbert_hf.exits.criteria import CRITERIA, criterion_of, default_criterion
+from fastbert_hf.exits.criteria import CRITERIA, default_criterion
 from fastbert_hf.exits.rule import ExitRule
 
-# The grid of `certify_one_speed`, fixed here, never fitted to data. Fine near 0, where a sure model has its samples.
-FIXED_SPEEDS = np.union1d(np.geomspace(1e-6, 1e-2, 41), np.linspace(0.01, 1, 100))
-# The same where Speeds are changes of a score, in multiples of how far one may be from full depth's.
-FIXED_MULTIPLES = np.geomspace(1e-3, 1e3, 121)
 # Rules of a searched front that are tested; a longer way has more places to fail at by chance.
 TESTED_RULES = 40
 # Before them the first one with lower Speeds, in so many steps.
@@ -78,6 +87,7 @@ class Certificate:
         tested_rows: int64 [samples], which of the records these are.
         compared: best rule of every criterion that was looked at, on the samples that chose, the best criterion first;
             empty where nothing was chosen.
+        sequences: how many orders of rules were tested, each at an equal share of the level.
     """
 
     found: FoundRule
@@ -89,6 +99,7 @@ class Certificate:
     tested_rules: int
     tested_rows: torch.Tensor
     compared: tuple[FoundRule, ...] = ()
+    sequences: int = 1
 
 
 def certify_one_speed(
@@ -98,7 +109,10 @@ def certify_one_speed(
     criterion: str | None = None,
     parameter: int = 0,
 ) -> Certificate:
-    """Return the fastest single Speed of the fixed grid, all heads asked, that keeps the promise; or full depth.
+    """Return the fastest single Speed of the fixed grid that keeps the promise, or full depth.
+
+    All heads are asked. Exit zero is asked with that Speed too, or not at all: both are tested where there are samples
+    enough for two, else it is not asked (the module says how).
 
     Args:
         records: the samples, all of them tested.
@@ -113,46 +127,20 @@ def certify_one_speed(
     """
     _check(records, max_risk, confidence, tested_share=1.0)
     criterion = default_criterion(records.problem_type) if criterion is None else criterion
-    rules = one_speed_rules(records, criterion, parameter)
-    if not criterion_of(criterion, parameter).compares_speed:
-        return certify(records, rules, max_risk, confidence)
-    uncertainty = uncertainties(records, criterion, parameter)[:, :-1]
-    speeds = np.asarray([rule.speeds[0] for rule in rules])
-    losses = sweep(uncertainty, speeds, [spoilt(records)])[0].round().astype(np.int64)
-    passed, tested = fixed_sequence(losses, len(records), max_risk, confidence)
+    sequences = one_speed_sequences(records, criterion, parameter)
+    if len(records) < enough_samples(max_risk, confidence_of_each(confidence, len(sequences))):
+        sequences = sequences[:1]
+    each = confidence_of_each(confidence, len(sequences))
+    candidates: list[ExitRule] = []
+    tested_rules = 0
+    for rules in sequences:
+        passed, tested = fixed_sequence(one_speed_losses(records, rules), len(records), max_risk, each)
+        # Of Speeds the last is the fastest: with a higher one no sample leaves later.
+        candidates += rules[:passed][-1:] if CRITERIA[criterion].compares_speed else rules[:passed]
+        tested_rules += tested
     rows = torch.arange(len(records))
-    # The last is the fastest of them: with a higher Speed no sample leaves later.
-    return _certificate(records, rules[:passed][-1:], max_risk, confidence, tested, rows)
-
-
-def one_speed_rules(records: ExitRecords, criterion: str, parameter: int = 0) -> list[ExitRule]:
-    """Return the rules with one Speed (or patience) for all heads, from careful to fast; no sample has a say in them.
-
-    Args:
-        records: for the layers, and for how far a score may be from full depth's.
-        criterion: as in `certify_one_speed`, as is the next.
-        parameter: the number that belongs to it.
-    """
-    known = criterion_of(criterion, parameter)
-    if not known.compares_speed:
-        return _patient_first(records, criterion, parameter, records.student_layers)
-    speeds = FIXED_SPEEDS
-    if known.compares_heads:
-        assert records.max_score_change is not None  # or no answer is right or wrong
-        speeds = records.max_score_change * FIXED_MULTIPLES
-    return [ExitRule.one_speed(records.student_layers, float(speed), criterion, parameter) for speed in speeds]
-
-
-def one_speed_exits(records: ExitRecords, rules: Sequence[ExitRule]) -> Iterator[Integers]:
-    """Yield `exit_heads` of each of the `one_speed_rules`, whose uncertainties are computed once."""
-    first = rules[0]
-    if not CRITERIA[first.criterion].compares_speed:
-        yield from (exit_heads(records, rule) for rule in rules)
-        return
-    uncertainty = uncertainties(records, first.criterion, first.parameter)[:, :-1]
-    asked, heads = list(range(uncertainty.shape[1])), len(records.exit_layers)
-    for rule in rules:
-        yield first_exits(below(uncertainty, rule.speeds[0]), asked, heads)
+    certificate = _certificate(records, candidates, max_risk, confidence, tested_rules, rows)
+    return replace(certificate, sequences=len(sequences))
 
 
 def certify_searched(
@@ -307,15 +295,11 @@ def _losses(records: ExitRecords, rule: ExitRule, lost: npt.NDArray[np.bool_]) -
     return int(lost[np.arange(len(records)), exit_heads(records, rule)].sum())
 
 
-def _patient_first(records: ExitRecords, criterion: str, parameter: int, layers: tuple[int, ...]) -> list[ExitRule]:
-    return [one.rule for one in reversed(rules_of(records, criterion, parameter, layers)[1:])]  # without full depth
-
-
 def _careful_to_fast(records: ExitRecords, best: ExitRule) -> list[ExitRule]:
     """Return the rules in the order of their test, all from these samples: those of the criterion of `best`."""
     if not CRITERIA[best.criterion].compares_speed:
         (smallest,) = CRITERIA[best.criterion].candidates(records.shape.num_labels)
-        return _patient_first(records, best.criterion, smallest, best.layers)
+        return patient_first(records, best.criterion, smallest, best.layers)
     front = [found.rule for found in pareto_front(records, best.criterion, best.parameter, quality="kept").rules]
     steps = np.unique(np.linspace(0, len(front) - 1, TESTED_RULES).round().astype(np.int64))
     # The front begins with the fastest rule that spoils none of the samples that it was fitted to. On others it spoils

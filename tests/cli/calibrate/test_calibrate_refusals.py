@@ -12,6 +12,7 @@ from fastbert_hf.data import TextData
 from fastbert_hf.data.seen import SeenTexts
 from helpers.cli import assert_complaint, invoke, succeed
 from helpers.families import make_model as make_family_model
+from helpers.models import with_exit_zero
 
 LABELS = ["no", "perhaps", "yes"]
 
@@ -185,3 +186,14 @@ def test_texts_of_the_training_promise_nothing(folder, dev) -> None:
     refused = invoke(*wish, "--leave-out-seen")
     assert_complaint(refused, "calibrate", "400 of 400 texts were seen in training (400 trained on), so nothing can be")
     assert "--leave-out-seen" not in refused.stderr
+
+
+def test_rules_with_layer_zero_and_without_it_share_the_level(folder, dev) -> None:
+    with_exit_zero(FastBertForSequenceClassification.from_pretrained(folder)).save_pretrained(folder)
+    refused = invoke("calibrate", folder, "--data", dev, "--max-f1-drop", 0.02)
+    assert_complaint(refused, "calibrate", "364 are needed of each class")
+    assert_complaint(refused, "calibrate", "(rules with layer 0 and without it share the level)")
+    options = ("calibrate", folder, "--data", dev, "--one-speed", "--dry-run", "--json", "--max-drop")
+    for max_drop, words in ((0.05, "without layer 0 and with it, each at half of the level"), (0.0075, "take 491")):
+        method = json.loads(succeed(*options, max_drop).stdout)["setting"]["evidence"]["method"]
+        assert words in method

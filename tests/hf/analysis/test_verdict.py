@@ -13,6 +13,7 @@ from fastbert_hf.calibration import ExitRecords, ExitRule, simulate
 from fastbert_hf.calibration.simulation import uncertainties
 from fastbert_hf.flops import ModelShape, first_layers_flops, full_depth_flops
 from helpers.analysis import make_records
+from helpers.populations import with_layer_zero
 
 LAYERS = 4
 SURE, UNSURE = 8.0, 0.2  # of the logit of the class that is answered
@@ -109,6 +110,24 @@ def test_the_rule_of_a_calibrated_setting_takes_part() -> None:
     found = verdict(records, rule=rule)
     assert found.winner == "early exit"
     assert found.exit_speedup == pytest.approx(simulate(records, rule).flops_speedup)
+
+
+def test_one_speed_is_tried_with_layer_zero_and_without_it() -> None:
+    records = honest()
+    plain = verdict(records)
+    assert plain.layer_zero is None and "layer 0" not in plain.sentence
+    spoilt = verdict(with_layer_zero(records, helps=False))  # surely wrong on a fifth
+    assert (spoilt.winner, spoilt.layer_zero, spoilt.exit_speedup) == ("early exit", False, plain.exit_speedup)
+    assert f"{spoilt.exit_speedup:.2f} with early exits (layer 0 not asked) and" in spoilt.sentence
+    helped = with_layer_zero(records, helps=True)
+    found = verdict(helped)
+    assert (found.winner, found.layer_zero) == ("early exit", True)
+    best = simulate(helped, ExitRule.one_speed(helped.student_layers, 0.5))
+    assert found.exit_speedup == pytest.approx(best.flops_speedup) and best.flops_speedup > plain.exit_speedup
+    assert "with early exits (layer 0 asked) and" in found.sentence
+    # A calibrated setting says it by its own layers.
+    setting = verdict(with_layer_zero(records, helps=False), rule=ExitRule((0, 1), (0.0, 0.5)))  # no heads at 2 and 3
+    assert setting.layer_zero is True and setting.exit_speedup > spoilt.exit_speedup
 
 
 def test_figures_are_those_of_plain_python() -> None:

@@ -27,7 +27,8 @@ from fastbert_hf.calibration import (
     rules_of,
     split_rows,
 )
-from fastbert_hf.calibration.guarantee import FIXED_SPEEDS, enough_samples, fixed_sequence, p_values
+from fastbert_hf.calibration.guarantee import enough_samples, fixed_sequence, p_values
+from fastbert_hf.calibration.one_speed import FIXED_SPEEDS
 from fastbert_hf.exits.criteria import CRITERIA, criteria_for, default_criterion
 from fastbert_hf.flops import ModelShape
 from helpers.populations import POPULATIONS, losses_of, make_population

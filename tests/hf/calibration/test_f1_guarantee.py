@@ -9,9 +9,10 @@ from scipy import stats
 
 from fastbert_hf.calibration import CalibratedSetting, ExitRecords, ExitRule, Objective, calibrate, simulate
 from fastbert_hf.calibration.f1_guarantee import certify_f1, check_f1_samples, max_share, of_classes
-from fastbert_hf.calibration.guarantee import FIXED_SPEEDS, one_speed_exits, one_speed_rules
+from fastbert_hf.calibration.one_speed import FIXED_SPEEDS, one_speed_exits, one_speed_sequences
 from fastbert_hf.calibration.simulation import exit_heads
 from fastbert_hf.flops import ModelShape
+from helpers.populations import with_layer_zero
 
 CLASSES = 3
 
@@ -112,9 +113,11 @@ def test_the_class_that_shows_least_decides() -> None:
 
 @pytest.mark.parametrize(("criterion", "parameter"), [("entropy", 0), ("patience", 1)])
 def test_exits_of_the_grid_are_those_of_its_rules(criterion, parameter) -> None:
-    records = make_population(50)
-    rules = one_speed_rules(records, criterion, parameter)
-    for rule, exits in list(zip(rules, one_speed_exits(records, rules), strict=True))[::20]:
+    records = with_layer_zero(make_population(50), helps=True)
+    orders = one_speed_sequences(records, criterion, parameter)
+    assert [rules[0].layers for rules in orders] == [(1, 2), (0, 1, 2)]
+    pairs = [pair for rules in orders for pair in zip(rules, one_speed_exits(records, rules), strict=True)]
+    for rule, exits in pairs[::20] if criterion == "entropy" else pairs:
         assert exits.tolist() == exit_heads(records, rule).tolist()
 
 
@@ -135,6 +138,18 @@ def test_a_setting_keeps_f1_and_says_so(tmp_path) -> None:
         Objective(max_f1_drop=1.0)
 
 
+def test_exit_zero_is_asked_where_it_helps_and_costs_nothing_where_it_does_not() -> None:
+    records, fall = make_population(3_000), 0.15
+    alone = certify_f1(records, fall, 0.95)
+    spoilt = certify_f1(with_layer_zero(records, helps=False), fall, 0.9)  # half of the level is that of 0.95
+    assert spoilt.found.rule == alone.found.rule and spoilt.found.flops_speedup == alone.found.flops_speedup > 1
+    helped = certify_f1(with_layer_zero(records, helps=True), fall, 0.9)
+    assert helped.found.rule.layers == (0, 1, 2) and helped.p_value <= 0.05
+    assert helped.found.flops_speedup > 1.2 * certify_f1(records, fall, 0.9).found.flops_speedup
+    setting = calibrate(with_layer_zero(records, helps=True), Objective(max_f1_drop=fall))
+    assert "without layer 0 and with it, each at half of the level" in setting.evidence.method
+
+
 def test_classes_with_few_samples_are_refused_by_name() -> None:
     labels = torch.tensor([0] * 200 + [1] * 30)
     with pytest.raises(ValueError, match="class 'b' has 30 samples, and 116 are needed of each class, or a max"):
@@ -145,3 +160,7 @@ def test_classes_with_few_samples_are_refused_by_name() -> None:
         check_f1_samples(labels, 2, 0.0, 0.95)
     check_f1_samples(labels, 2, 0.18, 0.95)
     check_f1_samples(torch.tensor([0, 1] * 116), 2, 0.05, 0.95)
+    shared = r"143 are needed of each class, or .*by at most 0.05 \(rules with layer 0 and without it share the level\)"
+    with pytest.raises(ValueError, match=shared):
+        check_f1_samples(torch.tensor([0, 1] * 142), 2, 0.05, 0.95, sequences=2)
+    check_f1_samples(torch.tensor([0, 1] * 143), 2, 0.05, 0.95, sequences=2)

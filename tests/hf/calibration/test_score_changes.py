@@ -28,25 +28,13 @@ from fastbert_hf.calibration import (
     record_exits,
     simulate,
 )
-from fastbert_hf.calibration.guarantee import FIXED_MULTIPLES
+from fastbert_hf.calibration.one_speed import FIXED_MULTIPLES
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.flops import ModelShape
 from helpers.clocks import FakeClock
 from helpers.models import padded_batch, spread_model
+from helpers.populations import DISTANCE, make_score_population
 from helpers.training import make_data, make_tokenizer
-
-DISTANCE = 0.3
-
-
-def make_population(size: int, heads: int = 4, seed: int = 0) -> ExitRecords:
-    """Scores that come nearer to the last one from head to head, at once for easy samples and late for hard ones."""
-    generator = torch.Generator().manual_seed(seed)
-    last = 3 * torch.randn(size, 1, generator=generator)
-    hardness = torch.rand(size, 1, generator=generator) ** 2
-    spread = 2 * hardness * torch.linspace(1, 0, heads)
-    logits = (last + spread * torch.randn(size, heads, generator=generator))[..., None]
-    lengths = torch.randint(3, 60, (size,), generator=generator)
-    return ExitRecords(logits, None, lengths, ModelShape(256, 1024, heads, 16, 1)).with_max_score_change(DISTANCE)
 
 
 def first_exits(scores: np.ndarray, rule: ExitRule) -> np.ndarray:
@@ -75,7 +63,7 @@ def most_violations(level: float, count: int) -> int:
 
 
 def test_one_speed_keeps_the_promise_and_the_best_on_the_samples_does_not() -> None:
-    population, level, share, count = make_population(3_000), 0.1, 0.05, 300
+    population, level, share, count = make_score_population(3_000), 0.1, 0.05, 300
     rules = [ExitRule.one_speed((1, 2, 3), float(speed), "stability") for speed in DISTANCE * FIXED_MULTIPLES]
     losses = {rule.speeds[0]: moved(population, rule) for rule in rules}
     truth = {speed: lost.mean() for speed, lost in losses.items()}
@@ -98,7 +86,7 @@ def test_one_speed_keeps_the_promise_and_the_best_on_the_samples_does_not() -> N
 def test_searched_rules_keep_the_promise(monkeypatch) -> None:
     coarse = lambda *arguments, **options: pareto_front(*arguments, **options, beam_width=24, speeds_per_layer=5)  # noqa: E731
     monkeypatch.setattr(guarantee, "pareto_front", coarse)
-    population, level, share, count = make_population(3_000), 0.2, 0.1, 40
+    population, level, share, count = make_score_population(3_000), 0.2, 0.1, 40
     generator = torch.Generator().manual_seed(7)
     violations = faster = 0
     for number in range(count):
@@ -111,7 +99,7 @@ def test_searched_rules_keep_the_promise(monkeypatch) -> None:
 
 
 def test_simulation_is_the_definition() -> None:
-    records = make_population(200)
+    records = make_score_population(200)
     for rule in (
         ExitRule((1, 2, 3), (0.1, 0.2, 0.3), "stability"),
         ExitRule((1, 3), (0.5, 0.4), "stability"),
@@ -144,7 +132,7 @@ def test_a_head_with_the_speed_0_is_asked_for_the_next_one(patched) -> None:
 
 
 def test_pareto_front_is_that_of_all_speeds_next_to_each_other() -> None:
-    records = make_population(7, seed=3)
+    records = make_score_population(7, seed=3)
     scores = records.logits[..., 0].numpy()
     changes = np.abs(np.diff(scores, axis=1))  # behind layers 2, 3, 4
     best: dict[float, float] = {}
@@ -170,7 +158,7 @@ def test_pareto_front_is_that_of_all_speeds_next_to_each_other() -> None:
 
 
 def test_what_is_not_a_number_has_moved() -> None:
-    records = make_population(4)
+    records = make_score_population(4)
     logits = records.logits.clone()
     logits[0, -1] = logits[1, 1] = torch.nan
     logits[2, -1], logits[3] = torch.inf, 1.0
@@ -183,7 +171,7 @@ def test_what_is_not_a_number_has_moved() -> None:
 
 @pytest.mark.parametrize("search", ["searched", "one_speed"])
 def test_the_setting_says_what_is_promised_and_survives_its_file(search, tmp_path) -> None:
-    records = make_population(600)
+    records = make_score_population(600)
     wish = Objective(max_disagreement=0.05, max_score_change=DISTANCE)
     setting = calibrate(replace(records, max_score_change=None), wish, search=search)
     assert setting.rule.criterion == "stability" and setting.figures.flops_speedup > 1.1
@@ -204,7 +192,7 @@ def test_the_setting_says_what_is_promised_and_survives_its_file(search, tmp_pat
 
 
 def test_a_time_is_a_target_too() -> None:
-    records = make_population(300)
+    records = make_score_population(300)
     clock = FakeClock(records, overhead=0.0, flops=1.0).clock()
     setting = calibrate_to_latency(records, 0.8, clock).setting
     assert setting.objective == Objective(max_latency_ms=0.8, max_score_change=DISTANCE)
@@ -214,7 +202,7 @@ def test_a_time_is_a_target_too() -> None:
 
 
 def test_complaints() -> None:
-    records = replace(make_population(12), max_score_change=None)
+    records = replace(make_score_population(12), max_score_change=None)
     for act, message in (
         (
             lambda: calibrate(records, Objective(max_disagreement=0.1)),
@@ -230,7 +218,7 @@ def test_complaints() -> None:
         ),
         (lambda: replace(records, labels=torch.zeros(12, dtype=torch.int64)), "one output take no labels"),
         (
-            lambda: calibrate(make_population(60), Objective(max_disagreement=0.1), criterion="entropy"),
+            lambda: calibrate(make_score_population(60), Objective(max_disagreement=0.1), criterion="entropy"),
             "unknown",
         ),
     ):

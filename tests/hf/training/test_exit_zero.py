@@ -93,14 +93,16 @@ def test_calibration_switches_it_on_and_off(model: Any) -> None:
     assert records.exit_layers == (0, 1, 2, 3) and records.logits.shape == (240, 4, 2)
     alone = simulate(records, ExitRule((0,), (1.0,)))
     assert set(alone.exit_layers) == {0} and alone.flops_speedup > 100 and alone.mean_exit_layer == 0
-    setting = calibrate(records, Objective(max_disagreement=0.1))
-    assert 0 in setting.rule.layers and sum(setting.figures.exit_counts or ()) == setting.evidence.samples
-    assert len(setting.figures.exit_counts or ()) == 4
+    for search in ("searched", "one_speed"):
+        setting = calibrate(records, Objective(max_disagreement=0.1), search=search)
+        assert 0 in setting.rule.layers and sum(setting.figures.exit_counts or ()) == setting.evidence.samples
+        assert len(setting.figures.exit_counts or ()) == 4
     with torch.no_grad():
         model.exit_zero.table.neg_()  # what it is sure of is wrong now
         model.exit_zero.bias.neg_()
     spoilt = replace(record_exits(model, TokenisedDataset(data, tokenizer, 16)), seen=None)
-    assert 0 not in calibrate(spoilt, Objective(max_disagreement=0.1)).rule.layers
+    for search in ("searched", "one_speed"):
+        assert 0 not in calibrate(spoilt, Objective(max_disagreement=0.1), search=search).rule.layers
 
 
 def test_the_other_students_are_distilled_without_it(model: Any) -> None:
