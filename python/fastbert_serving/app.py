@@ -170,6 +170,9 @@ class _Server:
             )
         if speed is not None and asked.speedup is not None:
             raise invalid("give either speed or speedup, not both")
+        side = self._service.truncation_side
+        if asked.truncation_direction is not None and asked.truncation_direction.lower() != side:
+            raise invalid(f"truncation_direction: this model's texts are cut off on the {side}; shorten them yourself")
         if self._active >= self._settings.max_concurrent:
             raise overloaded(f"{self._active} requests are being answered, as many as there may be")
         self._active += 1
@@ -180,7 +183,7 @@ class _Server:
                     speed=speed,
                     speedup=asked.speedup,
                     seconds=None if asked.deadline_ms is None else asked.deadline_ms / 1000,
-                    truncate=asked.truncate,
+                    truncate=bool(asked.truncate),
                 ),
                 request,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -23,8 +23,7 @@ class Inputs(NamedTuple):
 _SomeText = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
 _OneText = Annotated[list[_SomeText], Field(json_schema_extra={"minItems": 1, "maxItems": 1})]
 _Pair = Annotated[list[_SomeText], Field(json_schema_extra={"minItems": 2, "maxItems": 2})]
-_Batch = Annotated[list[_OneText], Field(json_schema_extra={"minItems": 1})]
-_PairBatch = Annotated[list[_Pair], Field(json_schema_extra={"minItems": 1})]
+_Batch = Annotated[list[_OneText | _Pair], Field(json_schema_extra={"minItems": 1})]
 
 _Above0 = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
 
@@ -34,7 +33,12 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)  # "yes" is no boolean, and "0.3" no number
 
-    truncate: bool = Field(False, description="Cut texts off that are too long, instead of refusing them.")
+    truncate: bool | None = Field(
+        False, description="Cut texts off that are too long, instead of refusing them. null: the default."
+    )
+    truncation_direction: Literal["right", "left", "Right", "Left"] | None = Field(
+        None, description="Where texts are cut off, which is the model's own: another side is refused. null: wherever."
+    )
     details: bool = Field(False, description="Answer with exit layer and setting of every text beside its scores.")
     speedup: _Above0 = Field(None, description="Instead of speed, the FLOPs speed-up wanted of a calibrated model.")
     deadline_ms: _Above0 = Field(
@@ -49,8 +53,8 @@ class PredictRequest(Asked):
 
     model_config = ConfigDict(json_schema_extra={"example": {"inputs": "A fine film.", "speed": 0.3, "details": True}})
 
-    inputs: _SomeText | _OneText | _Pair | _Batch | _PairBatch = Field(
-        description='A text ("..."), a pair (["...", "..."]), or a batch of texts ([["..."], ["..."]]) or of pairs.'
+    inputs: _SomeText | _OneText | _Pair | _Batch = Field(
+        description='A text ("..."), a pair (["...", "..."]), or a batch of them ([["..."], ["...", "..."]]).'
     )
     raw_scores: bool = Field(False, description="Answer with logits in place of probabilities.")
     speed: float | None = Field(

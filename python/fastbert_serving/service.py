@@ -27,6 +27,7 @@ from fastbert_serving.errors import Refusal, invalid, overloaded, too_large
 from fastbert_serving.leaving import FULL_DEPTH, Choice, Leaving, check_fast_setting
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.settings import Settings
+from fastbert_serving.tokenising import tokenised
 
 _MOST_TOKENISERS = 4
 
@@ -127,6 +128,7 @@ class Service:
         self.model, self.metrics, self._settings = model, metrics, settings
         self.gives_scores: bool = model.config.gives_scores
         self.max_length = resolve_max_length(model, tokenizer, settings.max_length)
+        self.truncation_side: str = tokenizer.truncation_side
         self._stride = None if self.gives_scores else resolve_stride(model, tokenizer, self.max_length, "trained")
         if settings.fast_setting is not None:
             check_fast_setting(model, settings.fast_setting, self.max_length, self._stride is not None)
@@ -159,7 +161,7 @@ class Service:
         """Answer the texts of a request. Where the caller is cancelled, they leave the pool.
 
         Args:
-            texts: at least one; all single texts, or all pairs.
+            texts: at least one, single texts and pairs.
             speed: as in the model's `forward`, and so the next.
             speedup: or None.
             seconds: from now, after which nobody wants the answer; None for no deadline.
@@ -249,9 +251,11 @@ class Service:
         return _Submitted(window, rows, truncated.tolist(), tokens, leaving)
 
     def _tokenised(self, texts: Sequence[Text], truncate: bool) -> TokenisedWindow:
-        tokenise = WindowTokeniser(self._own.tokenizer, self.max_length, self._vocabulary, self._stride)
+        tokenizer = self._own.tokenizer
         try:
-            window = tokenise(texts, 0)
+            window = tokenised(
+                texts, lambda: WindowTokeniser(tokenizer, self.max_length, self._vocabulary, self._stride)
+            )
         except (TypeError, ValueError) as error:
             # What the tokenizer itself says may repeat the text.
             message = str(error) if error.__cause__ is None else f"{str(error).partition(' cannot')[0]} has no tokens"

@@ -106,7 +106,8 @@ BAD = [
     ({"inputs": [[SECRET], [7]]}, 422, "text 1 (counted from 0)"),
     ({"inputs": [[SECRET], SECRET]}, 422, "text 1 (counted from 0)"),
     ({"inputs": [[SECRET], [" "]]}, 422, "text 1 (counted from 0) is empty"),
-    ({"inputs": [[SECRET], ["a", "b"]]}, 422, "text 1 (counted from 0) is a pair"),
+    ({"inputs": [["a"], ["b", "c"], [SECRET], ["a", " "]]}, 422, "text 3 (counted from 0) is empty"),
+    ({"inputs": [["a", "b"], [SECRET], ["c \ud800"]]}, 422, "text 2 (counted from 0) has no tokens"),
     ({"inputs": [[SECRET]] * 9}, 413, "9 texts, more than 8"),
     ({"inputs": SECRET * 3000}, 413, "more than 20000 bytes"),
     ({"inputs": SECRET, "speed": 1.5}, 422, "speed: "),
@@ -134,15 +135,33 @@ def test_other_paths_and_methods(server):
     assert (status, headers["allow"]) == (405, "POST")
 
 
-def test_a_body_in_chunks_has_a_limit_too(server):
-    import http.client
+def test_requests_of_clients_of_text_embeddings_inference(server, tokenizer):
+    """Its fields with their defaults, written out; a batch of texts and pairs, each answered as if it were alone."""
+    mixed = [["a good film"], ["bad", "a good film"], ["very bad"], ["film " * 60, "bad"], ["the book"], ["film " * 60]]
+    written = {"raw_scores": False, "truncate": None, "truncation_direction": "Right"}
+    assert server.predict("bad", **written) == server.predict("bad")
+    assert server.predict("bad", truncation_direction="right") == server.predict("bad")
+    got = server.predict(mixed, truncate=True, details=True, speed=0.5)
+    assert [each["truncated"] for each in got] == [False, False, False, True, False, True]
+    assert len({each["exit_layer"] for each in got}) > 1
+    for text, answer in zip(mixed, got, strict=True):
+        assert server.predict(text, truncate=True, details=True, speed=0.5) == answer
+        alone = text[0] if len(text) == 1 else tuple(text)
+        assert_answer(answer, of_text(wanted(server, tokenizer, [alone], speed=0.5), 0))
+    status, _, answer = server.request("POST", "/predict", {"inputs": mixed[:4], "truncate": None})
+    assert status == 422 and "text 3 (counted from 0) has more than 40 tokens" in answer["error"]
 
-    connection = http.client.HTTPConnection(*server.address, timeout=60)
-    parts = (b" " * 5000 for _ in range(10))
-    connection.request("POST", "/predict", parts, {"Content-Type": "application/json"}, encode_chunked=True)
-    response = connection.getresponse()
-    assert response.status == 413 and json.loads(response.read())["error_type"] == "TooLarge"
-    connection.close()
+
+def test_texts_that_are_cut_off_on_the_left(tokenizer, monkeypatch):
+    from helpers.serving import patched_model, running
+
+    monkeypatch.setattr(tokenizer, "truncation_side", "left")
+    with running(patched_model(), tokenizer, max_length=6) as server:
+        long = {"inputs": "bad bad bad a good film is", "truncate": True}
+        got = server.request("POST", "/predict", long | {"truncation_direction": "Left"})[2]
+        assert got == server.predict("a good film is")
+        status, _, answer = server.request("POST", "/predict", long | {"truncation_direction": "right"})
+    assert status == 422 and "cut off on the left" in answer["error"]
 
 
 def test_info_and_health_and_docs(server):

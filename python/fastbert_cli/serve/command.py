@@ -22,9 +22,9 @@ class Serve(Command):
     at full depth.
 
     \b
-    POST /predict takes what text-embeddings-inference takes, and beside it
-    speed, speedup, deadline_ms and details; of a model with one output, a
-    reranker, POST /rerank does. GET /info, /health and /metrics (for
+    POST /predict has the shape of text-embeddings-inference, with speed,
+    speedup, deadline_ms and details beside it, and so has POST /rerank, of a
+    model with one output, a reranker. GET /info, /health and /metrics (for
     Prometheus) say how it goes, /docs shows all of it.
 
     \b
