@@ -1,36 +1,74 @@
-"""HTTP by httptools, with an end to heads that have none."""
+"""HTTP by httptools, with an end to what has none."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sized
+
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# Of a request's line and headers together, about: more than any client of ours sends.
-MOST_HEAD_BYTES = 1 << 16
+# Of what a request has beside its body, about; more than any client of ours sends.
+MOST_BESIDE_BODY = 1 << 16
 
 
-class BoundedHead(HttpToolsProtocol):
-    """uvicorn's protocol, which answers 400 to a request whose head goes on and on; by itself it would keep all of it.
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, in which one connection cannot fill the memory; in its own, one can, without the key, too.
 
-    A body is bounded by `middleware.Guarded`, which does not see a request before its head has ended.
+    A connection is closed on which a request's line and headers, or what is no body behind them (trailers), go on and
+    on, also when the request has its answer already. Requests that come ahead of their turn wait outside: while one is
+    here that has not begun to be answered, nothing more is read. A body is bounded by `middleware.Guarded`, which sees
+    nothing of a request but its body, and a head that has ended.
     """
 
-    _head_bytes: int | None = None  # that came behind the piece with which the head began; None between heads
+    _beside_body = 0  # bytes of pieces in a row with which no head began or ended, and of which nothing was body
+    _in_head = False
+    _came_on = False  # whether one of these was in the present piece
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin a connection."""
+        super().connection_made(transport)
+        self.flow = _InTurn(transport, self.pipeline)
 
     def on_message_begin(self) -> None:
-        """Begin to count."""
-        self._head_bytes = 0
+        """Begin a head."""
+        self._came_on = self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """End to count."""
-        self._head_bytes = None
+        """End a head."""
+        self._came_on, self._in_head = True, False
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._came_on = True
+        super().on_body(body)
+
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                self.send_400_response("The head of the request is too long.")
-                return
+        """Parse a piece of what comes, whose size the loop bounds."""
+        self._came_on = False
         super().data_received(data)
+        self._beside_body = 0 if self._came_on else self._beside_body + len(data)
+        if self._beside_body > MOST_BESIDE_BODY and not self.transport.is_closing():
+            self._end()
+
+    def _end(self) -> None:
+        """Close the connection, with an answer where none has begun that would be taken for another's."""
+        cycle = self.cycle  # of the request whose head ended last
+        if cycle is None or (cycle.response_complete if self._in_head else not cycle.response_started):
+            self.send_400_response(f"The request has more than {MOST_BESIDE_BODY} bytes beside its body.")
+        else:
+            self.transport.close()
+
+
+class _InTurn(FlowControl):
+    """Reads a connection only while nothing waits that came on it."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()

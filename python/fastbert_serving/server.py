@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from fastbert_serving.protocol import BoundedHead
+from fastbert_serving.protocol import BoundedProtocol
 
 DRAIN_SECONDS = 30
 
@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=BoundedHead,
+                http=BoundedProtocol,
                 access_log=False,
                 log_config=None,
                 server_header=False,
