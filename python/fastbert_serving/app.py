@@ -19,6 +19,7 @@ import fastbert_kernels
 from fastbert_hf.data import Text
 from fastbert_serving import rows
 from fastbert_serving.errors import Refusal, invalid, of_other_models, overloaded, too_large
+from fastbert_serving.faults import fault_of
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.middleware import Guarded, Observed, refusal_response
 from fastbert_serving.schema import (
@@ -137,6 +138,7 @@ class _Server:
     def __init__(self, service: Service, settings: Settings, metrics: Metrics) -> None:
         self._service, self._settings, self._metrics = service, settings, metrics
         self._active = 0
+        self._asked: type[Asked] = RerankRequest if service.gives_scores else PredictRequest
         self.ready = False
 
     def check_ready(self) -> None:
@@ -213,14 +215,8 @@ class _Server:
         return refusal_response(error)
 
     async def not_valid(self, request: Request, error: Exception) -> Response:
-        """Say which field, and what is wrong with it, but never what it holds."""
         assert isinstance(error, RequestValidationError)
-        found = error.errors()
-        if any(each["type"] in ("json_invalid", "model_attributes_type") for each in found):
-            said = "the body is not a JSON object, or is not said to be: Content-Type: application/json"
-            return await self.refused(request, invalid(said))
-        faults = [f"{'.'.join(map(str, each['loc'][1:])) or 'the body'}: {each['msg']}" for each in found]
-        return await self.refused(request, invalid("; ".join(faults)))
+        return await self.refused(request, invalid(fault_of(error, self._asked)))
 
     async def http_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

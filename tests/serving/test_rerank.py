@@ -47,9 +47,8 @@ def test_long_documents(reranker, tokenizer):
     texts = [TEXTS[0], "film " * 60]
     status, _, answer = reranker.request("POST", "/rerank", {"query": QUERY, "texts": texts})
     assert status == 422 and "text 1 (counted from 0) has more than 40 tokens" in answer["error"]
-    status, _, answer = reranker.request(
-        "POST", "/rerank", {"query": QUERY, "texts": texts, "truncate": True, "details": True}
-    )
+    fields = {"truncate": True, "truncation_direction": "Right", "details": True}
+    status, _, answer = reranker.request("POST", "/rerank", {"query": QUERY, "texts": texts, **fields})
     assert status == 200 and {each["index"]: each["truncated"] for each in answer} == {0: False, 1: True}
 
 
@@ -66,6 +65,9 @@ BAD = [
     ({"query": SECRET, "texts": [SECRET] * 9}, 413, "9 texts, more than 8"),
     ({"query": SECRET, "texts": [SECRET], "speed": -1}, 422, "speed: "),
     ({"query": SECRET, "texts": [SECRET], "speedup": 2}, 422, "speedup needs a calibrated model"),
+    ({"query": SECRET, "texts": [SECRET], "truncation_direction": "left"}, 422, "cut off on the right"),
+    ({"query": SECRET, "texts": [SECRET], "inputs": SECRET}, 422, "field 2 (counted from 0) is unknown; known are"),
+    ({"query": SECRET, "text": [SECRET]}, 422, "texts: Field required; field 1 (counted from 0) is unknown, perhaps f"),
 ]
 
 

@@ -116,7 +116,13 @@ BAD = [
     ({"inputs": SECRET, "speedup": 3}, 422, "speedup needs a calibrated model"),
     ({"inputs": SECRET, "speed": 0.5, "speedup": 3}, 422, "either speed or speedup"),
     ({"inputs": SECRET, "deadline_ms": 0}, 422, "deadline_ms: "),
-    ({"inputs": SECRET, "sped": 0.1}, 422, "sped: "),
+    ({"inputs": SECRET, "truncation_direction": "Left"}, 422, "texts are cut off on the right"),
+    ({"inputs": SECRET, "truncation_direction": SECRET}, 422, "truncation_direction: Input should be 'right'"),
+    ({"inputs": SECRET, "sped": 0.1}, 422, "field 1 (counted from 0) is unknown, perhaps for speed; known are in"),
+    ({SECRET: 1, "inputs": "a"}, 422, "field 0 (counted from 0) is unknown; known are inputs, "),
+    ({"inputs": "a", f"{SECRET} \ud800": 1}, 422, "the body: Input should be a valid string"),
+    ({"inputs": "a", f"{SECRET} 1": 1, SECRET: 2}, 422, "field 1 (counted from 0) is unknown, and 1 more are"),
+    ({"inputs": "a"} | {f"{SECRET} {n}": n for n in range(500)}, 422, "field 1 (counted from 0) is unknown, and 499 "),
 ]
 
 
@@ -125,7 +131,7 @@ def test_refusals_say_where_and_why_and_repeat_no_text(server, body, status, mes
     got, _, answer = server.request("POST", "/predict", body)
     assert got == status, answer
     assert answer.keys() == {"error", "error_type"} and message in answer["error"]
-    assert SECRET not in json.dumps(answer)
+    assert SECRET not in json.dumps(answer) and len(answer["error"]) < 400
     assert not any(place in answer["error"] for place in (os.getcwd(), sys.prefix, tempfile.gettempdir(), ".py"))
 
 
