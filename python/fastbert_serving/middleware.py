@@ -54,6 +54,9 @@ class Observed:
 
         try:
             await self._app(scope, receive, watched)
+        except BaseException:
+            status = status or 500  # which it is answered with further out
+            raise
         finally:
             seconds = time.monotonic() - begin
             endpoint = scope["path"] if scope["path"] in _ENDPOINTS else "other"

@@ -349,10 +349,19 @@ def test_a_fault_says_no_more_than_that_it_is_one(server, monkeypatch, caplog):
     def fail(*arguments):
         raise ZeroDivisionError(f"a good film, in {os.getcwd()}")
 
-    with monkeypatch.context() as patched:
+    counted = {
+        "fastbert_requests_total": {"endpoint": "/predict", "status": "500"},
+        "fastbert_failures_total": {"kind": "Internal"},
+    }
+    before = {name: server.metric(name, **labels) for name, labels in counted.items()}
+    with caplog.at_level("INFO", logger="fastbert_serving"), monkeypatch.context() as patched:
         patched.setattr(type(server.service), "_submit", fail)
         status, _, answer = server.request("POST", "/predict", {"inputs": "a good film"})
     assert (status, answer) == (500, {"error": "the server failed; its log says how", "error_type": "Internal"})
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "fastbert_serving"]
+    assert [line["status"] for line in lines if line["endpoint"] == "/predict"] == [500]
+    for name, labels in counted.items():
+        assert server.metric(name, **labels) == before[name] + 1
     assert server.predict("bad")
 
 
