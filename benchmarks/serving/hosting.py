@@ -20,8 +20,9 @@ def _serve(connection: Connection, name: str, subject: Subject, dtype: Any) -> N
     from transformers.utils import logging
 
     from fastbert_serving.app import create_app
+    from fastbert_serving.listening import bind
     from fastbert_serving.metrics import Metrics
-    from fastbert_serving.server import Server, bind
+    from fastbert_serving.server import Server
     from fastbert_serving.settings import Settings
     from serving.contestants import CONTESTANTS
 

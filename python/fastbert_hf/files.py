@@ -123,7 +123,11 @@ def sole_writer(path: Path) -> Iterator[None]:
         OutputInUseError: another block, in any process, has the lock.
     """
     lock = path.with_name(f".{path.name}.lock")
-    descriptor = _locked(lock, path)
+    try:
+        descriptor = locked(lock)
+    except BlockingIOError as error:
+        message = f"another run is writing {path}; wait until it has ended, or choose another name"
+        raise OutputInUseError(message) from error
     try:
         left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.partial")
         for entry in path.parent.iterdir():
@@ -135,8 +139,14 @@ def sole_writer(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(lock: Path, path: Path) -> int:
-    """Return the descriptor of the lock file, which exists and is locked."""
+def locked(lock: Path) -> int:
+    """Make the file `lock`, which is empty, and lock it until the descriptor that is returned is closed, or the process
+    ends; whoever removes the file closes the descriptor behind that. File systems without locks lock nothing.
+
+    Raises:
+        BlockingIOError: another descriptor, in any process, has the lock.
+        OSError: the file cannot be made.
+    """
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
@@ -144,10 +154,6 @@ def _locked(lock: Path, path: Path) -> int:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
                     return descriptor
-        except BlockingIOError as error:
-            os.close(descriptor)
-            message = f"another run is writing {path}; wait until it has ended, or choose another name"
-            raise OutputInUseError(message) from error
         except OSError as error:
             if error.errno in _NOT_THERE:
                 return descriptor

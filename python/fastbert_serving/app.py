@@ -58,11 +58,13 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await service.answer([("warm", "up") if service.gives_scores else "warm up"], speed=0.0, truncate=True)
-        server.ready = True
-        yield
-        server.ready = False
-        await asyncio.get_running_loop().run_in_executor(None, service.close)
+        try:
+            await service.answer([("warm", "up") if service.gives_scores else "warm up"], speed=0.0, truncate=True)
+            server.ready = True
+            yield
+        finally:
+            server.ready = False
+            await asyncio.get_running_loop().run_in_executor(None, service.close)
 
     app = FastAPI(title="fastbert", version=fastbert_kernels.__version__, lifespan=lifespan, redoc_url=None)
     app.add_middleware(Guarded, api_key=settings.api_key, max_body=settings.max_body, metrics=metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -10,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,57 +24,8 @@ DRAIN_SECONDS = 30
 SWITCH_SECONDS = 5e-4
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound, so that a taken port is told before the model is loaded.
-
-    Args:
-        host: name or address.
-        port: 0 for any that is free.
-
-    Raises:
-        OSError: it cannot be bound.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def bind_unix(path: Path) -> socket.socket:
-    """Return a bound socket at a path, for users who may write to its folder; one that nobody listens at is replaced.
-
-    Args:
-        path: of the socket.
-
-    Raises:
-        OSError: it cannot be bound, or somebody listens there.
-    """
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.is_socket():
-            try:
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-                    client.connect(os.fspath(path))
-            except ConnectionRefusedError:
-                path.unlink()  # left by one that was killed
-        bound.bind(os.fspath(path))
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def name_of(bound: socket.socket) -> str:
-    """Return where a socket is reached, as clients write it."""
-    if bound.family == socket.AF_UNIX:
-        return f"unix:{bound.getsockname()}"
-    host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+class ListenError(OSError):
+    """A socket that is bound cannot listen."""
 
 
 class Server(uvicorn.Server):
@@ -100,8 +51,20 @@ class Server(uvicorn.Server):
         self._switch_before = sys.getswitchinterval()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Warm up, then listen."""
-        await super().startup(sockets)
+        """Warm up, then listen; `started` says whether it came to that.
+
+        Raises:
+            ListenError: somebody else listens at the address by now.
+        """
+        try:
+            await super().startup(sockets)
+            if any(each.fileno() == -1 for each in sockets or ()):  # uvloop has closed one that cannot, without a word
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        except SystemExit:  # what newer uvicorn does where the application could not start
+            self.should_exit = True
+        except OSError as error:
+            await self.lifespan.shutdown()
+            raise ListenError(error.errno, error.strerror) from error
         if self.started:
             sys.setswitchinterval(SWITCH_SECONDS)
             self._ready()

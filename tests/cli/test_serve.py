@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -28,17 +27,9 @@ def saved(tmp_path_factory):
     return folder
 
 
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path):
-        super().__init__("localhost", timeout=60)
-        self._path = str(path)
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect(self._path)
-
-
 def ask(path, method, where, body=None):
+    from helpers.serving import UnixConnection
+
     connection = UnixConnection(path)
     headers = {"Authorization": "Bearer sesame", "Content-Type": "application/json"}
     connection.request(method, where, None if body is None else json.dumps(body), headers)
@@ -77,7 +68,7 @@ def test_it_serves_until_it_is_told_to_end(saved, tmp_path, monkeypatch):
     info = json.loads(info)
     assert (status, info["model_id"], info["model_dtype"], info["max_input_length"]) == (200, "tiny", "bfloat16", 30)
     assert predicted == 200 and len(json.loads(scores)) == 3
-    assert not path.exists() and signal.getsignal(signal.SIGTERM) == before
+    assert list(tmp_path.iterdir()) == [] and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_what_is_refused(saved, tmp_path):
@@ -95,6 +86,50 @@ def test_what_is_refused(saved, tmp_path):
         taken.listen()
         assert_complaint(invoke("serve", saved, "--socket", path), "serve", f"cannot listen at {path}")
         assert path.exists()
+
+
+def services():
+    """Return the threads of services that are not closed."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("fastbert-")}
+
+
+def test_what_is_told_when_the_model_is_loaded(saved, tmp_path, monkeypatch):
+    """Somebody else listens at the port by then; a second server is told of the first that loads its model now."""
+    from fastbert_cli.serve import run
+
+    load, told, before = run.load_servable, [], services()
+    path = tmp_path / "socket"
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        monkeypatch.setattr(run, "load_servable", lambda folder: other.listen() or load(folder))
+        assert_complaint(invoke("serve", saved, "--port", port), "serve", f"cannot listen at 127.0.0.1:{port} (")
+        assert services() == before
+
+    def second(folder):
+        monkeypatch.setattr(run, "load_servable", load)
+        told.append(invoke("serve", saved, "--socket", path))
+        assert path.is_socket()
+        raise ValueError("enough")
+
+    monkeypatch.setattr(run, "load_servable", second)
+    assert_complaint(invoke("serve", saved, "--socket", path), "serve", "enough")
+    assert_complaint(told[0], "serve", f"cannot listen at {path} (another server has it, or is starting there)")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_fails_to_answer(saved, tmp_path, monkeypatch):
+    from fastbert_serving.service import Service
+
+    async def fail(*arguments, **asked):
+        raise ZeroDivisionError
+
+    before = services()
+    monkeypatch.setattr(Service, "answer", fail)
+    failed = invoke("serve", saved, "--socket", tmp_path / "socket")
+    assert failed.exit_code == 2 and failed.stderr.splitlines()[-1].endswith("the lines above say why")
+    assert "ZeroDivisionError" in failed.stderr and services() == before
 
 
 def test_a_plain_classifier_is_served_at_full_depth(tmp_path):

@@ -17,8 +17,9 @@ from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Evidence, Fi
 from fastbert_hf.exits.fingerprint import model_fingerprint
 from fastbert_hf.exits.rule import ExitRule
 from fastbert_serving.app import create_app
+from fastbert_serving.listening import bind
 from fastbert_serving.metrics import Metrics
-from fastbert_serving.server import Server, bind
+from fastbert_serving.server import Server
 from fastbert_serving.service import Service
 from fastbert_serving.settings import Settings
 from helpers.cli import WORDS
@@ -87,6 +88,18 @@ def running(model, tokenizer, **settings):
         thread.join(60)
         bound.close()
         assert not thread.is_alive()
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """A connection to a Unix socket."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=60)
+        self._path = str(path)
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(self._path)
 
 
 def patched_model(**config):

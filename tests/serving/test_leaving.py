@@ -12,6 +12,7 @@ import torch
 
 from fastbert_hf import predict
 from fastbert_kernels.engine.pool import Answer, PoolFullError
+from helpers.waiting import wait_until
 
 TEXTS = ["a good film", "bad", "the book is not very good", "film film film a the is fine", "a very bad book"]
 LONG_AGO, NEVER = 1e-9, 1e6  # targets that the p99 is always above, or never
@@ -111,7 +112,7 @@ def test_an_audit_in_metrics(model, tokenizer):
             server.predict([[text] for text in texts[start : start + 8]])
         server.predict("bad", speed=0.5)  # which no calibration promises anything about
         labels = {"setting": "calibrated"}
-        _wait_until(lambda: server.metric("fastbert_audit_audited_total", **labels) == len(texts))
+        wait_until(lambda: server.metric("fastbert_audit_audited_total", **labels) == len(texts))
         assert server.metric("fastbert_audit_texts_total", **labels) == len(texts)
         assert server.metric("fastbert_audit_disagreements_total", **labels) == differ
         low, high = (server.metric(f"fastbert_audit_disagreement_{end}", **labels) for end in ("low", "high"))
@@ -132,7 +133,7 @@ def test_an_audit_of_a_few(model, tokenizer, monkeypatch):
         monkeypatch.setattr(audit, "draw", lambda count: drawn if count == 3 else torch.zeros(count, dtype=torch.bool))
         for _ in range(8):
             server.predict([[text] for text in TEXTS[:3]])
-        _wait_until(lambda: audit.report().audited == 16)
+        wait_until(lambda: audit.report().audited == 16)
         assert server.metric("fastbert_audit_skipped_total") == 0
         assert server.metric("fastbert_audit_shifted", setting="calibrated") == 1
         assert server.metric("fastbert_audit_total_variation", setting="calibrated") > 0
@@ -214,10 +215,3 @@ async def _until(condition):
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.001)
-
-
-def _wait_until(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)

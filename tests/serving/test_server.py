@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fastbert_hf import predict
+from helpers.waiting import wait_until
 
 TEXTS = ["a good film", "bad", "the book is not very good", "film film film a the is fine", "a very bad book"]
 
@@ -219,13 +220,6 @@ def test_every_client_has_the_answers_to_its_own_texts(server, tokenizer):
     for thread in threads:
         thread.join()
     assert faults == []
-
-
-def wait_until(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 class Held:

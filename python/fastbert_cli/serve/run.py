@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 
 import torch
@@ -14,8 +13,9 @@ from fastbert_cli.models import load_servable, place_and_patch, precision_of
 from fastbert_cli.serve.command import Serve
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting
 from fastbert_serving.app import create_app
+from fastbert_serving.listening import bind, bind_unix, name_of
 from fastbert_serving.metrics import Metrics
-from fastbert_serving.server import Server, bind, bind_unix, log_on_stderr, name_of
+from fastbert_serving.server import ListenError, Server, log_on_stderr
 from fastbert_serving.service import Service
 from fastbert_serving.settings import Settings
 
@@ -30,7 +30,10 @@ def run_serve(options: Serve) -> None:
     transformers.utils.logging.disable_progress_bar()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    bound = _bind(options)
+    try:
+        bound = bind(options.host, options.port) if options.socket is None else bind_unix(options.socket)
+    except OSError as error:
+        raise _taken(options, error) from error
     try:
         model, tokenizer = load_servable(options.model)
         if not place_and_patch(model, options.patching):
@@ -59,15 +62,12 @@ def run_serve(options: Serve) -> None:
             server.run(sockets=[bound])
         if not server.started:
             raise CommandError(f"{options.model}: the model could not be warmed up; the lines above say why")
+    except ListenError as error:
+        raise _taken(options, error) from error
     finally:
         bound.close()
-        if options.socket is not None:
-            options.socket.unlink(missing_ok=True)
 
 
-def _bind(options: Serve) -> socket.socket:
-    try:
-        return bind(options.host, options.port) if options.socket is None else bind_unix(options.socket)
-    except OSError as error:
-        where = f"{options.host}:{options.port}" if options.socket is None else str(options.socket)
-        raise CommandError(f"cannot listen at {where} ({error.strerror}); choose another") from error
+def _taken(options: Serve, error: OSError) -> CommandError:
+    where = f"{options.host}:{options.port}" if options.socket is None else str(options.socket)
+    return CommandError(f"cannot listen at {where} ({error.strerror or error}); choose another")
