@@ -78,16 +78,19 @@ def add_command(app: typer.Typer, kind: type[Command]) -> None:
     """Add the command `kind` to `app`, by its name in lower case."""
     name = kind.__name__.lower()
     declared = {"_".join(each.place): each for each in _declarations(kind)}
+    spelling = {each.place[-1]: each.typed for each in declared.values()}
 
     def call(context: typer.Context, **values: Any) -> None:
+        from fastbert_hf.data.errors import arguments_spelt  # which the help does not need
+
         given = {key: value for key, value in values.items() if _source(context, key) != "DEFAULT"}
-        with reported(name):
+        with reported(name), arguments_spelt(spelling.get):
             command = _build(kind, {declared[key].place: declared[key].value(value) for key, value in given.items()})
             places = {each.typed: each.place for each in declared.values()}
             switched_on = [declared[key].typed for key, value in given.items() if value is not False]
             check_pairs(name, switched_on, lambda option: command.value_at(places.get(option, (option,))))
             command.look()
-        with reported(name, command.stopped, kind.extra):
+        with reported(name, command.stopped, kind.extra), arguments_spelt(spelling.get):
             command.run()
 
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -98,6 +101,14 @@ def add_command(app: typer.Typer, kind: type[Command]) -> None:
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name, help=kind.__doc__)(call)
+
+
+def options_by_key(settings: Any) -> dict[str, str]:
+    """Return the options of a configuration, a dataclass of sections, as typed, by their keys.
+
+    A key is "fine_tune.epochs", and its option "--epochs".
+    """
+    return {".".join(each.place): each.typed for each in _declarations(settings)}
 
 
 class _Declaration(NamedTuple):

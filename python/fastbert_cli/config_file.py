@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 import yaml
 
+from fastbert_cli.command import options_by_key
 from fastbert_cli.config_values import StrictLoader, describe, fits
 from fastbert_cli.errors import CommandError
 from fastbert_cli.training import CONFIG_FILE, RESULTS_FILE, Step, TrainingConfig
@@ -23,6 +25,9 @@ _FREE = (
     "distil.cache_limit_gb",
     "run.report_to",
 )
+
+# What it may have more of: it trains on from there.
+_MAY_GROW = ("fine_tune.max_epochs",)
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -47,7 +52,7 @@ def look_at_config(kind: type[Config], file: Path | None, flags: Mapping[str, An
 
     Raises:
         CommandError: a file that cannot be read or is not of that form, an unknown section or key, a value of another
-            type or out of its range. The message names the key.
+            type or out of its range. The message names the key, or the option that was given.
     """
     sections: dict[str, dict[str, Any]] = {}
     if file is not None:
@@ -56,7 +61,7 @@ def look_at_config(kind: type[Config], file: Path | None, flags: Mapping[str, An
     for key, value in flags.items():
         section, _, name = key.partition(".")
         sections.setdefault(section, {})[name] = value
-    config = _build(kind, sections, "")
+    config = _build(kind, sections, "", flags)
     shared = config.shared()
     if shared["precision"] == "auto":
         del shared["precision"]  # any of those it may mean will do
@@ -65,7 +70,7 @@ def look_at_config(kind: type[Config], file: Path | None, flags: Mapping[str, An
             if isinstance(section, Step):
                 section.settings(**shared)  # checks what the steps take from the sections run and model
     except ValueError as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(_as_typed(error, kind, flags)) from error
     return config
 
 
@@ -84,19 +89,31 @@ def as_sections(config: TrainingConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-def check_same(stored: Config, asked: Config, folder: Path) -> None:
-    """Raise `CommandError` if a run with the configuration `stored` cannot go on with the one `asked` for."""
+def check_same(stored: Config, asked: Config, folder: Path, flags: Collection[str] = ()) -> None:
+    """Raise `CommandError` if a run with the configuration `stored` cannot go on with the one `asked` for.
+
+    Args:
+        stored: of the run.
+        asked: as given now.
+        folder: of the run.
+        flags: keys that were given as options, which the message names.
+    """
     before, now = _flat(stored), _flat(asked)
+    options = options_by_key(type(stored))
     differences = [
-        f"{key} is {before[key]!r} there and {now[key]!r} now"
+        f"{options.get(key, key) if key in flags else key} is {before[key]!r} there and {now[key]!r} now"
         for key in before
-        if key not in _FREE and before[key] != now[key]
+        if before[key] != now[key] and key not in _FREE and not (key in _MAY_GROW and _is_more(before[key], now[key]))
     ]
     if differences:
         raise CommandError(
             f"{folder} holds another run: {'; '.join(differences)}; resume without these options, or choose another "
             "--out"
         )
+
+
+def _is_more(before: float | None, now: float | None) -> bool:
+    return before is not None and now is not None and now > before
 
 
 def _flat(config: TrainingConfig) -> dict[str, Any]:
@@ -116,18 +133,38 @@ def _read_sections(file: Path) -> dict[str, dict[str, Any]]:
     return {str(name): {} if section is None else section for name, section in content.items()}
 
 
-def _build(kind: type[Config], sections: Mapping[str, Any], source: str) -> Config:
+def _build(kind: type[Config], sections: Mapping[str, Any], source: str, flags: Collection[str] = ()) -> Config:
     kinds = {name: type(default) for name, default in vars(kind()).items()}
     _refuse_unknown(sections, kinds, f"{source}unknown section {{}}; known are {{}}")
     built = {}
     for name, values in sections.items():
         if not isinstance(values, dict):
             raise CommandError(f"{source}section {name} must have keys and values, got {values!r}")
-        built[name] = _build_section(kinds[name], name, values, source)
+        try:
+            built[name] = _build_section(kinds[name], name, values, source)
+        except ValueError as error:
+            raise CommandError(f"{source}{_as_typed(error, kind, flags, name)}") from error
     return kind(**built)
 
 
+def _as_typed(error: ValueError, kind: Any, flags: Collection[str], section: str = "") -> str:
+    """Return the message of `error`, which begins with a key, with the option in its place where that was given.
+
+    Args:
+        error: of the settings of a section.
+        kind: of the configuration.
+        flags: keys that were given as options.
+        section: with which the message then begins, where it is known.
+    """
+    name = re.match(r"\w*", str(error))[0]  # type: ignore[index]
+    keys = [key for key in flags if key.partition(".")[2] == name and key.startswith(section)]
+    if not keys:
+        return f"{section}.{error}" if section else str(error)
+    return f"{options_by_key(kind)[keys[0]]}{str(error)[len(name) :]}"
+
+
 def _build_section(kind: Any, name: str, values: Mapping[str, Any], source: str) -> Any:
+    """Return a section; raise `ValueError` for a value out of its range, in which its key comes first."""
     known = [field.name for field in fields(kind)]
     _refuse_unknown(values, known, f"{source}unknown key {name}.{{}}; known in {name} are {{}}")
     types = get_type_hints(kind)
@@ -136,10 +173,7 @@ def _build_section(kind: Any, name: str, values: Mapping[str, Any], source: str)
             raise CommandError(f"{source}{name}.{key} must be {describe(types[key])}, got {value!r}")
     section = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     if isinstance(section, Step):
-        try:
-            section.settings()
-        except ValueError as error:  # its message begins with the key
-            raise CommandError(f"{source}{name}.{error}") from error
+        section.settings()
     return section
 
 

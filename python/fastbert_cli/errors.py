@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,16 @@ _OUR_FAULT = (
 
 
 class CommandError(Exception):
-    """The command cannot run; the message is one line with the remedy."""
+    """The command cannot run; the message is one line with the remedy.
+
+    Args:
+        message: the line.
+        lines: of a report, to show below it.
+    """
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.lines = lines
 
 
 @contextmanager
@@ -77,7 +86,7 @@ def faults_explained(where: str = "", remedy: str = "") -> Iterator[None]:
         yield
     except FAULTS as error:
         parts = [f"{where}: " if where else "", one_line(error), f"; {remedy}" if remedy else ""]
-        raise CommandError("".join(parts)) from error
+        raise CommandError("".join(parts), getattr(error, "lines", ())) from error
 
 
 @contextmanager
@@ -107,8 +116,8 @@ def is_disk_full(error: BaseException | None, folder: Path) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of `error` without line breaks, or its type where it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return the message of `error` without line breaks and the lines of a report, or its type where it has none."""
+    return " ".join(getattr(error, "headline", str(error)).split()) or type(error).__name__
 
 
 def shell_command(*words: str | Path) -> str:

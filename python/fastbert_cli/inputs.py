@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from fastbert_cli.errors import CommandError
 from fastbert_cli.hub import look_at_hub
 from fastbert_cli.options import BACKENDS, PRODUCTS, LabelledTexts, Patching
-from fastbert_hf.data import FIRST_ROWS, look_at_classification_data, look_at_text_data, read_texts
+from fastbert_hf.data import look_at_classification_data, look_at_text_data, look_at_text_file
 from fastbert_hf.data.files import LABELLED, PLAIN
 
 MODEL_REMEDY = "name a folder into which a FastBERT and its tokenizer were saved with save_pretrained"
@@ -158,8 +157,7 @@ def _look_at_source(source: str) -> None:
 
 def look_at_unlabelled(file: str, columns: Columns) -> None:
     """Raise `DataFileError` for texts of a training configuration whose first rows cannot be used."""
-    for _ in islice(read_texts(Path(file), **text_columns_of(file, columns)), FIRST_ROWS):
-        pass
+    look_at_text_file(file, **text_columns_of(file, columns))
 
 
 def text_columns_of(file: str, columns: Columns) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class OutputFolder(Generic[Config]):
         _, file = run_to_begin(folder, kind, config_file, flags, resume)
         self.config: Config = read_config(kind, file, flags)
         if resume:
-            check_same(read_config(kind, self._stored, {}), self.config, folder)
+            check_same(read_config(kind, self._stored, {}), self.config, folder, flags)
         # Set by accelerate launch and torchrun.
         self.writes = os.environ.get("RANK", "0") == "0"
         self.console = Console(quiet=quiet or not self.writes)

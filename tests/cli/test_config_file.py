@@ -98,6 +98,9 @@ def test_what_is_not_said_comes_from_texts_and_classes():
     said = FineTune(epochs=2, learning_rate=1e-3, max_epochs=5)
     assert said.completed(3_000, 77, 384, 1) == said
     assert FineTune(epochs=2).completed(3_000, 77, 384, 1).max_epochs == 12
+    shortened = FineTune(max_epochs=5).completed(3_000, 77, 384, 1)
+    assert rule.epochs == 9 and shortened.epochs == shortened.max_epochs == 5
+    assert FineTune(max_epochs=50).completed(3_000, 77, 384, 1).epochs == 9
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,29 @@ def test_a_run_goes_on_only_with_the_same_configuration():
     check_same(stored, read_config(TrainConfig, None, OTHER | {"distil.cache": False}), Path("out"))
     with pytest.raises(CommandError, match=r"out holds another run: run.seed is 0 there and 1 now; resume without"):
         check_same(stored, read_config(TrainConfig, None, OTHER | {"run.seed": 1}), Path("out"))
+
+
+def test_what_was_given_as_an_option_is_named_so(tmp_path):
+    stored = read_config(TrainConfig, None, OTHER)
+    with pytest.raises(CommandError, match=r"another run: --seed is 0 there and 1 now; resume"):
+        check_same(stored, read_config(TrainConfig, None, OTHER | {"run.seed": 1}), Path("out"), {"run.seed": 1})
+    file = write(tmp_path, "fine_tune: {learning_rate: 1e-3}\nmodel: {stride: 500}")
+    for flags, message in (
+        ({"fine_tune.learning_rate": 0}, "--learning-rate must be above 0, got 0"),
+        ({"distil.learning_rate": 0}, "--distil-learning-rate must be above 0, got 0"),
+        ({"run.seed": 0.5}, "run.seed must be an integer, got 0.5"),
+        ({"run.seed": 0}, "stride must be an integer of at least 0 and at most 127, got 500"),
+    ):
+        with pytest.raises(CommandError) as caught:
+            read_config(TrainConfig, file, flags)
+        assert str(caught.value) == message
+
+
+def test_a_run_may_go_on_to_more_epochs_but_not_to_fewer():
+    stored = read_config(TrainConfig, None, OTHER | {"fine_tune.max_epochs": 9})
+    check_same(stored, read_config(TrainConfig, None, OTHER | {"fine_tune.max_epochs": 12}), Path("out"))
+    with pytest.raises(CommandError, match="fine_tune.max_epochs is 9 there and 5 now"):
+        check_same(stored, read_config(TrainConfig, None, OTHER | {"fine_tune.max_epochs": 5}), Path("out"))
 
 
 def test_every_type_of_the_configuration_has_words():

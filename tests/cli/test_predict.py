@@ -150,7 +150,10 @@ def test_json_lines_out_and_pairs_in(model_dir, tmp_path):
         ("t.txt", "good\n\nbad\n", [], "t.txt, line 2: empty text (a blank line); fill it in or delete the line"),
         ("t.txt", "", [], "t.txt: no samples; add some"),
         ("t.txt", b"good\ncaf\xe9\n", [], "t.txt, line 2: not UTF-8 text"),
-        ("t.txt", "good\n", ["--text-column", "x"], "a .txt file has no columns; leave the text column out"),
+        ("t.txt", "good\n", ["--text-column", "x"], "a .txt file has no columns; leave --text-column out"),
+        ("t.txt", "good\n", ["--keep", "id"], "a .txt file has no columns; leave --keep out"),
+        ("t.tsv", "id\ttext\n1\tgood\nid\ttext\n2\tbad\n", [], "line 3: the header again; delete the line"),
+        ("t.csv", "text\ngood\ntext\n", [], "line 3: the header again; delete the line"),
         ("t.xml", "good\n", [], "unknown ending '.xml'; name it one of .txt, .tsv, .csv, .jsonl, .ndjson, .parquet"),
         (
             "t.csv",
@@ -363,3 +366,6 @@ def test_all_bad_lines_in_one_report(model_dir, tmp_path):
     assert lines[0] == "fastbert predict: 33 rows cannot be used:" and lines[-1] == "  and 13 more" and len(lines) == 22
     assert "line 2: text is 5" in lines[1] and "line 3: not JSON" in lines[2] and "line 4: no column text" in lines[3]
     assert result.exit_code == 2 and result.stdout == ""
+    (tmp_path / "c.txt").write_bytes(b"good\n" * 1500 + b"\n" + b"bad\n" * 10 + b"caf\xe9\n")
+    result = invoke(model_dir, tmp_path / "a.tsv", tmp_path / "c.txt")
+    assert "fastbert predict: 4 rows cannot be used" in result.stderr and "c.txt, line 1512: not UTF-8" in result.stderr

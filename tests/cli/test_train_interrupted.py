@@ -87,7 +87,7 @@ def test_what_is_finished_is_not_done_again(whole, tmp_path, monkeypatch):
     assert_same_weights(expected, tmp_path / "out")
     assert_complaint(invoke("train", *options, *out), "train", "holds a run already; add --resume")
     changed = invoke("train", *out, "--resume", "--learning-rate", 1e-3)
-    assert_complaint(changed, "train", "fine_tune.learning_rate is 0.005 there and 0.001 now")
+    assert_complaint(changed, "train", "another run: --learning-rate is 0.005 there and 0.001 now")
 
 
 def test_ctrl_c_in_a_terminal(tiny_backbone, data, tmp_path):

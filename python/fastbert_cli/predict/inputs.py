@@ -15,7 +15,7 @@ from fastbert_hf.data import (
     FIRST_ROWS,
     JSON_LINES,
     STANDARD_INPUT,
-    BadRowsError,
+    BadRows,
     DataFileError,
     EmptyTextError,
     Text,
@@ -53,11 +53,16 @@ def look(options: Predict) -> None:
         raise CommandError(f"--audit {options.audit:g}: a share of the texts, above 0 and at most 1; 1 % is 0.01")
     inputs.check_patching(options.patching)
     if not reads_standard_input(options):
-        for file in files_of(options):
+        files = files_of(options)
+        for file in files:
             texts = Texts(options, [file])
             for _ in islice(texts.rows(), FIRST_ROWS):
                 pass
-            texts.check()
+            if texts.faults.number:  # the report has all there are
+                whole = Texts(options, files)
+                for _ in whole.rows():
+                    pass
+                whole.check()
     classes = inputs.look_at_model(options.model)
     inputs.check_speeds(classes, [] if options.speed is None else [options.speed])
     if classes is not None and classes.gives_scores and options.probabilities:
@@ -99,7 +104,7 @@ class Texts:
 
     options: Predict
     files: list[Path]
-    faults: list[DataFileError] = field(default_factory=list)
+    faults: BadRows = field(default_factory=BadRows)
     empty: int = 0
 
     @property
@@ -120,24 +125,25 @@ class Texts:
         for file in self.files:
             form = f".{options.input_format or 'txt'}" if file == STANDARD_INPUT else None
             names = [str(file)] if self._several else []
-            for row in read_text_rows(file, *columns, keep=options.keep, form=form, bad_row=self._bad_row):
-                if row.text is not None or options.on_empty == "mark":
-                    yield InputRow(row.text, names + row.kept)
+            try:
+                for row in read_text_rows(file, *columns, keep=options.keep, form=form, bad_row=self._bad_row):
+                    if row.text is not None or options.on_empty == "mark":
+                        yield InputRow(row.text, names + row.kept)
+            except DataFileError as fault:  # behind which nothing of this file can be read
+                if STANDARD_INPUT in self.files:
+                    raise
+                self.faults.add(fault)
 
     def check(self) -> None:
         """Raise what is wrong with the rows read so far, all of it at once."""
-        if not self.faults:
-            return
-        remedy = ""
-        if any(isinstance(fault, EmptyTextError) for fault in self.faults):
-            remedy = "mark empty texts in the output with --on-empty mark, or leave them out with --on-empty skip"
-        raise BadRowsError(self.faults, remedy)
+        how = "mark empty texts in the output with --on-empty mark, or leave them out with --on-empty skip"
+        self.faults.check(how if self.faults.has_empty_texts else "")
 
     def _bad_row(self, fault: DataFileError) -> None:
         if isinstance(fault, EmptyTextError) and self.options.on_empty != "refuse":
             self.empty += 1
             return
-        self.faults.append(fault)
+        self.faults.add(fault)
         if STANDARD_INPUT in self.files:  # of which nothing was looked at before
             self.check()
 

@@ -74,6 +74,7 @@ def run_predict(options: Predict) -> None:
                 if streaming and options.out is None:
                     sys.stdout.flush()
             _write_empty(waiting, write)
+            texts.check()  # files that have changed since they were looked at
     except DataFileError:
         raise
     except ValueError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastbert_hf.data.bad_rows import FIRST_ROWS, BadRows, BadRowsError
 from fastbert_hf.data.columns import text_column_names
-from fastbert_hf.data.errors import BadRowsError, DataFileError, EmptyTextError
+from fastbert_hf.data.errors import DataFileError, EmptyTextError
 from fastbert_hf.data.hugging_face import (
     look_at_classification_data,
     look_at_text_data,
@@ -15,7 +16,7 @@ from fastbert_hf.data.hugging_face import (
 from fastbert_hf.data.json_lines import JSON_LINES
 from fastbert_hf.data.lines import STANDARD_INPUT, read_lines
 from fastbert_hf.data.reading import (
-    FIRST_ROWS,
+    look_at_text_file,
     read_classification_file,
     read_text_rows,
     read_texts,
@@ -52,6 +53,7 @@ __all__ = [
     "FIRST_ROWS",
     "JSON_LINES",
     "STANDARD_INPUT",
+    "BadRows",
     "BadRowsError",
     "ClassificationData",
     "DataFileError",
@@ -65,6 +67,7 @@ __all__ = [
     "join_texts",
     "look_at_classification_data",
     "look_at_text_data",
+    "look_at_text_file",
     "read_classification_data",
     "read_classification_file",
     "read_lines",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from fastbert_hf.data.errors import Place, listed
+from fastbert_hf.data.errors import Place, argument, listed
 
 # The first that is there is taken. Behind our own names those of GLUE; pairs stand before what they have in common
 # with single texts, so that no second text is left out.
@@ -95,7 +95,7 @@ class ColumnChoice:
             if names is None:
                 raise place.error(
                     f"no column text (or text_a and text_b) among: {listed(columns)}",
-                    f"{remedy}; if the text has another name, give it as the text column",
+                    _or_named(remedy, "text", "text_column"),
                 )
             return names
         pair = self._pair_column
@@ -113,8 +113,14 @@ class ColumnChoice:
                 return found
         raise place.error(
             f"no column {' or '.join(self._label_columns)} among: {listed(columns)}",
-            f"{remedy}; if the label has another name, give it as the label column",
+            _or_named(remedy, "label", "label_column"),
         )
+
+
+def _or_named(remedy: str, what: str, name: str) -> str:
+    """`remedy`, and the argument `name` that says which column it is, where the caller can give it."""
+    given = argument(name)
+    return remedy if given is None else f"{remedy}; if the {what} has another name, say so with {given}"
 
 
 def _named(name: str, columns: Sequence[str], place: Place) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -11,32 +12,14 @@ _MOST_NAMES = 20
 
 
 class DataFileError(ValueError):
-    """A file or data set that cannot be used; the message is one line with the file, the line and the remedy."""
+    """A file or data set that cannot be used; the message is one line with the file, the line and the remedy.
+
+    That of `BadRowsError` has such a line for each of several rows.
+    """
 
 
 class EmptyTextError(DataFileError):
     """A row whose text, or whose second text, is empty or null."""
-
-
-class BadRowsError(DataFileError):
-    """Rows that cannot be used, all of them.
-
-    Args:
-        errors: what is wrong with each, in order.
-        remedy: for some or all of them.
-
-    Attributes:
-        lines: a line for each of several, the first twenty of them, for a report below the message.
-    """
-
-    def __init__(self, errors: Sequence[DataFileError], remedy: str) -> None:
-        if len(errors) == 1:
-            super().__init__(f"{errors[0]}; {remedy}" if remedy else str(errors[0]))
-            self.lines: list[str] = []
-            return
-        super().__init__(f"{len(errors):,} rows cannot be used{f'; {remedy}' if remedy else ''}:")
-        rest = len(errors) - _MOST_NAMES
-        self.lines = [*map(str, errors[:_MOST_NAMES]), *([f"and {rest:,} more"] if rest > 0 else [])]
 
 
 class Place(NamedTuple):
@@ -73,3 +56,21 @@ def listed(names: Iterable[str]) -> str:
     shown = list(islice(iterator, _MOST_NAMES))
     rest = sum(1 for _ in iterator)
     return ", ".join([*shown, f"and {rest} more"] if rest else shown) or "none"
+
+
+_spellings: list[Callable[[str], str | None]] = [str]  # of arguments; the last one holds
+
+
+def argument(name: str) -> str | None:
+    """Return an argument of the functions that read, for a message, as the caller gives it; `None`: it cannot."""
+    return _spellings[-1](name)
+
+
+@contextmanager
+def arguments_spelt(spelling: Callable[[str], str | None]) -> Iterator[None]:
+    """Let messages of the block call arguments what `spelling` returns for their names, or not mention them."""
+    _spellings.append(spelling)
+    try:
+        yield
+    finally:
+        _spellings.pop()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fastbert_hf.data.errors import Place, listed
 from fastbert_hf.data.files import LABELLED, PLAIN
 from fastbert_hf.data.reading import (
-    FIRST_ROWS,
     classification_data,
     look_at_classification_file,
+    look_at_text_file,
     read_classification_file,
-    read_texts,
     read_unlabelled_texts,
     text_data,
-    texts_of_records,
 )
 from fastbert_hf.data.records import Choose, Records, Rows
 from fastbert_hf.data.samples import ClassificationData, TextData
@@ -87,7 +84,7 @@ def read_text_data(
     file = _file_of(source, split, subset, plain=True)
     if file is not None:
         return read_unlabelled_texts(file, text_column, pair_column)
-    return text_data(texts_of_records(_dataset_records(str(source), split, subset), text_column, pair_column))
+    return text_data(_dataset_records(str(source), split, subset), text_column, pair_column)
 
 
 def look_at_text_data(
@@ -98,11 +95,13 @@ def look_at_text_data(
     text_column: str | None = None,
     pair_column: str | None = None,
 ) -> None:
-    """Raise what `read_text_data` would for the first 1,000 rows, where they are in a file; arguments as there."""
+    """Raise what `read_text_data` would, whose arguments these are, for the first rows in a file.
+
+    How many these are is as in `look_at_classification_file`.
+    """
     file = _file_of(source, split, subset, plain=True)
     if file is not None:
-        for _ in islice(read_texts(file, text_column, pair_column), FIRST_ROWS):
-            pass
+        look_at_text_file(file, text_column, pair_column)
 
 
 def look_at_classification_data(
@@ -113,9 +112,10 @@ def look_at_classification_data(
     subset: str | None = None,
     **columns: Any,
 ) -> None:
-    """Raise what `read_classification_data` would for the first 1,000 rows, where they are in a file.
+    """Raise what `read_classification_data` would, whose arguments these are, for the first rows in a file.
 
-    What only the `datasets` library can read is not looked at. Arguments as in `read_classification_data`.
+    How many these are is as in `look_at_classification_file`. What only the `datasets` library can read is not looked
+    at.
     """
     file = _file_of(source, split, subset)
     if file is not None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from fastbert_hf.data.errors import Place, listed, quoted
+from fastbert_hf.data.errors import Place, argument, listed, quoted
 
 SEPARATOR = "|"
 
@@ -38,9 +38,9 @@ def label_name(place: Place, column: str, value: Any, class_names: Sequence[str]
     if value is None:
         raise place.error(f"{column} is null", "fill it in or delete the sample")
     if not isinstance(value, str):
-        several = "; several labels need multi_label" if isinstance(value, list) else ""
+        several = argument("multi_label") if isinstance(value, list) else None
         problem = f"{column} is {quoted(value)}, neither an integer nor a string"
-        raise place.error(problem, f"write one or the other{several}")
+        raise place.error(problem, "write one or the other" + (f"; several labels need {several}" if several else ""))
     return clean(place, column, value)
 
 

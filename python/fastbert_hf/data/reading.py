@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastbert_hf.data.bad_rows import look_at_first, usable
 from fastbert_hf.data.columns import ColumnChoice
-from fastbert_hf.data.errors import DataFileError, EmptyTextError, Place, quoted
+from fastbert_hf.data.errors import DataFileError, EmptyTextError, Place, argument, listed, quoted
 from fastbert_hf.data.files import PLAIN, open_records
 from fastbert_hf.data.labels import check_known, clean, label_list, label_name, sort_labels, without_fractions
 from fastbert_hf.data.records import Records
 from fastbert_hf.data.samples import ClassificationData, Text, TextData
-
-FIRST_ROWS = 1000  # that are looked at before anything else is done
 
 
 def read_classification_file(
@@ -50,9 +48,9 @@ def read_classification_file(
         multi_label: a sample may have any number of classes.
 
     Raises:
-        DataFileError: missing file, unknown ending, wrong encoding, missing column, broken line, empty text or label,
-            null, label of another type, a label not in `label_names`, no samples, or (without `label_names`) a single
-            class; pyarrow is needed and not installed.
+        DataFileError: missing file, unknown ending, wrong encoding, missing column, broken line, the header again,
+            empty text or label, null, label of another type, a label not in `label_names`, no samples, or (without
+            `label_names`) a single class; pyarrow is needed and not installed. Of several rows, a `BadRowsError`.
         ValueError: `pair_column` without `text_column`, or a name twice in `label_names`.
     """
     return classification_data(
@@ -77,7 +75,7 @@ def classification_data(
     pairs: list[str] = []
     labels: list[list[str]] = []
     names: Sequence[str] | None = None
-    for row in _labelled_rows(records, label_names, multi_label, **columns):
+    for row in usable(_labelled_rows(records, label_names, multi_label, **columns)):
         first, *second = row.texts
         texts.append(first)
         pairs.extend(second)
@@ -113,11 +111,18 @@ def look_at_classification_file(
     multi_label: bool = False,
     **columns: str | None,
 ) -> None:
-    """Raise what `read_classification_file` would for the first 1,000 rows, whose arguments these are."""
+    """Raise what `read_classification_file` would, whose arguments these are, for the first 1,000 rows.
+
+    Where there is a fault among these, many more rows are looked at, so that it is told with others.
+    """
     records = open_records(Path(path))
-    rows = _labelled_rows(records, label_names, multi_label, **columns)
-    if sum(1 for _ in islice(rows, FIRST_ROWS)) == 0:
+    if look_at_first(_labelled_rows(records, label_names, multi_label, **columns)) == 0:
         raise _no_samples(records)
+
+
+def look_at_text_file(path: str | Path, text_column: str | None = None, pair_column: str | None = None) -> None:
+    """Raise what `read_unlabelled_texts` would, as `look_at_classification_file` does."""
+    look_at_first(_texts(_open(Path(path), None, text_column=text_column), text_column, pair_column))
 
 
 class _LabelledRow(NamedTuple):
@@ -133,36 +138,47 @@ def _labelled_rows(
     text_column: str | None = None,
     pair_column: str | None = None,
     label_column: str | None = None,
-) -> Iterator[_LabelledRow]:
+) -> Iterator[_LabelledRow | DataFileError]:
+    """Yield the rows that are not blank, or what is wrong with them."""
     if label_names is not None and len(set(label_names)) < len(label_names):
         raise ValueError(f"label_names has a name twice: {', '.join(label_names)}; name every class once")
     usual = ("label", "labels") if multi_label else ("label",)
     choice = ColumnChoice(text_column, pair_column, usual if label_column is None else (label_column,))
     known = None if label_names is None else dict.fromkeys(label_names)
     for place, row in records.rows(choice):
-        if isinstance(row, DataFileError):
-            raise row
         if row is None:
             continue
-        assert choice.chosen is not None and choice.chosen.label is not None
-        column = choice.chosen.label
-        names = records.class_names.get(column)
-        if records.joined_labels and _repeats_header(choice, row):
-            raise place.error("the header again", "delete the line; files that were joined have it")
-        texts = _clean_texts(place, choice, row[:-1])
-        if multi_label:
-            labels = label_list(place, column, row[-1], names, records.joined_labels)
+        found: _LabelledRow | DataFileError
+        if isinstance(row, DataFileError):
+            found = row
         else:
-            labels = [label_name(place, column, row[-1], names)]
-        if known is not None:
-            labels = [name if name in known else without_fractions([name])[name] for name in labels]
-            check_known(place, labels, known)
-        yield _LabelledRow(texts, labels, names)
+            try:
+                found = _labelled_row(place, row, records, choice, known, multi_label)
+            except DataFileError as error:
+                found = error
+        yield found
 
 
-def _repeats_header(choice: ColumnChoice, row: list[Any]) -> bool:
-    names = [name for name in choice.chosen or () if name is not None]
-    return [str(value).strip().lower() for value in row] == [name.strip().lower() for name in names]
+def _labelled_row(
+    place: Place,
+    row: list[Any],
+    records: Records,
+    choice: ColumnChoice,
+    known: Mapping[str, None] | None,
+    multi_label: bool,
+) -> _LabelledRow:
+    assert choice.chosen is not None and choice.chosen.label is not None
+    column = choice.chosen.label
+    names = records.class_names.get(column)
+    texts = _clean_texts(place, choice, row[:-1])
+    if multi_label:
+        labels = label_list(place, column, row[-1], names, records.joined_labels)
+    else:
+        labels = [label_name(place, column, row[-1], names)]
+    if known is not None:
+        labels = [name if name in known else without_fractions([name])[name] for name in labels]
+        check_known(place, labels, known)
+    return _LabelledRow(texts, labels, names)
 
 
 class TextRow(NamedTuple):
@@ -192,15 +208,18 @@ def read_texts(path: Path, text_column: str | None = None, pair_column: str | No
             or no texts at all.
         ValueError: `pair_column` without `text_column`.
     """
-    yield from texts_of_records(_open(path, None, named=text_column is not None), text_column, pair_column)
+    for text in _texts(_open(path, None, text_column=text_column), text_column, pair_column):
+        if isinstance(text, DataFileError):
+            raise text
+        yield text
 
 
-def texts_of_records(records: Records, text_column: str | None, pair_column: str | None) -> Iterator[Text]:
-    """Yield the texts of `records`, whose labels are not read; arguments and errors as in `read_texts`."""
+def _texts(records: Records, text_column: str | None, pair_column: str | None) -> Iterator[Text | DataFileError]:
+    """Yield the texts of `records`, whose labels are not read, or what is wrong with a row that is not blank."""
     for _, error, row in _text_rows(records, ColumnChoice(text_column, pair_column, ())):
         if error is not None:
-            raise error
-        if row is not None:
+            yield error
+        elif row is not None:
             assert row.text is not None
             yield row.text
 
@@ -229,10 +248,9 @@ def read_text_rows(
         DataFileError: a file or a column that cannot be used, or no texts at all.
         ValueError: `pair_column` without `text_column`.
     """
-    named = text_column is not None or bool(keep)
     blank: list[Place] = []
     choice = ColumnChoice(text_column, pair_column, (), keep)
-    for place, error, row in _text_rows(_open(path, form, named=named), choice):
+    for place, error, row in _text_rows(_open(path, form, text_column=text_column, keep=keep), choice):
         if error is None and row is None:
             blank.append(place)
             continue
@@ -246,11 +264,12 @@ def read_text_rows(
             yield row
 
 
-def _open(path: Path, form: str | None, *, named: bool) -> Records:
-    """Open texts without labels; `named`: columns are named, which a `.txt` has not."""
+def _open(path: Path, form: str | None, **columns: str | Sequence[str] | None) -> Records:
+    """Open texts without labels; `columns`: arguments that name some, which a `.txt` has not."""
     records = open_records(path, plain=True, form=form)
-    if (path.suffix.lower() if form is None else form) in PLAIN and named:
-        raise records.whole.error("a .txt file has no columns", "leave the text column out")
+    given = [argument(name) or name for name, value in columns.items() if value]
+    if (path.suffix.lower() if form is None else form) in PLAIN and given:
+        raise records.whole.error("a .txt file has no columns", f"leave {listed(given)} out")
     return records
 
 
@@ -279,15 +298,20 @@ def _text_rows(records: Records, choice: ColumnChoice) -> Iterator[tuple[Place, 
 
 
 def read_unlabelled_texts(path: str | Path, text_column: str | None = None, pair_column: str | None = None) -> TextData:
-    """All of `read_texts`, whose arguments and errors it has: more text to distill from."""
-    return text_data(read_texts(Path(path), text_column, pair_column))
+    """All of `read_texts`, whose arguments and errors it has: more text to distill from.
+
+    Raises:
+        DataFileError: as there, but of several rows that cannot be used a `BadRowsError`.
+        ValueError: as there.
+    """
+    return text_data(_open(Path(path), None, text_column=text_column), text_column, pair_column)
 
 
-def text_data(read: Iterable[Text]) -> TextData:
-    """Return texts, or pairs of texts, as data."""
+def text_data(records: Records, text_column: str | None, pair_column: str | None) -> TextData:
+    """Texts, or pairs of texts, of `records`; arguments and errors as in `read_unlabelled_texts`."""
     texts: list[str] = []
     pairs: list[str] = []
-    for text in read:
+    for text in usable(_texts(records, text_column, pair_column)):
         first, *second = [text] if isinstance(text, str) else text
         texts.append(first)
         pairs.extend(second)

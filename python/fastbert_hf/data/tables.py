@@ -23,7 +23,12 @@ def table_records(path: Path, form: str) -> Records:
         remedy = f"the first line must name the columns, separated by {separator}"
         chosen = [columns.index(name) for name in choose(columns, Place(str(path), 1), remedy)]
         for line, row in lines:
-            yield Place(str(path), line), [row[column] for column in chosen] if isinstance(row, list) else row
+            place = Place(str(path), line)
+            if isinstance(row, list) and _is_header(row, columns):
+                rename = ", or name the column otherwise if it is a text" if len(columns) == 1 else ""
+                yield place, place.error("the header again", f"delete the line; files that were joined have it{rename}")
+            else:
+                yield place, [row[column] for column in chosen] if isinstance(row, list) else row
 
     return Records(Place(str(path)), rows, joined_labels=True)
 
@@ -52,6 +57,10 @@ def _open_table(path: Path, form: str) -> tuple[list[str], Iterator[tuple[int, _
                 yield line, row
 
     return columns, checked()
+
+
+def _is_header(row: list[str], columns: list[str]) -> bool:
+    return all(value.strip().lower() == name for value, name in zip(row, columns, strict=True))
 
 
 def _check_separator(path: Path, form: str, columns: list[str]) -> None:
