@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,8 +18,10 @@ from fastbert_cli.texts import note_unknown
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset
 from fastbert_hf.data.seen import text_keys
 from fastbert_hf.data.summary import DataSummary, refusal_of, summarise, suspicions
+from fastbert_hf.data.tokenised import whole_lengths
 
-_MOST_CLASSES = 20  # in a row each
+_MOST_ROWS = 20  # of classes, one in each
+_MOST_CLASSES = 100  # whose counts are shown, several in a row
 _FEW = 300  # texts without labels
 
 
@@ -43,7 +46,9 @@ class DataTable:
 
     def check(self) -> None:
         """Raise `CommandError` for labels from which nothing can be learnt, and for dev texts that choose nothing."""
-        refusal = refusal_of(self.summaries["train"])
+        train = self.parts["train"]
+        several = isinstance(train, ClassificationData) and train.multi_label
+        refusal = refusal_of(self.summaries["train"], multi_label=several)
         if refusal is not None:
             raise CommandError(refusal)
         learnt, scored = self._keys()
@@ -92,15 +97,15 @@ class DataTable:
         for name in self.parts:
             table.add_column(name, justify="right")
         datasets = [TokenisedDataset(part, tokenizer, max_length, stride) for part in self.parts.values()]
-        tokens = [*map(_Tokens.of, datasets)]
+        tokens = [_Tokens.of(*pair, tokenizer) for pair in zip(datasets, self.parts.values(), strict=True)]
         every = list(self.summaries.values())
         table.add_row("texts", *(f"{each.texts:,}" for each in every))
         table.add_row("tokens, median", *(f"{each.median:,}" for each in tokens))
-        table.add_row("tokens, longest", *(f"{each.longest:,}" for each in tokens))
+        table.add_row("tokens, longest", *(f"{each.longest:,}" + " or more" * each.goes_on for each in tokens))
         if stride is None:
-            table.add_row(f"cut off at {max_length}", *(f"{each.truncated:,}" for each in tokens))
+            table.add_row(f"cut off at {max_length}", *(f"{each.truncated:,}" for each in datasets))
         else:
-            table.add_row(f"passages of {max_length}", *(f"{each.samples:,}" for each in tokens))
+            table.add_row(f"passages of {max_length}", *(f"{len(each):,}" for each in datasets))
         table.add_row("occur before", *(f"{each.duplicates:,}" for each in every))
         if any(each.classes for each in every):
             table.add_row(
@@ -109,6 +114,7 @@ class DataTable:
             for name, cells in self._classes():
                 table.add_row(Text(name), *cells)  # no markup
         console.print(table)
+        self._show_many_classes(console)
         for note in self._notes():
             print(f"note: {note}", file=sys.stderr)
         note_unknown(datasets[0], tokenizer)
@@ -117,7 +123,7 @@ class DataTable:
         """Return a row for every class, or for what many classes have in common."""
         counts = [list(each.classes.values()) for each in self.summaries.values()]
         names = next(list(each.classes) for each in self.summaries.values() if each.classes)
-        if len(names) <= _MOST_CLASSES:
+        if len(names) <= _MOST_ROWS:
             return [
                 (f"class {name}", [f"{part[index]:,}" if part else "" for part in counts])
                 for index, name in enumerate(names)
@@ -128,17 +134,27 @@ class DataTable:
             for way, place in places.items()
         ]
 
+    def _show_many_classes(self, console: Console) -> None:
+        """Print the counts of more classes than have rows in the table, several of them in a row."""
+        counts = {name: list(each.classes.items()) for name, each in self.summaries.items() if each.classes}
+        by_class = [*zip(*counts.values(), strict=True)]  # of every class, name and count in each part
+        if not _MOST_ROWS < len(by_class) <= _MOST_CLASSES:
+            return
+        console.print(f"texts by class, {' and '.join(counts)}:", soft_wrap=True)
+        cells = [Text(f"{parts[0][0]} {' '.join(f'{texts:,}' for _, texts in parts)}") for parts in by_class]
+        console.print(Columns(cells, padding=(0, 3)))
+
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Of the samples of a part."""
+    """Of the texts of a part, uncut."""
 
-    samples: int
     median: int
     longest: int
-    truncated: int
+    goes_on: bool  # some text does, beyond what was looked at
 
     @classmethod
-    def of(cls, dataset: TokenisedDataset) -> _Tokens:
-        lengths = sorted(dataset.lengths) or [0]
-        return cls(len(dataset), lengths[len(lengths) // 2], lengths[-1], dataset.truncated)
+    def of(cls, dataset: TokenisedDataset, part: TextData, tokenizer: PreTrainedTokenizerBase) -> _Tokens:
+        lengths, goes_on = whole_lengths(dataset, part, tokenizer)
+        lengths = sorted(lengths) or [0]
+        return cls(lengths[len(lengths) // 2], lengths[-1], goes_on)

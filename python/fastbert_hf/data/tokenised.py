@@ -18,6 +18,7 @@ from fastbert_hf.data.seen import text_keys
 
 # Of a text, as much is looked at as could be that many tokens. A word of text has about five characters.
 CHARACTERS_PER_TOKEN = 1000
+_TEXTS_AT_ONCE = 1000  # that are tokenised whole
 
 
 class TokenisedDataset(Dataset[dict[str, Any]]):
@@ -35,6 +36,7 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
         stride: longer texts are divided into passages that share so many tokens; `None`: they are cut off.
 
     Attributes:
+        max_length: as given.
         num_texts: number of texts; as many as there are samples, unless some were divided.
         text_of_sample: index of the text of every sample.
         label_ids: of every sample, that of its text in `ClassificationData`; else `None`.
@@ -56,6 +58,7 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"max_length must be above {special} (the special tokens), got {max_length}")
         if stride is not None:
             stride = check_passages(tokenizer, max_length, stride, pairs=data.pairs is not None)
+        self.max_length = max_length
         self.num_texts = len(data)
         self.text_keys = text_keys(data)
         self.text_of_sample = list(range(len(data)))
@@ -126,6 +129,37 @@ class TokenisedDataset(Dataset[dict[str, Any]]):
         """Padded batches in order, the last one possibly smaller."""
         for start in range(0, len(self), batch_size):
             yield self.collate([self[index] for index in range(start, min(start + batch_size, len(self)))])
+
+
+def whole_lengths(
+    dataset: TokenisedDataset, data: TextData, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], bool]:
+    """Return how long texts are that may have been cut off or divided.
+
+    Args:
+        dataset: of `data`.
+        data: the texts.
+        tokenizer: that of `dataset`.
+
+    Returns:
+        Number of tokens of every text or pair, with special tokens; and whether there is a text of which, as in
+        `encode`, no more is looked at than could be `max_length` tokens, so that it has more.
+    """
+    lengths = [0] * len(data)
+    for text, length in zip(dataset.text_of_sample, dataset.lengths, strict=True):
+        lengths[text] = max(lengths[text], length)
+    cut = [text for text, length in enumerate(lengths) if length >= dataset.max_length]
+    reach = dataset.max_length * CHARACTERS_PER_TOKEN
+    goes_on = False
+    for start in range(0, len(cut), _TEXTS_AT_ONCE):
+        some = cut[start : start + _TEXTS_AT_ONCE]
+        columns = [[column[text] for text in some] for column in (data.texts, data.pairs) if column is not None]
+        goes_on |= any(len(text) > reach for column in columns for text in column)
+        with _settings_kept(tokenizer):
+            encoded = tokenizer(*([text[:reach] for text in column] for column in columns), verbose=False)
+        for text, ids in zip(some, encoded["input_ids"], strict=True):
+            lengths[text] = len(ids)
+    return lengths, goes_on
 
 
 def encode(

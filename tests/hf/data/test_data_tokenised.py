@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertTokenizerFast, DistilBertTokenizerFast, PreTrainedTokenizerFast
 
 from fastbert_hf.data import ClassificationData, TextData, TokenisedDataset, join_texts
+from fastbert_hf.data.tokenised import whole_lengths
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e"]
 
@@ -53,6 +54,26 @@ def test_texts_that_were_cut_off_are_counted(vocabulary: str) -> None:
         assert TokenisedDataset(TextData(texts, pairs), tokenizer, max_length=6).truncated == 1
     endless = TokenisedDataset(TextData(["a" + " " * 10_000], None), make_tokenizer(), max_length=4)
     assert endless.truncated == 1 and endless.lengths == [3]
+
+
+@pytest.mark.parametrize("stride", [None, 1])
+def test_lengths_of_whole_texts(stride: int | None) -> None:
+    tokenizer = make_tokenizer()
+    data = TextData(["a", "a b c d e " * 90, "a b", "a b c"], None)
+    dataset = TokenisedDataset(data, tokenizer, 4, stride)
+    assert whole_lengths(dataset, data, tokenizer) == ([3, 452, 4, 5], False)
+    assert max(dataset.lengths) == 4
+    pairs = TextData(["a b c d", "a"], ["d " * 20, "e"])
+    if stride is None:
+        assert whole_lengths(TokenisedDataset(pairs, tokenizer, 6), pairs, tokenizer) == ([27, 5], False)
+        slow = SlowTokenizer(tokenizer)
+        assert whole_lengths(TokenisedDataset(data, slow, 4), data, slow) == ([3, 452, 4, 5], False)
+    endless = TextData(["a " * 5000], None)  # 4 tokens could be 4,000 characters
+    assert whole_lengths(TokenisedDataset(endless, tokenizer, 4), endless, tokenizer) == ([2002], True)
+    assert whole_lengths(TokenisedDataset(TextData([], None), tokenizer, 4), TextData([], None), tokenizer) == (
+        [],
+        False,
+    )
 
 
 class SlowTokenizer:

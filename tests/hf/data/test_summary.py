@@ -41,8 +41,49 @@ def test_contradictions_are_said():
     assert found.startswith("3 texts to train on occur before with another label")
 
 
+def refusal(classes, texts=None, multi_label=False):
+    counts = summary(classes) if texts is None else DataSummary(texts, 0, 0, classes)
+    return refusal_of(counts, multi_label=multi_label)
+
+
 def test_a_label_for_every_text_is_no_class():
-    assert "a regression is not what FastBERT does" in refusal_of(summary({f"{n / 8}": 1 for n in range(30)}))
-    assert "--label-column" in refusal_of(summary({f"name {n}": 1 for n in range(30)}))
-    assert refusal_of(summary({f"name {n}": 1 for n in range(5)})) is None
-    assert refusal_of(summary({f"{n}": 2 for n in range(30)})) is None
+    assert "a regression is not what FastBERT does" in refusal({f"{n / 8}": 1 for n in range(30)})
+    assert "--label-column" in refusal({f"name {n}": 1 for n in range(30)})
+    assert refusal({f"name {n}": 1 for n in range(5)}) is None
+    assert refusal({f"{n}": 2 for n in range(30)}) is None
+
+
+def test_more_labels_than_texts_are_fine_where_a_text_has_several():
+    tags = {f"tag {n}": 2 + n % 5 for n in range(45)}
+    assert refusal(tags, 40, multi_label=True) is None
+    assert refusal({f"1.{n}": 3 for n in range(45)}, 40, multi_label=True) is None
+    once = refusal(dict.fromkeys(tags, 1), 40, multi_label=True)
+    assert once.startswith("40 texts have 45 different labels, so no class has two texts; ")
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (
+            {f"{n / 7:.3f}": 1 + (n % 2) for n in range(700)},
+            "1,050 texts have 700 different labels, most of them numbers",
+        ),
+        ({f"{n / 7:.3f}": 1 for n in range(40)} | {"nan": 30}, "70 texts have 41 different labels"),
+        ({f"{n / 2}": 6 for n in range(1, 11)}, None),  # stars, on few texts
+        ({f"{n / 2}": 2 for n in range(21)}, None),  # marks from 0 to 10
+        ({f"{n / 10}": 40 for n in range(101)}, None),  # many values, but texts of each
+        ({f"{n / 7:.3f}": 1 for n in range(40)} | {f"name {n}": 2 for n in range(50)}, None),
+        ({f"{n}": 2 for n in range(200)}, None),  # numbers of classes
+    ],
+)
+def test_numbers_of_a_regression_are_no_classes(classes, told):
+    found = refusal(classes)
+    assert found is None if told is None else found.startswith(told) and "a regression is not what" in found
+
+
+def test_whole_numbers_that_may_be_a_regression_are_told():
+    (found,) = suspicions(summary({f"{n}": 2 for n in range(30)}), None, multi_label=False)
+    assert found.startswith("the 30 classes are numbers, and most have fewer than 10 texts; where they measure")
+    assert not list(suspicions(summary({f"{n}": 2 for n in range(30)}), None, multi_label=True))
+    assert not list(suspicions(summary({f"{n}": 2 for n in range(21)}), None, multi_label=False))
+    assert not list(suspicions(summary({f"{n}": 10 for n in range(30)}), None, multi_label=False))
