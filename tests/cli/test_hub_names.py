@@ -32,6 +32,9 @@ def test_commands_say_so(nobody_answers, tiny_backbone, data, tmp_path):
     assert_complaint(invoke(*train, tiny_backbone, "--dev", "glue"), "train", f"glue: {told}")
     adopt = ("adopt", "someone/bert", "--texts", data / "texts.txt", "--out", tmp_path / "out")
     assert_complaint(invoke(*adopt), "adopt", f"someone/bert: {told}")
+    demo = ("demo", "--backbone", "someone/bert", "--out", tmp_path / "demo")
+    assert_complaint(invoke(*demo), "demo", f"someone/bert: {told}")
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_name_that_does_not_resolve_takes_no_longer(nobody_answers, monkeypatch):

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from fastbert_cli import options
+from fastbert_cli import options, training
 from fastbert_cli.command import Command, Option
 from fastbert_cli.errors import CommandError
+from fastbert_cli.hub import look_at_hub
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,14 @@ class Demo(Command):
             raise CommandError("every --speed must be above 0 and at most 1")
         if self.out.exists() and not self.out.is_dir():
             raise CommandError(f"--out {self.out}: a file; name a folder")
+        if self.backbone is not None:
+            look_at_hub(self.backbone, "models")
         for file in filter(None, (self.train, self.dev)):
             look_at_classification_file(file)
 
     def run(self) -> None:
         """Train, measure and report."""
+        training.share_the_cores()
         from fastbert_cli.demo.run import run_demo
 
         run_demo(self)
