@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -119,7 +120,8 @@ class FineTune(Step):
         float | None,
         Option(
             "Train on from there, in rounds of --epochs, while the last epoch is the best on --dev by half a point, up "
-            "to this many in all. Default: 12, and at least two rounds.",
+            "to this many in all; fewer than the rule of --epochs says shorten the first round. Default: 12, and at "
+            "least two rounds. A finished run with --resume and a larger number trains on.",
             panel=STEP_1,
         ),
     ] = None
@@ -143,7 +145,9 @@ class FineTune(Step):
         from fastbert_hf.training import LabelSettings
 
         values = self.values(shared)
-        del values["max_epochs"]  # which is that of the rounds
+        most = values.pop("max_epochs")  # which is that of the rounds
+        if most is not None and not 0 < most < math.inf:
+            raise ValueError(f"max_epochs must be finite and above 0, got {most!r}")
         for name in ("epochs", "learning_rate"):
             if values[name] is None:  # before the texts are read
                 del values[name]
@@ -151,6 +155,8 @@ class FineTune(Step):
 
     def completed(self, texts: int, classes: int, hidden_size: int, batches_per_step: int) -> FineTune:
         """Return the section with what is not said yet, by the rule of `fastbert_hf.training.schedule_for`.
+
+        `max_epochs` shortens what the rule says.
 
         Args:
             texts: to train on.
@@ -161,7 +167,9 @@ class FineTune(Step):
         from fastbert_hf.training import schedule_for
 
         schedule = schedule_for(texts, classes, hidden_size, self.batch_size * batches_per_step)
-        epochs = schedule.epochs if self.epochs is None else self.epochs
+        epochs = self.epochs
+        if epochs is None:
+            epochs = schedule.epochs if self.max_epochs is None else min(schedule.epochs, self.max_epochs)
         return replace(
             self,
             epochs=epochs,
@@ -186,6 +194,11 @@ class TrainConfig(TrainingConfig):
     fine_tune: FineTune = field(default_factory=FineTune)
     distil: DistillStep = field(default_factory=DistillStep)
     run: TrainRun = field(default_factory=TrainRun)
+
+    @property
+    def has_rounds(self) -> bool:
+        """True where step 1 may train on: there are scores that decide it."""
+        return self.data.dev is not None and self.run.steps != "joint"
 
     def fine_tuning(self) -> LabelSettings:
         """Return the settings of step 1, or of joint training."""

@@ -27,6 +27,12 @@ def look(config: TrainConfig) -> None:
             f"--dev {section.dev}: that is --train, and the best epoch would be the one that remembers most of it; "
             "give other labelled texts, or leave --dev out"
         )
+    epochs, most = config.fine_tune.epochs, config.fine_tune.max_epochs
+    if config.has_rounds and epochs is not None and most is not None and most < epochs:
+        raise CommandError(
+            f"--max-epochs {most:g} is the limit of all rounds, and --epochs {epochs:g} of each; raise the one or "
+            "lower the other"
+        )
     check_subset(section, section.train, section.dev)
     if config.model.backbone is not None:
         look_at_hub(config.model.backbone, "models")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,13 @@ from fastbert_cli.texts import read_labelled, read_unlabelled
 from fastbert_cli.train.baseline import bag_of_words_row
 from fastbert_cli.train.command import TrainConfig
 from fastbert_cli.train.inputs import has_unlabelled
+from fastbert_cli.training import command_to_go_on
 from fastbert_hf.data import ClassificationData, TextData, check_passages, join_texts
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.training import StillRising, TrainingResult, distill, fine_tune_in_rounds, train_jointly
+from fastbert_hf.training import RunOptions, StillRising, TrainingResult, distill, fine_tune_in_rounds, train_jointly
 from fastbert_hf.training.checks import check_vocabulary
 from fastbert_hf.training.class_weights import class_weights_of
+from fastbert_hf.training.run_folder import RUN_FILE
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
     if config.data.unlabelled and not has_unlabelled(config):
         console.print("note: texts without labels are for step 2, which this run does not have; they are not read")
 
-    with faults_explained():
+    with faults_explained("--class-weights"):
         class_weights_of(config.fine_tuning(), data.train)  # what is wrong with them is said before any model is made
     model, tokenizer = make_model(config.model.backbone, data.train, config.run.seed, **config.model.of_the_heads())
     config = output.config = _completed(config, data.train, model)
@@ -78,7 +81,7 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
     output.begin()
     if output.writes:
         table.show(console, tokenizer, config.model.max_length, config.model.stride)
-    training = train_model(output, model, tokenizer, data)
+    training, rising = train_model(output, model, tokenizer, data)
     bag = bag_of_words_row(data.train, data.dev) if output.writes and data.dev is not None else None
     backbone = config.model.backbone
     output.finish(
@@ -95,12 +98,16 @@ def run_train(output: OutputFolder[TrainConfig]) -> None:
         base_model=None if backbone is None or Path(backbone).exists() else backbone,
         bag=bag,
     )
+    if rising is not None and output.writes:
+        print(f"note: {how_to_train_on(output, rising)}", file=sys.stderr)
 
 
 def _completed(config: TrainConfig, train: ClassificationData, model: FastBertForSequenceClassification) -> TrainConfig:
     """Return the configuration with the epochs and the learning rate of step 1 that nobody named."""
-    batches = config.run.gradient_accumulation
-    section = config.fine_tune.completed(len(train), len(train.label_names), model.config.hidden_size, batches)
+    section, batches = config.fine_tune, config.run.gradient_accumulation
+    if not config.has_rounds:  # a limit then comes from the configuration of another run
+        section = replace(section, max_epochs=None)
+    section = section.completed(len(train), len(train.label_names), model.config.hidden_size, batches)
     return replace(config, fine_tune=section)
 
 
@@ -109,8 +116,12 @@ def train_model(
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     data: TrainData,
-) -> dict[str, TrainingResult]:
-    """Run the steps, in the folders of their names, and return what they report."""
+) -> tuple[dict[str, TrainingResult], StillRising | None]:
+    """Run the steps, in the folders of their names.
+
+    Returns:
+        What they report; and, where the score still rises with the last epoch there may be, how.
+    """
     config, console = output.config, output.console
     precision, step = config.run.precision, config.fine_tune
     length = f"{step.epochs:g} epochs, learning rate {step.learning_rate:g}"
@@ -119,9 +130,10 @@ def train_model(
         console.print(length)
         with output.faults_explained("joint training"):
             options = output.of_step("joint", data.dev)
-            return {"joint": train_jointly(model, tokenizer, data.train, config.fine_tuning(), **options)}
+            return {"joint": train_jointly(model, tokenizer, data.train, config.fine_tuning(), **options)}, None
     console.rule(f"Step 1: backbone and teacher classifier, in {precision}")
     console.print(length)
+    rounds = Rounds(output)
     with output.faults_explained("step 1"):
         assert step.max_epochs is not None  # once the texts are read
         results = fine_tune_in_rounds(
@@ -131,8 +143,8 @@ def train_model(
             config.fine_tuning(),
             data.dev,
             step.max_epochs,
-            output.of_step,
-            lambda state: tell_that_it_rises(output, state),
+            rounds.options_of,
+            rounds.tell,
         )
     if config.run.steps == "both":
         console.rule(f"Step 2: student classifiers, in {precision}")
@@ -141,18 +153,47 @@ def train_model(
             settings = config.distillation(output.folder / "distil")
             results["distil"] = distill(model, tokenizer, data.to_distill, settings, **options)
         fit_exit_zero(output, model, tokenizer, data.to_distill)
-    return results
+    return results, rounds.stopped_by_limit
 
 
-def tell_that_it_rises(output: OutputFolder[TrainConfig], state: StillRising) -> None:
-    """Say behind a round that there is another one, or how there would be."""
-    epochs = output.config.fine_tune.epochs
-    assert epochs is not None  # once the texts are read
-    told = f"the score on --dev still rises ({state.best_before:.2%} before, {state.last:.2%} in the last epoch)"
-    if state.goes_on:
-        output.console.print(f"{told}: another {epochs:g} epochs", soft_wrap=True)
-    else:
-        print(f"note: {told}; --max-epochs {2 * (state.epochs + epochs):g} trains on", file=sys.stderr)
+@dataclass
+class Rounds:
+    """The folders of the rounds of step 1, and what is said of them.
+
+    Attributes:
+        stopped_by_limit: how the score still rose when there were as many epochs as there may be; `None`: it did not.
+    """
+
+    output: OutputFolder[TrainConfig]
+    stopped_by_limit: StillRising | None = None
+
+    def options_of(self, name: str) -> RunOptions:
+        """As `OutputFolder.of_step`; a step 2 that learnt from the weights before a new round is taken away."""
+        options = self.output.of_step(name)
+        distilled = self.output.folder / "distil"
+        is_new = name != "fine_tune" and not options["resume"]
+        if is_new and self.output.writes and (distilled / RUN_FILE).exists():
+            shutil.rmtree(distilled)
+        return options
+
+    def tell(self, state: StillRising) -> None:
+        """Say behind a round that there is another one."""
+        if state.goes_on:
+            epochs = self.output.config.fine_tune.epochs
+            self.output.console.print(f"{in_words(state)}: another {epochs:g} epochs", soft_wrap=True)
+        else:
+            self.stopped_by_limit = state
+
+
+def in_words(state: StillRising) -> str:
+    """Return how the score rises."""
+    return f"the score on --dev still rises ({state.best_before:.2%} before, {state.last:.2%} in the last epoch)"
+
+
+def how_to_train_on(output: OutputFolder[TrainConfig], state: StillRising) -> str:
+    """Return what to say of a run that ended while the score rose."""
+    again = command_to_go_on(("train",), output.folder)
+    return f"{in_words(state)}; to train on from there: {again} --max-epochs {2 * state.epochs:g}"
 
 
 def read_data(config: TrainConfig) -> TrainData:

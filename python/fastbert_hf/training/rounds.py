@@ -55,7 +55,7 @@ def fine_tune_in_rounds(
         data: labelled texts.
         settings: of each round, but for the seed, which counts up.
         dev: texts to score on; without them there is one round.
-        max_epochs: of all rounds together; the first one runs whatever it is.
+        max_epochs: of all rounds together; a limit below those of `settings` shortens the first one.
         options_of: from the name of a round ("fine_tune", "fine_tune_2", ...) to what `fine_tune` takes beside `dev`.
         tell: called after a round with which the score still rises, before the next one.
 
@@ -63,8 +63,9 @@ def fine_tune_in_rounds(
         The result of every round, by name.
 
     Raises:
-        ValueError, RuntimeError, KeyboardInterrupt: as `fine_tune`.
+        ValueError, RuntimeError, KeyboardInterrupt: as `fine_tune`; also for a limit that is not above 0.
     """
+    settings = replace(settings, epochs=min(settings.epochs, max_epochs))
     results: dict[str, TrainingResult] = {}
     scores: list[float] = []  # of all epochs
     while True:
@@ -72,6 +73,8 @@ def fine_tune_in_rounds(
         best = copy.deepcopy(model.state_dict()) if results else None
         seeded = replace(settings, seed=settings.seed + len(results))
         run: RunOptions = {**options_of(name), "dev": dev}
+        if scores:
+            run["score_to_beat"] = max(scores)
         result = results[name] = fine_tune(model, tokenizer, data, seeded, **run)
         if dev is None:
             return results

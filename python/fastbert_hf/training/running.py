@@ -77,6 +77,7 @@ class RunOptions(TypedDict, total=False):
         callbacks: of `transformers`, called as by its `Trainer`. Those that save their state (`ExportableState`, as
             `EarlyStoppingCallback` does) get it back in a resumed run.
         quiet: do not tell on stderr how the step goes: with a bar on a terminal, otherwise in plain lines.
+        score_to_beat: on `dev`, of an earlier run; what is told on stderr calls no lower one the best.
     """
 
     dev: ClassificationData | None
@@ -84,6 +85,7 @@ class RunOptions(TypedDict, total=False):
     resume: bool
     callbacks: Sequence[TrainerCallback]
     quiet: bool
+    score_to_beat: float
 
 
 def run_on_labels(
@@ -113,6 +115,7 @@ def run_step(
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     quiet: bool = False,
+    score_to_beat: float = -math.inf,
 ) -> TrainingResult:
     """Train `model` in place with what `make_trainer` makes, and report.
 
@@ -145,7 +148,9 @@ def run_step(
         checkpoint: Path | None = None
         interrupt = CheckpointOnInterrupt(steps_per_epoch)
         trainer.add_callback(LogEveryEpoch())
-        show_progress(trainer, trainer.title, settings, steps_per_epoch, has_dev=dev is not None, quiet=quiet)
+        show_progress(
+            trainer, settings, steps_per_epoch, has_dev=dev is not None, score_to_beat=score_to_beat, quiet=quiet
+        )
         for callback in callbacks:
             trainer.add_callback(callback)
         if run_dir is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState, TrainingArguments
 
 from fastbert_hf.training.run_folder import epoch_metrics
 from fastbert_hf.training.settings import TrainingSettings
+from fastbert_hf.training.trainer import StepTrainer
 
 _LINES = 20  # in a step of training, beside those of its epochs
 _MOST_STEPS = 100  # between two lines
@@ -17,7 +19,13 @@ _SCORES = {"accuracy": "{:.2%}", "macro_f1": "{:.4f}"}
 
 
 def show_progress(
-    trainer: Trainer, title: str, settings: TrainingSettings, steps_per_epoch: int, *, has_dev: bool, quiet: bool
+    trainer: StepTrainer,
+    settings: TrainingSettings,
+    steps_per_epoch: int,
+    *,
+    has_dev: bool,
+    score_to_beat: float,
+    quiet: bool,
 ) -> None:
     """Replace what Trainer shows: its bars leave a file full of control characters, and its log is dictionaries.
 
@@ -25,16 +33,16 @@ def show_progress(
 
     Args:
         trainer: before it trains.
-        title: of the step, in front of every line.
         settings: of the step.
         steps_per_epoch: optimiser steps in a pass over the data.
         has_dev: every epoch is scored.
+        score_to_beat: of an earlier run.
         quiet: show nothing.
     """
     shown = [trainer.pop_callback(kind) for kind in (PrinterCallback, ProgressCallback)]
     if quiet or not any(shown):
         return
-    lines = _Lines(title, settings, steps_per_epoch, has_dev)
+    lines = _Lines(trainer.title, settings, steps_per_epoch, has_dev, score_to_beat)
     plain = trainer.args.disable_tqdm or not sys.stderr.isatty()
     trainer.add_callback(_Plain(lines) if plain else _Bar(lines))
 
@@ -42,11 +50,19 @@ def show_progress(
 class _Lines:
     """What there is to say."""
 
-    def __init__(self, title: str, settings: TrainingSettings, steps_per_epoch: int, has_dev: bool) -> None:
+    def __init__(
+        self,
+        title: str,
+        settings: TrainingSettings,
+        steps_per_epoch: int,
+        has_dev: bool,
+        score_to_beat: float = -math.inf,
+    ) -> None:
         self._title = title
         self._has_dev = has_dev
         self._epochs = f"{settings.epochs:g}"
         self._best_by = f"dev_{settings.best_by}"
+        self._score_to_beat = score_to_beat
         self._steps_per_epoch = steps_per_epoch
 
     def of_steps(self, state: TrainerState, seconds: float) -> str:
@@ -73,7 +89,8 @@ class _Lines:
                 if f"dev_{name}" in last
             ]
         score = last.get(self._best_by)
-        if score is not None and all(score > epoch.get(self._best_by, 0.0) for epoch in before):
+        rivals = [self._score_to_beat, *(epoch.get(self._best_by, 0.0) for epoch in before)]
+        if score is not None and score > max(rivals):
             parts.append("best so far")
         return f"{self._title}, epoch {last['epoch']} of {self._epochs}: {'; '.join(parts)}"
 

@@ -46,6 +46,13 @@ def test_lines_for_steps_and_epochs(capsys: pytest.CaptureFixture[str]) -> None:
     assert last["dev_accuracy"] == pytest.approx(sum(last[f"dev_accuracy_layer_{layer}"] for layer in (1, 2)) / 2)
 
 
+def test_the_best_epoch_is_better_than_an_earlier_run(capsys: pytest.CaptureFixture[str]) -> None:
+    for earlier, called in ((2.0, False), (-1.0, True)):
+        dev = make_data(20)
+        fine_tune(make_model(), make_tokenizer(), make_data(), QUICK, dev=dev, score_to_beat=earlier)
+        assert ("best so far" in capsys.readouterr().err) == called
+
+
 def test_without_dev_data_and_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     settings = replace(QUICK, epochs=1.5, arguments={"disable_tqdm": True})
     fine_tune(make_model(), make_tokenizer(), make_data(), settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ def test_rounds(monkeypatch: pytest.MonkeyPatch, scores: Any, limit: float, kept
     dev: Any = "dev" if scores else None
     calls: list[tuple[Any, ...]] = []
 
-    def fine_tune(model: Any, tokenizer: Any, data: Any, settings: Any, *, dev: Any, run_dir: str) -> TrainingResult:
+    def fine_tune(
+        model: Any, tokenizer: Any, data: Any, settings: Any, *, dev: Any, run_dir: str, score_to_beat: Any = None
+    ) -> TrainingResult:
         number = len(calls)
+        assert score_to_beat == max(chain(*scores[:number]), default=None) if scores else score_to_beat is None
         calls.append((run_dir, settings.seed, data, dev))
         model.weight.data.fill_(number)
         epochs = [{"dev_accuracy": score} for score in scores[number]] if scores else [{}]
@@ -54,6 +58,14 @@ def test_rounds(monkeypatch: pytest.MonkeyPatch, scores: Any, limit: float, kept
     assert calls == [(name, 42 + place, data, dev) for place, name in enumerate(names)]
     assert model.weight.item() == kept
     assert heard == [StillRising(*state) for state in told]
+
+
+def test_the_limit_is_of_all_rounds() -> None:
+    model, data = make_model(), make_data(24)
+    results = fine_tune_in_rounds(model, make_tokenizer(), data, QUICK, data, 1)
+    assert [result.steps for result in results.values()] == [3]  # of 2 epochs, one
+    with pytest.raises(ValueError, match="epochs must be above 0, got 0"):
+        fine_tune_in_rounds(model, make_tokenizer(), data, QUICK, data, 0)
 
 
 def test_every_round_is_a_run_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
