@@ -85,7 +85,8 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
             "--temperature-scaling",
             "--dtype",
             *("auto", "fp32", "bf16", "fp16", "int8", "fp8"),
-            reason="it changes the weights after they were recorded; scale first, then calibrate again with --dtype",
+            reason="it changes the weights after they were recorded; scale first, then calibrate with --dtype on "
+            "the texts of another file",
         ),
         _excludes("--temperature-scaling", "--max-disagreement", reason="it fits to labels, which are not read then"),
         _excludes("--temperature-scaling", "--max-score-change", reason="a score has no temperature"),

@@ -48,7 +48,7 @@ from fastbert_hf.calibration.f1_guarantee import check_f1_samples
 from fastbert_hf.calibration.one_speed import asked_layers
 from fastbert_hf.calibration.search import check_criterion
 from fastbert_hf.calibration.temperature import check_foldable
-from fastbert_hf.data import TextData, TokenisedDataset
+from fastbert_hf.data import TextData, TokenisedDataset, select_texts
 from fastbert_hf.exits.fingerprint import is_of
 from fastbert_hf.files import files_replaced
 from fastbert_hf.machine import describe_machine
@@ -106,7 +106,8 @@ def run_calibrate(options: Calibrate) -> None:
         scaling = None
         if options.temperature_scaling:
             scaling = scale_temperatures(records, seed=options.seed)
-            fold_temperatures(model, scaling.temperatures)
+            fitted_to = select_texts(data, split_rows(len(data), seed=options.seed)[0].tolist())
+            fold_temperatures(model, scaling.temperatures, fitted_to)
             records = replace(scaling.records, fingerprint=model_fingerprint(model))
         calibration = _calibrate(options, objective, model, dataset, records)
         calibration = replace(calibration, setting=replace(calibration.setting, max_length=max_length))

@@ -72,7 +72,7 @@ def run_evaluate(options: Evaluate) -> None:
         "data": options.texts.data,
         "split": options.texts.split,
         "texts": len(data),
-        "seen_in_training": {"trained_on": int(seen.trained_on.sum()), "chose": int(seen.chose.sum())},
+        "seen_in_training": {name: int(which.sum()) for name, which in seen._asdict().items()},
         "max_length": max_length,
         "truncated": dataset.truncated,
         "stride": stride,

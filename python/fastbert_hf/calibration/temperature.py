@@ -23,6 +23,7 @@ from fastbert_hf.bag import HashedBag
 from fastbert_hf.calibration.guarantee import split_rows
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import rules_of
+from fastbert_hf.data import TextData
 from fastbert_hf.modeling import FastBertForSequenceClassification
 
 # Beyond, a head is so sure (or unsure) that its uncertainties are all alike in float32.
@@ -121,7 +122,9 @@ def divide(records: ExitRecords, temperatures: Sequence[float]) -> ExitRecords:
 
 
 @torch.no_grad()
-def fold_temperatures(model: FastBertForSequenceClassification, temperatures: Sequence[float]) -> None:
+def fold_temperatures(
+    model: FastBertForSequenceClassification, temperatures: Sequence[float], fitted_to: TextData | None
+) -> None:
     """Divide the last Linear layer of every exit head by its temperature, and with it the logits; in place.
 
     The calibrated setting, if there is one, is dropped: it holds for the weights as they were.
@@ -129,6 +132,9 @@ def fold_temperatures(model: FastBertForSequenceClassification, temperatures: Se
     Args:
         model: with float32 or float64 weights.
         temperatures: one for each exit head.
+        fitted_to: the texts that they were fitted to, which from then on are among the `seen_texts` of the model: they
+            choose something of the weights, so no later guarantee may rest on them. `None`: texts on which nobody will
+            calibrate.
 
     Raises:
         ValueError: another number of temperatures, or 16-bit weights, whose rounding would change predictions.
@@ -140,6 +146,8 @@ def fold_temperatures(model: FastBertForSequenceClassification, temperatures: Se
         for parameter in _last_linear(head):
             parameter.copy_(parameter.double() / temperature)
     model.calibrated_setting = None
+    if fitted_to is not None:
+        model.seen_texts = model.seen_texts.with_temperatures(fitted_to)
 
 
 def _last_linear(head: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

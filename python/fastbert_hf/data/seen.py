@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ from fastbert_hf.files import write_atomically
 
 SEEN_FILE = "fastbert_seen_texts.npz"  # beside the weights
 
-_FIELDS = ("trained_on", "chose")
+_FIELDS = ("trained_on", "chose", "fitted_temperatures")
+_LATER_FIELDS = ("fitted_temperatures",)  # which files of older models lack
 
 
 def text_keys(data: TextData) -> np.ndarray:
@@ -33,21 +34,31 @@ class Seen(NamedTuple):
     Attributes:
         trained_on: weights were trained on it.
         chose: it chose the best epoch, and no weights were trained on it.
+        fitted_temperatures: the temperatures in the weights were fitted to it, and it is neither of those before.
     """
 
     trained_on: np.ndarray
     chose: np.ndarray
+    fitted_temperatures: np.ndarray
 
     @property
     def any(self) -> np.ndarray:
-        """Either of both, bool [texts]."""
-        return self.trained_on | self.chose
+        """Any of these, bool [texts]."""
+        return self.trained_on | self.chose | self.fitted_temperatures
 
     def in_words(self) -> str:
         """Return how many texts were seen, of how many, and how."""
-        ways = ((self.trained_on, "trained on"), (self.chose, "chose the epochs"))
+        ways = (
+            (self.trained_on, "trained on"),
+            (self.chose, "chose the epochs"),
+            (self.fitted_temperatures, "fitted the temperatures"),
+        )
         parts = [f"{int(which.sum()):,} {how}" for which, how in ways if which.any()]
         return f"{int(self.any.sum()):,} of {len(self.any):,} texts were seen in training ({', '.join(parts)})"
+
+
+def _no_keys() -> np.ndarray:
+    return np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +68,12 @@ class SeenTexts:
     Attributes:
         trained_on: of texts that weights were trained on, with or without labels, uint64.
         chose: of those that the best epoch was chosen by, uint64.
+        fitted_temperatures: of those that the temperatures in the weights were fitted to, uint64.
     """
 
-    trained_on: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    chose: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    trained_on: np.ndarray = field(default_factory=_no_keys)
+    chose: np.ndarray = field(default_factory=_no_keys)
+    fitted_temperatures: np.ndarray = field(default_factory=_no_keys)
 
     def with_run(self, data: TextData, dev: TextData | None) -> SeenTexts:
         """Return these texts and those of a training step.
@@ -70,7 +83,11 @@ class SeenTexts:
             dev: texts that choose its best epoch, if there are any.
         """
         chose = self.chose if dev is None else np.union1d(self.chose, text_keys(dev))
-        return SeenTexts(np.union1d(self.trained_on, text_keys(data)), chose)
+        return replace(self, trained_on=np.union1d(self.trained_on, text_keys(data)), chose=chose)
+
+    def with_temperatures(self, data: TextData) -> SeenTexts:
+        """Return these texts and `data`, to which temperatures in the weights were fitted."""
+        return replace(self, fitted_temperatures=np.union1d(self.fitted_temperatures, text_keys(data)))
 
     def among(self, data: TextData) -> Seen:
         """Return which texts of `data` are among these."""
@@ -78,12 +95,12 @@ class SeenTexts:
 
     def among_keys(self, keys: np.ndarray) -> Seen:
         """Return the same of texts whose `text_keys` are `keys`, uint64 [texts]."""
-        trained_on = np.isin(keys, self.trained_on)
-        return Seen(trained_on, np.isin(keys, self.chose) & ~trained_on)
+        trained_on, chose, fitted = (np.isin(keys, getattr(self, name)) for name in _FIELDS)
+        return Seen(trained_on, chose & ~trained_on, fitted & ~trained_on & ~chose)
 
     def save(self, folder: Path) -> None:
         """Write `SEEN_FILE` into `folder`, or take away the one of another model where there are none."""
-        if len(self.trained_on) + len(self.chose) == 0:
+        if not any(len(getattr(self, name)) for name in _FIELDS):
             (folder / SEEN_FILE).unlink(missing_ok=True)
             return
         file = io.BytesIO()
@@ -99,7 +116,8 @@ class SeenTexts:
         """
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                return cls(*(_checked(arrays[name]) for name in _FIELDS))
+                there = [name for name in _FIELDS if name in arrays or name not in _LATER_FIELDS]
+                return cls(**{name: _checked(arrays[name]) for name in there})
         except Exception as error:  # NumPy and zipfile raise anything for a broken file
             raise ValueError(
                 f"{file}: cannot be read ({error}); fetch the model again, or delete the file, and with it the check "

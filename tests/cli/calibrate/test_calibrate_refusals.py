@@ -8,6 +8,7 @@ import os
 import pytest
 
 from fastbert_hf import FastBertForSequenceClassification
+from fastbert_hf.calibration import split_rows
 from fastbert_hf.data import TextData
 from fastbert_hf.data.seen import SeenTexts
 from helpers.cli import assert_complaint, invoke, succeed
@@ -178,7 +179,9 @@ def test_texts_of_the_training_promise_nothing(folder, dev) -> None:
     without = succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.2, "--dry-run", "--json")
     assert json.loads(without.stdout)["texts"] == 400 and f"{told}, so the figures below flatter" in without.stderr
     scored = succeed("evaluate", folder, "--data", dev, "--backend", "none", "--speed", 0.5, "--json")
-    assert json.loads(scored.stdout)["seen_in_training"] == {"trained_on": 30, "chose": 20} and told in scored.stderr
+    seen = {"trained_on": 30, "chose": 20, "fitted_temperatures": 0}
+    assert json.loads(scored.stdout)["seen_in_training"] == seen
+    assert told in scored.stderr
     saw(alone[:3], alone[3:4])  # a trace
     left = succeed(*wish, "--json")
     assert json.loads(left.stdout)["texts"] == 396 and "they are left out, and 396 stay" in left.stderr
@@ -197,3 +200,40 @@ def test_rules_with_layer_zero_and_without_it_share_the_level(folder, dev) -> No
     for max_drop, words in ((0.05, "without layer 0 and with it, each at half of the level"), (0.0075, "take 491")):
         method = json.loads(succeed(*options, max_drop).stdout)["setting"]["evidence"]["method"]
         assert words in method
+
+
+def test_texts_that_fitted_temperatures_promise_nothing_later(folder, dev, tmp_path) -> None:
+    scaled = succeed("calibrate", folder, "--data", dev, "--max-drop", 0.7, "--one-speed", "--temperature-scaling")
+    assert "guarantee: With 0.95 confidence" in scaled.stdout  # of the half that fitted nothing
+    rows = dev.read_text().splitlines()[1:]
+    keys = [" ".join(row.split("\t")[1].split()) for row in rows]
+    fitted = {keys[place] for place in split_rows(400, seed=0)[0].tolist()}
+    number = sum(key in fitted for key in keys)
+    told = f"{number} of 400 texts were seen in training ({number} fitted the temperatures)"
+    for target in (("--max-drop", 0.3), ("--max-disagreement", 0.3), ("--max-f1-drop", 0.4)):
+        refused = invoke("calibrate", folder, "--data", dev, *target, "--dry-run")
+        assert_complaint(refused, "calibrate", f"{told}, so nothing can be guaranteed by them")
+    evaluated = succeed("evaluate", folder, "--data", dev, "--backend", "none", "--speed", 0.5, "--json")
+    assert json.loads(evaluated.stdout)["seen_in_training"]["fitted_temperatures"] == number
+    assert told in succeed("calibrate", folder, "--data", dev, "--min-speedup", 1.1, "--dry-run").stderr
+
+    own = tmp_path / "own.tsv"
+    others = [row for row, key in zip(rows, keys, strict=True) if key not in fitted]
+    own.write_text("\n".join(["label\ttext", *others]) + "\n")
+    kept = succeed("calibrate", folder, "--data", own, "--max-drop", 0.3, "--one-speed", "--dry-run", "--json")
+    left = succeed(
+        *("calibrate", folder, "--data", dev, "--max-drop", 0.3, "--one-speed", "--dry-run", "--json"),
+        "--leave-out-seen",
+    )
+    assert json.loads(kept.stdout)["texts"] == json.loads(left.stdout)["texts"] == len(others)
+
+
+def test_a_dry_run_with_temperatures_leaves_the_texts_as_they_were(folder, dev) -> None:
+    wish = ("calibrate", folder, "--data", dev, "--max-drop", 0.3, "--one-speed", "--dry-run")
+    succeed(*wish, "--temperature-scaling")
+    assert "seen in training" not in succeed(*wish).stderr
+
+
+def test_temperatures_and_a_precision_ask_for_two_files(folder, dev) -> None:
+    refused = invoke("calibrate", folder, "--data", dev, "--max-drop", 0.3, "--temperature-scaling", "--dtype", "int8")
+    assert_complaint(refused, "calibrate", "scale first, then calibrate with --dtype on the texts of another file")

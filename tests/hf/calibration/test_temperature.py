@@ -117,7 +117,8 @@ def test_folded_temperatures_divide_the_logits(options, patched) -> None:
         with torch.inference_mode():
             model(torch.tensor([[2, 6, 3]]), speed=0.5)  # so that the kernels have prepared the weights
     temperatures = (0.3, 1.7, 4.0)
-    fold_temperatures(model, temperatures)
+    fold_temperatures(model, temperatures, make_data(20))
+    assert model.seen_texts.among(make_data(60)).fitted_temperatures[:20].all()
     expected = before.logits.double() / torch.tensor(temperatures, dtype=torch.float64)[:, None]
     after = record_exits(model, dataset)
     torch.testing.assert_close(after.logits.double(), expected, rtol=1e-5, atol=1e-6)
@@ -131,9 +132,9 @@ def test_folded_temperatures_divide_the_logits(options, patched) -> None:
 
 def test_temperatures_that_cannot_be_folded_are_refused() -> None:
     with pytest.raises(ValueError, match="3 exit heads need as many temperatures, got 2"):
-        fold_temperatures(make_model(), (1.0, 2.0))
+        fold_temperatures(make_model(), (1.0, 2.0), None)
     with pytest.raises(ValueError, match="must be float32, and this model's are torch.bfloat16"):
-        fold_temperatures(make_model().bfloat16(), (1.0, 2.0, 3.0))
+        fold_temperatures(make_model().bfloat16(), (1.0, 2.0, 3.0), None)
 
 
 def test_divided_records_decide_as_the_division_says() -> None:

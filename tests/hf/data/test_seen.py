@@ -44,3 +44,28 @@ def test_selected_texts_keep_their_labels_and_pairs():
     data = ClassificationData(["a", "b", "c"], ["d", "e", "f"], [[0], [], [0, 1]], ["x", "y"], multi_label=True)
     part = select_texts(data, [2, 0])
     assert (part.texts, part.pairs, part.label_ids, part.multi_label) == (["c", "a"], ["f", "d"], [[0, 1], [0]], True)
+
+
+def test_texts_that_fitted_temperatures_are_told_apart_and_stay(tmp_path):
+    seen = SeenTexts().with_temperatures(TextData(["bad", "a book", "A film"], None))
+    seen = seen.with_run(TextData(["bad"], None), TextData(["a book"], None))
+    seen.save(tmp_path)
+    found = SeenTexts.load(tmp_path / SEEN_FILE).among(TextData(["bad", "a book", "a  film", "new"], None))
+    assert [which.tolist() for which in found] == [
+        [True, False, False, False],
+        [False, True, False, False],
+        [False, False, True, False],
+    ]
+    assert found.in_words() == (
+        "3 of 4 texts were seen in training (1 trained on, 1 chose the epochs, 1 fitted the temperatures)"
+    )
+
+
+def test_files_of_models_from_before_temperatures_were_recorded(tmp_path):
+    keys = text_keys(TextData(["bad"], None))
+    np.savez(tmp_path / SEEN_FILE, trained_on=keys, chose=keys[:0])
+    found = SeenTexts.load(tmp_path / SEEN_FILE).among(TextData(["bad", "new"], None))
+    assert found.trained_on.tolist() == [True, False] and not found.fitted_temperatures.any()
+    np.savez(tmp_path / SEEN_FILE, trained_on=keys)
+    with pytest.raises(ValueError, match="cannot be read"):
+        SeenTexts.load(tmp_path / SEEN_FILE)
