@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -211,3 +211,43 @@ def check_file_to_write(option: str, file: Path | None) -> None:
         raise CommandError(f"{option} {file}: no such folder; make it first")
     if file.is_dir():
         raise CommandError(f"{option} {file}: a folder; name a file")
+
+
+def check_files_to_write(files: Mapping[str, Path | None], read: Sequence[str | Path]) -> None:
+    """Raise `CommandError` where a file cannot be written, would take the place of what is read, or of another one.
+
+    Args:
+        files: to write, by their options; `None`: not asked for.
+        read: files and folders that the command reads; other words, as names of data sets, are passed over.
+    """
+    options: dict[Path, str] = {}
+    for option, file in files.items():
+        if file is None:
+            continue
+        check_file_to_write(option, file)
+        for source in map(Path, read):
+            if _is_part_of(file, source):
+                what = "is" if source.is_file() else f"is a file of {source}, and that is"
+                raise CommandError(f"{option} {file}: that {what} what is read here; choose another name")
+        other = options.setdefault(file.resolve(), option)
+        if other != option:
+            raise CommandError(f"{other} and {option} both write {file}; give each a file of its own")
+
+
+def check_folder_to_replace(option: str, folder: Path, read: Iterable[str | Path | None]) -> None:
+    """Raise `CommandError` where a folder that is replaced as a whole holds, or is, something that is read.
+
+    Args:
+        option: that names the folder, or the one around it.
+        folder: to replace.
+        read: as in `check_files_to_write`; `None` is passed over.
+    """
+    for source in read:
+        if source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
+            raise CommandError(f"{option}: {folder} is replaced as a whole, and {source} is in it; choose another name")
+
+
+def _is_part_of(file: Path, source: Path) -> bool:
+    if not file.exists() or not source.exists():
+        return False
+    return file.samefile(source) or (source.is_dir() and file.resolve().is_relative_to(source.resolve()))

@@ -192,7 +192,7 @@ def test_json_lines_out_and_pairs_in(model_dir, tmp_path):
             "unknown ending; name it .tsv, .csv, .jsonl, .ndjson, .parquet",
         ),
         ("t.txt", "good\n", ["--out", "{folder}/no/out.tsv"], "no such folder; make it first"),
-        ("t.tsv", "text\ngood\n", ["--out", "{folder}/t.tsv"], "that is the file of the texts; choose another name"),
+        ("t.tsv", "text\ngood\n", ["--out", "{folder}/t.tsv"], "that is what is read here; choose another name"),
         ("t.tsv", "text\ngood\n", ["--out", "{folder}/folder.tsv"], "not a file that can be replaced"),
     ],
 )

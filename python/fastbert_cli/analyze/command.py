@@ -65,6 +65,8 @@ class Analyze(Command):
         from fastbert_cli import inputs
 
         self._check_out()
+        read = (self.model, self.compare, self.labelled.data, self.train)
+        inputs.check_folder_to_replace("--out", self.out, read)
         inputs.check_backend(self.backend)
         inputs.look_at_labelled(self.model, self.labelled)
         if (training := self.training_texts) is not None:

@@ -54,6 +54,8 @@ class Demo(Command):
 
     def look(self) -> None:
         """Look at the options, the folder and the files."""
+        from fastbert_cli.inputs import check_folder_to_replace
+        from fastbert_cli.training import CONFIG_FILE, RESULTS_FILE
         from fastbert_hf.data.reading import look_at_classification_file
 
         if any(not 0 < speed <= 1 for speed in self.speeds):
@@ -62,6 +64,10 @@ class Demo(Command):
             raise CommandError(f"--out {self.out}: a file; name a folder")
         if self.backbone is not None:
             look_at_hub(self.backbone, "models")
+        there = [(self.out / name).exists() for name in (CONFIG_FILE, RESULTS_FILE, "model")]
+        if there[0] and any(there[1:]):
+            raise CommandError(f"--out {self.out}: holds a run of fastbert train or distill; choose another name")
+        check_folder_to_replace("--out", self.out / "model", (self.train, self.dev, self.backbone))
         for file in filter(None, (self.train, self.dev)):
             look_at_classification_file(file)
 

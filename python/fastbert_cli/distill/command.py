@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastbert_cli import options, training
 from fastbert_cli.command import Command, Given, Option, Place
+from fastbert_cli.errors import CommandError
 from fastbert_cli.options import DATA
 from fastbert_cli.training import MODEL, RUN, STRIDE, DistillStep, Run, TrainingConfig, how_to_go_on
 
@@ -93,6 +94,8 @@ class Distill(Command):
         """Look at the configuration, the folders and the texts."""
         from fastbert_cli.distill.inputs import look
 
+        if self.out.resolve() == self.model.resolve():
+            raise CommandError(f"--out {self.out}: that is the folder of the model, which stays as it is; choose another")
         look(self._whole, self._look_at_model)
 
     def value_at(self, place: Place) -> Any:

@@ -86,12 +86,11 @@ class Evaluate(Command):
         from fastbert_hf.data.tables import TABLES
 
         inputs.check_patching(self.patching)
-        inputs.check_file_to_write("--out", self.out)
-        inputs.check_file_to_write("--errors", self.errors)
+        written = {"--out": self.out, "--errors": self.errors, "--confusion": self.confusion}
+        inputs.check_files_to_write(written, (self.texts.data, self.model))
         if self.errors is not None and self.errors.suffix.lower() not in (*TABLES, *JSON_LINES):
             raise CommandError(f"--errors {self.errors}: unknown ending; name it {', '.join((*TABLES, *JSON_LINES))}")
         if self.confusion is not None:
-            inputs.check_file_to_write("--confusion", self.confusion)
             if self.confusion.suffix.lower() != ".png":
                 raise CommandError(f"--confusion {self.confusion}: unknown ending; name it .png")
             if importlib.util.find_spec("matplotlib") is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -163,10 +164,16 @@ def _check_paths(options: Predict) -> None:
         return
     if out.suffix.lower() not in OUTPUTS:
         raise CommandError(f"--out {out}: unknown ending; name it {', '.join(OUTPUTS)}")
-    if not out.parent.is_dir():
-        raise CommandError(f"--out {out}: no such folder; make it first")
     if out.exists() and not out.is_file():
         raise CommandError(f"--out {out}: not a file that can be replaced; choose another name")
-    for file in files_of(options):
-        if out.exists() and file.exists() and out.samefile(file):
-            raise CommandError(f"--out {out}: that is the file of the texts; choose another name")
+    inputs.check_files_to_write({"--out": out}, (*files_of(options), options.model))
+    if reads_standard_input(options) and _is_standard_input(out):
+        raise CommandError(f"--out {out}: that is what is read here, from standard input; choose another name")
+
+
+def _is_standard_input(file: Path) -> bool:
+    """Return True for a file that the shell has opened as standard input."""
+    try:
+        return os.path.samestat(os.fstat(0), file.stat())
+    except OSError:  # no such file, or no standard input
+        return False
