@@ -45,12 +45,21 @@ def progress_bars(wanted: bool = True) -> Iterator[Advance]:
         yield advance
 
 
-def show(console: Console, rows: Sequence[Row]) -> None:
-    """Print `rows` as a table."""
+def show(console: Console, rows: Sequence[Row], over: str | None = None) -> None:
+    """Print `rows` as a table.
+
+    Args:
+        console: to print to.
+        rows: of one or several models.
+        over: what their FLOPs speed-ups are over; `None`: each over its own model at full depth.
+    """
     columns = _columns_of(rows)
     table = Table(box=None, pad_edge=False)  # all columns fit into 80 characters
     for name in columns:
-        table.add_column(_COLUMNS[name][0], justify="left" if name == "setting" else "right")
+        heading = _COLUMNS[name][0]
+        if name == "flops_speedup" and over is not None:
+            heading = f"FLOPs speed-up\nover {over}"
+        table.add_column(heading, justify="left" if name == "setting" else "right")
     for row in rows:
         table.add_row(*(_cell(name, row.get(name)) for name in columns))
     console.print(table)

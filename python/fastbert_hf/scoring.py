@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.exits.rule import ExitRule
-from fastbert_hf.flops import Convention, ModelShape, flops_speedup
+from fastbert_hf.flops import Convention, ModelShape, flops_speedup, full_depth_flops
 from fastbert_hf.modeling import FastBertForSequenceClassification
 from fastbert_hf.progress import Progress, no_progress
 from fastbert_hf.timing import Depth, batch_calls, inputs_of, ratio, time_interleaved
@@ -75,6 +75,12 @@ def score(
     if timed:
         _add_times(rows, [depth for _, depth in depths], model, dataset, batch_size, progress)
     return rows
+
+
+def full_depth_total(model: FastBertForSequenceClassification, dataset: TokenisedDataset) -> int:
+    """Return the FLOPs of all samples of `dataset` at full depth, by `FLOPS_CONVENTION`."""
+    shape = ModelShape.from_config(model.config)
+    return int(full_depth_flops(shape, np.asarray(dataset.lengths), FLOPS_CONVENTION).sum())
 
 
 def _depths(

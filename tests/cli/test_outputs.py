@@ -50,7 +50,6 @@ FOLDER = ["evaluate", "{place}/model", "--data", "{place}/set", "--split", "test
         (["distill", "{place}/model", "--texts", "{place}/dev.tsv", "--out", "{place}/model"], "folder of the model"),
         (["adopt", "{place}/model", "--texts", "{place}/dev.tsv", "--out", "{place}/model/"], "folder of the model"),
         (["export", "{place}/model", "--to", "{place}/model"], "exists; choose another name"),
-        (["calibrate", *EVALUATE[1:], "--min-speedup", "2", "--records", "{place}/dev.tsv"], "holds no exit records"),
     ],
 )
 def test_what_is_read_is_not_written_over(place, words, message):

@@ -39,8 +39,9 @@ class Compare(Command):
     """Compare two saved FastBERTs, or two settings of one, on the same labelled texts.
 
     \b
-    Prints for both: accuracy, macro F1, mean exit layer and FLOPs speed-up;
-    and what the second has more or less, with an interval of the difference.
+    Prints for both: accuracy, macro F1, mean exit layer and FLOPs speed-up over
+    A at full depth, so that models of other sizes can be compared; and what
+    the second has more or less, with an interval of the difference.
     Both answer the same texts, so the interval is narrower than those of the
     two scores would make believe.
 

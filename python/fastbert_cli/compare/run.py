@@ -21,8 +21,10 @@ from fastbert_hf.comparing import Comparison, compare_results
 from fastbert_hf.data import ClassificationData, TokenisedDataset
 from fastbert_hf.machine import describe_machine
 from fastbert_hf.modeling import FastBertForSequenceClassification
-from fastbert_hf.scoring import FLOPS_CONVENTION, Row, score
+from fastbert_hf.scoring import FLOPS_CONVENTION, Row, full_depth_total, score
 from fastbert_hf.training import EvaluationResult
+
+_BASE = "A at full depth"  # of the FLOPs speed-ups of both
 
 
 def run_compare(options: Compare) -> None:
@@ -39,7 +41,7 @@ def run_compare(options: Compare) -> None:
         data = read_for(models[0][0], options.texts)
     if any(model.config.multi_label for model, _ in models):
         raise CommandError("compare is for models that give a text exactly one class; use fastbert evaluate for others")
-    rows, results = [], []
+    rows, results, totals = [], [], []
     sides = zip(("A", "B"), (options.first, options.second), (options.at_a, options.at_b), models, strict=True)
     for name, folder, setting, (model, tokenizer) in sides:
         own = with_ids_of(data, label_names_of(model), str(folder))
@@ -48,7 +50,10 @@ def run_compare(options: Compare) -> None:
         dataset = TokenisedDataset(own, tokenizer, max_length, passages(model, tokenizer, max_length, "trained"))
         place_and_patch(model, Patching())
         row, result = _scored(model, dataset, setting, folder, options.batch_size)
-        rows.append({**row, "setting": f"{name}, {row['setting']}"})
+        totals.append(full_depth_total(model, dataset))
+        # Over one base, or two models of other sizes would look alike at full depth.
+        speedup = row["flops_speedup"] * (totals[0] / totals[-1])
+        rows.append({**row, "setting": f"{name}, {row['setting']}", "flops_speedup": speedup})
         results.append(_with_ids_of(result, own, data))
     found = compare_results(results[0], results[1], options.confidence)
     if options.as_json:
@@ -57,13 +62,14 @@ def run_compare(options: Compare) -> None:
             "models": [str(options.first), str(options.second)],
             "data": options.texts.data,
             "flops_convention": FLOPS_CONVENTION,
+            "flops_speedup_over": _BASE,
             "rows": rows,
             "difference": asdict(found),
         }
         print(json.dumps(values, indent=2, ensure_ascii=False))
         return
     console = Console(highlight=False, soft_wrap=True)
-    scores.show(console, rows)
+    scores.show(console, rows, over=_BASE)
     console.print(_in_words(found), markup=False)
 
 
