@@ -41,19 +41,26 @@ class Calibrate(Command):
     """Choose when texts may leave a saved FastBERT, from texts like those to come.
 
     \b
-    Runs the model once over --data, chooses among criteria, student
-    classifiers and a Speed for each, and saves the best for your target into
-    MODEL_DIR (fastbert_calibration.json). From then on it is what
-    fastbert predict, evaluate and the model itself do unless told otherwise.
+    Runs the model once over --data, chooses when texts may leave, and saves
+    the best for your target into MODEL_DIR (fastbert_calibration.json). From
+    then on it is what fastbert predict, evaluate and the model itself do
+    unless told otherwise.
+
+    \b
+    With a guarantee, the number of texts decides how. Fewer than 6 times those
+    that it takes at least: one Speed for all layers (entropy) is tested on all
+    of them. More: half of them choose criterion, student classifiers and a
+    Speed for each, and the other half tests that. --one-speed, --no-one-speed
+    and --criterion auto say it otherwise.
 
     \b
     --max-disagreement needs no labels: at most so many new texts get another
     label than full depth would give. With it, --max-drop and --max-f1-drop
     the loss is guaranteed at --confidence, for new texts of the same kind.
     That takes a file of its own: texts that the model was not trained or
-    distilled on and that did not choose its epochs (dev). The model's folder
-    knows these texts by number, and where --data has them the guarantee is
-    refused. docs/calibration.md has the exact words.
+    distilled on and that did not choose its epochs (dev) or fit temperatures
+    in it. The model's folder knows these texts by number, and where --data
+    has them the guarantee is refused. docs/calibration.md has the exact words.
 
     \b
     A model with one output, a score, has no labels: --max-score-change says
@@ -122,24 +129,32 @@ class Calibrate(Command):
         Option("File for what the heads answered: read if it is there, so that the model need not run.", panel=DATA),
     ] = None
     criterion: Annotated[
-        str,
+        str | None,
         Option(
             "When a text leaves: entropy, confidence, patience or another of docs/calibration.md (a wrong name lists "
-            "those for the model); auto: compare all.",
+            "those for the model); auto: compare all, which takes a search. Default: auto in a search, the entropy with "
+            "one Speed.",
             panel=CHOICE,
         ),
-    ] = "auto"
+    ] = None
     one_speed: Annotated[
         bool | None,
         Option(
-            "One Speed (or patience) for all layers, entropy unless --criterion is given. Default: where a guarantee "
-            "is asked for and texts are few, by their number alone.",
+            "One Speed (or patience) for all layers, tested on all texts, in place of a search, which spends half of "
+            "them on choosing. Default: one Speed where a guarantee is asked for on fewer than 6 times the texts that "
+            "it takes at least.",
             "--one-speed/--no-one-speed",
             panel=CHOICE,
         ),
     ] = None
     confidence: Annotated[float, Option("Of the guarantee and the intervals.", panel=CHOICE)] = 0.95
-    seed: Annotated[int, Option("Of the split into texts that choose and texts that test.", panel=CHOICE)] = 0
+    seed: Annotated[
+        int | None,
+        Option(
+            "Of the split into texts that choose and texts that test, or of the draw of texts to time. Default: 0.",
+            panel=CHOICE,
+        ),
+    ] = None
     temperature_scaling: Annotated[
         bool,
         Option(
@@ -171,6 +186,28 @@ class Calibrate(Command):
     def search(self) -> Literal["one_speed", "searched"]:
         """What the library calls it."""
         return "one_speed" if self.one_speed else "searched"
+
+    @property
+    def all_test(self) -> str | None:
+        """The option because of which no texts are drawn, to choose or to be timed; `None`: some are."""
+        if self.temperature_scaling or self.latency_ms is not None:
+            return None
+        given = {
+            "--min-speedup": self.min_speedup is not None,
+            "--max-f1-drop": self.max_f1_drop is not None,
+            "--one-speed": self.one_speed,
+        }
+        return next((option for option, there in given.items() if there), None)
+
+    @property
+    def criteria(self) -> str:
+        """What the library calls the criterion: one, or all of them."""
+        return self.criterion or "auto"
+
+    @property
+    def split_seed(self) -> int:
+        """The seed, given or not."""
+        return self.seed or 0
 
     @property
     def patching(self) -> options.Patching:

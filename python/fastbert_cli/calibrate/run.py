@@ -82,7 +82,7 @@ def run_calibrate(options: Calibrate) -> None:
         # Before the model runs over all of it.
         check_samples(len(data), labels, objective, options.confidence, options.search, options.temperature_scaling)
         if objective.max_f1_drop is not None and labels is not None:
-            tested = labels[split_rows(len(labels), seed=options.seed)[1]] if options.temperature_scaling else labels
+            tested = labels[split_rows(len(labels), seed=options.split_seed)[1]] if options.temperature_scaling else labels
             names = label_names_of(model)
             orders = len(asked_layers(tuple(model.config.exit_layers[:-1])))
             check_f1_samples(
@@ -105,8 +105,8 @@ def run_calibrate(options: Calibrate) -> None:
         records = _records(options, model, dataset)
         scaling = None
         if options.temperature_scaling:
-            scaling = scale_temperatures(records, seed=options.seed)
-            fitted_to = select_texts(data, split_rows(len(data), seed=options.seed)[0].tolist())
+            scaling = scale_temperatures(records, seed=options.split_seed)
+            fitted_to = select_texts(data, split_rows(len(data), seed=options.split_seed)[0].tolist())
             fold_temperatures(model, scaling.temperatures, fitted_to)
             records = replace(scaling.records, fingerprint=model_fingerprint(model))
         calibration = _calibrate(options, objective, model, dataset, records)
@@ -150,7 +150,7 @@ def _check_model(model: FastBertForSequenceClassification, options: Calibrate) -
         raise CommandError(
             "this model has no student classifiers, so no text can leave early; train it with more --exit-layers"
         )
-    check_criterion(options.criterion, model.num_labels, model.config.problem_type)
+    check_criterion(options.criteria, model.num_labels, model.config.problem_type)
     if options.temperature_scaling:
         check_foldable(model)
 
@@ -192,9 +192,9 @@ def _calibrate(
             objective,
             confidence=options.confidence,
             search=options.search,
-            criterion=options.criterion,
+            criterion=options.criteria,
             temperatures_fitted=options.temperature_scaling,
-            seed=options.seed,
+            seed=options.split_seed,
         )
     if objective.max_score_change is not None:
         records = records.with_max_score_change(objective.max_score_change)
@@ -205,7 +205,7 @@ def _calibrate(
             _clock(options, model, dataset, advance),
             confidence=options.confidence,
             search=options.search,
-            criterion=options.criterion,
+            criterion=options.criteria,
         )
 
 
@@ -217,7 +217,7 @@ def _clock(
         model,
         dataset,
         options.batch_size or 1,
-        seed=options.seed,
+        seed=options.split_seed,
         precision=f"{precision_of(model)}, {'on the fast kernels' if patched else 'without the fast kernels'}",
         progress=advance,
     )

@@ -10,9 +10,9 @@ from fastbert_cli.errors import CommandError
 from fastbert_hf.calibration.guarantee import enough_samples
 from fastbert_hf.exits.calibrated_setting import Objective
 
-# A search spends half of the texts on choosing. With fewer than so many times the texts that a guarantee takes at
-# least, one Speed tested on all of them lets through faster rules. Seen on two models (500 texts at 0.01, 600 at 0.02);
-# where the border lies exactly has not been measured.
+# A search spends half of the texts on choosing. With fewer than so many times the texts that a guarantee takes at least,
+# one Speed tested on all of them is taken. No border suits all models: docs/calibration.md has what was measured around
+# it (benchmarks/calibration_power.py).
 FEW = 6
 
 
@@ -30,17 +30,20 @@ def with_search(options: Calibrate, objective: Objective, texts: int) -> Calibra
     if objective.max_risk is None or not 0 < objective.max_risk < 1 or not 0 < options.confidence < 1:
         return options
     needed = enough_samples(objective.max_risk, options.confidence)
-    if options.one_speed is False and texts // 2 < needed <= texts and not options.temperature_scaling:
+    searching = {"--no-one-speed": options.one_speed is False, "--criterion auto": options.criterion == "auto"}
+    asked = next((option for option, given in searching.items() if given), None)
+    if asked and texts // 2 < needed <= texts and not options.temperature_scaling:
         raise CommandError(
-            f"{texts:,} texts are too few for a search, which tests on half of them and needs {needed:,} there, but "
-            f"enough for --one-speed, which needs {needed:,} in all; leave --no-one-speed out, or give more texts"
+            f"{texts:,} texts are too few for a search ({asked}), which tests on half of them and needs {needed:,} "
+            f"there, but enough for --one-speed, which needs {needed:,} in all; leave {asked} out, or give more texts"
         )
-    if options.one_speed is not None or options.temperature_scaling or texts >= FEW * needed:
+    if asked or options.one_speed or options.temperature_scaling or texts >= FEW * needed:
         return options
     if texts >= needed:  # fewer are refused, with the number that is enough for this way
         print(
             f"note: one Speed for all layers, since {texts:,} texts are fewer than {FEW * needed:,}: a search would "
-            "spend half of them on choosing (--no-one-speed)",
+            "spend half of them on choosing (--no-one-speed)"
+            + ("; nothing is drawn, so --seed does nothing" if options.seed is not None else ""),
             file=sys.stderr,
         )
     return replace(options, one_speed=True)

@@ -337,3 +337,15 @@ def test_few_texts_have_one_speed_by_their_number_alone(folder, dev) -> None:
         )
     assert found[0.02, ()] == found[0.02, ("--one-speed",)]
     assert [found[key]["evidence"]["samples_for_choosing"] for key in ((0.02, ()), (0.1, ()))] == [0, 200]
+
+
+def test_all_criteria_are_compared_where_that_is_asked_for(folder, dev) -> None:
+    wish = ("calibrate", folder, "--data", dev, "--max-drop", 0.02, "--dry-run", "--json")
+    asked, by_number = (succeed(*wish, *words) for words in (["--criterion", "auto"], ["--seed", 7]))
+    assert "note: one Speed" not in asked.stderr and by_number.stderr.endswith("so --seed does nothing\n")
+    asked, by_number = (json.loads(result.stdout) for result in (asked, by_number))
+    assert {one["rule"]["criterion"] for one in asked["compared"]} >= {"entropy", "confidence", "patience"}
+    assert asked["setting"]["evidence"]["samples_for_choosing"] == 200
+    assert by_number["compared"] == [] and by_number["setting"]["rule"]["criterion"] == "entropy"
+    searched = json.loads(succeed(*wish, "--no-one-speed").stdout)
+    assert searched["setting"] == asked["setting"] and searched["compared"] == asked["compared"]

@@ -68,6 +68,11 @@ def test_records_of_other_texts_or_labels_are_refused(folder, dev, tmp_path) -> 
         (["--max-drop", 0.005, "--no-one-speed"], "1196 samples (598 to test with, the others to choose the setting)"),
         (["--max-drop", 0.01, "--no-one-speed"], "enough for --one-speed, which needs 299 in all"),
         (
+            ["--max-drop", 0.01, "--criterion", "auto"],
+            "400 texts are too few for a search (--criterion auto), which tests on half of them and needs 299 there, but "
+            "enough for --one-speed, which needs 299 in all; leave --criterion auto out",
+        ),
+        (
             ["--max-disagreement", 0.01, "--data", "{twelve}"],
             "12 samples cannot show with 0.95 confidence that at most",
         ),
