@@ -15,6 +15,7 @@ from transformers.utils import logging
 import fastbert_kernels
 from fastbert_cli.calibrate import report
 from fastbert_cli.calibrate.command import Calibrate
+from fastbert_cli.calibrate.naming import options_named
 from fastbert_cli.calibrate.search import with_search
 from fastbert_cli.calibrate.unseen import unseen_texts
 from fastbert_cli.errors import CommandError, faults_explained
@@ -74,7 +75,7 @@ def run_calibrate(options: Calibrate) -> None:
             f"{options.model}: cannot be written into; copy the model, or see the setting with --dry-run"
         )
     model.calibrated_setting = None  # the one to be replaced
-    with faults_explained():
+    with options_named():
         _check_model(model, options)
         max_length = longest_text(model, tokenizer, options.max_length)
         data, labels = _read(options, model)
@@ -118,7 +119,7 @@ def run_calibrate(options: Calibrate) -> None:
 
 
 def _objective(options: Calibrate) -> Objective:
-    with faults_explained(options.target):
+    with options_named():
         return Objective(
             max_drop=options.max_drop,
             max_disagreement=options.allowed_disagreement,
