@@ -87,8 +87,8 @@ def add_command(app: typer.Typer, kind: type[Command]) -> None:
         with reported(name), arguments_spelt(spelling.get):
             command = _build(kind, {declared[key].place: declared[key].value(value) for key, value in given.items()})
             places = {each.typed: each.place for each in declared.values()}
-            switched_on = [declared[key].typed for key, value in given.items() if value is not False]
-            check_pairs(name, switched_on, lambda option: command.value_at(places.get(option, (option,))))
+            typed = [declared[key].typed_as(value) for key, value in given.items()]
+            check_pairs(name, typed, lambda option: command.value_at(places.get(option, (option,))))
             command.look()
         with reported(name, command.stopped, kind.extra), arguments_spelt(spelling.get):
             command.run()
@@ -123,6 +123,10 @@ class _Declaration(NamedTuple):
     def typed(self) -> str:
         """The option as typed, to switch it on where it is a switch."""
         return (self.option.name or f"--{self.place[-1].replace('_', '-')}").partition("/")[0]
+
+    def typed_as(self, given: Any) -> str:
+        """Return the option as typed for the value `given`: of a switch that is off, what switches it off."""
+        return (self.option.name or "").partition("/")[2] if given is False else self.typed
 
     def for_typer(self) -> tuple[Any, Any]:
         """Return annotation and default of the parameter that Typer reads."""

@@ -162,7 +162,7 @@ def look_at_unlabelled(file: str, columns: Columns) -> None:
 
 def text_columns_of(file: str, columns: Columns) -> dict[str, Any]:
     """Return the names of the columns of texts for `file`, none for one that has no columns."""
-    if Path(file).suffix.lower() in PLAIN:
+    if _is_plain(file):
         return {}
     return {"text_column": columns.text_column, "pair_column": columns.pair_column}
 
@@ -178,6 +178,16 @@ def check_subset(columns: Columns, *sources: str | None) -> None:
     """Raise `CommandError` for a subset when all of `sources` are files, which have none."""
     if columns.subset is not None and all(source is None or Path(source).is_file() for source in sources):
         raise CommandError(f"--subset {columns.subset} is for data sets, and there are files only; leave it out")
+
+
+def check_text_column(columns: Columns, *sources: str | None) -> None:
+    """Raise `CommandError` for the name of a column when none of `sources` has columns."""
+    if columns.text_column is not None and all(source is None or _is_plain(source) for source in sources):
+        raise CommandError(f"--text-column {columns.text_column}: the texts are in .txt, without columns; leave it out")
+
+
+def _is_plain(source: str) -> bool:
+    return Path(source).suffix.lower() in PLAIN
 
 
 def check_speeds(classes: Classes | None, speeds: Iterable[float]) -> None:

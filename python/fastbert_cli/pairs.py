@@ -36,9 +36,21 @@ def _excludes(option: str, other: str, *values: Any, reason: str) -> Pair:
     return Pair(option, other, values or GIVEN, False, reason)
 
 
+# Keys that are no options: what several options say together. They are properties of the commands, but for the first.
 STEPS = "run.steps"
+OUTPUT_FORM = "output_form"  # of `predict`: the ending of its file
+READS_LABELS = "reads_labels"  # of `distill` and `adopt`
+ALL_TEST = "all_test"  # of `calibrate`: the option because of which no texts are drawn
+_FORMS = (".jsonl", ".ndjson", ".parquet")
+_DRAWS_NOTHING = ("--one-speed", "--max-f1-drop", "--min-speedup")
 # How a value of a key was typed.
-_TYPED = {(STEPS, "fine_tune"): "--no-distil", (STEPS, "joint"): "--joint"}
+_TYPED = {
+    (STEPS, "fine_tune"): "--no-distil",
+    (STEPS, "joint"): "--joint",
+    (READS_LABELS, True): "--dev, or for --targets hard or mixed",
+    **{(OUTPUT_FORM, ending): f"an --out that ends in {ending}" for ending in _FORMS},
+    **{(ALL_TEST, option): option for option in _DRAWS_NOTHING},
+}
 
 _COLUMNS = (_needs("--pair-column", "--text-column", reason="one names the first text, the other the second"),)
 _DISTILLATION = (
@@ -50,6 +62,7 @@ _DISTILLATION = (
     _needs("--cache-dtype", "--cache", True, reason="without it nothing is kept"),
     _needs("--dev-split", "--dev", reason="it is a part of that data set"),
 )
+_LABELS_OF_DISTILLATION = _needs("--label-column", READS_LABELS, True, reason="students learn from texts alone")
 _OF_STEP_2 = (
     *("--unlabelled", "--distil-epochs", "--distil-learning-rate", "--distil-batch-size", "--objective"),
     *("--temperature", "--targets", "--hard-weight", "--exit-zero", "--cache", "--cache-limit-gb", "--cache-dtype"),
@@ -75,8 +88,8 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
         _excludes("--max-epochs", STEPS, "joint", reason="joint training has no rounds"),
         _needs("--max-epochs", "--dev", reason="the score on these texts decides"),
     ),
-    "distill": (*_COLUMNS, *_DISTILLATION),
-    "adopt": (*_COLUMNS, *_DISTILLATION),
+    "distill": (*_COLUMNS, *_DISTILLATION, _LABELS_OF_DISTILLATION),
+    "adopt": (*_COLUMNS, *_DISTILLATION, _LABELS_OF_DISTILLATION),
     "calibrate": (
         *_COLUMNS,
         *_RUNNING,
@@ -93,6 +106,9 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
         _excludes("--label-column", "--max-disagreement", reason="labels are not read then"),
         _excludes("--label-column", "--max-score-change", reason="labels are not read then"),
         _excludes("--max-drop", "--max-score-change", reason="a score has no accuracy to lose"),
+        _excludes("--seed", ALL_TEST, *_DRAWS_NOTHING, reason="no texts are drawn to choose, since all of them are used"),
+        _excludes("--one-speed", "--criterion", "auto", reason="with one Speed no criteria are compared"),
+        _excludes("--max-f1-drop", "--criterion", "auto", reason="it takes one Speed, and no criteria are compared"),
     ),
     "evaluate": (
         *_COLUMNS,
@@ -100,9 +116,16 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
         _excludes("--agreement", "--backend", "none", reason="it compares a patched model with the unpatched one"),
         _needs("--confusion", "--by-class", True, reason="it is a picture of its table"),
     ),
+    "compare": _COLUMNS,
     "analyze": (
         *_COLUMNS,
         _needs("--timed-texts", "--time", True, reason="nothing is timed without"),
+        _excludes(
+            "--no-time",
+            "--backend",
+            *("cuda", "triton", "reference", "none"),
+            reason="nothing is timed then, and the kernels are there for that",
+        ),
     ),
     "predict": (
         *_COLUMNS,
@@ -110,9 +133,15 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
         *_HOW_TO_LEAVE,
         _excludes("--audit", "--full-depth", True, reason="it compares answers of early exits with full depth's"),
         _needs("--audit-seed", "--audit", reason="it is of the draw of these texts"),
+        *(
+            _excludes(option, OUTPUT_FORM, *_FORMS, reason="only tables have cells that a spreadsheet would run")
+            for option in ("--safe-tables", "--raw-tables")
+        ),
     ),
     "serve": (
         *_RUNNING,
+        _excludes("--host", "--socket", reason="it listens at one of them"),
+        _excludes("--port", "--socket", reason="it listens at one of them"),
         _needs("--fast-setting", "--target-p99-ms", reason="it says from when on texts leave by that setting"),
         _needs("--target-p99-ms", "--fast-setting", reason="without a second setting speed follows no load"),
     ),
@@ -128,7 +157,7 @@ def check_pairs(command: str, given: Sequence[str], value_of: Callable[[str], An
 
     Args:
         command: its name.
-        given: options of this call, as typed, but for those that switch something off.
+        given: options of this call, as typed.
         value_of: returns the value of an option, or of a key, given or not.
     """
     for pair in PAIRS.get(command, ()):
@@ -141,6 +170,7 @@ def check_pairs(command: str, given: Sequence[str], value_of: Callable[[str], An
         is_named_alone = pair.values is GIVEN or pair.values[0] is True
         if pair.needs:
             wanted = pair.other if is_named_alone else f"{pair.other} {pair.values[0]}"
+            wanted = _TYPED.get((pair.other, pair.values[0]), wanted)
             raise CommandError(f"{pair.option} is for {wanted}: {pair.reason}; give both or neither")
         typed = pair.other if is_named_alone else f"{pair.other} {pair.values[list(pair.values).index(value)]}"
         typed = _TYPED.get((pair.other, value), typed)

@@ -295,6 +295,16 @@ def test_mistakes_are_told_before_the_libraries_are_imported(tmp_path):
             2,
             "--dev takes labels, and this model has one output, a score; leave it out",
         ),
+        (
+            ["adopt", "{folder}/score", "--texts", "{folder}/texts.txt", "--objective", "ce"],
+            2,
+            "--objective ce: this model has one output, a score, and students learn its square distance",
+        ),
+        (
+            ["adopt", "{folder}/score", "--texts", "{folder}/texts.txt", "--temperature", "2"],
+            2,
+            "--temperature 2: this model has one output, a score, and students learn its square distance",
+        ),
         (["adopt", "{folder}/bert"], 2, "no texts to distill from; name a file with --texts"),
         (["export", "{folder}/bert", "--to", "{folder}/x"], 2, "holds a model of the type 'bert', not 'fastbert'"),
         (["demo", "--train", "{folder}/labels.tsv"], 2, "--train is for --dev: one file is trained on"),

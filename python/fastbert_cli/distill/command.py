@@ -102,6 +102,11 @@ class Distill(Command):
         """As in the base class; of the configuration, with what a file says."""
         return reduce(getattr, place[1:], self._whole) if place[0] == "settings" else super().value_at(place)
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether labels are read: to score on, or to learn from."""
+        return self._whole.data.dev is not None or self._whole.distil.targets != "soft"
+
     @cached_property
     def _whole(self) -> DistillConfig:
         """The configuration of the run, with what a file says."""

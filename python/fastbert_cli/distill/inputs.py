@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fastbert_cli.distill.command import DistillConfig
 from fastbert_cli.errors import CommandError
-from fastbert_cli.inputs import Classes, check_subset, look_at_labelled_of_run, look_at_unlabelled
+from fastbert_cli.inputs import Classes, check_subset, check_text_column, look_at_labelled_of_run, look_at_unlabelled
 
 
 def look(config: DistillConfig, look_at_model: Callable[[], Classes | None]) -> None:
@@ -24,6 +24,7 @@ def look(config: DistillConfig, look_at_model: Callable[[], Classes | None]) -> 
     if not section.texts:
         raise CommandError("no texts to distill from; name a file with --texts")
     check_subset(section, section.dev, *section.texts)
+    check_text_column(section, section.dev, *section.texts)
     if targets != "soft" and len(section.texts) > 1:
         raise CommandError(
             f"--targets {targets} learns from labels, which one file or data set must have; give --texts once"
@@ -41,6 +42,15 @@ def look(config: DistillConfig, look_at_model: Callable[[], Classes | None]) -> 
                 raise CommandError(
                     f"{option} takes labels, and this model has one output, a score; leave it out: students learn the "
                     "scores of full depth, and fastbert calibrate --max-score-change says how near they come"
+                )
+        for option, given in (
+            (f"--objective {config.distil.objective}", config.distil.objective != "kl"),
+            (f"--temperature {config.distil.temperature:g}", config.distil.temperature != 1),
+        ):
+            if given:
+                raise CommandError(
+                    f"{option}: this model has one output, a score, and students learn its square distance whatever is "
+                    "said here; leave it out"
                 )
     labelled = [(section.dev, section.dev_split)] if section.dev is not None else []
     if targets != "soft":

@@ -120,6 +120,11 @@ class Predict(Command):
         bool | None, Option("Progress bar. Default: if stderr is a terminal.", "--progress/--no-progress")
     ] = None
 
+    @property
+    def output_form(self) -> str | None:
+        """The ending of the file to write."""
+        return None if self.out is None else self.out.suffix.lower()
+
     def look(self) -> None:
         """Look at the options, the file and the model's folder."""
         from fastbert_cli.predict.inputs import look
