@@ -29,6 +29,9 @@ def section(family: str, results: dict[str, Any]) -> str:
     """Return the paragraph and table of one family."""
     machine, data, timed = results["machine"], results["data"], results["timed_texts"]
     names = list(results["rows"][0]["variants"])
+    # Files from before macro F1 was measured have none.
+    has_f1 = all("macro_f1" in row["variants"]["unpatched"] for row in results["rows"])
+    columns = ["Speed", "accuracy", *(["macro F1"] if has_f1 else []), "mean exit layer", "FLOPs speed-up", *names]
     precision = results["training"]["precision"]
     lines = [
         f"Measured by `make demo` on {machine['threads']} cores of an {machine['processor']} with "
@@ -39,13 +42,14 @@ def section(family: str, results: dict[str, Any]) -> str:
         f"{results['batch_size']} in input order. "
         "Milliseconds per text, and in brackets the speed-up over the unpatched model at full depth:",
         "",
-        "| Speed | accuracy | mean exit layer | FLOPs speed-up | " + " | ".join(names) + " |",
-        "| --- | ---: | ---: | ---: | " + " | ".join("---:" for _ in names) + " |",
+        f"| {' | '.join(columns)} |",
+        f"| --- | {' | '.join('---:' for _ in columns[1:])} |",
     ]
     for row in results["rows"]:
         cells = [
             "full depth" if row["speed"] is None else f"{row['speed']:g}",
             f"{row['variants']['unpatched']['accuracy']:.1%}",
+            *([f"{row['variants']['unpatched']['macro_f1']:.3f}"] if has_f1 else []),
             f"{row['mean_exit_layer']:.2f} of {results['layers']}",
             f"{row['flops_speedup']:.2f}x",
         ]

@@ -125,11 +125,21 @@ def test_stale_and_new_figures(monkeypatch, tmp_path, capsys):
     assert text.count("Measured by `make demo`") == 1
 
     demo = json.loads((results / "demo_cpu_amd_avx512.json").read_text())
+    machine = dict(demo["machine"])
     demo["machine"]["processor"] = "Intel Xeon"
+    for row in demo["rows"]:
+        row["variants"]["unpatched"].pop("macro_f1", None)  # as in files from before it was measured
+    (results / "demo_cpu_amd_avx512.json").write_text(json.dumps(demo | {"machine": machine}))
+    for row in demo["rows"]:
+        row["variants"]["unpatched"]["macro_f1"] = 0.712
     (results / "demo_cpu_intel_amx.json").write_text(json.dumps(demo))
     assert document_numbers.main(["--check"]) == 1 and document_numbers.main([]) == 0
     text = (tmp_path / "README.md").read_text()
     assert text.count("Measured by `make demo`") == 2 and "demo_cpu_intel_amx.png" in text
+    tables = [[line.count("|"), line] for line in text.splitlines() if line.startswith(("| Speed |", "| full depth |"))]
+    assert [count for count, _ in tables] == [tables[0][0]] * 2 + [tables[0][0] + 1] * 2
+    assert tables[0][1].startswith("| Speed | accuracy | mean exit layer |")
+    assert tables[2][1].startswith("| Speed | accuracy | macro F1 | mean exit layer |") and "| 0.712 |" in tables[3][1]
 
 
 def test_labels_of_the_demo_are_told_for_every_family_and_precision():

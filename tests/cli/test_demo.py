@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fastbert_cli.app import app
 from fastbert_cli.demo.command import Demo
-from fastbert_cli.demo.measurement import make_rows
+from fastbert_cli.demo.measurement import Scores, make_rows, recorded_scores
 from fastbert_cli.demo.run import cache_folder
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
 from fastbert_hf.calibration import ExitRecords
@@ -68,10 +68,13 @@ def test_from_files_to_report(backbone, files, tmp_path):
     assert {"unpatched", "patched"} <= set(full["variants"]) and len(full["variants"]["patched"]["seconds"]) == 2
     for row in results["rows"]:
         assert row["variants"]["patched"]["accuracy"] == row["variants"]["unpatched"]["accuracy"]
+        assert row["variants"]["patched"]["macro_f1"] == pytest.approx(row["variants"]["unpatched"]["macro_f1"])
     assert results["agreement"]["patched"]["labels"] == 1
     text = (out / "report.md").read_text()
     found = results["verdict"]
     assert found["samples"] == 64 and found["unit"] == "words" and found["bag"] == 1  # a word tells the class
+    assert "| model | accuracy | macro F1 | ms per text |" in text
+    assert f"| unpatched | {full['variants']['unpatched']['accuracy']:.1%} | " in text
     assert found["sentence"] in text and found["sentence"] in " ".join(result.output.split())
     assert "The first layers alone, with the head behind the last of them: 1: " in text
     assert "<script>" not in text and "&lt;script>\\|" in text
@@ -114,12 +117,14 @@ def test_no_speed_up_is_reported_where_answers_differ():
     shape = ModelShape(hidden_size=8, intermediate_size=16, num_layers=3, head_hidden_size=4, num_labels=2)
     records = ExitRecords(logits, torch.tensor([0, 0, 1]), torch.tensor([4, 4, 4]), shape)
     runs = [(name, speed) for speed in (None, 0.3) for name in ("unpatched", "patched")]
-    times, accuracy = dict.fromkeys(runs, Seconds([1.0])), dict.fromkeys(runs, 0.5)
+    times, scores = dict.fromkeys(runs, Seconds([1.0])), dict.fromkeys(runs, Scores(0.5, 0.4))
+    assert recorded_scores(records, None) == pytest.approx((2 / 3, (2 * 2 / (2 + 3) + 0) / 2))  # always the first class
     for agrees in (True, False):
-        rows = make_rows(records, 2, accuracy, times, agrees)
+        rows = make_rows(records, 2, scores, times, agrees)
         assert [(row["speed"], row["mean_exit_layer"]) for row in rows] == [(None, 3), (0.3, 2)]
         assert rows[0]["flops_speedup"] == 1 and 1 < rows[1]["flops_speedup"] < 2  # of the first two: 1.5 layers of 3
         figures = [figure for row in rows for figure in row["variants"].values()]
+        assert all((figure["accuracy"], figure["macro_f1"]) == (0.5, 0.4) for figure in figures)
         assert all(("speedup" in figure) == ("realisation" in figure) == agrees for figure in figures)
 
 

@@ -121,11 +121,13 @@ def _show_criteria(console: Console, calibration: Calibration) -> None:
     table = _table(f"criteria, each with one Speed, on the {chosen_with} texts that chose")
     table.add_column("best first")
     of_accuracy = setting.figures.accuracy is not None
-    quality = ("accuracy", "points lost") if of_accuracy else ("other answers",)
+    quality = ("accuracy", "points lost", "macro F1") if of_accuracy else ("other answers",)
     for heading in ("layers asked", *quality, "FLOPs speed-up"):
         table.add_column(heading, justify="right")
     for found in calibration.compared:
-        shown = (f"{found.accuracy:.2%}", f"{100 * found.drop:.2f}") if of_accuracy else (f"{found.drop:.2%}",)
+        shown: tuple[str, ...] = (f"{found.drop:.2%}",)
+        if of_accuracy:
+            shown = (f"{found.accuracy:.2%}", f"{100 * found.drop:.2f}", f"{found.macro_f1:.4f}")
         table.add_row(
             describe_criterion(found.rule),
             ", ".join(map(str, found.rule.layers)) or "none",

@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +14,7 @@ import fastbert_kernels
 from fastbert_cli.scores import progress_bars
 from fastbert_hf.agreement import Agreement, compare_answers
 from fastbert_hf.calibration import ExitRecords, ExitRule, record_exits, simulate
+from fastbert_hf.calibration.simulation import macro_f1_of
 from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.machine import computes_in_bfloat16
 from fastbert_hf.modeling import FastBertForSequenceClassification
@@ -27,6 +28,13 @@ _TIES = {"patched": 1e-4, "patched bfloat16": 2e-2, "patched int8": 5e-2}
 
 SpeedOrFull = float | None  # full depth where there is no Speed
 Times = dict[tuple[str, SpeedOrFull], Seconds]
+
+
+class Scores(NamedTuple):
+    """Of a form of the model at a depth, on all texts."""
+
+    accuracy: float
+    macro_f1: float
 
 
 @dataclass(frozen=True)
@@ -76,15 +84,16 @@ def measure(
         }
         runs = [(name, depth) for depth in depths for name in variants]
         # The records hold every answer of the unpatched model; in batches of input order, most of it would be padding.
-        accuracy = {("unpatched", depth): simulate(records, rule_of(records, depth)).accuracy for depth in depths}
+        found = {("unpatched", depth): recorded_scores(records, depth) for depth in depths}
         others = [(name, depth) for name, depth in runs if name != "unpatched"]
         for done, (name, depth) in enumerate(others, 1):
-            accuracy[name, depth] = evaluate(variants[name], dataset, depth, BATCH_SIZE).accuracy
+            result = evaluate(variants[name], dataset, depth, BATCH_SIZE)
+            found[name, depth] = Scores(result.accuracy, result.macro_f1)
             advance("accuracy", done, len(others))
         calls = {(name, depth): batch_calls(variants[name], batches, depth) for name, depth in runs}
         times = time_interleaved(calls, model.device, rounds, warmups=1, progress=advance)
     texts = sum(len(batch["input_ids"]) for batch in batches)
-    rows = make_rows(records, texts, accuracy, times, agreement["patched"].is_close)
+    rows = make_rows(records, texts, found, times, agreement["patched"].is_close)
     return Measured(records, agreement, texts, rows)
 
 
@@ -112,12 +121,18 @@ def rule_of(records: ExitRecords, depth: SpeedOrFull) -> ExitRule:
     return ExitRule(()) if depth is None else ExitRule.one_speed(records.student_layers, depth)
 
 
+def recorded_scores(records: ExitRecords, depth: SpeedOrFull) -> Scores:
+    """Return the scores of the model that was recorded."""
+    result = simulate(records, rule_of(records, depth))
+    return Scores(result.accuracy, macro_f1_of(records, result.predictions))
+
+
 def make_rows(
-    records: ExitRecords, timed: int, accuracy: dict[tuple[str, SpeedOrFull], float], times: Times, agrees: bool
+    records: ExitRecords, timed: int, scores: dict[tuple[str, SpeedOrFull], Scores], times: Times, agrees: bool
 ) -> list[dict[str, Any]]:
     """Return a row for every depth that was timed, with figures of every form of the model.
 
-    Accuracy and mean exit layer are over all texts, times and the FLOPs speed-up beside them over the first `timed`.
+    Scores and the mean exit layer are over all texts, times and the FLOPs speed-up beside them over the first `timed`.
     Speed-ups are left out when the answers do not agree.
     """
     rows: dict[SpeedOrFull, dict[str, Any]] = {}
@@ -130,7 +145,7 @@ def make_rows(
                 "flops_speedup": simulate(records.rows(torch.arange(timed)), rule).flops_speedup,
                 "variants": {},
             }
-        figures = {"accuracy": accuracy[name, depth], "seconds": taken.rounds}
+        figures: dict[str, Any] = {**scores[name, depth]._asdict(), "seconds": taken.rounds}
         if agrees:
             figures["speedup"] = ratio(times["unpatched", None], taken)
             figures["realisation"] = ratio(times[name, None], taken) / rows[depth]["flops_speedup"]

@@ -28,7 +28,8 @@ _STYLES: dict[str, dict[str, Any]] = {
     "patched bfloat16": {"color": GREEN, "marker": "^"},
     "patched int8": {"color": VERMILLION, "marker": "D"},
 }
-_COLUMNS = ["Speed", "mean exit layer", "FLOPs speed-up", "model", "accuracy", "ms per text", "speed-up", "realisation"]
+_COLUMNS = ["Speed", "mean exit layer", "FLOPs speed-up", "model", "accuracy", "macro F1"]
+_COLUMNS += ["ms per text", "speed-up", "realisation"]
 _EXAMPLE_SPEED = 0.5
 _EXAMPLES = 5
 
@@ -74,7 +75,7 @@ def _cells(results: dict[str, Any]) -> list[list[str]]:
         shared = [speed, f"{row['mean_exit_layer']:.2f}", f"{row['flops_speedup']:.2f}x"]
         for name, figures in row["variants"].items():
             milliseconds = 1e3 * statistics.median(figures["seconds"]) / results["timed_texts"]
-            cells = [name, f"{figures['accuracy']:.1%}", f"{milliseconds:.2f}"]
+            cells = [name, f"{figures['accuracy']:.1%}", f"{figures['macro_f1']:.3f}", f"{milliseconds:.2f}"]
             cells.append(f"{figures['speedup']:.2f}x" if "speedup" in figures else "-")
             adaptive = row["speed"] is not None and "realisation" in figures
             cells.append(f"{figures['realisation']:.2f}" if adaptive else "-")

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastbert_hf.by_class import macro_f1
 from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.evidence import evidence_of, f1_evidence_of
 from fastbert_hf.calibration.f1_guarantee import certify_f1
@@ -33,7 +32,7 @@ from fastbert_hf.calibration.search import (
     compare_criteria,
     rules_of,
 )
-from fastbert_hf.calibration.simulation import exit_heads, measure
+from fastbert_hf.calibration.simulation import classes_of, exit_heads, macro_f1_of, measure
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Evidence, Figures, Objective
 from fastbert_hf.exits.criteria import CRITERIA, default_criterion
 from fastbert_hf.exits.rule import ExitRule
@@ -236,13 +235,9 @@ def figures_of(records: ExitRecords, rule: ExitRule, confidence: float) -> Figur
         class_losses=None if classes is None else classes[1],
         mean_score_change=None if changes is None else _of_finite(changes, np.mean),
         largest_score_change=None if changes is None else _of_finite(changes, np.max),
-        full_depth_macro_f1=None if right is None else _macro_f1(records, records.predictions[:, -1]),
-        macro_f1=None if right is None else _macro_f1(records, torch.from_numpy(result.predictions)),
+        full_depth_macro_f1=None if right is None else macro_f1_of(records, records.predictions[:, -1].numpy()),
+        macro_f1=None if right is None else macro_f1_of(records, result.predictions),
     )
-
-
-def _macro_f1(records: ExitRecords, answers: torch.Tensor) -> float:
-    return macro_f1(_classes(records, records.known_labels), _classes(records, answers))
 
 
 def _of_finite(values: torch.Tensor, what: Callable[[npt.NDArray[np.float64]], Any]) -> float:
@@ -252,14 +247,9 @@ def _of_finite(values: torch.Tensor, what: Callable[[npt.NDArray[np.float64]], A
 
 def _classes_kept(records: ExitRecords, answers: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return how many samples full depth gives each class, and how many of them `answers` do not, [N] each."""
-    has_class = _classes(records, records.predictions[:, -1])
-    lost = has_class & ~_classes(records, answers)
+    has_class = classes_of(records, records.predictions[:, -1])
+    lost = has_class & ~classes_of(records, answers)
     return tuple(has_class.sum(dim=0).tolist()), tuple(lost.sum(dim=0).tolist())
-
-
-def _classes(records: ExitRecords, answers: torch.Tensor) -> torch.Tensor:
-    """Return which classes the answers of one head for each sample name, bool [n, N]."""
-    return answers if records.multi_label else answers[:, None] == torch.arange(records.shape.num_labels)
 
 
 def candidate_rules(records: ExitRecords, search: Search, criterion: CriterionChoice) -> list[FoundRule]:

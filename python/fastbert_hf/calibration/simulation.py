@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastbert_hf.by_class import macro_f1
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.exits.criteria import criteria_for, criterion_of
 from fastbert_hf.exits.decision import ExitDecision, below_speed, first_heads
@@ -72,6 +73,29 @@ def measure(records: ExitRecords, layers: tuple[int, ...], exits: Integers) -> S
         flops_speedup=full / executed_flops(records.shape.asking(layers), exit_layers, lengths),
         mean_exit_layer=float(exit_layers.mean()),
     )
+
+
+def classes_of(records: ExitRecords, answers: torch.Tensor) -> torch.Tensor:
+    """Return which classes the answers of one head for each sample name, bool [n, N].
+
+    Args:
+        records: of the samples.
+        answers: class ids, int64 [n]; of a multi-label model bool [n, N].
+    """
+    return answers if records.multi_label else answers[:, None] == torch.arange(records.shape.num_labels)
+
+
+def macro_f1_of(records: ExitRecords, answers: npt.NDArray[np.generic]) -> float:
+    """Return the macro F1 of answers to samples with labels.
+
+    Args:
+        records: of the samples.
+        answers: class ids, int64 [n].
+
+    Raises:
+        ValueError: there are no labels.
+    """
+    return macro_f1(classes_of(records, records.known_labels), classes_of(records, torch.from_numpy(answers)))
 
 
 def exit_heads(records: ExitRecords, rule: ExitRule) -> Integers:

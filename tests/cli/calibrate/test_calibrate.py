@@ -40,6 +40,7 @@ def test_from_labelled_texts_to_the_default_of_predict_and_evaluate(original, fo
     assert setting.figures == figures_of(records, setting.rule, 0.95) and setting.figures.flops_speedup >= 1.4
     for words in (
         "best first",
+        "macro F1",
         "setting: a text leaves",
         "target: a FLOPs speed-up of 1.4x or more; measured: ",
         f"accuracy: {setting.figures.accuracy:.2%} (",
@@ -97,6 +98,7 @@ def test_flops_of_a_row_are_those_of_the_heads_that_are_asked(folder, dev) -> No
 def test_guarantee_json_and_dry_run(folder, dev) -> None:
     options = ("--data", dev, "--max-drop", 0.05, "--confidence", 0.9, "--seed", 3, "--json")
     found = json.loads(succeed("calibrate", folder, *options, "--dry-run").stdout)
+    assert all(0 < one["macro_f1"] < 1 for one in found["compared"])
     assert not (folder / "fastbert_calibration.json").exists() and not found["saved"]
     evidence = found["setting"]["evidence"]
     assert (evidence["samples"], evidence["samples_for_choosing"], evidence["confidence"]) == (200, 200, 0.9)

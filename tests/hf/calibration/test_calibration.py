@@ -215,6 +215,20 @@ def test_criteria_are_compared_and_the_best_is_first() -> None:
     assert all(one.drop <= 0.02 + 1e-12 for one in ranking)
 
 
+def test_compared_criteria_have_the_macro_f1_of_their_answers() -> None:
+    records = make_records(200, labels=5)
+    labels = records.labels.tolist()
+    for found in compare_criteria(records, Objective(max_drop=0.05)):
+        answers = simulate(records, found.rule).predictions.tolist()
+        scores = []
+        for name in set(labels) | set(answers):
+            right = sum(label == answer == name for label, answer in zip(labels, answers, strict=True))
+            scores.append(2 * right / (labels.count(name) + answers.count(name)))
+        assert found.macro_f1 == pytest.approx(sum(scores) / len(scores))
+    without = compare_criteria(records.without_labels(), Objective(max_drop=0.05))
+    assert all(found.macro_f1 is None for found in without)
+
+
 def test_wishes_out_of_reach_or_range_are_refused() -> None:
     records = make_records(50)
     with pytest.raises(ValueError, match="no rule has a FLOPs speed-up of 50 or more; the fastest has"):
