@@ -44,7 +44,7 @@ ALL_TEST = "all_test"  # of `calibrate`: the option because of which no texts ar
 _FORMS = (".jsonl", ".ndjson", ".parquet")
 _DRAWS_NOTHING = ("--one-speed", "--max-f1-drop", "--min-speedup")
 # How a value of a key was typed.
-_TYPED = {
+_TYPED: Mapping[tuple[str, Any], str] = {
     (STEPS, "fine_tune"): "--no-distil",
     (STEPS, "joint"): "--joint",
     (READS_LABELS, True): "--dev, or for --targets hard or mixed",
@@ -106,7 +106,9 @@ PAIRS: Mapping[str, Sequence[Pair]] = {
         _excludes("--label-column", "--max-disagreement", reason="labels are not read then"),
         _excludes("--label-column", "--max-score-change", reason="labels are not read then"),
         _excludes("--max-drop", "--max-score-change", reason="a score has no accuracy to lose"),
-        _excludes("--seed", ALL_TEST, *_DRAWS_NOTHING, reason="no texts are drawn to choose, since all of them are used"),
+        _excludes(
+            "--seed", ALL_TEST, *_DRAWS_NOTHING, reason="no texts are drawn to choose, since all of them are used"
+        ),
         _excludes("--one-speed", "--criterion", "auto", reason="with one Speed no criteria are compared"),
         _excludes("--max-f1-drop", "--criterion", "auto", reason="it takes one Speed, and no criteria are compared"),
     ),

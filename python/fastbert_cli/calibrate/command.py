@@ -132,8 +132,8 @@ class Calibrate(Command):
         str | None,
         Option(
             "When a text leaves: entropy, confidence, patience or another of docs/calibration.md (a wrong name lists "
-            "those for the model); auto: compare all, which takes a search. Default: auto in a search, the entropy with "
-            "one Speed.",
+            "those for the model); auto: compare all, which takes a search. Default: auto in a search, the entropy "
+            "with one Speed.",
             panel=CHOICE,
         ),
     ] = None

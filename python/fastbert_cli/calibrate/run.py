@@ -83,7 +83,9 @@ def run_calibrate(options: Calibrate) -> None:
         # Before the model runs over all of it.
         check_samples(len(data), labels, objective, options.confidence, options.search, options.temperature_scaling)
         if objective.max_f1_drop is not None and labels is not None:
-            tested = labels[split_rows(len(labels), seed=options.split_seed)[1]] if options.temperature_scaling else labels
+            tested = (
+                labels[split_rows(len(labels), seed=options.split_seed)[1]] if options.temperature_scaling else labels
+            )
             names = label_names_of(model)
             orders = len(asked_layers(tuple(model.config.exit_layers[:-1])))
             check_f1_samples(

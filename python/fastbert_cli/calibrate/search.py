@@ -10,9 +10,9 @@ from fastbert_cli.errors import CommandError
 from fastbert_hf.calibration.guarantee import enough_samples
 from fastbert_hf.exits.calibrated_setting import Objective
 
-# A search spends half of the texts on choosing. With fewer than so many times the texts that a guarantee takes at least,
-# one Speed tested on all of them is taken. No border suits all models: docs/calibration.md has what was measured around
-# it (benchmarks/calibration_power.py).
+# A search spends half of the texts on choosing. With fewer than so many times the texts that a guarantee takes at
+# least, one Speed tested on all of them is taken. No border suits all models: docs/calibration.md has what was measured
+# around it (benchmarks/calibration_power.py).
 FEW = 6
 
 

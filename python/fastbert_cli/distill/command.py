@@ -95,7 +95,9 @@ class Distill(Command):
         from fastbert_cli.distill.inputs import look
 
         if self.out.resolve() == self.model.resolve():
-            raise CommandError(f"--out {self.out}: that is the folder of the model, which stays as it is; choose another")
+            raise CommandError(
+                f"--out {self.out}: that is the folder of the model, which stays as it is; choose another"
+            )
         look(self._whole, self._look_at_model)
 
     def value_at(self, place: Place) -> Any:

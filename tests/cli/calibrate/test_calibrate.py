@@ -150,7 +150,7 @@ def test_the_setting_is_chosen_on_what_runs(original, folder, dev, tmp_path) -> 
     refused = invoke("calibrate", folder, *wish, kept)
     assert_complaint(refused, "calibrate", f"precision {words}, and this run is in float32")
     refused = invoke("calibrate", folder, *wish, kept, "--dtype", "int8", "--temperature-scaling")
-    assert_complaint(refused, "calibrate", "scale first, then calibrate again with --dtype")
+    assert_complaint(refused, "calibrate", "then calibrate with --dtype on the texts of another file")
 
 
 def test_a_promise_without_labels(original, folder, dev, tmp_path) -> None:
@@ -282,7 +282,9 @@ def test_temperatures_are_saved_in_the_weights(original, folder, dev, tmp_path, 
             torch.testing.assert_close(now * temperature, was, rtol=1e-6, atol=1e-7)
     assert answers_of(folder, texts, "--full-depth")[0] == before
     again = invoke("calibrate", folder, *options)
-    told = "so nothing can be guaranteed by them" if tested == 200 else "recorded with other weights than this model has"
+    told = (
+        "so nothing can be guaranteed by them" if tested == 200 else "recorded with other weights than this model has"
+    )
     assert again.exit_code == 2 and told in again.stderr.splitlines()[-1]
 
 

@@ -69,8 +69,8 @@ def test_records_of_other_texts_or_labels_are_refused(folder, dev, tmp_path) -> 
         (["--max-drop", 0.01, "--no-one-speed"], "enough for --one-speed, which needs 299 in all"),
         (
             ["--max-drop", 0.01, "--criterion", "auto"],
-            "400 texts are too few for a search (--criterion auto), which tests on half of them and needs 299 there, but "
-            "enough for --one-speed, which needs 299 in all; leave --criterion auto out",
+            "400 texts are too few for a search (--criterion auto), which tests on half of them and needs 299 there, "
+            "but enough for --one-speed, which needs 299 in all; leave --criterion auto out",
         ),
         (["--max-drop", 0.005], "Use more samples, a larger --max-drop or less --confidence"),
         (["--max-disagreement", 0.005], "Use more samples, a larger --max-disagreement or less --confidence"),
@@ -240,8 +240,3 @@ def test_a_dry_run_with_temperatures_leaves_the_texts_as_they_were(folder, dev) 
     wish = ("calibrate", folder, "--data", dev, "--max-drop", 0.3, "--one-speed", "--dry-run")
     succeed(*wish, "--temperature-scaling")
     assert "seen in training" not in succeed(*wish).stderr
-
-
-def test_temperatures_and_a_precision_ask_for_two_files(folder, dev) -> None:
-    refused = invoke("calibrate", folder, "--data", dev, "--max-drop", 0.3, "--temperature-scaling", "--dtype", "int8")
-    assert_complaint(refused, "calibrate", "scale first, then calibrate with --dtype on the texts of another file")
