@@ -42,7 +42,8 @@ from fastbert_hf.machine import computes_in_bfloat16
 from fastbert_hf.training import DistillationSettings, distill, fine_tune
 from harness import RESULTS, markdown_table, save
 from pretrained import ENCODERS
-from training import SMALL, TASKS, label_settings, make_model, scores
+from run_folders import SMALL
+from training import TASKS, label_settings, make_model, scores
 
 NAME, TASK = "few_labels_cpu", "ag_news"
 STUDENTS = ("soft", "soft_labelled", "hard")

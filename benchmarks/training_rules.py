@@ -31,7 +31,8 @@ from fastbert_hf.training import FINE_TUNING, LabelSettings, evaluate, fine_tune
 from harness import RESULTS, markdown_table, save
 from module_docstrings import build_module_docstrings
 from pretrained import ENCODERS
-from training import SMALL, Task, first_rows, make_model
+from run_folders import SMALL
+from training import Task, first_rows, make_model
 
 NAME = "training_rules"
 RATES = (5e-5, 1e-4, 2e-4)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the pictures and figures of docs/when_it_pays.md, from models that benchmarks/training.py trained and kept:
 #
-#   python benchmarks/training.py --data DATA --tasks sst2 mrpc --variants distilled joint --seeds 2 --models MODELS
+#   python benchmarks/training.py --data DATA --tasks sst2 mrpc --variants distilled joint --seeds 2 --run MODELS
 #   scripts/analyze_trained.sh DATA MODELS 1
 #
 # The models are copied, calibrated on every second line of test.tsv (their epochs were chosen by dev.tsv) and analyzed on

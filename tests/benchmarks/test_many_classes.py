@@ -280,5 +280,5 @@ def test_command_does_not_train_again(command: Command, first: dict, monkeypatch
 
 
 def test_command_refuses_a_run_with_other_settings(command: Command, first: dict) -> None:
-    with pytest.raises(SystemExit, match=r"other settings \(epochs\); choose another folder with --run"):
+    with pytest.raises(SystemExit, match=r"\(epochs: 2.0 there, 3.0 now\); choose another folder with --run"):
         command("--epochs", "3")

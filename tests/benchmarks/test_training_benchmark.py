@@ -286,16 +286,17 @@ def test_a_deep_encoder_has_a_learning_rate_of_its_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def rows(data: Path) -> dict[str, dict]:
+def rows(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        return run_variants(monkeypatch, data, ["distilled", "hard", "joint"])
+        folder = tmp_path_factory.mktemp("run")
+        return run_variants(monkeypatch, data, folder, ["distilled", "hard", "joint"])
 
 
-def run_variants(monkeypatch: pytest.MonkeyPatch, data: Path, variants: list[str]) -> dict[str, dict]:
+def run_variants(monkeypatch: pytest.MonkeyPatch, data: Path, run: Path, variants: list[str]) -> dict[str, dict]:
     monkeypatch.setattr(training, "make_model", lambda *_: (make_model(), make_tokenizer()))
     monkeypatch.setattr(training, "computes_in_bfloat16", lambda: False)
     task = Task(max_length=16, epochs=1, distil_epochs=1, learning_rate=2e-3)
-    options = Namespace(data=data, rows=24, models=None, backbone=training.SMALL)
+    options = Namespace(data=data, rows=24, run=run, backbone=training.SMALL)
     made = training.run_task("mrpc", task, variants, 0, options, Console(quiet=True))
     return {row["variant"]: row for row in json.loads(json.dumps(list(made)))}
 
@@ -319,12 +320,12 @@ def test_the_course_goes_from_the_fresh_students_to_the_trained_ones(rows) -> No
     assert all(1 <= point["mean_exit_layer"] <= 4 and point["flops_speedup"] > 0.5 for point in soft["points"])
 
 
-def test_following_the_course_changes_nothing() -> None:
+def test_following_the_course_changes_nothing(tmp_path) -> None:
     found = []
     for callbacks in ([], [None]):
         model, tokenizer, data = make_model(), make_tokenizer(), make_data(12)
         dataset = TokenisedDataset(data, tokenizer, 16)
-        watching = [ExitCourse(model, dataset, 0.95) for _ in callbacks]
+        watching = [ExitCourse(model, dataset, 0.95, tmp_path / "course.json") for _ in callbacks]
         distill(model, tokenizer, data, DistillationSettings(epochs=2, max_length=16), callbacks=watching)
         found.append(model.student_classifiers[0].classifier.weight)
     assert torch.equal(*found)
@@ -339,15 +340,15 @@ def test_students_from_labels_share_the_teacher(rows) -> None:
     assert rows["hard"]["layer_uncertainty"][0] != rows["distilled"]["layer_uncertainty"][0]
 
 
-def test_a_row_does_not_depend_on_those_before_it(rows, data, monkeypatch) -> None:
-    alone = run_variants(monkeypatch, data, ["hard"])["hard"]
+def test_a_row_does_not_depend_on_those_before_it(rows, data, monkeypatch, tmp_path) -> None:
+    alone = run_variants(monkeypatch, data, tmp_path, ["hard"])["hard"]
     for name in ("losses", "layer_accuracy", "layer_uncertainty", "speeds", "mean_tokens"):
         assert alone[name] == rows["hard"][name], name
 
 
-def test_models_are_kept_where_asked(data, monkeypatch, tmp_path) -> None:
+def test_models_are_kept_by_backbone(data, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(training, "make_model", lambda *_: (make_model(), make_tokenizer()))
     task = Task(max_length=16, epochs=1, distil_epochs=1)
-    options = Namespace(data=data, rows=8, models=tmp_path, backbone="mpnet-base")
+    options = Namespace(data=data, rows=8, run=tmp_path, backbone="mpnet-base")
     list(training.run_task("mrpc", task, ["joint"], 3, options, Console(quiet=True)))
     assert (tmp_path / "mrpc-mpnet-base-joint-3" / "model.safetensors").exists()
