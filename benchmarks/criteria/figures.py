@@ -238,28 +238,69 @@ class Curve:
     def __len__(self) -> int:
         return len(self._right)
 
+    @property
+    def fastest(self) -> float:
+        """Return the speed-up of the largest Speed."""
+        return float(self._sums(np.arange(len(self)))[0][-1])
+
+    def accuracies(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return the accuracy on the samples `rows` at each of the compared speed-ups, on straight lines between
+        Speeds; beyond the fastest that of the fastest."""
+        speedups, right = self._sums(rows)
+        return np.interp(self._compared, speedups, right / len(rows))
+
     def mean_accuracy(self, rows: npt.NDArray[np.int64]) -> float:
         """Return the mean over the compared speed-ups of the accuracy on the samples `rows`."""
+        return float(self.accuracies(rows).mean())
+
+    def _sums(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return FLOPs speed-up and right answers on the samples `rows`, by ascending Speed."""
         right, flops = sweep(self._uncertainty[rows], self._speeds, [self._right[rows], self._flops[rows]])
-        return float(np.interp(self._compared, self._full[rows].sum() / flops, right / len(rows)).mean())
+        return self._full[rows].sum() / flops, right
 
 
 def differences(curves: dict[str, Curve], baseline: str) -> dict[str, dict[str, Any]]:
     """Return the mean accuracy of every curve over its speed-ups, and its difference to that of the curve `baseline`
     with a bootstrap interval over the samples (percentiles, 95 %)."""
-    everything = np.arange(len(curves[baseline]))
-    draw = np.random.default_rng(0)
-    resamples = [draw.integers(len(everything), size=len(everything)) for _ in range(_RESAMPLES)]
-    drawn = {name: np.array([curve.mean_accuracy(rows) for rows in resamples]) for name, curve in curves.items()}
-    whole = {name: curve.mean_accuracy(everything) for name, curve in curves.items()}
+    whole, drawn = _resampled(curves, baseline)
     return {
         name: {
-            "value": whole[name],
-            "difference": whole[name] - whole[baseline],
-            "interval": np.quantile(drawn[name] - drawn[baseline], (0.025, 0.975)).tolist(),
+            "value": float(whole[name].mean()),
+            "difference": float(whole[name].mean() - whole[baseline].mean()),
+            "interval": _interval(drawn[name].mean(axis=1) - drawn[baseline].mean(axis=1)),
         }
         for name in curves
     }
+
+
+def differences_at(curves: dict[str, Curve], baseline: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the same at each of the speed-ups, which have to be those of all curves."""
+    whole, drawn = _resampled(curves, baseline)
+    return {
+        name: [
+            {"value": value, "difference": value - float(whole[baseline][at]), "interval": _interval(apart[:, at])}
+            for at, value in enumerate(whole[name].tolist())
+        ]
+        for name, apart in ((name, drawn[name] - drawn[baseline]) for name in curves)
+    }
+
+
+def _resampled(
+    curves: dict[str, Curve], baseline: str
+) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float64]]]:
+    """Return the accuracies of every curve at its speed-ups [x], and those on samples that were drawn again, the same
+    for all curves, [resamples, x]."""
+    everything = np.arange(len(curves[baseline]))
+    draw = np.random.default_rng(0)
+    resamples = [draw.integers(len(everything), size=len(everything)) for _ in range(_RESAMPLES)]
+    return (
+        {name: curve.accuracies(everything) for name, curve in curves.items()},
+        {name: np.array([curve.accuracies(rows) for rows in resamples]) for name, curve in curves.items()},
+    )
+
+
+def _interval(drawn: npt.NDArray[np.float64]) -> list[float]:
+    return np.quantile(drawn, (0.025, 0.975)).tolist()
 
 
 def with_temperatures(dev: ExitRecords, test: ExitRecords, curves: dict[str, Curve]) -> dict[str, Any]:
