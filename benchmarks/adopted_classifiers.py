@@ -1,14 +1,17 @@
 #!/usr/bin/env python
 """Fine-tuned classifiers of Transformers, adopted on texts without labels: speed-up on the clock, and a promise kept.
 
-    python benchmarks/adopted_classifiers.py --data FOLDER [--run FOLDER] [--tasks sst2 ag_news mrpc] [--quick]
+    python benchmarks/adopted_classifiers.py --data FOLDER [--run FOLDER] [--tasks sst2 ag_news mrpc]
+                                             [--backbone e5-small] [--quick]
 
 FOLDER holds one folder per task with train.tsv, dev.tsv and test.tsv (header `label`, `text` or `text_a` and `text_b`).
 For each task Transformers' own trainer fine-tunes a classifier on half of the training texts, as its owner would have.
 Then it is adopted: students learn from others of these texts, and the exit rule is calibrated, on the development texts
 and half of the test texts, to at most 1 % other labels than at full depth. No label is read in either step. The other
 half of the test texts is counted, and 1,000 of it timed. The folder --run keeps the models and what was measured of
-them, so that a stopped run goes on. Writes adopted_classifiers_cpu_FAMILY.json and .md (families.py).
+them, so that a stopped run goes on, a training from its last epoch. Classifiers start from the packaged 6-layer MiniLM,
+an encoder of pretrained.py or the folder of a model (--backbone). Writes adopted_classifiers_cpu_FAMILY.json and .md
+(families.py), beside the rows of other tasks and backbones that these have.
 """
 
 from __future__ import annotations
@@ -19,10 +22,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from adopting import commands
+from adopting.backbones import open_models
 from adopting.measure import EAGER, measure
-from adopting.models import TASKS, Texts, adopted, fine_tuned, packaged_backbone
+from adopting.models import TASKS, Texts, adopted, fine_tuned
 from fastbert_hf.files import write_atomically
+from fastbert_hf.machine import describe_machine
 from harness import markdown_table
+from run_folders import model_in_words
 
 BATCH = 32
 MAX_DISAGREEMENT = 0.01
@@ -32,22 +38,26 @@ QUICK_TEXTS, QUICK_DISAGREEMENT = 64, 0.2  # so few texts can promise no less
 def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return what adoption is worth for one task; its models are made, or taken from the folder of the run, as is what
     was measured of them with as many rounds and the same promise."""
-    task, folder = TASKS[name], options.run / name
-    folder.mkdir(parents=True, exist_ok=True)
+    task, backbone = TASKS[name], options.backbone
+    texts = Texts.read(options.data / name, QUICK_TEXTS if options.quick else None)
+    folder = open_models(options.run, name, backbone, texts, task)
     measured = folder / f"measured_{options.rounds}_rounds_{options.max_disagreement:g}.json"
     if measured.exists():
         return json.loads(measured.read_text())
-    texts = Texts.read(options.data / name, QUICK_TEXTS if options.quick else None)
-    classifier = fine_tuned(folder / "classifier", options.backbone or packaged_backbone(), texts.labelled, task)
+    classifier = fine_tuned(folder / "classifier", backbone.folder, texts.labelled, task, backbone.learning_rate)
     model, seconds = adopted(folder / "adopted", classifier, texts.traffic, task)
     kept = folder / "seconds.json"
     if seconds is not None:
         write_atomically(kept, json.dumps({"adopting": seconds}) + "\n")
     case = {
         "task": name,
+        "backbone": backbone.name,
+        "layers": backbone.layers,
+        "date": describe_machine()["date"],
         "labelled": len(texts.labelled),
         "traffic": len(texts.traffic),
-        "seconds_of_adopting": json.loads(kept.read_text())["adopting"],
+        # Not known of models whose adoption was stopped and went on.
+        "seconds_of_adopting": json.loads(kept.read_text())["adopting"] if kept.exists() else None,
         **measure(
             classifier,
             model,
@@ -73,7 +83,7 @@ def table(result: dict[str, Any]) -> str:
         f"{result['threads']} threads.",
     ]
     for case in result["tasks"]:
-        lines = []
+        lines, seconds = [], case["seconds_of_adopting"]
         for row in case["rows"]:
             promised = row.get("other_labels_than_own_full_depth")
             lines.append(
@@ -88,9 +98,9 @@ def table(result: dict[str, Any]) -> str:
                 }
             )
         parts += [
-            f"## {case['task']}: {case['texts']} new texts of {case['mean_tokens']:.0f} tokens",
+            f"## {case['task']}, {model_in_words(case)}: {case['texts']} new texts of {case['mean_tokens']:.0f} tokens",
             markdown_table(lines),
-            f"Adopted on {case['traffic']} texts in {case['seconds_of_adopting'] / 60:.1f} minutes.",
+            f"Adopted on {case['traffic']} texts" + ("." if seconds is None else f" in {seconds / 60:.1f} minutes."),
         ]
     return "\n\n".join(parts)
 

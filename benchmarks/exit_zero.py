@@ -1,19 +1,22 @@
 #!/usr/bin/env python
 """Exit zero: accuracy against FLOPs and seconds with and without a student before the first layer.
 
-    python benchmarks/exit_zero.py --data FOLDER [--run FOLDER] [--tasks ag_news sst2 mrpc] [--quick]
+    python benchmarks/exit_zero.py --data FOLDER [--run FOLDER] [--tasks ag_news sst2 mrpc] [--backbone e5-small]
+                                   [--quick]
 
-FOLDER and --run as of adopted_classifiers.py, whose models are taken where they are there and made where they are not.
-The hashed bag is distilled on the texts that the other students learned from. All other texts (development and test)
-are recorded once. Of these, one half chooses two Speeds, one for layer 0 and one for the layers behind, for each FLOPs
-speed-up, and the other half measures them, in 100 random splits; without layer 0 the same with one Speed. Then some of
-these settings, chosen by the texts for calibration, are timed on the new texts. Writes exit_zero_cpu_FAMILY.json and
-.md (families.py).
+FOLDER, --run and --backbone as of adopted_classifiers.py, whose models are taken where they are there and made where
+they are not. The hashed bag is distilled on the texts that the other students learned from. All other texts
+(development and test) are recorded once, and the run folder keeps the records. Of these, one half chooses two Speeds,
+one for layer 0 and one for the layers behind, for each FLOPs speed-up, and the other half measures them, in 100 random
+splits; without layer 0 the same with one Speed. Then some of these settings, chosen by the texts for calibration, are
+timed on the new texts. Writes exit_zero_cpu_FAMILY.json and .md (families.py), beside the rows of other tasks and
+backbones that these have.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -26,16 +29,19 @@ from transformers import AutoTokenizer
 
 import fastbert_kernels
 from adopting import commands
+from adopting.backbones import open_models
 from adopting.measure import batches_of
-from adopting.models import TASKS, Texts, adopted, fine_tuned, packaged_backbone, tokenised
+from adopting.models import TASKS, Texts, adopted, fine_tuned, tokenised
 from fastbert_hf import ExitRule, FastBertForSequenceClassification
 from fastbert_hf.analysis.bag_of_words import train_bag_of_words
 from fastbert_hf.calibration import ExitRecords, Objective, calibrate, record_exits
-from fastbert_hf.data import join_texts
+from fastbert_hf.data import TokenisedDataset, join_texts
 from fastbert_hf.files import folder_written_atomically
+from fastbert_hf.machine import describe_machine
 from fastbert_hf.timing import ratio, time_interleaved
 from fastbert_hf.training import distill_exit_zero
 from harness import markdown_table
+from run_folders import model_in_words
 from zero.rules import Family, best_rule, splits
 
 BATCH = 32
@@ -44,25 +50,33 @@ TIMED = (4.0, 12.0, 50.0)
 SPLITS = 100
 MAX_DISAGREEMENT = 0.05  # of a calibration that may leave layer 0 out
 QUICK_TEXTS, QUICK_SPLITS = 64, 3
+FIT = "fit.json"
 FULL_DEPTH, ALONE = "full depth", "layer 0 alone"
 
 
 def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return what exit zero is worth for one task; its models are made, or taken from the folder of the run."""
-    task, folder = TASKS[name], options.run / name
-    folder.mkdir(parents=True, exist_ok=True)
+    task, backbone = TASKS[name], options.backbone
     texts = Texts.read(options.data / name, QUICK_TEXTS if options.quick else None)
-    classifier = fine_tuned(folder / "classifier", options.backbone or packaged_backbone(), texts.labelled, task)
+    folder = open_models(options.run, name, backbone, texts, task)
+    classifier = fine_tuned(folder / "classifier", backbone.folder, texts.labelled, task, backbone.learning_rate)
     source, _ = adopted(folder / "adopted", classifier, texts.traffic, task)
     model, fitted = _with_exit_zero(folder / "exit_zero", source, texts)
     fastbert_kernels.patch(model)
-    chosen_on, new = (record_exits(model, tokenised(part, source, task)) for part in (texts.calibration, texts.new))
+    chosen_on, new = (
+        _recorded(folder / f"{called}.safetensors", model, tokenised(part, source, task))
+        for called, part in (("calibration", texts.calibration), ("new", texts.new))
+    )
     records = _together(chosen_on, new)
     bag = train_bag_of_words(texts.labelled)
     families = {"with": Family.of(records, zero=True), "without": Family.of(records, zero=False)}
     found = splits(families, SPEEDUPS, options.splits)
     return {
         "task": name,
+        "backbone": backbone.name,
+        "layers": backbone.layers,
+        "date": describe_machine()["date"],
+        "load": options.load,
         "labelled": len(texts.labelled),
         "traffic": len(texts.traffic),
         "texts": len(records),
@@ -76,10 +90,10 @@ def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _with_exit_zero(folder: Path, source: Path, texts: Texts) -> tuple[Any, dict[str, Any] | None]:
-    """Return the adopted model with exit zero, made now or before, and the report of the fit if it was made now."""
-    tokenizer, fitted = AutoTokenizer.from_pretrained(source), None
+def _with_exit_zero(folder: Path, source: Path, texts: Texts) -> tuple[Any, dict[str, Any]]:
+    """Return the adopted model with exit zero, made now or before, and the report of its fit."""
     if not folder.exists():
+        tokenizer = AutoTokenizer.from_pretrained(source)
         model: Any = fastbert_kernels.patch(FastBertForSequenceClassification.from_pretrained(source))
         begin = time.perf_counter()
         result = distill_exit_zero(model, tokenizer, join_texts(texts.traffic))
@@ -87,7 +101,16 @@ def _with_exit_zero(folder: Path, source: Path, texts: Texts) -> tuple[Any, dict
         with folder_written_atomically(folder) as written:
             model.save_pretrained(written)
             tokenizer.save_pretrained(written)
-    return FastBertForSequenceClassification.from_pretrained(folder).eval(), fitted
+            (written / FIT).write_text(json.dumps(fitted) + "\n", encoding="utf-8")
+    report = json.loads((folder / FIT).read_text(encoding="utf-8"))
+    return FastBertForSequenceClassification.from_pretrained(folder).eval(), report
+
+
+def _recorded(path: Path, model: Any, dataset: TokenisedDataset) -> ExitRecords:
+    """Return what every head answers, recorded now or before."""
+    if not path.exists():
+        record_exits(model, dataset).save(path)
+    return ExitRecords.load(path)
 
 
 def _together(first: ExitRecords, second: ExitRecords) -> ExitRecords:
@@ -166,8 +189,7 @@ def table(result: dict[str, Any]) -> str:
         "# Exit zero",
         f"Accuracies are means over {result['splits']} random splits of the texts: one half chooses Speeds with that "
         f"FLOPs speed-up on it, the other measures. Times: batches of {BATCH}, padded, float32, {result['rounds']} "
-        f"rounds, interleaved and shuffled; {result['threads']} threads, load of the machine before the run "
-        f"{result['load'][0]:.1f}.",
+        f"rounds, interleaved and shuffled; {result['threads']} threads.",
     ]
     for case in result["tasks"]:
         curve = [
@@ -193,7 +215,7 @@ def table(result: dict[str, Any]) -> str:
         ]
         asked = "asked" if 0 in chosen["layers"] else "not asked"
         parts += [
-            f"## {case['task']}: {case['texts']} texts",
+            f"## {case['task']}, {model_in_words(case)}: {case['texts']} texts",
             markdown_table(curve),
             f"Every head alone, by layer: {heads}. On the {times['texts']} new texts full depth has "
             f"{case['full_depth_new']:.1%}, TF-IDF and logistic regression on the {case['labelled']} labelled texts "
@@ -201,7 +223,8 @@ def table(result: dict[str, Any]) -> str:
             f"Calibrated to at most {chosen['max_disagreement']:.0%} other answers: layer 0 is {asked}, FLOPs speed-up "
             f"{chosen['flops_speedup']:.2f}x.",
             f"On the clock, {times['texts']} new texts (the tokenizer, not counted, takes "
-            f"{times['tokenizer_microseconds_per_text']:.0f} us per text):",
+            f"{times['tokenizer_microseconds_per_text']:.0f} us per text; load of the machine before the run "
+            f"{case['load'][0]:.1f}):",
             markdown_table(clock),
         ]
     return "\n\n".join(parts)
@@ -214,6 +237,7 @@ def _accuracy(found: dict[str, float] | None) -> str:
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = commands.parse_arguments(__doc__, argv, tasks=("ag_news", "sst2", "mrpc"))
     options.splits, options.timed, options.max_disagreement = SPLITS, TIMED, MAX_DISAGREEMENT
+    options.load = os.getloadavg()
     if options.quick:
         options.splits, options.timed, options.max_disagreement = QUICK_SPLITS, TIMED[:1], 0.2
     return options
@@ -221,7 +245,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_arguments(argv)
-    commands.run_tasks("exit_zero", options, {"splits": options.splits, "load": os.getloadavg()}, run_task, table)
+    commands.run_tasks("exit_zero", options, {"splits": options.splits}, run_task, table)
 
 
 if __name__ == "__main__":

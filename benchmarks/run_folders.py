@@ -84,3 +84,12 @@ def digest_of(data: TextData) -> str:
     """Return a few digits that differ for other texts, other labels and another order of them."""
     columns = [data.texts, data.pairs, getattr(data, "label_ids", None), getattr(data, "label_names", None)]
     return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
+
+
+def model_in_words(row: dict[str, Any]) -> str:
+    """Return what a row of a result file is of, by its `backbone` and `layers`: "6-layer MiniLM", "12-layer e5-small".
+
+    Rows of before have neither, and are of the packaged MiniLM.
+    """
+    backbone = row.get("backbone", SMALL)
+    return "6-layer MiniLM" if backbone == SMALL else f"{row['layers']}-layer {backbone}"

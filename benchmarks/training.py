@@ -42,7 +42,7 @@ from fastbert_hf.files import write_atomically
 from fastbert_hf.machine import computes_in_bfloat16
 from fastbert_hf.training import DistillationSettings, LabelSettings
 from harness import RESULTS
-from pretrained import ENCODERS, encoder_folder
+from pretrained import ENCODERS, LEARNING_RATES, encoder_folder
 from run_folders import SMALL, VARIANTS
 from trained.figures import SPEEDS, compared_in, scores
 from trained.steps import Parts, Runs, report_of
@@ -73,8 +73,6 @@ TASKS = {
     "book_review": Task(max_length=128, epochs=3, distil_epochs=4, learning_rate=3e-4, train_rows=10_000, chinese=True),
     "chnsenticorp": Task(max_length=128, epochs=3, distil_epochs=4, learning_rate=3e-4, chinese=True),
 }
-# Of step 1 on a pretrained encoder of 12 layers, by its width: the wider, the smaller.
-LEARNING_RATES = {384: 1e-4, 768: 3e-5}
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,53 +114,70 @@ class _Samples(Dataset[dict[str, Any]]):
         return {name: values[row] for name, values in self._encoded.items()} | {"labels": self._labels[row]}
 
 
-def fine_tuned(folder: Path, backbone: str, data: ClassificationData, task: Task) -> Path:
-    """Return the folder of a classifier that Transformers' own trainer has fine-tuned, made now or before."""
+def fine_tuned(folder: Path, backbone: str, data: ClassificationData, task: Task, learning_rate: float = 1e-4) -> Path:
+    """Return the folder of a classifier that Transformers' own trainer has fine-tuned, made now or before.
+
+    A stopped training goes on from its last epoch, in a folder beside it.
+    """
     if folder.exists():
         return folder
     set_seed(0)
     names = {"num_labels": len(data.label_names), "id2label": dict(enumerate(data.label_names))}
     model = AutoModelForSequenceClassification.from_pretrained(backbone, **names)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
+    steps = folder.parent / "trainer"
     arguments = TrainingArguments(
-        output_dir=str(folder.parent / "trainer"),
+        output_dir=str(steps),
         num_train_epochs=task.epochs,
-        learning_rate=1e-4,
+        learning_rate=learning_rate,
         warmup_steps=0.1,
         per_device_train_batch_size=32,
-        save_strategy="no",
+        save_strategy="epoch",
+        save_total_limit=2,  # while the newest is written, the one before it stays
         report_to="none",
         use_cpu=True,
     )
     samples = _Samples(data, tokenizer, task.max_length)
-    Trainer(model, arguments, train_dataset=samples, processing_class=tokenizer).train()
+    trainer = Trainer(model, arguments, train_dataset=samples, processing_class=tokenizer)
+    trainer.train(resume_from_checkpoint=_newest_checkpoint(steps))
     with folder_written_atomically(folder) as written:
         model.save_pretrained(written)
         tokenizer.save_pretrained(written)
+    shutil.rmtree(steps, ignore_errors=True)
     return folder
 
 
+def _newest_checkpoint(steps: Path) -> str | None:
+    """Return the newest checkpoint that was written to the end, which is when the trainer writes its state."""
+    whole = [path.parent for path in steps.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
 def adopted(folder: Path, classifier: Path, data: ClassificationData, task: Task) -> tuple[Path, float | None]:
-    """Return the folder of the adopted classifier, and the seconds it took from its folder on; `None` if it was there.
+    """Return the folder of the adopted classifier, and the seconds it took from its folder on; `None` if it was there,
+    or was begun before and stopped.
 
     Args:
-        folder: to be made.
+        folder: to be made; a stopped run goes on from its last epoch, in a folder beside it.
         classifier: folder of what is adopted.
         data: its texts are what the students learn from.
         task: for the longest text.
     """
     if folder.exists():
         return folder, None
-    begin = time.perf_counter()
+    begin, steps = time.perf_counter(), folder.parent / "distil"
+    begun = (steps / "run.json").exists()
+    set_seed(0)  # of the fresh students, with which a stopped run has to begin again
     model: FastBertForSequenceClassification = adopt(classifier)
     tokenizer = AutoTokenizer.from_pretrained(classifier)
     settings = DistillationSettings(max_length=task.max_length, cache_dir=folder.parent / "cache")
-    distill(model, tokenizer, join_texts(data), settings)
+    distill(model, tokenizer, join_texts(data), settings, run_dir=steps, resume=begun)
     seconds = time.perf_counter() - begin
     with folder_written_atomically(folder) as written:
         model.save_pretrained(written)
         tokenizer.save_pretrained(written)
-    return folder, seconds
+    shutil.rmtree(steps)
+    return folder, None if begun else seconds
 
 
 def tokenised(data: ClassificationData, folder: Path, task: Task) -> TokenisedDataset:

@@ -6,6 +6,7 @@ from typing import Any
 
 from families import in_words
 from harness import markdown_table
+from run_folders import model_in_words
 
 NAMES = {"sst2": "SST-2", "ag_news": "AG News", "mrpc": "MRPC"}
 
@@ -13,12 +14,32 @@ Result = dict[str, Any]
 
 
 def adopted(results: dict[str, Result]) -> str:
-    """Return a paragraph and a table for every family: a row for each contestant, columns for each classifier."""
-    return "\n\n".join(_table(family, result) for family, result in results.items()) or "Not measured yet."
+    """Return a paragraph and a table for every family and backbone: a row for each contestant, columns for each
+    classifier."""
+    tables = [
+        _table(family, result, model, cases)
+        for family, result in results.items()
+        for model, cases in by_model(result).items()
+    ]
+    return "\n\n".join(tables) or "Not measured yet."
 
 
-def _table(family: str, result: Result) -> str:
-    machine, cases = result["machine"], result["tasks"]
+def by_model(result: Result) -> dict[str, list[Result]]:
+    """Return the tasks of a result by what the classifiers started from, in words, the first one first."""
+    groups: dict[str, list[Result]] = {}
+    for case in result["tasks"]:
+        groups.setdefault(model_in_words(case), []).append(case)
+    return groups
+
+
+def dates(result: Result, cases: list[Result]) -> str:
+    """Return the day on which cases were measured, or the first and the last; cases of before have that of the file."""
+    days = sorted({case.get("date", result["machine"]["date"])[:10] for case in cases})
+    return " to ".join(dict.fromkeys((days[0], days[-1])))
+
+
+def _table(family: str, result: Result, model: str, cases: list[Result]) -> str:
+    machine = result["machine"]
     versions = machine["versions"]
     lines = []
     # A dtype that was taken by itself may differ between classifiers, so rows are paired by their place.
@@ -32,7 +53,7 @@ def _table(family: str, result: Result) -> str:
     )
     return (
         f"Measured by `benchmarks/adopted_classifiers.py` on {machine['threads']} cores, {in_words(family, result)} "
-        f"({machine['date'][:10]}, torch {versions['torch']}, transformers {versions['transformers']}): 6-layer MiniLM "
+        f"({dates(result, cases)}, torch {versions['torch']}, transformers {versions['transformers']}): {model} "
         "classifiers fine-tuned by Transformers, adopted and calibrated without labels to at most "
         f"{result['max_disagreement']:.0%} other labels than at full depth, with 95 % confidence; new texts in batches "
         f"of {cases[0]['batch']} as they came ({sizes}). In brackets: over {result['baseline']}; accuracy; labels "

@@ -14,6 +14,7 @@ from typing import Any
 
 from measured.point import Kind, Point, clock
 from peers.contestant import ADAPTIVE_PEER, FULL_DEPTH_PEER, OURS, STATIC_PEER
+from run_folders import SMALL, VARIANTS
 
 Result = dict[str, Any]
 
@@ -25,9 +26,8 @@ SETS = {
     "chnsenticorp": "ChnSentiCorp",
 }
 DEMO = "docstrings of 5 libraries"
-SMALL = "MiniLM, 6 layers"
+MINILM = "MiniLM, 6 layers"
 _CHARACTERS = "characters, 6 layers, random weights"
-_VARIANTS = {"distilled": "self-distilled", "hard": "students from labels", "joint": "no self-distillation"}
 _STUDENTS = {
     "soft": "students from the teacher on all texts",
     "soft_labelled": "students from the teacher on the labelled texts",
@@ -56,7 +56,7 @@ def adopted(result: Result, source: str) -> Iterator[Point]:
             yield Point(
                 SETS[case["task"]],
                 Kind.EARLY if exits else Kind.FULL if ours else Kind.PEER,
-                f"{SMALL}, {name.replace(', full depth', '').replace(', by itself', ' (auto)')}",
+                f"{_adopted_model(case)}, {name.replace(', full depth', '').replace(', by itself', ' (auto)')}",
                 f"calibrated to {result['max_disagreement']:.0%} other labels" if exits else "full depth",
                 source,
                 row["accuracy"],
@@ -73,14 +73,14 @@ def exit_zero(result: Result, source: str) -> Iterator[Point]:
         about: dict[str, Any] = {"data": SETS[case["task"]], "source": source, "labels": case["labelled"]}
         times = case["times"]
         for row in times["rows"]:
-            full = row["setting"] == "full depth"
+            full, kind = row["setting"] == "full depth", "without" if "without" in row["setting"] else "with"
             yield Point(
                 kind=Kind.FULL if full else Kind.EARLY,
-                series=f"{SMALL}, adopted, {'without' if 'without' in row['setting'] else 'with'} layer 0",
+                series=f"{_adopted_model(case)}, adopted, {kind} layer 0",
                 setting=row["setting"].replace(", with layer 0", "").replace(", without layer 0", ""),
                 accuracy=row["accuracy"],
                 texts=times["texts"],
-                **clock(result, row["microseconds_per_text"] / 1e3),
+                **clock(result | case, row["microseconds_per_text"] / 1e3),
                 **about,
             )
         yield Point(
@@ -93,19 +93,25 @@ def exit_zero(result: Result, source: str) -> Iterator[Point]:
         )
 
 
+def _adopted_model(case: Result) -> str:
+    """Return what an adopted classifier started from; older files have the packaged MiniLM alone."""
+    backbone = case.get("backbone", SMALL)
+    return MINILM if backbone == SMALL else f"{backbone}, {case['layers']} layers"
+
+
 def trained(result: Result, source: str) -> Iterator[Point]:
     """Yield the models of training.py; none was timed."""
     for row in result["rows"]:
-        backbone = row.get("backbone", "small")
-        if backbone == "small":
-            backbone = _CHARACTERS if row["task"] in ("book_review", "chnsenticorp") else SMALL
-        yield from _trained(row, f"{backbone}, {_VARIANTS[row['variant']]}, seed {row['seed']}", source)
+        backbone = row.get("backbone", SMALL)
+        if backbone == SMALL:
+            backbone = _CHARACTERS if row["task"] in ("book_review", "chnsenticorp") else MINILM
+        yield from _trained(row, f"{backbone}, {VARIANTS[row['variant']]}, seed {row['seed']}", source)
 
 
 def few_labels(result: Result, source: str) -> Iterator[Point]:
     """Yield the models of few_labels.py; none was timed."""
     for row in result["rows"]:
-        backbone = SMALL if row["backbone"] == "small" else row["backbone"]
+        backbone = MINILM if row["backbone"] == SMALL else row["backbone"]
         series = f"{backbone}, {row['labels']} labels, {_STUDENTS[row['students']]}, seed {row['seed']}"
         yield from _trained(row, series, source)
     for bag in result["bags"]:
@@ -121,7 +127,7 @@ def demo(result: Result, source: str) -> Iterator[Point]:
             yield Point(
                 DEMO,
                 Kind.FULL if full else Kind.EARLY,
-                f"{SMALL}, {name}",
+                f"{MINILM}, {name}",
                 "full depth" if full else f"Speed {row['speed']:g}",
                 source,
                 variant["accuracy"],
@@ -144,7 +150,7 @@ def compared(result: Result, source: str) -> Iterator[Point]:
             yield Point(
                 DEMO,
                 own if row["group"] == OURS else kinds[row["group"]],
-                f"{SMALL}, {row['contestant']}{differs}",
+                f"{MINILM}, {row['contestant']}{differs}",
                 row["run"],
                 source,
                 flops_speedup=row["flops_speedup"],
@@ -170,7 +176,7 @@ def analyzed(result: Result, source: str) -> Iterator[Point]:
             kind, setting = _analyzed_kind(point, figures["num_layers"])
             yield Point(
                 kind=kind,
-                series=f"MiniLM, {figures['num_layers']} layers, {_VARIANTS[variant]}, {patched}",
+                series=f"MiniLM, {figures['num_layers']} layers, {VARIANTS[variant]}, {patched}",
                 setting=setting,
                 accuracy=point["accuracy"],
                 flops_speedup=point["flops_speedup"],
@@ -194,7 +200,7 @@ def many_classes(result: Result, source: str) -> Iterator[Point]:
     samples = result["data"]["samples"]
     about: dict[str, Any] = {
         "data": f"docstrings of {len(result['data']['classes'])} modules",
-        "series": f"{SMALL}, self-distilled",
+        "series": f"{MINILM}, self-distilled",
         "source": source,
         "texts": samples["test"],
         "labels": samples["train"],
@@ -220,7 +226,7 @@ def walked(result: Result, source: str) -> Iterator[Point]:
         milliseconds = row.get("ms_per_text")
         yield Point(
             kind=Kind.FULL if row["setting"] == "full depth" else Kind.EARLY,
-            series=f"{SMALL}, by `fastbert train`",
+            series=f"{MINILM}, by `fastbert train`",
             setting=row["setting"],
             accuracy=row["accuracy"],
             flops_speedup=row["flops_speedup"],

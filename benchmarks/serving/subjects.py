@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
 
 import fastbert_kernels
+from adopting.backbones import Backbone, open_models
 from adopting.models import TASKS, Texts, adopted, fine_tuned, packaged_backbone, tokenised
 from comparing.workload import SHAPES, Samples, planned_exits, reference_answers, set_exit_levels
 from fastbert_hf import FastBertForSequenceClassification, adopt, predict
@@ -74,9 +75,9 @@ def trained(folder: Path, data: Path, run: Path, task: str, dtype: Any) -> Subje
         task: a key of `adopting.models.TASKS`.
         dtype: in which it is served.
     """
-    texts, kept = Texts.read(data / task), run / task
-    kept.mkdir(parents=True, exist_ok=True)
-    classifier = fine_tuned(kept / "classifier", packaged_backbone(), texts.labelled, TASKS[task])
+    texts, backbone = Texts.read(data / task), Backbone.find()
+    kept = open_models(run, task, backbone, texts, TASKS[task])
+    classifier = fine_tuned(kept / "classifier", backbone.folder, texts.labelled, TASKS[task], backbone.learning_rate)
     source, _ = adopted(kept / "adopted", classifier, texts.traffic, TASKS[task])
     model: Any = FastBertForSequenceClassification.from_pretrained(source).eval()
     patched = fastbert_kernels.patch(copy.deepcopy(model), dtype=dtype)

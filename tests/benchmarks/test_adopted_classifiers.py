@@ -28,6 +28,7 @@ def test_from_a_backbone_to_the_table(quick_run, tmp_path):
     assert len(auto) == 2 and case["texts"] == 40 and case["traffic"] == benchmark.QUICK_TEXTS
     page = benchmark.table({"rounds": 1, "threads": 1, "max_disagreement": 0.2, "tasks": [case]})
     assert "| adopted, float32 |" in page and "at most 20% other labels" in page
+    assert "## sst2, 3-layer backbone: 40 new texts" in page
 
 
 def test_data_that_is_not_there_is_told(tmp_path, capsys):

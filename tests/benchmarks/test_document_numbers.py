@@ -9,7 +9,8 @@ import shutil
 import pytest
 
 import document_numbers
-from documents import demo, marks, rates
+from documents import demo, exit_zero, marks, rates
+from documents.adopted import adopted
 from families import results_by_family
 from harness import RESULTS
 from measured import chart
@@ -163,3 +164,22 @@ def test_an_empty_block_is_filled_and_ends_where_it_ends():
     text = f"<!-- numbers: one -->\n{end}\nbetween\n<!-- numbers: two -->\nold\n{end}\n"
     filled = document_numbers.fill(text, {"one": "1\n2", "two": "3"})
     assert filled == f"<!-- numbers: one -->\n1\n2\n{end}\nbetween\n<!-- numbers: two -->\n3\n{end}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("exit_zero", exit_zero.exit_zero), ("exit_zero", exit_zero.sentences), ("adopted_classifiers", adopted)],
+)
+def test_backbones_have_tables_of_their_own(name, write):
+    family, result = next(iter(results_by_family(RESULTS, name).items()))
+    before = write({family: result})
+    own = [
+        task | {"backbone": "e5-small", "layers": 12, "date": day}
+        for task, day in zip(result["tasks"][:2], ("2030-01-02", "2030-01-05"), strict=True)
+    ]
+    result["tasks"] = result["tasks"] + own
+    after = write({family: result})
+    assert after.startswith(before + "\n\n") and "6-layer MiniLM classifiers" in before
+    added = after.removeprefix(before)
+    assert "12-layer e5-small classifiers" in added and "MiniLM" not in added
+    assert "2030-01-02 to 2030-01-05" in added

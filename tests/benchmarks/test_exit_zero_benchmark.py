@@ -49,10 +49,11 @@ def test_from_a_backbone_to_the_table(quick_run, tmp_path):
     rows = {row["setting"]: row for row in case["times"]["rows"]}
     assert rows[benchmark.ALONE]["mean_exit_layer"] == 0 and rows[benchmark.ALONE]["left_at_layer_0"] == 1
     assert rows[benchmark.FULL_DEPTH]["mean_exit_layer"] == 3 and rows[benchmark.FULL_DEPTH]["over_full_depth"] == 1
-    assert case["fit"] is None and [*case["accuracy_by_head"]] == ["0", "1", "2", "3"]
+    assert case["fit"]["texts"] == case["traffic"] and [*case["accuracy_by_head"]] == ["0", "1", "2", "3"]
     points = list(readers.exit_zero({"machine": describe_machine(), "tasks": [case]}, "exit_zero_cpu_x.json"))
     seconds = {point.setting: point.seconds for point in points if point.series.endswith("with layer 0")}
     assert seconds[benchmark.ALONE] == rows[benchmark.ALONE]["microseconds_per_text"] / 1e3  # ms a text, s for 1,000
     assert points[-1].seconds is None and points[-1].accuracy == case["bag_of_words"]
-    page = benchmark.table({"rounds": 1, "threads": 1, "load": [0.0], "splits": 3, "tasks": [case]})
+    page = benchmark.table({"rounds": 1, "threads": 1, "splits": 3, "tasks": [case]})
+    assert (case["backbone"], case["layers"]) == ("backbone", 3) and "## sst2, 3-layer backbone: " in page
     assert "| layer 0 alone |" in page and "Calibrated to at most 20% other answers" in page
