@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +25,42 @@ class RunName:
     """A trained model, whose text is the name of its folder: `sst2-joint-1`, `ag_news-e5-small-distilled-0`.
 
     Attributes:
-        task: a key of `training.TASKS`.
+        task: a key of `training.TASKS`, without a hyphen.
         backbone: `SMALL`, which the name leaves out, or a key of `pretrained.ENCODERS`.
         variant: one of `VARIANTS`, or `TEACHER`.
-        seed: of the data, the fresh heads and the training.
+        seed: of the data, the fresh heads and the training; `None` where the name of a copy leaves it out.
     """
 
     task: str
     backbone: str
     variant: str
-    seed: int
+    seed: int | None
 
     def __str__(self) -> str:
-        return "-".join([self.task, *([] if self.backbone == SMALL else [self.backbone]), self.variant, str(self.seed)])
+        backbone = [] if self.backbone == SMALL else [self.backbone]
+        seed = [] if self.seed is None else [str(self.seed)]
+        return "-".join([self.task, *backbone, self.variant, *seed])
+
+    @classmethod
+    def parse(cls, text: str) -> RunName:
+        """Return what a folder's name says.
+
+        Raises:
+            ValueError: it is no such name.
+        """
+        found = _NAME.fullmatch(text)
+        if found is None:
+            raise ValueError(
+                f"{text!r} is not the name of a trained model, TASK-VARIANT-SEED or TASK-BACKBONE-VARIANT-SEED with "
+                f"one of the variants {', '.join((*VARIANTS, TEACHER))}"
+            )
+        seed = None if found["seed"] is None else int(found["seed"])
+        return cls(found["task"], found["backbone"] or SMALL, found["variant"], seed)
+
+
+_NAME = re.compile(
+    rf"(?P<task>[^-]+)(-(?P<backbone>.+?))?-(?P<variant>{'|'.join((*VARIANTS, TEACHER))})(-(?P<seed>[0-9]+))?"
+)
 
 
 def open_run(folder: Path, description: dict[str, Any]) -> None:

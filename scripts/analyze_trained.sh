@@ -24,15 +24,16 @@ cd "$work" # the outputs name models and data as seen from here
 # analyze TASK MAX_LENGTH PICTURES [OTHER VARIANT]
 analyze() {
   local task=$1 max_length=$2 pictures=$3 compare=()
-  cp -r "$models/$task-distilled-$seed" "$task-distilled"
+  local name=$task-distilled-$seed
+  cp -r "$models/$name" .
   awk 'NR == 1 || NR % 2 == 0' "data/$task/test.tsv" >"$task-calibration.tsv"
   awk 'NR == 1 || NR % 2 == 1' "data/$task/test.tsv" >"$task-test.tsv"
-  "$fastbert" calibrate "$task-distilled" --data "$task-calibration.tsv" --max-length "$max_length" --max-drop 0.02
+  "$fastbert" calibrate "$name" --data "$task-calibration.tsv" --max-length "$max_length" --max-drop 0.02
   if [[ $# -gt 3 ]]; then
-    cp -r "$models/$task-$4-$seed" "$task-$4"
-    compare=(--compare "$task-$4")
+    cp -r "$models/$task-$4-$seed" .
+    compare=(--compare "$task-$4-$seed")
   fi
-  "$fastbert" analyze "$task-distilled" --data "$task-test.tsv" --train "data/$task/train.tsv" \
+  "$fastbert" analyze "$name" --data "$task-test.tsv" --train "data/$task/train.tsv" \
     --max-length "$max_length" --no-texts \
     "${compare[@]}" --out "$task"
   mkdir -p "$root/docs/pictures"
@@ -40,7 +41,7 @@ analyze() {
     cp "$task/figures/$picture.png" "$root/docs/pictures/${task}_$picture.png"
   done
   cp "$task/analysis.json" "$root/benchmarks/results/analysis_${task}_cpu.json"
-  cp "$task-distilled/fastbert_calibration.json" "$root/benchmarks/results/calibration_${task}_cpu.json"
+  cp "$name/fastbert_calibration.json" "$root/benchmarks/results/calibration_${task}_cpu.json"
 }
 
 analyze sst2 64 "accuracy_by_uncertainty uncertainty_by_layer exit_layers accuracy_and_flops accuracy_and_time changed_predictions"

@@ -14,7 +14,7 @@ from typing import Any
 
 from measured.point import Kind, Point, clock
 from peers.contestant import ADAPTIVE_PEER, FULL_DEPTH_PEER, OURS, STATIC_PEER
-from run_folders import SMALL, VARIANTS
+from run_folders import SMALL, VARIANTS, RunName
 
 Result = dict[str, Any]
 
@@ -50,13 +50,14 @@ def _bag(row: Result, series: str, source: str, texts: int, labels: int, **timed
 def adopted(result: Result, source: str) -> Iterator[Point]:
     """Yield Transformers' classifiers, patched and adopted."""
     for case in result["tasks"]:
+        model = _model(case["task"], case.get("backbone", SMALL), case.get("layers"))
         for row in case["rows"]:
             name, exits = row["contestant"], "flops_speedup" in row
             ours = not name.startswith("Transformers")
             yield Point(
                 SETS[case["task"]],
                 Kind.EARLY if exits else Kind.FULL if ours else Kind.PEER,
-                f"{_adopted_model(case)}, {name.replace(', full depth', '').replace(', by itself', ' (auto)')}",
+                f"{model}, {name.replace(', full depth', '').replace(', by itself', ' (auto)')}",
                 f"calibrated to {result['max_disagreement']:.0%} other labels" if exits else "full depth",
                 source,
                 row["accuracy"],
@@ -71,12 +72,12 @@ def exit_zero(result: Result, source: str) -> Iterator[Point]:
     """Yield the settings with and without layer 0, adopted, and the bag of words beside them, which was not timed."""
     for case in result["tasks"]:
         about: dict[str, Any] = {"data": SETS[case["task"]], "source": source, "labels": case["labelled"]}
-        times = case["times"]
+        times, model = case["times"], _model(case["task"], case.get("backbone", SMALL), case.get("layers"))
         for row in times["rows"]:
             full, kind = row["setting"] == "full depth", "without" if "without" in row["setting"] else "with"
             yield Point(
                 kind=Kind.FULL if full else Kind.EARLY,
-                series=f"{_adopted_model(case)}, adopted, {kind} layer 0",
+                series=f"{model}, adopted, {kind} layer 0",
                 setting=row["setting"].replace(", with layer 0", "").replace(", without layer 0", ""),
                 accuracy=row["accuracy"],
                 texts=times["texts"],
@@ -93,26 +94,18 @@ def exit_zero(result: Result, source: str) -> Iterator[Point]:
         )
 
 
-def _adopted_model(case: Result) -> str:
-    """Return what an adopted classifier started from; older files have the packaged MiniLM alone."""
-    backbone = case.get("backbone", SMALL)
-    return MINILM if backbone == SMALL else f"{backbone}, {case['layers']} layers"
-
-
 def trained(result: Result, source: str) -> Iterator[Point]:
     """Yield the models of training.py; none was timed."""
     for row in result["rows"]:
-        backbone = row.get("backbone", SMALL)
-        if backbone == SMALL:
-            backbone = _CHARACTERS if row["task"] in ("book_review", "chnsenticorp") else MINILM
-        yield from _trained(row, f"{backbone}, {VARIANTS[row['variant']]}, seed {row['seed']}", source)
+        model = _model(row["task"], row.get("backbone", SMALL), len(row["layer_accuracy"]))
+        yield from _trained(row, f"{model}, {VARIANTS[row['variant']]}, seed {row['seed']}", source)
 
 
 def few_labels(result: Result, source: str) -> Iterator[Point]:
     """Yield the models of few_labels.py; none was timed."""
     for row in result["rows"]:
-        backbone = MINILM if row["backbone"] == SMALL else row["backbone"]
-        series = f"{backbone}, {row['labels']} labels, {_STUDENTS[row['students']]}, seed {row['seed']}"
+        model = _model(row["task"], row["backbone"], len(row["layer_accuracy"]))
+        series = f"{model}, {row['labels']} labels, {_STUDENTS[row['students']]}, seed {row['seed']}"
         yield from _trained(row, series, source)
     for bag in result["bags"]:
         series = f"TF-IDF, logistic regression, {bag['labels']} labels, seed {bag['seed']}"
@@ -161,7 +154,7 @@ def compared(result: Result, source: str) -> Iterator[Point]:
 def analyzed(result: Result, source: str) -> Iterator[Point]:
     """Yield what `fastbert analyze` has of a model, of the first layers alone and of a bag of words."""
     about: dict[str, Any] = {
-        "data": SETS[result["source"]["data"].removesuffix("-test.tsv")],
+        "data": SETS[_run_name(result, "model").task],
         "source": source,
         "texts": result["source"]["texts"],
     }
@@ -170,13 +163,15 @@ def analyzed(result: Result, source: str) -> Iterator[Point]:
         found = figures["tradeoff" if model == "analyzed" else "compared"]
         if found is None:
             continue
-        _, _, variant = result["source"]["model" if model == "analyzed" else "compared"].rpartition("-")
+        name = _run_name(result, "model" if model == "analyzed" else "compared")
+        seed = [] if name.seed is None else [f"seed {name.seed}"]
+        whole = [_model(name.task, name.backbone, figures["num_layers"]), VARIANTS[name.variant], *seed]
         patched = "patched" if (result["timing"] or {"patched": {}})["patched"].get(model) else "unpatched"
         for point in (*found["depths"], *found["speeds"], *filter(None, [found["calibrated"]])):
             kind, setting = _analyzed_kind(point, figures["num_layers"])
             yield Point(
                 kind=kind,
-                series=f"MiniLM, {figures['num_layers']} layers, {VARIANTS[variant]}, {patched}",
+                series=", ".join([*whole, patched]),
                 setting=setting,
                 accuracy=point["accuracy"],
                 flops_speedup=point["flops_speedup"],
@@ -254,6 +249,7 @@ def read_points(folder: Path) -> list[Point]:
 
     Raises:
         KeyError: a file lacks what its kind has, or has a data set that `SETS` does not know.
+        ValueError: an analysis is of a model whose folder has no name of training.py.
     """
     points = []
     for path in sorted(folder.glob("*.json")):
@@ -278,6 +274,18 @@ def _trained(row: Result, series: str, source: str) -> Iterator[Point]:
         yield Point(kind=Kind.EARLY, setting=setting, accuracy=at["accuracy"], flops_speedup=speedup, **about)
     for layer, accuracy in enumerate(row["layer_accuracy"][:-1], start=1):
         yield Point(kind=Kind.STATIC, setting=_layers(layer), accuracy=accuracy, **about)
+
+
+def _model(task: str, backbone: str, layers: int | None) -> str:
+    """Return what a model started from; `layers` are of a backbone with a name."""
+    if backbone != SMALL:
+        return f"{backbone}, {layers} layers"
+    return _CHARACTERS if task in ("book_review", "chnsenticorp") else MINILM
+
+
+def _run_name(result: Result, which: str) -> RunName:
+    """Return what an analysis says of its model, whose folder is one of training.py."""
+    return RunName.parse(Path(result["source"][which]).name)
 
 
 def _layers(number: int) -> str:

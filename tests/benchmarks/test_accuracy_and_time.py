@@ -12,7 +12,7 @@ import pytest
 
 from documents import accuracy_and_time as page
 from harness import RESULTS
-from measured import chart
+from measured import chart, readers
 from measured.point import Kind, Point
 from measured.readers import READERS, SETS, read_points
 
@@ -103,3 +103,31 @@ def test_the_picture_knows_its_points(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG") and chart.is_of(path, points)
     assert not chart.is_of(path, [dataclasses.replace(points[0], seconds=1.5), *points[1:]])
     assert list(chart.panels(points)) == [("AG News", "some processor")]
+
+
+def test_an_analysis_is_of_the_model_that_its_folder_names():
+    _, result = committed("analysis_mrpc")
+    before = {point.series for point in readers.analyzed(result, "x.json")}
+    assert "MiniLM, 6 layers, self-distilled, patched" in before
+    result["source"] |= {"model": "run/ag_news-mpnet-base-distilled-0", "compared": "ag_news-mpnet-base-joint-0"}
+    result["figures"]["num_layers"] = 12
+    result["figures"]["tradeoff"]["depths"][-1]["value"] = result["figures"]["compared"]["depths"][-1]["value"] = 12
+    points = list(readers.analyzed(result, "x.json"))
+    start = "mpnet-base, 12 layers, "
+    series = {f"{start}self-distilled, seed 0, patched", f"{start}no self-distillation, seed 0, patched"}
+    assert {point.data for point in points} == {"AG News"}
+    assert {point.series for point in points if point.kind is not Kind.BAG} == series
+    result["source"]["model"] = "my-model"
+    with pytest.raises(ValueError, match="'my-model' is not the name of a trained model"):
+        list(readers.analyzed(result, "x.json"))
+
+
+def test_adopted_models_are_of_the_backbone_that_a_file_says():
+    for start, read in (("adopted_classifiers", readers.adopted), ("exit_zero", readers.exit_zero)):
+        source, result = committed(start)
+        before = list(read(result, source))
+        result["tasks"] = [task | {"backbone": "e5-small", "layers": 12} for task in result["tasks"]]
+        after = list(read(result, source))
+        for one, other in zip(before, after, strict=True):
+            assert other.series == one.series.replace("MiniLM, 6 layers", "e5-small, 12 layers")
+        assert any(point.series.startswith("e5-small, 12 layers, ") for point in after)

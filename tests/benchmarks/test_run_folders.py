@@ -47,3 +47,17 @@ def test_digests_differ_for_other_texts_labels_and_orders():
     digests = [digest_of(one) for one in data]
     assert len(set(digests)) == len(data)
     assert digest_of(ClassificationData(["a", "b"], None, [0, 1], ["no", "yes"])) == digests[0]
+
+
+@pytest.mark.parametrize("backbone", [SMALL, "e5-small", "e5-small-enpt", "mpnet-base"])
+@pytest.mark.parametrize("variant", ["distilled", "hard", "joint", "teacher"])
+@pytest.mark.parametrize("seed", [0, 12, None])
+def test_names_are_read_as_they_were_written(backbone, variant, seed):
+    name = RunName("ag_news", backbone, variant, seed)
+    assert RunName.parse(str(name)) == name
+
+
+@pytest.mark.parametrize("text", ["", "sst2", "sst2-0", "sst2-soft-0", "sst2-joint-x", "joint-0", "sst2-joint-0-1"])
+def test_other_names_are_refused(text):
+    with pytest.raises(ValueError, match="is not the name of a trained model"):
+        RunName.parse(text)
