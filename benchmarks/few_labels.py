@@ -1,18 +1,19 @@
 #!/usr/bin/env python
 """Few labels: students that learn from the teacher on unlabelled texts, against students that learn from the labels.
 
-    python benchmarks/few_labels.py --data FOLDER [--run FOLDER] [--labels 200 500 1000] [--seeds 1]
-                                    [--backbone e5-small] [--quick]
+    python benchmarks/few_labels.py --data FOLDER [--run FOLDER] [--labels 200 500 1000] [--unlabelled 3000]
+                                    [--seeds 1] [--backbone e5-small] [--quick]
 
 FOLDER holds ag_news with train.tsv and test.tsv. For each number of labels a teacher is fine-tuned on so many texts,
-and on its frozen backbone three sets of students learn, from the same fresh heads and in as many steps: `soft` from the
-teacher's answers on the labelled texts and others without labels, `soft_labelled` from the teacher's answers on the
-labelled texts alone, and `hard` from their labels. No development texts choose anything: who has few labels has none to
-spare. A bag of words learns from the same labels. Recorded answers of every head on the test texts give the whole curve
-of accuracy against FLOPs.
+and on its frozen backbone three sets of students learn, from the same fresh heads and in as many steps (whole epochs):
+`soft` from the teacher's answers on the labelled texts and on all others (or --unlabelled of them) without their
+labels, `soft_labelled` from the teacher's answers on the labelled texts alone, and `hard` from their labels. No
+development texts choose anything: who has few labels has none to spare. A bag of words learns from the same labels.
+Recorded answers of every head on the test texts give the whole curve of accuracy against FLOPs.
 
-The run folder keeps teachers and records; what is there is not made again, so that a stopped run goes on. Writes
-few_labels_cpu.json, .md and .png, also of the numbers that are done so far.
+The run folder keeps teachers and records; what is there is not made again, so that a stopped run goes on, in the
+middle of students that learn from all texts at their last epoch. Writes few_labels_cpu.json, .md and .png, also of the
+numbers that are done so far.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import argparse
 import dataclasses
 import json
 import math
-import tempfile
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ from fastbert_hf.machine import computes_in_bfloat16
 from fastbert_hf.training import DistillationSettings, distill, fine_tune
 from harness import RESULTS, markdown_table, save
 from pretrained import ENCODERS
-from run_folders import SMALL
+from run_folders import SMALL, digest_of, open_run
 from trained.figures import scores
+from trained.steps import goes_on
 from training import TASKS, label_settings, make_model
 
 NAME, TASK = "few_labels_cpu", "ag_news"
@@ -65,16 +67,16 @@ class Sizes:
     """How much of everything.
 
     Attributes:
-        unlabelled: texts without labels at most, of the rest.
+        unlabelled: texts without labels at most, of the rest; `None` for all of them.
         test: texts at most.
         teacher_steps: optimiser steps of step 1 at least, in whole epochs.
-        student_steps: the same of step 2.
+        student_steps: the same of step 2; three epochs of all texts of AG News.
     """
 
-    unlabelled: int = 3000
+    unlabelled: int | None = None
     test: int = 2000
     teacher_steps: int = 80
-    student_steps: int = 300
+    student_steps: int = 837
 
 
 QUICK = Sizes(unlabelled=24, test=40, teacher_steps=2, student_steps=2)
@@ -101,7 +103,7 @@ class Texts:
             raise SystemExit(f"{folder / 'train.tsv'} has {len(train)} rows; ask for fewer labels than that")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
         kept = torch.randperm(len(test), generator=torch.Generator().manual_seed(0)).tolist()[: sizes.test]
-        rest = order[labels : labels + sizes.unlabelled]
+        rest = order[labels:][: sizes.unlabelled]
         return cls(select_texts(train, order[:labels]), select_texts(train, rest), select_texts(test, kept))
 
 
@@ -131,20 +133,22 @@ def common_settings(seed: int) -> dict[str, Any]:
 
 def records_of(folder: Path, students: str, texts: Texts, seed: int, backbone: str, sizes: Sizes) -> ExitRecords:
     """Return what every head of one kind of students answers to the test texts, from the folder or recorded now."""
-    path = folder / f"{students}.safetensors"
+    path, steps = folder / f"{students}.safetensors", folder / "steps" / students
     if not path.exists():
         model, tokenizer = teacher_of(folder / "teacher", texts, seed, backbone, sizes)
         learnt = join_texts(texts.labelled, texts.unlabelled) if students == "soft" else texts.labelled
-        with tempfile.TemporaryDirectory() as cache:
-            settings = DistillationSettings(
-                epochs=epochs_for(len(learnt), sizes.student_steps),
-                targets="hard" if students == "hard" else "soft",
-                cache_dir=cache,
-                **common_settings(seed),
-            )
-            distill(model, tokenizer, learnt, settings)
+        settings = DistillationSettings(
+            epochs=epochs_for(len(learnt), sizes.student_steps),
+            targets="hard" if students == "hard" else "soft",
+            cache_dir=folder / "cache",
+            **common_settings(seed),
+        )
+        # Of few texts an epoch takes seconds, and a checkpoint of it as long.
+        kept = goes_on(steps) if students == "soft" else {}
+        distill(model, tokenizer, learnt, settings, **kept)
         fastbert_kernels.patch(model, dtype=torch.float32)
         record_exits(model, TokenisedDataset(texts.test, tokenizer, TASKS[TASK].max_length)).save(path)
+        shutil.rmtree(steps, ignore_errors=True)
     return ExitRecords.load(path)
 
 
@@ -152,7 +156,8 @@ def run_labels(labels: int, seed: int, options: argparse.Namespace) -> dict[str,
     """Return the rows of one number of labels, and what a bag of words reaches with as many."""
     texts = Texts.read(options.data / TASK, labels, seed, options.sizes)
     folder = options.run / f"{options.backbone}-{labels}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+    parts = {part.name: digest_of(getattr(texts, part.name)) for part in dataclasses.fields(texts)}
+    open_run(folder, {"sizes": dataclasses.asdict(options.sizes), "texts": parts, **common_settings(seed)})
     found = {}
     for students in STUDENTS:
         print(f"{labels} labels, seed {seed}: students from {IN_WORDS[students]}", flush=True)
@@ -258,14 +263,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--run", type=Path, default=Path("few-labels-out"), help="folder of teachers and records")
     parser.add_argument("--labels", type=int, nargs="+", default=[200, 500, 1000], help="numbers of labelled texts")
+    parser.add_argument("--unlabelled", type=int, help="texts without labels at most (all the rest)")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--backbone", choices=(SMALL, *ENCODERS), default=SMALL, help=f"what to start from ({SMALL})")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON, the table and the chart")
-    parser.add_argument("--quick", action="store_true", help="a few texts and steps; writes nothing but the run folder")
+    parser.add_argument("--quick", action="store_true", help="a few texts and steps; writes only to --run/quick")
     options = parser.parse_args(argv)
-    if min(options.seeds, *options.labels) < 1:
-        parser.error("--labels and --seeds must be 1 or more")
+    if min(options.seeds, *options.labels, 1 if options.unlabelled is None else options.unlabelled) < 1:
+        parser.error("--labels, --unlabelled and --seeds must be 1 or more")
     options.sizes = QUICK if options.quick else Sizes()
+    if options.unlabelled is not None:
+        options.sizes = dataclasses.replace(options.sizes, unlabelled=options.unlabelled)
+    if options.quick:
+        options.run = options.run / "quick"
     missing = [str(options.data / TASK / f"{part}.tsv") for part in ("train", "test")]
     missing = [path for path in missing if not Path(path).exists()]
     if missing:

@@ -8,6 +8,7 @@ import random
 import pytest
 
 import few_labels as benchmark
+from fastbert_hf.training.distillation import DistillationTrainer
 from helpers.training import make_model, make_tokenizer
 from measured import readers
 
@@ -30,9 +31,23 @@ def test_texts_with_and_without_labels_are_others(data):
     assert (len(few.labelled), len(few.unlabelled), len(few.test)) == (10, 24, 40)
     assert not set(few.labelled.texts) & set(few.unlabelled.texts)
     assert more.labelled.texts[:10] == few.labelled.texts and len(more.unlabelled) == 10  # the rest
+    every = benchmark.Texts.read(data / "ag_news", 10, 0, benchmark.Sizes())
+    assert len(every.unlabelled) == 50 and every.unlabelled.texts[:24] == few.unlabelled.texts  # all of the rest
     assert benchmark.Texts.read(data / "ag_news", 10, 1, benchmark.QUICK).test.texts == few.test.texts
     with pytest.raises(SystemExit, match="has 60 rows"):
         benchmark.Texts.read(data / "ag_news", 60, 0, benchmark.QUICK)
+
+
+def test_sizes_are_those_asked_for_and_quick_ones_have_a_folder_of_their_own(data, tmp_path, capsys):
+    arguments = ["--data", str(data), "--run", str(tmp_path)]
+    whole = benchmark.parse_arguments([*arguments, "--unlabelled", "7"])
+    assert (whole.sizes.unlabelled, whole.run) == (7, tmp_path)
+    assert benchmark.parse_arguments(arguments).sizes.unlabelled is None
+    quick = benchmark.parse_arguments([*arguments, "--quick"])
+    assert (quick.sizes, quick.run) == (benchmark.QUICK, tmp_path / "quick")
+    with pytest.raises(SystemExit):
+        benchmark.parse_arguments([*arguments, "--unlabelled", "0"])
+    assert "--labels, --unlabelled and --seeds must be 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("texts", "steps", "epochs"), [(200, 80, 12), (1000, 80, 3), (3200, 300, 3), (10, 2, 3)])
@@ -46,8 +61,8 @@ def test_a_run_goes_on_and_ends_in_a_page(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "Sizes", lambda: benchmark.QUICK)
     arguments = ["--data", str(data), "--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
     benchmark.main([*arguments, "--labels", "10"])
-    monkeypatch.setattr(benchmark, "fine_tune", lambda *_: pytest.fail("made again"))
-    monkeypatch.setattr(benchmark, "distill", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(benchmark, "fine_tune", lambda *_, **__: pytest.fail("made again"))
+    monkeypatch.setattr(benchmark, "distill", lambda *_, **__: pytest.fail("made again"))
     benchmark.main([*arguments, "--labels", "10"])  # from the records
     result = json.loads((tmp_path / "out" / "few_labels_cpu.json").read_text())
     rows = {row["students"]: row for row in result["rows"]}
@@ -60,3 +75,40 @@ def test_a_run_goes_on_and_ends_in_a_page(data, tmp_path, monkeypatch, capsys):
     assert "## 10 labels and 24 texts without, small, seed 0" in capsys.readouterr().out
     points = list(readers.few_labels(result, "few_labels_cpu.json"))
     assert {point.labels for point in points} == {10} and points[-1].accuracy == result["bags"][0]["accuracy"]
+
+
+class Stopped(Exception):
+    """The machine went down."""
+
+
+def test_students_from_all_texts_go_on_from_their_last_epoch(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "make_model", lambda *_: (make_model(num_layers=3), make_tokenizer()))
+    options = benchmark.parse_arguments(["--data", str(data), "--run", str(tmp_path), "--labels", "10", "--quick"])
+    taken, compute = [], DistillationTrainer.compute_loss
+
+    def counted(trainer, *arguments, **settings):
+        if len(taken) == 4:  # the first of the third epoch of three, of two batches
+            raise Stopped
+        taken.append(trainer)
+        return compute(trainer, *arguments, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DistillationTrainer, "compute_loss", counted)
+        with pytest.raises(Stopped):
+            benchmark.run_labels(10, 0, options)
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", lambda *a, **k: (taken.append(a[0]), compute(*a, **k))[1])
+    benchmark.run_labels(10, 0, options)
+    assert len(taken) == 6 + 3 + 3  # no epoch of `soft` twice; the others of one batch
+    assert not list(tmp_path.glob("quick/*/steps/*"))
+
+
+def test_a_run_with_other_sizes_is_refused(data, tmp_path, monkeypatch):
+    def begins(*_):
+        raise Stopped
+
+    monkeypatch.setattr(benchmark, "records_of", begins)
+    arguments = ["--data", str(data), "--run", str(tmp_path), "--quick", "--unlabelled"]
+    with pytest.raises(Stopped):
+        benchmark.run_labels(10, 0, benchmark.parse_arguments([*arguments, "24"]))
+    with pytest.raises(SystemExit, match=r"sizes unlabelled: 24 there, 23 now"):
+        benchmark.run_labels(10, 0, benchmark.parse_arguments([*arguments, "23"]))
