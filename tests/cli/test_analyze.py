@@ -212,7 +212,7 @@ def test_a_calibrated_setting_is_marked_unless_it_is_of_other_weights(trained, d
     [
         (["no\tbad", "yes\tgood"] * 2 + ["no\tbad"], "few.tsv: 5 rows are too few for an analysis; use at least 20"),
         (["yes\tgood"] * 30, "all 30 rows have the class 'yes'"),
-        (["yes\tgood", "maybe\tbad"] * 15, "line 3: unknown label 'maybe'; use one of the training labels (no, yes)"),
+        (["yes\tgood"] * 29 + ["maybe\tbad"], "line 31: unknown label 'maybe'; use one of the training labels"),
     ],
 )
 def test_data_that_say_too_little(trained, tmp_path, rows, message):

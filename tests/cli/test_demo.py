@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 import torch
@@ -99,15 +98,6 @@ def test_complaints_are_one_line(files, tmp_path, arguments, message):
     assert result.exit_code == 2
     assert message in result.stderr and result.stderr.startswith("fastbert demo: ")
     assert "Traceback" not in result.output
-
-
-def test_its_threads_sleep_while_they_wait(monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    seen = []
-    monkeypatch.setattr("fastbert_cli.demo.run.run_demo", lambda options: seen.append(os.environ["OMP_WAIT_POLICY"]))
-    Demo().run()
-    assert seen == ["PASSIVE"]
 
 
 def test_no_speed_up_is_reported_where_answers_differ():

@@ -107,7 +107,7 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(trained, dat
         (["--texts", "{data}/texts.txt", "--dev", "{data}/several.tsv"], "no column label among: labels, text"),
         (["--texts", "{data}/texts.txt", "--max-length", "64"], "max_length is 64, but the model ends at 32 tokens"),
         (["--texts", "{many}", "--cache", "--cache-limit-gb", "1e-9"], "step 2: the frozen hidden states"),
-        (["--texts", "{data}/texts.txt", "--hard-weight", "2"], "distil.hard_weight must be at least 0 and at most 1"),
+        (["--texts", "{data}/texts.txt", "--hard-weight", "2"], "--hard-weight must be at least 0 and at most 1"),
     ],
 )
 def test_complaints_are_one_line(trained, data, tmp_path, options, message):

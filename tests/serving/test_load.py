@@ -118,7 +118,7 @@ class Play:
     idle: list[tuple[float, float]] = field(default_factory=list)  # from when until when nobody was in flight
 
     def changes(self) -> list[tuple[float, bool]]:
-        """When the setting had changed, and to what."""
+        """Return when the setting had changed, and to what."""
         pairs = itertools.pairwise(self.looks)
         return [(now, after.fast) for (_, before), (now, after) in pairs if before.fast != after.fast]
 

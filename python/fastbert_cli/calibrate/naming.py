@@ -31,7 +31,7 @@ def options_named() -> Iterator[None]:
     except CommandError as error:
         if error.__cause__ is None:  # the message is the command's own
             raise
-        raise CommandError(as_typed(str(error))) from error.__cause__
+        raise CommandError(as_typed(str(error)), error.lines) from error.__cause__
 
 
 def as_typed(message: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from fastbert_cli import options, training
+from fastbert_cli import options
 from fastbert_cli.command import Command, Option
 from fastbert_cli.errors import CommandError
 from fastbert_cli.hub import look_at_hub
@@ -73,7 +73,6 @@ class Demo(Command):
 
     def run(self) -> None:
         """Train, measure and report."""
-        training.share_the_cores()
         from fastbert_cli.demo.run import run_demo
 
         run_demo(self)

@@ -132,9 +132,9 @@ def fold_temperatures(
     Args:
         model: with float32 or float64 weights.
         temperatures: one for each exit head.
-        fitted_to: the texts that they were fitted to, which from then on are among the `seen_texts` of the model: they
-            choose something of the weights, so no later guarantee may rest on them. `None`: texts on which nobody will
-            calibrate.
+        fitted_to: the texts that they were fitted to. The model's `seen_texts` has them from then on, since they choose
+            something of the weights, so that no later guarantee may rest on them. `None` is for texts on which nobody
+            will calibrate.
 
     Raises:
         ValueError: another number of temperatures, or 16-bit weights, whose rounding would change predictions.
