@@ -87,6 +87,7 @@ def test_two_hosts_in_processes_of_their_own(tmp_path, capsys):
     assert capsys.readouterr().out.strip() in page
 
 
+@pytest.mark.proof
 def test_what_is_not_installed_or_fails_is_said(monkeypatch):
     entry = subjects.HostEntry(lambda size, scope, folder: None, needs="no_such_package")
     monkeypatch.setitem(subjects.HOSTS, "absent", entry)

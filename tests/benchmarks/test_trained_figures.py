@@ -71,11 +71,11 @@ def test_variants_are_compared_where_both_have_a_curve():
     assert [at["flops_speedup"] for at in pair["at"]] == list(figures.EQUAL_FLOPS)
     (pair,) = figures.compared({"distilled": better, "joint": same})
     assert pair["mean"]["interval"][0] > 0 and all(at["difference"] > 0 for at in pair["at"])
+    # On a straight line between the neighbours of the curve in hundredths.
+    fine = [simulate(better, ExitRule.one_speed(better.student_layers, speed)) for speed in np.linspace(0, 1, 201)]
+    speedups, accuracies = zip(*((one.flops_speedup, one.accuracy) for one in fine), strict=True)
     for at in pair["at"]:
         assert at["interval"][0] <= at["difference"] <= at["interval"][1]
-        # On a straight line between the neighbours of the curve in hundredths.
-        fine = [simulate(better, ExitRule.one_speed(better.student_layers, speed)) for speed in np.linspace(0, 1, 401)]
-        speedups, accuracies = zip(*((one.flops_speedup, one.accuracy) for one in fine), strict=True)
         assert at["value"] == pytest.approx(np.interp(at["flops_speedup"], speedups, accuracies), abs=0.02)
     pairs = figures.compared({"distilled": better, "hard": same, "joint": worse})
     assert [(one["variant"], one["baseline"]) for one in pairs] == [

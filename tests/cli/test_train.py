@@ -178,6 +178,7 @@ def test_a_data_set_of_datasets_beside_a_file(tiny_backbone, data, tmp_path):
     assert load(tmp_path / "out")[0].config.id2label == {0: "no", 1: "yes"}
 
 
+@pytest.mark.proof  # in a process of its own, which reads the caches' places when it begins
 def test_a_backbone_and_a_data_set_by_their_hub_names(tiny_backbone, data, tmp_path):
     rows = {
         part: [line.split("\t") for line in (data / f"{part}.tsv").read_text().splitlines()[1:]]

@@ -19,7 +19,14 @@ from helpers.accuracy import assert_mean_error_is_like
 from helpers.hooks import assert_hooks_are_heeded
 from helpers.patched import assert_auto_asks_random_texts, only_the_fast_path
 
-KINDS = [("bert", True), ("bert", False), ("roberta", True), ("bert", False, True), ("bert", True, False)]
+# How many texts, and the arguments of the model.
+KINDS = [
+    (500, "bert", True),
+    (200, "bert", False),
+    (200, "roberta", True),
+    (200, "bert", False, True),
+    (200, "bert", True, False),
+]
 LARGEST = math.log(LABELS)
 THRESHOLDS = {
     "never": [-1] * DEPTH,
@@ -47,17 +54,18 @@ def run(model, batch, **options):
     params=KINDS,
     ids=["bert", "bert, no pooler", "roberta", "only the classifier has a pooler", "only the highways have poolers"],
 )
-def five_hundred(request):
+def texts(request):
     """A model, a batch, and the logits of all heads in float32 and float64."""
-    model = HighwayModel(*request.param).eval()
-    batch = make_batch(torch.randint(1, 30, (500,)).tolist())
+    count, *kind = request.param
+    model = HighwayModel(*kind).eval()
+    batch = make_batch(torch.randint(1, 30, (count,)).tolist())
     with torch.inference_mode():
         return model, batch, model.every(**batch), copy.deepcopy(model).double().every(**batch)
 
 
 @pytest.mark.parametrize("name", THRESHOLDS)
-def test_answers_are_those_of_the_unpatched_model(five_hundred, count_ties, name):
-    model, batch, every, precise = five_hundred
+def test_answers_are_those_of_the_unpatched_model(texts, count_ties, name):
+    model, batch, every, precise = texts
     model.set_thresholds(*THRESHOLDS[name])
     fast = fastbert_kernels.patch(copy.deepcopy(model))
     with only_the_fast_path(fast, fast.backbone.encoder):
@@ -65,8 +73,8 @@ def test_answers_are_those_of_the_unpatched_model(five_hundred, count_ties, name
     own, want = model.decide(every), model.decide(precise)
     distance = (entropy_of(precise)[:-1] - torch.tensor(THRESHOLDS[name])[:, None]).abs().amin(dim=0)
     clear = distance > 1e-5
-    assert clear.sum() > 490
-    count_ties((~clear).sum(), 500)
+    assert clear.float().mean() > 0.98
+    count_ties((~clear).sum(), len(clear))
     assert torch.equal(got[-1][clear], want[-1][clear]) and got[-1].dtype == torch.int64
     assert got[-1].unique().numel() >= (3 if name in ("middle", "rising") else 1)
     assert torch.equal(got[0][clear].argmax(dim=1), want[0][clear].argmax(dim=1))

@@ -50,6 +50,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.proof  # in a process of its own, which reads the cache's place when it begins
 def test_a_fastbert_by_its_hub_name(folder: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     make_model().save_pretrained(plain)
