@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -85,10 +84,14 @@ class HostEncoder(LayeredEncoder):
         layers = [HostLayer(layer, self.call_layer, padding, self.dtype) for layer in self.layers]
         return self._loop.with_layers(layers)._run_span(state, until)
 
-    @cached_property
+    @property
     def _loop(self) -> LayerLoop:
         """Keep what a loop has of the heads, whose layers are those of one call."""
-        return LayerLoop([], self.heads, self.backend)
+        # Without the lock that functools.cached_property has before Python 3.12, which a forked child may never get.
+        kept: LayerLoop | None = self.__dict__.get("_kept_loop")
+        if kept is None:
+            kept = self.__dict__.setdefault("_kept_loop", LayerLoop([], self.heads, self.backend))
+        return kept
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ pytestmark = pytest.mark.proof
 
 # Large enough for the engine and for PyTorch's own operations (more than 32,768 ids) to take all threads.
 PROGRAM = """
-import multiprocessing, os, pickle, signal, sys, threading, warnings
+import faulthandler, multiprocessing, os, pickle, signal, sys, threading, warnings
+faulthandler.register(signal.SIGALRM, chain=True)  # says where a child waits, which then ends
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork of a process with threads, from Python 3.12 on
 import torch, fastbert_kernels
 from fastbert_kernels import threads
@@ -53,7 +54,7 @@ BODY
 
 
 def run(body, threads):
-    programs.succeed(f"SECONDS, THREADS = 300, {threads}\n{PROGRAM.replace('BODY', body)}")
+    programs.succeed(f"SECONDS, THREADS = 100, {threads}\n{PROGRAM.replace('BODY', body)}")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -111,7 +112,7 @@ stop = threading.Event()
 def serve():
     while not stop.is_set():
         answer()
-servers = [threading.Thread(target=serve) for _ in range(2)]
+servers = [threading.Thread(target=serve, daemon=True) for _ in range(2)]
 for server in servers:
     server.start()
 pids = [fork(check, want) for _ in range(3)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -51,12 +50,19 @@ class ResolvedSpeed:
     batch_size: int
     device: torch.device | str
 
-    @cached_property
+    @property
     def sample_speeds(self) -> torch.Tensor:
         """Return `samples` as float32 [B] on the device of the batch."""
-        if isinstance(self.samples, torch.Tensor):
-            return self.samples.to(device=self.device, dtype=torch.float32)
-        return torch.full((self.batch_size,), self.samples, dtype=torch.float32, device=self.device)
+        # Not functools.cached_property: before Python 3.12 all threads share its lock, which a child that is forked
+        # while one of them has it never gets.
+        kept: torch.Tensor | None = self.__dict__.get("_sample_speeds")
+        if kept is None:
+            if isinstance(self.samples, torch.Tensor):
+                kept = self.samples.to(device=self.device, dtype=torch.float32)
+            else:
+                kept = torch.full((self.batch_size,), self.samples, dtype=torch.float32, device=self.device)
+            self.__dict__["_sample_speeds"] = kept
+        return kept
 
     @property
     def is_full_depth(self) -> bool:
