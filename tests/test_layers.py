@@ -65,3 +65,15 @@ def test_benchmarks_import_neither_tests_nor_command_line():
 
 def test_the_walk_sees_what_stands_in_functions():
     assert importers("python/fastbert_cli", {"fastbert_kernels"}) >= {"python/fastbert_cli/info.py"}
+
+
+def test_no_call_of_a_model_takes_the_lock_of_cached_property():
+    """Before Python 3.12 all threads share it, and in a child that is forked while one has it nobody gives it back."""
+    users = {
+        file.relative_to(ROOT).as_posix()
+        for folder in ("fastbert_kernels", "python/fastbert_hf")
+        for file in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "cached_property" for alias in node.names)
+    }
+    assert users == {"python/fastbert_hf/calibration/records.py"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from families import in_words
@@ -16,20 +17,23 @@ Result = dict[str, Any]
 def adopted(results: dict[str, Result]) -> str:
     """Return a paragraph and a table for every family and backbone: a row for each contestant, columns for each
     classifier."""
-    tables = [
-        _table(family, result, model, cases)
-        for family, result in results.items()
-        for model, cases in by_model(result).items()
-    ]
-    return "\n\n".join(tables) or "Not measured yet."
+    return of_each(results, _table)
 
 
-def by_model(result: Result) -> dict[str, list[Result]]:
-    """Return the tasks of a result by what the classifiers started from, in words, the first one first."""
-    groups: dict[str, list[Result]] = {}
-    for case in result["tasks"]:
-        groups.setdefault(model_in_words(case), []).append(case)
-    return groups
+def of_each(results: dict[str, Result], write: Callable[[str, Result, str, list[Result]], str]) -> str:
+    """Return what `write` has to say of every family and backbone.
+
+    Args:
+        results: by family.
+        write: takes a family, its result, what the classifiers started from, in words, and the tasks of these.
+    """
+    said = []
+    for family, result in results.items():
+        groups: dict[str, list[Result]] = {}
+        for case in result["tasks"]:
+            groups.setdefault(model_in_words(case), []).append(case)
+        said += [write(family, result, model, cases) for model, cases in groups.items()]
+    return "\n\n".join(said) or "Not measured yet."
 
 
 def dates(result: Result, cases: list[Result]) -> str:

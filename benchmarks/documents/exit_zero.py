@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from documents.adopted import NAMES, by_model, dates
+from documents.adopted import NAMES, dates, of_each
 from families import in_words
 from harness import markdown_table
 
@@ -14,23 +14,13 @@ Result = dict[str, Any]
 def exit_zero(results: dict[str, Result]) -> str:
     """Return a paragraph and a table for every family and backbone: a row for each setting, columns for each
     classifier."""
-    sections = [
-        _section(family, result, model, tasks)
-        for family, result in results.items()
-        for model, tasks in by_model(result).items()
-    ]
-    return "\n\n".join(sections) or "Not measured yet."
+    return of_each(results, _section)
 
 
 def sentences(results: dict[str, Result]) -> str:
     """Return a sentence for every family and backbone, for README: what the fastest setting that asks layers gains and
     costs."""
-    found = [
-        _sentence(family, result, model, tasks)
-        for family, result in results.items()
-        for model, tasks in by_model(result).items()
-    ]
-    return "\n\n".join(found) or "Not measured yet."
+    return of_each(results, _sentence)
 
 
 def _sentence(family: str, result: Result, model: str, tasks: list[Result]) -> str:

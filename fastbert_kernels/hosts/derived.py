@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 import weakref
@@ -149,8 +150,14 @@ class _Watched:
 
     def __init__(self) -> None:
         self._values: weakref.WeakSet[Derived[Any]] = weakref.WeakSet()
-        self._lock = threading.Lock()
         self._registered = False
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        # A thread that has the lock in the parent is not there in a forked child to give it back.
+        self._lock = threading.Lock()
 
     def add(self, value: Derived[Any]) -> None:
         with self._lock:

@@ -126,6 +126,24 @@ for server in servers:
     )
 
 
+def test_a_fork_while_somebody_patches():
+    """The child patches a model of its own, though nobody gives back the parent's lock there."""
+    run(
+        """
+from fastbert_kernels.hosts import derived
+want = answer(model=fastbert_kernels.patch(model))
+def child():
+    signal.alarm(SECONDS)
+    unpatched = spread_model(hidden_size=64, layers=2)
+    torch.testing.assert_close(answer(model=fastbert_kernels.patch(unpatched))[0].shape, want[0].shape)
+with derived._WATCHED._lock:
+    pid = fork(child)
+wait(pid)
+""",
+        2,
+    )
+
+
 def test_patched_in_the_child_and_called_by_several_threads():
     run(
         """
