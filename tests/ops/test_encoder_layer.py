@@ -99,6 +99,29 @@ def test_a_bad_sample_leaves_its_neighbours_alone(poisoned_memory, dtype, bad):
     assert got[9:20].isnan().all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_bad_weights_are_never_answered_by_numbers(poisoned_memory, dtype, activation):
+    """In 8 bits there is no NaN, so a scale has to be one."""
+    names = [f"{product}_{part}" for product in PRODUCTS for part in ("weight", "bias")]
+    for name in [*names, "attention_norm_weight", "output_norm_bias"]:
+        weights = layer_weights(48, 96, 4, activation)
+        getattr(weights, name).flatten()[-1] = float("nan")
+        hidden = torch.randn(12, 48).to(hidden_dtype(dtype, torch.float32))
+        got = packed_layer(weights, dtype)(hidden, cu_seqlens_of([5, 7]))
+        want = TorchLayer(weights)(hidden.double(), cu_seqlens_of([5, 7]), 7)
+        assert torch.equal(got.isnan(), want.isnan()) and bool(got.isnan().any()), name
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf")])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_infinite_weights_are_not_finite_in_8_bits(poisoned_memory, product, bad):
+    weights = layer_weights(48, 96, 4)
+    getattr(weights, f"{product}_weight")[3, 5] = bad
+    got = packed_layer(weights, torch.int8)(torch.randn(12, 48).bfloat16(), cu_seqlens_of([5, 7]))
+    assert not got.isfinite().all(dim=1).any()
+
+
 def test_the_same_bits_for_any_company():
     """A sample's result does not depend on what else is in the batch, so that batching never changes a decision."""
     layer = packed_layer(layer_weights(64, 128, 4), torch.bfloat16)

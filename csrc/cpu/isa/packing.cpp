@@ -1,18 +1,24 @@
 // Weights into the layout of packed matrices.
+#include <cmath>
+#include <limits>
+
 #include "cpu/isa/functions.h"
 #include "cpu/isa/operand.h"
 
 namespace fastbert::cpu::FASTBERT_ISA {
 namespace {
 
-// Per output channel, symmetrically: W[n, k] = scale[n] * panel value.
+// Per output channel, symmetrically: W[n, k] = scale[n] * panel value. NaN where a weight is not finite: no integer
+// stands for it, and with this scale no output of the channel is a number, as in float32.
 float channel_scale(const float* row, int64_t count) {
   float largest = 0.0f;
   for (int64_t k = 0; k < count; ++k) {
+    if (!std::isfinite(row[k])) return std::numeric_limits<float>::quiet_NaN();
     const float magnitude = row[k] < 0.0f ? -row[k] : row[k];
     largest = magnitude > largest ? magnitude : largest;
   }
-  return largest > 0.0f ? largest / 127.0f : 1.0f;
+  const float scale = largest / 127.0f;  // 0 where all weights are, or are next to nothing
+  return scale > 0.0f ? scale : 1.0f;
 }
 
 template <class Operand>
@@ -26,7 +32,7 @@ void pack(const float* weight, const float* bias, const PackedMatrix& matrix, vo
     typename Operand::Weight* column = panels.panel(n / kPanelWidth) + n % kPanelWidth * kGroup;
     int32_t sum = 0;
     for (int64_t k = 0; k < matrix.depth; ++k) {
-      const typename Operand::Weight value = Operand::encode(row[k], scale);
+      const auto value = std::isnan(scale) ? typename Operand::Weight{} : Operand::encode(row[k], scale);
       column[k / kGroup * kGroup * kPanelWidth + k % kGroup] = value;
       if constexpr (Operand::kQuantised) sum += value;
     }
