@@ -43,12 +43,23 @@ inline constexpr Named<Criterion> kCriterionNames[] = {{"entropy", Criterion::en
 constexpr const auto& names_of(Criterion) { return kCriterionNames; }
 
 // Whether it looks at what the head before said, also where Speed lets nobody out.
+// A criterion missing in one of these does not compile (-Werror=switch).
 constexpr bool has_history(Criterion criterion) {
-  return criterion == Criterion::patience || criterion == Criterion::stability;
+  switch (criterion) {
+    case Criterion::patience:
+    case Criterion::stability:
+      return true;
+    case Criterion::entropy:
+    case Criterion::top_k_entropy:
+    case Criterion::confidence:
+    case Criterion::margin:
+    case Criterion::binary_entropy:
+      return false;
+  }
+  __builtin_unreachable();
 }
 
-// Whether an uncertainty below Speed lets a sample out; else a streak as long as the parameter does. A criterion missing
-// here does not compile (-Werror=switch).
+// Whether an uncertainty below Speed lets a sample out; else a streak as long as the parameter does.
 FASTBERT_HOST_DEVICE constexpr bool compares_speed(Criterion criterion) {
   switch (criterion) {
     case Criterion::patience:

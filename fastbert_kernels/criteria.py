@@ -26,13 +26,6 @@ class Criterion(str, Enum):
     STABILITY = "stability"
 
 
-# They look at what the exit head before said, also where Speed lets nobody out.
-WITH_HISTORY = frozenset({Criterion.PATIENCE, Criterion.STABILITY})
-
-# They are defined for models with one output, too.
-_FOR_ONE_OUTPUT = frozenset({Criterion.BINARY_ENTROPY, Criterion.STABILITY})
-
-
 @dataclass(frozen=True)
 class Parameter:
     """The one number that a criterion has beside Speed.
@@ -46,10 +39,40 @@ class Parameter:
     smallest: int
 
 
-# Criteria that are not here have no parameter, and 0 in its place.
-PARAMETERS: dict[Criterion, Parameter] = {
-    Criterion.TOP_K_ENTROPY: Parameter("most likely classes, all of them where there are fewer", smallest=2),
-    Criterion.PATIENCE: Parameter("equal predictions in a row", smallest=1),
+@dataclass(frozen=True)
+class _Traits:
+    """What there is to know of a criterion beside its formula.
+
+    Attributes:
+        has_history: whether it looks at what the exit head before said, also where Speed lets nobody out.
+        fewest_labels: that a classifier needs for it.
+        parameter: None: it has none, and 0 in its place.
+    """
+
+    has_history: bool
+    fewest_labels: int
+    parameter: Parameter | None = None
+
+
+_TRAITS = {
+    Criterion.ENTROPY: _Traits(has_history=False, fewest_labels=2),
+    Criterion.TOP_K_ENTROPY: _Traits(
+        has_history=False,
+        fewest_labels=2,
+        parameter=Parameter("most likely classes, all of them where there are fewer", smallest=2),
+    ),
+    Criterion.CONFIDENCE: _Traits(has_history=False, fewest_labels=2),
+    Criterion.MARGIN: _Traits(has_history=False, fewest_labels=2),
+    Criterion.BINARY_ENTROPY: _Traits(has_history=False, fewest_labels=1),
+    Criterion.PATIENCE: _Traits(
+        has_history=True, fewest_labels=2, parameter=Parameter("equal predictions in a row", smallest=1)
+    ),
+    Criterion.STABILITY: _Traits(has_history=True, fewest_labels=1),
+}
+# One that is missing in the table raises here.
+WITH_HISTORY = frozenset(criterion for criterion in Criterion if _TRAITS[criterion].has_history)
+PARAMETERS = {
+    criterion: parameter for criterion in Criterion if (parameter := _TRAITS[criterion].parameter) is not None
 }
 
 
@@ -86,6 +109,6 @@ def check_labels(criterion: str, labels: int) -> None:
         criterion: a name in `Criterion`.
         labels: N.
     """
-    fewest = 1 if Criterion(criterion) in _FOR_ONE_OUTPUT else 2
+    fewest = _TRAITS[Criterion(criterion)].fewest_labels
     if labels < fewest:
         raise ValueError(f"a classifier needs at least {fewest} labels for {Criterion(criterion).value}, not {labels}")
