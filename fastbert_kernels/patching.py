@@ -82,8 +82,9 @@ def patch(
     Raises:
         TypeError: not a model that can be patched.
         ValueError: unknown backend, dtype, product or `warm_up`, or one that this device, model or backend does not
-            have; or a model of a known implementation that the kernels do not serve (with layers or heads of its own,
-            or with an attribute where a method is to be added). The message says why and what to do.
+            have; "auto" for a model in train mode; or a model of a known implementation that the kernels do not serve
+            (with layers or heads of its own, or with an attribute where a method is to be added). The message says why
+            and what to do.
         RuntimeError: the named backend is not available.
     """
     host = find_host(model)

@@ -39,7 +39,7 @@ from fastbert_kernels.product_rates import (
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
-# For "auto", beside float32. Of two models, the output product in bfloat16 left the fewest other labels
+# For "auto", beside float32. Over two models together, the output product in bfloat16 left the fewest other labels
 # (docs/performance.md).
 CANDIDATES: tuple[EncoderDtype, ...] = (torch.bfloat16, torch.int8, MixedInt8(("output",)))
 
@@ -116,7 +116,8 @@ def settle(
         tanh_gelu: as in `patch`.
 
     Raises:
-        ValueError: dtype, probe or bfloat16_products are not what `patch` takes, or as `Host.encoder`.
+        ValueError: dtype, probe or bfloat16_products are not what `patch` takes, "auto" in train mode, or as
+            `Host.encoder`.
     """
     wanted: EncoderDtype | Literal["auto"] | None
     wanted = Fp8() if dtype == "fp8" else dtype  # FP8 is no literal to a type checker
@@ -125,6 +126,10 @@ def settle(
     if tanh_gelu:
         wanted = with_tanh_gelu(dtype)
     if wanted == "auto":
+        if model.training:
+            raise ValueError(
+                "dtype='auto' compares answers, and a model in train mode has none: call model.eval() first"
+            )
         settled = _fastest(model, host, backend, probe)
         _look_at_library(settled.encoder.get())
         return settled

@@ -162,6 +162,13 @@ def test_auto_spares_the_output_product_where_int8_does_not_agree(rates, monkeyp
     assert "int8 does not agree: 3 of 32 probe labels differ" in found["reason"]
 
 
+def test_auto_needs_answers_to_compare(rates):
+    for none_is_faster in (60, 120):
+        rates(80, none_is_faster, none_is_faster)
+        with pytest.raises(ValueError, match=r"train mode has none: call model.eval\(\) first"):
+            fastbert_kernels.patch(spread_model().train(), dtype="auto")
+
+
 def test_a_mixed_rate_lies_between():
     found = product_rates.ProductRates(80, 100, 200, "float32")
     share = MixedInt8(("output",)).int8_share(10, 40)
