@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ from fastbert_kernels.engine.packed import PackedBatch, Results
 from fastbert_kernels.engine.plans import Place, Plan
 from fastbert_kernels.engine.recorders import Recorder
 from fastbert_kernels.engine.recordings import NotRecorded, Recordings
-from fastbert_kernels.engine.rule import ENTROPY_RULE, Rule, default_criterion, full_depth
+from fastbert_kernels.engine.rule import Rule, default_criterion, full_depth
 from fastbert_kernels.engine.spans import LayeredEncoder, PackedState
 from fastbert_kernels.engine.weights import ExitHead
 
@@ -121,12 +121,6 @@ class GraphedLoop(LayeredEncoder):
 
     def record_on_demand(self) -> None:
         self.recordings.on_demand = True
-
-    def prepare(self, shapes: Iterable[tuple[int, int, int]], rule: Rule = ENTROPY_RULE) -> None:
-        """Record ahead what batches of these (tokens, samples, longest sample) need by such a rule, whatever Speeds it
-        has; nothing where it has no plan."""
-        if (plan := Plan.of(rule, self.heads)) is not None:
-            self.recordings.record_ahead(shapes, plan, None, full_depth=False)
 
     def takes_padded(self, samples: int, length: int) -> bool:
         bucket, recordings = Bucket.smallest(samples * length, samples, length), self.recordings

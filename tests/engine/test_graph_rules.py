@@ -12,7 +12,7 @@ from fastbert_kernels.criteria import WITH_HISTORY, Criterion
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from helpers.criteria import EVERY_CRITERION, options_of
 from helpers.encoders import random_batch, random_loop
-from helpers.graphs import ALWAYS_MOVE, CheckedLayer, assert_equal_runs, graphed, without_heads
+from helpers.graphs import ALWAYS_MOVE, CheckedLayer, assert_equal_runs, graphed, prepare, without_heads
 
 DEPTH = 4
 RECORDED = [criterion for criterion in Criterion if criterion not in WITH_HISTORY]
@@ -50,7 +50,7 @@ def test_another_speed_of_a_layer_is_no_new_recording(whole_depth_samples, crite
     batch, exits = random_batch([5, 9, 3, 20, 1, 7, 30, 2], 1.0), []
     all_speeds = [(0.1, 0.4, 0.6, None), (0.4, 0.2, 0.5, None), (0.01, 0.01, 0.01, 0.5)]
     rules = [Rule(**options_of(criterion, 2), layer_speeds=speeds) for speeds in (*all_speeds, all_speeds[0])]
-    loop.prepare([(77, 8, 30)], rules[0])
+    prepare(loop, [(77, 8, 30)], rules[0])
     assert len(recorder.recorded) == DEPTH
     for rule in rules:
         exits.append(assert_equal_runs(loop, plain, batch, rule).exit_layer.tolist())
@@ -87,7 +87,7 @@ def test_criteria_with_a_history_run_plainly(whole_depth_samples):
     loop, recorder = graphed(plain, whole_depth_samples=whole_depth_samples)
     for rule in (*(Rule("patience", patience) for patience in (1, 2, 3)), Rule("stability")):
         assert_equal_runs(loop, plain, random_batch([5, 9, 3], 0.5), rule)
-    loop.prepare([(10, 1, 10)], Rule("patience", 1))
+    prepare(loop, [(10, 1, 10)], Rule("patience", 1))
     assert not recorder.recorded
 
 
@@ -113,7 +113,7 @@ def test_buckets_are_counted_for_each_rule():
 def test_prepare_for_a_rule(whole_depth_samples):
     plain = random_loop(depth=DEPTH)
     loop, recorder = graphed(plain, whole_depth_samples=whole_depth_samples)
-    loop.prepare([(20, 1, 20), (100, 8, 64)], Rule("confidence", layer_speeds=(None, 1.0, 1.0, None)))
+    prepare(loop, [(20, 1, 20), (100, 8, 64)], Rule("confidence", layer_speeds=(None, 1.0, 1.0, None)))
     assert [stage.inputs.hidden.shape[0] for stage in recorder.recorded] == [128] * 3 + [64] * 3
     batch = random_batch([30, 2, 60, 1], 0.5)
     assert_equal_runs(loop, plain, batch, Rule("confidence", layer_speeds=(None, 0.2, 0.4, 1.0)))

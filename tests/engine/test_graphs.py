@@ -22,7 +22,15 @@ from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
 from helpers.encoders import random_batch, random_loop
-from helpers.graphs import ALWAYS_MOVE, CheckedLayer, HostileRecorder, assert_equal_runs, graphed, without_heads
+from helpers.graphs import (
+    ALWAYS_MOVE,
+    CheckedLayer,
+    HostileRecorder,
+    assert_equal_runs,
+    graphed,
+    prepare,
+    without_heads,
+)
 
 DEPTH = 4
 
@@ -173,7 +181,7 @@ def test_a_chain_that_is_not_to_be_had_is_told_once_and_stages_take_over():
         recorder.replayed.clear()
         assert_equal_runs(loop, plain, batch)
         assert_equal_runs(loop, plain, random_batch([70, 9], 0.6))
-        loop.prepare([(100, 4, 30)])
+        prepare(loop, [(100, 4, 30)])
     assert recorder.replayed
 
 
@@ -202,7 +210,7 @@ def test_no_call_records_what_it_was_not_asked_to():
 def test_prepare_records_the_largest_first():
     plain = random_loop(depth=DEPTH)
     loop, recorder = graphed(plain)
-    loop.prepare([(20, 1, 20), (500, 8, 64), (100, 8, 64), (20, 1, 64), (TOKENS[-1] + 1, 1, 1)])
+    prepare(loop, [(20, 1, 20), (500, 8, 64), (100, 8, 64), (20, 1, 64), (TOKENS[-1] + 1, 1, 1)])
     rows = [stage.inputs.hidden.shape[0] for stage in recorder.recorded]
     assert rows == [512] * DEPTH + [128] * DEPTH + [64] * DEPTH
     assert_equal_runs(loop, plain, random_batch([30, 2, 60, 1], 0.5))
@@ -302,7 +310,7 @@ def test_a_failed_recording_is_told_once_and_the_plain_loop_takes_over(failing):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_equal_runs(loop, plain, batch)
-        loop.prepare([(10, 1, 10)])
+        prepare(loop, [(10, 1, 10)])
     assert not recorder.replayed
 
 

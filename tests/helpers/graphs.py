@@ -12,10 +12,18 @@ from fastbert_kernels.engine.buckets import MoveCost
 from fastbert_kernels.engine.graphs import GraphedLoop
 from fastbert_kernels.engine.layer import TorchLayer
 from fastbert_kernels.engine.loop import LayerLoop
+from fastbert_kernels.engine.plans import Plan
 from fastbert_kernels.engine.recorders import Stage
 from fastbert_kernels.engine.rule import ENTROPY_RULE
 
 ALWAYS_MOVE = MoveCost(seconds=0)
+
+
+def prepare(loop, shapes, rule=ENTROPY_RULE):
+    """Record ahead what batches of these (tokens, samples, longest sample) need by such a rule, whatever Speeds it has,
+    but not for padded texts; nothing where the rule has no plan."""
+    if (plan := Plan.of(rule, loop.heads)) is not None:
+        loop.recordings.record_ahead(shapes, plan, None, full_depth=False)
 
 
 class EagerRecorder:
