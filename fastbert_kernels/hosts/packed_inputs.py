@@ -168,9 +168,10 @@ def tokens_of(model: Any, texts: Sequence[Rows]) -> Tokens:
 
     ids, segments = texts[0].ids, texts[0].segments
     if len(texts) > 1:
-        segmented = any(rows.segments is not None for rows in texts)
-        kinds = [torch.zeros_like(rows.ids) if rows.segments is None else rows.segments for rows in texts]
-        ids, segments = torch.cat([rows.ids for rows in texts]), torch.cat(kinds) if segmented else None
+        ids = torch.cat([rows.ids for rows in texts])
+        if any(rows.segments is not None for rows in texts):
+            kinds = [torch.zeros_like(rows.ids) if rows.segments is None else rows.segments for rows in texts]
+            segments = torch.cat(kinds)
     lengths = [length for rows in texts for length in rows.lengths]
     bounds = [*itertools.accumulate(lengths, initial=0)]
 
@@ -178,8 +179,14 @@ def tokens_of(model: Any, texts: Sequence[Rows]) -> Tokens:
         # From pinned memory, so that nobody waits.
         return torch.tensor(numbers, dtype=dtype, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True)
 
-    begins = send(bounds[:-1], torch.int64).repeat_interleave(send(lengths, torch.int64), output_size=ids.shape[0])
-    positions = _positions(ids, begins, uncounted_id(model.backbone))
+    uncounted = uncounted_id(model.backbone)
+    if uncounted is None and ids.device.type == "cpu":
+        # `repeat_interleave` wakes PyTorch's threads for any size, which takes longer than all the rest of this.
+        counting = torch.arange(max(lengths, default=0))
+        positions = torch.cat([counting[:length] for length in lengths] or [counting])
+    else:
+        begins = send(bounds[:-1], torch.int64).repeat_interleave(send(lengths, torch.int64), output_size=ids.shape[0])
+        positions = _positions(ids, begins, uncounted)
     return Tokens(ids, positions, segments, send(bounds, torch.int32), max(lengths, default=0))
 
 
