@@ -80,6 +80,7 @@ def test_torch_export_says_why_it_cannot(strict):
         torch.export.export(model, (), batch, strict=strict)
 
 
+@pytest.mark.proof  # a thousand batches
 def test_memory_does_not_grow_over_a_thousand_batches():
     """Of random shapes, as a server sees them; on Linux, where the process knows its own size."""
     status = Path("/proc/self/status")

@@ -90,6 +90,7 @@ def test_what_is_finished_is_not_done_again(whole, tmp_path, monkeypatch):
     assert_complaint(changed, "train", "another run: --learning-rate is 0.005 there and 0.001 now")
 
 
+@pytest.mark.proof  # a program in a process of its own, on a terminal
 def test_ctrl_c_in_a_terminal(tiny_backbone, data, tmp_path):
     out = tmp_path / "out"
     options = [*options_of(data, tiny_backbone), *QUICK, "--epochs", 10_000, "--no-distil", "--out", out]

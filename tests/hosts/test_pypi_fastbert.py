@@ -46,6 +46,7 @@ def model(package, folder):
     return make(package, folder)
 
 
+@pytest.mark.proof  # 500 texts through the package
 def test_labels_and_layers_of_500_texts_at_five_speeds(package, model, count_ties):
     depths = assert_same_at_speeds(model, random_texts(500), count_ties, one_by_one=60)
     assert depths == {1, 2, 3, 4}

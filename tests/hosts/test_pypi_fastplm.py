@@ -54,6 +54,7 @@ def random_texts(count, seed=0):
     return [f"{begin}{separator}{end.replace('[SEP]', '')}" for begin, separator, end in parts]
 
 
+@pytest.mark.proof  # 500 texts through the package
 @pytest.mark.parametrize("kind", ["FastBERT", "FastALBERT"])
 def test_labels_and_layers_of_500_texts_at_five_speeds(package, folder, count_ties, kind):
     model = make(package, folder, kind=kind)
