@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -17,24 +18,25 @@ def power(result: Result | None) -> str:
             "Where the border lies has not been measured: `python benchmarks/calibration_power.py` simulates it on "
             "recorded exits."
         )
-    return (
+    said = (
         f"Simulated by `python benchmarks/calibration_power.py` on recorded exits. {_what_is_shown(result)} Raw "
-        f"figures: `benchmarks/results/calibration_power.json`.\n\n{_tables(result, '')}"
+        f"figures: `benchmarks/results/calibration_power.json`."
     )
+    return "\n\n".join(part for part in (said, _tables(result, ""), _beside_half(result)) if part)
 
 
 def page(result: Result) -> str:
     """Return the page beside the result file."""
-    return "\n\n".join(
-        [
-            "# What a calibration lets through, by the number of its texts",
-            f"{_what_is_shown(result)} By `python benchmarks/calibration_power.py`.",
-            _tables(result, "## "),
-            "## Promises that are broken",
-            f"At {result['confidence']:.0%} confidence at most {1 - result['confidence']:.0%} of them may be.",
-            _broken(result),
-        ]
-    )
+    parts = [
+        "# What a calibration lets through, by the number of its texts",
+        f"{_what_is_shown(result)} By `python benchmarks/calibration_power.py`.",
+        _tables(result, "## "),
+        _beside_half(result),
+        "## Promises that are broken",
+        f"At {result['confidence']:.0%} confidence at most {1 - result['confidence']:.0%} of them may be.",
+        _broken(result),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _what_is_shown(result: Result) -> str:
@@ -66,6 +68,32 @@ def _tables(result: Result, heading: str) -> str:
 
 def _cell(found: Result | None) -> str:
     return "-" if found is None else f"{found['mean_speedup']:.2f}x ({found['loss_used']:.0%})"
+
+
+def _beside_half(result: Result) -> str:
+    """Return how much faster the rules of each other share are than those of a search that tests on half, drawing by
+    drawing: the geometric mean over cells, in each of which drawings count alike."""
+    half = "search, 1/2 test"
+    cells: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for one in result["cells"]:
+        place = tuple(str(one[name]) for name in ("records", "promise", "multiple"))
+        cells.setdefault(place, {})[one["way"]] = one["speedups"]
+    parts = []
+    for way in dict.fromkeys(one["way"] for one in result["cells"] if one["way"].startswith("search")):
+        both = [(found[way], found[half]) for found in cells.values() if way in found and half in found]
+        both = [pair for pair in both if min(map(len, pair)) > 1]  # one drawing has no error
+        if way == half or not both:
+            continue
+        ratios = [[math.log(a / b) for a, b in zip(*pair, strict=False)] for pair in both]
+        mean = statistics.fmean(map(statistics.fmean, ratios))
+        error = math.sqrt(sum(statistics.variance(one) / len(one) for one in ratios)) / len(ratios)
+        parts.append(
+            f"`{way}` {math.exp(mean):.3f}x (twice the standard error {2 * error:.3f}) over {len(both)} "
+            f"{'cell' if len(both) == 1 else 'cells'}"
+        )
+    if not parts:
+        return ""
+    return f"FLOPs speed-up of the searches over `{half}`, the same drawings, geometric mean: {'; '.join(parts)}."
 
 
 def _broken(result: Result) -> str:

@@ -49,9 +49,9 @@ class Calibrate(Command):
     \b
     With a guarantee, the number of texts decides how. Fewer than 6 times those
     that it takes at least: one Speed for all layers (entropy) is tested on all
-    of them. More: half of them choose criterion, student classifiers and a
-    Speed for each, and the other half tests that. --one-speed, --no-one-speed
-    and --criterion auto say it otherwise.
+    of them. More: a fifth of them chooses criterion, student classifiers and a
+    Speed for each, and the others test that. --one-speed, --no-one-speed and
+    --criterion auto say it otherwise.
 
     \b
     --max-disagreement needs no labels: at most so many new texts get another
@@ -140,9 +140,9 @@ class Calibrate(Command):
     one_speed: Annotated[
         bool | None,
         Option(
-            "One Speed (or patience) for all layers, tested on all texts, in place of a search, which spends half of "
-            "them on choosing. Default: one Speed where a guarantee is asked for on fewer than 6 times the texts that "
-            "it takes at least.",
+            "One Speed (or patience) for all layers, tested on all texts, in place of a search, which spends a fifth "
+            "of them on choosing. Default: one Speed where a guarantee is asked for on fewer than 6 times the texts "
+            "that it takes at least.",
             "--one-speed/--no-one-speed",
             panel=CHOICE,
         ),

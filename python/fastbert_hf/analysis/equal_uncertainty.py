@@ -19,6 +19,7 @@ from fastbert_hf.calibration.simulation import uncertainties
 from fastbert_hf.calibration.temperature import divide, fit_temperatures
 
 _RESAMPLES = 300
+_MEASURED_SHARE = 0.5  # the others fit
 _TAILS = (0.025, 0.975)
 
 Doubles = npt.NDArray[np.float64]
@@ -59,10 +60,10 @@ def at_equal_uncertainty(records: ExitRecords, *, seed: int = 0) -> tuple[AtEqua
     """Return the comparison of every student with the teacher.
 
     Args:
-        records: labelled samples; those of the first part of `split_rows` fit the temperatures, the others measure.
+        records: labelled samples; half of them, drawn at random, fit the temperatures, the others measure.
         seed: of the parts and of the resamples.
     """
-    fits, measures = split_rows(len(records), seed=seed)
+    fits, measures = split_rows(len(records), _MEASURED_SHARE, seed)
     temperatures = fit_temperatures(records.rows(fits))
     rest = records.rows(measures)
     as_is, scaled = (_differences(found, seed) for found in (rest, divide(rest, temperatures)))

@@ -101,7 +101,7 @@ def test_guarantee_json_and_dry_run(folder, dev) -> None:
     assert all(0 < one["macro_f1"] < 1 for one in found["compared"])
     assert not (folder / "fastbert_calibration.json").exists() and not found["saved"]
     evidence = found["setting"]["evidence"]
-    assert (evidence["samples"], evidence["samples_for_choosing"], evidence["confidence"]) == (200, 200, 0.9)
+    assert (evidence["samples"], evidence["samples_for_choosing"], evidence["confidence"]) == (320, 80, 0.9)
     assert evidence["guarantee"].startswith("With 0.9 confidence, at most 0.05 of new samples")
     assert {one["rule"]["criterion"] for one in found["compared"]} >= {"entropy", "confidence", "patience"}
     again = json.loads(succeed("calibrate", folder, *options).stdout)
@@ -161,14 +161,14 @@ def test_a_promise_without_labels(original, folder, dev, tmp_path) -> None:
     figures = setting.figures
     assert records.labels is None and setting.objective == Objective(max_disagreement=0.3)
     for words in (
-        "criteria, each with one Speed, on the 200 texts that chose",
+        "criteria, each with one Speed, on the 80 texts that chose",
         "target: at most 30 % of answers other than at full depth; measured: ",
         f"answers other than at full depth: {figures.disagreement:.2%} (",
         "of the texts that full depth gives a class, so many lose it: ",
         "guarantee: With 0.9 confidence, at most 0.3 of new samples from the same distribution get another answer",
     ):
         assert words in shown
-    assert "accuracy" not in shown and figures.accuracy is None and sum(figures.exit_counts) == 200
+    assert "accuracy" not in shown and figures.accuracy is None and sum(figures.exit_counts) == 320
     by_default, line = answers_of(folder, texts)
     assert line.endswith("calibrated setting (at most 30 % of answers other than at full depth)")
     full_depth = answers_of(folder, texts, "--full-depth")[0]
@@ -266,11 +266,11 @@ def test_temperatures_are_saved_in_the_weights(original, folder, dev, tmp_path, 
     dry = json.loads(succeed("calibrate", folder, *options, "--dry-run", "--json").stdout)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == untouched
     shown = succeed("calibrate", folder, *options).stdout
-    assert "calibration error before" in shown and "temperatures from 200 texts, measured on 200 others" in shown
+    assert "calibration error before" in shown and "temperatures from 80 texts, measured on 320 others" in shown
     assert (folder / "README.md").read_text() == "mine" and not list(folder.glob(".*"))
     scaling, setting = dry["temperature_scaling"], CalibratedSetting.load(folder)
     assert len(scaling["temperatures"]) == 4 and setting.fingerprint == dry["setting"]["fingerprint"]
-    tested = 200 if wish[0] == "--max-drop" else 400
+    tested = 320 if wish[0] == "--max-drop" else 400
     assert setting.evidence.samples == tested
 
     old = FastBertForSequenceClassification.from_pretrained(original)
@@ -282,9 +282,8 @@ def test_temperatures_are_saved_in_the_weights(original, folder, dev, tmp_path, 
             torch.testing.assert_close(now * temperature, was, rtol=1e-6, atol=1e-7)
     assert answers_of(folder, texts, "--full-depth")[0] == before
     again = invoke("calibrate", folder, *options)
-    told = (
-        "so nothing can be guaranteed by them" if tested == 200 else "recorded with other weights than this model has"
-    )
+    seen, other = "nothing can be guaranteed by them", "recorded with other weights than this model has"
+    told = seen if wish[0] == "--max-drop" else other
     assert again.exit_code == 2 and told in again.stderr.splitlines()[-1]
 
 
@@ -340,7 +339,7 @@ def test_few_texts_have_one_speed_by_their_number_alone(folder, dev) -> None:
             (max_drop, words) == (0.02, ())
         )
     assert found[0.02, ()] == found[0.02, ("--one-speed",)]
-    assert [found[key]["evidence"]["samples_for_choosing"] for key in ((0.02, ()), (0.1, ()))] == [0, 200]
+    assert [found[key]["evidence"]["samples_for_choosing"] for key in ((0.02, ()), (0.1, ()))] == [0, 80]
 
 
 def test_all_criteria_are_compared_where_that_is_asked_for(folder, dev) -> None:
@@ -349,7 +348,7 @@ def test_all_criteria_are_compared_where_that_is_asked_for(folder, dev) -> None:
     assert "note: one Speed" not in asked.stderr and by_number.stderr.endswith("so --seed does nothing\n")
     asked, by_number = (json.loads(result.stdout) for result in (asked, by_number))
     assert {one["rule"]["criterion"] for one in asked["compared"]} >= {"entropy", "confidence", "patience"}
-    assert asked["setting"]["evidence"]["samples_for_choosing"] == 200
+    assert asked["setting"]["evidence"]["samples_for_choosing"] == 80
     assert by_number["compared"] == [] and by_number["setting"]["rule"]["criterion"] == "entropy"
     searched = json.loads(succeed(*wish, "--no-one-speed").stdout)
     assert searched["setting"] == asked["setting"] and searched["compared"] == asked["compared"]

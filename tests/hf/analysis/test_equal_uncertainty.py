@@ -50,7 +50,7 @@ def test_the_same_head_twice_makes_no_difference():
 
 def test_differences_are_those_of_counting():
     records = make_records(300, (2, 5, 6))
-    rest = records.rows(split_rows(len(records), seed=0)[1])
+    rest = records.rows(split_rows(len(records), 0.5, seed=0)[1])
     tenth = np.minimum((uncertainties(rest, "entropy").astype(float) * 10).astype(int), 9)
     for head, found in enumerate(at_equal_uncertainty(records)):
         total = weight = 0.0

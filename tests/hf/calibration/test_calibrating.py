@@ -29,20 +29,20 @@ def test_too_few_samples_are_refused_with_the_number_that_is_enough() -> None:
     five = make_population(5)
     with pytest.raises(ValueError, match="5 samples cannot show .* 299 samples are enough"):
         calibrate(five, Objective(max_drop=0.01), search="one_speed")
-    with pytest.raises(ValueError, match=r"598 samples \(299 to test with"):
+    with pytest.raises(ValueError, match=r"374 samples \(299 to test with"):
         calibrate(five, Objective(max_drop=0.01))
     with pytest.raises(ValueError, match="5 samples are too few"):
         calibrate(five, Objective(min_speedup=1.5))
-    with pytest.raises(ValueError, match="598 samples"):
-        calibrate(make_population(597), Objective(max_drop=0.01))
-    certify_searched(make_population(598), 0.01)
+    with pytest.raises(ValueError, match="374 samples"):
+        calibrate(make_population(373), Objective(max_drop=0.01))
+    certify_searched(make_population(374), 0.01)
     certify_one_speed(make_population(299), 0.01)
 
 
 def test_without_labels_the_promise_says_so(tmp_path) -> None:
     few = make_population(12)
     for objective, search, enough in (
-        (Objective(max_disagreement=0.01), "searched", r"598 samples \(299 to test with"),
+        (Objective(max_disagreement=0.01), "searched", r"374 samples \(299 to test with"),
         (Objective(max_disagreement=0.01), "one_speed", "299 samples are enough if none of theirs differs"),
     ):
         with pytest.raises(ValueError, match=f"12 samples cannot show .* answers differ from full depth's.*{enough}"):
@@ -131,7 +131,7 @@ def test_setting_says_what_was_found_and_survives_its_file(wish, search, tmp_pat
     setting = calibrate(records, wish, search=search)
     guaranteed = wish.max_risk is not None
     assert (setting.evidence.guarantee is not None) == (setting.evidence.p_value is not None) == guaranteed
-    assert setting.evidence.samples_for_choosing == (400 if guaranteed and search == "searched" else 0)
+    assert setting.evidence.samples_for_choosing == (160 if guaranteed and search == "searched" else 0)
     assert setting.evidence.samples + setting.evidence.samples_for_choosing == 800
     figures = setting.figures
     assert figures.disagreement_interval[0] < figures.disagreement < figures.disagreement_interval[1]

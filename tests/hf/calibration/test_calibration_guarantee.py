@@ -153,12 +153,12 @@ def test_samples_that_fitted_temperatures_are_not_tested() -> None:
     found = {}
     for search in ("searched", "one_speed"):
         setting = calibrate(records, Objective(max_drop=0.05), search=search, temperatures_fitted=True, seed=5)
-        assert (setting.evidence.samples, setting.evidence.samples_for_choosing) == (300, 300)
+        assert (setting.evidence.samples, setting.evidence.samples_for_choosing) == (480, 120)
         found[search] = setting
     expected = certify_one_speed(records.rows(testing), 0.05).found
     assert (found["one_speed"].rule, found["one_speed"].figures.accuracy) == (expected.rule, expected.accuracy)
-    with pytest.raises(ValueError, match="598 samples"):
-        check_samples(597, records.labels[:597], Objective(max_drop=0.01), 0.95, "one_speed", temperatures_fitted=True)
+    with pytest.raises(ValueError, match="374 samples"):
+        check_samples(373, records.labels[:373], Objective(max_drop=0.01), 0.95, "one_speed", temperatures_fitted=True)
 
 
 def test_choosing_and_testing_share_no_sample(monkeypatch) -> None:
@@ -172,7 +172,7 @@ def test_choosing_and_testing_share_no_sample(monkeypatch) -> None:
     monkeypatch.setattr(guarantee, "certify", recording)
     records = make_population(400)
     before = certify_searched(records, 0.05, seed=3)
-    assert before.samples == 200 == len(before.tested_rows.unique())
+    assert before.samples == 320 == len(before.tested_rows.unique())
     logits = records.logits.clone()
     logits[before.tested_rows, :2] = -5 * logits[before.tested_rows, 2:]  # sure, and wrong where full depth is right
     after = certify_searched(replace(records, logits=logits), 0.05, seed=3)

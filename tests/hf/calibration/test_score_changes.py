@@ -214,7 +214,7 @@ def test_complaints() -> None:
         (lambda: records.with_max_score_change(float("nan")), "above 0; got nan"),
         (
             lambda: calibrate(records, Objective(max_disagreement=0.01, max_score_change=0.1)),
-            r"12 samples cannot show .* 598 samples \(299 to test with, the others to choose the setting\) are enough",
+            r"12 samples cannot show .* 374 samples \(299 to test with, the others to choose the setting\) are enough",
         ),
         (lambda: replace(records, labels=torch.zeros(12, dtype=torch.int64)), "one output take no labels"),
         (

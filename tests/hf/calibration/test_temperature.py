@@ -101,7 +101,7 @@ def test_samples_of_the_test_do_not_touch_the_temperatures() -> None:
     labels[testing] = (labels[testing] + 1) % 5
     before, after = scale_temperatures(records, seed=4), scale_temperatures(replace(records, labels=labels), seed=4)
     assert before.temperatures == after.temperatures and before.error_after != after.error_after
-    assert before.fitted_samples == 300
+    assert before.fitted_samples == 120
 
 
 @pytest.mark.parametrize("options", [{}, {"head_type": "pooled", "head_num_dense_layers": 0}])
