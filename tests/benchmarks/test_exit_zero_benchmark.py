@@ -7,9 +7,12 @@ import pytest
 import torch
 
 import exit_zero as benchmark
+import exit_zero_candidates as candidates
 from fastbert_hf.calibration import ExitRecords, simulate
+from fastbert_hf.data import TokenisedDataset
 from fastbert_hf.flops import ModelShape
 from fastbert_hf.machine import describe_machine
+from helpers.training import make_data, make_model, make_tokenizer
 from measured import readers
 from zero.rules import Family, best_rule, splits
 
@@ -57,3 +60,30 @@ def test_from_a_backbone_to_the_table(quick_run, tmp_path):
     page = benchmark.table({"rounds": 1, "threads": 1, "splits": 3, "tasks": [case]})
     assert (case["backbone"], case["layers"]) == ("backbone", 3) and "## sst2, 3-layer backbone: " in page
     assert "| layer 0 alone |" in page and "Calibrated to at most 20% other answers" in page
+
+
+def test_candidates_from_the_same_lessons(quick_run, tmp_path):
+    candidates.main([*quick_run, "--out", str(tmp_path / "results")])
+    assert not (tmp_path / "results").exists()
+    case = candidates.run_task("sst2", candidates.parse_arguments(quick_run))  # of the models that are there
+    assert {*case["candidates"]} == {candidates.BAG, candidates.ATTENTIVE} and case["times"]["full depth"]["seconds"]
+    page = candidates.table({"rounds": 1, "threads": 1, "tasks": [case]})
+    assert "| bag of hashed words |" in page and "| attentive head on the embeddings |" in page
+
+
+def test_the_timed_head_answers_as_the_one_that_learned():
+    model = make_model().eval()
+    dataset = TokenisedDataset(make_data(40), make_tokenizer(), 16)
+    head = candidates.distilled_head(model, dataset)
+    answer = candidates.in_kernels(model, head)
+    for batch in candidates.batches(dataset):
+        with torch.no_grad():
+            torch.testing.assert_close(answer(batch), head(*candidates.embedded(model, batch)), rtol=1e-4, atol=1e-5)
+
+
+def test_what_an_answer_is_worth():
+    logits = torch.tensor([[9.0, 0.0], [0.0, 1.0], [0.0, 8.0], [2.0, 0.0]])
+    teacher = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    found = candidates.worth(logits, torch.tensor([0, 1, 0, 1]), teacher)
+    assert (found["accuracy"], found["agreement"]) == (0.5, 0.75)
+    assert (found["accuracy_of_the_surest_half"], found["agreement_of_the_surest_half"]) == (0.5, 1.0)
