@@ -33,7 +33,7 @@ from documents.agreement import agreement
 from documents.exit_zero import exit_zero, sentences
 from documents.interrupt import interrupted
 from documents.neighbours import neighbours
-from documents.serving import served
+from documents.serving import of_pool_or_batches, of_processes, served, soaked
 from families import results_by_family
 from harness import RESULTS
 from measured import chart
@@ -43,6 +43,7 @@ ROOT = RESULTS.parent.parent
 DOCUMENTS = (
     "README.md",
     "docs/performance.md",
+    "docs/serving.md",
     "docs/adopting.md",
     "docs/results.md",
     "docs/accuracy_and_time.md",
@@ -72,6 +73,9 @@ def blocks(folder: Path) -> dict[str, str]:
         "neighbours": neighbours(results_by_family(folder, "neighbours")),
         "interrupted": interrupted(results_by_family(folder, "interrupt")),
         "served": served(results_by_family(folder, "serving")),
+        "soaked": soaked(results_by_family(folder, "soak")),
+        "server processes": of_processes(results_by_family(folder, "server_processes")),
+        "pool or batches": of_pool_or_batches(results_by_family(folder, "pool_or_batches")),
         "accuracy and time": accuracy_and_time.sections(read_points(folder)),
         "exit zero sentences": sentences(results_by_family(folder, "exit_zero")),
         "exit zero": exit_zero(results_by_family(folder, "exit_zero")),

@@ -98,7 +98,9 @@ def compare(model: Path, folder: Path, texts: Sequence[str], options: argparse.N
     }
 
 
-def _page(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
+    """Return a line for one process and for several: medians, with the least and the most of all turns."""
+
     def spread(values: list[float]) -> str:
         return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
@@ -111,12 +113,16 @@ def _page(result: dict[str, Any]) -> str:
         row["CPU seconds per 1,000 requests"] = spread([turn["cpu_seconds_per_1000"] for turn in turns])
         row["memory"] = f"{result['memory_mib'][name]:.0f} MiB"
         rows.append(row)
+    return markdown_table(rows)
+
+
+def _page(result: dict[str, Any]) -> str:
     said = (
         f"{result['model']}, {result['clients']} clients with 1 to 4 texts a request; medians of {result['rounds']} "
         f"turns of {result['seconds']:g} s (least to most). Weights: {result['weights_mib']:g} MiB. Load average "
         f"of the machine: {result['load_average']}, of which the servers and clients are a part."
     )
-    return "\n\n".join(["# One server process or several", said, markdown_table(rows)])
+    return "\n\n".join(["# One server process or several", said, table(result)])
 
 
 def main(argv: list[str] | None = None) -> int:
