@@ -23,7 +23,7 @@ from helpers.families import make_model
 
 CHARTS = {
     *("accuracy_by_uncertainty", "uncertainty_by_layer", "exit_layers"),
-    *("accuracy_and_flops", "accuracy_and_time", "changed_predictions", "confusion"),
+    *("accuracy_and_flops", "accuracy_and_time", "changed_predictions", "confusion", "exit_layers_by_class"),
 }
 SPEEDS = [0.2, 0.6, 0.9]
 OPTIONS = [word for speed in SPEEDS for word in ("--speed", speed)]

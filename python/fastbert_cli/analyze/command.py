@@ -20,7 +20,8 @@ class Analyze(Command):
     \b
     For people: report.html, one file that needs no network, and its charts in
     figures/. For programs: analysis.json, with every number behind them.
-    Shown are accuracy by uncertainty, uncertainty by layer, exit layers,
+    Shown are accuracy by uncertainty, uncertainty by layer, exit layers
+    (of all texts and by class),
     accuracy against FLOPs and measured time (with models of the first layers
     only beside it, and with --train a bag of words), what later layers correct
     and spoil, and the easiest and the hardest texts. The first sentence says

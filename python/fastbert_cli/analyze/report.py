@@ -13,7 +13,7 @@ from fastbert_cli.analyze.command import FIGURES, REPORT, RESULTS
 from fastbert_cli.errors import faults_explained
 from fastbert_hf.analysis import Analysis, Baseline, Example, captions
 from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
-from fastbert_hf.analysis.class_charts import confusion_chart
+from fastbert_hf.analysis.class_charts import confusion_chart, exit_layers_chart
 from fastbert_hf.analysis.page import Page, Picture, ShownExample, class_rows, render
 from fastbert_hf.analysis.tradeoff_charts import flops_chart, wall_clock_chart
 from fastbert_hf.data import ClassificationData
@@ -164,16 +164,23 @@ def _pictures(analysis: Analysis) -> list[Picture]:
             changes_chart(analysis),
         )
     )
-    names = [score.name for score in analysis.by_class.at_exits]
-    pictures.append(
+    classes = analysis.by_class.at_exits
+    pictures += [
+        Picture(
+            "exit_layers_by_class",
+            "Which classes leave early?",
+            "Texts of each class by the layer behind which they leave",
+            captions.exits_by_class(analysis),
+            exit_layers_chart(classes, min(1, analysis.exit_layers[0])),
+        ),
         Picture(
             "confusion",
             "Which class is taken for which?",
             "Confusion matrix: texts of each class by the class that they are taken for",
             captions.confusion(analysis),
-            confusion_chart(analysis.by_class.confusion, names),
-        )
-    )
+            confusion_chart(analysis.by_class.confusion, [score.name for score in classes]),
+        ),
+    ]
     return pictures
 
 

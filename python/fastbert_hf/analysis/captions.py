@@ -164,6 +164,24 @@ def by_class(analysis: Analysis, shown: int) -> str:
     return f"{words} The F1 of {worst.name} falls the most, by {most:.3f}."
 
 
+def exits_by_class(analysis: Analysis) -> str:
+    """Describe behind which layers the texts of each class leave."""
+    words = (
+        f"{_where_it_leads(analysis.leading)}: rows are the classes that texts have; a cell is darker the larger its "
+        "part of the row."
+    )
+    means = sorted(
+        (score.mean_exit_layer, score.name) for score in analysis.by_class.at_exits if score.mean_exit_layer is not None
+    )
+    (first, earliest), (last, latest) = means[0], means[-1]
+    if last - first < 0.05:
+        return f"{words} All classes leave alike, behind layer {first:.1f} on average."
+    return (
+        f"{words} Texts of {earliest} leave first, behind layer {first:.1f} on average, those of {latest} last, behind "
+        f"layer {last:.1f}."
+    )
+
+
 def confusion(analysis: Analysis) -> str:
     """Describe the confusion matrix."""
     matrix = np.asarray(analysis.by_class.confusion)

@@ -16,9 +16,10 @@ from matplotlib import image
 
 from fastbert_hf.analysis import Analysis, BagAnswers, WallClock, analyze, captions, verdict
 from fastbert_hf.analysis.charts import accuracy_by_uncertainty_chart, changes_chart, exits_chart, uncertainty_chart
-from fastbert_hf.analysis.class_charts import confusion_chart
+from fastbert_hf.analysis.class_charts import confusion_chart, exit_layers_chart
 from fastbert_hf.analysis.page import Page, Picture, ShownExample, class_rows, render, shortened
 from fastbert_hf.analysis.tradeoff_charts import flops_chart, wall_clock_chart
+from fastbert_hf.by_class import scores_by_class
 from fastbert_hf.calibration import Objective, calibrate, simulate
 from helpers.analysis import make_records, read_page
 
@@ -157,6 +158,20 @@ def test_confusions_are_drawn_for_any_number_of_classes(classes, recwarn):
     matrix[0] = [0] * classes  # a class without texts
     width, height = size_of(confusion_chart(matrix, names))
     assert width == 1152 and 400 < height < 1300 and not recwarn.list
+    exits = torch.arange(classes).remainder(7)
+    scores = scores_by_class(torch.arange(classes), torch.zeros_like(exits), exits, names, 6, first_layer=0)
+    assert size_of(exit_layers_chart(scores, 0)) == (width, height) and not recwarn.list
+
+
+def test_the_caption_names_the_classes_that_leave_first_and_last():
+    analysis = analyze(make_records(300), SPEEDS, class_names=["a", "b", "c"])
+    means = {score.name: score.mean_exit_layer for score in analysis.by_class.at_exits}
+    first, last = min(means, key=means.get), max(means, key=means.get)
+    caption = captions.exits_by_class(analysis)
+    assert f"{first} leave first, behind layer {means[first]:.1f}" in caption
+    assert f"{last} last, behind layer {means[last]:.1f}." in caption
+    alike = replace(analysis.by_class, at_exits=(analysis.by_class.at_exits[0],) * 3)
+    assert "All classes leave alike" in captions.exits_by_class(replace(analysis, by_class=alike))
 
 
 def test_the_page_fits_a_phone():
