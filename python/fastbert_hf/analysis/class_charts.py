@@ -29,7 +29,11 @@ def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> by
     _shade(axes, matrix)
     _name_rows(axes, names)
     if len(names) <= _MOST_NAMED:
-        style = {"fontsize": _size(len(names)), "rotation": 0 if len(names) <= 4 else 90, "parse_math": False}
+        style: dict[str, Any] = {
+            "fontsize": _size(len(names)),
+            "rotation": 0 if len(names) <= 4 else 90,
+            "parse_math": False,
+        }
         axes.set_xticks(range(len(names)), _labels(names), **style)
     axes.set_xlabel("taken for")
     return as_png(figure)
