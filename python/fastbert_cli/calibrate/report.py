@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from fastbert_cli.setting_in_words import describe_criterion, describe_measured, describe_objective, describe_rule
 from fastbert_hf.calibration import Calibration, ExitRecords, TemperatureScaling
+from fastbert_hf.calibration.temperature import HIGHEST, LOWEST
 from fastbert_hf.exits.calibrated_setting import SETTING_FILE, CalibratedSetting, Figures
 
 # Classes that lose the largest share of their texts.
@@ -136,6 +138,19 @@ def _show_criteria(console: Console, calibration: Calibration) -> None:
         )
     console.print(table)
     console.print()
+
+
+def note_bounds(scaling: TemperatureScaling) -> None:
+    """Say which heads the texts told no temperature of."""
+    heads = zip(scaling.records.exit_layers, scaling.temperatures, strict=True)
+    at = [str(layer) for layer, one in heads if one in (LOWEST, HIGHEST)]
+    if at:
+        print(
+            f"note: the temperature of layer {', '.join(at)} ended at its bound of {LOWEST:g} or {HIGHEST:g}: the "
+            f"{scaling.fitted_samples:,} texts that fit it say too little of it; give more texts, or leave "
+            "--temperature-scaling out",
+            file=sys.stderr,
+        )
 
 
 def _show_scaling(console: Console, records: ExitRecords, scaling: TemperatureScaling) -> None:

@@ -46,6 +46,7 @@ from fastbert_hf.calibration import (
     split_rows,
 )
 from fastbert_hf.calibration.f1_guarantee import check_f1_samples
+from fastbert_hf.calibration.guarantee import TESTED_BESIDE_TEMPERATURES
 from fastbert_hf.calibration.one_speed import asked_layers
 from fastbert_hf.calibration.search import check_criterion
 from fastbert_hf.calibration.temperature import check_foldable
@@ -83,9 +84,9 @@ def run_calibrate(options: Calibrate) -> None:
         # Before the model runs over all of it.
         check_samples(len(data), labels, objective, options.confidence, options.search, options.temperature_scaling)
         if objective.max_f1_drop is not None and labels is not None:
-            tested = (
-                labels[split_rows(len(labels), seed=options.split_seed)[1]] if options.temperature_scaling else labels
-            )
+            tested = labels
+            if options.temperature_scaling:
+                tested = labels[split_rows(len(labels), TESTED_BESIDE_TEMPERATURES, options.split_seed)[1]]
             names = label_names_of(model)
             orders = len(asked_layers(tuple(model.config.exit_layers[:-1])))
             check_f1_samples(
@@ -109,8 +110,9 @@ def run_calibrate(options: Calibrate) -> None:
         scaling = None
         if options.temperature_scaling:
             scaling = scale_temperatures(records, seed=options.split_seed)
-            fitted_to = select_texts(data, split_rows(len(data), seed=options.split_seed)[0].tolist())
-            fold_temperatures(model, scaling.temperatures, fitted_to)
+            report.note_bounds(scaling)
+            fitting = split_rows(len(data), TESTED_BESIDE_TEMPERATURES, options.split_seed)[0]
+            fold_temperatures(model, scaling.temperatures, select_texts(data, fitting.tolist()))
             records = replace(scaling.records, fingerprint=model_fingerprint(model))
         calibration = _calibrate(options, objective, model, dataset, records)
         calibration = replace(calibration, setting=replace(calibration.setting, max_length=max_length))

@@ -14,6 +14,7 @@ from fastbert_hf.calibration.curve import speed_curve
 from fastbert_hf.calibration.evidence import evidence_of, f1_evidence_of
 from fastbert_hf.calibration.f1_guarantee import certify_f1
 from fastbert_hf.calibration.guarantee import (
+    TESTED_BESIDE_TEMPERATURES,
     TESTED_SHARE,
     certify_one_speed,
     certify_searched,
@@ -83,8 +84,8 @@ def calibrate(
         search: "searched": over heads and Speeds per layer; "one_speed": one Speed (or patience) for all students but
             exit zero, which has it too or is not asked; it spends no samples on choosing.
         criterion: "auto" searches for the best one too; with "one_speed" it is the entropy.
-        temperatures_fitted: whether the model has temperatures that were fitted to the choosing samples of
-            `split_rows` with the same seed (`scale_temperatures`). These samples then test nothing.
+        temperatures_fitted: whether the model has temperatures that were fitted to one half of the samples, by
+            `scale_temperatures` with the same seed. These samples then test nothing, and choose where others do.
         seed: of the split into samples that choose and samples that test.
 
     Raises:
@@ -129,7 +130,8 @@ def calibrate_and_compare(
         rule, compared = _fast_enough(records, objective, search, criterion)
         return Calibration(make_setting(records, rule, objective, confidence), compared)
     if search == "searched":
-        certificate = certify_searched(records, max_risk, confidence, criterion, seed=seed)
+        share = _tested_share(search, temperatures_fitted)
+        certificate = certify_searched(records, max_risk, confidence, criterion, tested_share=share, seed=seed)
         rows = certificate.tested_rows
     else:
         rows = _tested_rows(records, temperatures_fitted, seed)
@@ -171,12 +173,11 @@ def check_samples(
     if labels is None and (objective.max_drop, objective.max_f1_drop) != (None, None):
         raise ValueError("a loss of accuracy cannot be seen without labels; use max_disagreement, which takes none")
     if objective.max_risk is not None:
-        all_tested = search == "one_speed" and not temperatures_fitted
         check_enough_samples(
             samples,
             objective.max_risk,
             confidence,
-            1.0 if all_tested else TESTED_SHARE,
+            _tested_share(search, temperatures_fitted),
             labelled=objective.max_drop is not None,
         )
     elif objective.max_f1_drop is None and samples < FEWEST_SAMPLES:
@@ -292,7 +293,16 @@ def _fast_enough(
 
 def _tested_rows(records: ExitRecords, temperatures_fitted: bool, seed: int) -> torch.Tensor:
     """Return the rows that test rules which no sample chose, int64."""
-    return split_rows(len(records), seed=seed)[1] if temperatures_fitted else torch.arange(len(records))
+    if not temperatures_fitted:
+        return torch.arange(len(records))
+    return split_rows(len(records), TESTED_BESIDE_TEMPERATURES, seed)[1]
+
+
+def _tested_share(search: Search, temperatures_fitted: bool) -> float:
+    """Return which part of the samples tests."""
+    if temperatures_fitted:
+        return TESTED_BESIDE_TEMPERATURES
+    return 1.0 if search == "one_speed" else TESTED_SHARE
 
 
 def _keeping_f1(

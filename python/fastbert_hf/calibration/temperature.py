@@ -20,7 +20,7 @@ import torch
 from scipy import optimize, special
 
 from fastbert_hf.bag import HashedBag
-from fastbert_hf.calibration.guarantee import split_rows
+from fastbert_hf.calibration.guarantee import TESTED_BESIDE_TEMPERATURES, split_rows
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import rules_of
 from fastbert_hf.data import TextData
@@ -60,11 +60,11 @@ class TemperatureScaling:
 
 
 def scale_temperatures(records: ExitRecords, *, seed: int = 0) -> TemperatureScaling:
-    """Fit a temperature for every head to the choosing samples of `split_rows`; the testing samples only measure.
+    """Fit a temperature for every head to one half of the samples, drawn by `split_rows`; the other half only measures.
 
-    A guarantee may follow on the testing samples, by `calibrate` with the same seed and `temperatures_fitted`.
+    A guarantee may follow on the second half, by `calibrate` with the same seed and `temperatures_fitted`.
     """
-    choosing, testing = split_rows(len(records), seed=seed)
+    choosing, testing = split_rows(len(records), TESTED_BESIDE_TEMPERATURES, seed)
     temperatures = fit_temperatures(records.rows(choosing))
     scaled = divide(records, temperatures)
     before, after = records.rows(testing), scaled.rows(testing)

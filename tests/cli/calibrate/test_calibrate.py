@@ -11,14 +11,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from fastbert_cli.calibrate import report
 from fastbert_cli.setting_in_words import describe_objective
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf import predict as predict_texts
-from fastbert_hf.calibration import Clock, ExitRecords, Objective, figures_of, simulate
+from fastbert_hf.calibration import Clock, ExitRecords, Objective, figures_of, scale_temperatures, simulate
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting
 from fastbert_hf.flops import ModelShape, executed_flops, full_depth_flops
 from helpers.cli import assert_complaint, invoke, succeed
 from helpers.families import make_model as make_family_model
+from helpers.populations import make_population
 
 LABELS = ["no", "perhaps", "yes"]
 
@@ -266,11 +268,11 @@ def test_temperatures_are_saved_in_the_weights(original, folder, dev, tmp_path, 
     dry = json.loads(succeed("calibrate", folder, *options, "--dry-run", "--json").stdout)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == untouched
     shown = succeed("calibrate", folder, *options).stdout
-    assert "calibration error before" in shown and "temperatures from 80 texts, measured on 320 others" in shown
+    assert "calibration error before" in shown and "temperatures from 200 texts, measured on 200 others" in shown
     assert (folder / "README.md").read_text() == "mine" and not list(folder.glob(".*"))
     scaling, setting = dry["temperature_scaling"], CalibratedSetting.load(folder)
     assert len(scaling["temperatures"]) == 4 and setting.fingerprint == dry["setting"]["fingerprint"]
-    tested = 320 if wish[0] == "--max-drop" else 400
+    tested = 200 if wish[0] == "--max-drop" else 400
     assert setting.evidence.samples == tested
 
     old = FastBertForSequenceClassification.from_pretrained(original)
@@ -285,6 +287,19 @@ def test_temperatures_are_saved_in_the_weights(original, folder, dev, tmp_path, 
     seen, other = "nothing can be guaranteed by them", "recorded with other weights than this model has"
     told = seen if wish[0] == "--max-drop" else other
     assert again.exit_code == 2 and told in again.stderr.splitlines()[-1]
+
+
+def test_temperatures_that_the_texts_do_not_tell_are_named(capsys) -> None:
+    records = make_population(400)
+    logits = records.logits.clone()
+    logits[:, 1] = torch.nn.functional.one_hot(records.known_labels).float()  # always right: the surer the better
+    logits[:, 2] = logits[:, 0]
+    report.note_bounds(scale_temperatures(replace(records, logits=logits)))
+    layer = records.exit_layers[1]
+    assert f"note: the temperature of layer {layer} ended at its bound of 0.05 or 20" in capsys.readouterr().err
+    logits[:, 1] = logits[:, 0]
+    report.note_bounds(scale_temperatures(replace(records, logits=logits)))
+    assert capsys.readouterr().err == ""
 
 
 def test_latency_is_measured(folder, dev, monkeypatch) -> None:

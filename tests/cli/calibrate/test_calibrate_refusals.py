@@ -215,7 +215,7 @@ def test_texts_that_fitted_temperatures_promise_nothing_later(folder, dev, tmp_p
     assert "guarantee: With 0.95 confidence" in scaled.stdout  # of those that fitted nothing
     rows = dev.read_text().splitlines()[1:]
     keys = [" ".join(row.split("\t")[1].split()) for row in rows]
-    fitted = {keys[place] for place in split_rows(400, seed=0)[0].tolist()}
+    fitted = {keys[place] for place in split_rows(400, 0.5, seed=0)[0].tolist()}
     number = sum(key in fitted for key in keys)
     told = f"{number} of 400 texts were seen in training ({number} fitted the temperatures)"
     for target in (("--max-drop", 0.3), ("--max-disagreement", 0.3), ("--max-f1-drop", 0.4)):

@@ -147,18 +147,19 @@ def test_named_criterion_is_the_one_that_is_certified(criterion) -> None:
 
 
 def test_samples_that_fitted_temperatures_are_not_tested() -> None:
+    """Neither are they fewer than one half, by which temperatures can be told."""
     records = make_population(600)
-    choosing, testing = split_rows(600, seed=5)
+    choosing, testing = split_rows(600, 0.5, seed=5)
     assert sorted([*choosing.tolist(), *testing.tolist()]) == list(range(600))
     found = {}
     for search in ("searched", "one_speed"):
         setting = calibrate(records, Objective(max_drop=0.05), search=search, temperatures_fitted=True, seed=5)
-        assert (setting.evidence.samples, setting.evidence.samples_for_choosing) == (480, 120)
+        assert (setting.evidence.samples, setting.evidence.samples_for_choosing) == (300, 300)
         found[search] = setting
     expected = certify_one_speed(records.rows(testing), 0.05).found
     assert (found["one_speed"].rule, found["one_speed"].figures.accuracy) == (expected.rule, expected.accuracy)
-    with pytest.raises(ValueError, match="374 samples"):
-        check_samples(373, records.labels[:373], Objective(max_drop=0.01), 0.95, "one_speed", temperatures_fitted=True)
+    with pytest.raises(ValueError, match="598 samples"):
+        check_samples(597, records.labels[:597], Objective(max_drop=0.01), 0.95, "one_speed", temperatures_fitted=True)
 
 
 def test_choosing_and_testing_share_no_sample(monkeypatch) -> None:
