@@ -98,7 +98,7 @@ def compare(model: Path, folder: Path, texts: Sequence[str], options: argparse.N
     }
 
 
-def table(result: dict[str, Any]) -> str:
+def _table(result: dict[str, Any]) -> str:
     """Return a line for one process and for several: medians, with the least and the most of all turns."""
 
     def spread(values: list[float]) -> str:
@@ -116,13 +116,14 @@ def table(result: dict[str, Any]) -> str:
     return markdown_table(rows)
 
 
-def _page(result: dict[str, Any]) -> str:
+def told(result: dict[str, Any]) -> str:
+    """Return what was measured, and the table."""
     said = (
         f"{result['model']}, {result['clients']} clients with 1 to 4 texts a request; medians of {result['rounds']} "
         f"turns of {result['seconds']:g} s (least to most). Weights: {result['weights_mib']:g} MiB. Load average "
         f"of the machine: {result['load_average']}, of which the servers and clients are a part."
     )
-    return "\n\n".join(["# One server process or several", said, table(result)])
+    return f"{said}\n\n{_table(result)}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     with asked(options.shape) as (name, model, folder, texts):
         result = {"model": name, **compare(model, folder, texts, options)}
-    page = _page(result)
+    page = f"# One server process or several\n\n{told(result)}"
     print(page)
     save(options.out, result_name("server_processes"), result, page)
     return 0

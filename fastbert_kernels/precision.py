@@ -39,8 +39,8 @@ from fastbert_kernels.product_rates import (
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
-# For "auto", beside float32. Over two models together, the output product in bfloat16 left the fewest other labels
-# (docs/performance.md).
+# For "auto", beside float32. Over two models together, no other product in bfloat16 left fewer other labels than
+# the output product (docs/performance.md).
 CANDIDATES: tuple[EncoderDtype, ...] = (torch.bfloat16, torch.int8, MixedInt8(("output",)))
 
 # Answers agree where no uncertainty at full depth differs by more than this and all labels are the same, but for those
@@ -116,7 +116,8 @@ def settle(
         tanh_gelu: as in `patch`.
 
     Raises:
-        ValueError: dtype, probe or bfloat16_products are not what `patch` takes, "auto" in train mode, or as
+        ValueError: dtype, probe or bfloat16_products are not what `patch` takes, "auto" in train mode where answers are to be
+            compared, or as
             `Host.encoder`.
     """
     wanted: EncoderDtype | Literal["auto"] | None
@@ -126,10 +127,6 @@ def settle(
     if tanh_gelu:
         wanted = with_tanh_gelu(dtype)
     if wanted == "auto":
-        if model.training:
-            raise ValueError(
-                "dtype='auto' compares answers, and a model in train mode has none: call model.eval() first"
-            )
         settled = _fastest(model, host, backend, probe)
         _look_at_library(settled.encoder.get())
         return settled
@@ -177,6 +174,8 @@ def _fastest(model: nn.Module, host: Host, backend: str, probe: Sequence[Any] | 
     exact = encoder.get()
     if not isinstance(exact, CompiledEncoder):
         return _kept(model, host, backend, "its layers are not those of the compiled kernels, so its precision stays")
+    if model.training:
+        raise ValueError("dtype='auto' compares answers, and a model in train mode has none: call model.eval() first")
     rates = product_rates(*exact.shape)
     candidates = {dtype: _rate(rates, dtype, exact.shape) for dtype in CANDIDATES}
     faster = [dtype for dtype, rate in candidates.items() if rate > rates.float32 * MARGIN]

@@ -167,6 +167,8 @@ def test_auto_needs_answers_to_compare(rates):
         rates(80, none_is_faster, none_is_faster)
         with pytest.raises(ValueError, match=r"train mode has none: call model.eval\(\) first"):
             fastbert_kernels.patch(spread_model().train(), dtype="auto")
+    kept = fastbert_kernels.patch(spread_model().train(), dtype="auto", backend="reference")  # compares nothing
+    assert "nothing is measured" in fastbert_kernels.patch_info(kept)["reason"]
 
 
 def test_a_mixed_rate_lies_between():

@@ -36,7 +36,7 @@ def soaked(results: Results) -> str:
 
 def of_processes(results: Results) -> str:
     """Return one server process beside several, for every family."""
-    return _each(results, "server_processes", server_processes.table)
+    return _each(results, "server_processes", server_processes.told)
 
 
 def of_pool_or_batches(results: Results) -> str:
