@@ -29,38 +29,34 @@ from transformers import AutoTokenizer
 
 import fastbert_kernels
 from adopting import commands
-from adopting.backbones import open_models
 from adopting.measure import batches_of
-from adopting.models import TASKS, Texts, adopted, fine_tuned, tokenised
+from adopting.models import Texts, tokenised
 from fastbert_hf import ExitRule, FastBertForSequenceClassification
 from fastbert_hf.analysis.bag_of_words import train_bag_of_words
 from fastbert_hf.calibration import ExitRecords, Objective, calibrate, record_exits
 from fastbert_hf.data import TokenisedDataset, join_texts
 from fastbert_hf.files import folder_written_atomically
-from fastbert_hf.machine import describe_machine
 from fastbert_hf.timing import ratio, time_interleaved
 from fastbert_hf.training import distill_exit_zero
 from harness import markdown_table
 from run_folders import model_in_words
 from zero.rules import Family, best_rule, splits
+from zero.subject import Subject
 
 BATCH = 32
 SPEEDUPS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0, 50.0)
 TIMED = (4.0, 12.0, 50.0)
 SPLITS = 100
 MAX_DISAGREEMENT = 0.05  # of a calibration that may leave layer 0 out
-QUICK_TEXTS, QUICK_SPLITS = 64, 3
+QUICK_SPLITS = 3
 FIT = "fit.json"
 FULL_DEPTH, ALONE = "full depth", "layer 0 alone"
 
 
 def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return what exit zero is worth for one task; its models are made, or taken from the folder of the run."""
-    task, backbone = TASKS[name], options.backbone
-    texts = Texts.read(options.data / name, QUICK_TEXTS if options.quick else None)
-    folder = open_models(options.run, name, backbone, texts, task)
-    classifier = fine_tuned(folder / "classifier", backbone.folder, texts.labelled, task, backbone.learning_rate)
-    source, _ = adopted(folder / "adopted", classifier, texts.traffic, task)
+    subject = Subject.of(name, options)
+    folder, source, texts, task = subject.folder, subject.source, subject.texts, subject.task
     model, fitted = _with_exit_zero(folder / "exit_zero", source, texts)
     fastbert_kernels.patch(model)
     chosen_on, new = (
@@ -72,10 +68,7 @@ def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
     families = {"with": Family.of(records, zero=True), "without": Family.of(records, zero=False)}
     found = splits(families, SPEEDUPS, options.splits)
     return {
-        "task": name,
-        "backbone": backbone.name,
-        "layers": backbone.layers,
-        "date": describe_machine()["date"],
+        **subject.facts(),
         "load": options.load,
         "labelled": len(texts.labelled),
         "traffic": len(texts.traffic),

@@ -28,12 +28,10 @@ from transformers import AutoTokenizer, get_linear_schedule_with_warmup
 
 import fastbert_kernels
 from adopting import commands
-from adopting.backbones import open_models
-from adopting.models import TASKS, Texts, adopted, fine_tuned, tokenised
+from adopting.models import tokenised
 from fastbert_hf import ExitRule, FastBertForSequenceClassification
 from fastbert_hf.data import TokenisedDataset, join_texts
 from fastbert_hf.heads import AttentiveHead
-from fastbert_hf.machine import describe_machine
 from fastbert_hf.timing import ratio, time_interleaved
 from fastbert_hf.training import DISTILLATION, distill_exit_zero
 from fastbert_kernels import ops
@@ -41,20 +39,17 @@ from fastbert_kernels.engine.folding import fold_attentive_head
 from fastbert_kernels.hosts import fastbert_hf as host
 from harness import markdown_table
 from run_folders import model_in_words
+from zero.subject import Subject
 
 BATCH = 32
 WIDTH, HEADS = 128, 2  # of the attentive head, as in the paper
-QUICK_TEXTS = 64
 FULL_DEPTH, BAG, ATTENTIVE = "full depth", "bag of hashed words", "attentive head on the embeddings"
 
 
 def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return what both candidates are worth for one task; its models are made, or taken from the folder of the run."""
-    task, backbone = TASKS[name], options.backbone
-    texts = Texts.read(options.data / name, QUICK_TEXTS if options.quick else None)
-    folder = open_models(options.run, name, backbone, texts, task)
-    classifier = fine_tuned(folder / "classifier", backbone.folder, texts.labelled, task, backbone.learning_rate)
-    source, _ = adopted(folder / "adopted", classifier, texts.traffic, task)
+    subject = Subject.of(name, options)
+    source, texts, task = subject.source, subject.texts, subject.task
     model: Any = FastBertForSequenceClassification.from_pretrained(source).eval()
     lessons, new = (tokenised(part, source, task) for part in (join_texts(texts.traffic), texts.new))
     begin = time.perf_counter()
@@ -69,10 +64,7 @@ def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
         found[ATTENTIVE] = torch.cat([head(*embedded(model, batch)) for batch in batches(new)])
     fastbert_kernels.patch(model)
     return {
-        "task": name,
-        "backbone": backbone.name,
-        "layers": backbone.layers,
-        "date": describe_machine()["date"],
+        **subject.facts(),
         "load": options.load,
         "learned_from": len(lessons),
         "texts": len(new),

@@ -1,1 +1,1 @@
-"""What the benchmark of exit zero chooses Speeds by."""
+"""What the benchmarks of exit zero share: a task with its adopted model, and rules to choose Speeds by."""
