@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
+
+from fastbert_kernels.forks import in_forked_children
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -17,8 +18,7 @@ class MeasuredOnce(Generic[Key, Value]):
     def __init__(self) -> None:
         self._values: dict[Key, Value] = {}
         self._renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
+        in_forked_children(self._renew)
 
     def get(self, key: Key, measure: Callable[[], Value]) -> Value:
         """Return the value for `key`, measured now where it is not there; other threads wait for the measurement."""
@@ -28,5 +28,4 @@ class MeasuredOnce(Generic[Key, Value]):
             return self._values[key]
 
     def _renew(self) -> None:
-        # A thread that measures in the parent is not there in the child to give its lock back.
         self._lock = threading.Lock()

@@ -13,6 +13,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from fastbert_kernels.forks import in_forked_children
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -52,8 +54,7 @@ class _Forks:
     def __init__(self) -> None:
         self.happened = False
         self.renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._in_child)
+        in_forked_children(self._in_child)
 
     def renew(self) -> None:
         self.lock = threading.Lock()

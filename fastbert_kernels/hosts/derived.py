@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 import weakref
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastbert_kernels import _extension
+from fastbert_kernels.forks import in_forked_children
 from fastbert_kernels.hosts.guard import VERSION, Guard, version_of
 
 T = TypeVar("T")
@@ -152,11 +152,9 @@ class _Watched:
         self._values: weakref.WeakSet[Derived[Any]] = weakref.WeakSet()
         self._registered = False
         self._renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
+        in_forked_children(self._renew)
 
     def _renew(self) -> None:
-        # A thread that has the lock in the parent is not there in a forked child to give it back.
         self._lock = threading.Lock()
 
     def add(self, value: Derived[Any]) -> None:
