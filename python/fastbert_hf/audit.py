@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastbert_hf.calibration.intervals import share_interval, share_over_time
+from fastbert_hf.calibration.intervals import check_confidence, share_interval, share_over_time
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting, Interval, check_score_change
 from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.outputs import same_predictions
@@ -152,8 +152,7 @@ class Audit:
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"the share of texts to audit must be above 0 and at most 1, got {share:g} (1 % is 0.01)")
-        if not 0 < confidence < 1:
-            raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
+        check_confidence(confidence)
         counts = num_layers + 1 - first_layer
         if calibrated_exit_counts is not None and len(calibrated_exit_counts) != counts:
             raise ValueError(f"{counts} layers have as many exit counts, got {len(calibrated_exit_counts)}")

@@ -21,7 +21,7 @@ from fastbert_hf.calibration.guarantee import (
     check_enough_samples,
     split_rows,
 )
-from fastbert_hf.calibration.intervals import ratio_interval, share_interval
+from fastbert_hf.calibration.intervals import check_confidence, ratio_interval, share_interval
 from fastbert_hf.calibration.one_speed import asked_layers
 from fastbert_hf.calibration.pareto import pareto_front
 from fastbert_hf.calibration.records import ExitRecords, check_several_classes
@@ -168,8 +168,7 @@ def check_samples(
         search: how rules are found.
         temperatures_fitted: whether some of the samples fitted temperatures.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
+    check_confidence(confidence)
     if labels is None and (objective.max_drop, objective.max_f1_drop) != (None, None):
         raise ValueError("a loss of accuracy cannot be seen without labels; use max_disagreement, which takes none")
     if objective.max_risk is not None:

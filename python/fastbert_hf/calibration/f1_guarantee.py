@@ -38,6 +38,7 @@ import numpy as np
 import torch
 
 from fastbert_hf.calibration.guarantee import Certificate, enough_samples, p_values
+from fastbert_hf.calibration.intervals import check_confidence
 from fastbert_hf.calibration.one_speed import confidence_of_each, one_speed_exits, one_speed_sequences
 from fastbert_hf.calibration.records import ExitRecords
 from fastbert_hf.calibration.search import FoundRule
@@ -145,8 +146,7 @@ def check_f1_samples(
             f"max_f1_drop must lie between 0 and 1, got {max_f1_drop:g}: that no F1 falls at all cannot be shown with "
             "any number of samples, and 0.01 is one point"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
+    check_confidence(confidence)
     each = confidence_of_each(confidence, sequences)
     needed = enough_samples(max_share(max_f1_drop), each)
     counts = torch.bincount(labels, minlength=num_labels)

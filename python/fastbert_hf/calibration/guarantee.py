@@ -50,6 +50,7 @@ import numpy.typing as npt
 import torch
 from scipy import special
 
+from fastbert_hf.calibration.intervals import check_confidence
 from fastbert_hf.calibration.one_speed import (
     confidence_of_each,
     one_speed_losses,
@@ -268,8 +269,7 @@ def check_enough_samples(
             f"{name} must lie between 0 and 1, got {max_risk:g}: that {nothing} cannot be shown with "
             "any number of samples, and 1 % is 0.01"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
+    check_confidence(confidence)
     needed = enough_samples(max_risk, confidence)
     if int(samples * tested_share) < needed:
         total = math.ceil(needed / tested_share)

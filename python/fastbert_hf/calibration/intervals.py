@@ -9,6 +9,12 @@ import numpy.typing as npt
 from scipy import optimize, special
 
 
+def check_confidence(confidence: float) -> None:
+    """Raise `ValueError` for what cannot be the confidence of an interval or of a promise."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence:g}")
+
+
 def share_interval(count: int, samples: int, confidence: float) -> tuple[float, float]:
     """Return the exact two-sided interval of Clopper and Pearson (1934) for a share, seen in `count` of `samples`."""
     tail = (1 - confidence) / 2
