@@ -206,14 +206,12 @@ class Audit:
             return cls.of_setting(
                 model, setting, share, confidence=confidence, seed=seed, max_score_change=max_score_change
             )
-        return cls(
+        return cls._of_model(
+            model,
             share,
-            model.config.num_hidden_layers,
-            first_layer=model.config.first_exit,
             confidence=0.95 if confidence is None else confidence,
             seed=seed,
-            multi_label=model.config.multi_label,
-            max_score_change=_distance(model, max_score_change),
+            max_score_change=max_score_change,
         )
 
     @classmethod
@@ -227,32 +225,41 @@ class Audit:
         seed: int | None = None,
         max_score_change: float | None = None,
     ) -> Audit:
-        """Return an audit of what one setting of a FastBERT model promises, whether the model has it or another.
+        """Return an audit of what `setting` promises, by whose rule the texts leave: the model's or another.
 
-        Args:
-            model: a FastBERT model.
-            setting: by whose rule the texts leave.
-            share: of the texts that are drawn, in (0, 1].
-            confidence: of the interval and of each warning; `None`: that of the calibration.
-            seed: of the draw; `None`: one that nobody can foresee.
-            max_score_change: as in the class; `None`: that of the setting.
-
-        Raises:
-            ValueError: numbers out of range, a score of which nobody said from where on it is another answer, or a
-                setting for another number of layers.
+        `confidence` and `max_score_change` are by default those of the setting. Other arguments and errors are those of
+        `of`; a setting for another number of layers is an error, too.
         """
         if max_score_change is None:
             max_score_change = setting.objective.max_score_change
-        return cls(
+        return cls._of_model(
+            model,
             share,
-            model.config.num_hidden_layers,
             promised=setting.objective.max_disagreement,
             calibrated_exit_counts=setting.figures.exit_counts,
-            first_layer=model.config.first_exit,
             confidence=setting.evidence.confidence if confidence is None else confidence,
             seed=seed,
-            multi_label=model.config.multi_label,
-            max_score_change=_distance(model, max_score_change),
+            max_score_change=max_score_change,
+        )
+
+    @classmethod
+    def _of_model(cls, model: Any, share: float, *, max_score_change: float | None, **others: Any) -> Audit:
+        """Return an audit with what the class has to know of a FastBERT model."""
+        config = model.config
+        if not config.gives_scores:
+            max_score_change = None
+        elif max_score_change is None:
+            raise ValueError(
+                "this model has one output, a score, and an audit has to know from where on it is another answer: say "
+                "max_score_change=0.1, or calibrate the model with it first"
+            )
+        return cls(
+            share,
+            config.num_hidden_layers,
+            first_layer=config.first_exit,
+            multi_label=config.multi_label,
+            max_score_change=max_score_change,
+            **others,
         )
 
     def draw(self, texts: int) -> torch.Tensor:
@@ -308,18 +315,6 @@ class Audit:
             else find_shift(calibrated or (), exits, self.confidence, self._first_layer),
             max_score_change=self.max_score_change,
         )
-
-
-def _distance(model: Any, max_score_change: float | None) -> float | None:
-    """Return from where on a score is another answer; `None` for a model with classes."""
-    if not model.config.gives_scores:
-        return None
-    if max_score_change is None:
-        raise ValueError(
-            "this model has one output, a score, and an audit has to know from where on it is another answer: say "
-            "max_score_change=0.1, or calibrate the model with it first"
-        )
-    return max_score_change
 
 
 def find_shift(calibrated: Sequence[int], seen: Sequence[int], confidence: float, first_layer: int = 1) -> Shift | None:
