@@ -55,8 +55,25 @@ def common_options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_with_rounds(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse what has --rounds and --quick: fewer rounds than one are refused, and a quick run has one."""
+def parse_with_rounds(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, rounds: int, quick: str
+) -> argparse.Namespace:
+    """Return the options of a benchmark in rounds, which has --rounds, --out and --quick beside those of `parser`.
+
+    A quick run has one round.
+
+    Args:
+        parser: with the options that are the benchmark's own.
+        argv: words of the command line; None for those of the process.
+        rounds: the default.
+        quick: what a quick run does, for the help.
+
+    Raises:
+        SystemExit: an argument is wrong, or there are fewer rounds than one.
+    """
+    parser.add_argument("--rounds", type=int, default=rounds, help="interleaved repeats; medians are reported")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
+    parser.add_argument("--quick", action="store_true", help=quick)
     options = parser.parse_args(argv)
     if options.rounds < 1:
         parser.error("--rounds must be 1 or more")
@@ -96,6 +113,25 @@ class CaseResults:
         self.result["cases"].append(case)
         if self.folder is not None:
             save(self.folder, self.name, self.result, "\n\n".join(self.parts))
+
+
+def load_before(result: dict[str, Any]) -> str:
+    """Return a sentence, without its full stop, about the `load` of the machine in front of a run."""
+    loads = ", ".join(f"{load:.1f}" for load in result["load"])
+    return f"Load of the machine over 1, 5 and 15 minutes before the run: {loads}"
+
+
+def page_of_one_table(title: str, about: str, result: dict[str, Any], table: str) -> str:
+    """Return the page of a benchmark in rounds whose contestants take turns.
+
+    Args:
+        title: of the page.
+        about: what the table says, a sentence without its full stop.
+        result: with `threads`, `rounds` and `load`.
+        table: of `markdown_table`.
+    """
+    how = f"{result['threads']} threads, medians of {result['rounds']} rounds, in turns. {load_before(result)}"
+    return f"# {title}\n\n{about}; {how}.\n\n{table}"
 
 
 def markdown_table(rows: list[dict[str, str]]) -> str:

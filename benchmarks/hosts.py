@@ -21,7 +21,7 @@ import torch
 
 from families import result_name
 from fastbert_hf.timing import Seconds
-from harness import RESULTS, available, markdown_table, parse_with_rounds, save
+from harness import available, markdown_table, parse_with_rounds, save
 from hosting.measure import BATCH, make_texts, measure
 from hosting.subjects import HOSTS, SIZES, missing_package
 
@@ -29,12 +29,9 @@ from hosting.subjects import HOSTS, SIZES, missing_package
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compares every model that can be patched with itself unpatched.")
     parser.add_argument("--hosts", nargs="+", choices=list(HOSTS), default=list(HOSTS))
-    parser.add_argument("--rounds", type=int, default=10, help="interleaved repeats; medians are reported")
     parser.add_argument("--size", choices=list(SIZES), default="MiniLM-L6")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
-    parser.add_argument("--quick", action="store_true", help="a tiny size and one round, to see that it runs")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # measure one host into this file
-    return parse_with_rounds(parser, argv)
+    return parse_with_rounds(parser, argv, rounds=10, quick="a tiny size and one round, to see that it runs")
 
 
 def measure_apart(name: str, size: str, rounds: int) -> dict[str, Any]:

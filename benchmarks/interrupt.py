@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ import fastbert_kernels
 from comparing.workload import SHAPES, make_random_model
 from families import result_name
 from fastbert_hf.timing import Seconds
-from harness import RESULTS, markdown_table, parse_with_rounds, save
+from harness import markdown_table, page_of_one_table, parse_with_rounds, save
 from peers.contestant import TORCH_DTYPES
 
 TEXTS, TOKENS = 64, 512
@@ -105,22 +104,14 @@ def table(result: dict[str, Any]) -> str:
 
 
 def page(result: dict[str, Any]) -> str:
-    load = ", ".join(f"{load:.1f}" for load in result["load"])
-    return (
-        "# From a signal to the end of a call\n\n"
-        f"{result['shape']} with random weights, full depth, {result['texts']} texts of {TOKENS} tokens, "
-        f"{result['threads']} threads, {result['rounds']} rounds. Load of the machine over 1, 5 and 15 minutes before "
-        f"the run: {load}.\n\n{table(result)}"
-    )
+    about = f"{result['shape']} with random weights, full depth, {result['texts']} texts of {TOKENS} tokens"
+    return page_of_one_table("From a signal to the end of a call", about, result, table(result))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measures how long a call goes on after a signal.")
     parser.add_argument("--shape", choices=list(SHAPES), default="BERT-base")
-    parser.add_argument("--rounds", type=int, default=20, help="of all dtypes; medians are reported")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
-    parser.add_argument("--quick", action="store_true", help="a small shape, few texts and one round; writes nothing")
-    options = parse_with_rounds(parser, argv)
+    options = parse_with_rounds(parser, argv, rounds=20, quick="a small shape, few texts and one round; writes nothing")
     shape, texts = ("tiny", 16) if options.quick else (options.shape, TEXTS)
     load = os.getloadavg()
     rows = measure(patched_models(shape), texts, options.rounds)

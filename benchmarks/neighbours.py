@@ -32,7 +32,7 @@ import torch
 from comparing.workload import SHAPES, make_random_model, random_samples
 from families import result_name
 from fastbert_hf.timing import Seconds
-from harness import RESULTS, available, markdown_table, save
+from harness import available, load_before, markdown_table, parse_with_rounds, save
 from peers import ENTRIES
 from peers.contestant import Contestant, NotAvailable, Request, Setup
 
@@ -253,16 +253,15 @@ def table(result: dict[str, Any]) -> str:
                 ),
             }
         )
-    load = ", ".join(f"{load:.1f}" for load in result["load"])
     parts = [
         "# Neighbours on the same cores",
         f"{result['shape']} with random weights, full depth, batches of {BATCH} texts of mixed lengths; "
         f"{result['rounds']} rounds of {result['seconds']:g} s for each situation, in turns and shuffled; processes "
         f"have {result['cores']} threads on {result['cores']} cores. Rates are medians; ratios of rates are medians of "
         "the ratios within a round, with p20 to p80 of these; p99 is over all calls. A busy neighbour keeps the first "
-        f"core. Load of the machine over 1, 5 and 15 minutes before the run: {load}. Where that is more than a "
-        "fraction of a core, others were on these cores as well: then two processes obtain more of them than one, and "
-        "only what is counted per CPU second tells the engines apart.",
+        f"core. {load_before(result)}. Where that is more than a fraction of a core, others were on these cores as "
+        "well: then two processes obtain more of them than one, and only what is counted per CPU second tells the "
+        "engines apart.",
     ]
     if rows:
         parts.append(markdown_table(rows))
@@ -273,20 +272,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compares engines on cores that others use too.")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--shape", choices=list(SHAPES), default="MiniLM-L6")
-    parser.add_argument("--rounds", type=int, default=5, help="of all situations; medians are reported")
     parser.add_argument("--seconds", type=float, default=1.0, help="of one situation in one round")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
-    parser.add_argument("--quick", action="store_true", help="a tiny shape and one short round; writes nothing")
-    options = parser.parse_args(argv)
-    if options.rounds < 1 or not options.seconds > 0:
-        parser.error("--rounds must be 1 or more, and --seconds above 0")
+    options = parse_with_rounds(parser, argv, rounds=5, quick="a tiny shape and one short round; writes nothing")
+    if not options.seconds > 0:
+        parser.error("--seconds must be above 0")
     return options
 
 
 def main(argv: list[str] | None = None) -> int:
     options = parse_arguments(argv)
     if options.quick:
-        options.shape, options.rounds, options.seconds = "tiny", 1, 0.1
+        options.shape, options.seconds = "tiny", 0.1
     load = os.getloadavg()
     engines = []
     for engine in options.engines:

@@ -29,7 +29,7 @@ from comparing.workload import LONGEST, SHAPES, Samples
 from comparison import build_contestants
 from families import result_name
 from fastbert_hf.timing import ratio, time_interleaved
-from harness import MIXED_LENGTHS, RESULTS, markdown_table, parse_with_rounds, save
+from harness import MIXED_LENGTHS, markdown_table, parse_with_rounds, save
 from peers import BASELINE, onnx_runtime, openvino_runtime, torch_compile, transformers_eager
 from peers.contestant import OURS, TORCH_DTYPES, Answer, Contestant, Entry, NotAvailable, Request, Setup
 
@@ -177,11 +177,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compares a patched plain classifier with other engines.")
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["BERT-base", "MiniLM-L6"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats; medians are reported")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="contestants with this in their name")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
-    parser.add_argument("--quick", action="store_true", help="a tiny model and one round; writes nothing")
-    options = parse_with_rounds(parser, argv)
+    options = parse_with_rounds(parser, argv, rounds=5, quick="a tiny model and one round; writes nothing")
     if options.quick:
         options.shapes, options.batches = ["tiny"], [4]
     return options

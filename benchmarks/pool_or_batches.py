@@ -14,7 +14,6 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the pool's thread computes in threads of its own
@@ -28,7 +27,7 @@ from families import result_name
 from fastbert_hf.prediction import MAX_TOKENS_CPU
 from fastbert_hf.timing import Seconds, ratio, time_interleaved
 from fastbert_kernels.engine.pool import Answer
-from harness import RESULTS, markdown_table, parse_with_rounds, save
+from harness import markdown_table, page_of_one_table, parse_with_rounds, save
 from peers.contestant import TORCH_DTYPES
 
 MEAN_DEPTH = 4.0  # of 12 layers
@@ -113,12 +112,11 @@ def table(result: dict[str, Any]) -> str:
 
 
 def page(result: dict[str, Any]) -> str:
-    return (
-        "# Texts that are all there at once: batches or the pool\n\n"
-        f"Texts per second; {result['texts']} texts of mixed lengths that leave behind a third of the layers on "
-        f"average, random weights, {result['threads']} threads, medians of {result['rounds']} rounds, in turns; load "
-        f"of the machine before the run {result['load'][0]:.1f}.\n\n{table(result)}"
+    about = (
+        f"Texts per second, of {result['texts']} texts of mixed lengths that leave behind a third of the layers on "
+        "average, random weights"
     )
+    return page_of_one_table("Texts that are all there at once: batches or the pool", about, result, table(result))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,10 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["MiniLM-L6", "BERT-base"])
     parser.add_argument("--dtypes", nargs="+", choices=list(TORCH_DTYPES), default=["float32", "int8"])
     parser.add_argument("--texts", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7, help="of both ways; medians are reported")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
-    parser.add_argument("--quick", action="store_true", help="a small shape, few texts and one round; writes nothing")
-    options = parse_with_rounds(parser, argv)
+    options = parse_with_rounds(parser, argv, rounds=7, quick="a small shape, few texts and one round; writes nothing")
     if options.quick:
         options.shapes, options.texts = ["tiny"], 64
     result: dict[str, Any] = {

@@ -25,7 +25,7 @@ import fastbert_kernels
 from comparing import workload
 from families import result_name
 from fastbert_kernels import _extension
-from harness import arguments, markdown_table, save
+from harness import arguments, load_before, markdown_table, save
 from machine.rates import MEMORY, MachineRates, compile_probes, unit_for
 from machine.work import Work, run_work
 
@@ -133,8 +133,8 @@ def main() -> None:
         f"# Profile of the patched encoder, batch {BATCH}, mixed lengths",
         "Share of the nearest bound: the longer of the times that a part's products take at the rate of the unit for "
         "them, operands in registers, and that its bytes take at the rate of memory, over the time taken; above 100 % "
-        "its rows came from a cache. Load of the machine over 1, 5 and 15 minutes before the run: "
-        f"{', '.join(f'{value:.1f}' for value in load)}.",
+        "its rows came from a cache.",
+        f"{load_before(result)}.",
         *(f"{name.replace('_', ' ')}: not measured: {reason}" for name, reason in machine.refused.items()),
     ]
     for shape in ("tiny",) if options.quick else ("BERT-base", "MiniLM-L6"):

@@ -35,7 +35,7 @@ from documents.reranking import page
 from families import result_name
 from fastbert_hf.data import TextData
 from fastbert_hf.files import write_atomically
-from harness import RESULTS, parse_with_rounds, save
+from harness import parse_with_rounds, save
 from ranking.measure import EAGER, Reranker, measure
 from ranking.models import MAX_LENGTH, adopted, choices_of, fine_tuned
 from ranking.search import Bm25, Pair, Search, read_pairs, searches
@@ -173,12 +173,9 @@ def _scored(file: Path, reranker: Reranker, known: Sequence[Search]) -> Path:
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("reranking-out"), help="folder of the models")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
     parser.add_argument("--backbone", help="folder of a pretrained model; the packaged 6-layer MiniLM by default")
     parser.add_argument("--seed", type=int, default=0, help="of the docstrings and the training")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved repeats; medians are reported")
-    parser.add_argument("--quick", action="store_true", help="a few queries and one round; writes no result")
-    options = parse_with_rounds(parser, argv)
+    options = parse_with_rounds(parser, argv, rounds=3, quick="a few queries and one round; writes no result")
     options.sizes = QUICK if options.quick else Sizes()
     return options
 

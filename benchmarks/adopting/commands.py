@@ -14,7 +14,7 @@ import transformers
 from adopting.backbones import Backbone
 from adopting.models import TASKS
 from families import result_name
-from harness import RESULTS, parse_with_rounds, save
+from harness import parse_with_rounds, save
 from pretrained import ENCODERS
 from run_folders import SMALL
 
@@ -36,12 +36,9 @@ def parse_arguments(
         default=SMALL,
         help=f"{SMALL} (the packaged 6-layer MiniLM, default), {', '.join(ENCODERS)} or the folder of a model",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats; medians are reported")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
-    parser.add_argument(
-        "--quick", action="store_true", help="little of everything and one round; writes only to --run/quick"
+    options = parse_with_rounds(
+        parser, argv, rounds=5, quick="little of everything and one round; writes only to --run/quick"
     )
-    options = parse_with_rounds(parser, argv)
     missing = [str(options.data / name) for name in options.tasks if not (options.data / name / "train.tsv").exists()]
     if missing:
         parser.error(f"there is no {', '.join(missing)}; choose another --data, or tasks that are there with --tasks")

@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from comparing.ratios import Ratio
-from harness import markdown_table
+from harness import load_before, markdown_table
 from peers.contestant import FULL_DEPTH_PEER, OURS
 
 _PACKAGES = ("onnx", "onnxruntime", "openvino", "fastbert", "numpy")
@@ -135,10 +135,9 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['threads']} threads; {versions}."
     )
     if "load" in result:
-        load = ", ".join(f"{load:.1f}" for load in result["load"])
         parts.append(
-            f"Load of the machine over 1, 5 and 15 minutes before the run: {load}. Where that is more than a fraction "
-            "of a core, others were on these cores too, and only ratios within a round count."
+            f"{load_before(result)}. Where that is more than a fraction of a core, others were on these cores "
+            "too, and only ratios within a round count."
         )
     parts += [markdown_section(case, result["baseline"]) for case in result["configurations"]]
     if absent := missing(result):

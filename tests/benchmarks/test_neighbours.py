@@ -69,8 +69,15 @@ def test_the_page_names_who_was_not_there():
     assert "- OpenVINO float32: not available: no module" in page and "before the run: 0.1, 0.2, 0.3" in page
 
 
-@pytest.mark.parametrize("bad", [["--rounds", "0"], ["--seconds", "0"], ["--seconds", "nan"]])
-def test_options_that_measure_nothing_are_refused(bad, capsys):
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (["--rounds", "0"], "--rounds must be 1 or more"),
+        (["--seconds", "0"], "--seconds must be above 0"),
+        (["--seconds", "nan"], "--seconds must be above 0"),
+    ],
+)
+def test_options_that_measure_nothing_are_refused(bad, message, capsys):
     with pytest.raises(SystemExit):
         neighbours.parse_arguments(bad)
-    assert "--rounds must be 1 or more" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
