@@ -18,6 +18,7 @@ from adopting.models import Task, Texts, adopted, fine_tuned
 from families import result_name
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.training.trainer import StepTrainer
+from helpers.stopping import CountedBatches, Stopped
 from helpers.training import make_data, make_tokenizer
 from run_folders import SMALL
 
@@ -78,33 +79,13 @@ def test_quick_models_are_no_others(backbone, two_class_data, tmp_path):
 # Steps that were stopped.
 
 
-class Stopped(Exception):
-    """The machine went down."""
-
-
-class Batches:
-    """Counts batches of a trainer, and stops before number `stops_at`."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, trainer: type[Trainer]) -> None:
-        self.taken, self.stops_at = 0, -1
-        compute = trainer.compute_loss
-
-        def counted(own, *arguments, **options):
-            if self.taken == self.stops_at:
-                raise Stopped
-            self.taken += 1
-            return compute(own, *arguments, **options)
-
-        monkeypatch.setattr(trainer, "compute_loss", counted)
-
-
 def weights(folder: Path) -> torch.Tensor:
     return models.AutoModelForSequenceClassification.from_pretrained(folder).classifier.weight
 
 
 def test_fine_tuning_goes_on_from_its_last_epoch(backbone, monkeypatch, tmp_path):
     whole = fine_tuned(tmp_path / "whole" / "classifier", backbone.folder, TEXTS.labelled, TASK)
-    batches = Batches(monkeypatch, Trainer)
+    batches = CountedBatches(monkeypatch, Trainer)
     batches.stops_at, folder = 3, tmp_path / "stopped" / "classifier"  # of 2 + 2 + 2
     with pytest.raises(Stopped):
         fine_tuned(folder, backbone.folder, TEXTS.labelled, TASK)
@@ -121,7 +102,7 @@ def test_adoption_goes_on_from_its_last_epoch_and_its_time_is_not_known(backbone
     classifier = fine_tuned(tmp_path / "classifier", backbone.folder, TEXTS.labelled, Task(16, 1))
     whole, seconds = adopted(tmp_path / "whole" / "adopted", classifier, TEXTS.traffic, TASK)
     assert seconds is not None and seconds > 0
-    batches = Batches(monkeypatch, StepTrainer)
+    batches = CountedBatches(monkeypatch, StepTrainer)
     batches.stops_at, folder = 5, tmp_path / "stopped" / "adopted"  # two a epoch
     with pytest.raises(Stopped):
         adopted(folder, classifier, TEXTS.traffic, TASK)

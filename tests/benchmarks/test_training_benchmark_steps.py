@@ -12,6 +12,7 @@ from fastbert_hf.data import ClassificationData
 from fastbert_hf.progress import no_progress
 from fastbert_hf.training import DistillationSettings, LabelSettings
 from fastbert_hf.training.trainer import StepTrainer
+from helpers.stopping import CountedBatches, Stopped
 from helpers.training import make_data, make_model, make_tokenizer
 from trained import steps as module
 from trained.steps import RECORDS, Parts, Runs, load, report_of
@@ -33,29 +34,9 @@ def trained(runs: Runs, variant: str) -> Path:
     return runs.students(variant, replace(STUDENTS, targets="hard" if variant == "hard" else "soft"))
 
 
-class Stopped(Exception):
-    """The machine went down."""
-
-
-class Steps:
-    """Counts batches that are trained on, and stops before number `stops_at`."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.taken, self.stops_at = 0, -1
-        compute = StepTrainer.compute_loss
-
-        def counted(trainer, *arguments, **options):
-            if self.taken == self.stops_at:
-                raise Stopped
-            self.taken += 1
-            return compute(trainer, *arguments, **options)
-
-        monkeypatch.setattr(StepTrainer, "compute_loss", counted)
-
-
 @pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> Steps:
-    return Steps(monkeypatch)
+def batches(monkeypatch: pytest.MonkeyPatch) -> CountedBatches:
+    return CountedBatches(monkeypatch, StepTrainer)
 
 
 @pytest.fixture(scope="module")
