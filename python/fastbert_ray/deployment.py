@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.config import AutoscalingConfig
+from typing_extensions import Unpack
 
 import fastbert_kernels
 from fastbert_hf.data import Text
@@ -95,20 +96,12 @@ class Replica:
             self._service, self._settings, self._metrics, model_id=self._name, precision=str(patched["precision"])
         )
 
-    async def predict(
-        self, texts: Sequence[Text], *, speed: float | None = None, speedup: float | None = None, truncate: bool = False
-    ) -> list[dict[str, Any]]:
+    async def predict(self, texts: Sequence[Text], **options: Unpack[handle.AnswerOptions]) -> list[dict[str, Any]]:
         """Classify texts or pairs; see `fastbert_serving.handle.predict`, also for what is refused."""
-        return await handle.predict(self._service, texts, speed=speed, speedup=speedup, truncate=truncate)
+        return await handle.predict(self._service, texts, **options)
 
     async def rerank(
-        self,
-        query: str,
-        texts: Sequence[str],
-        *,
-        speed: float | None = None,
-        speedup: float | None = None,
-        truncate: bool = False,
+        self, query: str, texts: Sequence[str], **options: Unpack[handle.AnswerOptions]
     ) -> list[dict[str, Any]]:
         """Put texts in the order of their scores, of a model with one output; see `fastbert_serving.handle.rerank`."""
-        return await handle.rerank(self._service, query, texts, speed=speed, speedup=speedup, truncate=truncate)
+        return await handle.rerank(self._service, query, texts, **options)
