@@ -88,12 +88,7 @@ def read_text_data(
 
 
 def look_at_text_data(
-    source: str | Path,
-    *,
-    split: str | None = None,
-    subset: str | None = None,
-    text_column: str | None = None,
-    pair_column: str | None = None,
+    source: str | Path, *, split: str | None = None, subset: str | None = None, **columns: Any
 ) -> None:
     """Raise what `read_text_data` would, whose arguments these are, for the first rows in a file.
 
@@ -101,7 +96,7 @@ def look_at_text_data(
     """
     file = _file_of(source, split, subset, plain=True)
     if file is not None:
-        look_at_text_file(file, text_column, pair_column)
+        look_at_text_file(file, **columns)
 
 
 def look_at_classification_data(
