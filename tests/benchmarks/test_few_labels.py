@@ -9,6 +9,7 @@ import pytest
 
 import few_labels as benchmark
 from fastbert_hf.training.distillation import DistillationTrainer
+from helpers.stopping import CountedBatches, Stopped
 from helpers.training import make_model, make_tokenizer
 from measured import readers
 
@@ -77,28 +78,16 @@ def test_a_run_goes_on_and_ends_in_a_page(data, tmp_path, monkeypatch, capsys):
     assert {point.labels for point in points} == {10} and points[-1].accuracy == result["bags"][0]["accuracy"]
 
 
-class Stopped(Exception):
-    """The machine went down."""
-
-
 def test_students_from_all_texts_go_on_from_their_last_epoch(data, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "make_model", lambda *_: (make_model(num_layers=3), make_tokenizer()))
     options = benchmark.parse_arguments(["--data", str(data), "--run", str(tmp_path), "--labels", "10", "--quick"])
-    taken, compute = [], DistillationTrainer.compute_loss
-
-    def counted(trainer, *arguments, **settings):
-        if len(taken) == 4:  # the first of the third epoch of three, of two batches
-            raise Stopped
-        taken.append(trainer)
-        return compute(trainer, *arguments, **settings)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(DistillationTrainer, "compute_loss", counted)
-        with pytest.raises(Stopped):
-            benchmark.run_labels(10, 0, options)
-    monkeypatch.setattr(DistillationTrainer, "compute_loss", lambda *a, **k: (taken.append(a[0]), compute(*a, **k))[1])
+    batches = CountedBatches(monkeypatch, DistillationTrainer)
+    batches.stops_at = 4  # the first of the third epoch of three, of two batches
+    with pytest.raises(Stopped):
+        benchmark.run_labels(10, 0, options)
+    batches.stops_at = -1
     benchmark.run_labels(10, 0, options)
-    assert len(taken) == 6 + 3 + 3  # no epoch of `soft` twice; the others of one batch
+    assert batches.taken == 6 + 3 + 3  # no epoch of `soft` twice; the others of one batch
     assert not list(tmp_path.glob("quick/*/steps/*"))
 
 
