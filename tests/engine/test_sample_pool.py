@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -16,10 +17,13 @@ from fastbert_kernels.engine.spans import PackedState
 from helpers.encoders import WIDTH
 from helpers.pool_cases import (
     COST,
+    COSTS,
     DEPTH,
     ROOMY,
     RULES,
     SPEEDS,
+    THIN,
+    THINNER,
     answers_of,
     arrival_of,
     assert_answer,
@@ -33,14 +37,28 @@ ARRIVALS = int(os.environ.get("FASTBERT_POOL_ARRIVALS", "10000"))
 
 
 def random_arrivals(seed, count, precision="float32"):
-    """Let `count` arrivals of 1 to 3 texts into a pool, steps in between, some cancelled, some too late; return how
-    many left at each layer, were cancelled and came too late."""
-    draw, now = random.Random(seed), 0.0
+    """Let `count` arrivals of 1 to 3 texts into a pool, steps in between, some cancelled, some too late; the layers are
+    thick or thin by the seed.
+
+    Returns:
+        How many left at each layer, were cancelled and came too late; and how many steps through so many layers had
+        texts that left them behind another layer than the last.
+    """
+    draw, now, cost = random.Random(seed), 0.0, COSTS[seed % len(COSTS)]
+    out, left_on_the_way = [], Counter()
 
     def observer(step):
-        assert step.tokens <= 2 * COST.full
+        assert step.tokens <= 2 * cost.full and len(out) <= step.left
+        assert all(step.layer < layer <= step.until for layer in out)
+        left_on_the_way[step.until - step.layer] += any(layer < step.until for layer in out)
+        out.clear()
 
-    pool = pool_of(precision, clock=lambda: now, patience=draw.choice((0.0, 10.0, 1000.0)), observer=observer)
+    def leaves(future):
+        if not future.cancelled() and future.exception() is None:
+            out.append(future.result().exit_layer)
+
+    patience = draw.choice((0.0, 10.0, 1000.0))
+    pool = pool_of(precision, cost, clock=lambda: now, patience=patience, observer=observer)
     steps, waiting, seen = (
         draw.choice((0.3, 0.8, 2.0)),
         [],
@@ -52,6 +70,8 @@ def random_arrivals(seed, count, precision="float32"):
         speeds = draw.choices(SPEEDS, k=len(numbers))
         deadlines = [now + draw.uniform(0, 40) if draw.random() < 0.2 else None for _ in numbers]
         futures = pool.submit(arrival_of(numbers, speeds, rule), deadlines=deadlines)
+        for future in futures:
+            future.add_done_callback(leaves)
         waiting += zip(futures, itertools.repeat(rule), numbers, speeds)
         while draw.random() < steps / (1 + steps):
             now += draw.uniform(0, 3)
@@ -68,25 +88,33 @@ def random_arrivals(seed, count, precision="float32"):
             seen["late"] += 1
         else:
             seen[assert_answer(future, rule, number, speed, precision)] += 1
-    return seen
+    return seen, left_on_the_way
+
+
+def assert_steps(left_on_the_way, seed):
+    """Through thick layers steps go one by one, unless nobody may leave; through thin ones several and all at once."""
+    wanted = {COST: set(), THINNER: {2, 3}, THIN: {2, 3, 4, DEPTH}}[COSTS[seed % len(COSTS)]]
+    assert {layers for layers, steps in left_on_the_way.items() if steps} >= wanted
+    assert wanted or not left_on_the_way.total()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_answers_do_not_depend_on_arrivals(seed):
-    seen = random_arrivals(seed, 1000)
+    seen, left_on_the_way = random_arrivals(seed, 1000)
     assert min(seen.values()) > 0 or (seen[3] == 0 and min(n for key, n in seen.items() if key != 3) > 0)
+    assert_steps(left_on_the_way, seed)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_answers_in_other_precisions_do_not_depend_on_arrivals(precision):
-    seen = random_arrivals(5, 200, precision)
+    seen, _ = random_arrivals(5, 200, precision)
     assert sum(seen[layer] > 0 for layer in range(1, DEPTH + 1)) >= DEPTH - 1
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("seed", range(100, 100 + ARRIVALS // 5000))
 def test_answers_do_not_depend_on_many_more_arrivals(seed):
-    random_arrivals(seed, 5000)
+    assert_steps(random_arrivals(seed, 5000)[1], seed)
 
 
 def test_an_answer_is_out_when_its_sample_leaves_and_late_arrivals_that_fill_a_step_catch_up():

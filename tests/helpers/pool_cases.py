@@ -11,7 +11,7 @@ from fastbert_kernels.criteria import Criterion
 from fastbert_kernels.engine.arrival import Arrival
 from fastbert_kernels.engine.compiled import CompiledEncoder
 from fastbert_kernels.engine.dtypes import PRODUCTS
-from fastbert_kernels.engine.layer_cost import LayerCost
+from fastbert_kernels.engine.layer_cost import STEP_SECONDS, LayerCost
 from fastbert_kernels.engine.packed import PackedBatch
 from fastbert_kernels.engine.pool import Pool
 from fastbert_kernels.engine.rule import ENTROPY_RULE, FULL_DEPTH, Rule
@@ -20,6 +20,10 @@ from helpers.encoders import WIDTH, attentive, cast, pooled, random_loop
 
 DEPTH = 5
 COST = LayerCost((16, 48, 96), (1.0, 1.2, 2.4))  # full from 48 tokens on
+# As full, of layers so thin that a step is of several: of two at least, or of all that are left where it is not full.
+THINNER = LayerCost((16, 48, 96), tuple(STEP_SECONDS + seconds for seconds in (9e-3, 10e-3, 22e-3)))
+THIN = LayerCost((16, 48, 96), tuple(STEP_SECONDS + seconds for seconds in (4e-3, 4.5e-3, 11e-3)))
+COSTS = (COST, THINNER, THIN)
 RULES = [
     ENTROPY_RULE,
     FULL_DEPTH,
@@ -82,8 +86,8 @@ def assert_answer(future, rule, number, speed, precision="float32"):
     return got.exit_layer
 
 
-def pool_of(precision="float32", **options):
+def pool_of(precision="float32", cost=COST, **options):
     def embed(texts):
         return torch.cat(texts).to(PRECISIONS[precision][0])
 
-    return Pool(encoder(precision), COST, embed, **{**ROOMY, **options})
+    return Pool(encoder(precision), cost, embed, **{**ROOMY, **options})
