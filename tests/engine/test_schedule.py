@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
 
-from fastbert_kernels.engine.layer_cost import LayerCost
+from fastbert_kernels.engine.layer_cost import STEP_SECONDS, LayerCost
 from fastbert_kernels.engine.schedule import Schedule
 
 COST = LayerCost((8, 16, 32), (1.0, 1.0, 2.0))  # full from 16 tokens on; twice that takes 2 seconds
+# As full, of layers so thin that a step runs three of them, or all that are left where it is not full.
+THIN = LayerCost((8, 16, 32), tuple(STEP_SECONDS + seconds for seconds in (7e-3, 7e-3, 16e-3)))
 DEPTH = 4
 
 
@@ -116,20 +119,23 @@ class Sample:
 
 
 class Run:
-    """A simulation: samples come, are let in where there is room, and leave behind their exit layer.
+    """A simulation: samples come, are let in where there is room, and leave at the end of the step through their exit
+    layer.
 
     Attributes:
         came: when they were let in, by number.
         left: when they left, by number.
         longest_step: seconds.
         patience: seconds.
+        steps: how many ran so many layers.
+        left_on_the_way: samples whose step went on behind their exit layer.
     """
 
     def __init__(self, samples, max_samples=10**9, patience=None, cost=COST):
         self.cost, self.schedule = cost, Schedule(DEPTH, cost, patience)
         self.patience = self.schedule.patience
         self.came, self.left, self.longest_step, self.now = {}, {}, 0.0, 0.0
-        self.ages = {}
+        self.ages, self.steps, self.left_on_the_way = {}, Counter(), 0
         coming = sorted(samples, key=lambda sample: sample.arrival, reverse=True)
         while coming or self.schedule:
             if not self.schedule:
@@ -146,11 +152,18 @@ class Run:
         assert bundles and len({bundle.layer for bundle in bundles}) == 1
         tokens = sum(bundle.tokens for bundle in bundles)
         assert tokens <= 2 * self.cost.full
-        self.longest_step = max(self.longest_step, self.cost(tokens))
-        self.now += self.cost(tokens)
-        layer, moved = bundles[0].layer + 1, [sample for bundle in bundles for sample in bundle.samples]
-        self.left.update({sample.number: self.now for sample in moved if sample.exit_layer == layer})
-        self.wait(layer, [sample for sample in moved if sample.exit_layer > layer])
+        layer, moved = bundles[0].layer, [sample for bundle in bundles for sample in bundle.samples]
+        until = min(layer + self.cost.layers_of_a_step(tokens, DEPTH - layer), DEPTH)
+        seconds = STEP_SECONDS
+        for behind in range(layer, until):
+            stay = sum(sample.tokens for sample in moved if sample.exit_layer > behind)
+            seconds += self.cost(stay) - STEP_SECONDS if stay else 0.0
+        self.steps[until - layer] += 1
+        self.longest_step = max(self.longest_step, seconds)
+        self.now += seconds
+        self.left.update({sample.number: self.now for sample in moved if sample.exit_layer <= until})
+        self.left_on_the_way += sum(sample.exit_layer < until for sample in moved)
+        self.wait(until, [sample for sample in moved if sample.exit_layer > until])
 
     def wait(self, layer, samples):
         if samples:
@@ -170,17 +183,25 @@ def arrivals(seed, count, every, hurry=lambda draw: math.inf):
     return samples
 
 
+@pytest.mark.parametrize("cost", [COST, THIN], ids=["thick layers", "thin layers"])
 @pytest.mark.parametrize("seed", range(20))
-def test_everybody_leaves_within_the_bound(seed):
+def test_everybody_leaves_within_the_bound(seed, cost):
     """Of at most S samples inside, each leaves S L (patience + (G + 1) C) seconds after it came at the latest; here all
     have one rule, so G is L."""
-    draw = random.Random(seed)
+    draw, unit = random.Random(seed), cost(cost.full)  # of time
     most, every, patience = draw.randint(1, 6), draw.choice((0.05, 0.3, 1.0, 4.0)), draw.choice((0.0, 3.0, 20.0))
-    samples = arrivals(seed, 300, every, lambda draw: draw.choice((0.0, 1.0, 5.0, 40.0, math.inf)))
-    run = Run(samples, most, patience)
+    samples = arrivals(seed, 300, every * unit, lambda draw: unit * draw.choice((0.0, 1.0, 5.0, 40.0, math.inf)))
+    run = Run(samples, most, patience * unit, cost)
     assert run.left.keys() == run.came.keys() == {sample.number for sample in samples}
-    bound = most * DEPTH * (patience + (DEPTH + 1) * run.longest_step)
+    bound = most * DEPTH * (patience * unit + (DEPTH + 1) * run.longest_step)
     assert all(run.left[number] <= came + bound for number, came in run.came.items())
+    assert cost is THIN or (run.steps.keys() == {1} and not run.left_on_the_way)
+
+
+def test_thin_layers_are_run_several_at_a_time_and_all_where_a_step_is_not_full():
+    """Under a load at which steps are full, and some texts gather where a step ended before the last layer."""
+    run = Run(arrivals(0, 1000, 0.5 * THIN(THIN.full)), cost=THIN)
+    assert run.steps.keys() == {1, 2, 3, 4} and run.left_on_the_way > 100
 
 
 @pytest.mark.parametrize("hurry", [math.inf, 0.0, 5.0], ids=["full steps", "too late", "deadlines"])
@@ -191,13 +212,15 @@ def test_a_lonely_sample_does_not_wait_for_ever(hurry):
     assert 30.0 < run.left[0] <= DEPTH * (10.0 + 2 * run.longest_step)
 
 
-def test_deadlines_that_can_be_met_are_met():
-    """A text alone takes 4 seconds; those in a hurry have 16, and everybody else makes way."""
-    samples = arrivals(3, 2000, 1.0, lambda draw: 16.0 if draw.random() < 0.1 else math.inf)
-    run = Run(samples, patience=100.0)
+@pytest.mark.parametrize("cost", [COST, THIN], ids=["thick layers", "thin layers"])
+def test_deadlines_that_can_be_met_are_met(cost):
+    """A text alone takes 4 layers; those in a hurry have 16 layers' time, and everybody else makes way."""
+    unit = cost(cost.full)
+    samples = arrivals(3, 2000, unit, lambda draw: 16.0 * unit if draw.random() < 0.1 else math.inf)
+    run = Run(samples, patience=100.0 * unit, cost=cost)
     hurried = [sample for sample in samples if sample.hurry < math.inf]
-    assert len(hurried) > 100 and all(run.left[each.number] <= each.arrival + 16.0 for each in hurried)
-    assert any(run.left[each.number] > each.arrival + 16.0 for each in samples)
+    assert len(hurried) > 100 and all(run.left[each.number] <= each.arrival + 16.0 * unit for each in hurried)
+    assert any(run.left[each.number] > each.arrival + 16.0 * unit for each in samples)
 
 
 def without_refill(samples, cost=COST):
