@@ -13,7 +13,8 @@ too, and has to share the cores with them.
 Served are a trained 6-layer MiniLM, adopted and calibrated as by adopted_classifiers.py, whose --run folder is taken
 where it is there, on the texts of --data; and 12 layers of 768 with random weights whose texts leave at planned layers.
 Without --data both have planned layers, and texts of random words. --simulate serves nothing but the server alone, and
-writes nothing: what the simulation predicts of a run. Writes serving_cpu_FAMILY.json and .md (families.py).
+writes nothing: what the simulation predicts of a run. Writes serving_cpu_FAMILY.json and .md (families.py), or, where
+nothing that was served is trained, serving_random_cpu_FAMILY.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from serving.measure import Bench, at_equal_load, capacity, check_answers, gener
 from serving.names import NO_REFILL, ONNX, SHELL
 from serving.prediction import predict_case
 from serving.report import case_parts, page, prediction_table
-from serving.search import LIMITS, median_goodput
+from serving.search import LIMITS, LOWEST, grid, median_goodput
 from serving.subjects import Facts, Subject, facts_of, planned, synthetic_texts, trained
 
 DTYPES = {"int8": torch.int8, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -89,17 +90,12 @@ def measure_case(
     """Measure all contestants with one kind of arrivals."""
     searched = [name for name in bench.servers if name != SHELL]
     searches, equal = [], []
+    rates = grid(1.1 * max(checks[name]["capacity"] for name in searched), options.lowest)
     for number in range(options.rounds):
         for name in random.Random(number).sample(searched, len(searched)):
             say(f"{kind}, round {number + 1} of {options.rounds}: goodput of {name}")
-            searches.append({"round": number} | search(bench, name, kind, 1.1 * checks[name]["capacity"], number))
-    loads = sorted(
-        {
-            round(LOAD_SHARE * (median_goodput(searches, name, max(LIMITS)) or checks[name]["capacity"]), 1)
-            for name in (NO_REFILL, ONNX)
-            if name in bench.servers
-        }
-    )
+            searches.append({"round": number} | search(bench, name, kind, rates, number))
+    loads = sorted({equal_load(searches, checks, name) for name in (NO_REFILL, ONNX) if name in bench.servers})
     for number in range(options.rounds):
         for load in loads:
             for name in random.Random(number).sample(list(bench.servers), len(bench.servers)):
@@ -120,6 +116,12 @@ def measure_case(
     }
 
 
+def equal_load(searches: Sequence[dict[str, Any]], checks: dict[str, Any], contestant: str) -> float:
+    """Return the load at which all are held against a contestant that carries it, requests per second."""
+    most = median_goodput(searches, contestant, max(LIMITS))
+    return round(LOAD_SHARE * (checks[contestant]["capacity"] if most.below else most.rate), 1)
+
+
 def summary(facts: Facts) -> dict[str, Any]:
     """Return what a reader should know of the texts."""
     return {
@@ -128,6 +130,12 @@ def summary(facts: Facts) -> dict[str, Any]:
         "mean_exit_layer": sum(text.exit_layer for text in facts.texts) / len(facts.texts),
         "depth": facts.machine.depth,
     }
+
+
+def file_name(options: argparse.Namespace) -> str:
+    """Return the name of the result files; those of random weights alone do not take the place of a trained model's."""
+    trained_too = options.data is not None and "MiniLM-L6" in options.shapes
+    return result_name("serving" if trained_too else "serving_random")
 
 
 def say(what: str) -> None:
@@ -178,9 +186,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"there is no {options.data / options.task}/train.tsv; choose another --data or --task")
     if SHELL not in options.contestants:
         options.contestants.append(SHELL)  # the simulation needs it
-    options.fewest = 200
+    options.fewest, options.lowest = 200, LOWEST
     if options.quick:
-        options.data, options.shapes, options.rounds, options.seconds, options.fewest = None, ["tiny"], 1, 0.3, 50
+        options.data, options.shapes, options.rounds, options.seconds = None, ["tiny"], 1, 0.3
+        options.fewest, options.lowest = 50, 50.0
     return options
 
 
@@ -218,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     result["cases"].append(measure_case(bench, kind, facts, checks, options))
                     print("\n\n".join(case_parts(result["cases"][-1], missing)), flush=True)
                     if not options.quick:
-                        save(options.out, result_name("serving"), result, page(result))
+                        save(options.out, file_name(options), result, page(result))
     generator.stop()
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from serving.arrivals import moments, text_order
 from serving.hosting import Hosted
 from serving.load import Generator, Load, Outcome, http_request
-from serving.search import LIMITS, goodput, grid, percentile
+from serving.search import LIMITS, goodput, percentile
 from serving.subjects import Facts, Subject
 
 _FEWEST_REQUESTS = 200  # of a load, so that there is a 99th percentile
+_FEWEST_AT_LOW_LOAD = 100  # of a load that took longer than this many seconds with more, of which one may be late
+_LONGEST_SECONDS = 50.0
 _HOPELESS_SECONDS = 1.0  # at equal load
 _CAPACITY_CONNECTIONS = 64  # clients of whom each asks again when it has its answer
 
@@ -27,7 +29,7 @@ class Bench:
         subject: that they serve.
         generator: of loads.
         seconds: of a load, about.
-        fewest: requests of a load.
+        fewest: requests of a load; half of the 200 are enough where more of them took minutes to come.
         cpu_seconds: of the generator, so far.
         sent: requests of loads, so far.
         lateness: of all of them.
@@ -75,7 +77,7 @@ class Bench:
         Returns:
             What became of it, and the server's CPU seconds meanwhile.
         """
-        count = max(self.fewest, round(rate * self.seconds))
+        count = self.requests_of(rate)
         order = text_order(seed, count, len(self._requests))
         server = self.servers[contestant]
         before = server.cpu_seconds()
@@ -91,8 +93,14 @@ class Bench:
         self.sent += sum(outcome.statuses.values())
         self.lateness += outcome.lateness
         if outcome.gave_up:  # until those who were given up on are out of the way
-            self.generator(Load(server.port, self._requests[:4], [0.0] * 4, 4))
+            few = self._requests[:4]
+            self.generator(Load(server.port, few, [0.0] * len(few), len(few)))
         return self._checked(contestant, outcome), seconds
+
+    def requests_of(self, rate: float) -> int:
+        """Return how many requests a load has that comes at so many per second."""
+        fewest = min(self.fewest, max(_FEWEST_AT_LOW_LOAD, round(rate * _LONGEST_SECONDS)))
+        return max(fewest, round(rate * self.seconds))
 
     def _checked(self, contestant: str, outcome: Outcome) -> Outcome:
         wrong = {status: count for status, count in outcome.statuses.items() if status != 200}
@@ -123,24 +131,24 @@ def capacity(bench: Bench, contestant: str) -> float:
     return times * len(once.latencies) / bench.everything(contestant, _CAPACITY_CONNECTIONS, times).seconds
 
 
-def search(bench: Bench, contestant: str, kind: str, highest: float, seed: int) -> dict[str, Any]:
-    """Return the goodput of a contestant within each limit, and the loads that were tried for it.
+def search(bench: Bench, contestant: str, kind: str, rates: Sequence[float], seed: int) -> dict[str, Any]:
+    """Return the goodput of a contestant within each limit, 0 where no load is good, and the loads that were tried.
 
     Args:
         bench: of its server.
         contestant: by name.
         kind: of the arrivals.
-        highest: load to try, requests per second.
+        rates: loads, requests per second, ascending; the same for all contestants who are held against each other.
         seed: of arrivals and texts.
     """
     tried: dict[float, Outcome] = {}
 
     def late_share(rate: float, limit: float) -> float:
-        if rate not in tried:
-            tried[rate], _ = bench.offer(contestant, kind, rate, seed, max(LIMITS))
+        if rate not in tried:  # under a wider limit, which says whether it is good within this one unless it gave up
+            tried[rate], _ = bench.offer(contestant, kind, rate, seed, limit)
         return tried[rate].late_share(limit)
 
-    rates, found = grid(highest, highest / 12), {}
+    found: dict[float, float] = {}
     for limit in sorted(LIMITS, reverse=True):
         found[limit] = goodput(rates, lambda rate, limit=limit: late_share(rate, limit))
         rates = [rate for rate in rates if rate <= found[limit]]

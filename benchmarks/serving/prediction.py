@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from fastbert_kernels.engine.layer_cost import STEP_SECONDS
 from serving.arrivals import moments, text_order
 from serving.search import LIMITS, goodput, grid, percentile
 from serving.simulation import Machine, Simulation, Text, flat, with_refill, without_refill
@@ -43,7 +44,7 @@ def latencies(server: str, texts: Sequence[Text], machine: Machine, kind: str, r
 def simulated_goodput(
     server: str, texts: Sequence[Text], machine: Machine, kind: str, seed: int = 0
 ) -> dict[str, float]:
-    """Return the simulated goodput within each limit."""
+    """Return the simulated goodput within each limit; 0 where it is below a fiftieth of what full steps would give."""
     most = highest(texts, machine)
     rates, found = grid(1.3 * most, most / 50), {}
     tried: dict[float, list[float]] = {}
@@ -81,7 +82,12 @@ def predict_case(
     known = machines(texts, machine, shell)
     return {
         "shell_seconds": shell,
-        "cost": {"tokens": machine.cost.tokens, "seconds": machine.cost.seconds, "full": machine.cost.full},
+        "cost": {
+            "tokens": machine.cost.tokens,
+            "seconds": machine.cost.seconds,
+            "step_seconds": STEP_SECONDS,  # of each of them, once a step
+            "full": machine.cost.full,
+        },
         "goodput": {
             name: {server: simulated_goodput(server, texts, own, kind) for server in SERVERS}
             for name, own in known.items()

@@ -1,4 +1,4 @@
-"""The benchmark of the server: arrivals, the generator's latencies, the search, the simulation, the contestants."""
+"""The benchmark of the server: arrivals, the generator's latencies, the simulation, the contestants."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import torch
 from fastbert_kernels.engine.layer_cost import STEP_SECONDS, LayerCost
 from serving.arrivals import moments, text_order
 from serving.load import Load, http_request, send
-from serving.report import MARKS, case_parts
-from serving.search import goodput, grid, percentile
+from serving.search import grid, median_goodput
 from serving.simulation import Machine, Text, flat, with_refill, without_refill
 
 # Arrivals.
@@ -93,7 +92,8 @@ class Stub:
                 writer.write(answer[7:])
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        writer.close()
+        finally:  # when it is cancelled, too
+            writer.close()
 
 
 def load_of(port, times, **options):
@@ -143,25 +143,6 @@ def test_a_connection_that_the_server_closes_is_replaced():
     with Stub(reply) as server:
         outcome = send(load_of(server.port, [0.0] * 9, connections=2))
     assert outcome.statuses == {200: 9}
-
-
-# The search.
-
-
-@pytest.mark.parametrize("limit", [0.5, 9.0, 33.3, 1e9])
-def test_goodput_is_the_highest_load_that_passes(limit):
-    rates, tried = grid(100.0, 8.0), []
-
-    def late_share(rate):
-        tried.append(rate)
-        return 0.0 if rate <= limit else 0.5
-
-    assert goodput(rates, late_share) == max([rate for rate in rates if rate <= limit], default=0.0)
-    assert len(tried) <= math.ceil(math.log2(len(rates) + 1))
-
-
-def test_percentiles():
-    assert percentile(range(100), 99) == 99 and percentile([7.0], 50) == 7.0 and percentile([1, math.inf], 99) > 1
 
 
 # The simulation.
@@ -310,7 +291,7 @@ def test_a_bench_counts_labels_and_searches():
     with Stub(reply, b'[{"label": "yes"}]') as server:
         bench = Bench({"stub": server}, subject, send, 0.02, fewest=4)
         check = check_answers(bench, "stub", facts)
-        found = search(bench, "stub", "bursty", check["capacity"], 0)
+        found = search(bench, "stub", "bursty", grid(check["capacity"], check["capacity"] / 12), 0)
         equal = at_equal_load(bench, "stub", "Poisson", 50.0, 0)
     assert (check["texts"], check["labels_of_exits"], check["labels_of_full_depth"]) == (2, 1, 2)
     assert check["capacity"] > 0 and 0 <= found["goodput"]["25"] <= found["goodput"]["100"] <= check["capacity"]
@@ -320,61 +301,36 @@ def test_a_bench_counts_labels_and_searches():
     assert bench.sent >= 4 and generator_cost(bench)["p99_lateness"] >= 0
 
 
-# The page.
+def test_a_search_tries_the_loads_that_it_is_given_down_to_the_lowest():
+    """The slow one answers within 100 ms, and never within 25: there it is given up on, at the lowest load too."""
+    from pathlib import Path
+
+    from serving.measure import Bench, search
+    from serving.subjects import Subject
+
+    async def at_once(number):
+        return 200
+
+    async def slowly(number):
+        await asyncio.sleep(0.04)
+        return 200
+
+    rates = [200.0, 250.0, 300.0]
+    subject = Subject("a model", Path(), Path(), ["a", "b"], None)
+    with Stub(at_once) as fast, Stub(slowly) as slow:
+        bench = Bench({"fast": fast, "slow": slow}, subject, send, 0.02, fewest=60)
+        found = {name: search(bench, name, "Poisson", rates, 0) for name in bench.servers}
+    assert {one["rate"] for search in found.values() for one in search["tried"]} <= set(rates)
+    slow_ones = found["slow"]["tried"]
+    assert found["slow"]["goodput"]["25"] == 0 and (slow_ones[0]["rate"], slow_ones[0]["gave_up"]) == (rates[0], True)
+    assert str(median_goodput([found["slow"]], "slow", 0.025)) == "< 200"
 
 
-def case_of(refill, no_refill, onnx):
-    from serving.names import NO_REFILL, ONNX, REFILL
+def test_low_loads_have_fewer_requests():
+    from pathlib import Path
 
-    names = {REFILL: refill, NO_REFILL: no_refill, ONNX: onnx}
-    latencies = {REFILL: 0.002, NO_REFILL: 0.004, ONNX: 0.008}
-    check = {"texts": 10, "labels_of_exits": 10, "labels_of_full_depth": 9, "capacity": 500.0}
-    both = {"with refill": {"25": 300.0, "100": 400.0}, "without refill": {"25": 200.0, "100": 0.0}}
-    return {
-        "subject": "a model",
-        "arrivals": "Poisson",
-        "planned": False,
-        "mean_tokens": 20.0,
-        "mean_exit_layer": 2.0,
-        "depth": 6,
-        "checks": dict.fromkeys(names, check),
-        "searches": [{"contestant": name, "goodput": {"25": value / 2, "100": value}} for name, value in names.items()],
-        "equal": [
-            {
-                "contestant": name,
-                "rate": 100.0,
-                "overloaded": name == ONNX,
-                "cpu_seconds_per_1000": 2.0,
-                **{f"p{percent}": latencies[name] for percent in (50, 95, 99)},
-            }
-            for name in names
-        ],
-        "generator": {"cpu_seconds_per_1000": 0.2, "p99_lateness": 0.001},
-        "prediction": {
-            "shell_seconds": 1e-3,
-            "cost": {"tokens": [16, 64], "seconds": [0.001, 0.002], "full": 64},
-            "goodput": {"this machine": both},
-            "latencies": [{"rate": 100.0, "with refill": {"p50": 0.003}, "without refill": {"p50": 0.004}}],
-        },
-    }
+    from serving.measure import Bench
+    from serving.subjects import Subject
 
-
-def test_the_page_holds_the_marks_against_what_was_measured():
-    text = "\n\n".join(case_parts(case_of(300.0, 200.0, 0.0), {"a peer": "no module"}))
-    assert "| fastbert serve | 150 (1.50x) | 300 (1.50x) | 500 | 90.0% |" in text
-    assert "goodput over no refill: 1.50x within 25 ms, 1.50x within 100 ms (mark 1.5x)" in text
-    assert "goodput over ONNX Runtime int8: above 0, where it has none within 25 ms" in text
-    assert f"0.50 of that without refill (mark {MARKS['p50 over no refill']:g}; simulated 0.75)" in text
-    assert "overloaded" in text and "300 and 200 (1.50x)" in text and "400 and 0" in text
-    assert "| 500 | - |" in "".join(case_parts(case_of(300.0, 200.0, 0.0) | {"planned": True}, {}))
-    assert "lose 2.0x at most" in text and "a peer: not available: no module" in text
-
-
-def test_options_that_measure_nothing_are_refused(capsys, tmp_path):
-    import serve
-
-    for bad in (["--rounds", "0"], ["--seconds", "0"], ["--data", str(tmp_path)]):
-        with pytest.raises(SystemExit):
-            serve.parse_arguments(bad)
-    assert "choose another --data or --task" in capsys.readouterr().err
-    assert serve.parse_arguments(["--quick"]).shapes == ["tiny"]
+    bench = Bench({}, Subject("a model", Path(), Path(), ["a"], None), send, 2.5)
+    assert [bench.requests_of(rate) for rate in (1.0, 2.0, 3.0, 4.0, 20.0, 100.0)] == [100, 100, 150, 200, 200, 250]
