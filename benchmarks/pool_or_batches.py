@@ -35,9 +35,9 @@ Packed = tuple[Tensor, Tensor, Tensor]  # input_ids [T], cu_seqlens [n + 1], Spe
 
 
 def packed_batches(samples: Samples, speeds: Tensor, max_tokens: int) -> Iterator[Packed]:
-    """Yield the texts by length, in batches of at most so many tokens."""
+    """Yield the texts in batches of at most so many tokens, the longest first, as `predict` does."""
     rows: list[int] = []
-    for row in [*samples.lengths.argsort(stable=True).tolist(), None]:
+    for row in [*samples.lengths.argsort(descending=True, stable=True).tolist(), None]:
         of_batch = sum(len(samples.token_ids[one]) for one in rows)
         if rows and (row is None or of_batch + len(samples.token_ids[row]) > max_tokens):
             lengths = [len(samples.token_ids[one]) for one in rows]

@@ -116,9 +116,8 @@ def settle(
         tanh_gelu: as in `patch`.
 
     Raises:
-        ValueError: dtype, probe or bfloat16_products are not what `patch` takes, "auto" in train mode where answers are to be
-            compared, or as
-            `Host.encoder`.
+        ValueError: dtype, probe or bfloat16_products are not what `patch` takes, "auto" in train mode where answers are
+            to be compared, or as `Host.encoder`.
     """
     wanted: EncoderDtype | Literal["auto"] | None
     wanted = Fp8() if dtype == "fp8" else dtype  # FP8 is no literal to a type checker

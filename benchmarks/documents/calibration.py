@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from typing import Any
 
 from harness import markdown_table
@@ -80,13 +81,20 @@ def _beside_half(result: Result) -> str:
         cells.setdefault(place, {})[one["way"]] = one["speedups"]
     parts = []
     for way in dict.fromkeys(one["way"] for one in result["cells"] if one["way"].startswith("search")):
-        both = [(found[way], found[half]) for found in cells.values() if way in found and half in found]
-        both = [pair for pair in both if min(map(len, pair)) > 1]  # one drawing has no error
+        both = [(place[0], found[way], found[half]) for place, found in cells.items() if way in found and half in found]
+        both = [cell for cell in both if min(map(len, cell[1:])) > 1]  # one drawing has no error
         if way == half or not both:
             continue
-        ratios = [[math.log(a / b) for a, b in zip(*pair, strict=False)] for pair in both]
-        mean = statistics.fmean(map(statistics.fmean, ratios))
-        error = math.sqrt(sum(statistics.variance(one) / len(one) for one in ratios)) / len(ratios)
+        means: list[float] = []
+        # Cells of the same records share their drawings.
+        parts_of_drawings: defaultdict[tuple[str, int], float] = defaultdict(float)
+        for records, found, base in both:
+            ratios = [math.log(a / b) for a, b in zip(found, base, strict=False)]
+            means.append(statistics.fmean(ratios))
+            for drawing, one in enumerate(ratios):
+                parts_of_drawings[records, drawing] += (one - means[-1]) / len(ratios) / len(both)
+        mean, drawings = statistics.fmean(means), len(parts_of_drawings)
+        error = math.sqrt(sum(part**2 for part in parts_of_drawings.values()) * drawings / (drawings - 1))
         parts.append(
             f"`{way}` {math.exp(mean):.3f}x (twice the standard error {2 * error:.3f}) over {len(both)} "
             f"{'cell' if len(both) == 1 else 'cells'}"

@@ -49,10 +49,11 @@ def test_shares_are_compared_drawing_by_drawing():
         return found | {"splits": 2, "mean_speedup": 2.0, "loss_used": 0.5, "speedups": speedups}
 
     half = [cell("search, 1/2 test", 298, [1.0, 3.0]), cell("search, 1/2 test", 447, [2.0, 2.0])]
-    other = [cell("search, 4/5 test", 298, [2.0, 3.0]), cell("search, 4/5 test", 447, [2.0, 4.0])]
+    other = [cell("search, 4/5 test", 298, [2.0, 3.0]), cell("search, 4/5 test", 447, [4.0, 2.0])]
     told = power({"cells": [*half, *other, cell("search, 4/5 test", 894, [9.0, 9.0])]})
-    # Each cell has one drawing that is twice as fast; the largest has nothing to be compared with.
-    assert told.endswith("`search, 4/5 test` 1.414x (twice the standard error 0.490) over 2 cells.")
+    # Each cell has one drawing that is twice as fast, the same in both, so that two cells tell no more than one; the
+    # largest has nothing to be compared with.
+    assert told.endswith("`search, 4/5 test` 1.414x (twice the standard error 0.693) over 2 cells.")
     assert "over `search, 1/2 test`" not in power({"cells": half})
 
 

@@ -71,6 +71,21 @@ def test_candidates_from_the_same_lessons(quick_run, tmp_path):
     assert "| bag of hashed words |" in page and "| attentive head on the embeddings |" in page
 
 
+def test_the_head_learns_from_the_teacher(monkeypatch):
+    model = make_model().eval()
+    dataset = TokenisedDataset(make_data(60), make_tokenizer(), 16)
+    teacher = torch.cat(list(candidates.answers(model, dataset))).log_softmax(dim=-1)
+
+    @torch.no_grad()
+    def divergence(head):
+        student = torch.cat([head(*candidates.embedded(model, batch)) for batch in candidates.batches(dataset)])
+        return torch.nn.functional.kl_div(student.log_softmax(dim=-1), teacher, reduction="sum", log_target=True)
+
+    learned = divergence(candidates.distilled_head(model, dataset))
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: None)
+    assert learned < divergence(candidates.distilled_head(model, dataset)) / 2
+
+
 def test_the_timed_head_answers_as_the_one_that_learned():
     model = make_model().eval()
     dataset = TokenisedDataset(make_data(40), make_tokenizer(), 16)

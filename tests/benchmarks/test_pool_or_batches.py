@@ -14,13 +14,13 @@ from documents.serving import of_pool_or_batches, of_processes, soaked
 MACHINE = {"processor": "AMD EPYC", "date": "2026-11-30T15:00:00+00:00"}
 
 
-def test_batches_hold_every_text_once_by_length():
+def test_batches_hold_every_text_once_the_longest_first():
     samples = Samples([[7] * 5, [8] * 2, [9] * 9, [6] * 3])
     speeds = torch.tensor([0.5, 0.2, 0.9, 0.3])
     batches = list(benchmark.packed_batches(samples, speeds, max_tokens=8))
-    assert [ids.tolist() for ids, _, _ in batches] == [[8] * 2 + [6] * 3, [7] * 5, [9] * 9]
-    assert [cu_seqlens.tolist() for _, cu_seqlens, _ in batches] == [[0, 2, 5], [0, 5], [0, 9]]
-    assert torch.equal(torch.cat([speeds for _, _, speeds in batches]), torch.tensor([0.2, 0.3, 0.5, 0.9]))
+    assert [ids.tolist() for ids, _, _ in batches] == [[9] * 9, [7] * 5 + [6] * 3, [8] * 2]
+    assert [cu_seqlens.tolist() for _, cu_seqlens, _ in batches] == [[0, 9], [0, 5, 8], [0, 2]]
+    assert torch.equal(torch.cat([speeds for _, _, speeds in batches]), torch.tensor([0.9, 0.5, 0.3, 0.2]))
 
 
 @pytest.mark.parametrize(("logit", "layer"), [(2.0, 1), (1.0, 2)])
@@ -74,6 +74,15 @@ def test_the_documents_show_what_came_of_the_soak_and_of_processes():
         "one process": [{"requests_per_second": 10.0, "cpu_seconds_per_1000": 5.0}],
         "2 processes": [{"requests_per_second": 12.0, "cpu_seconds_per_1000": 6.0}],
     }
-    result = {"machine": MACHINE, "turns": turns, "memory_mib": {"one process": 100, "2 processes": 200}}
+    about = {
+        "model": "4 layers of 64",
+        "clients": 16,
+        "rounds": 1,
+        "seconds": 4.0,
+        "weights_mib": 9,
+        "load_average": 3.6,
+    }
+    result = {"machine": MACHINE, "turns": turns, **about, "memory_mib": {"one process": 100, "2 processes": 200}}
     told = of_processes({"amd_avx2": result})
+    assert "4 layers of 64, 16 clients with 1 to 4 texts a request; medians of 1 turns of 4 s" in told
     assert "| 2 processes | 12.0 (12.0 to 12.0) | 1.20x | 6.0 (6.0 to 6.0) | 200 MiB |" in told
