@@ -176,8 +176,8 @@ def table(result: dict[str, Any]) -> str:
     parts = [
         "# Candidates for layer 0",
         "Both learned from the teacher's answers to the same texts and are measured on others. Surest: by the largest "
-        f"probability. Times: batches of {BATCH} texts, from token ids on, float32, native kernels, the bag by a call of "
-        "the model, the head by its kernel alone, which is to the head's advantage; "
+        f"probability. Times: batches of {BATCH} texts, from token ids on, float32, native kernels, the bag by a call "
+        "of the model, the head by its kernel alone, which is to the head's advantage; "
         f"{result['rounds']} rounds, interleaved and shuffled; {result['threads']} threads.",
     ]
     for case in result["tasks"]:
