@@ -1,7 +1,6 @@
 """Ray Serve: replicas that each hold the model and answer as `fastbert serve` does."""
 
 # No `from __future__ import annotations`: `serve run` reads the class of build's argument from its signature.
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from fastbert_hf.data import Text
 from fastbert_ray.model_folder import Dtype, check_folder, load_patched
 from fastbert_serving import handle
 from fastbert_serving.app import create_app
+from fastbert_serving.key import key_of
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.service import Service
 from fastbert_serving.settings import Settings
@@ -50,7 +50,7 @@ def build(options: Options) -> serve.Application:
     """Return the application, to be run with `serve.run` or `serve run`.
 
     Over HTTP it is `fastbert serve`, with the same requests, answers and refusals (docs/serving.md); a variable
-    FASTBERT_API_KEY of the replicas is the key that requests must bring. A handle has the methods of `Replica`.
+    FASTBERT_API_KEY of the replicas is the key that requests must bring, and may not be empty. A handle has the methods of `Replica`.
 
     Raises:
         ValueError: more replicas at least than at most.
@@ -75,11 +75,12 @@ class Replica:
     """A model and its pool in a process of Ray."""
 
     def __init__(self, options: Options) -> None:
-        """Load and patch the model; errors are those of `fastbert_ray.model_folder` and `Service`."""
+        """Load and patch the model; errors are those of `fastbert_ray.model_folder`, `Service` and
+        `fastbert_serving.key`."""
         folder = check_folder(options.model)
         model, tokenizer = load_patched(folder, options.dtype, options.num_cpus)
         self._settings = Settings(
-            api_key=os.environ.get("FASTBERT_API_KEY") or None,
+            api_key=key_of(),
             max_concurrent=options.max_ongoing_requests,
             max_tokens=options.max_tokens,
             max_length=options.max_length,

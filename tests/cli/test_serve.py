@@ -88,6 +88,14 @@ def test_what_is_refused(saved, tmp_path):
         assert path.exists()
 
 
+def test_an_empty_key_is_no_key(saved, monkeypatch):
+    """Whoever exports a secret that is not there must not serve everybody."""
+    assert_complaint(invoke("serve", saved, "--api-key", ""), "serve", "--api-key is empty; give it a key, or leave")
+    monkeypatch.setenv("FASTBERT_API_KEY", " ")
+    told = "FASTBERT_API_KEY is empty; give it a key, or unset FASTBERT_API_KEY to serve everybody without one"
+    assert_complaint(invoke("serve", saved, "--port", 0), "serve", told)
+
+
 def services():
     """Return the threads of services that are not closed."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("fastbert-")}

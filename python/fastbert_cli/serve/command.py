@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from fastbert_cli import options
 from fastbert_cli.command import Command, Option
-from fastbert_cli.errors import CommandError
+from fastbert_cli.errors import CommandError, faults_explained
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Serve(Command):
     def look(self) -> None:
         """Look at the options and the model's folder."""
         from fastbert_cli import inputs
+        from fastbert_serving.key import key_of
 
         inputs.check_patching(self.patching)
         if self.patching.backend == options.UNPATCHED:
@@ -87,6 +88,8 @@ class Serve(Command):
                 f"--fast-setting {self.fast_setting}: no such file; name a copy of the fastbert_calibration.json "
                 "that fastbert calibrate wrote for this model with a larger loss allowed"
             )
+        with faults_explained():
+            key_of(self.api_key)
         inputs.look_at_servable(self.model)
 
     def run(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import torch
@@ -13,6 +12,7 @@ from fastbert_cli.models import load_servable, place_and_patch, precision_of
 from fastbert_cli.serve.command import Serve
 from fastbert_hf.exits.calibrated_setting import CalibratedSetting
 from fastbert_serving.app import create_app
+from fastbert_serving.key import key_of
 from fastbert_serving.listening import bind, bind_unix, name_of
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.server import ListenError, Server, log_on_stderr
@@ -41,7 +41,7 @@ def run_serve(options: Serve) -> None:
         with faults_explained("--fast-setting"):
             fast = None if options.fast_setting is None else CalibratedSetting.read(options.fast_setting)
         settings = Settings(
-            api_key=options.api_key or os.environ.get("FASTBERT_API_KEY") or None,
+            api_key=key_of(options.api_key),
             max_body=options.max_body,
             max_texts=options.max_texts,
             max_concurrent=options.max_concurrent,
