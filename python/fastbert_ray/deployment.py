@@ -42,7 +42,9 @@ class Options(BaseModel):
     max_queued_requests: int = Field(
         1024, ge=-1, description="Requests that wait, at a proxy or handle; one more gets status 503. -1: no limit."
     )
-    max_tokens: int = Field(65_536, ge=1, description="Tokens of all texts in one replica; one more gets status 429.")
+    max_tokens: int = Field(
+        65_536, ge=1, description="Tokens of texts in one replica, from which on new requests get status 429."
+    )
     max_length: int | None = Field(None, ge=1, description="Longest text, in tokens. Default: as in training.")
 
 
@@ -50,7 +52,8 @@ def build(options: Options) -> serve.Application:
     """Return the application, to be run with `serve.run` or `serve run`.
 
     Over HTTP it is `fastbert serve`, with the same requests, answers and refusals (docs/serving.md); a variable
-    FASTBERT_API_KEY of the replicas is the key that requests must bring, and may not be empty. A handle has the methods of `Replica`.
+    FASTBERT_API_KEY of the replicas is the key that requests must bring, and may not be empty. A handle has the methods
+    of `Replica`.
 
     Raises:
         ValueError: more replicas at least than at most.

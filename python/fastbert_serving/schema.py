@@ -210,5 +210,5 @@ class Info(BaseModel):
     max_input_length: int = Field(description="Tokens of a text.")
     max_client_batch_size: int = Field(description="Texts of a request.")
     max_concurrent_requests: int
-    max_batch_tokens: int = Field(description="Tokens of all texts in flight together.")
+    max_batch_tokens: int = Field(description="Tokens of a request, and of all texts in flight for one more to enter.")
     version: str

@@ -21,11 +21,12 @@ from fastbert_hf.exits.resolution import Speed
 from fastbert_hf.passages import Answers, answers_of_texts
 from fastbert_hf.prediction import resolve_max_length, resolve_stride
 from fastbert_hf.text_windows import TokenisedWindow, WindowTokeniser
-from fastbert_kernels.engine.pool import Answer, DeadlineError, PoolFullError, Step
+from fastbert_kernels.engine.pool import Answer, DeadlineError, Step
 from fastbert_kernels.threads import processors
-from fastbert_serving.errors import Refusal, invalid, overloaded, too_large
+from fastbert_serving.errors import Refusal, invalid, too_large
 from fastbert_serving.leaving import FULL_DEPTH, Choice, Leaving, check_fast_setting
 from fastbert_serving.metrics import Metrics
+from fastbert_serving.room import Room
 from fastbert_serving.settings import Settings
 from fastbert_serving.tokenising import tokenised
 
@@ -137,9 +138,11 @@ class Service:
         self._comparisons: set[asyncio.Task[None]] = set()
         self._copies: set[Future[Answer]] = set()  # of the audit, in the pool
         self._vocabulary = model.get_input_embeddings().num_embeddings
+        # Whom `_room` lets in finds room: one request, of as many as may be, beside all that is in flight.
         self._pool: TextPool = pool or fastbert_kernels.pool(
-            model, max_tokens=settings.max_tokens, max_samples=settings.max_samples, observer=self._step
+            model, max_tokens=2 * settings.max_tokens, max_samples=2 * settings.max_samples, observer=self._step
         )
+        self._room = Room(lambda: self._pool.in_flight, settings.max_samples, settings.max_tokens)
         metrics.watch(lambda: self._pool.in_flight, self._audits, self._choice.load)
         tokenizers = [copy.deepcopy(tokenizer) for _ in range(min(processors(), _MOST_TOKENISERS))]
         self._own = threading.local()  # .tokenizer, since none is safe in two threads
@@ -275,16 +278,15 @@ class Service:
         """Let the rows of a window into the pool, with a deadline in so many seconds, or none."""
         bounds = torch.cat((window.lengths.new_zeros(1), window.lengths.cumsum(0)))
         try:
-            futures = self._pool.submit(
-                window.input_ids,
-                bounds,
-                window.token_type_ids,
-                speed=leaving.speed,
-                speedup=leaving.speedup,
-                deadlines=[seconds] * len(window),
-            )
-        except PoolFullError as error:
-            raise overloaded(str(error)) from None
+            with self._room.entering(len(window), len(window.input_ids)):
+                futures = self._pool.submit(
+                    window.input_ids,
+                    bounds,
+                    window.token_type_ids,
+                    speed=leaving.speed,
+                    speedup=leaving.speedup,
+                    deadlines=[seconds] * len(window),
+                )
         except ValueError as error:  # speed and speedup
             raise invalid(str(error)) from None
         return _Rows(futures, window.order, window.num_texts)

@@ -16,9 +16,10 @@ class Settings:
         max_body: bytes of a request (413).
         max_texts: texts of a request (413).
         max_concurrent: requests that are worked on together (429).
-        max_tokens: tokens of all texts in flight together (429).
+        max_tokens: tokens of a request (413), and of all texts in flight together, from which on new requests get 429:
+            fewer than twice as many are in flight (`room.Room`).
         max_length: texts end at this many tokens; `None`: where those of the training did.
-        max_samples: texts in flight together, or passages of long ones (429).
+        max_samples: texts, or passages of long ones, as `max_tokens`.
         audit: share of the texts that run to full depth as well, in (0, 1]; `None`: none.
         fast_setting: that texts get while the predicted p99 is above `target_p99`; `None`: never another than the
             model's own.

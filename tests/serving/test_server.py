@@ -286,13 +286,39 @@ def test_a_pool_without_room(tokenizer, monkeypatch):
     with running(patched_model(), tokenizer, max_tokens=8) as server, Held(server, monkeypatch) as held:
         status, _, answer = server.request("POST", "/predict", {"inputs": "a good film is a good film"})
         assert (status, answer["error_type"]) == (413, "TooLarge")
-        first = threading.Thread(target=lambda: server.predict("a good film"))
-        first.start()
+        let_in = [threading.Thread(target=lambda: server.predict("a good film")) for _ in range(2)]
+        for number, client in enumerate(let_in, 1):
+            client.start()
+            wait_until(lambda number=number: server.service._pool.in_flight == (number, 5 * number))
         assert held.reached.wait(60)
         status, headers, answer = server.request("POST", "/predict", {"inputs": "a good film"})
-        assert (status, headers["retry-after"]) == (429, "1") and "no room for 1 samples" in answer["error"]
+        assert (status, headers["retry-after"]) == (429, "1") and "2 texts with 10 tokens are in" in answer["error"]
         held.free.set()
-        first.join()
+        for client in let_in:
+            client.join()
+
+
+def test_the_largest_request_finds_room_where_the_smallest_does(tokenizer, monkeypatch):
+    """Or, while single texts come and go, it would be told for ever to come again."""
+    from helpers.serving import patched_model, running
+
+    largest = [["a good film is"]] * 5  # of 6 tokens each
+    with running(patched_model(), tokenizer, max_tokens=30) as server:
+        with Held(server, monkeypatch) as held:
+            got = []
+            clients = [
+                threading.Thread(target=lambda inputs=inputs: got.append(server.predict(inputs)))
+                for inputs in ("bad", largest)
+            ]
+            clients[0].start()
+            assert held.reached.wait(60)
+            clients[1].start()
+            wait_until(lambda: server.service._pool.in_flight == (6, 33))
+            assert server.request("POST", "/predict", {"inputs": "bad"})[0] == 429
+            held.free.set()
+            for client in clients:
+                client.join()
+        assert sorted(map(len, got)) == [3, 5]
 
 
 def test_a_key(tokenizer):

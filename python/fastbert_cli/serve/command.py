@@ -55,7 +55,9 @@ class Serve(Command):
     max_texts: Annotated[int, Option("Texts of a request, at most.", min=1)] = 128
     max_body: Annotated[int, Option("Bytes of a request, at most.", min=1)] = 2_000_000
     max_concurrent: Annotated[int, Option("Requests that are answered together, at most.", min=1)] = 512
-    max_tokens: Annotated[int, Option("Tokens of all texts in flight together, at most.", min=1)] = 65_536
+    max_tokens: Annotated[
+        int, Option("Tokens of a request, at most, and of texts in flight, from which on nobody is let in.", min=1)
+    ] = 65_536
     audit: Annotated[
         float | None,
         Option("Share of texts that run to full depth as well, to be compared, as 0.01.", min=0, max=1),
