@@ -18,7 +18,8 @@ from starlette.exceptions import HTTPException
 import fastbert_kernels
 from fastbert_hf.data import Text
 from fastbert_serving import rows
-from fastbert_serving.errors import Refusal, invalid, of_other_models, overloaded, too_large
+from fastbert_serving.admission import Admitted, not_ready
+from fastbert_serving.errors import Refusal, invalid, of_other_models, too_large
 from fastbert_serving.faults import fault_of
 from fastbert_serving.metrics import Metrics
 from fastbert_serving.middleware import Guarded, Observed, refusal_response
@@ -37,10 +38,10 @@ from fastbert_serving.settings import Settings
 
 T = TypeVar("T")
 
-_KINDS = {413: "TooLarge", 404: "NotFound", 405: "NotFound"}
+_KINDS = {408: "Timeout", 413: "TooLarge", 404: "NotFound", 405: "NotFound"}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": HTTPStatus(status).phrase}
-    for status in (401, 413, 422, 429, 500, 503, 504)
+    for status in (401, 408, 413, 422, 429, 500, 503, 504)
 }
 
 
@@ -60,13 +61,15 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             await service.answer([("warm", "up") if service.gives_scores else "warm up"], speed=0.0, truncate=True)
-            server.ready = True
+            app.state.ready = True
             yield
         finally:
-            server.ready = False
+            app.state.ready = False
             await asyncio.get_running_loop().run_in_executor(None, service.close)
 
     app = FastAPI(title="fastbert", version=fastbert_kernels.__version__, lifespan=lifespan, redoc_url=None)
+    app.state.ready = False  # whether texts are answered; who ends the server may say first that it is not
+    app.add_middleware(Admitted, max_concurrent=settings.max_concurrent, metrics=metrics)
     app.add_middleware(Guarded, api_key=settings.api_key, max_body=settings.max_body, metrics=metrics)
     app.add_middleware(Observed, metrics=metrics)
     app.add_exception_handler(Refusal, server.refused)
@@ -102,8 +105,9 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
 
     @app.get("/health", response_class=Response, responses={503: _REFUSALS[503]})
     async def health() -> Response:
-        """200 when texts are answered, 503 before and when the server is ending."""
-        server.check_ready()
+        """200 when texts are answered; 503 on connections that are open still when the server is told to end."""
+        if not app.state.ready:
+            raise not_ready()
         return Response()
 
     @app.get("/metrics", response_class=Response, responses={401: _REFUSALS[401]}, dependencies=locked)
@@ -139,13 +143,7 @@ class _Server:
 
     def __init__(self, service: Service, settings: Settings, metrics: Metrics) -> None:
         self._service, self._settings, self._metrics = service, settings, metrics
-        self._active = 0
         self._asked: type[Asked] = RerankRequest if service.gives_scores else PredictRequest
-        self.ready = False
-
-    def check_ready(self) -> None:
-        if not self.ready:
-            raise Refusal(503, "Unhealthy", "the server is starting or ending", retry_after=1)
 
     async def predict(self, body: PredictRequest, request: Request) -> Any:
         texts, is_batch = read_inputs(body.inputs)
@@ -165,8 +163,7 @@ class _Server:
         return rows.ranked(answers, body.texts if body.return_text else None, raw=body.raw_scores, details=body.details)
 
     async def _answer(self, texts: Sequence[Text], speed: float | None, asked: Asked, request: Request) -> TextAnswers:
-        """Answer the texts of a request, as long as its client is there and there is room for it."""
-        self.check_ready()
+        """Answer the texts of a request, as long as its client is there."""
         facts = request.state.facts = {"texts": len(texts)}
         if len(texts) > self._settings.max_texts:
             raise too_large(
@@ -177,22 +174,16 @@ class _Server:
         side = self._service.truncation_side
         if asked.truncation_direction is not None and asked.truncation_direction.lower() != side:
             raise invalid(f"truncation_direction: this model's texts are cut off on the {side}; shorten them yourself")
-        if self._active >= self._settings.max_concurrent:
-            raise overloaded(f"{self._active} requests are being answered, as many as there may be")
-        self._active += 1
-        try:
-            answers = await self._unless_disconnected(
-                self._service.answer(
-                    texts,
-                    speed=speed,
-                    speedup=asked.speedup,
-                    seconds=None if asked.deadline_ms is None else asked.deadline_ms / 1000,
-                    truncate=bool(asked.truncate),
-                ),
-                request,
-            )
-        finally:
-            self._active -= 1
+        answers = await self._unless_disconnected(
+            self._service.answer(
+                texts,
+                speed=speed,
+                speedup=asked.speedup,
+                seconds=None if asked.deadline_ms is None else asked.deadline_ms / 1000,
+                truncate=bool(asked.truncate),
+            ),
+            request,
+        )
         facts |= {"tokens": answers.tokens, "mean_exit_layer": sum(answers.exit_layer) / len(texts)}
         if self._settings.fast_setting is not None:
             facts["setting"] = answers.setting

@@ -187,8 +187,8 @@ class ErrorBody(BaseModel):
 
     error: str
     error_type: str = Field(
-        description="Validation, TooLarge, Overloaded, Unauthorized, Deadline, Unhealthy, NotFinite, NotFound or "
-        "Internal."
+        description="Validation, TooLarge, Overloaded, Unauthorized, Deadline, Unhealthy, Timeout, NotFinite, "
+        "NotFound or Internal."
     )
 
 

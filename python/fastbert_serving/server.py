@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -37,6 +38,8 @@ class Server(uvicorn.Server):
             app: as `fastbert_serving.app.create_app` makes it.
             ready: is called when the server listens.
         """
+        # `admission.Admitted` bounds the requests that are read, and not uvicorn's `limit_concurrency`, which looks at
+        # heads as well, but counts connections, idle ones of polite clients, too, and would refuse /health with them.
         super().__init__(
             uvicorn.Config(
                 app,
@@ -47,7 +50,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )
         )
-        self._ready = ready
+        self._app, self._ready = app, ready
         self._switch_before = sys.getswitchinterval()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -73,6 +76,11 @@ class Server(uvicorn.Server):
         """Let nobody in, and wait for those who are."""
         await super().shutdown(sockets)
         sys.setswitchinterval(self._switch_before)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end: from now on those whose request begins on an open connection are told so."""
+        self._app.state.ready = False
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

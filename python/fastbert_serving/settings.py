@@ -15,7 +15,7 @@ class Settings:
         api_key: that requests must bring as `Authorization: Bearer KEY` (401); `None`: none is asked for.
         max_body: bytes of a request (413).
         max_texts: texts of a request (413).
-        max_concurrent: requests that are worked on together (429).
+        max_concurrent: requests that are read and answered together (429).
         max_tokens: tokens of a request (413), and of all texts in flight together, from which on new requests get 429:
             fewer than twice as many are in flight (`room.Room`).
         max_length: texts end at this many tokens; `None`: where those of the training did.

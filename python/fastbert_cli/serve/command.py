@@ -54,7 +54,7 @@ class Serve(Command):
     max_length: Annotated[int | None, Option("Longest text, in tokens. Default: as in training.", min=1)] = None
     max_texts: Annotated[int, Option("Texts of a request, at most.", min=1)] = 128
     max_body: Annotated[int, Option("Bytes of a request, at most.", min=1)] = 2_000_000
-    max_concurrent: Annotated[int, Option("Requests that are answered together, at most.", min=1)] = 512
+    max_concurrent: Annotated[int, Option("Requests that are read and answered together, at most.", min=1)] = 512
     max_tokens: Annotated[
         int, Option("Tokens of a request, at most, and of texts in flight, from which on nobody is let in.", min=1)
     ] = 65_536
