@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 
 from fastbert_serving.errors import Refusal, overloaded
@@ -31,7 +33,9 @@ class Admitted:
             await self._app(scope, receive, send)
             return
         refusal = None
-        if not scope["app"].state.ready:
+        if not is_ready(scope["app"].state):
+            # The answer closes the connection, and a client that still sends its body would be reset and not see it.
+            await _pass_over(_in_time(receive))
             refusal = not_ready()
         elif self._active >= self._max_concurrent:
             refusal = overloaded(f"{self._active} requests are being read or answered, as many as there may be")
@@ -46,9 +50,21 @@ class Admitted:
             self._active -= 1
 
 
+def is_ready(state: State) -> bool:
+    """Return whether texts are answered, by the state of an application: it is warm, and nobody has told it to end."""
+    return bool(state.warm and not state.ending)
+
+
 def not_ready() -> Refusal:
-    """Return the refusal of a server that does not answer texts."""
-    return Refusal(503, "Unhealthy", "the server is starting or ending", retry_after=1)
+    """Return the refusal of a server that answers no texts; a new connection may reach another that does."""
+    return Refusal(503, "Unhealthy", "the server is starting or ending", retry_after=1, headers={"Connection": "close"})
+
+
+async def _pass_over(receive: Receive) -> None:
+    """Read a body to its end, or until it is too much, and keep nothing of it."""
+    with suppress(HTTPException):
+        while (await receive()).get("more_body", False):
+            pass
 
 
 def _in_time(receive: Receive) -> Receive:

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 import fastbert_kernels
 from fastbert_hf.data import Text
 from fastbert_serving import rows
-from fastbert_serving.admission import Admitted, not_ready
+from fastbert_serving.admission import Admitted, is_ready, not_ready
 from fastbert_serving.errors import Refusal, invalid, of_other_models, too_large
 from fastbert_serving.faults import fault_of
 from fastbert_serving.metrics import Metrics
@@ -61,14 +61,15 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             await service.answer([("warm", "up") if service.gives_scores else "warm up"], speed=0.0, truncate=True)
-            app.state.ready = True
+            app.state.warm = True
             yield
         finally:
-            app.state.ready = False
+            app.state.warm = False
             await asyncio.get_running_loop().run_in_executor(None, service.close)
 
     app = FastAPI(title="fastbert", version=fastbert_kernels.__version__, lifespan=lifespan, redoc_url=None)
-    app.state.ready = False  # whether texts are answered; who ends the server may say first that it is not
+    app.state.warm = False
+    app.state.ending = False  # whoever runs the application says so as soon as it is told to end
     app.add_middleware(Admitted, max_concurrent=settings.max_concurrent, metrics=metrics)
     app.add_middleware(Guarded, api_key=settings.api_key, max_body=settings.max_body, metrics=metrics)
     app.add_middleware(Observed, metrics=metrics)
@@ -105,8 +106,8 @@ def create_app(service: Service, settings: Settings, metrics: Metrics, *, model_
 
     @app.get("/health", response_class=Response, responses={503: _REFUSALS[503]})
     async def health() -> Response:
-        """200 when texts are answered; 503 on connections that are open still when the server is told to end."""
-        if not app.state.ready:
+        """200 when texts are answered; 503 from the moment on in which the server is told to end."""
+        if not is_ready(app.state):
             raise not_ready()
         return Response()
 

@@ -11,6 +11,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 # Of what a request has beside its body, about; more than any client of ours sends.
 MOST_BESIDE_BODY = 1 << 16
 
+# So long a connection without a request stays open when the server ends, for one that is on its way.
+GRACE_SECONDS = 1.0
+
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, in which one connection cannot fill the memory; in its own, one can, without the key, too.
@@ -19,10 +22,14 @@ class BoundedProtocol(HttpToolsProtocol):
     on, also when the request has its answer already. Requests that come ahead of their turn wait outside: while one is
     here that has not begun to be answered, nothing more is read. A body is bounded by `middleware.Guarded`, which sees
     nothing of a request but its body, and a head that has ended.
+
+    When the server ends, uvicorn's own closes connections without a request at once, and resets those on which one was
+    on its way. Here that one is answered, like every other, and its answer says that it is the connection's last.
     """
 
     _beside_body = 0  # bytes of pieces in a row with which no head began or ended, and of which nothing was body
     _in_head = False
+    _ending = False
     _came_on = False  # whether one of these was in the present piece
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -39,6 +46,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """End a head."""
         self._came_on, self._in_head = True, False
         super().on_headers_complete()
+        if self._ending:
+            super().shutdown()  # behind the answer to this request
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
@@ -52,6 +61,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._beside_body = 0 if self._came_on else self._beside_body + len(data)
         if self._beside_body > MOST_BESIDE_BODY and not self.transport.is_closing():
             self._end()
+
+    def shutdown(self) -> None:
+        """Let the connection end: behind the answer that it waits for, or the next one if a request comes soon."""
+        self._ending = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(GRACE_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def _end(self) -> None:
         """Close the connection, with an answer where none has begun that would be taken for another's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -9,8 +10,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -74,12 +75,39 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let nobody in, and wait for those who are."""
+        self._app.state.ending = True  # where it was no signal that said so
+        await self._stop_listening(sockets or ())
         await super().shutdown(sockets)
         sys.setswitchinterval(self._switch_before)
 
+    async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
+        """Stop, and take in those whom the system has connected and nobody has seen, who would be reset.
+
+        Whom it connects between the last look and the end of the socket is reset all the same; nothing can be done
+        about that, and it is a moment, where it was a turn of the loop.
+        """
+        still = []
+        with suppress(OSError):  # as many files are open as may be
+            still = [socket.socket(fileno=os.dup(each.fileno())) for each in sockets]
+        for server in self.servers:
+            server.close()
+        for given in sockets:
+            given.close()
+        connected = []
+        for each in still:
+            with each, suppress(OSError):  # BlockingIOError: there are no more
+                each.setblocking(False)
+                for _ in range(self.config.backlog):
+                    connected.append(each.accept()[0])
+        loop = asyncio.get_running_loop()
+        for connection in connected:
+            await loop.connect_accepted_socket(
+                lambda: BoundedProtocol(self.config, self.server_state, self.lifespan.state), connection
+            )
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end: from now on those whose request begins on an open connection are told so."""
-        self._app.state.ready = False
+        self._app.state.ending = True
         super().handle_exit(sig, frame)
 
     @contextmanager

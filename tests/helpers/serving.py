@@ -77,12 +77,13 @@ def running(model, tokenizer, **settings):
     service = Service(model, tokenizer, limits, metrics)
     app = create_app(service, limits, metrics, model_id="tiny", precision="float32")
     bound, ready = bind("127.0.0.1", 0), threading.Event()
+    address = bound.getsockname()[:2]
     server = Server(app, ready.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
         assert ready.wait(60)
-        yield Running(bound.getsockname()[:2], service, server)
+        yield Running(address, service, server)
     finally:
         server.should_exit = True
         thread.join(60)

@@ -1,19 +1,11 @@
-"""Who is let in: so many requests from their head on, with a body that comes in time, until the server is ending."""
+"""Who is let in: so many requests from their head on, with a body that comes in time."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
-import signal
-import socket
-
 import pytest
 
+from helpers.requests_by_hand import BODY, HEAD, having_sent, statuses_on
 from helpers.waiting import wait_until
-
-BODY = json.dumps({"inputs": "bad"}).encode()
-HEAD = b"POST /predict HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 
 
 @pytest.fixture
@@ -22,24 +14,6 @@ def server(tokenizer):
 
     with running(patched_model(), tokenizer, max_concurrent=2) as server:
         yield server
-
-
-@contextlib.contextmanager
-def having_sent(server, data):
-    """A connection on which something was sent that the server works on."""
-    before = len(server.server.server_state.tasks)
-    with socket.create_connection(server.address, timeout=60) as client:
-        client.sendall(data)
-        wait_until(lambda: len(server.server.server_state.tasks) == before + 1)
-        yield client
-
-
-def statuses_on(client):
-    """Return the statuses of all answers on a connection, until it is closed."""
-    received = b""
-    while piece := client.recv(1 << 16):
-        received += piece
-    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", received)]
 
 
 def test_requests_count_before_their_body_is_there(server):
@@ -81,13 +55,3 @@ def test_an_answer_may_take_longer_than_a_body(server, monkeypatch):
     monkeypatch.setattr("fastbert_serving.admission.BODY_SECONDS", 0.1)
     monkeypatch.setattr(type(server.service), "answer", answer)
     assert server.predict("bad")
-
-
-def test_who_comes_on_an_open_connection_is_told_that_the_server_is_ending(server):
-    """And who was let in before is answered, also where the rest of the body comes behind the signal."""
-    with having_sent(server, HEAD + BODY[:5]) as client:
-        server.server.handle_exit(signal.SIGTERM, None)
-        client.sendall(BODY[5:] + b"GET /health HTTP/1.1\r\n\r\n" + HEAD + BODY)
-        assert statuses_on(client) == [200, 503, 503]
-    with pytest.raises(OSError):
-        server.predict("bad")
