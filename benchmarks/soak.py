@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A server under load for half an hour, beside a client that does what no client should: is anything lost?
+"""A server under load, beside a client that does what no client should: is anything lost?
 
     python benchmarks/soak.py [--minutes 30] [--clients 16] [--shape tiny]
 
@@ -7,14 +7,15 @@
 layers. In rounds of about five minutes it is found out how many requests a second the server answers, and then
 clients ask 80 % of that, at random moments. Beside them an intruder leaves before its answer, sends garbage, half a
 body, ten megabytes (at once and in chunks), texts of too many tokens, a wrong key and nonsense, and holds connections
-without a word. At the end the server is killed with SIGKILL under load and started again on the same port, and at last
-told to end, by SIGTERM, under load.
+without a word. When the minutes are over the server is killed with SIGKILL under load and started again on the same
+port, and at last told to end, by SIGTERM, while every client asks again as soon as it has an answer.
 
 Every answer is compared with what one `predict` call gives for its text, to the last bit; no two of these are equal, so
-an answer that went to the wrong client is known by its content. Each request has to be answered, or told to come again,
-or, where the server was killed or ended, told by its connection. The memory has to stay flat (judged from ten minutes
-on: a server that has just started still takes some), no text may stay in the pool, no connection open, and no refusal
-and no line of the log may tell a text or a path.
+an answer that went to the wrong client is known by its content. Each request has to be answered, or told to come again.
+Its connection may tell it only if the server was killed, or if it was sent behind SIGTERM: one that was sent before and
+has no answer was dropped, which is a fault, and so is a SIGTERM when nobody was in flight. Where the minutes are ten or
+more, the memory has to stay flat (a server that has just started still takes some). No text may stay in the pool, no
+connection open, and no refusal and no line of the log may tell a text or a path.
 
 Writes soak_cpu_FAMILY.json and .md (families.py); the exit status is 1 where something did not hold.
 """
@@ -37,8 +38,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the server, the clients a
 
 from families import result_name
 from harness import markdown_table, save
-from soaking.clients import asking
+from soaking.clients import IN_FLIGHT, asking
 from soaking.command_line import asked, parser_of
+from soaking.ending import Ending
 from soaking.intruder import SECRET, Intruder
 from soaking.ledger import Ledger
 from soaking.process import ServerProcess, connect
@@ -46,6 +48,7 @@ from soaking.questions import Expected, questions_of
 
 LOAD = 0.8  # of what the server answers when each client asks again at once
 MOST_GROWTH = 0.05  # of the memory, from the second fifth of the time to the last
+_JUDGED_SECONDS = 600.0  # under load from which on that is judged: a server that has just started still takes some
 _ROUND_SECONDS = 300.0
 _END_SECONDS = 1.5  # under load before the server is killed, and before it is told to end
 _MOST_WAIT_SECONDS = 300.0
@@ -100,22 +103,18 @@ class Soak:
             self._check_nothing_stays(server, before)
             cpu_seconds = server.cpu_seconds
             rate = self.rounds[-1]["asked_per_second"]
-            with self._asking(server, rate, may_break=True):
+            with self._asking(server, rate, Ending(in_order=False)):
                 self._wait_for_answers()
                 server.kill()
                 server = self.start(server.address[1])
                 self._wait_for_answers()
             seconds_to_start = server.seconds_to_start
-            with self._asking(server, rate, may_break=True):
-                self._wait_for_answers()
-                status = server.terminate()
-            if status != 0:
-                self.ledger.fault(f"told to end, the server ended with status {status}")
+            self._end_in_order(server)
         finally:
             server.kill()
         statuses = [self._statuses_in(log) for log in self._logs]
         early, late = (statistics.median(part) / 2**20 for part in _fifths(self.memory))
-        if count > 1 and late > early * (1 + MOST_GROWTH):
+        if seconds >= _JUDGED_SECONDS and late > early * (1 + MOST_GROWTH):
             self.ledger.fault(f"the memory grew from {early:.0f} to {late:.0f} MiB")
         counts = self.ledger.counts()
         if counts["asked"] != counts["answered"] + sum(n for what, n in counts.items() if what.startswith("told by")):
@@ -139,10 +138,20 @@ class Soak:
             "server_versions": {name: _version(name) for name in _PACKAGES},
         }
 
-    def _asking(self, server: ServerProcess, rate: float | None = None, *, may_break: bool = False) -> Any:
-        return asking(
-            self._clients, server.address, self._key, self.questions, self.ledger, rate=rate, may_break=may_break
-        )
+    def _asking(self, server: ServerProcess, rate: float | None = None, ending: Ending | None = None) -> Any:
+        return asking(self._clients, server.address, self._key, self.questions, self.ledger, rate=rate, ending=ending)
+
+    def _end_in_order(self, server: ServerProcess) -> None:
+        """Tell the server to end while every client waits for an answer, or has just had one."""
+        ending = Ending(in_order=True)
+        with self._asking(server, None, ending):
+            self._wait_for_answers()
+            ending.begin()
+            status = server.terminate()
+        if status != 0:
+            self.ledger.fault(f"told to end, the server ended with status {status}")
+        if not self.ledger[IN_FLIGHT]:
+            self.ledger.fault("nobody was in flight when the server was told to end, so nobody could be dropped")
 
     def _round(self, server: ServerProcess, seconds: float) -> None:
         """Find out what the server can do, ask 80 % of it, and watch its memory."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from soaking.ending import Ending
 from soaking.ledger import Ledger
 from soaking.process import connect
 from soaking.questions import Expected
@@ -17,7 +18,11 @@ from soaking.questions import Expected
 _MOST_TEXTS = 4
 _MOST_IDLE_SECONDS = 2.0  # the server closes a connection that nobody has used for 5
 _JOIN_SECONDS = 600.0
+_PAUSE_SECONDS = 0.1  # of a client whose connection broke, or those of a server that has ended would ask all the time
 TOLD = (429, 503)  # "come again"
+# Outcomes, of some of the requests
+IN_FLIGHT = "in flight when the server was told to end"
+DROPPED = "dropped"
 
 
 class Asker(threading.Thread):
@@ -32,7 +37,7 @@ class Asker(threading.Thread):
         stop: threading.Event,
         seed: int,
         rate: float | None,
-        may_break: bool,
+        ending: Ending | None = None,
     ) -> None:
         """
         Args:
@@ -44,14 +49,15 @@ class Asker(threading.Thread):
             seed: of what it asks, and when.
             rate: requests a second, at random moments; whoever waits for an answer meanwhile asks when it is there.
                 None: the next request as soon as there is an answer.
-            may_break: the server ends meanwhile, so that connections break.
+            ending: of the server, meanwhile; None: it goes on, and owes everybody an answer.
         """
         super().__init__(daemon=True)
         self._address, self._questions, self._ledger, self._done = address, questions, ledger, stop
         self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
-        self._random, self._rate, self._may_break = random.Random(seed), rate, may_break
+        self._random, self._rate, self._ending = random.Random(seed), rate, ending
         self._connection = connect(address)
         self._used = 0.0
+        self._sent: float | None = None  # when the present request had been sent whole
 
     def run(self) -> None:
         """Ask until told to stop."""
@@ -71,15 +77,18 @@ class Asker(threading.Thread):
         inputs = [[text] for text in texts]
         body = json.dumps({"inputs": inputs, "speed": speed, "raw_scores": True, "details": True})
         self._ledger.add("asked")
+        got = None
         try:
-            status, answer = self._send(body)
+            got = self._send(body)
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            if self._may_break:
-                self._ledger.add("told by a broken connection")
-            else:
-                self._ledger.fault(f"no answer: {type(error).__name__}: {error}")
+            self._unanswered(error)
+        if self._ending is not None and self._sent is not None and self._ending.was_told_behind(self._sent):
+            self._ledger.add(IN_FLIGHT)
+        if got is None:
+            self._done.wait(_PAUSE_SECONDS)
             return
+        status, answer = got
         if status == 200:
             self._ledger.add("answered")
             told = json.loads(answer)
@@ -93,10 +102,20 @@ class Asker(threading.Thread):
         else:
             self._ledger.fault(f"status {status} for a request that is right: {answer[:300]}")
 
+    def _unanswered(self, error: Exception) -> None:
+        if self._ending is not None and self._ending.excuses(self._sent):
+            how = "refused" if isinstance(error, ConnectionRefusedError) else "broken"
+            self._ledger.add(f"told by a {how} connection")
+        else:
+            self._ledger.add(DROPPED)
+            self._ledger.fault(f"no answer to a request that was sent: {type(error).__name__}: {error}")
+
     def _send(self, body: str) -> tuple[int, str]:
+        self._sent = None
         if time.monotonic() > self._used + _MOST_IDLE_SECONDS:
             self._connection.close()  # and opened again by the request
         self._connection.request("POST", "/predict", body, self._headers)
+        self._sent = time.monotonic()
         response = self._connection.getresponse()
         answer = response.read().decode()
         self._used = time.monotonic()
@@ -112,11 +131,11 @@ def asking(
     ledger: Ledger,
     *,
     rate: float | None = None,
-    may_break: bool = False,
+    ending: Ending | None = None,
 ) -> Iterator[None]:
     """Ask with `count` clients, `rate` requests a second together, until the block ends and all have their answers."""
     stop, each = threading.Event(), None if rate is None else rate / count
-    clients = [Asker(address, api_key, questions, ledger, stop, seed, each, may_break) for seed in range(count)]
+    clients = [Asker(address, api_key, questions, ledger, stop, seed, each, ending) for seed in range(count)]
     for client in clients:
         client.start()
     try:
