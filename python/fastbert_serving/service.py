@@ -245,7 +245,7 @@ class Service:
         self.metrics.stage_seconds.labels("tokenise").observe(now - started)
         leaving = self._choice.enter(speed, speedup, tokens, begin)
         try:
-            rows = self._enter(window, leaving, None if deadline is None else deadline - now)
+            rows = self._enter(window, leaving, deadline)
         except BaseException:
             self._choice.leave(leaving, answered=False)
             raise
@@ -274,18 +274,19 @@ class Service:
             raise too_large(f"{len(window)} texts with {tokens} tokens are too many at once; send them in parts")
         return window.to(self.model.device)
 
-    def _enter(self, window: TokenisedWindow, leaving: Leaving, seconds: float | None) -> _Rows:
-        """Let the rows of a window into the pool, with a deadline in so many seconds, or none."""
+    def _enter(self, window: TokenisedWindow, leaving: Leaving, deadline: float | None) -> _Rows:
+        """Let the rows of a window into the pool, with a deadline on the clock of `time.monotonic`, or none."""
         bounds = torch.cat((window.lengths.new_zeros(1), window.lengths.cumsum(0)))
         try:
             with self._room.entering(len(window), len(window.input_ids)):
+                left = None if deadline is None else deadline - time.monotonic()
                 futures = self._pool.submit(
                     window.input_ids,
                     bounds,
                     window.token_type_ids,
                     speed=leaving.speed,
                     speedup=leaving.speedup,
-                    deadlines=[seconds] * len(window),
+                    deadlines=[left] * len(window),
                 )
         except ValueError as error:  # speed and speedup
             raise invalid(str(error)) from None

@@ -96,6 +96,17 @@ def test_an_empty_key_is_no_key(saved, monkeypatch):
     assert_complaint(invoke("serve", saved, "--port", 0), "serve", told)
 
 
+def test_the_key_of_the_option_goes_before_that_of_the_variable(monkeypatch):
+    from fastbert_serving.key import key_of
+
+    monkeypatch.delenv("FASTBERT_API_KEY", raising=False)
+    assert key_of() is None and key_of("sesame") == "sesame"
+    for variable in ("", "other"):
+        monkeypatch.setenv("FASTBERT_API_KEY", variable)
+        assert key_of("sesame") == "sesame"
+    assert key_of() == "other"
+
+
 def services():
     """Return the threads of services that are not closed."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("fastbert-")}

@@ -27,7 +27,7 @@ def server(tokenizer):
 
 
 def told_to_come_again(answer):
-    """Whether an answer is the refusal of a server that ends, and says that it is the connection's last."""
+    """Return whether an answer is the refusal of a server that ends, and says that it is the connection's last."""
     head, _, body = answer.lower().partition(b"\r\n\r\n")
     return (
         head.startswith(b"http/1.1 503 ")
