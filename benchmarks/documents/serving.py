@@ -55,25 +55,25 @@ def _each(results: Results, benchmark: str, told: Callable[[dict[str, Any]], str
 
 
 def _soak(result: dict[str, Any]) -> str:
-    counts, rounds = result["requests"], result["rounds"]
-    told = sum(count for name, count in counts.items() if name.startswith("told by"))
-    in_flight = (
-        f"{counts[IN_FLIGHT]:,} were in flight at SIGTERM, and none of them was dropped"
-        if IN_FLIGHT in counts
-        else "whether any was dropped at SIGTERM was not looked at yet"
-    )
-    refused = sum(count for name, count in counts.items() if name.endswith(("401", "413", "422")))
-    rates = [row["answered_per_second"] for row in rounds]
+    held, counts, rates = result["held"], result["requests"], [row["answered_per_second"] for row in result["rounds"]]
+    refused = sum(count for name, count in counts.items() if name.startswith("told by") and name[-3:].isdigit())
+    broken = sum(count for name, count in counts.items() if name.startswith("told by")) - refused
+    bad = sum(count for name, count in counts.items() if name.endswith(("401", "413", "422")))
     lines = [
-        f"{'held' if result['held'] else 'did not hold'}: {result['minutes']:g} minutes, {result['model']}, "
+        f"{'held' if held else 'did not hold'}: {result['minutes']:g} minutes, {result['model']}, "
         f"{result['clients']} clients, {min(rates):.0f} to {max(rates):.0f} answers a second; load average of the "
         f"machine {result['load_average']:g}",
-        f"of {counts['asked']:,} requests {counts['answered']:,} were answered, all rightly; {told:,} were told "
-        "by their connection or by a refusal that the server was killed, started again, full or told to end",
-        in_flight,
-        f"{refused:,} bad requests that wait for an answer were refused as they should",
+        *(f"fault: {fault}" for fault in result["faults"]),
+        f"of {counts['asked']:,} requests {counts['answered']:,} were answered{', all rightly' if held else ''}; "
+        f"{refused:,} were told to come again, and {broken:,} by their connection that the server was killed, started "
+        "again or had ended",
+        f"{bad:,} bad requests that wait for an answer were refused",
         f"memory {result['memory_mib_early']:.0f} MiB in the second fifth of the time, {result['memory_mib_late']:.0f} "
         f"MiB in the last (medians); {result['seconds_from_kill_to_ready']:.1f} seconds from SIGKILL until it listened "
         "again",
     ]
+    if IN_FLIGHT not in counts:
+        lines.append("whether any was dropped at SIGTERM was not looked at yet")
+    elif held:
+        lines.append(f"{counts[IN_FLIGHT]:,} were in flight at SIGTERM, and none of them was dropped")
     return "\n".join(f"- {line}" for line in lines)

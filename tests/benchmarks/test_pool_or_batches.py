@@ -10,6 +10,7 @@ import torch
 import pool_or_batches as benchmark
 from comparing.workload import Samples
 from documents.serving import of_pool_or_batches, of_processes, soaked
+from soaking.clients import IN_FLIGHT
 
 MACHINE = {"processor": "AMD EPYC", "date": "2026-11-30T15:00:00+00:00"}
 
@@ -48,13 +49,15 @@ def test_the_documents_show_what_came_of_the_soak_and_of_processes():
     counts = {
         "asked": 1000,
         "answered": 990,
-        "told by a broken connection": 10,
+        "told by a broken connection": 7,
+        "told by 503": 3,
         "nonsense: 422": 3,
         "a wrong key: 401": 4,
     }
     soak = {
         "machine": MACHINE,
         "held": True,
+        "faults": [],
         "minutes": 30.0,
         "model": "4 layers of 64",
         "clients": 16,
@@ -67,9 +70,14 @@ def test_the_documents_show_what_came_of_the_soak_and_of_processes():
     }
     told = soaked({"amd_avx2": soak})
     assert "- held: 30 minutes, 4 layers of 64, 16 clients, 71 to 80 answers a second" in told
-    assert "- of 1,000 requests 990 were answered, all rightly; 10 learned" in told and "- 7 bad requests" in told
+    assert "- of 1,000 requests 990 were answered, all rightly; 3 were told to come again, and 7 by their" in told
+    assert "- 7 bad requests" in told and "not looked at yet" in told and "fault" not in told
     assert "memory 500 MiB in the second fifth of the time, 501 MiB" in told and "4.3 seconds" in told
-    assert "- did not hold:" in soaked({"amd_avx2": soak | {"held": False}})
+    flight = counts | {IN_FLIGHT: 9}
+    assert "- 9 were in flight at SIGTERM, and none of" in soaked({"amd_avx2": soak | {"requests": flight}})
+    failed = soaked({"amd_avx2": soak | {"held": False, "faults": ["a wrong answer"], "requests": flight}})
+    assert "- did not hold:" in failed and "- fault: a wrong answer" in failed
+    assert "rightly" not in failed and "none of" not in failed
     turns = {
         "one process": [{"requests_per_second": 10.0, "cpu_seconds_per_1000": 5.0}],
         "2 processes": [{"requests_per_second": 12.0, "cpu_seconds_per_1000": 6.0}],
