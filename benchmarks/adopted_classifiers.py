@@ -8,10 +8,11 @@ FOLDER holds one folder per task with train.tsv, dev.tsv and test.tsv (header `l
 For each task Transformers' own trainer fine-tunes a classifier on half of the training texts, as its owner would have.
 Then it is adopted: students learn from others of these texts, and the exit rule is calibrated, on the development texts
 and half of the test texts, to at most 1 % other labels than at full depth. No label is read in either step. The other
-half of the test texts is counted, and 1,000 of it timed. The folder --run keeps the models and what was measured of
-them, so that a stopped run goes on, a training from its last epoch. Classifiers start from the packaged 6-layer MiniLM,
-an encoder of pretrained.py or the folder of a model (--backbone). Writes adopted_classifiers_cpu_FAMILY.json and .md
-(families.py), beside the rows of other tasks and backbones that these have.
+half of the test texts is counted, and 1,000 of it timed, beside the classifier in ONNX Runtime and OpenVINO where these
+are installed. The folder --run keeps the models and what was measured of them, so that a stopped run goes on, a training
+from its last epoch. Classifiers start from the packaged 6-layer MiniLM, an encoder of pretrained.py or the folder of a
+model (--backbone). Writes adopted_classifiers_cpu_FAMILY.json and .md (families.py), beside the rows of other tasks and
+backbones that these have.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def table(result: dict[str, Any]) -> str:
         parts += [
             f"## {case['task']}, {model_in_words(case)}: {case['texts']} new texts of {case['mean_tokens']:.0f} tokens",
             markdown_table(lines),
+            *(f"Not there: {name}: {reason}." for name, reason in case.get("missing", {}).items()),
             f"Adopted on {case['traffic']} texts" + ("." if seconds is None else f" in {seconds / 60:.1f} minutes."),
         ]
     return "\n\n".join(parts)

@@ -14,12 +14,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 import fastbert_kernels
@@ -32,31 +30,10 @@ from fastbert_hf.timing import ratio, time_interleaved
 from harness import MIXED_LENGTHS, markdown_table, parse_with_rounds, save
 from peers import BASELINE, onnx_runtime, openvino_runtime, torch_compile, transformers_eager
 from peers.contestant import OURS, TORCH_DTYPES, Answer, Contestant, Entry, NotAvailable, Request, Setup
+from peers.plain import PlainSetup
 
 AUTO = "ours patched, dtype auto"
 _TEXTS = 32
-
-
-class PlainClassifier(nn.Module):
-    """A classifier of Transformers, called as the engines call it."""
-
-    def __init__(self, model: BertForSequenceClassification) -> None:
-        super().__init__()
-        self.model = model
-        self.backbone = model.bert
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model(input_ids, attention_mask).logits
-
-
-@dataclass(frozen=True)
-class PlainSetup(Setup):
-    """What contestants are made from, where the model is one of Transformers."""
-
-    model: Any
-
-    def classifier(self) -> nn.Module:
-        return PlainClassifier(self.model).eval()
 
 
 def _patched(name: str, dtype: str) -> Entry:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 import fastbert_kernels
+from adopting.engines import engines
 from adopting.models import Task, Texts, tokenised
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import Objective, calibrate, record_exits, simulate
@@ -47,20 +48,20 @@ def measure(
         rounds: interleaved repeats.
         max_disagreement: share of other labels than full depth's that calibration may promise at most.
     """
-    plain = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
+    plain: Any = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
     batches, labels = batches_of(texts, classifier, task, batch_size)
-    calls: dict[str, Callable[[Batch], Any]] = {EAGER: lambda batch: plain(**batch)}
-    notes: dict[str, dict[str, Any]] = {EAGER: {}}
+    calls: dict[str, Callable[[Batch], Tensor]] = {EAGER: lambda batch: plain(**batch).logits}
+    notes: dict[str, dict[str, Any]] = {}
     for dtype in (torch.float32, "auto"):
         whole: Any = fastbert_kernels.patch(copy.deepcopy(plain), dtype=dtype)
         name = f"patched, full depth, {_taken(whole, dtype)}"
-        calls[name], notes[name] = (lambda batch, model=whole: model(**batch)), {}
+        calls[name] = lambda batch, model=whole: model(**batch).logits
         early: Any = FastBertForSequenceClassification.from_pretrained(adopted).eval()
         records = record_exits(fastbert_kernels.patch(early, dtype=dtype), tokenised(texts.calibration, adopted, task))
         setting = calibrate(records, Objective(max_disagreement=max_disagreement))
         rule = setting.rule
         name = f"adopted, {_taken(early, dtype)}"
-        calls[name] = lambda batch, model=early, rule=rule: model(**batch, speed=rule)
+        calls[name] = lambda batch, model=early, rule=rule: model(**batch, speed=rule).logits
         notes[name] = {
             "rule": dataclasses.asdict(rule),
             "calibration_texts": len(records),
@@ -69,21 +70,24 @@ def measure(
         with torch.inference_mode():
             own = torch.cat([early(**batch, speed=0.0).logits for batch in batches]).argmax(dim=-1)
         notes[name]["own_labels"] = own
-    with torch.inference_mode():
-        answers = {name: torch.cat([call(batch).logits for batch in batches]) for name, call in calls.items()}
     timed = batches[: -(-_MOST_TIMED // batch_size)]
-    times = time_interleaved(
-        {name: [lambda call=call, batch=batch: call(batch) for batch in timed] for name, call in calls.items()},
-        _CPU,
-        rounds,
-        warmups=1,
-        shuffle=True,
-    )
+    with engines(plain, batches) as (others, missing):
+        calls = {EAGER: calls.pop(EAGER), **others, **calls}
+        with torch.inference_mode():
+            answers = {name: torch.cat([call(batch) for batch in batches]) for name, call in calls.items()}
+        times = time_interleaved(
+            {name: [lambda call=call, batch=batch: call(batch) for batch in timed] for name, call in calls.items()},
+            _CPU,
+            rounds,
+            warmups=1,
+            shuffle=True,
+        )
     want = answers[EAGER]
     rows = []
     for name, logits in answers.items():
         found = logits.argmax(dim=-1)
-        own = notes[name].pop("own_labels", None)
+        noted = notes.get(name, {})
+        own = noted.pop("own_labels", None)
         rows.append(
             {
                 "contestant": name,
@@ -93,11 +97,17 @@ def measure(
                 "accuracy": float((found == labels).double().mean()),
                 "other_labels_than_eager": int((found != want.argmax(dim=-1)).sum()),
                 "largest_logit_difference": float((logits - want).abs().max()),
-                **notes[name],
+                **noted,
                 **({} if own is None else {"other_labels_than_own_full_depth": int((found != own).sum())}),
             }
         )
-    return {"texts": len(labels), "mean_tokens": _mean_tokens(batches), "batch": batch_size, "rows": rows}
+    return {
+        "texts": len(labels),
+        "mean_tokens": _mean_tokens(batches),
+        "batch": batch_size,
+        "rows": rows,
+        "missing": missing,
+    }
 
 
 def _taken(model: Any, dtype: Any) -> str:

@@ -46,11 +46,10 @@ def _table(family: str, result: Result, model: str, cases: list[Result]) -> str:
     machine = result["machine"]
     versions = machine["versions"]
     lines = []
-    # A dtype that was taken by itself may differ between classifiers, so rows are paired by their place.
-    for rows in zip(*(case["rows"] for case in cases), strict=True):
-        cells = {"texts per second": _contestant(rows[0]["contestant"])}
+    for rows in _paired(cases):
+        cells = {"texts per second": _contestant(next(filter(None, rows))["contestant"])}
         for case, row in zip(cases, rows, strict=True):
-            cells[NAMES[case["task"]]] = _cell(case, row)
+            cells[NAMES[case["task"]]] = "-" if row is None else _cell(case, row)
         lines.append(cells)
     sizes = ", ".join(
         f"{NAMES[case['task']]} {case['texts']} texts of {case['mean_tokens']:.0f} tokens" for case in cases
@@ -66,8 +65,21 @@ def _table(family: str, result: Result, model: str, cases: list[Result]) -> str:
     )
 
 
+def _paired(cases: list[Result]) -> list[tuple[Result | None, ...]]:
+    """Return the rows of each contestant, None where a case has none."""
+    of_others = [{row["contestant"]: row for row in case["rows"] if not _is_ours(row)} for case in cases]
+    names = dict.fromkeys(name for rows in of_others for name in rows)
+    # A dtype that was taken by itself may differ between classifiers, so our rows are paired by their place.
+    ours = zip(*([row for row in case["rows"] if _is_ours(row)] for case in cases), strict=True)
+    return [*(tuple(rows.get(name) for rows in of_others) for name in names), *ours]
+
+
+def _is_ours(row: Result) -> bool:
+    return row["contestant"].startswith(("patched", "adopted"))
+
+
 def _contestant(name: str) -> str:
-    if name.startswith("Transformers"):
+    if not name.startswith(("patched", "adopted")):
         return name
     name, by_itself, _ = name.partition(", by itself")
     return f"ours {name.rpartition(', ')[0]}, dtype auto" if by_itself else f"ours {name}"

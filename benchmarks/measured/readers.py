@@ -53,7 +53,7 @@ def adopted(result: Result, source: str) -> Iterator[Point]:
         model = _model(case["task"], case.get("backbone", SMALL), case.get("layers"))
         for row in case["rows"]:
             name, exits = row["contestant"], "flops_speedup" in row
-            ours = not name.startswith("Transformers")
+            ours = name.startswith(("patched", "adopted"))
             yield Point(
                 SETS[case["task"]],
                 Kind.EARLY if exits else Kind.FULL if ours else Kind.PEER,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 import adopted_classifiers as benchmark
+from adopting.engines import engines
 from adopting.models import TASKS, Texts
+from peers.contestant import FULL_DEPTH_PEER, Answer, Contestant, Entry, NotAvailable
 
 
 def test_no_text_has_two_parts(two_class_data):
@@ -20,7 +24,8 @@ def test_from_a_backbone_to_the_table(quick_run, tmp_path):
     assert not (tmp_path / "results").exists()
     options = benchmark.parse_arguments(quick_run)
     case = benchmark.run_task("sst2", options)  # of the models that are there
-    eager, whole, early, *auto = case["rows"]
+    eager, *rows = case["rows"]
+    whole, early, *auto = (row for row in rows if row["contestant"].startswith(("patched", "adopted")))
     assert eager["other_labels_than_eager"] == 0 and eager["over_eager"] == 1
     assert whole["largest_logit_difference"] < 1e-4 and "other_labels_than_own_full_depth" not in whole
     assert early["contestant"] == "adopted, float32" and early["calibration_texts"] == benchmark.QUICK_TEXTS
@@ -29,6 +34,30 @@ def test_from_a_backbone_to_the_table(quick_run, tmp_path):
     page = benchmark.table({"rounds": 1, "threads": 1, "max_disagreement": 0.2, "tasks": [case]})
     assert "| adopted, float32 |" in page and "at most 20% other labels" in page
     assert "## sst2, 3-layer backbone: 40 new texts" in page
+
+
+def plain_pytorch(setup):
+    model = setup.classifier()
+    return Contestant(lambda request: Answer(model(request.input_ids, request.attention_mask)))
+
+
+def nobody(setup):
+    raise NotAvailable("there is none")
+
+
+def test_other_engines_answer_as_the_classifier_does(monkeypatch):
+    config = BertConfig(hidden_size=16, intermediate_size=32, num_attention_heads=2, num_hidden_layers=2, vocab_size=60)
+    classifier = BertForSequenceClassification(config).eval()
+    batch = {"input_ids": torch.randint(1, 60, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.int64)}
+    batch["attention_mask"][1, 4:] = 0
+    entry = Entry("nobody", FULL_DEPTH_PEER, "int8", nobody)
+    monkeypatch.setattr("adopting.engines._ENTRIES", (Entry("plain", FULL_DEPTH_PEER, "float32", plain_pytorch), entry))
+    with torch.inference_mode(), engines(classifier, [batch]) as (calls, missing):
+        assert missing == {"nobody": "there is none"} and [*calls] == ["plain"]
+        torch.testing.assert_close(calls["plain"](batch), classifier(**batch).logits)
+    pairs = batch | {"token_type_ids": torch.ones(3, 7, dtype=torch.int64)}
+    with engines(classifier, [pairs]) as (calls, missing):
+        assert not calls and all("segments" in reason for reason in missing.values())
 
 
 def test_data_that_is_not_there_is_told(tmp_path, capsys):

@@ -183,3 +183,16 @@ def test_backbones_have_tables_of_their_own(name, write):
     added = after.removeprefix(before)
     assert "12-layer e5-small classifiers" in added and "MiniLM" not in added
     assert "2030-01-02 to 2030-01-05" in added
+
+
+def test_engines_that_one_classifier_lacks_leave_its_cell_empty():
+    family, result = next(iter(results_by_family(RESULTS, "adopted_classifiers").items()))
+    result["tasks"] = result["tasks"][:2]
+    eager, *ours = result["tasks"][0]["rows"]
+    engine = eager | {"contestant": "ONNX Runtime int8", "texts_per_second": 123.0, "over_eager": 1.5}
+    result["tasks"][0]["rows"] = [eager, engine, *ours]
+    table = adopted({family: result}).splitlines()
+    row = next(line for line in table if "ONNX Runtime int8" in line)
+    assert row.startswith("| ONNX Runtime int8 | 123 (1.5x, ") and row.endswith(" | - |")
+    before = next(number for number, line in enumerate(table) if "Transformers eager" in line and line.startswith("|"))
+    assert table[before + 1] == row and table[before + 2].startswith("| ours patched, full depth, float32 |")

@@ -11,12 +11,13 @@ import plain_classifiers as benchmark
 from documents import plain
 from peers import BASELINE, transformers_eager
 from peers.contestant import Answer
+from peers.plain import PlainSetup
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     model = benchmark.make_model("tiny")
-    setup = benchmark.PlainSetup(model, torch.device("cpu"), 1, tmp_path_factory.mktemp("files"))
+    setup = PlainSetup(model, torch.device("cpu"), 1, tmp_path_factory.mktemp("files"))
     entries = (transformers_eager.ENTRIES[0], benchmark.ENTRIES[-1])
     contestants = {entry.name: (entry, entry.build(setup)) for entry in entries}
     eager = contestants[BASELINE][1]
