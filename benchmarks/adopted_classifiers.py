@@ -9,10 +9,10 @@ For each task Transformers' own trainer fine-tunes a classifier on half of the t
 Then it is adopted: students learn from others of these texts, and the exit rule is calibrated, on the development texts
 and half of the test texts, to at most 1 % other labels than at full depth. No label is read in either step. The other
 half of the test texts is counted, and 1,000 of it timed, beside the classifier in ONNX Runtime and OpenVINO where these
-are installed. The folder --run keeps the models and what was measured of them, so that a stopped run goes on, a training
-from its last epoch. Classifiers start from the packaged 6-layer MiniLM, an encoder of pretrained.py or the folder of a
-model (--backbone). Writes adopted_classifiers_cpu_FAMILY.json and .md (families.py), beside the rows of other tasks and
-backbones that these have.
+are installed. The folder --run keeps the models and what was measured of them, so that a stopped run goes on, a
+training from its last epoch. Classifiers start from the packaged 6-layer MiniLM, an encoder of pretrained.py or the
+folder of a model (--backbone). Writes adopted_classifiers_cpu_FAMILY.json and .md (families.py), beside the rows of
+other tasks and backbones that these have.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _ENTRIES = (*onnx_runtime.ENTRIES, *openvino_runtime.ENTRIES)
 
 @contextmanager
 def engines(classifier: Any, batches: list[Batch]) -> Iterator[tuple[dict[str, Call], dict[str, str]]]:
-    """Give what answers a batch with its logits [B, N], by the engine's name, until the block ends, and why others do not.
+    """Give what answers batches with logits [B, N], by the engine's name, until the block ends, and why others do not.
 
     Args:
         classifier: of Transformers, in float32 on the CPU.
