@@ -157,7 +157,7 @@ def test_a_certified_rule_is_measured_on_test(compared) -> None:
     for one in (*compared["criteria"].values(), compared["searched"]):
         at = one["certified"]["test"]
         assert at["drop"] <= at["spoilt"] + 1e-9 and at["flops_speedup"] > 0
-    assert compared["searched"]["certified"]["samples"] == 200
+    assert compared["searched"]["certified"]["samples"] == 320
 
 
 def test_temperatures_are_those_of_dev_and_change_no_prediction(compared) -> None:
