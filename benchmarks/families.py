@@ -11,22 +11,29 @@ from typing import Any
 CPUINFO = Path("/proc/cpuinfo")
 _VENDORS = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
 _UNITS = {"amx_tile": "amx", "avx512f": "avx512", "avx2": "avx2"}  # flag of the system: name; the widest first
+# By vendor, number of the family and unit: generations whose results are not those of others with the same flags. AMD's
+# family 25 multiplies 512 bits as two halves, at half the rate of its successors.
+_GENERATIONS = {("amd", "25", "avx512"): "zen4"}
+_GENERATIONS_IN_WORDS = {"zen4": "Zen 4"}
 _UNITS_IN_WORDS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2"}
 
 
 def processor_family(cpuinfo: str) -> str:
-    """Return the short name of a processor's family: its vendor and the widest unit that it multiplies in.
+    """Return the short name of a processor's family: its vendor and the widest unit that it multiplies in, and between
+    them a generation that multiplies otherwise in this unit.
 
     Args:
         cpuinfo: the text of Linux's /proc/cpuinfo; empty on another system.
 
     Returns:
-        `amd_avx512` or `intel_amx`, say; `portable` stands for a unit that the kernels have nothing special for.
+        `amd_zen4_avx512` or `intel_amx`, say; `portable` stands for a unit that the kernels have nothing special for.
     """
     vendor = _field(cpuinfo, "vendor_id") or platform.machine()
     flags = flags_of(cpuinfo)
     unit = next((name for flag, name in _UNITS.items() if flag in flags), "portable")
-    return f"{_VENDORS.get(vendor, vendor.lower())}_{unit}"
+    name = _VENDORS.get(vendor, vendor.lower())
+    generation = _GENERATIONS.get((name, _field(cpuinfo, "cpu family"), unit))
+    return f"{name}_{generation}_{unit}" if generation else f"{name}_{unit}"
 
 
 def flags_of(cpuinfo: str) -> set[str]:
@@ -68,8 +75,10 @@ def unit_in_words(extensions: Collection[str]) -> str:
 
 
 def in_words(family: str, result: dict[str, Any]) -> str:
-    """Return a family's heading: the processor that `result` is of and its unit."""
-    unit = family.rpartition("_")[2]
-    words = _UNITS_IN_WORDS.get(unit)
+    """Return a family's heading: the processor that `result` is of, its generation if that has a name, and its unit."""
+    before, _, unit = family.rpartition("_")
+    words, generation = _UNITS_IN_WORDS.get(unit), _GENERATIONS_IN_WORDS.get(before.rpartition("_")[2])
     processor = result["machine"]["processor"]
+    if generation and generation not in processor:
+        processor = f"{processor} {generation}"
     return f"{processor}, {words}" if words else processor

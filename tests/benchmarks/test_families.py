@@ -13,9 +13,10 @@ AVX2 = f"{COMMON} avx2 bmi2"
 AVX512 = f"{AVX2} avx512f avx512dq avx512bw avx512vl avx512_vnni"
 
 
-def cpuinfo(vendor: str, flags: str, processors: int = 2) -> str:
+def cpuinfo(vendor: str, flags: str, processors: int = 2, number: int = 6) -> str:
     lines = (
-        f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: some name: 2.1 GHz\nflags\t\t: {flags}\nbugs\t\t:\n\n"
+        f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {number}\nmodel name\t: some name: 2.1 GHz\n"
+        f"flags\t\t: {flags}\nbugs\t\t:\n\n"
     )
     return lines * processors
 
@@ -33,6 +34,16 @@ def cpuinfo(vendor: str, flags: str, processors: int = 2) -> str:
 )
 def test_vendor_and_widest_unit(vendor, flags, family):
     assert families.processor_family(cpuinfo(vendor, flags)) == family
+
+
+def test_a_generation_that_multiplies_in_halves_has_results_of_its_own():
+    flags = f"{AVX512} avx512_bf16"
+    assert families.processor_family(cpuinfo("AuthenticAMD", flags, number=25)) == "amd_zen4_avx512"
+    assert families.processor_family(cpuinfo("AuthenticAMD", flags, number=26)) == "amd_avx512"
+    assert families.processor_family(cpuinfo("AuthenticAMD", AVX2, number=25)) == "amd_avx2"
+    result = {"machine": {"processor": "AMD EPYC"}}
+    assert families.in_words("amd_zen4_avx512", result) == "AMD EPYC Zen 4, AVX-512"
+    assert families.in_words("amd_avx512", result) == "AMD EPYC, AVX-512"
 
 
 def test_flags_are_words_not_parts_of_words():
