@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 import fastbert_kernels
 from adopting.engines import engines
 from adopting.models import Task, Texts, tokenised
+from comparing.measure import SETTLE_SECONDS
 from fastbert_hf import FastBertForSequenceClassification
 from fastbert_hf.calibration import Objective, calibrate, record_exits, simulate
 from fastbert_hf.timing import Batch, inputs_of, ratio, time_interleaved
@@ -81,6 +82,7 @@ def measure(
             rounds,
             warmups=1,
             shuffle=True,
+            settle=SETTLE_SECONDS,
         )
     want = answers[EAGER]
     rows = []
