@@ -166,7 +166,7 @@ def test_only_few_short_samples_are_chained():
         assert recorder.chained == chained
 
 
-def test_a_chain_that_is_not_to_be_had_is_told_once_and_stages_take_over():
+def test_a_chain_that_is_not_available_is_told_once_and_stages_take_over():
     class Unchained(HostileRecorder):
         def chain(self, stages):
             raise RuntimeError("the driver has no conditional graph nodes")

@@ -9,9 +9,11 @@ import cmake_builds
 from helpers.sanitizers import SANITIZED
 
 
-@pytest.fixture(scope="session")
-def kernels() -> tile_kernels.TileKernels:
-    reason = cmake_builds.missing()
+@pytest.fixture(scope="session", params=["vectors of any processor", "vectors of AVX-512"])
+def kernels(request: pytest.FixtureRequest) -> tile_kernels.TileKernels:
+    reason, avx512 = cmake_builds.missing(), request.param == "vectors of AVX-512"
+    if avx512 and not tile_kernels.has_avx512():
+        reason = "this processor has no AVX-512 with bfloat16"
     if reason is not None:
         pytest.skip(reason)
-    return tile_kernels.TileKernels(sanitize=SANITIZED)
+    return tile_kernels.TileKernels(avx512=avx512, sanitize=SANITIZED)

@@ -17,8 +17,8 @@ specification.loader.exec_module(module)
 """
 
 
-def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(program: str, *, avx512: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a Python program; `environment` is added to that of this process."""
-    folder = tile_kernels.build("_C")
+    folder = tile_kernels.build("_C", avx512=avx512)
     path = next(folder.glob("_C.*.so"))
     return programs.run(PRELUDE.format(path=str(path)) + program, **environment)

@@ -6,6 +6,7 @@ import json
 
 import in_model
 import pytest
+import tile_kernels
 
 import cmake_builds
 
@@ -77,22 +78,38 @@ thread.join()
 """
 
 
-def output(program, **environment):
-    run = in_model.run(program, **environment)
+VECTORS = pytest.mark.parametrize(
+    "avx512",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.skipif(
+                not tile_kernels.has_avx512(), reason="this processor has no AVX-512 with bfloat16"
+            ),
+        ),
+    ],
+)
+
+
+def output(program, *, avx512=False, **environment):
+    run = in_model.run(program, avx512=avx512, **environment)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
 
+@VECTORS
 @pytest.mark.parametrize("rows", ["1", "7"])
-def test_accuracy(rows):
-    output(ACCURACY, FASTBERT_TILE_ROWS=rows)
+def test_accuracy(rows, avx512):
+    output(ACCURACY, avx512=avx512, FASTBERT_TILE_ROWS=rows)
 
 
-def test_answers_do_not_depend_on_where_tiles_are_taken():
+@VECTORS
+def test_answers_do_not_depend_on_where_tiles_are_taken(avx512):
     """In products of many rows, in none; in every product, but by one thread of two; and by measurement."""
-    answers = {output(ANSWERS, FASTBERT_TILE_ROWS=rows) for rows in ("9", "1000000")}
-    answers.add(output(ANSWERS, FASTBERT_TILE_ROWS="1", FASTBERT_TILE_MODEL_SYSTEM="threads"))
-    answers.add(output(ANSWERS))
+    answers = {output(ANSWERS, avx512=avx512, FASTBERT_TILE_ROWS=rows) for rows in ("9", "1000000")}
+    answers.add(output(ANSWERS, avx512=avx512, FASTBERT_TILE_ROWS="1", FASTBERT_TILE_MODEL_SYSTEM="threads"))
+    answers.add(output(ANSWERS, avx512=avx512))
     assert len(answers) == 1
 
 

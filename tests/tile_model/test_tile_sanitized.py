@@ -15,5 +15,6 @@ from helpers.sanitizers import SANITIZED, run_short_tests
 @pytest.mark.skipif(SANITIZED, reason="this is the run under sanitizers")
 @pytest.mark.skipif(cmake_builds.missing() is not None, reason=str(cmake_builds.missing()))
 def test_short_tests_under_sanitizers():
-    tile_kernels.build("tile_kernels", sanitize=True)
+    for avx512 in {False, tile_kernels.has_avx512()}:
+        tile_kernels.build("tile_kernels", avx512=avx512, sanitize=True)
     run_short_tests(Path(__file__).parent)

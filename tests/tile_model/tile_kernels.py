@@ -1,6 +1,7 @@
 """The kernels of the instruction set amx on any processor: tile_model.h stands in for the tiles.
 
-In the library of the tests tiles are taken from one row on, and the system gives them to the first thread only
+Its vectors are those that any processor has, or, where the processor has them, those of AVX-512 that stand beside real
+tiles. In the library of the tests tiles are taken from one row on, and the system gives them to the first thread only
 (tile_system.cpp). So what the main thread computes comes from tiles, and what any other computes, from vectors.
 """
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 import cmake_builds
+from fastbert_hf.machine import describe_machine
 
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
 OPERANDS = {torch.bfloat16: 1, torch.int8: 3}  # csrc/dtype.h
@@ -26,12 +28,25 @@ EPILOGUES = {"none": 0, "relu": 1, "gelu": 2}  # csrc/cpu/kernels.h
 T = TypeVar("T")
 
 
-def build(target: str, *, sanitize: bool = False) -> Path:
-    """Compile a target of CMakeLists.txt with the model, unless it is up to date, and return the folder it lies in."""
+def build(target: str, *, avx512: bool = False, sanitize: bool = False) -> Path:
+    """Compile a target of CMakeLists.txt with the model, unless it is up to date, and return the folder it lies in.
+
+    Args:
+        target: of CMakeLists.txt.
+        avx512: with the vectors of AVX-512.
+        sanitize: under AddressSanitizer and UndefinedBehaviorSanitizer.
+    """
     options = ["-DFASTBERT_TILE_MODEL=ON", "-DFASTBERT_CUDA=OFF"]
+    options += ["-DFASTBERT_TILE_MODEL_AVX512=ON"] if avx512 else []
     options += ["-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG="]  # CMakeLists.txt optimises the kernels
     options += [f"-DCMAKE_CXX_FLAGS={SANITIZERS}"] if sanitize else []
-    return cmake_builds.build("tile_model_sanitized" if sanitize else "tile_model", options, target)
+    name = "tile_model" + ("_avx512" if avx512 else "") + ("_sanitized" if sanitize else "")
+    return cmake_builds.build(name, options, target)
+
+
+def has_avx512() -> bool:
+    """Return whether the processor runs the vectors of AVX-512 that stand beside real tiles."""
+    return {"avx512f", "avx512_bf16", "avx512_vnni"} <= {*describe_machine()["extensions"]}
 
 
 @dataclass
@@ -57,8 +72,9 @@ class Rows:
 class TileKernels:
     """Calls of the compiled library, on CPU tensors."""
 
-    def __init__(self, *, sanitize: bool = False) -> None:
-        self._library = ctypes.CDLL(str(build("tile_kernels", sanitize=sanitize) / "libtile_kernels.so"))
+    def __init__(self, *, avx512: bool = False, sanitize: bool = False) -> None:
+        folder = build("tile_kernels", avx512=avx512, sanitize=sanitize)
+        self._library = ctypes.CDLL(str(folder / "libtile_kernels.so"))
         self._library.fault.restype = ctypes.c_char_p
         for name in ("packed_matrix_bytes", "quantised_row_bytes", "attention_scratch", "fewest_tile_rows"):
             getattr(self._library, name).restype = ctypes.c_int64

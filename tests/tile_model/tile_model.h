@@ -86,6 +86,25 @@ inline float flushed(float value) {
 
 }  // namespace tile_model
 
+// The header of the vectors of AVX-512, where these are compiled, has the real ones under the same names.
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+#undef _tile_loadconfig
+#undef _tile_release
+#undef _tile_zero
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_dpbf16ps
+#undef _tile_dpbusd
+#define _tile_loadconfig tile_model_loadconfig
+#define _tile_release tile_model_release
+#define _tile_zero tile_model_zero
+#define _tile_loadd tile_model_loadd
+#define _tile_stored tile_model_stored
+#define _tile_dpbf16ps tile_model_dpbf16ps
+#define _tile_dpbusd tile_model_dpbusd
+
 inline void _tile_loadconfig(const void* configuration) {
   if (!fastbert::cpu::thread_has_tiles()) tile_model::fail("the system does not permit their use in this thread");
   struct {

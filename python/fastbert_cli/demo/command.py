@@ -14,7 +14,7 @@ from fastbert_cli.hub import look_at_hub
 
 @dataclass(frozen=True)
 class Demo(Command):
-    """Train, distill, patch and measure a FastBERT, from raw text, in five to seven minutes on two cores (AMD EPYC).
+    """Train, distill, patch and measure a FastBERT, from raw text, in three to seven minutes on two cores (AMD EPYC).
 
     Without files it classifies docstrings: which of five installed libraries was this one written for?
 

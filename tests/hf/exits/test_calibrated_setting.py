@@ -84,7 +84,7 @@ def test_speedup_is_the_linear_knob(calibrated, batch) -> None:
     assert predict(loaded, make_tokenizer(), make_data(5).texts, speedup=1.3).exit_layer.shape == (5,)
 
 
-def test_speedup_that_is_not_to_be_had_is_refused(model, calibrated, batch) -> None:
+def test_speedup_that_is_not_available_is_refused(model, calibrated, batch) -> None:
     with pytest.raises(ValueError, match="calibrate this one first"):
         model(**batch, speedup=2.0)
     loaded = FastBertForSequenceClassification.from_pretrained(calibrated[0])
