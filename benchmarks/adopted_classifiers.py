@@ -9,10 +9,10 @@ For each task Transformers' own trainer fine-tunes a classifier on half of the t
 Then it is adopted: students learn from others of these texts, and the exit rule is calibrated, on the development texts
 and half of the test texts, to at most 1 % other labels than at full depth. No label is read in either step. The other
 half of the test texts is counted, and 1,000 of it timed, beside the classifier in ONNX Runtime and OpenVINO where these
-are installed. The folder --run keeps the models and what was measured of them, so that a stopped run goes on, a
-training from its last epoch. Classifiers start from the packaged 6-layer MiniLM, an encoder of pretrained.py or the
-folder of a model (--backbone). Writes adopted_classifiers_cpu_FAMILY.json and .md (families.py), beside the rows of
-other tasks and backbones that these have.
+are installed. The folder --run keeps the models and what was measured of them beside the same engines, so that a
+stopped run goes on, a training from its last epoch. Classifiers start from the packaged 6-layer MiniLM, an encoder of
+pretrained.py or the folder of a model (--backbone). Writes adopted_classifiers_cpu_FAMILY.json and .md (families.py),
+beside the rows of other tasks and backbones that these have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from adopting import commands
+from adopting import commands, engines
 from adopting.backbones import open_models
 from adopting.measure import EAGER, measure
 from adopting.models import TASKS, Texts, adopted, fine_tuned
@@ -38,13 +38,14 @@ QUICK_TEXTS, QUICK_DISAGREEMENT = 64, 0.2  # so few texts can promise no less
 
 def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return what adoption is worth for one task; its models are made, or taken from the folder of the run, as is what
-    was measured of them with as many rounds and the same promise."""
+    was measured of them with as many rounds, the same promise and the same engines beside them."""
     task, backbone = TASKS[name], options.backbone
     texts = Texts.read(options.data / name, QUICK_TEXTS if options.quick else None)
     folder = open_models(options.run, name, backbone, texts, task)
     measured = folder / f"measured_{options.rounds}_rounds_{options.max_disagreement:g}.json"
-    if measured.exists():
-        return json.loads(measured.read_text())
+    others = engines.described()
+    if measured.exists() and (before := json.loads(measured.read_text())).get("engines") == others:
+        return before
     classifier = fine_tuned(folder / "classifier", backbone.folder, texts.labelled, task, backbone.learning_rate)
     model, seconds = adopted(folder / "adopted", classifier, texts.traffic, task)
     kept = folder / "seconds.json"
@@ -55,6 +56,7 @@ def run_task(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "backbone": backbone.name,
         "layers": backbone.layers,
         "date": describe_machine()["date"],
+        "engines": others,
         "labelled": len(texts.labelled),
         "traffic": len(texts.traffic),
         # Not known of models whose adoption was stopped and went on.

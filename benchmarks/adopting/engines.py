@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from comparing.report import peer_versions
 from fastbert_hf.timing import Batch
 from peers import onnx_runtime, openvino_runtime
 from peers.contestant import Contestant, NotAvailable, Request
@@ -18,6 +19,11 @@ from peers.plain import PlainSetup
 
 Call = Callable[[Batch], Tensor]
 _ENTRIES = (*onnx_runtime.ENTRIES, *openvino_runtime.ENTRIES)
+
+
+def described() -> dict[str, Any]:
+    """Return what decides which engines answer: those that there are, and the versions of what they are made of."""
+    return {"names": [entry.name for entry in _ENTRIES], "versions": peer_versions()}
 
 
 @contextmanager

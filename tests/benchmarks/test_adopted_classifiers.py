@@ -60,6 +60,36 @@ def test_other_engines_answer_as_the_classifier_does(monkeypatch):
         assert not calls and all("segments" in reason for reason in missing.values())
 
 
+def test_what_was_measured_beside_other_engines_is_measured_again(quick_run, tmp_path, monkeypatch):
+    """A run folder from before an engine was measured, or installed, would hide it."""
+    seen = []
+
+    def measure(*models, **settings):
+        seen.append("measured")
+        return {"texts": 40, "rows": [], "missing": {}, "times": len(seen)}
+
+    monkeypatch.setattr(benchmark, "open_models", lambda *what: tmp_path)
+    monkeypatch.setattr(benchmark, "fine_tuned", lambda folder, *what: folder)
+    monkeypatch.setattr(benchmark, "adopted", lambda folder, *what: (folder, None))
+    monkeypatch.setattr(benchmark, "measure", measure)
+    versions = {"onnxruntime": None}
+    monkeypatch.setattr("adopting.engines.peer_versions", versions.copy)
+    options = benchmark.parse_arguments(quick_run)
+    options.quick = False
+
+    def times():
+        return benchmark.run_task("sst2", options)["times"]
+
+    assert (times(), times()) == (1, 1)
+    versions["onnxruntime"] = "1.20.0"
+    assert (times(), times()) == (2, 2)
+    monkeypatch.setattr("adopting.engines._ENTRIES", (Entry("plain", FULL_DEPTH_PEER, "float32", plain_pytorch),))
+    assert (times(), times()) == (3, 3)
+    (file,) = tmp_path.glob("measured_*.json")
+    file.write_text('{"texts": 40, "rows": [], "times": 0}')  # of before other engines were measured
+    assert (times(), times()) == (4, 4)
+
+
 def test_data_that_is_not_there_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit):
         benchmark.parse_arguments(["--data", str(tmp_path)])
