@@ -3,7 +3,7 @@
 # make proofs  the slow ones: kernels without their hardware (interpreted, compiled for every GPU, under sanitizers, on a
 #              model of tiles) and work in several processes
 # make bench   the comparisons with other engines and the profile, about 35 minutes on two cores; BENCH="--full" compares more
-# make bench-serve  the server under load, beside full-depth engines behind the same server, an hour or so on two cores:
+# make bench-serve  the server under load, beside full-depth engines behind the same server, two hours or so on two cores:
 #              models with random weights; BENCH="--data FOLDER --run FOLDER" serves a trained one, as in the committed table
 # make results  figures, tables and the picture of the documents again, from the committed result files (seconds; measures nothing)
 # make lint    ruff, clang-format, mypy, and whether the figures in the documents are those of the result files

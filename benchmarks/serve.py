@@ -2,7 +2,7 @@
 """FastBERT as a service: `fastbert serve` against itself without refill and against full-depth engines behind the same
 server.
 
-    python benchmarks/serve.py [--data FOLDER] [--run FOLDER] [--task sst2] [--rounds 2] [--quick] [--simulate]
+    python benchmarks/serve.py [--data FOLDER] [--run FOLDER] [--task sst2] [--rounds 3] [--quick] [--simulate]
 
 Clients come when they want (open loop), as a Poisson process and in bursts, on loopback, and their time runs from the
 moment for which their request was planned. Measured are goodput (the highest load at which the 99th percentile keeps a
@@ -23,6 +23,7 @@ import argparse
 import importlib.util
 import os
 import random
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -46,13 +47,14 @@ from serving.measure import Bench, at_equal_load, capacity, check_answers, gener
 from serving.names import NO_REFILL, ONNX, SHELL
 from serving.prediction import predict_case
 from serving.report import case_parts, page, prediction_table
-from serving.search import LIMITS, LOWEST, grid, median_goodput
+from serving.rounds import goodputs
+from serving.search import LIMITS, LOWEST, TRIES, grid
 from serving.subjects import Facts, Subject, facts_of, planned, synthetic_texts, trained
 
 DTYPES = {"int8": torch.int8, "float32": torch.float32, "bfloat16": torch.bfloat16}
 ARRIVALS_OF = {"MiniLM-L6": ("Poisson", "bursty"), "BERT-base": ("Poisson",), "tiny": ("Poisson",)}
 TEXTS_OF = {"MiniLM-L6": 600, "BERT-base": 200, "tiny": 40}
-LOAD_SHARE = 0.8  # equal load: this share of the goodput within the wider limit of two contestants
+LOAD_SHARE = 0.8  # equal load: this share of the goodput within the wider limit of those who carry it
 
 
 def subject_of(shape: str, options: argparse.Namespace, folder: Path) -> Subject:
@@ -95,11 +97,14 @@ def measure_case(
         for name in random.Random(number).sample(searched, len(searched)):
             say(f"{kind}, round {number + 1} of {options.rounds}: goodput of {name}")
             searches.append({"round": number} | search(bench, name, kind, rates, number))
-    loads = sorted({equal_load(searches, checks, name) for name in (NO_REFILL, ONNX) if name in bench.servers})
+    carrying = [name for name in (NO_REFILL, ONNX) if name in searched] or [
+        name for name in CONTESTANTS if name in searched
+    ][:1]
+    loads = sorted({equal_load(searches, name) for name in carrying})
     for number in range(options.rounds):
         for load in loads:
             for name in random.Random(number).sample(list(bench.servers), len(bench.servers)):
-                say(f"{kind}, round {number + 1} of {options.rounds}: {name} at {load:.0f} requests/s")
+                say(f"{kind}, round {number + 1} of {options.rounds}: {name} at {load:g} requests/s")
                 equal.append({"round": number, "rate": load} | at_equal_load(bench, name, kind, load, number))
     alone = [one["cpu_seconds_per_1000"] for one in equal if one["contestant"] == SHELL]
     shell = min(alone) / 1e3 / torch.get_num_threads()
@@ -116,10 +121,15 @@ def measure_case(
     }
 
 
-def equal_load(searches: Sequence[dict[str, Any]], checks: dict[str, Any], contestant: str) -> float:
-    """Return the load at which all are held against a contestant that carries it, requests per second."""
-    most = median_goodput(searches, contestant, max(LIMITS))
-    return round(LOAD_SHARE * (checks[contestant]["capacity"] if most.below else most.rate), 1)
+def equal_load(searches: Sequence[dict[str, Any]], contestant: str) -> float:
+    """Return the load at which all are held against a contestant, requests per second.
+
+    It carries it in the rounds in which it had a goodput; where it had none, its goodput is below the lowest load that
+    was tried, and so is this.
+    """
+    rounds = goodputs(searches, contestant, max(LIMITS)).values()
+    found = [one.low for one in rounds if one.low] or [one.high for one in rounds]
+    return round(LOAD_SHARE * statistics.median(found), 1)
 
 
 def summary(facts: Facts) -> dict[str, Any]:
@@ -174,7 +184,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", choices=["MiniLM-L6", "BERT-base"], default=["MiniLM-L6", "BERT-base"])
     parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
     parser.add_argument("--dtype", choices=list(DTYPES), default="int8", help="of our own contestants")
-    parser.add_argument("--rounds", type=int, default=2, help="of everything; medians are reported")
+    parser.add_argument("--rounds", type=int, default=3, help="of everything")
     parser.add_argument("--seconds", type=float, default=2.5, help="of one load")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
     parser.add_argument("--quick", action="store_true", help="a tiny model and one short round; writes nothing")
@@ -184,8 +194,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--rounds must be 1 or more, and --seconds above 0")
     if options.data is not None and not (options.data / options.task / "train.tsv").exists():
         parser.error(f"there is no {options.data / options.task}/train.tsv; choose another --data or --task")
-    if SHELL not in options.contestants:
-        options.contestants.append(SHELL)  # the simulation needs it
+    options.contestants = list(dict.fromkeys([*options.contestants, SHELL]))  # the simulation needs the server alone
+    if options.contestants == [SHELL]:
+        parser.error(f"there is nothing to measure of {SHELL}; name another one beside it with --contestants")
     options.fewest, options.lowest = 200, LOWEST
     if options.quick:
         options.data, options.shapes, options.rounds, options.seconds = None, ["tiny"], 1, 0.3
@@ -205,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     result: dict[str, Any] = {
         "rounds": options.rounds,
+        "tries": TRIES,
         "seconds": options.seconds,
         "dtype": options.dtype,
         "threads": torch.get_num_threads(),
@@ -221,6 +233,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             say(f"{shape}: starting servers")
             with running(options.contestants, subject, DTYPES[options.dtype]) as (servers, missing):
                 result["not_available"] |= missing
+                if servers.keys() <= {SHELL}:
+                    reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+                    raise SystemExit(f"there is nobody to measure: {reasons}")
                 bench = Bench(servers, subject, generator, options.seconds, options.fewest)
                 checks = {name: check_answers(bench, name, facts) for name in servers}
                 for kind in ARRIVALS_OF[shape]:

@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 LIMITS = (0.025, 0.1)  # seconds, of the 99th percentile
 LATE_SHARE = 0.01  # of the requests, at a 99th percentile
 STEP = 1.12  # from one load to the next
+TRIES = 2  # of a load before it is taken for too high, each with another seed: a stall is not the server's limit
 LOWEST = 2.0  # requests per second: a load with a 99th percentile takes most of a minute there
-
-
-@dataclass(frozen=True)
-class Goodput:
-    """A goodput, or what it is below.
-
-    Attributes:
-        rate: requests per second.
-        below: whether the lowest load that was tried was too high, so that the goodput is known to be below `rate`.
-    """
-
-    rate: float
-    below: bool = False
-
-    def __str__(self) -> str:
-        return f"< {math.ceil(self.rate)}" if self.below else f"{self.rate:.0f}"
-
-    def over(self, other: Goodput) -> str:
-        """Return in words how many times the other one this is; "" where nothing is known."""
-        if self.below and other.below:
-            return ""
-        bound = "less than " if self.below else "more than " if other.below else ""
-        return f"{bound}{self.rate / other.rate:.2f}x"
 
 
 def grid(highest: float, lowest: float) -> list[float]:
@@ -69,14 +44,3 @@ def percentile(latencies: Sequence[float], percent: float) -> float:
     limit if, and only if, at most 1 % of them took longer."""
     ordered = sorted(latencies)
     return ordered[math.ceil(len(ordered) * percent / 100) - 1]
-
-
-def median_goodput(searches: Sequence[Mapping[str, Any]], contestant: str, limit: float) -> Goodput:
-    """Return a contestant's goodput within a limit, the median of its rounds.
-
-    A round in which no load was good stands for whatever is below the lowest one that it tried.
-    """
-    own = [one for one in searches if one["contestant"] == contestant]
-    found = [one["goodput"][f"{1e3 * limit:g}"] for one in own]
-    most = [rate or min(tried["rate"] for tried in one["tried"]) for rate, one in zip(found, own, strict=True)]
-    return Goodput(statistics.median(most), below=statistics.median_low(found) == 0)

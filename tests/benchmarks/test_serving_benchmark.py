@@ -16,7 +16,8 @@ import torch
 from fastbert_kernels.engine.layer_cost import STEP_SECONDS, LayerCost
 from serving.arrivals import moments, text_order
 from serving.load import Load, http_request, send
-from serving.search import grid, median_goodput
+from serving.rounds import goodputs, rate_in_words
+from serving.search import grid
 from serving.simulation import Machine, Text, flat, with_refill, without_refill
 
 # Arrivals.
@@ -323,7 +324,7 @@ def test_a_search_tries_the_loads_that_it_is_given_down_to_the_lowest():
     assert {one["rate"] for search in found.values() for one in search["tried"]} <= set(rates)
     slow_ones = found["slow"]["tried"]
     assert found["slow"]["goodput"]["25"] == 0 and (slow_ones[0]["rate"], slow_ones[0]["gave_up"]) == (rates[0], True)
-    assert str(median_goodput([found["slow"]], "slow", 0.025)) == "< 200"
+    assert rate_in_words(goodputs([found["slow"] | {"round": 0}], "slow", 0.025)[0]) == "< 200"
 
 
 def test_low_loads_have_fewer_requests():
