@@ -12,10 +12,10 @@ port, and at last told to end, by SIGTERM, while every client asks again as soon
 
 Every answer is compared with what one `predict` call gives for its text, to the last bit; no two of these are equal, so
 an answer that went to the wrong client is known by its content. Each request has to be answered, or told to come again.
-Its connection may tell it only if the server was killed, or if it was sent behind SIGTERM: one that was sent before and
-has no answer was dropped, which is a fault, and so is a SIGTERM when nobody was in flight. Where the minutes are ten or
-more, the memory has to stay flat (a server that has just started still takes some). No text may stay in the pool, no
-connection open, and no refusal and no line of the log may tell a text or a path.
+Its connection may tell it only from SIGKILL on until the server listens again, or if it was sent behind SIGTERM: one
+that was sent before and has no answer was dropped, which is a fault, and so is a SIGTERM when nobody was in flight.
+Where the minutes are ten or more, the memory has to stay flat (a server that has just started still takes some). No
+text may stay in the pool, no connection open, and no refusal and no line of the log may tell a text or a path.
 
 Writes soak_cpu_FAMILY.json and .md (families.py); the exit status is 1 where something did not hold.
 """
@@ -103,10 +103,12 @@ class Soak:
             self._check_nothing_stays(server, before)
             cpu_seconds = server.cpu_seconds
             rate = self.rounds[-1]["asked_per_second"]
-            with self._asking(server, rate, Ending(in_order=False)):
+            ending = Ending(in_order=False)
+            with self._asking(server, rate, ending):
                 self._wait_for_answers()
-                server.kill()
-                server = self.start(server.address[1])
+                with ending.gone():
+                    server.kill()
+                    server = self.start(server.address[1])
                 self._wait_for_answers()
             seconds_to_start = server.seconds_to_start
             self._end_in_order(server)

@@ -10,13 +10,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from soaking.ending import Ending
+from soaking.ending import MOST_IDLE_SECONDS, Ending
 from soaking.ledger import Ledger
 from soaking.process import connect
 from soaking.questions import Expected
 
 _MOST_TEXTS = 4
-_MOST_IDLE_SECONDS = 2.0  # the server closes a connection that nobody has used for 5
 _JOIN_SECONDS = 600.0
 _PAUSE_SECONDS = 0.1  # of a client whose connection broke, or those of a server that has ended would ask all the time
 TOLD = (429, 503)  # "come again"
@@ -56,7 +55,7 @@ class Asker(threading.Thread):
         self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
         self._random, self._rate, self._ending = random.Random(seed), rate, ending
         self._connection = connect(address)
-        self._used = 0.0
+        self._used = self._begun = 0.0
         self._sent: float | None = None  # when the present request had been sent whole
 
     def run(self) -> None:
@@ -103,7 +102,7 @@ class Asker(threading.Thread):
             self._ledger.fault(f"status {status} for a request that is right: {answer[:300]}")
 
     def _unanswered(self, error: Exception) -> None:
-        if self._ending is not None and self._ending.excuses(self._sent):
+        if self._ending is not None and self._ending.excuses(self._begun, self._sent):
             how = "refused" if isinstance(error, ConnectionRefusedError) else "broken"
             self._ledger.add(f"told by a {how} connection")
         else:
@@ -111,8 +110,8 @@ class Asker(threading.Thread):
             self._ledger.fault(f"no answer to a request that was sent: {type(error).__name__}: {error}")
 
     def _send(self, body: str) -> tuple[int, str]:
-        self._sent = None
-        if time.monotonic() > self._used + _MOST_IDLE_SECONDS:
+        self._begun, self._sent = time.monotonic(), None
+        if time.monotonic() > self._used + MOST_IDLE_SECONDS:
             self._connection.close()  # and opened again by the request
         self._connection.request("POST", "/predict", body, self._headers)
         self._sent = time.monotonic()

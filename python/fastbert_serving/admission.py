@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from fastbert_serving.errors import Refusal, overloaded
 from fastbert_serving.metrics import Metrics
-from fastbert_serving.middleware import App, Message, Receive, Scope, Send, refusal_response
+from fastbert_serving.middleware import OPEN, App, Message, Receive, Scope, Send, refusal_response
 
 # From a request's head to the end of its body. It is less than what a server that ends waits for those who are in, so
 # that one who never ends is told so, and not cut off.
@@ -20,8 +20,9 @@ BODY_SECONDS = 20.0
 class Admitted:
     """Lets requests with texts in, of which so many have a body in memory, and no more; the others read none.
 
-    A request with texts is one that is POSTed. It counts until it has its answer, and its body has to come in time, or
-    those who send half of one would keep everybody else outside.
+    A request with texts is one that is POSTed and needs the key, where there is one: so whoever has not got it takes
+    nobody's place. It counts until its answer is on its way, for which `protocol.BoundedProtocol` does not wait for
+    ever, and its body has to come in time, or those who send half of one would keep everybody else outside.
     """
 
     def __init__(self, app: App, max_concurrent: int, metrics: Metrics) -> None:
@@ -29,7 +30,8 @@ class Admitted:
         self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        # Not by the paths of the endpoints: the router takes "/predict%0A" for "/predict".
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
         refusal = None

@@ -23,7 +23,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOG = logging.getLogger("fastbert_serving")
 _ENDPOINTS = ("/predict", "/rerank", "/info", "/health", "/metrics")
-_OPEN = ("/health", "/docs", "/openapi.json")
+OPEN = ("/health", "/docs", "/openapi.json")  # without the key
 
 
 def refusal_response(refusal: Refusal) -> JSONResponse:
@@ -80,7 +80,7 @@ class Guarded:
         headers = dict(scope["headers"])
         given, length = headers.get(b"authorization", b""), headers.get(b"content-length", b"0")
         refusal = None
-        if self._key is not None and scope["path"] not in _OPEN and not hmac.compare_digest(given, self._key):
+        if self._key is not None and scope["path"] not in OPEN and not hmac.compare_digest(given, self._key):
             refusal = Refusal(401, "Unauthorized", "send the server's key as the header Authorization: Bearer KEY")
         elif length.isdigit() and int(length) > self._max_body:
             refusal = self._too_long()

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Sized
 
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 # Of what a request has beside its body, about; more than any client of ours sends.
 MOST_BESIDE_BODY = 1 << 16
+
+# So long a client has to take an answer, and to end a body that was answered before its end: as long as for a body.
+SLOW_SECONDS = 20.0
 
 # So long a connection without a request stays open when the server ends, for one that is on its way.
 GRACE_SECONDS = 1.0
@@ -23,6 +26,9 @@ class BoundedProtocol(HttpToolsProtocol):
     here that has not begun to be answered, nothing more is read. A body is bounded by `middleware.Guarded`, which sees
     nothing of a request but its body, and a head that has ended.
 
+    So is one whose client does not take an answer in time, or does not end in time a body that has its answer already.
+    uvicorn would wait for both without an end, and whatever else is asked on that connection would go on counting.
+
     When the server ends, uvicorn's own closes connections without a request at once, and resets those on which one was
     on its way. Here that one is answered, like every other, and its answer says that it is the connection's last.
     """
@@ -31,11 +37,44 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head = False
     _ending = False
     _came_on = False  # whether one of these was in the present piece
+    _taking: asyncio.TimerHandle | None = None  # ends a connection that is not read from
+    _rest: asyncio.TimerHandle | None = None  # ends one with the rest of a body behind its answer
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection."""
         super().connection_made(transport)
         self.flow = _InTurn(transport, self.pipeline)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a connection."""
+        super().connection_lost(exc)
+        _cancel(self._taking)
+        _cancel(self._rest)
+
+    def pause_writing(self) -> None:
+        """Wait until the client takes what it has been answered, but not for ever."""
+        super().pause_writing()
+        self._taking = self.loop.call_later(SLOW_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on, the client has taken most of it."""
+        super().resume_writing()
+        _cancel(self._taking)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request; where the body of this one has not come to its end, wait, but not for ever.
+
+        Such as one that was refused by its head. uvicorn's own limit for idle connections counts from their last byte.
+        """
+        super().on_response_complete()
+        cycle = self.cycle
+        if cycle.response_complete and cycle.more_body:
+            _cancel(self._rest)
+            self._rest = self.loop.call_later(SLOW_SECONDS, self._end_rest, cycle)
+
+    def _end_rest(self, cycle: RequestResponseCycle) -> None:
+        if self.cycle is cycle and not self._in_head:  # no request came behind it
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -77,6 +116,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_400_response(f"The request has more than {MOST_BESIDE_BODY} bytes beside its body.")
         else:
             self.transport.close()
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
 
 
 class _InTurn(FlowControl):

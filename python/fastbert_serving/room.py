@@ -26,32 +26,19 @@ class Room:
         """
         self._in_flight, self._max_samples, self._max_tokens = in_flight, max_samples, max_tokens
         self._lock = threading.Lock()
-        self._samples = self._tokens = 0  # of those who enter at the moment, in the pool or not yet
 
     @contextmanager
-    def entering(self, samples: int, tokens: int) -> Iterator[None]:
-        """Let a request enter in the block, behind which `in_flight` counts it; from any thread.
-
-        Args:
-            samples: its rows.
-            tokens: of these.
+    def entering(self) -> Iterator[None]:
+        """Let a request enter in the block, behind which `in_flight` counts it; from any thread, one after the other.
 
         Raises:
             Refusal: there is no room (429).
         """
         with self._lock:
-            others, of_others = self._in_flight()
-            others, of_others = others + self._samples, of_others + self._tokens
-            if others >= self._max_samples or of_others >= self._max_tokens:
+            samples, tokens = self._in_flight()
+            if samples >= self._max_samples or tokens >= self._max_tokens:
                 raise overloaded(
-                    f"{others} texts with {of_others} tokens are in flight, as many as there may be before one more "
+                    f"{samples} texts with {tokens} tokens are in flight, as many as there may be before one more "
                     "request; send it again later"
                 )
-            self._samples += samples
-            self._tokens += tokens
-        try:
             yield
-        finally:
-            with self._lock:
-                self._samples -= samples
-                self._tokens -= tokens

@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
             if any(each.fileno() == -1 for each in sockets or ()):  # uvloop has closed one that cannot, without a word
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-        except SystemExit:  # what newer uvicorn does where the application could not start
+        except SystemExit:  # what uvicorn does where the application could not start
             self.should_exit = True
         except OSError as error:
             await self.lifespan.shutdown()

@@ -278,7 +278,7 @@ class Service:
         """Let the rows of a window into the pool, with a deadline on the clock of `time.monotonic`, or none."""
         bounds = torch.cat((window.lengths.new_zeros(1), window.lengths.cumsum(0)))
         try:
-            with self._room.entering(len(window), len(window.input_ids)):
+            with self._room.entering():
                 left = None if deadline is None else deadline - time.monotonic()
                 futures = self._pool.submit(
                     window.input_ids,

@@ -163,13 +163,24 @@ def test_an_end_at_which_nobody_waits_shows_nothing(monkeypatch, tmp_path):
 
 def test_whom_the_end_of_the_server_excuses(monkeypatch):
     killed, told = Ending(in_order=False), Ending(in_order=True)
-    assert killed.excuses(None) and killed.excuses(1.0)
-    assert not told.excuses(None) and not told.excuses(1.0)  # it goes on still
+    for each in (killed, told):  # they go on still
+        assert not each.excuses(1.0, None) and not each.excuses(1.0, 1.0)
     monkeypatch.setattr("time.monotonic", lambda: 5.0)
     told.begin()
-    assert [told.excuses(sent) for sent in (None, 6.0, 5.0, 1.0)] == [True, True, False, False]
+    assert [told.excuses(1.0, sent) for sent in (None, 6.0, 5.0, 1.0)] == [True, True, False, False]
     assert [told.was_told_behind(sent) for sent in (6.0, 5.0)] == [False, True]
     assert not killed.was_told_behind(5.0)
+
+
+@pytest.mark.parametrize(("again", "until"), [(9.0, 9.0), (5.5, 7.0)], ids=["late", "before connections are old"])
+def test_a_server_that_was_killed_owes_answers_when_it_is_back(monkeypatch, again, until):
+    killed = Ending(in_order=False)
+    monkeypatch.setattr("time.monotonic", lambda: 5.0)
+    with killed.gone():
+        assert killed.excuses(1.0, 1.0) and killed.excuses(5.5, None)
+        monkeypatch.setattr("time.monotonic", lambda: again)
+    for sent in (None, until + 1):
+        assert killed.excuses(until, sent) and not killed.excuses(until + 0.1, sent)
 
 
 @pytest.mark.proof

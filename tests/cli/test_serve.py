@@ -96,6 +96,15 @@ def test_an_empty_key_is_no_key(saved, monkeypatch):
     assert_complaint(invoke("serve", saved, "--port", 0), "serve", told)
 
 
+@pytest.mark.parametrize("key", ["sesame\n", " sesame", "sesame\r\n"])
+def test_a_key_that_no_request_can_send(saved, monkeypatch, key):
+    """Whoever mounts a secret with a line break behind it must not lock everybody out."""
+    told = "begins or ends with white space, which no request can send; remove it from the key"
+    assert_complaint(invoke("serve", saved, "--api-key", key), "serve", f"--api-key {told}")
+    monkeypatch.setenv("FASTBERT_API_KEY", key)
+    assert_complaint(invoke("serve", saved, "--port", 0), "serve", f"FASTBERT_API_KEY {told}")
+
+
 def test_the_key_of_the_option_goes_before_that_of_the_variable(monkeypatch):
     from fastbert_serving.key import key_of
 

@@ -23,6 +23,24 @@ def having_sent(server, data):
         yield client
 
 
+@contextlib.contextmanager
+def not_reading(server):
+    """A connection that the server sees, on which little arrives as long as nobody reads from it."""
+    before = len(server.server.server_state.connections)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(60)
+        client.connect(server.address)
+        wait_until(lambda: len(server.server.server_state.connections) == before + 1)
+        yield client
+
+
+def sent_at_once(client, data):
+    """Send, as much as the server takes."""
+    with contextlib.suppress(OSError):  # it has enough
+        client.sendall(data)
+
+
 def answers_on(client):
     """Return all that comes on a connection, until it is closed."""
     received = b""

@@ -125,6 +125,17 @@ def test_idle_connections_are_closed_soon(server, monkeypatch):
         assert answers_on(idle) == answers_on(silent) == b""
 
 
+def test_a_request_on_an_idle_connection_is_answered_a_moment_later(server, monkeypatch):
+    """One that is not refused: what ends it is the connection, and not the endpoint."""
+    monkeypatch.setattr("fastbert_serving.protocol.GRACE_SECONDS", 20.0)  # the moment may be long on a busy machine
+    with idle_connection(server) as idle:
+        server.server.handle_exit(signal.SIGTERM, None)
+        time.sleep(0.3)
+        idle.sendall(b"GET /info HTTP/1.1\r\n\r\n")
+        head, _, body = answers_on(idle).lower().partition(b"\r\n\r\n")
+    assert head.startswith(b"http/1.1 200 ") and b"connection: close" in head and b"tiny" in body
+
+
 def test_told_to_end_while_it_warms_up_it_is_never_ready(tokenizer, monkeypatch):
     from fastbert_serving.admission import is_ready
     from fastbert_serving.server import Server

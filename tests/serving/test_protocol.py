@@ -11,6 +11,9 @@ import time
 
 import pytest
 
+from helpers.requests_by_hand import not_reading, sent_at_once
+from helpers.waiting import wait_until
+
 LIMIT = 1 << 24  # of what a server would have to keep until a test calls it endless
 CHUNKED = b"POST /predict HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -41,11 +44,6 @@ def sent_until_closed(client, piece):
         while sent < LIMIT:
             sent += client.send(piece)
     return sent
-
-
-def sent_at_once(client, data):
-    with contextlib.suppress(OSError):  # the client has enough
-        client.sendall(data)
 
 
 def left_in(client):
@@ -122,6 +120,53 @@ def test_what_is_beside_a_body_has_an_end_when_the_request_is_refused_already(lo
         assert sent_until_closed(client, piece) < LIMIT
         assert left_in(client) == b""  # one request, one answer
     assert locked.request("GET", "/health")[0] == 200
+
+
+def test_a_connection_on_which_no_answer_is_taken_ends(locked, monkeypatch):
+    monkeypatch.setattr("fastbert_serving.protocol.SLOW_SECONDS", 0.3)
+    with not_reading(locked) as client:
+        assert sent_until_closed(client, b"GET /openapi.json HTTP/1.1\r\n\r\n" * 50) < LIMIT
+    assert locked.request("GET", "/health")[0] == 200
+
+
+def test_a_connection_on_which_answers_are_taken_in_time_stays(server, monkeypatch):
+    monkeypatch.setattr("fastbert_serving.protocol.SLOW_SECONDS", 0.2)
+    wait_until(lambda: not server.server.server_state.connections)
+    with connected(server) as client:
+        wait_until(lambda: server.server.server_state.connections)
+        (connection,) = server.server.server_state.connections
+        for step in (connection.pause_writing, connection.resume_writing):
+            connection.loop.call_soon_threadsafe(step)
+        time.sleep(0.4)
+        client.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+        assert answer_to(client) == (200, None)
+
+
+@pytest.mark.parametrize("pieces", [1, 1000], ids=["and stops", "and goes on"])
+def test_the_rest_of_a_refused_body_has_to_come_in_time(locked, monkeypatch, pieces):
+    """Of which each byte says that the connection is used."""
+    monkeypatch.setattr("fastbert_serving.protocol.SLOW_SECONDS", 0.3)
+    with connected(locked) as client:
+        client.sendall(CHUNKED)
+        assert answer_to(client)[0] == 401
+        with contextlib.suppress(ConnectionError):
+            for piece in range(pieces):
+                assert piece < 500  # by then it is closed
+                client.sendall(b"1\r\na\r\n")
+                time.sleep(0.02)
+        assert left_in(client) == b""
+
+
+def test_a_connection_stays_whose_refused_body_came(locked, monkeypatch):
+    monkeypatch.setattr("fastbert_serving.protocol.SLOW_SECONDS", 1.0)
+    with connected(locked) as client:
+        client.sendall(CHUNKED)
+        assert answer_to(client)[0] == 401
+        client.sendall(b"1\r\na\r\n0\r\n\r\n")
+        for _ in range(2):
+            client.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+            assert answer_to(client) == (200, None)
+            time.sleep(1.2)
 
 
 def test_requests_that_are_sent_ahead_wait_outside(server):

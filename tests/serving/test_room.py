@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
 import threading
 
 import pytest
@@ -18,42 +18,69 @@ def test_there_is_none_from_the_limits_on(samples, tokens):
     room = Room(lambda: (samples, tokens), 4, 10)
     with (
         pytest.raises(Refusal, match=f"^{samples} texts with {tokens} tokens are in flight") as told,
-        room.entering(1, 1),
+        room.entering(),
     ):
         raise AssertionError
     assert (told.value.status, told.value.retry_after) == (429, 1)
 
 
-def test_those_on_their_way_count_until_they_are_in_or_have_failed():
-    room = Room(lambda: (0, 0), 4, 10)
+def test_who_fails_to_enter_leaves_no_trace():
+    room = Room(lambda: (0, 0), 1, 1)
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), room.entering(4, 9):
-            with pytest.raises(Refusal, match="^4 texts with 9 tokens"), room.entering(1, 1):
-                raise AssertionError
+        with pytest.raises(ZeroDivisionError), room.entering():
             raise ZeroDivisionError
 
 
-def test_threads_never_bring_in_twice_the_limit():
-    lock, inside, most = threading.Lock(), [0, 0], [0, 0]
+def test_who_is_about_to_enter_is_counted_once():
+    inside, told = [0, 0], []
     room = Room(lambda: tuple(inside), 4, 10)
 
-    def come(seed):
-        draw = random.Random(seed)
-        for _ in range(300):
-            samples = draw.randint(1, 4)
-            tokens = draw.randint(samples, 10)
-            try:
-                with room.entering(samples, tokens), lock:
-                    inside[:] = inside[0] + samples, inside[1] + tokens
-                    most[:] = map(max, most, inside)
-            except Refusal:
-                continue
-            with lock:
-                inside[:] = inside[0] - samples, inside[1] - tokens
+    def come():
+        with pytest.raises(Refusal) as refused, room.entering():
+            raise AssertionError
+        told.append(refused.value.message)
 
-    threads = [threading.Thread(target=come, args=(seed,)) for seed in range(4)]
+    client = threading.Thread(target=come)
+    with room.entering():
+        inside[:] = 4, 9
+        client.start()
+        client.join(0.2)  # or until it waits
+    client.join()
+    assert len(told) == 1 and told[0].startswith("4 texts with 9 tokens are in flight")
+
+
+CLIENTS = 8
+
+
+@pytest.mark.parametrize("limits", [(4, 100), (100, 10)], ids=["samples", "tokens"])
+def test_threads_never_bring_in_twice_the_limit(limits):
+    """Each waits for the others wherever these could come between: when it looks, and before it is in."""
+    looking, entering, lock = threading.Barrier(CLIENTS), threading.Barrier(CLIENTS), threading.Lock()
+    inside, refused = [0, 0], []
+
+    def hold(barrier):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(0.3)  # nobody comes, since they are kept out
+
+    def in_flight():
+        seen = tuple(inside)
+        hold(looking)
+        return seen
+
+    room = Room(in_flight, *limits)
+
+    def come():
+        try:
+            with room.entering():
+                hold(entering)
+                with lock:
+                    inside[:] = inside[0] + 3, inside[1] + 9
+        except Refusal as refusal:
+            refused.append(refusal.message.partition(" are")[0])
+
+    threads = [threading.Thread(target=come) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert inside == [0, 0] and 0 < most[0] < 8 and 0 < most[1] < 20
+    assert inside == [6, 18] and refused == ["6 texts with 18 tokens"] * (CLIENTS - 2)
