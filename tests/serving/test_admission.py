@@ -52,18 +52,20 @@ def test_nobody_without_the_key_keeps_its_owner_outside(tokenizer):
     from helpers.serving import patched_model, running
 
     ahead = b"GET /openapi.json HTTP/1.1\r\n\r\nPOST /health HTTP/1.1\r\nContent-Length: 0\r\n\r\n" * 4000
-    with running(patched_model(), tokenizer, max_concurrent=1, api_key="sesame") as server:
-        with not_reading(server) as client:
-            sender = threading.Thread(target=sent_at_once, args=(client, ahead))
-            sender.start()
-            (connection,) = server.server.server_state.connections
-            wait_until(lambda: connection.flow.write_paused)
-            time.sleep(0.3)  # until the system, too, takes no more
-            assert connection.flow.write_paused
-            key = {"Authorization": "Bearer sesame"}
-            assert server.request("POST", "/predict", {"inputs": "bad"}, key)[0] == 200
-            client.shutdown(socket.SHUT_RDWR)
-            sender.join()
+    with (
+        running(patched_model(), tokenizer, max_concurrent=1, api_key="sesame") as server,
+        not_reading(server) as client,
+    ):
+        sender = threading.Thread(target=sent_at_once, args=(client, ahead))
+        sender.start()
+        (connection,) = server.server.server_state.connections
+        wait_until(lambda: connection.flow.write_paused)
+        time.sleep(0.3)  # until the system, too, takes no more
+        assert connection.flow.write_paused
+        key = {"Authorization": "Bearer sesame"}
+        assert server.request("POST", "/predict", {"inputs": "bad"}, key)[0] == 200
+        client.shutdown(socket.SHUT_RDWR)
+        sender.join()
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict%0A", "/nowhere"])
