@@ -99,7 +99,11 @@ def test_an_empty_key_is_no_key(saved, monkeypatch):
 @pytest.mark.parametrize("key", ["sesame\n", " sesame", "sesame\r\n"])
 def test_a_key_that_no_request_can_send(saved, monkeypatch, key):
     """Whoever mounts a secret with a line break behind it must not lock everybody out."""
+    from fastbert_serving.key import key_of
+
     told = "begins or ends with white space, which no request can send; remove it from the key"
+    with pytest.raises(ValueError, match=told):  # or the commands would serve until somebody ends them
+        key_of(key)
     assert_complaint(invoke("serve", saved, "--api-key", key), "serve", f"--api-key {told}")
     monkeypatch.setenv("FASTBERT_API_KEY", key)
     assert_complaint(invoke("serve", saved, "--port", 0), "serve", f"FASTBERT_API_KEY {told}")
