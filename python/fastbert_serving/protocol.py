@@ -37,6 +37,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head = False
     _ending = False
     _came_on = False  # whether one of these was in the present piece
+    _answered: RequestResponseCycle | None = None  # of the request whose turn it is, or was last
     _taking: asyncio.TimerHandle | None = None  # ends a connection that is not read from
     _rest: asyncio.TimerHandle | None = None  # ends one with the rest of a body behind its answer
 
@@ -48,6 +49,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection."""
         super().connection_lost(exc)
+        if self._answered is not None:  # uvicorn tells the request that came last, and this one would go on to write
+            self._answered.disconnected = True
         _cancel(self._taking)
         _cancel(self._rest)
 
@@ -66,6 +69,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
         Such as one that was refused by its head. uvicorn's own limit for idle connections counts from their last byte.
         """
+        if self.pipeline:
+            self._answered = self.pipeline[-1][0]
         super().on_response_complete()
         cycle = self.cycle
         if cycle.response_complete and cycle.more_body:
@@ -85,6 +90,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """End a head."""
         self._came_on, self._in_head = True, False
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answered = self.cycle
         if self._ending:
             super().shutdown()  # behind the answer to this request
 

@@ -122,11 +122,14 @@ def test_what_is_beside_a_body_has_an_end_when_the_request_is_refused_already(lo
     assert locked.request("GET", "/health")[0] == 200
 
 
-def test_a_connection_on_which_no_answer_is_taken_ends(locked, monkeypatch):
+def test_a_connection_on_which_no_answer_is_taken_ends(locked, monkeypatch, caplog):
+    """And nothing of it is the server's fault, also where more requests wait behind the answer."""
     monkeypatch.setattr("fastbert_serving.protocol.SLOW_SECONDS", 0.3)
     with not_reading(locked) as client:
         assert sent_until_closed(client, b"GET /openapi.json HTTP/1.1\r\n\r\n" * 50) < LIMIT
+    wait_until(lambda: not locked.server.server_state.tasks)
     assert locked.request("GET", "/health")[0] == 200
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_a_connection_on_which_answers_are_taken_in_time_stays(server, monkeypatch):
