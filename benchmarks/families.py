@@ -74,11 +74,14 @@ def unit_in_words(extensions: Collection[str]) -> str:
     return next((f", {words}" for words in known), "")
 
 
-def in_words(family: str, result: dict[str, Any]) -> str:
-    """Return a family's heading: the processor that `result` is of, its generation if that has a name, and its unit."""
-    before, _, unit = family.rpartition("_")
-    words, generation = _UNITS_IN_WORDS.get(unit), _GENERATIONS_IN_WORDS.get(before.rpartition("_")[2])
+def processor_of(family: str, result: dict[str, Any]) -> str:
+    """Return the processor that `result`, of a family, is of, and its generation where results of others are apart."""
+    generation = _GENERATIONS_IN_WORDS.get(family.rpartition("_")[0].rpartition("_")[2])
     processor = result["machine"]["processor"]
-    if generation and generation not in processor:
-        processor = f"{processor} {generation}"
+    return f"{processor} {generation}" if generation else processor
+
+
+def in_words(family: str, result: dict[str, Any]) -> str:
+    """Return a family's heading: the processor that `result` is of, and its unit."""
+    words, processor = _UNITS_IN_WORDS.get(family.rpartition("_")[2]), processor_of(family, result)
     return f"{processor}, {words}" if words else processor

@@ -177,7 +177,7 @@ def _fastest(model: nn.Module, host: Host, backend: str, probe: Sequence[Any] | 
         raise ValueError("dtype='auto' compares answers, and a model in train mode has none: call model.eval() first")
     rates = product_rates(*exact.shape)
     candidates = {dtype: _rate(rates, dtype, exact.shape) for dtype in CANDIDATES}
-    if rates.bfloat16_operand == "float32":  # what it gains in memory, a whole layer loses in roundings
+    if rates.bfloat16_operand == "float32":  # whole layers are no faster then, though products may be
         del candidates[torch.bfloat16]
     faster = [dtype for dtype, rate in candidates.items() if rate > rates.float32 * MARGIN]
     faster.sort(key=lambda dtype: -candidates[dtype])

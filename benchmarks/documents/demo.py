@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from families import in_words
+from families import in_words, processor_of
 
 
 def sections(results: dict[str, dict[str, Any]]) -> str:
@@ -34,7 +34,7 @@ def section(family: str, results: dict[str, Any]) -> str:
     columns = ["Speed", "accuracy", *(["macro F1"] if has_f1 else []), "mean exit layer", "FLOPs speed-up", *names]
     precision = results["training"]["precision"]
     lines = [
-        f"Measured by `make demo` on {machine['threads']} cores of an {machine['processor']} with "
+        f"Measured by `make demo` on {machine['threads']} cores of an {processor_of(family, results)} with "
         f"{', '.join(machine['extensions'])} ({machine['date'][:10]}, torch {machine['versions']['torch']}, "
         f"transformers {machine['versions']['transformers']}), in {results['seconds_in_all'] / 60:.1f} minutes "
         f"after set-up: a {results['layers']}-layer MiniLM, trained in {precision}, on {data['test']} docstrings of "

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from families import processor_of
 from measured.point import Kind, Point, clock
 from peers.contestant import ADAPTIVE_PEER, FULL_DEPTH_PEER, OURS, STATIC_PEER
 from run_folders import SMALL, VARIANTS, RunName
@@ -255,7 +256,11 @@ def read_points(folder: Path) -> list[Point]:
     for path in sorted(folder.glob("*.json")):
         reader = next((reader for start, reader in READERS.items() if path.name.startswith(start)), None)
         if reader is not None:
-            points += reader(json.loads(path.read_text(encoding="utf-8")), path.name)
+            result = json.loads(path.read_text(encoding="utf-8"))
+            family = path.stem.partition("_cpu_")[2]
+            if family:
+                result["machine"]["processor"] = processor_of(family, result)
+            points += reader(result, path.name)
     return points
 
 

@@ -57,6 +57,13 @@ def test_figures_are_those_of_the_files():
     assert accuracy.startswith(f"{eager['accuracy']:.1%}")
 
 
+def test_generations_of_a_family_are_processors_of_their_own():
+    """Or the page would hold times of one against those of another that is twice as fast."""
+    processors = {point.processor for point in read_points(RESULTS) if "_amd_zen4_avx512" in point.source}
+    others = {point.processor for point in read_points(RESULTS) if "_cpu_amd_avx512" in point.source}
+    assert processors - {""} == {"AMD EPYC Zen 4, AVX-512"} and others - {""} == {"AMD EPYC, AVX-512"}
+
+
 def test_what_has_no_time_or_no_accuracy_says_so():
     text = page.sections([make_point(0.5, None, "untimed"), make_point(None, 2.0, "uncounted")])
     assert row_of(text, "uncounted")[:2] == ["2.00", "not measured"]

@@ -91,6 +91,28 @@ def running(model, tokenizer, **settings):
         assert not thread.is_alive()
 
 
+class Held:
+    """Meanwhile the pool's thread stands still in front of its next layer."""
+
+    def __init__(self, server, monkeypatch):
+        self.reached, self.free = threading.Event(), threading.Event()
+        encoder = server.service._pool._encoder
+        original = type(encoder).advance
+
+        def advance(encoder, state, until):
+            self.reached.set()
+            assert self.free.wait(60)
+            return original(encoder, state, until)
+
+        monkeypatch.setattr(type(encoder), "advance", advance)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.free.set()
+
+
 class UnixConnection(http.client.HTTPConnection):
     """A connection to a Unix socket."""
 
